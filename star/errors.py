@@ -1,0 +1,17 @@
+"""What a user can get wrong. Every leaf ends a command with exit code 2 and one sentence, no traceback."""
+
+
+class StarError(Exception):
+    """A mistake that its user can mend; the message says what, where, what is legal and what to do."""
+
+
+class SpecError(StarError):
+    """The YAML, an option of the command line, or a combination of both is not a legal experiment."""
+
+
+class DataError(StarError):
+    """Images, labels or weights are missing, damaged, or not what the spec says they are."""
+
+
+class NotFoundError(StarError):
+    """A key, run or job that the ledger does not hold."""

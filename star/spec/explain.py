@@ -1,0 +1,146 @@
+"""A pydantic error as one sentence: where, what was found, what is legal, what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from star.errors import SpecError
+from star.spec.yamldoc import Doc
+
+Loc = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], doc: Doc, name: str, prefix: Loc = ()) -> M:
+    """`doc` as a `model`.
+
+    Args:
+        name: what to call the source where a value has no mark.
+        prefix: path of `doc` inside the file, for the dotted path in messages.
+
+    Raises:
+        SpecError: one line for each mistake.
+    """
+    try:
+        return model.model_validate(doc.value)
+    except ValidationError as error:
+        raise SpecError("\n".join(_sentences(error, model, doc, name, prefix))) from None
+
+
+def _sentences(error: ValidationError, model: type[BaseModel], doc: Doc, name: str, prefix: Loc) -> list[str]:
+    lines: dict[Loc, str] = {}
+    schema = model.model_json_schema()
+    for item in error.errors(include_url=False):
+        loc: Loc = item["loc"]
+        if item["type"] == "value_error" and hasattr(item["ctx"]["error"], "path"):
+            loc = (*loc, *(int(step) if step.isdigit() else step for step in item["ctx"]["error"].path))
+        known = _known_part(schema, loc, keep_last=item["type"] == "extra_forbidden")
+        mark = doc.mark(known) or name
+        path = ".".join(str(step) for step in (*prefix, *known)) or "the file"
+        lines.setdefault(known, f"{mark}: {path}: {_complaint(item, schema, known)}")
+    return list(lines.values())
+
+
+def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
+    kind, value = item["type"], _shown(item["input"])
+    if kind == "extra_forbidden":
+        legal = list(_at(schema, loc[:-1]).get("properties", {}))
+        return f"unknown key{meant(str(loc[-1]), legal)}; legal here: {', '.join(legal)}."
+    if kind == "missing":
+        return f"is missing; give {legal_values(_at(schema, loc), schema)}."
+    if kind == "value_error":
+        return f"{item['ctx']['error']}."
+    target = _at(schema, loc)
+    return f"{value} is not legal{meant(item['input'], target.get('enum', []))}; give {legal_values(target, schema)}."
+
+
+def meant(value: Any, legal: list[Any]) -> str:
+    """` (did you mean X?)` when something legal is near, else nothing."""
+    close = difflib.get_close_matches(str(value), [str(option) for option in legal], n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
+    """The JSON schema of the field at a dotted path.
+
+    Raises:
+        SpecError: there is no such field; the message names the nearest.
+    """
+    schema = model.model_json_schema()
+    steps = path.split(".")
+    for size, step in enumerate(steps):
+        here = _at(schema, tuple(steps[:size]))
+        legal = list(here.get("properties", {}))
+        free = isinstance(here.get("additionalProperties"), dict)
+        if step not in legal and not free:
+            where = ".".join(steps[:size])
+            if not legal:
+                raise SpecError(f"{path}: {where} is a single value and has no field {step!r}")
+            raise SpecError(f"{path}: {where or 'a run'} has no field {step!r}{meant(step, legal)}; legal: {', '.join(legal)}")
+    return _at(schema, tuple(steps))
+
+
+def _known_part(schema: dict[str, Any], loc: Loc, keep_last: bool) -> Loc:
+    """`loc` without the names of union members that pydantic appends."""
+    for size, step in enumerate(loc):
+        here = _at(schema, loc[:size])
+        last_unknown = keep_last and size == len(loc) - 1
+        if not (last_unknown or step in here.get("properties", {}) or "additionalProperties" in here or (isinstance(step, int) and "items" in here)):
+            return loc[:size]
+    return loc
+
+
+def _at(schema: dict[str, Any], loc: Loc) -> dict[str, Any]:
+    here = schema
+    for step in loc:
+        here = _resolved(here, schema)
+        if step in here.get("properties", {}):
+            here = here["properties"][step]
+        elif isinstance(step, int) and "items" in here:
+            here = here["items"]
+        elif isinstance(here.get("additionalProperties"), dict):
+            here = here["additionalProperties"]
+        else:
+            return {}
+    return _resolved(here, schema)
+
+
+def _resolved(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in part:
+        return schema["$defs"][part["$ref"].rsplit("/", 1)[1]]
+    return part
+
+
+def legal_values(part: dict[str, Any], schema: dict[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    part = _resolved(part, schema)
+    if "anyOf" in part:
+        return " or ".join(legal_values(option, schema) for option in part["anyOf"])
+    if "enum" in part:
+        return "one of " + ", ".join(str(option) for option in part["enum"])
+    if "const" in part:
+        return str(part["const"])
+    kind = part.get("type")
+    if kind in ("integer", "number"):
+        return ("a whole number" if kind == "integer" else "a number") + _range(part)
+    if kind == "array":
+        return "a list; each entry: " + legal_values(part.get("items", {}), schema)
+    words = {"string": "text", "boolean": "true or false", "null": "null", "object": "a mapping of keys to values"}
+    return words.get(str(kind), "a value")
+
+
+def _range(part: dict[str, Any]) -> str:
+    low = f" from {part['minimum']:g}" if "minimum" in part else f" above {part['exclusiveMinimum']:g}" if "exclusiveMinimum" in part else ""
+    if "maximum" in part:
+        return f"{low} to {part['maximum']:g}"
+    if "exclusiveMaximum" in part:
+        return f"{low}{' and' if low else ''} below {part['exclusiveMaximum']:g}"
+    return low
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

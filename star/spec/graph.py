@@ -1,0 +1,60 @@
+"""The stages of a run: names, versions, what each reads. Light on purpose: the code of the stages imports torch.
+
+Raise a stage's version when its result changes for the same spec; everything downstream then gets a new key.
+`star.stages.STAGES` holds the code under the same names, and a test keeps the two in agreement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One content-addressed step: its key is made of name, version, sections and the keys of its inputs."""
+
+    name: str
+    version: int
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    source: str | None = None
+    """What of the outside world it reads, by fingerprint: `data` (images) or `weights` (a checkpoint)."""
+    results: tuple[str, ...] = ()
+    """The numbers it ends with, as columns of a table name them; `{extractor}` is filled from the run's spec."""
+
+
+_SCORES = ("frechet_distance", "spatial_frechet_distance", "inception_score", "precision", "recall")
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("dataset", 1, ("data",), source="data"),
+        Stage("tokenizer", 1, ("tokenizer",), ("dataset",), source="weights", results=("mse", "psnr", "codebook_usage", "codebook_perplexity")),
+        Stage("encode", 1, (), ("dataset", "tokenizer")),
+        Stage("train", 1, ("model", "selfguided", "optim", "seed"), ("encode",), results=("val_nll",)),
+        Stage("reference", 1, ("score",), ("dataset",)),
+        Stage("generate", 1, ("generate", "seed"), ("train", "tokenizer")),
+        Stage("score", 1, ("score",), ("generate", "reference"), results=tuple(f"{{extractor}}/{name}" for name in _SCORES)),
+        Stage("probe", 1, ("probe", "seed"), ("train", "encode"), results=("accuracy",)),
+    )
+}
+
+
+def result_names() -> list[str]:
+    """Every number that a table's column may show, as `stage/name`."""
+    return [f"{stage.name}/{result}" for stage in STAGES.values() for result in stage.results]
+
+
+def needed(targets: tuple[str, ...]) -> list[str]:
+    """`targets` and all they need, each after its inputs."""
+    order: list[str] = []
+
+    def visit(name: str) -> None:
+        for before in STAGES[name].inputs:
+            visit(before)
+        if name not in order:
+            order.append(name)
+
+    for target in targets:
+        visit(target)
+    return order

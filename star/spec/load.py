@@ -1,0 +1,186 @@
+"""From YAML to runs: profile, then the file's base, then --set, then each row, then the seed.
+
+Every value keeps the mark of where it was written, so a mistake is reported there, whichever layer it came from.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from star.errors import SpecError
+from star.spec.experiment import Experiment, ExperimentSpec, ProfileSpec, Row, Variant
+from star.spec.explain import field_schema, meant, validated
+from star.spec.graph import result_names
+from star.spec.keys import canonical, run_key, stage_keys
+from star.spec.run import RunSpec
+from star.spec.yamldoc import Doc, Mark, nested, overlay, parse, read
+
+
+def load(path: Path, profile: str | None = None, sets: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Experiment:
+    """The experiment in `path`, resolved.
+
+    Args:
+        profile: a name in `profiles/` beside the file, or a path; the file's own choice when None.
+        sets: `path=value` texts, applied over the base of every row.
+        seeds: in place of the file's.
+
+    Raises:
+        SpecError: with file, line, dotted path, value and what is legal.
+    """
+    doc = read(path)
+    spec = validated(ExperimentSpec, doc, str(path))
+    _check_table(spec, doc, str(path))
+    chosen = profile or spec.profile
+    presets = _Presets(*_read_profile(path, chosen, None if profile else doc.mark(("profile",))))
+    base = presets.base()
+    for i, name in enumerate(spec.use):
+        base = overlay(base, presets.get(name, doc.mark(("use", i))))
+    base = overlay(base, doc.at("base") if spec.base else Doc({}))
+    rows = list(_axis_rows(spec, doc, path) if spec.axes else _written_rows(spec, doc, presets))
+    for text in sets:
+        base = overlay(base, _parse_set(text, rows))
+    used_seeds = list(seeds) if seeds else spec.seeds
+    variants = tuple(_resolve(base, row, patch, used_seeds, str(path)) for row, patch in rows)
+    _check_distinct(spec, variants, doc, str(path))
+    return Experiment(str(path), spec, Path(chosen).stem, variants)
+
+
+@dataclass(frozen=True)
+class _Presets:
+    """A profile's file: its base and its named partial specs."""
+
+    spec: ProfileSpec
+    doc: Doc
+    file: str
+
+    def base(self) -> Doc:
+        """The profile's own partial spec."""
+        return self.doc.at("base")
+
+    def get(self, name: str, mark: Mark | None) -> Doc:
+        """The partial spec called `name`; `mark` is where it was asked for."""
+        if name not in self.spec.presets:
+            legal = sorted(self.spec.presets)
+            raise SpecError(f"{mark}: {name!r} is no preset of {self.file}{meant(name, legal)}; it has: {', '.join(legal) or 'none'}.")
+        return self.doc.at("presets", name)
+
+
+def _read_profile(experiment: Path, name: str, mark: Mark | None) -> tuple[ProfileSpec, Doc, str]:
+    folder = experiment.parent / "profiles"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        legal = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise SpecError(f"{mark or '--profile'}: {name!r} is no profile{meant(name, legal)}; {folder} has: {', '.join(legal) or 'none'}.")
+    doc = read(path)
+    return validated(ProfileSpec, doc, str(path)), doc, str(path)
+
+
+def _written_rows(spec: ExperimentSpec, doc: Doc, presets: _Presets) -> list[tuple[Row, Doc]]:
+    rows = []
+    for i, row in enumerate(spec.rows):
+        patch = Doc({})
+        for j, name in enumerate(row.use):
+            patch = overlay(patch, presets.get(name, doc.mark(("rows", i, "use", j))))
+        if row.spec:
+            patch = overlay(patch, doc.at("rows", i, "spec"))
+        marks = {(): doc.marks["rows", i], **patch.marks}
+        rows.append((row, Doc(patch.value, marks)))
+    return rows
+
+
+def _axis_rows(spec: ExperimentSpec, doc: Doc, path: Path) -> list[tuple[Row, Doc]]:
+    for axis, values in spec.axes.items():
+        mark = doc.mark(("axes", axis))
+        try:
+            field_schema(RunSpec, axis)
+        except SpecError as error:
+            raise SpecError(f"{mark}: axes.{error}.") from None
+        if not values:
+            raise SpecError(f"{mark}: axes.{axis}: has no values; give a list of at least one.")
+        texts = [canonical(value) for value in values]
+        for i, text in enumerate(texts):
+            if text in texts[:i]:
+                raise SpecError(f"{doc.mark(('axes', axis, i))}: axes.{axis}: the value {values[i]!r} stands twice; keep one.")
+    rows = []
+    for indices in itertools.product(*(range(len(values)) for values in spec.axes.values())):
+        patch, label = Doc({}), []
+        for (axis, values), i in zip(spec.axes.items(), indices, strict=True):
+            mark = doc.mark(("axes", axis, i)) or Mark(str(path))
+            patch = overlay(patch, nested(tuple(axis.split(".")), values[i], mark))
+            label.append(f"{axis.rsplit('.', 1)[-1]}={values[i]}")
+        rows.append((Row(label=", ".join(label)), patch))
+    return rows
+
+
+def _parse_set(text: str, rows: list[tuple[Row, Doc]]) -> Doc:
+    path, equals, value = text.partition("=")
+    mark = Mark(f"--set {text}")
+    if not equals or not path:
+        raise SpecError(f"{mark}: give it as path=value, such as optim.steps=200.")
+    try:
+        field_schema(RunSpec, path)
+    except SpecError as error:
+        raise SpecError(f"{mark}: {error}.") from None
+    steps = tuple(path.split("."))
+    for row, patch in rows:
+        if steps in patch.marks:
+            raise SpecError(f"{mark}: {path} is what the rows vary ({row.label!r} sets it at {patch.marks[steps]}); change it there.")
+    parsed = parse(value, str(mark)).value if value.strip() else None
+    return nested(steps, parsed, mark)
+
+
+def _resolve(base: Doc, row: Row, patch: Doc, seeds: list[int], name: str) -> Variant:
+    whole = overlay(base, patch)
+    first = validated(RunSpec, whole, name)
+    if "seed" in whole.value:
+        raise SpecError(f"{whole.mark(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds.")
+    return Variant(row.label, row, tuple(first.model_copy(update={"seed": seed}) for seed in seeds))
+
+
+def _check_distinct(spec: ExperimentSpec, variants: tuple[Variant, ...], doc: Doc, name: str) -> None:
+    keys = [run_key(stage_keys(variant.runs[0], {})) for variant in variants]
+    for axis, values in spec.axes.items():
+        if len(values) > 1 and _changes_nothing(list(spec.axes), axis, [len(v) for v in spec.axes.values()], keys):
+            raise SpecError(f"{doc.mark(('axes', axis))}: axes.{axis}: changes nothing: its {len(values)} values {values!r} give the same runs; "
+                            "the part it sets is switched off, or lies outside what a run is made of.")
+    for i, key in enumerate(keys):
+        if key in keys[:i]:
+            path = ("rows", i) if spec.rows else ("axes",)
+            raise SpecError(f"{doc.mark(path) or name}: rows: {variants[i].label!r} is the same run as {variants[keys.index(key)].label!r}; remove one, or change what differs.")
+
+
+def _changes_nothing(axes: list[str], axis: str, sizes: list[int], keys: list[str]) -> bool:
+    place = axes.index(axis)
+    groups: dict[tuple[int, ...], set[str]] = {}
+    for indices, key in zip(itertools.product(*(range(size) for size in sizes)), keys, strict=True):
+        groups.setdefault(indices[:place] + indices[place + 1 :], set()).add(key)
+    return all(len(group) == 1 for group in groups.values())
+
+
+def _check_table(spec: ExperimentSpec, doc: Doc, name: str) -> None:
+    def complain(path: tuple[Any, ...], text: str) -> None:
+        raise SpecError(f"{doc.mark(path) or name}: {'.'.join(map(str, path))}: {text}.")
+
+    legal = result_names()
+    for i, column in enumerate(spec.table.columns):
+        if column.metric is not None:
+            if column.metric not in legal:
+                complain(("table", "columns", i, "metric"), f"{column.metric!r} is no result{meant(column.metric, legal)}; legal: {', '.join(legal)}")
+            stage = column.metric.split("/")[0]
+            if stage in ("score", "probe") and stage not in spec.targets:
+                complain(("table", "columns", i, "metric"), f"{column.metric!r} needs the stage {stage}; add it to targets")
+        if column.spec is not None:
+            _check_path(column.spec, ("table", "columns", i, "spec"), complain)
+    for published, path in spec.table.match.items():
+        _check_path(path, ("table", "match", published), complain)
+
+
+def _check_path(path: str, where: tuple[Any, ...], complain: Any) -> None:
+    try:
+        field_schema(RunSpec, path)
+    except SpecError as error:
+        complain(where, str(error))

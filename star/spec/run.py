@@ -1,0 +1,109 @@
+"""A run: one variant with one seed, every field resolved."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from star.spec.sections import (
+    DataSpec,
+    FieldError,
+    GenerateSpec,
+    ModelSpec,
+    OptimSpec,
+    ProbeSpec,
+    ResourceSpec,
+    ScoreSpec,
+    Section,
+    SelfGuidedSpec,
+    TokenizerSpec,
+    resolve_layer,
+)
+
+
+class RunSpec(Section):
+    """What one run is. Two equal ones (resources aside) are the same run, computed once."""
+
+    data: DataSpec = DataSpec()
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    model: ModelSpec = ModelSpec()
+    selfguided: SelfGuidedSpec = SelfGuidedSpec()
+    optim: OptimSpec
+    generate: GenerateSpec = GenerateSpec()
+    score: ScoreSpec = ScoreSpec()
+    probe: ProbeSpec = ProbeSpec()
+    resources: ResourceSpec = ResourceSpec()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunSpec:
+        data, tokenizer = self.data, self.tokenizer
+        if data.image_size % tokenizer.downsample:
+            raise FieldError("data.image_size", f"{data.image_size} is not a multiple of {tokenizer.downsample}, the downsampling of tokenizer.channel_mult")
+        if data.name == "image-folder" and data.path is None:
+            raise FieldError("data.path", "an image-folder needs the path of the folder")
+        if data.name == "fashion-mnist":
+            self._fashion_mnist()
+        for path, layer in (("selfguided.contrastive_layer", self.selfguided.contrastive_layer), ("probe.layer", self.probe.layer)):
+            try:
+                resolve_layer(layer, self.model.n_layer)
+            except ValueError as error:
+                raise FieldError(path, str(error)) from None
+        self._counts()
+        if self.generate.weights == "teacher" and not self.selfguided.teacher:
+            raise FieldError("generate.weights", "the plain baseline has no teacher to sample from; use student")
+        return self
+
+    def _fashion_mnist(self) -> None:
+        data = self.data
+        if data.train_images > 60_000:
+            raise FieldError("data.train_images", f"{data.train_images} is more than the 60000 training images of Fashion-MNIST")
+        if data.test_images > 10_000:
+            raise FieldError("data.test_images", f"{data.test_images} is more than the 10000 test images of Fashion-MNIST")
+        if data.num_classes != 10 or data.channels != 1:
+            field = "channels" if data.num_classes == 10 else "num_classes"
+            raise FieldError(f"data.{field}", "Fashion-MNIST has 10 classes and 1 channel")
+
+    def _counts(self) -> None:
+        selfguided, length = self.selfguided, self.sequence_length
+        if selfguided.contrastive and selfguided.num_positions > length:
+            raise FieldError("selfguided.num_positions", f"{selfguided.num_positions} is more than the {length} positions of a {self.grid} x {self.grid} grid")
+        if self.probe.positions > length:
+            raise FieldError("probe.positions", f"{self.probe.positions} is more than the {length} positions of a {self.grid} x {self.grid} grid")
+        if self.optim.batch_size > self.data.train_images:
+            raise FieldError("optim.batch_size", f"{self.optim.batch_size} is more than data.train_images = {self.data.train_images}")
+        if self.score.num_reference > self.data.train_images:
+            raise FieldError("score.num_reference", f"{self.score.num_reference} is more than data.train_images = {self.data.train_images}")
+        if selfguided.contrastive and self.optim.batch_size < 2:
+            raise FieldError("optim.batch_size", "the contrastive losses take their negatives from other images; give at least 2")
+        if self.generate.top_k > self.tokenizer.codebook_size:
+            raise FieldError("generate.top_k", f"{self.generate.top_k} is more than tokenizer.codebook_size = {self.tokenizer.codebook_size}")
+
+    @property
+    def grid(self) -> int:
+        """Codes along one side of an image."""
+        return self.data.image_size // self.tokenizer.downsample
+
+    @property
+    def sequence_length(self) -> int:
+        """T: codes of one image."""
+        return self.grid**2
+
+    @property
+    def contrastive_layer(self) -> int:
+        """1-based layer whose output the contrastive losses use."""
+        return resolve_layer(self.selfguided.contrastive_layer, self.model.n_layer)
+
+    @property
+    def probe_layer(self) -> int:
+        """1-based layer whose output the probe reads."""
+        return resolve_layer(self.probe.layer, self.model.n_layer)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the training; an epoch drops its last incomplete batch."""
+        if self.optim.steps is not None:
+            return self.optim.steps
+        assert self.optim.epochs is not None
+        return self.optim.epochs * (self.data.train_images // self.optim.batch_size)

@@ -1,0 +1,157 @@
+"""YAML that remembers where each value was written, so that an error can name file and line.
+
+The scalars follow YAML 1.2's core schema: `1e-4` is a number, `on` and `no` are text, and no date is ever guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from star.errors import SpecError
+
+Path_ = tuple[str | int, ...]
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """PyYAML's safe loader with the implicit types of YAML 1.2 in place of those of 1.1."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", lambda text: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]+", int),
+    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+              lambda text: float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".n", "n").replace(".N", "n"))),
+}
+for _name, (_pattern, _read) in _SCALARS.items():
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), None)
+    _CoreLoader.add_constructor(f"tag:yaml.org,2002:{_name}", lambda loader, node, read=_read: read(node.value))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a value was written: a file and its line, or an option of the command line (line 0)."""
+
+    source: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+@dataclass(frozen=True)
+class Doc:
+    """A plain value (dicts, lists, scalars) and the mark of each path in it."""
+
+    value: Any
+    marks: dict[Path_, Mark] = field(default_factory=dict)
+
+    def at(self, *path: str | int) -> Doc:
+        """The sub-document at `path`, which must exist."""
+        value = self.value
+        for step in path:
+            value = value[step]
+        size = len(path)
+        return Doc(value, {p[size:]: mark for p, mark in self.marks.items() if p[:size] == path})
+
+    def mark(self, path: Path_) -> Mark | None:
+        """The mark of `path` or of its nearest parent that has one."""
+        for size in range(len(path), -1, -1):
+            if path[:size] in self.marks:
+                return self.marks[path[:size]]
+        return None
+
+
+def read(path: Path, shown: str | None = None) -> Doc:
+    """Parse one YAML file.
+
+    Raises:
+        SpecError: unreadable, not YAML, a key written twice, or a value that is no plain data.
+    """
+    name = shown or str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SpecError(f"{name}: cannot be read: {reason}.") from None
+    return parse(text, name)
+
+
+def parse(text: str, name: str) -> Doc:
+    """Parse YAML text; `name` stands for the file in marks and errors."""
+    try:
+        loader = _CoreLoader(text)
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SpecError(f"{name}:{line}: not valid YAML: {error.problem or error}.") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{name}: not valid YAML: {str(error).splitlines()[0]}.") from None
+    if node is None:
+        raise SpecError(f"{name}:1: the file is empty.")
+    marks: dict[Path_, Mark] = {}
+    return Doc(_build(loader, node, (), name, marks, ()), marks)
+
+
+def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path_, name: str, marks: dict[Path_, Mark], parents: tuple[int, ...]) -> Any:
+    line = node.start_mark.line + 1
+    marks[path] = Mark(name, line)
+    if id(node) in parents:
+        raise SpecError(f"{name}:{line}: an anchor that contains itself.")
+    inside = (*parents, id(node))
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(loader, child, (*path, i), name, marks, inside) for i, child in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, child in node.value:
+            at = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SpecError(f"{name}:{at}: a key must be plain text.")
+            key = key_node.value
+            if key in mapping:
+                raise SpecError(f"{name}:{at}: {_dotted((*path, key))} is written twice; keep one.")
+            mapping[key] = _build(loader, child, (*path, key), name, marks, inside)
+            marks[(*path, key)] = Mark(name, at)
+        return mapping
+    try:
+        return loader.construct_object(node)
+    except (yaml.YAMLError, ValueError):
+        raise SpecError(f"{name}:{line}: {_dotted(path) or 'the file'}: {node.value!r} with tag {node.tag!r} is no plain value.") from None
+
+
+def overlay(base: Doc, patch: Doc) -> Doc:
+    """`patch` over `base`: mappings merge key by key, everything else is replaced; marks follow the values."""
+    marks = dict(base.marks)
+    value = _merge(base.value, patch.value, (), marks)
+    marks.update(patch.marks)
+    return Doc(value, marks)
+
+
+def _merge(base: Any, patch: Any, path: Path_, marks: dict[Path_, Mark]) -> Any:
+    if not (isinstance(base, dict) and isinstance(patch, dict)):
+        for stale in [p for p in marks if p[: len(path)] == path and len(p) > len(path)]:
+            del marks[stale]
+        return patch
+    merged = dict(base)
+    for key, value in patch.items():
+        merged[key] = _merge(base[key], value, (*path, key), marks) if key in base else value
+    return merged
+
+
+def nested(path: Path_, value: Any, mark: Mark) -> Doc:
+    """A document that holds one value at `path`."""
+    whole: Any = value
+    for step in reversed(path):
+        whole = {step: whole}
+    return Doc(whole, {path[:size]: mark for size in range(1, len(path) + 1)})
+
+
+def _dotted(path: Path_) -> str:
+    return ".".join(str(step) for step in path)
