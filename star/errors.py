@@ -13,5 +13,9 @@ class DataError(StarError):
     """Images, labels or weights are missing, damaged, or not what the spec says they are."""
 
 
+class Stopped(Exception):
+    """A worker was asked to stop and has saved its state; no error."""
+
+
 class NotFoundError(StarError):
     """A key, run or job that the ledger does not hold."""

@@ -69,6 +69,8 @@ class RunSpec(Section):
         selfguided, length = self.selfguided, self.sequence_length
         if selfguided.contrastive and selfguided.num_positions > length:
             raise FieldError("selfguided.num_positions", f"{selfguided.num_positions} is more than the {length} positions of a {self.grid} x {self.grid} grid")
+        if selfguided.mim_positions == "masked" and selfguided.mim and round(selfguided.mask_ratio * (length - 1)) == 0:
+            raise FieldError("selfguided.mask_ratio", f"{selfguided.mask_ratio} hides none of {length - 1} positions, but mim_positions is masked")
         if self.probe.positions > length:
             raise FieldError("probe.positions", f"{self.probe.positions} is more than the {length} positions of a {self.grid} x {self.grid} grid")
         if self.optim.batch_size > self.data.train_images:

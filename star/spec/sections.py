@@ -161,6 +161,8 @@ class SelfGuidedSpec(Section):
     def _views(self) -> SelfGuidedSpec:
         if self.student_views > self.num_views and "student_views" in self.model_fields_set:
             raise FieldError("student_views", f"{self.student_views} is more than num_views = {self.num_views}")
+        if self.mim and self.mim_positions == "masked" and not self.masked:
+            raise FieldError("mim_positions", "masked needs masked positions; give a mask_ratio above 0")
         if self.contrastive and self.inter_view and self.num_views < 2:
             raise FieldError("num_views", "the inter-view loss needs at least 2 views; give 2, or set inter_view: false")
         if self.contrastive and self.inter_step and self.num_positions < 2:

@@ -1,0 +1,145 @@
+"""`star-exp`: nouns and verbs. Hyper-parameters live in YAML alone. Each command imports what it needs when it runs.
+
+Exit codes: 0 all done; 1 some job failed; 2 the user's mistake; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from star.errors import StarError
+
+HOME = click.option("--home", type=click.Path(path_type=Path), default=Path("runs"), envvar="STAR_HOME", show_default=True, show_envvar=True, help="Folder of ledger, jobs, data and MLflow's database.")
+FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+def experiment_options(command: click.decorators.FC) -> click.decorators.FC:
+    """The options that choose and change an experiment."""
+    options = [
+        FILE,
+        click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file."),
+        click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change the base of every row, such as optim.steps=200."),
+        click.option("--seeds", metavar="0,1,2", help="Seeds in place of the file's."),
+        HOME,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="star-exp")
+def cli() -> None:
+    """Run ablations of ST-AR, see how far they are, and write the tables."""
+
+
+@cli.command()
+@experiment_options
+@click.option("--slots", type=click.IntRange(1), help="CPU slots to fill; this machine's cores by default.")
+@click.option("--plain", is_flag=True, help="Lines instead of the live view, also on a terminal.")
+def run(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, slots: int | None, plain: bool) -> None:
+    """Compute what FILE asks for and is not there yet; then write its table."""
+    from star.cli.run import run_experiment
+
+    sys.exit(run_experiment(_experiment(file, profile, sets, seeds), home, slots, plain or not sys.stdout.isatty()))
+
+
+@cli.command()
+@experiment_options
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def plan(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, as_json: bool) -> None:
+    """Show rows, runs and stages of FILE, what is done or shared, and what the rest will cost."""
+    from star.cli.plan import show_plan
+
+    show_plan(_experiment(file, profile, sets, seeds), home, as_json)
+
+
+@cli.command()
+@experiment_options
+@click.option("--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for the report.")
+def report(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, out: Path) -> None:
+    """Write the table of FILE from tracked metrics: Markdown, LaTeX, CSV, and where each number came from."""
+    from star.cli.run import write_report
+
+    write_report(_experiment(file, profile, sets, seeds), home, out)
+
+
+@cli.command()
+@HOME
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(home: Path, as_json: bool) -> None:
+    """Experiments, their runs, and the jobs that are not done."""
+    from star.cli.status import show_status
+
+    show_status(home, as_json)
+
+
+@cli.command()
+@click.argument("key")
+@HOME
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def show(key: str, home: Path, as_json: bool) -> None:
+    """Everything about a run or a job; the start of KEY is enough."""
+    from star.cli.status import show_key
+
+    show_key(home, key, as_json)
+
+
+@cli.command()
+@click.argument("key")
+@HOME
+def logs(key: str, home: Path) -> None:
+    """What the workers of a job printed; for a run, of all its jobs."""
+    from star.cli.status import show_logs
+
+    show_logs(home, key)
+
+
+@cli.group()
+def data() -> None:
+    """Images."""
+
+
+@data.command()
+@click.argument("name", type=click.Choice(["fashion-mnist"]))
+@click.option("--from", "folder", type=click.Path(path_type=Path), help="Take the four files from this folder.")
+@HOME
+def fetch(name: str, folder: Path | None, home: Path) -> None:
+    """Get the images of data set NAME, checked by SHA-256."""
+    from star.data.fetch import fashion_mnist
+    from star.rundir import Home
+
+    target = Home(home).data / name
+    click.echo(f"{name}: 70000 images in {target} ({fashion_mnist(target, folder)})")
+
+
+def _experiment(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None):  # type: ignore[no-untyped-def]
+    from star.spec.load import load
+
+    return load(file, profile, sets, _seeds(seeds))
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or len({int(part) for part in parts}) != len(parts):
+        raise StarError(f"--seeds {text}: give different whole numbers from 0, separated by commas, such as 0,1,2.")
+    return [int(part) for part in parts]
+
+
+def main() -> None:
+    """Entry point: a user's mistake becomes one sentence and exit code 2."""
+    try:
+        cli()
+    except StarError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

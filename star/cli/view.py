@@ -1,0 +1,109 @@
+"""What a run looks like: a live table on a terminal, one line per event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from types import TracebackType
+
+import click
+
+from star.ledger.store import RUNNING, Job
+from star.rundir import Home, JobDir, read_json, read_metrics
+from star.scheduler.plan import Plan
+from star.spec.graph import STAGES
+
+LINE_EVERY = 30.0
+"""Seconds between lines of progress where there is no terminal."""
+
+
+class View:
+    """Shows the jobs of a plan while the scheduler ticks."""
+
+    def __init__(self, plan: Plan, home: Home, plain: bool) -> None:
+        self.plan, self.home, self.plain = plan, home, plain
+        self.started = time.time()
+        self._next_line = self.started + LINE_EVERY
+        self._live = None
+        if not plain:
+            from rich.live import Live
+
+            self._live = Live(refresh_per_second=4)
+
+    def __enter__(self) -> View:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """One thing that happened."""
+        if self._live:
+            self._live.console.print(line, highlight=False, markup=False)
+        else:
+            click.echo(f"[{time.time() - self.started:7.1f} s] {line}")
+
+    def update(self, states: dict[str, Job]) -> None:
+        """Show the jobs as they are now."""
+        if self._live:
+            self._live.update(self._table(states))
+        elif time.time() >= self._next_line:
+            self._next_line = time.time() + LINE_EVERY
+            for job in states.values():
+                if job.state == RUNNING:
+                    self.say("         " + "  ".join(filter(None, (job.stage, job.key, *_progress(self.home.job(job.stage, job.key)), job.label))))
+
+    def _table(self, states: dict[str, Job]):  # type: ignore[no-untyped-def]
+        from rich.table import Table
+
+        done = Counter(job.state for job in states.values())
+        summary = ", ".join(f"{count} {state}" for state, count in done.items())
+        table = Table(title=f"{self.plan.experiment.name} · {summary or 'nothing to do'} · {time.time() - self.started:.0f} s", title_justify="left")
+        for column in ("run", *(stage for stage in STAGES if any(job.stage == stage for job in self.plan.jobs.values()))):
+            table.add_column(column, no_wrap=True)
+        for run in self.plan.runs:
+            cells = []
+            for column in list(table.columns)[1:]:
+                key = run.stages[str(column.header)]
+                cells.append(self._cell(str(column.header), key, states.get(key)))
+            table.add_row(run.name, *cells)
+        return table
+
+    def _cell(self, stage: str, key: str, job: Job | None) -> str:
+        marks = {"done": "[green]done", "failed": "[red]failed", "queued": "[dim]·", "cancelled": "cancelled", "lost": "lost"}
+        if job is None:
+            return "[dim]reused" if self.plan.jobs[key].action == "reuse" else "[dim]-"
+        return "[yellow]" + (" ".join(_progress(self.home.job(stage, key))) or "starting") if job.state == RUNNING else marks[job.state]
+
+
+def _progress(folder: JobDir) -> list[str]:
+    """Such as ["420/1000", "loss 3.21", "ETA 65 s"]; empty before the first report."""
+    progress = read_json(folder.progress)
+    if not progress:
+        return []
+    shown = [f"{progress['done']}/{progress['total']}"]
+    loss = last_loss(folder)
+    if loss is not None:
+        shown.append(f"loss {loss:.3f}")
+    if progress["rate"] > 0 and progress["done"] < progress["total"]:
+        shown.append(f"ETA {(progress['total'] - progress['done']) / progress['rate']:.0f} s")
+    return shown
+
+
+def last_loss(folder: JobDir) -> float | None:
+    """The newest recorded loss."""
+    size = folder.metrics.stat().st_size if folder.metrics.exists() else 0
+    entries = [line for _, line in read_metrics(folder.metrics, 0)] if size < 4096 else _tail(folder)
+    losses = [line["metrics"]["loss"] for line in entries if "loss" in line["metrics"]]
+    return losses[-1] if losses else None
+
+
+def _tail(folder: JobDir) -> list[dict[str, dict[str, float]]]:
+    import json
+
+    with folder.metrics.open("rb") as file:
+        file.seek(-4096, 2)
+        return [json.loads(line) for line in file.read().split(b"\n")[1:-1]]

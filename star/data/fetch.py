@@ -1,0 +1,111 @@
+"""Fashion-MNIST's 70,000 images, from whichever of three places works; checked, then moved into place as a whole."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from star.errors import DataError
+
+SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+"""Of the unpacked files: the packed ones differ from mirror to mirror."""
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+ORIGIN = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+
+def fashion_mnist(target: Path, folder: Path | None = None) -> str:
+    """Put the four files of Fashion-MNIST into `target`; returns where they came from.
+
+    Args:
+        folder: take them from here (packed or not); otherwise Debian's package and then the original address are tried.
+
+    Raises:
+        DataError: no place had them whole; the message names the three ways.
+    """
+    if is_complete(target):
+        return "already there"
+    ways: list[tuple[str, Callable[[Path], Path]]] = [("folder", lambda _: _existing(folder))] if folder else [("Debian package", _from_debian), ("origin", _from_origin)]
+    failures = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for name, way in ways:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+            try:
+                _unpack(way(Path(scratch)), Path(scratch) / "unpacked", target)
+            except (DataError, OSError, subprocess.SubprocessError) as error:
+                failures.append(f"{name}: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}")
+                continue
+        return str(folder) if folder else DEBIAN_PACKAGE if way is _from_debian else ORIGIN
+    raise DataError(
+        f"Fashion-MNIST could not be fetched ({'; '.join(failures)}). Three ways: `star-exp data fetch fashion-mnist --from FOLDER` with the four "
+        f"*-ubyte(.gz) files; Debian's package {DEBIAN_PACKAGE}, which this command unpacks where apt-get is at hand; or the network to {ORIGIN}."
+    )
+
+
+def is_complete(target: Path) -> bool:
+    """Whether `target` holds the four files; their content was checked before they were moved there."""
+    return all((target / name).is_file() for name in SHA256)
+
+
+def _existing(folder: Path | None) -> Path:
+    if folder is None or not folder.is_dir():
+        raise DataError(f"{folder} is no folder")
+    return folder
+
+
+def _unpack(source: Path, scratch: Path, target: Path) -> None:
+    scratch.mkdir()
+    for name, expected in SHA256.items():
+        found = next((p for p in (*source.rglob(f"{name}.gz"), *source.rglob(name)) if p.is_file()), None)
+        if found is None:
+            raise DataError(f"{name}.gz is not in {source}")
+        try:
+            content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(f"{found} is damaged: {error}") from None
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise DataError(f"{found} is not Fashion-MNIST's {name}: its SHA-256 differs")
+        (scratch / name).write_bytes(content)
+    if target.exists():  # a half-copied folder that somebody made by hand
+        shutil.rmtree(target)
+    scratch.rename(target)
+
+
+def _from_debian(scratch: Path) -> Path:
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise DataError("apt-get and dpkg-deb are not on this machine")
+    (scratch / "partial").mkdir()
+    try:
+        _apt(["download", DEBIAN_PACKAGE], scratch)
+    except subprocess.SubprocessError:  # no package lists yet: fetch them into the scratch folder, which needs no root
+        own = ["-o", f"Dir::State::Lists={scratch}", "-o", f"Dir::Cache={scratch}", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User="]
+        _apt([*own, "update"], scratch)
+        _apt([*own, "download", DEBIAN_PACKAGE], scratch)
+    package = next(scratch.glob(f"{DEBIAN_PACKAGE}*.deb"))
+    subprocess.run(["dpkg-deb", "-x", str(package), str(scratch / "package")], check=True, capture_output=True, timeout=300)
+    return scratch / "package"
+
+
+def _apt(arguments: list[str], folder: Path) -> None:
+    try:
+        subprocess.run(["apt-get", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=600)
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr or error.stdout or "apt-get failed").strip().splitlines()[-1]
+        raise subprocess.SubprocessError(reason) from None
+
+
+def _from_origin(scratch: Path) -> Path:
+    for name in SHA256:
+        with urllib.request.urlopen(f"{ORIGIN}{name}.gz", timeout=60) as reply, (scratch / f"{name}.gz").open("wb") as file:
+            shutil.copyfileobj(reply, file)
+    return scratch

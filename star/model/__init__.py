@@ -1,0 +1,1 @@
+"""The LlamaGen transformer and how to sample from it."""

@@ -1,0 +1,192 @@
+"""The LlamaGen family in one file, read top to bottom; parameter names are those of its checkpoints.
+
+Shapes: B sequences, T codes of a g x g grid in raster order, D channels, H heads, V codes in the codebook.
+The input sequence is the condition followed by codes 1 to T-1; output p (1-based) predicts code p.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from star.spec.sections import ModelSpec
+
+
+class Cache(Protocol):
+    """Where decoding keeps the keys and values of earlier positions."""
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds (B, H, t, d) and returns all that is held."""
+        ...
+
+
+def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
+    """cos and sin of the 2-D rotary embedding: (T, head_dim / 2, 2); row 0 is the condition's.
+
+    The first half of a head's pairs turns with the row, the second with the column. The condition's entry is zero, not
+    (cos 0, sin 0) = (1, 0): its query and key vanish. LlamaGen's checkpoints depend on it.
+    """
+    quarter = head_dim // 4
+    rates = base ** -(torch.arange(quarter) / quarter)
+    angles = torch.outer(torch.arange(grid), rates)  # (g, quarter)
+    rows = angles[:, None].expand(grid, grid, quarter)
+    columns = angles[None, :].expand(grid, grid, quarter)
+    pairs = torch.cat([rows, columns], dim=-1).reshape(grid * grid, 2 * quarter)
+    table = torch.stack([pairs.cos(), pairs.sin()], dim=-1)
+    return torch.cat([torch.zeros(1, 2 * quarter, 2), table])[: grid * grid]
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """x (B, H, t, d) turned by rope (t, d / 2, 2); a pair is two adjacent channels. Computed in rope's precision."""
+    even, odd = x.to(rope.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rope.unbind(-1)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm, computed in float32 (float64 stays)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.type_as(x) * self.weight
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one fused projection."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.n_head = spec.n_head
+        self.wqkv = nn.Linear(spec.dim, 3 * spec.dim, bias=False)
+        self.wo = nn.Linear(spec.dim, spec.dim, bias=False)
+        self.dropout = nn.Dropout(spec.residual_dropout)
+
+    def forward(self, x: Tensor, rope: Tensor, attend: Tensor | None, cache: Cache | None = None) -> Tensor:
+        heads = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
+        query, key, value = heads.unbind(0)
+        query, key = rotate(query, rope), rotate(key, rope)
+        if cache is not None:
+            key, value = cache.append(key, value)
+        causal = attend is None and query.shape[2] > 1
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, is_causal=causal)
+        return self.dropout(self.wo(mixed.transpose(1, 2).flatten(2)))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(spec.dim, spec.ffn_hidden, bias=False)
+        self.w3 = nn.Linear(spec.dim, spec.ffn_hidden, bias=False)
+        self.w2 = nn.Linear(spec.ffn_hidden, spec.dim, bias=False)
+        self.dropout = nn.Dropout(spec.ffn_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each with its residual."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.attention = Attention(spec)
+        self.feed_forward = FeedForward(spec)
+        self.attention_norm = RMSNorm(spec.dim, spec.norm_eps)
+        self.ffn_norm = RMSNorm(spec.dim, spec.norm_eps)
+
+    def forward(self, x: Tensor, rope: Tensor, attend: Tensor | None, cache: Cache | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rope, attend, cache)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class ClassEmbedding(nn.Module):
+    """One row per class and a last one for the null label. Which labels are dropped is decided outside the model."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding_table(labels)[:, None]  # (B, 1, D)
+
+
+@dataclass
+class Features:
+    """Hidden states of one pass, (B, T, D) each."""
+
+    tapped: Tensor | None
+    """After the tapped layer, before any norm."""
+    pre_norm: Tensor
+    """After the last layer."""
+    final: Tensor
+    """After the final norm: what the head reads."""
+
+
+class GPT(nn.Module):
+    """Class-conditional next-code transformer."""
+
+    def __init__(self, spec: ModelSpec, vocab_size: int, num_classes: int, grid: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.grid = grid
+        self.null_label = num_classes
+        self.cls_embedding = ClassEmbedding(num_classes, spec.dim)
+        self.tok_embeddings = nn.Embedding(vocab_size, spec.dim)
+        self.tok_dropout = nn.Dropout(spec.token_dropout)
+        self.layers = nn.ModuleList(Block(spec) for _ in range(spec.n_layer))
+        self.norm = RMSNorm(spec.dim, spec.norm_eps)
+        self.output = nn.Linear(spec.dim, vocab_size, bias=False)
+        self.rope: Tensor
+        self.register_buffer("rope", rope_table(grid, spec.dim // spec.n_head, spec.rope_base), persistent=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Linear and embedding weights from normal(0, init_std), norms one, the head zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=self.spec.init_std)
+        nn.init.zeros_(self.output.weight)
+
+    def embed(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """The input sequence (B, T, D): condition, then all codes but the last."""
+        return self.tok_dropout(torch.cat([self.cls_embedding(labels), self.tok_embeddings(codes[:, :-1])], dim=1))
+
+    def features(self, codes: Tensor, labels: Tensor, attend: Tensor | None = None, tap: int | None = None) -> Features:
+        """Hidden states of all positions.
+
+        Args:
+            codes: (B, T) long.
+            labels: (B,) long; `null_label` is no condition.
+            attend: (B, 1, T, T) bool, True where a query sees a key; plain causal when None.
+            tap: 1-based layer whose output is kept as `tapped`.
+        """
+        x = self.embed(codes, labels)
+        tapped = None
+        for number, block in enumerate(self.layers, start=1):
+            x = block(x, self.rope, attend)
+            if number == tap:
+                tapped = x
+        return Features(tapped, x, self.norm(x))
+
+    def hidden_at(self, codes: Tensor, labels: Tensor, layer: int) -> Tensor:
+        """The output of a 1-based layer, (B, T, D); the layers above it are not computed."""
+        x = self.embed(codes, labels)
+        for block in self.layers[:layer]:
+            x = block(x, self.rope, None)
+        return x
+
+    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """Logits (B, T, V): those at p predict code p from the condition and the codes before."""
+        return self.output(self.features(codes, labels).final)

@@ -1,0 +1,1 @@
+"""From an experiment to finished jobs: the plan, the loop, and where processes run."""

@@ -1,0 +1,128 @@
+"""Carries metrics from the jobs' folders into the tracker, in a thread of its own: training never waits for it.
+
+For each run and job the ledger keeps how far it got. What a kill made it carry twice has the same time, step and value,
+and so is the same entry.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from star.ledger.store import FAILED, Ledger, RunRow
+from star.rundir import Home, JobDir, read_json, read_metrics
+from star.scheduler.plan import Plan, PlannedRun
+from star.spec.graph import needed
+from star.tracking import Tracker
+
+log = logging.getLogger(__name__)
+EVERY = 2.0
+"""Seconds between deliveries."""
+LINES = 2000
+"""Lines of metrics in one delivery of one job."""
+
+
+class Courier:
+    """One plan's deliveries.
+
+    Args:
+        connect: makes the tracker; called in the thread, because it is slow, and again after a failure.
+    """
+
+    def __init__(self, home: Home, ledger: Ledger, plan: Plan, connect: Callable[[], Tracker]) -> None:
+        self.home, self.ledger, self.plan, self.connect = home, ledger, plan, connect
+        self.stages = needed(plan.experiment.targets)
+        self.tracker: Tracker | None = None
+        self.error: Exception | None = None
+        """Of the last delivery; what it could not carry is carried by the next."""
+        self._opened: dict[str, str] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
+
+    def start(self) -> None:
+        """Begin delivering."""
+        self._thread.start()
+
+    def finish(self) -> Exception | None:
+        """Deliver what is left; returns the error that prevented it, if any."""
+        self._end.set()
+        self._thread.join()
+        return self.error
+
+    def _work(self) -> None:
+        while True:
+            last = self._end.wait(EVERY)
+            try:
+                self.deliver()
+                self.error = None
+            except Exception as error:  # a tracker that is away must not end the training; the next round tries again
+                log.debug("tracker: %s", error)
+                self.error, self.tracker = error, None
+            if last:
+                return
+
+    def deliver(self) -> None:
+        """Carry everything that is new."""
+        if self.tracker is None:
+            self.tracker = self.connect()
+        rows = self.ledger.runs(run.key for run in self.plan.runs)
+        for run in self.plan.runs:
+            if run.key in rows:
+                self._deliver_run(self.tracker, run, rows[run.key])
+
+    def _deliver_run(self, tracker: Tracker, run: PlannedRun, row: RunRow) -> None:
+        tracking_id = self._opened.get(run.key) or self._open_run(tracker, run, row)
+        held = self.ledger.tracked(run.key)
+        stages = {stage: run.stages[stage] for stage in self.stages}
+        if all(held.get(key, (0, False))[1] for key in stages.values()):
+            return
+        complete = True
+        for stage, key in stages.items():
+            offset, finished = held.get(key, (0, False))
+            if not finished:
+                complete &= self._deliver_job(tracker, tracking_id, run, stage, key, offset)
+        failed = any(job.state == FAILED for job in self.ledger.jobs(stages.values()).values())
+        if complete or failed:
+            tracker.finish(tracking_id, "FINISHED" if complete else "FAILED")
+
+    def _open_run(self, tracker: Tracker, run: PlannedRun, row: RunRow) -> str:
+        """The tracker's run, made when it has none; one that the tracker has lost is delivered from the start."""
+        found = tracker.find(run.key)
+        experiment = self.plan.experiment
+        tags = {f"star.experiment.{experiment.name}": run.label, "star.profile": experiment.profile, **{f"star.key.{stage}": key for stage, key in run.stages.items()}}
+        if found is None:
+            tracking_id = tracker.create(run.key, run.name, run.spec.model_dump(mode="json"), tags)
+        else:
+            tracking_id = str(found.info.run_id)
+            tracker.tag(tracking_id, tags)
+        if tracking_id != row.tracking_id:
+            self.ledger.set_tracking_id(run.key, tracking_id)
+        self._opened[run.key] = tracking_id
+        return tracking_id
+
+    def _deliver_job(self, tracker: Tracker, tracking_id: str, run: PlannedRun, stage: str, key: str, offset: int) -> bool:
+        """Carry one job's news; returns whether all of it is there now."""
+        folder = self.home.job(stage, key)
+        result = read_json(folder.result)  # before the metrics: what is written later is carried next time
+        entries, end = [], offset
+        for end, line in read_metrics(folder.metrics, offset):
+            entries.append((line["time"], line["step"], {f"{stage}/{name}": value for name, value in line["metrics"].items()}))
+            if len(entries) >= LINES:
+                break
+        tracker.log(tracking_id, entries)
+        caught_up = result is not None and len(entries) < LINES
+        if caught_up:
+            self._deliver_result(tracker, tracking_id, folder, stage, result)
+        if entries or caught_up:
+            self.ledger.set_tracked(run.key, key, end, caught_up)
+        return caught_up
+
+    def _deliver_result(self, tracker: Tracker, tracking_id: str, folder: JobDir, stage: str, result: dict[str, object]) -> None:
+        metrics, provenance = result["metrics"], result["provenance"]
+        assert isinstance(metrics, dict) and isinstance(provenance, dict)
+        values = {f"{stage}/{name}": value for name, value in metrics.items()}
+        tracker.log(tracking_id, [(float(str(result["finished"])), 0, values | {f"{stage}/seconds": float(str(result["seconds"]))})])
+        tracker.tag(tracking_id, {f"star.provenance.{stage}": " ".join(f"{name}={value}" for name, value in provenance.items())})
+        for picture in sorted(folder.out.glob("*.png")):
+            tracker.add_file(tracking_id, picture, stage)

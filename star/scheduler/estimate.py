@@ -1,0 +1,116 @@
+"""What a run costs, from its spec alone: floating-point operations and bytes on disk of each stage.
+
+A multiply-add counts as two operations; a backward pass as twice the forward one.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from star.spec.run import RunSpec
+from star.spec.sections import TokenizerSpec
+
+NUM_VIEWS = 10
+EFFICIENTNET_LITE0 = 2 * 407e6
+"""Operations for one image of 224 x 224, as published."""
+FLOPS_PER_SECOND = 2e10
+"""One CPU core, where neither the ledger nor `resources.tflops` knows better."""
+
+
+def parameters(spec: RunSpec) -> int:
+    """Of the transformer."""
+    model, codes = spec.model, spec.tokenizer.codebook_size
+    block = 4 * model.dim**2 + 3 * model.dim * model.ffn_hidden + 2 * model.dim
+    return model.n_layer * block + model.dim * (2 * codes + spec.data.num_classes + 1 + 1)
+
+
+def forward_flops(spec: RunSpec, layers: int | None = None, head: bool = True) -> float:
+    """One sequence through the transformer: `layers` of its blocks, causal attention at its true half, the head."""
+    model, length = spec.model, spec.sequence_length
+    block = 2 * (4 * model.dim**2 + 3 * model.dim * model.ffn_hidden) * length + 2 * model.dim * length * (length + 1)
+    return (layers or model.n_layer) * block + (2 * model.dim * spec.tokenizer.codebook_size * length if head else 0)
+
+
+def vq_flops(spec: TokenizerSpec, image_size: int, image_channels: int) -> tuple[float, float]:
+    """(encode, decode) of one image: convolutions and attention."""
+    widths = [spec.channels * mult for mult in spec.channel_mult]
+    sides = [image_size >> level for level in range(len(widths))]
+    top, side = widths[-1], sides[-1]
+    middle = 4 * _conv(top, top, side) + _attention(top, side)
+
+    encode = _conv(image_channels, spec.channels, image_size) + middle + _conv(top, spec.z_channels, side)
+    encode += 2.0 * side**2 * (spec.z_channels * spec.codebook_dim + spec.codebook_dim * spec.codebook_size)
+    decode = 2.0 * side**2 * spec.z_channels * spec.codebook_dim + _conv(spec.z_channels, top, side) + middle + _conv(widths[0], image_channels, image_size)
+    for level, (inputs, outputs) in enumerate(pairwise([spec.channels, *widths])):
+        encode += _level(inputs, outputs, sides[level], spec.res_blocks, level == len(widths) - 1)
+        encode += _conv(outputs, outputs, sides[level + 1]) if level < len(widths) - 1 else 0
+    for level, (inputs, outputs) in enumerate(pairwise([top, *reversed(widths)])):
+        at = sides[-1 - level]
+        decode += _level(inputs, outputs, at, spec.res_blocks + 1, level == 0)
+        decode += _conv(outputs, outputs, 2 * at) if level < len(widths) - 1 else 0
+    return encode, decode
+
+
+def _conv(inputs: int, outputs: int, side: int, kernel: int = 3) -> float:
+    return 2.0 * inputs * outputs * kernel**2 * side**2
+
+
+def _attention(channels: int, side: int) -> float:
+    return 4 * _conv(channels, channels, side, kernel=1) + 4.0 * channels * side**4
+
+
+def _level(inputs: int, outputs: int, side: int, blocks: int, attention: bool) -> float:
+    first = _conv(inputs, outputs, side) + _conv(outputs, outputs, side) + (_conv(inputs, outputs, side, kernel=1) if inputs != outputs else 0)
+    rest = (blocks - 1) * 2 * _conv(outputs, outputs, side)
+    return first + rest + (blocks * _attention(outputs, side) if attention else 0)
+
+
+def train_flops(spec: RunSpec) -> float:
+    """All optimizer steps: the student forward and backward, the teacher forward without its head."""
+    selfguided = spec.selfguided
+    student_views = min(selfguided.student_views, selfguided.num_views)
+    per_image = 3 * forward_flops(spec) * student_views
+    if selfguided.teacher:
+        per_image += forward_flops(spec, head=False) * (selfguided.num_views if selfguided.contrastive else student_views)
+    if selfguided.contrastive:
+        widths = [spec.model.dim, *[selfguided.projector_hidden] * (selfguided.projector_layers - 1), spec.model.dim]
+        per_image += 6 * sum(a * b for a, b in pairwise(widths)) * selfguided.num_positions * student_views
+    return per_image * spec.optim.batch_size * spec.total_steps
+
+
+def stage_flops(stage: str, spec: RunSpec) -> float:
+    """Operations of one stage of a run."""
+    encode, decode = vq_flops(spec.tokenizer, spec.data.image_size, spec.data.channels)
+    views = spec.data.train_images * NUM_VIEWS + spec.data.test_images
+    extract = EFFICIENTNET_LITE0 * (spec.score.input_size / 224) ** 2
+    if stage == "tokenizer":
+        trained = 0 if spec.tokenizer.weights else 3 * spec.tokenizer.steps * spec.tokenizer.batch_size
+        return (encode + decode) * (trained + min(spec.data.test_images, 2000))
+    if stage == "generate":
+        passes = 2 if spec.generate.cfg_scale > 1 else 1
+        return spec.generate.num_images * (passes * forward_flops(spec) + decode)
+    probe = (spec.data.train_images + spec.data.test_images) * forward_flops(spec, spec.probe_layer, head=False)
+    heads = 6.0 * spec.probe.epochs * spec.data.train_images * len(spec.probe.base_lrs) * spec.probe.positions * spec.model.dim * spec.data.num_classes
+    costs = {
+        "dataset": 0.0, "encode": views * encode, "train": train_flops(spec), "reference": spec.score.num_reference * extract,
+        "score": spec.generate.num_images * extract, "probe": probe + heads,
+    }
+    return costs[stage]
+
+
+def stage_bytes(stage: str, spec: RunSpec) -> float:
+    """Bytes that a stage leaves on disk."""
+    pixels = spec.data.image_size**2 * spec.data.channels
+    sizes = {
+        "encode": 2.0 * spec.sequence_length * (spec.data.train_images * NUM_VIEWS + spec.data.test_images),
+        "train": 4.0 * parameters(spec) * (2 if spec.selfguided.teacher else 1),
+        "generate": float(spec.generate.num_images * pixels),
+        "reference": spec.score.num_reference * 1281 * 4.0 + 1280**2 * 8.0,
+    }
+    return sizes.get(stage, 1e5)
+
+
+def stage_seconds(stage: str, spec: RunSpec, speeds: dict[str, float]) -> float:
+    """Expected duration, from the speed at which this ledger's jobs of the stage ran, else `resources.tflops`."""
+    speed = speeds.get(stage) or (spec.resources.tflops * 1e12 if spec.resources.tflops else FLOPS_PER_SECOND * spec.resources.threads.get(stage, 1))  # type: ignore[call-overload]
+    return 3.0 + stage_flops(stage, spec) / float(speed)

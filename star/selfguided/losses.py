@@ -1,0 +1,69 @@
+"""The three self-supervised losses, each a pure function that returns a sum; the objective divides by the global count.
+
+Shapes: B images here, V images of the whole global batch, S student and M teacher views, T positions, K drawn ones.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mim_loss(student: Tensor, teacher: Tensor, distance: str = "cosine", hidden: Tensor | None = None) -> Tensor:
+    """Eq. 4: distance between hidden states (..., T, D), summed over positions.
+
+    Args:
+        distance: `cosine` (1 - cos), `l2` (mean square over channels) or `smooth_l1` (mean over channels).
+        hidden: (..., T) bool; the sum runs over these only. All positions when None.
+    """
+    student, teacher = wide(student), wide(teacher)
+    if distance == "cosine":
+        each = 1 - F.cosine_similarity(student, teacher, dim=-1)
+    elif distance == "l2":
+        each = (student - teacher).square().mean(-1)
+    else:
+        each = F.smooth_l1_loss(student, teacher, reduction="none").mean(-1)
+    return (each if hidden is None else each[hidden]).sum()
+
+
+def inter_step_loss(queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool = True, form: str = "infonce") -> Tensor:
+    """Eq. 6: anchor (b, m, i) against the teacher at (v, m, j), over all i != j; summed over anchors and pairs.
+
+    Args:
+        queries: (B, S, K, D) projected student features.
+        keys: (V, M, K, D) teacher features of the global batch.
+        first: index in the global batch of the first image of `queries`.
+    """
+    queries, keys = _sides(queries, keys, normalize)
+    similarity = torch.einsum("bmid,vmjd->bmijv", queries, keys[:, : queries.shape[1]]) / temperature
+    other = ~torch.eye(queries.shape[2], dtype=torch.bool, device=queries.device)
+    return _against_batch(similarity[:, :, other], first, form).sum()
+
+
+def inter_view_loss(queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool = True, form: str = "infonce") -> Tensor:
+    """Eq. 7: anchor (b, m, k) against the teacher at (v, n, k), over all m != n; arguments as in `inter_step_loss`."""
+    queries, keys = _sides(queries, keys, normalize)
+    similarity = torch.einsum("bmkd,vnkd->bmnkv", queries, keys) / temperature
+    other = ~torch.eye(keys.shape[1], dtype=torch.bool, device=queries.device)[: queries.shape[1]]
+    return _against_batch(similarity[:, other], first, form).sum()
+
+
+def _sides(queries: Tensor, keys: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
+    queries, keys = wide(queries), wide(keys)
+    return (F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)) if normalize else (queries, keys)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in at least float32: what a loss is computed in, also under autocast."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _against_batch(similarity: Tensor, first: int, form: str) -> Tensor:
+    """(B, ..., V) -> (B, ...): image b's own entry against all images.
+
+    The paper prints -exp/sum exp (`ratio`); its log is what contrastive learning minimises (`infonce`).
+    """
+    own = torch.arange(first, first + len(similarity), device=similarity.device).view(-1, *[1] * (similarity.ndim - 1))
+    log_ratio = similarity.gather(-1, own.expand(*similarity.shape[:-1], 1)).squeeze(-1) - similarity.logsumexp(-1)
+    return -log_ratio if form == "infonce" else -log_ratio.exp()

@@ -1,0 +1,49 @@
+"""The teacher: an exponential moving average of the student, and the projector that only the student trains."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from star.spec.sections import SelfGuidedSpec
+
+
+def projector(dim: int, spec: SelfGuidedSpec) -> nn.Sequential:
+    """f of section 3.3.2: linear layers with SiLU between, from and to the model's width."""
+    widths = [dim] + [spec.projector_hidden] * (spec.projector_layers - 1) + [dim]
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class EMATeacher(nn.Module):
+    """A frozen copy that follows `source` at rate `decay`.
+
+    Its weights are float32 whatever the student computes in: in bfloat16 a decay of 0.9999 would never move them.
+    It stays in evaluation mode.
+    """
+
+    def __init__(self, source: nn.Module, decay: float, ramp: bool) -> None:
+        super().__init__()
+        self.copy = copy.deepcopy(source).requires_grad_(False).eval()
+        self.decay = decay
+        self.ramp = ramp
+
+    def train(self, mode: bool = True) -> EMATeacher:
+        """Stays in evaluation mode: no dropout."""
+        del mode
+        return self
+
+    def decay_at(self, step: int) -> float:
+        """The decay of the update after optimizer step `step` (from 0)."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.ramp else self.decay
+
+    @torch.no_grad()
+    def update(self, source: nn.Module, step: int) -> None:
+        """teacher <- d teacher + (1 - d) source, in one fused pass."""
+        own = cast(list[Tensor], list(self.copy.parameters()))
+        torch._foreach_lerp_(own, list(source.parameters()), 1 - self.decay_at(step))

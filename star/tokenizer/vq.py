@@ -1,0 +1,219 @@
+"""LlamaGen's VQ model at any size; parameter names are those of its checkpoints.
+
+Shapes: images (B, C, S, S) in [-1, 1]; latents (B, codebook_dim, g, g); codes (B, g, g) long.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from star.spec.sections import TokenizerSpec
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """32 groups as in LlamaGen, fewer where a small model has fewer channels."""
+    return nn.GroupNorm(min(32, channels), channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """norm, swish, convolution, twice, around a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over the map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        query, key, value = (part(h).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))  # (B, g*g, C)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Strided convolution after padding right and below."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour, then convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, with attention at the lowest, then the step to the next."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
+        super().__init__()
+        self.res = nn.ModuleList(ResBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks))
+        self.attn = nn.ModuleList(AttnBlock(outputs) for _ in range(blocks if attention else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.res):
+            x = block(x)
+            if self.attn:
+                x = self.attn[i](x)
+        return x
+
+
+def middle(channels: int) -> nn.ModuleList:
+    """Residual, attention, residual at the lowest resolution."""
+    return nn.ModuleList([ResBlock(channels, channels), AttnBlock(channels), ResBlock(channels, channels)])
+
+
+class Encoder(nn.Module):
+    """Image to latent map."""
+
+    def __init__(self, spec: TokenizerSpec, image_channels: int) -> None:
+        super().__init__()
+        widths = [spec.channels] + [spec.channels * mult for mult in spec.channel_mult]
+        last = len(spec.channel_mult) - 1
+        self.conv_in = nn.Conv2d(image_channels, spec.channels, 3, padding=1)
+        self.conv_blocks = nn.ModuleList()
+        for i, (inputs, outputs) in enumerate(pairwise(widths)):
+            level = Level(inputs, outputs, spec.res_blocks, attention=i == last)
+            if i < last:
+                level.downsample = Downsample(outputs)
+            self.conv_blocks.append(level)
+        self.mid = middle(widths[-1])
+        self.norm_out = group_norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], spec.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.conv_blocks:
+            x = level(x)
+            if hasattr(level, "downsample"):
+                x = level.downsample(x)
+        for block in self.mid:
+            x = block(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """Latent map to image."""
+
+    def __init__(self, spec: TokenizerSpec, image_channels: int) -> None:
+        super().__init__()
+        reverse = list(reversed(spec.channel_mult))
+        widths = [spec.channels * mult for mult in [reverse[0], *reverse]]
+        last = len(reverse) - 1
+        self.conv_in = nn.Conv2d(spec.z_channels, widths[0], 3, padding=1)
+        self.mid = middle(widths[0])
+        self.conv_blocks = nn.ModuleList()
+        for i, (inputs, outputs) in enumerate(pairwise(widths)):
+            level = Level(inputs, outputs, spec.res_blocks + 1, attention=i == 0)
+            if i < last:
+                level.upsample = Upsample(outputs)
+            self.conv_blocks.append(level)
+        self.norm_out = group_norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], image_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = self.conv_in(z)
+        for block in self.mid:
+            z = block(z)
+        for level in self.conv_blocks:
+            z = level(z)
+            if hasattr(level, "upsample"):
+                z = level.upsample(z)
+        return self.conv_out(F.silu(self.norm_out(z)))
+
+
+class Quantizer(nn.Module):
+    """Nearest code of the codebook, on the unit sphere when normalised."""
+
+    def __init__(self, spec: TokenizerSpec) -> None:
+        super().__init__()
+        self.normalize = spec.l2_normalize
+        self.embedding = nn.Embedding(spec.codebook_size, spec.codebook_dim)
+        nn.init.uniform_(self.embedding.weight, -1 / spec.codebook_size, 1 / spec.codebook_size)
+
+    def on_sphere(self, x: Tensor) -> Tensor:
+        """x with unit last dimension, or unchanged."""
+        return F.normalize(x, dim=-1) if self.normalize else x
+
+    def codes(self, latent: Tensor) -> Tensor:
+        """Codes (...) of latents (..., codebook_dim)."""
+        book = self.on_sphere(self.embedding.weight)
+        flat = self.on_sphere(latent).flatten(0, -2)
+        distance = book.square().sum(-1) - 2 * flat @ book.T  # without |latent|^2, the same for every code
+        return distance.argmin(-1).view(latent.shape[:-1])
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Code vectors (..., codebook_dim)."""
+        return F.embedding(codes, self.on_sphere(self.embedding.weight))
+
+
+class Quantized(NamedTuple):
+    """One pass through the bottleneck, channels last."""
+
+    latent: Tensor
+    """(B, g, g, codebook_dim), on the sphere when normalised."""
+    vectors: Tensor
+    """Of the nearest codes, same shape."""
+    codes: Tensor
+    """(B, g, g)."""
+
+
+class VQModel(nn.Module):
+    """Encoder, quantizer, decoder."""
+
+    def __init__(self, spec: TokenizerSpec, image_channels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec, image_channels)
+        self.decoder = Decoder(spec, image_channels)
+        self.quantize = Quantizer(spec)
+        self.quant_conv = nn.Conv2d(spec.z_channels, spec.codebook_dim, 1)
+        self.post_quant_conv = nn.Conv2d(spec.codebook_dim, spec.z_channels, 1)
+
+    def quantized(self, images: Tensor) -> Quantized:
+        """Latents, their codes and the codes' vectors."""
+        latent = self.quantize.on_sphere(self.quant_conv(self.encoder(images)).permute(0, 2, 3, 1))
+        codes = self.quantize.codes(latent)
+        return Quantized(latent, self.quantize.vectors(codes), codes)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes (B, g*g) in raster order."""
+        return self.quantized(images).codes.flatten(1)
+
+    def decode_vectors(self, vectors: Tensor) -> Tensor:
+        """Images of code vectors (B, g, g, codebook_dim)."""
+        return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images (B, C, S, S), about [-1, 1], of codes (B, g*g)."""
+        side = round(codes.shape[1] ** 0.5)
+        return self.decode_vectors(self.quantize.vectors(codes.view(-1, side, side)))

@@ -1,0 +1,87 @@
+"""The MLflow side of `record()`: one MLflow run per RunSpec, found again by its key, so that nothing is logged twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+MLFLOW_EXPERIMENT = "star"
+KEY_TAG = "star.run"
+METRICS_PER_CALL = 1000
+PARAMS_PER_CALL = 100
+
+
+class Tracker:
+    """An MLflow tracking store.
+
+    Args:
+        uri: such as sqlite:///runs/mlflow.sqlite, or the address of a server.
+        artifacts: where files go when the store is a local database; None leaves it to the server.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None) -> None:
+        import logging
+
+        for name in ("mlflow", "alembic"):  # their INFO lines would break the live view
+            logging.getLogger(name).setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(uri)
+        found = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
+        location = artifacts.resolve().as_uri() if artifacts else None
+        self.experiment: str = found.experiment_id if found else self.client.create_experiment(MLFLOW_EXPERIMENT, artifact_location=location)
+
+    def find(self, run_key: str) -> Any | None:
+        """The MLflow run of a RunSpec, or None."""
+        found = self.client.search_runs([self.experiment], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'", max_results=1, order_by=["attributes.start_time ASC"])
+        return found[0] if found else None
+
+    def create(self, run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """A new MLflow run; returns its id."""
+        from mlflow.entities import Param
+
+        run = self.client.create_run(self.experiment, run_name=name, tags={KEY_TAG: run_key, **tags})
+        entries = [Param(key, str(value)) for key, value in flattened(params).items()]
+        for first in range(0, len(entries), PARAMS_PER_CALL):
+            self.client.log_batch(run.info.run_id, params=entries[first : first + PARAMS_PER_CALL])
+        return str(run.info.run_id)
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        for key, value in tags.items():
+            self.client.set_tag(run_id, key, value)
+
+    def log(self, run_id: str, entries: Iterable[tuple[float, int, Mapping[str, float]]]) -> None:
+        """Log (time in seconds, step, metrics). The same entry twice is one entry: time, step and value are its identity."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, value, int(when * 1000), step) for when, step, values in entries for name, value in values.items()]
+        for first in range(0, len(metrics), METRICS_PER_CALL):
+            self.client.log_batch(run_id, metrics=metrics[first : first + METRICS_PER_CALL])
+
+    def add_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Attach a file."""
+        self.client.log_artifact(run_id, str(path), folder)
+
+    def finish(self, run_id: str, status: str) -> None:
+        """FINISHED or FAILED; RUNNING again when a run is extended."""
+        if status == "RUNNING":
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status)
+
+    def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric, in order."""
+        return sorted({(point.step, point.value) for point in self.client.get_metric_history(run_id, metric)})
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Training the transformer: the step, the optimizer, the checkpoints."""

@@ -1,0 +1,159 @@
+"""One process, one stage: `python -m star.worker JOB_DIR`.
+
+Reads job.json, runs the stage, moves its output into place, writes result.json last. Knows neither ledger nor tracker.
+
+Exit codes: 0 done; 2 the user's mistake; 3 another worker holds this job; 70 failed; 75 stopped on request, state saved.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from star.errors import StarError, Stopped
+from star.rundir import JobDir, MetricLog, write_json
+
+DONE, USER_ERROR, BUSY, FAILED, PREEMPTED = 0, 2, 3, 70, 75
+PROGRESS_EVERY = 0.5
+"""Seconds between writes of progress.json."""
+log = logging.getLogger("star.worker")
+
+
+def main(path: str) -> int:
+    """Run the job in `path`; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    job_dir = JobDir(Path(path))
+    stop = _Stop()
+    with job_dir.lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.error("another worker holds %s", job_dir.path)
+            return BUSY
+        if job_dir.result.exists():
+            return DONE
+        job = json.loads(job_dir.job.read_text())
+        try:
+            _run(job, job_dir, stop)
+            return DONE
+        except KeyboardInterrupt:
+            return PREEMPTED
+        except Exception as error:  # the boundary of the process: everything is reported, nothing is swallowed
+            return _failed(error, job_dir)
+
+
+class _Stop:
+    """True once SIGTERM or SIGUSR1 has come."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        log.info("%s: stopping at the next step", signal.Signals(number).name)
+        self.asked = True
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+def _failed(error: Exception, job_dir: JobDir) -> int:
+    if isinstance(error, Stopped):
+        log.info("stopped on request; the state is saved")
+        return PREEMPTED
+    user = isinstance(error, StarError)
+    log.error("%s", error if user else traceback.format_exc())
+    text = str(error) if user else "".join(traceback.format_exception_only(error)).strip()
+    write_json(job_dir.failure, {"class": type(error).__name__, "message": text})
+    return USER_ERROR if user else FAILED
+
+
+def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
+    started = time.time()
+    threads = int(job["threads"])
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    from star.spec.run import RunSpec
+    from star.stages import STAGES, Context
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    spec = RunSpec.model_validate(job["spec"])
+    device = _device(spec.resources.device)
+    shutil.rmtree(job_dir.scratch, ignore_errors=True)
+    job_dir.scratch.mkdir()
+    job_dir.failure.unlink(missing_ok=True)
+    metrics = MetricLog(job_dir.metrics)
+    progress = _Progress(job_dir, stop if job["stage"] != "train" else lambda: False)  # the trainer saves first
+    log.info("%s %s on %s, %d threads, pid %d", job["stage"], job["key"], device, threads, os.getpid())
+    result = STAGES[job["stage"]](
+        Context(
+            spec=spec, inputs={name: JobDir(Path(folder)).out for name, folder in job["inputs"].items()}, out=job_dir.scratch,
+            checkpoints=job_dir.checkpoints, data_home=Path(job["data_home"]), device=device, record=metrics.record, progress=progress, stop=stop,
+        )
+    )
+    metrics.close()
+    shutil.rmtree(job_dir.out, ignore_errors=True)  # left by a worker killed between this rename and its result
+    job_dir.scratch.rename(job_dir.out)
+    write_json(job_dir.result, {"metrics": result, "seconds": round(time.time() - started, 2), "finished": time.time(), "provenance": _provenance(job, device, threads)})
+    shutil.rmtree(job_dir.checkpoints, ignore_errors=True)
+    log.info("done in %.1f s: %s", time.time() - started, result)
+
+
+class _Progress:
+    """Writes progress.json, not more often than PROGRESS_EVERY; ends the stage when it is asked to stop."""
+
+    def __init__(self, job_dir: JobDir, stop: Callable[[], bool]) -> None:
+        self.path = job_dir.progress
+        self.stop = stop
+        self.started = time.time()
+        self.first: int | None = None
+        self.next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.stop():
+            raise Stopped
+        now = time.time()
+        self.first = done if self.first is None else self.first
+        if now >= self.next or done == total:
+            self.next = now + PROGRESS_EVERY
+            rate = (done - self.first) / max(1e-9, now - self.started)
+            write_json(self.path, {"done": done, "total": total, "rate": rate, "time": now}, durable=False)
+
+
+def _device(wanted: str) -> Any:
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StarError("resources.device: cuda was asked for, but this machine has no usable GPU; use auto or cpu.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _provenance(job: dict[str, Any], device: Any, threads: int) -> dict[str, Any]:
+    import torch
+
+    import star
+
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+    return {
+        "star": star.__version__, "code": job["code"], "torch": torch.__version__, "python": platform.python_version(), "host": platform.node(),
+        "device": gpu or platform.processor() or platform.machine(), "threads": threads,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
