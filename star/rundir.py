@@ -1,11 +1,11 @@
 """A job's folder: where its files are, and how they are written so that nobody ever reads half of one.
 
-    job.json        what to do: stage, key, spec, inputs        written by the scheduler
-    log.txt         what the worker printed, all attempts       written by the worker process
-    metrics.jsonl   one line per step: {"time", "step", ...}    written by the worker
-    progress.json   how far it is                               written by the worker
-    out/            what it made                                moved into place when complete
-    result.json     its numbers and provenance                  written last; its presence means done
+job.json        what to do: stage, key, spec, inputs        written by the scheduler
+log.txt         what the worker printed, all attempts       written by the worker process
+metrics.jsonl   one line per step: {"time", "step", ...}    written by the worker
+progress.json   how far it is                               written by the worker
+out/            what it made                                moved into place when complete
+result.json     its numbers and provenance                  written last; its presence means done
 """
 
 from __future__ import annotations

@@ -47,11 +47,6 @@ class Context:
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
 
-    @property
-    def batch(self) -> int:
-        """Images per pass outside training."""
-        return self.spec.resources.eval_batch_size
-
 
 def dataset(ctx: Context) -> Result:
     """Which images are used: a fixed random subset of each split, and their labels."""
@@ -59,7 +54,9 @@ def dataset(ctx: Context) -> Result:
     for split, count in counts.items():
         labels = open_source(ctx.spec.data, ctx.data_home, split).labels
         if count > len(labels):
-            raise DataError(f"data.{split}_images: {count} asked for, but the {split} split has {len(labels)}; give at most that.")
+            raise DataError(
+                f"data.{split}_images: {count} asked for, but the {split} split has {len(labels)}; give at most that."
+            )
         chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:count])
         np.savez(ctx.out / f"{split}.npz", indices=chosen, labels=labels[chosen])
     return {}
@@ -102,7 +99,10 @@ def tokenizer(ctx: Context) -> Result:
         model = train_vq(spec, ctx.spec.data.channels, batch_at, ctx.device, ctx.record, ctx.progress)
     save_weights(ctx.out / "vq.pt", model.state_dict())
     shown = min(len(test), 2000)
-    batches = [center(test.read(slice(i, min(i + ctx.batch, shown))), size) for i in range(0, shown, ctx.batch)]
+    batches = [
+        center(test.read(slice(i, min(i + ctx.spec.resources.eval_batch_size, shown))), size)
+        for i in range(0, shown, ctx.spec.resources.eval_batch_size)
+    ]
     return reconstruction_report(model, batches, ctx.device)
 
 
@@ -115,7 +115,7 @@ def encode(ctx: Context) -> Result:
     for split, views in splits:
         images = pixels[split]
         store = code_store.create(ctx.out / split, len(images), views, ctx.spec.sequence_length)
-        per_pass = max(1, ctx.batch // views)
+        per_pass = max(1, ctx.spec.resources.eval_batch_size // views)
         for first in range(0, len(images), per_pass):
             rows = slice(first, min(first + per_pass, len(images)))
             read = images.read(rows)
@@ -143,13 +143,16 @@ def train(ctx: Context) -> Result:
 
 def generate(ctx: Context) -> Result:
     """Images of every class from the trained model."""
+    batch = ctx.spec.resources.sample_batch_size
     spec, classes, length = ctx.spec.generate, ctx.spec.data.num_classes, ctx.spec.sequence_length
     model, vq = _gpt(ctx, spec.weights), _vq(ctx)
     rng = np.random.default_rng((ctx.spec.seed, 5))
-    labels = np.arange(spec.num_images) % classes if spec.labels == "balanced" else rng.integers(0, classes, spec.num_images)
+    labels = (
+        np.arange(spec.num_images) % classes if spec.labels == "balanced" else rng.integers(0, classes, spec.num_images)
+    )
     images = []
-    for first in range(0, spec.num_images, ctx.batch):
-        chunk = torch.from_numpy(labels[first : first + ctx.batch]).to(ctx.device)
+    for first in range(0, spec.num_images, batch):
+        chunk = torch.from_numpy(labels[first : first + batch]).to(ctx.device)
         noise = noise_for(ctx.spec.seed, first, len(chunk), length).to(ctx.device)
         with torch.no_grad():
             images.append(to_bytes(vq.decode(sample(model, chunk, noise, spec))))
@@ -180,7 +183,15 @@ def reference(ctx: Context) -> Result:
     features = _features(ctx, chosen)
     ours, spatial = moments(features.pooled), moments(features.spatial)
     distances = radii(torch.from_numpy(features.pooled).to(ctx.device), ctx.spec.score.neighbours).cpu().numpy()
-    np.savez(ctx.out / "reference.npz", mu=ours.mean, sigma=ours.covariance, mu_s=spatial.mean, sigma_s=spatial.covariance, pooled=features.pooled, radii=distances)
+    np.savez(
+        ctx.out / "reference.npz",
+        mu=ours.mean,
+        sigma=ours.covariance,
+        mu_s=spatial.mean,
+        sigma_s=spatial.covariance,
+        pooled=features.pooled,
+        radii=distances,
+    )
     return {}
 
 
@@ -192,7 +203,9 @@ def score(ctx: Context) -> Result:
     precision, recall = precision_recall(*pooled, ctx.spec.score.neighbours)
     values = {
         "frechet_distance": frechet_distance(Moments(known["mu"], known["sigma"]), moments(features.pooled)),
-        "spatial_frechet_distance": frechet_distance(Moments(known["mu_s"], known["sigma_s"]), moments(features.spatial)),
+        "spatial_frechet_distance": frechet_distance(
+            Moments(known["mu_s"], known["sigma_s"]), moments(features.spatial)
+        ),
         "inception_score": inception_score(features.probabilities, ctx.spec.score.is_splits),
         "precision": precision,
         "recall": recall,
@@ -211,7 +224,9 @@ def probe(ctx: Context) -> Result:
         def codes(first: int, last: int, store: CodeStore = store) -> Tensor:
             return torch.from_numpy(store.center(first, last)).to(ctx.device)
 
-        features = collect(model, codes, len(store), ctx.spec.probe_layer, positions, ctx.batch)
+        features = collect(
+            model, codes, len(store), ctx.spec.probe_layer, positions, ctx.spec.resources.sample_batch_size
+        )
         sides.append((features, torch.from_numpy(store.labels).to(ctx.device)))
     found = train_probe(sides[0], sides[1], ctx.spec.data.num_classes, spec, positions, ctx.spec.seed, ctx.progress)
     for position, accuracy, rate in zip(found.positions, found.accuracy, found.best_lr, strict=True):
@@ -236,4 +251,11 @@ def _gpt(ctx: Context, weights: str) -> GPT:
 
 def _features(ctx: Context, images: Images) -> Features:
     spec = ctx.spec.score
-    return extract(EfficientNetLite0(spec.input_size).to(ctx.device), images, spec.image_size, ctx.batch, ctx.device, ctx.progress)
+    return extract(
+        EfficientNetLite0(spec.input_size).to(ctx.device),
+        images,
+        spec.image_size,
+        ctx.spec.resources.eval_batch_size,
+        ctx.device,
+        ctx.progress,
+    )

@@ -22,19 +22,33 @@ class Tracker:
 
     def __init__(self, uri: str, artifacts: Path | None) -> None:
         import logging
+        import os
 
-        for name in ("mlflow", "alembic"):  # their INFO lines would break the live view
-            logging.getLogger(name).setLevel(logging.WARNING)
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would break the live view
         from mlflow import MlflowClient
 
+        for name in (
+            "mlflow",
+            "alembic",
+        ):  # their INFO lines would break the live view; importing mlflow sets its own level
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.client = MlflowClient(uri)
         found = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
         location = artifacts.resolve().as_uri() if artifacts else None
-        self.experiment: str = found.experiment_id if found else self.client.create_experiment(MLFLOW_EXPERIMENT, artifact_location=location)
+        self.experiment: str = (
+            found.experiment_id
+            if found
+            else self.client.create_experiment(MLFLOW_EXPERIMENT, artifact_location=location)
+        )
 
     def find(self, run_key: str) -> Any | None:
         """The MLflow run of a RunSpec, or None."""
-        found = self.client.search_runs([self.experiment], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'", max_results=1, order_by=["attributes.start_time ASC"])
+        found = self.client.search_runs(
+            [self.experiment],
+            filter_string=f"tags.`{KEY_TAG}` = '{run_key}'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
         return found[0] if found else None
 
     def create(self, run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -56,7 +70,11 @@ class Tracker:
         """Log (time in seconds, step, metrics). The same entry twice is one entry: time, step and value are its identity."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, int(when * 1000), step) for when, step, values in entries for name, value in values.items()]
+        metrics = [
+            Metric(name, value, int(when * 1000), step)
+            for when, step, values in entries
+            for name, value in values.items()
+        ]
         for first in range(0, len(metrics), METRICS_PER_CALL):
             self.client.log_batch(run_id, metrics=metrics[first : first + METRICS_PER_CALL])
 
@@ -70,6 +88,15 @@ class Tracker:
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status)
+
+    def file(self, run_id: str, path: str) -> Path | None:
+        """A local copy of an attached file, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self.client.download_artifacts(run_id, path))
+        except (MlflowException, OSError):
+            return None
 
     def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric, in order."""

@@ -29,5 +29,7 @@ def load_weights(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: cannot be read as weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+        raise DataError(
+            f"{path}: cannot be read as weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
     return state

@@ -102,14 +102,29 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
     log.info("%s %s on %s, %d threads, pid %d", job["stage"], job["key"], device, threads, os.getpid())
     result = STAGES[job["stage"]](
         Context(
-            spec=spec, inputs={name: JobDir(Path(folder)).out for name, folder in job["inputs"].items()}, out=job_dir.scratch,
-            checkpoints=job_dir.checkpoints, data_home=Path(job["data_home"]), device=device, record=metrics.record, progress=progress, stop=stop,
+            spec=spec,
+            inputs={name: JobDir(Path(folder)).out for name, folder in job["inputs"].items()},
+            out=job_dir.scratch,
+            checkpoints=job_dir.checkpoints,
+            data_home=Path(job["data_home"]),
+            device=device,
+            record=metrics.record,
+            progress=progress,
+            stop=stop,
         )
     )
     metrics.close()
     shutil.rmtree(job_dir.out, ignore_errors=True)  # left by a worker killed between this rename and its result
     job_dir.scratch.rename(job_dir.out)
-    write_json(job_dir.result, {"metrics": result, "seconds": round(time.time() - started, 2), "finished": time.time(), "provenance": _provenance(job, device, threads)})
+    write_json(
+        job_dir.result,
+        {
+            "metrics": result,
+            "seconds": round(time.time() - started, 2),
+            "finished": time.time(),
+            "provenance": _provenance(job, device, threads),
+        },
+    )
     shutil.rmtree(job_dir.checkpoints, ignore_errors=True)
     log.info("done in %.1f s: %s", time.time() - started, result)
 
@@ -150,8 +165,13 @@ def _provenance(job: dict[str, Any], device: Any, threads: int) -> dict[str, Any
 
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
     return {
-        "star": star.__version__, "code": job["code"], "torch": torch.__version__, "python": platform.python_version(), "host": platform.node(),
-        "device": gpu or platform.processor() or platform.machine(), "threads": threads,
+        "star": star.__version__,
+        "code": job["code"],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "device": gpu or platform.processor() or platform.machine(),
+        "threads": threads,
     }
 
 

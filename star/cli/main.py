@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from star.errors import StarError
 
-HOME = click.option("--home", type=click.Path(path_type=Path), default=Path("runs"), envvar="STAR_HOME", show_default=True, show_envvar=True, help="Folder of ledger, jobs, data and MLflow's database.")
+if TYPE_CHECKING:
+    from star.spec.experiment import Experiment
+
+HOME = click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    envvar="STAR_HOME",
+    show_default=True,
+    show_envvar=True,
+    help="Folder of ledger, jobs, data and MLflow's database.",
+)
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -21,7 +33,13 @@ def experiment_options(command: click.decorators.FC) -> click.decorators.FC:
     options = [
         FILE,
         click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file."),
-        click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change the base of every row, such as optim.steps=200."),
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="Change the base of every row, such as optim.steps=200.",
+        ),
         click.option("--seeds", metavar="0,1,2", help="Seeds in place of the file's."),
         HOME,
     ]
@@ -40,7 +58,15 @@ def cli() -> None:
 @experiment_options
 @click.option("--slots", type=click.IntRange(1), help="CPU slots to fill; this machine's cores by default.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live view, also on a terminal.")
-def run(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, slots: int | None, plain: bool) -> None:
+def run(
+    file: Path,
+    profile: str | None,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    home: Path,
+    slots: int | None,
+    plain: bool,
+) -> None:
     """Compute what FILE asks for and is not there yet; then write its table."""
     from star.cli.run import run_experiment
 
@@ -59,7 +85,9 @@ def plan(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | No
 
 @cli.command()
 @experiment_options
-@click.option("--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for the report.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for the report."
+)
 def report(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, out: Path) -> None:
     """Write the table of FILE from tracked metrics: Markdown, LaTeX, CSV, and where each number came from."""
     from star.cli.run import write_report
@@ -116,7 +144,7 @@ def fetch(name: str, folder: Path | None, home: Path) -> None:
     click.echo(f"{name}: 70000 images in {target} ({fashion_mnist(target, folder)})")
 
 
-def _experiment(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None):  # type: ignore[no-untyped-def]
+def _experiment(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None) -> Experiment:
     from star.spec.load import load
 
     return load(file, profile, sets, _seeds(seeds))

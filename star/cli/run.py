@@ -35,7 +35,11 @@ def run_experiment(experiment: Experiment, path: Path, slots: int | None, plain:
     courier.start()
     with View(plan, home, plain) as view:
         slots = slots or os.cpu_count() or 1
-        view.say(f"{experiment.name}: {len(plan.runs)} runs, {len(plan.jobs)} jobs: {len(plan.to_do)} to do, {len(plan.jobs) - len(plan.to_do)} done or not needed; {slots} slots")
+        rest = len(plan.jobs) - len(plan.to_do)
+        view.say(
+            f"{experiment.name}: {len(plan.runs)} runs; {len(plan.jobs)} jobs, {len(plan.to_do)} to do, "
+            f"{rest} done or not needed; {slots} slots"
+        )
         outcome = Scheduler(home, ledger, LocalExecutor(), slots, view.say).run(plan, view.update)
     behind = courier.finish()
     if behind:
@@ -49,13 +53,20 @@ def _conclude(outcome: Outcome, plan: Plan, home: Home, behind: bool) -> int:
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
     for job in outcome.failed:
-        click.echo(f"failed: {job.stage} {job.key} ({job.label}): {job.error_class}: {job.error}; see `star-exp logs {job.key}`", err=True)
+        click.echo(
+            f"failed: {job.stage} {job.key} ({job.label}): {job.error_class}: {job.error}; see `star-exp logs {job.key}`",
+            err=True,
+        )
     if not behind:
         write_report(experiment, home.path, REPORTS)
     if outcome.failed or outcome.blocked:
         click.echo(f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.blocked)} wait for those")
         return 1
-    click.echo(f"all done: {outcome.done} jobs computed, {len(plan.jobs) - len(plan.to_do)} were there already" if outcome.done else "all done: nothing was left to compute")
+    click.echo(
+        f"all done: {outcome.done} jobs computed, {len(plan.jobs) - len(plan.to_do)} were there already"
+        if outcome.done
+        else "all done: nothing was left to compute"
+    )
     return 0
 
 

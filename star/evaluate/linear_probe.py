@@ -38,7 +38,9 @@ def probe_positions(count: int, length: int) -> list[int]:
 
 
 @torch.no_grad()
-def collect(model: GPT, codes: Callable[[int, int], Tensor], count: int, layer: int, positions: list[int], batch_size: int) -> Tensor:
+def collect(
+    model: GPT, codes: Callable[[int, int], Tensor], count: int, layer: int, positions: list[int], batch_size: int
+) -> Tensor:
     """Features (N, P, D) of one pass over the backbone: after `layer`, null label, unmasked.
 
     Args:
@@ -54,7 +56,12 @@ def collect(model: GPT, codes: Callable[[int, int], Tensor], count: int, layer: 
 
 
 def train_probe(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int, spec: ProbeSpec, positions: list[int], seed: int,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    num_classes: int,
+    spec: ProbeSpec,
+    positions: list[int],
+    seed: int,
     progress: Callable[[int, int], None],
 ) -> ProbeResult:
     """Train all heads on features (N, P, D) and labels (N,), choose each position's rate on held-out ones, then test."""
@@ -72,7 +79,14 @@ def train_probe(
     return ProbeResult(positions, accuracy, [spec.base_lrs[i] for i in best.tolist()])
 
 
-def _train_heads(x: Tensor, labels: Tensor, num_classes: int, spec: ProbeSpec, generator: torch.Generator, progress: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
+def _train_heads(
+    x: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    spec: ProbeSpec,
+    generator: torch.Generator,
+    progress: Callable[[int, int], None],
+) -> tuple[Tensor, Tensor]:
     rates, (count, places, dim), device = len(spec.base_lrs), x.shape, x.device
     batch = min(spec.batch_size, count)
     per_epoch = count // batch
@@ -100,7 +114,9 @@ def _logits(heads: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
 def _head_losses(heads: tuple[Tensor, Tensor], x: Tensor, labels: Tensor) -> Tensor:
     logits = _logits(heads, x)
     targets = labels.expand(*logits.shape[:2], -1)
-    return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view(logits.shape[:3]).mean(-1)  # (L, P)
+    return (
+        F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view(logits.shape[:3]).mean(-1)
+    )  # (L, P)
 
 
 @torch.no_grad()
@@ -108,7 +124,9 @@ def _lars(heads: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...], momentum:
     """One LARS step, each head with its own norms; the bias takes no trust ratio."""
     weight_norm = heads[0].norm(dim=(2, 3), keepdim=True)
     gradient_norm = gradients[0].norm(dim=(2, 3), keepdim=True)
-    trust = torch.where((weight_norm > 0) & (gradient_norm > 0), TRUST * weight_norm / gradient_norm, torch.ones_like(weight_norm))
+    trust = torch.where(
+        (weight_norm > 0) & (gradient_norm > 0), TRUST * weight_norm / gradient_norm, torch.ones_like(weight_norm)
+    )
     for parameter, update, buffer in zip(heads, (trust * gradients[0], gradients[1]), momentum, strict=True):
         buffer.mul_(MOMENTUM).add_(update)
         parameter.sub_(rates.view(-1, *[1] * (parameter.ndim - 1)) * buffer)
@@ -124,5 +142,8 @@ def _schedule(epoch: float, spec: ProbeSpec) -> float:
 @torch.no_grad()
 def _accuracy(heads: tuple[Tensor, Tensor], x: Tensor, labels: Tensor) -> Tensor:
     """(L, P)."""
-    hits = [(_logits(heads, part).argmax(-1) == truth).double().sum(-1) for part, truth in zip(x.split(2048), labels.split(2048), strict=True)]
+    hits = [
+        (_logits(heads, part).argmax(-1) == truth).double().sum(-1)
+        for part, truth in zip(x.split(2048), labels.split(2048), strict=True)
+    ]
     return torch.stack(hits).sum(0) / len(labels)

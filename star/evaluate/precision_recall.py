@@ -40,7 +40,9 @@ def share_inside(points: Tensor, centres: Tensor, centre_radii: Tensor) -> float
     return inside / len(points)
 
 
-def precision_recall(reference: Tensor, generated: Tensor, reference_radii: Tensor, neighbours: int) -> tuple[float, float]:
+def precision_recall(
+    reference: Tensor, generated: Tensor, reference_radii: Tensor, neighbours: int
+) -> tuple[float, float]:
     """Precision: generated inside the reference's balls. Recall: reference inside the generated ones'."""
     precision = share_inside(generated, reference, reference_radii)
     return precision, share_inside(reference, generated, radii(generated, neighbours))

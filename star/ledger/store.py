@@ -7,11 +7,11 @@ ledger never both start a job. Nothing is ever removed from the history.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from sqlalchemy import Connection, Row, create_engine, delete, event, func, insert, select, update
 
@@ -78,7 +78,11 @@ class Ledger:
         """Queue a job unless the ledger knows it; `flops` is its estimated work."""
         with self._begin() as connection:
             if connection.execute(select(jobs.c.key).where(jobs.c.key == key)).first() is None:
-                connection.execute(insert(jobs).values(key=key, stage=stage, label=label, state=QUEUED, attempt=0, flops=flops, created=time.time()))
+                connection.execute(
+                    insert(jobs).values(
+                        key=key, stage=stage, label=label, state=QUEUED, attempt=0, flops=flops, created=time.time()
+                    )
+                )
                 _remember(connection, key, 0, None, QUEUED, "asked for")
 
     def jobs(self, keys: Iterable[str] | None = None) -> dict[str, Job]:
@@ -95,12 +99,18 @@ class Ledger:
         assert after in TRANSITIONS[job.state], f"{job.state} -> {after} is no transition"
         attempt = job.attempt + (after == RUNNING)
         now = time.time()
-        times: dict[str, Any] = {"started": now, "finished": None, "error": None, "error_class": None, "handle": None} if after == RUNNING else {}
+        times: dict[str, Any] = (
+            {"started": now, "finished": None, "error": None, "error_class": None, "handle": None}
+            if after == RUNNING
+            else {}
+        )
         if after in (DONE, FAILED, CANCELLED, LOST):
             times["finished"] = now
         with self._begin() as connection:
             changed = connection.execute(
-                update(jobs).where(jobs.c.key == job.key, jobs.c.state == job.state, jobs.c.attempt == job.attempt).values(state=after, attempt=attempt, **{**times, **fields})
+                update(jobs)
+                .where(jobs.c.key == job.key, jobs.c.state == job.state, jobs.c.attempt == job.attempt)
+                .values(state=after, attempt=attempt, **{**times, **fields})
             ).rowcount
             if changed:
                 _remember(connection, job.key, attempt, job.state, after, reason)
@@ -129,7 +139,14 @@ class Ledger:
         """Enter a run unless the ledger knows it."""
         with self._begin() as connection:
             if connection.execute(select(runs.c.key).where(runs.c.key == key)).first() is None:
-                values = {"key": key, "label": label, "seed": spec.seed, "spec": spec.model_dump(mode="json"), "stages": dict(stages), "created": time.time()}
+                values = {
+                    "key": key,
+                    "label": label,
+                    "seed": spec.seed,
+                    "spec": spec.model_dump(mode="json"),
+                    "stages": dict(stages),
+                    "created": time.time(),
+                }
                 connection.execute(insert(runs).values(values))
 
     def runs(self, keys: Iterable[str] | None = None) -> dict[str, RunRow]:
@@ -138,18 +155,34 @@ class Ledger:
         with self.engine.connect() as connection:
             return {row.key: RunRow(**row._mapping) for row in connection.execute(query.order_by(runs.c.created))}
 
-    def set_experiment(self, name: str, profile: str, targets: Sequence[str], rows: Sequence[tuple[str, int, str]]) -> None:
+    def set_experiment(
+        self, name: str, profile: str, targets: Sequence[str], rows: Sequence[tuple[str, int, str]]
+    ) -> None:
         """Enter an experiment's rows (label, seed, run key), in place of what it was before."""
         with self._begin() as connection:
             connection.execute(delete(experiments).where(experiments.c.name == name, experiments.c.profile == profile))
-            connection.execute(insert(experiments), [
-                {"name": name, "profile": profile, "row": label, "seed": seed, "run": run, "targets": list(targets), "place": place} for place, (label, seed, run) in enumerate(rows)
-            ])
+            connection.execute(
+                insert(experiments),
+                [
+                    {
+                        "name": name,
+                        "profile": profile,
+                        "row": label,
+                        "seed": seed,
+                        "run": run,
+                        "targets": list(targets),
+                        "place": place,
+                    }
+                    for place, (label, seed, run) in enumerate(rows)
+                ],
+            )
 
     def experiments(self) -> Sequence[Row[Any]]:
         """All rows of all experiments, in order."""
         with self.engine.connect() as connection:
-            return connection.execute(select(experiments).order_by(experiments.c.name, experiments.c.profile, experiments.c.place)).all()
+            return connection.execute(
+                select(experiments).order_by(experiments.c.name, experiments.c.profile, experiments.c.place)
+            ).all()
 
     # what the tracker holds
 
@@ -162,7 +195,10 @@ class Ledger:
     def tracked(self, run: str) -> dict[str, tuple[int, bool]]:
         """For each job of a run: (offset in its metrics, whether its result is there too)."""
         with self.engine.connect() as connection:
-            return {row.job: (row.offset, row.complete) for row in connection.execute(select(tracked).where(tracked.c.run == run))}
+            return {
+                row.job: (row.offset, row.complete)
+                for row in connection.execute(select(tracked).where(tracked.c.run == run))
+            }
 
     def set_tracked(self, run: str, job: str, offset: int, complete: bool) -> None:
         """Remember how much of a job the run's tracker holds."""
@@ -177,10 +213,15 @@ class Ledger:
             NotFoundError: none does, or several do.
         """
         start = prefix.rsplit("-", 1)[-1]
-        found = [("run", key) for key in self.runs() if key.startswith(start)] + [("job", key) for key in self.jobs() if key.startswith(start)]
+        found = [("run", key) for key in self.runs() if key.startswith(start)] + [
+            ("job", key) for key in self.jobs() if key.startswith(start)
+        ]
         if len(found) != 1 or not start:
             some = ", ".join(f"{kind} {key}" for kind, key in found[:5])
-            raise NotFoundError(f"{prefix!r} is the start of {len(found)} keys{': ' + some if some else ''}; give one of those that `star-exp status` prints.")
+            raise NotFoundError(
+                f"{prefix!r} is the start of {len(found)} keys{': ' + some if some else ''}; "
+                "give one of those that `star-exp status` prints."
+            )
         return found[0]
 
     @contextmanager
@@ -204,4 +245,6 @@ def _configure(connection: Any, record: Any) -> None:
 
 
 def _remember(connection: Connection, job: str, attempt: int, before: str | None, after: str, reason: str) -> None:
-    connection.execute(insert(history).values(time=time.time(), job=job, attempt=attempt, before=before, after=after, reason=reason))
+    connection.execute(
+        insert(history).values(time=time.time(), job=job, attempt=attempt, before=before, after=after, reason=reason)
+    )

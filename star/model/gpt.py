@@ -25,7 +25,7 @@ class Cache(Protocol):
 
 
 def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
-    """cos and sin of the 2-D rotary embedding: (T, head_dim / 2, 2); row 0 is the condition's.
+    """Factors of the 2-D rotary embedding, (2, T, head_dim), for `rotate`; row 0 of each is the condition's.
 
     The first half of a head's pairs turns with the row, the second with the column. The condition's entry is zero, not
     (cos 0, sin 0) = (1, 0): its query and key vanish. LlamaGen's checkpoints depend on it.
@@ -36,15 +36,17 @@ def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
     rows = angles[:, None].expand(grid, grid, quarter)
     columns = angles[None, :].expand(grid, grid, quarter)
     pairs = torch.cat([rows, columns], dim=-1).reshape(grid * grid, 2 * quarter)
-    table = torch.stack([pairs.cos(), pairs.sin()], dim=-1)
-    return torch.cat([torch.zeros(1, 2 * quarter, 2), table])[: grid * grid]
+    cos = pairs.cos().repeat_interleave(2, dim=-1)
+    sin = torch.stack([-pairs.sin(), pairs.sin()], dim=-1).flatten(-2)
+    table = torch.stack([cos, sin])  # (2, T, d)
+    return torch.cat([torch.zeros(2, 1, head_dim), table], dim=1)[:, : grid * grid]
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """x (B, H, t, d) turned by rope (t, d / 2, 2); a pair is two adjacent channels. Computed in rope's precision."""
-    even, odd = x.to(rope.dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rope.unbind(-1)
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
+    """x (..., t, d) turned by rope (2, t, d); a pair is two adjacent channels. Computed in rope's precision."""
+    wide = x.to(rope.dtype)
+    swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(wide * rope[0], swapped, rope[1]).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -73,8 +75,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor, attend: Tensor | None, cache: Cache | None = None) -> Tensor:
         heads = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
-        query, key, value = heads.unbind(0)
-        query, key = rotate(query, rope), rotate(key, rope)
+        (query, key), value = rotate(heads[:2], rope).unbind(0), heads[2]
         if cache is not None:
             key, value = cache.append(key, value)
         causal = attend is None and query.shape[2] > 1

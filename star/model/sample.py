@@ -38,11 +38,13 @@ class Decoder:
         spec, weight = model.spec, model.output.weight
         self.model = model
         self.position = 0
-        self.caches = [KVCache(batch, spec.n_head, model.grid**2, spec.dim // spec.n_head, weight) for _ in model.layers]
+        self.caches = [
+            KVCache(batch, spec.n_head, model.grid**2, spec.dim // spec.n_head, weight) for _ in model.layers
+        ]
 
     def logits(self, embedded: Tensor) -> Tensor:
         """Logits (B, V) after the next input, given as its embedding (B, 1, D)."""
-        rope = self.model.rope[self.position : self.position + 1]
+        rope = self.model.rope[:, self.position : self.position + 1]
         for block, cache in zip(self.model.layers, self.caches, strict=True):
             embedded = block(embedded, rope, None, cache)
         self.position += 1
@@ -93,7 +95,9 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """The code (B,) at which the cumulative probability passes `uniform` (B,)."""
     cumulative = F.softmax(logits.double(), dim=-1).cumsum(-1)
     # scaled by the total, which rounding leaves a hair off 1; `right` so that codes of probability 0 are never drawn
-    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp(
+        max=logits.shape[-1] - 1
+    )
 
 
 def noise_for(seed: int, first: int, count: int, length: int) -> Tensor:

@@ -6,6 +6,7 @@ and so is the same entry.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable
@@ -90,7 +91,11 @@ class Courier:
         """The tracker's run, made when it has none; one that the tracker has lost is delivered from the start."""
         found = tracker.find(run.key)
         experiment = self.plan.experiment
-        tags = {f"star.experiment.{experiment.name}": run.label, "star.profile": experiment.profile, **{f"star.key.{stage}": key for stage, key in run.stages.items()}}
+        tags = {
+            f"star.experiment.{experiment.name}": run.label,
+            "star.profile": experiment.profile,
+            **{f"star.key.{stage}": key for stage, key in run.stages.items()},
+        }
         if found is None:
             tracking_id = tracker.create(run.key, run.name, run.spec.model_dump(mode="json"), tags)
         else:
@@ -101,13 +106,18 @@ class Courier:
         self._opened[run.key] = tracking_id
         return tracking_id
 
-    def _deliver_job(self, tracker: Tracker, tracking_id: str, run: PlannedRun, stage: str, key: str, offset: int) -> bool:
+    def _deliver_job(
+        self, tracker: Tracker, tracking_id: str, run: PlannedRun, stage: str, key: str, offset: int
+    ) -> bool:
         """Carry one job's news; returns whether all of it is there now."""
         folder = self.home.job(stage, key)
         result = read_json(folder.result)  # before the metrics: what is written later is carried next time
         entries, end = [], offset
-        for end, line in read_metrics(folder.metrics, offset):
-            entries.append((line["time"], line["step"], {f"{stage}/{name}": value for name, value in line["metrics"].items()}))
+        for position, line in read_metrics(folder.metrics, offset):
+            entries.append(
+                (line["time"], line["step"], {f"{stage}/{name}": value for name, value in line["metrics"].items()})
+            )
+            end = position
             if len(entries) >= LINES:
                 break
         tracker.log(tracking_id, entries)
@@ -118,11 +128,16 @@ class Courier:
             self.ledger.set_tracked(run.key, key, end, caught_up)
         return caught_up
 
-    def _deliver_result(self, tracker: Tracker, tracking_id: str, folder: JobDir, stage: str, result: dict[str, object]) -> None:
+    def _deliver_result(
+        self, tracker: Tracker, tracking_id: str, folder: JobDir, stage: str, result: dict[str, object]
+    ) -> None:
         metrics, provenance = result["metrics"], result["provenance"]
         assert isinstance(metrics, dict) and isinstance(provenance, dict)
         values = {f"{stage}/{name}": value for name, value in metrics.items()}
-        tracker.log(tracking_id, [(float(str(result["finished"])), 0, values | {f"{stage}/seconds": float(str(result["seconds"]))})])
-        tracker.tag(tracking_id, {f"star.provenance.{stage}": " ".join(f"{name}={value}" for name, value in provenance.items())})
+        tracker.log(
+            tracking_id,
+            [(float(str(result["finished"])), 0, values | {f"{stage}/seconds": float(str(result["seconds"]))})],
+        )
+        tracker.tag(tracking_id, {f"star.provenance.{stage}": json.dumps(provenance)})
         for picture in sorted(folder.out.glob("*.png")):
             tracker.add_file(tracking_id, picture, stage)

@@ -17,6 +17,10 @@ FLOPS_PER_SECOND = 2e10
 """One CPU core, where neither the ledger nor `resources.tflops` knows better."""
 
 
+STARTUP = 3.0
+"""Seconds until a worker has imported torch."""
+
+
 def parameters(spec: RunSpec) -> int:
     """Of the transformer."""
     model, codes = spec.model, spec.tokenizer.codebook_size
@@ -40,7 +44,12 @@ def vq_flops(spec: TokenizerSpec, image_size: int, image_channels: int) -> tuple
 
     encode = _conv(image_channels, spec.channels, image_size) + middle + _conv(top, spec.z_channels, side)
     encode += 2.0 * side**2 * (spec.z_channels * spec.codebook_dim + spec.codebook_dim * spec.codebook_size)
-    decode = 2.0 * side**2 * spec.z_channels * spec.codebook_dim + _conv(spec.z_channels, top, side) + middle + _conv(widths[0], image_channels, image_size)
+    decode = (
+        2.0 * side**2 * spec.z_channels * spec.codebook_dim
+        + _conv(spec.z_channels, top, side)
+        + middle
+        + _conv(widths[0], image_channels, image_size)
+    )
     for level, (inputs, outputs) in enumerate(pairwise([spec.channels, *widths])):
         encode += _level(inputs, outputs, sides[level], spec.res_blocks, level == len(widths) - 1)
         encode += _conv(outputs, outputs, sides[level + 1]) if level < len(widths) - 1 else 0
@@ -60,7 +69,11 @@ def _attention(channels: int, side: int) -> float:
 
 
 def _level(inputs: int, outputs: int, side: int, blocks: int, attention: bool) -> float:
-    first = _conv(inputs, outputs, side) + _conv(outputs, outputs, side) + (_conv(inputs, outputs, side, kernel=1) if inputs != outputs else 0)
+    first = (
+        _conv(inputs, outputs, side)
+        + _conv(outputs, outputs, side)
+        + (_conv(inputs, outputs, side, kernel=1) if inputs != outputs else 0)
+    )
     rest = (blocks - 1) * 2 * _conv(outputs, outputs, side)
     return first + rest + (blocks * _attention(outputs, side) if attention else 0)
 
@@ -71,7 +84,9 @@ def train_flops(spec: RunSpec) -> float:
     student_views = min(selfguided.student_views, selfguided.num_views)
     per_image = 3 * forward_flops(spec) * student_views
     if selfguided.teacher:
-        per_image += forward_flops(spec, head=False) * (selfguided.num_views if selfguided.contrastive else student_views)
+        per_image += forward_flops(spec, head=False) * (
+            selfguided.num_views if selfguided.contrastive else student_views
+        )
     if selfguided.contrastive:
         widths = [spec.model.dim, *[selfguided.projector_hidden] * (selfguided.projector_layers - 1), spec.model.dim]
         per_image += 6 * sum(a * b for a, b in pairwise(widths)) * selfguided.num_positions * student_views
@@ -90,10 +105,22 @@ def stage_flops(stage: str, spec: RunSpec) -> float:
         passes = 2 if spec.generate.cfg_scale > 1 else 1
         return spec.generate.num_images * (passes * forward_flops(spec) + decode)
     probe = (spec.data.train_images + spec.data.test_images) * forward_flops(spec, spec.probe_layer, head=False)
-    heads = 6.0 * spec.probe.epochs * spec.data.train_images * len(spec.probe.base_lrs) * spec.probe.positions * spec.model.dim * spec.data.num_classes
+    heads = (
+        6.0
+        * spec.probe.epochs
+        * spec.data.train_images
+        * len(spec.probe.base_lrs)
+        * spec.probe.positions
+        * spec.model.dim
+        * spec.data.num_classes
+    )
     costs = {
-        "dataset": 0.0, "encode": views * encode, "train": train_flops(spec), "reference": spec.score.num_reference * extract,
-        "score": spec.generate.num_images * extract, "probe": probe + heads,
+        "dataset": 0.0,
+        "encode": views * encode,
+        "train": train_flops(spec),
+        "reference": spec.score.num_reference * extract,
+        "score": spec.generate.num_images * extract,
+        "probe": probe + heads,
     }
     return costs[stage]
 
@@ -111,6 +138,7 @@ def stage_bytes(stage: str, spec: RunSpec) -> float:
 
 
 def stage_seconds(stage: str, spec: RunSpec, speeds: dict[str, float]) -> float:
-    """Expected duration, from the speed at which this ledger's jobs of the stage ran, else `resources.tflops`."""
-    speed = speeds.get(stage) or (spec.resources.tflops * 1e12 if spec.resources.tflops else FLOPS_PER_SECOND * spec.resources.threads.get(stage, 1))  # type: ignore[call-overload]
-    return 3.0 + stage_flops(stage, spec) / float(speed)
+    """Expected duration at `resources.tflops`, else at the speed of this ledger's own jobs of the stage, else at a CPU core's."""
+    default = FLOPS_PER_SECOND * spec.resources.threads_of(stage)
+    speed = spec.resources.tflops * 1e12 if spec.resources.tflops else speeds.get(stage, default)
+    return STARTUP + stage_flops(stage, spec) / speed

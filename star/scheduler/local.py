@@ -25,7 +25,13 @@ class LocalExecutor:
     def submit(self, job: JobDir) -> Handle:
         """Start the worker; what it prints is appended to the job's log."""
         with job.log.open("ab") as log:
-            child = subprocess.Popen([sys.executable, "-m", "star.worker", str(job.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            child = subprocess.Popen(
+                [sys.executable, "-m", "star.worker", str(job.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         self._children[child.pid] = child
         return {"pid": child.pid, "started": _started(child.pid)}
 

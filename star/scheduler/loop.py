@@ -100,7 +100,9 @@ class Scheduler:
         states = self.ledger.jobs(jobs)
         used = sum(jobs[key].threads for key, job in states.items() if job.state == RUNNING)
         for key, job in states.items():
-            ready = job.state == QUEUED and all(self._done(before, jobs, states) for before in jobs[key].inputs.values())
+            ready = job.state == QUEUED and all(
+                self._done(before, jobs, states) for before in jobs[key].inputs.values()
+            )
             if ready and (used == 0 or used + jobs[key].threads <= self.slots):
                 used += jobs[key].threads
                 self._start(jobs[key], job)
@@ -123,13 +125,24 @@ class Scheduler:
             return  # another scheduler was first
         folder = self.home.job(planned.stage, planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.job, {
-            "stage": planned.stage, "key": planned.key, "label": planned.label, "spec": planned.spec.model_dump(mode="json"), "threads": planned.threads,
-            "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()}, "data_home": str(self.home.data), "code": self.code,
-        })
+        write_json(
+            folder.job,
+            {
+                "stage": planned.stage,
+                "key": planned.key,
+                "label": planned.label,
+                "spec": planned.spec.model_dump(mode="json"),
+                "threads": planned.threads,
+                "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
+                "data_home": str(self.home.data),
+                "code": self.code,
+            },
+        )
         handle = {**self.executor.submit(folder), "scheduler": self.me}
         self.ledger.set_handle(job.key, job.attempt + 1, handle)
-        self.say(f"{'resumed' if planned.action == 'resume' or job.attempt else 'started'}  {planned.stage} {planned.key}  {planned.label}")
+        self.say(
+            f"{'resumed' if planned.action == 'resume' or job.attempt else 'started'}  {planned.stage} {planned.key}  {planned.label}"
+        )
 
     def _look(self, job: Job) -> None:
         if job.handle is None and job.started and time.time() - job.started < GRACE:
@@ -143,9 +156,13 @@ class Scheduler:
         result = read_json(folder.result)
         if result is not None:
             if self.ledger.move(job, DONE, "finished"):
-                self.say(f"done     {job.stage} {job.key}  {job.label}  {result['seconds']:.0f} s{_numbers(result['metrics'])}")
+                self.say(
+                    f"done     {job.stage} {job.key}  {job.label}  {result['seconds']:.0f} s{_numbers(result['metrics'])}"
+                )
         elif ended.code == BUSY:
-            self.ledger.set_handle(job.key, job.attempt, None)  # an older worker still holds the lock: wait for that one
+            self.ledger.set_handle(
+                job.key, job.attempt, None
+            )  # an older worker still holds the lock: wait for that one
         elif ended.code == PREEMPTED:
             self.ledger.move(job, QUEUED, "stopped on request, state saved")
         elif ended.code in (USER_ERROR, WORKER_FAILED):
@@ -155,7 +172,13 @@ class Scheduler:
             self._died(job, ended)
 
     def _died(self, job: Job, ended: Exit) -> None:
-        how = f"signal {-ended.code}" if ended.code is not None and ended.code < 0 else f"exit code {ended.code}" if ended.code is not None else "while no scheduler watched"
+        how = (
+            f"signal {-ended.code}"
+            if ended.code is not None and ended.code < 0
+            else f"exit code {ended.code}"
+            if ended.code is not None
+            else "while no scheduler watched"
+        )
         deaths = 1
         for entry in reversed(self.ledger.history(job.key)):
             if entry.reason == AGAIN:
@@ -165,7 +188,11 @@ class Scheduler:
             if self.ledger.move(job, QUEUED, f"worker died ({how})"):
                 self.say(f"died     {job.stage} {job.key}  {job.label}  ({how}); queued again")
         else:
-            self._fail(job, "WorkerDied", f"{deaths} workers died, the last by {how}; see {self.home.job(job.stage, job.key).log}")
+            self._fail(
+                job,
+                "WorkerDied",
+                f"{deaths} workers died, the last by {how}; see {self.home.job(job.stage, job.key).log}",
+            )
 
     def _fail(self, job: Job, kind: str, message: str) -> None:
         if self.ledger.move(job, FAILED, f"{kind}: {message}", error_class=kind, error=message):
@@ -195,7 +222,7 @@ class Scheduler:
         if owner is None:
             return False
         try:
-            return owner == self.me or psutil.Process(owner["pid"]).create_time() != owner["started"]
+            return bool(owner == self.me or psutil.Process(owner["pid"]).create_time() != owner["started"])
         except psutil.NoSuchProcess:
             return True
 

@@ -51,7 +51,7 @@ class PlannedJob:
     @property
     def threads(self) -> int:
         """CPU slots it takes."""
-        return self.spec.resources.threads.get(self.stage, 1)  # type: ignore[call-overload, no-any-return]
+        return self.spec.resources.threads_of(self.stage)
 
     @property
     def label(self) -> str:
@@ -77,7 +77,8 @@ class Plan:
 
     def seconds(self, speeds: dict[str, float], slots: int) -> float:
         """Expected wall time: the larger of all work over all slots and the longest chain of jobs."""
-        work, chain = 0.0, {}
+        work = 0.0
+        chain: dict[str, float] = {}
         for job in self.jobs.values():
             own = stage_seconds(job.stage, job.spec, speeds) if job in self.to_do else 0.0
             work += own * min(job.threads, slots)
@@ -95,7 +96,9 @@ class Plan:
 
 def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan:
     """What `experiment` needs that this home does not hold yet."""
-    runs, jobs, missing = [], {}, []
+    runs: list[PlannedRun] = []
+    jobs: dict[str, PlannedJob] = {}
+    missing: list[str] = []
     fingerprints: dict[str, str] = {}
     for variant in experiment.variants:
         for spec in variant.runs:
@@ -147,7 +150,9 @@ def _sources(spec: RunSpec, home: Home, cache: dict[str, str], missing: list[str
         if str(path) not in cache:
             cache[str(path)] = _sha256(path) if path.is_file() else "absent"
             if cache[str(path)] == "absent":
-                missing.append(f"tokenizer.weights: {path} is not there; put LlamaGen's file there or give its path with --set tokenizer.weights=PATH.")
+                missing.append(
+                    f"tokenizer.weights: {path} is not there; put LlamaGen's file there or give its path with --set tokenizer.weights=PATH."
+                )
         found["weights"] = cache[str(path)]
     return found
 

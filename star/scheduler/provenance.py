@@ -13,7 +13,9 @@ def code_version() -> str:
     folder = Path(star.__file__).parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")

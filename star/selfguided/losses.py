@@ -27,7 +27,9 @@ def mim_loss(student: Tensor, teacher: Tensor, distance: str = "cosine", hidden:
     return (each if hidden is None else each[hidden]).sum()
 
 
-def inter_step_loss(queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool = True, form: str = "infonce") -> Tensor:
+def inter_step_loss(
+    queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool = True, form: str = "infonce"
+) -> Tensor:
     """Eq. 6: anchor (b, m, i) against the teacher at (v, m, j), over all i != j; summed over anchors and pairs.
 
     Args:
@@ -41,7 +43,9 @@ def inter_step_loss(queries: Tensor, keys: Tensor, first: int, temperature: floa
     return _against_batch(similarity[:, :, other], first, form).sum()
 
 
-def inter_view_loss(queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool = True, form: str = "infonce") -> Tensor:
+def inter_view_loss(
+    queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool = True, form: str = "infonce"
+) -> Tensor:
     """Eq. 7: anchor (b, m, k) against the teacher at (v, n, k), over all m != n; arguments as in `inter_step_loss`."""
     queries, keys = _sides(queries, keys, normalize)
     similarity = torch.einsum("bmkd,vnkd->bmnkv", queries, keys) / temperature

@@ -43,7 +43,15 @@ class Targets:
     """(B, M, K, D) features for the contrastive losses."""
 
 
-def draw_batch(codes: Tensor, labels: Tensor, spec: SelfGuidedSpec, null_label: int, drop_prob: float, drop_per: str, generator: torch.Generator) -> Batch:
+def draw_batch(
+    codes: Tensor,
+    labels: Tensor,
+    spec: SelfGuidedSpec,
+    null_label: int,
+    drop_prob: float,
+    drop_per: str,
+    generator: torch.Generator,
+) -> Batch:
     """The random choices of one step: dropped labels, hidden positions, contrasted positions.
 
     Args:
@@ -99,7 +107,9 @@ class Objective(nn.Module):
         spec, (count, views, length) = self.spec, batch.codes.shape
         if not spec.contrastive:  # the MIM loss reads the student's views only
             views = min(spec.student_views, views)
-        features = self.teacher.copy.features(batch.codes[:, :views].flatten(0, 1), batch.labels[:, :views].flatten(), tap=self.tap)
+        features = self.teacher.copy.features(
+            batch.codes[:, :views].flatten(0, 1), batch.labels[:, :views].flatten(), tap=self.tap
+        )
         final = keys = None
         if spec.mim:
             tapped = features.final if spec.mim_tap == "post_norm" else features.pre_norm
@@ -129,10 +139,15 @@ class Objective(nn.Module):
 
         logits = self.student.output(features.final)
         # Eq. 2, on the masked pass
-        parts = {"ar_loss": F.cross_entropy(wide(logits.flatten(0, 1)), sequences.flatten(), reduction="sum") / (total * views * length)}
+        parts = {
+            "ar_loss": F.cross_entropy(wide(logits.flatten(0, 1)), sequences.flatten(), reduction="sum")
+            / (total * views * length)
+        }
         loss = parts["ar_loss"]
         if targets.final is not None:
-            parts["mim_loss"] = self._mim(features.final if spec.mim_tap == "post_norm" else features.pre_norm, targets.final[rows], hidden, total)
+            parts["mim_loss"] = self._mim(
+                features.final if spec.mim_tap == "post_norm" else features.pre_norm, targets.final[rows], hidden, total
+            )
             loss = loss + spec.mim_weight * parts["mim_loss"]
         if targets.keys is not None:
             assert features.tapped is not None and self.projector is not None
@@ -140,14 +155,18 @@ class Objective(nn.Module):
             queries = self.projector(features.tapped.view(count, views, length, -1)[:, :, batch.positions])
             parts |= self._contrastive(queries, targets.keys, first, total)
             factor = 0.5 if spec.inter_step and spec.inter_view else spec.lone_factor
-            loss = loss + spec.contrastive_weight * factor * sum(parts[name] for name in ("inter_step_loss", "inter_view_loss") if name in parts)
+            loss = loss + spec.contrastive_weight * factor * sum(
+                parts[name] for name in ("inter_step_loss", "inter_view_loss") if name in parts
+            )
         return {"loss": loss, **parts}
 
     def _mim(self, student: Tensor, teacher: Tensor, hidden: Tensor | None, total: int) -> Tensor:
         spec, (_, views, length, _) = self.spec, teacher.shape
         masked_only = spec.mim_positions == "masked"
         each = hidden_count(spec.mask_ratio, length) if masked_only else length
-        return mim_loss(student.view_as(teacher), teacher, spec.mim_distance, hidden if masked_only else None) / (total * views * each)
+        return mim_loss(student.view_as(teacher), teacher, spec.mim_distance, hidden if masked_only else None) / (
+            total * views * each
+        )
 
     def _contrastive(self, queries: Tensor, keys: Tensor, first: int, total: int) -> dict[str, Tensor]:
         spec, views, (_, all_views, positions, _) = self.spec, queries.shape[1], keys.shape
@@ -155,7 +174,11 @@ class Objective(nn.Module):
         mean = spec.reduction == "mean"
         parts = {}
         if spec.inter_step:
-            parts["inter_step_loss"] = inter_step_loss(*arguments) / (total * (views * positions * (positions - 1) if mean else 1))
+            parts["inter_step_loss"] = inter_step_loss(*arguments) / (
+                total * (views * positions * (positions - 1) if mean else 1)
+            )
         if spec.inter_view:
-            parts["inter_view_loss"] = inter_view_loss(*arguments) / (total * (views * (all_views - 1) * positions if mean else 1))
+            parts["inter_view_loss"] = inter_view_loss(*arguments) / (
+                total * (views * (all_views - 1) * positions if mean else 1)
+            )
         return parts

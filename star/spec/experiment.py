@@ -40,7 +40,9 @@ class TableSpec(Section):
 
     caption: str
     published: str | None = Field(None, description="the published table to compare with, such as table4")
-    match: dict[str, str] = Field(default_factory=dict, description="published column -> spec path: a row's published row agrees in all of them")
+    match: dict[str, str] = Field(
+        default_factory=dict, description="published column -> spec path: a row's published row agrees in all of them"
+    )
     columns: list[Column] = Field(min_length=1)
     note: str | None = None
 
@@ -52,7 +54,9 @@ class Row(Section):
     use: list[str] = Field(default_factory=list, description="presets of the profile, applied in order")
     spec: dict[str, Any] = Field(default_factory=dict, description="a partial spec")
     cells: dict[str, str | int | float] = Field(default_factory=dict, description="texts for columns")
-    published: dict[str, str | int | float | bool] = Field(default_factory=dict, description="what picks its published row")
+    published: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="what picks its published row"
+    )
 
 
 class ExperimentSpec(Section):
@@ -63,7 +67,9 @@ class ExperimentSpec(Section):
     profile: str = Field("fashion", description="the profile to run at unless --profile says otherwise")
     use: list[str] = Field(default_factory=list, description="presets of the profile for every row")
     base: dict[str, Any] = Field(default_factory=dict, description="a partial spec over the profile's")
-    axes: dict[str, list[Any]] = Field(default_factory=dict, description="dotted path -> values; rows are their product")
+    axes: dict[str, list[Any]] = Field(
+        default_factory=dict, description="dotted path -> values; rows are their product"
+    )
     rows: list[Row] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
     targets: list[Target] = Field(["score", "probe"], min_length=1, description="the stages to reach")

@@ -79,7 +79,9 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
             where = ".".join(steps[:size])
             if not legal:
                 raise SpecError(f"{path}: {where} is a single value and has no field {step!r}")
-            raise SpecError(f"{path}: {where or 'a run'} has no field {step!r}{meant(step, legal)}; legal: {', '.join(legal)}")
+            raise SpecError(
+                f"{path}: {where or 'a run'} has no field {step!r}{meant(step, legal)}; legal: {', '.join(legal)}"
+            )
     return _at(schema, tuple(steps))
 
 
@@ -88,7 +90,12 @@ def _known_part(schema: dict[str, Any], loc: Loc, keep_last: bool) -> Loc:
     for size, step in enumerate(loc):
         here = _at(schema, loc[:size])
         last_unknown = keep_last and size == len(loc) - 1
-        if not (last_unknown or step in here.get("properties", {}) or "additionalProperties" in here or (isinstance(step, int) and "items" in here)):
+        if not (
+            last_unknown
+            or step in here.get("properties", {})
+            or "additionalProperties" in here
+            or (isinstance(step, int) and "items" in here)
+        ):
             return loc[:size]
     return loc
 
@@ -110,7 +117,8 @@ def _at(schema: dict[str, Any], loc: Loc) -> dict[str, Any]:
 
 def _resolved(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in part:
-        return schema["$defs"][part["$ref"].rsplit("/", 1)[1]]
+        found: dict[str, Any] = schema["$defs"][part["$ref"].rsplit("/", 1)[1]]
+        return found
     return part
 
 
@@ -133,7 +141,13 @@ def legal_values(part: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _range(part: dict[str, Any]) -> str:
-    low = f" from {part['minimum']:g}" if "minimum" in part else f" above {part['exclusiveMinimum']:g}" if "exclusiveMinimum" in part else ""
+    low = (
+        f" from {part['minimum']:g}"
+        if "minimum" in part
+        else f" above {part['exclusiveMinimum']:g}"
+        if "exclusiveMinimum" in part
+        else ""
+    )
     if "maximum" in part:
         return f"{low} to {part['maximum']:g}"
     if "exclusiveMaximum" in part:

@@ -29,12 +29,25 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("dataset", 1, ("data",), source="data"),
-        Stage("tokenizer", 1, ("tokenizer",), ("dataset",), source="weights", results=("mse", "psnr", "codebook_usage", "codebook_perplexity")),
+        Stage(
+            "tokenizer",
+            1,
+            ("tokenizer",),
+            ("dataset",),
+            source="weights",
+            results=("mse", "psnr", "codebook_usage", "codebook_perplexity"),
+        ),
         Stage("encode", 1, (), ("dataset", "tokenizer")),
         Stage("train", 1, ("model", "selfguided", "optim", "seed"), ("encode",), results=("val_nll",)),
         Stage("reference", 1, ("score",), ("dataset",)),
         Stage("generate", 1, ("generate", "seed"), ("train", "tokenizer")),
-        Stage("score", 1, ("score",), ("generate", "reference"), results=tuple(f"{{extractor}}/{name}" for name in _SCORES)),
+        Stage(
+            "score",
+            1,
+            ("score",),
+            ("generate", "reference"),
+            results=tuple(f"{{extractor}}/{name}" for name in _SCORES),
+        ),
         Stage("probe", 1, ("probe", "seed"), ("train", "encode"), results=("accuracy",)),
     )
 }

@@ -30,10 +30,14 @@ def digest(value: Any) -> str:
 
 def stage_content(stage: Stage, spec: RunSpec, sources: Mapping[str, str], inputs: Mapping[str, str]) -> dict[str, Any]:
     """Everything a stage's key is made of, readable."""
-    sections = {name: spec.seed if name == "seed" else getattr(spec, name).identity() for name in stage.sections}
-    for section, field, layer in (("selfguided", "contrastive_layer", spec.contrastive_layer), ("probe", "layer", spec.probe_layer)):
-        if field in sections.get(section, {}):
-            sections[section][field] = layer  # "1/2" of 12 layers and 6 are the same layer
+    sections: dict[str, Any] = {
+        name: spec.seed if name == "seed" else getattr(spec, name).identity() for name in stage.sections
+    }
+    # "1/2" of 12 layers and 6 are the same layer
+    if "contrastive_layer" in sections.get("selfguided", {}):
+        sections["selfguided"]["contrastive_layer"] = spec.contrastive_layer
+    if "probe" in sections:
+        sections["probe"]["layer"] = spec.probe_layer
     return {
         "schema": SCHEMA,
         "stage": stage.name,

@@ -20,7 +20,9 @@ from star.spec.run import RunSpec
 from star.spec.yamldoc import Doc, Mark, nested, overlay, parse, read
 
 
-def load(path: Path, profile: str | None = None, sets: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Experiment:
+def load(
+    path: Path, profile: str | None = None, sets: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> Experiment:
     """The experiment in `path`, resolved.
 
     Args:
@@ -65,7 +67,9 @@ class _Presets:
         """The partial spec called `name`; `mark` is where it was asked for."""
         if name not in self.spec.presets:
             legal = sorted(self.spec.presets)
-            raise SpecError(f"{mark}: {name!r} is no preset of {self.file}{meant(name, legal)}; it has: {', '.join(legal) or 'none'}.")
+            raise SpecError(
+                f"{mark}: {name!r} is no preset of {self.file}{meant(name, legal)}; it has: {', '.join(legal) or 'none'}."
+            )
         return self.doc.at("presets", name)
 
 
@@ -74,7 +78,9 @@ def _read_profile(experiment: Path, name: str, mark: Mark | None) -> tuple[Profi
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
         legal = sorted(p.stem for p in folder.glob("*.yaml"))
-        raise SpecError(f"{mark or '--profile'}: {name!r} is no profile{meant(name, legal)}; {folder} has: {', '.join(legal) or 'none'}.")
+        raise SpecError(
+            f"{mark or '--profile'}: {name!r} is no profile{meant(name, legal)}; {folder} has: {', '.join(legal) or 'none'}."
+        )
     doc = read(path)
     return validated(ProfileSpec, doc, str(path)), doc, str(path)
 
@@ -104,7 +110,9 @@ def _axis_rows(spec: ExperimentSpec, doc: Doc, path: Path) -> list[tuple[Row, Do
         texts = [canonical(value) for value in values]
         for i, text in enumerate(texts):
             if text in texts[:i]:
-                raise SpecError(f"{doc.mark(('axes', axis, i))}: axes.{axis}: the value {values[i]!r} stands twice; keep one.")
+                raise SpecError(
+                    f"{doc.mark(('axes', axis, i))}: axes.{axis}: the value {values[i]!r} stands twice; keep one."
+                )
     rows = []
     for indices in itertools.product(*(range(len(values)) for values in spec.axes.values())):
         patch, label = Doc({}), []
@@ -128,7 +136,9 @@ def _parse_set(text: str, rows: list[tuple[Row, Doc]]) -> Doc:
     steps = tuple(path.split("."))
     for row, patch in rows:
         if steps in patch.marks:
-            raise SpecError(f"{mark}: {path} is what the rows vary ({row.label!r} sets it at {patch.marks[steps]}); change it there.")
+            raise SpecError(
+                f"{mark}: {path} is what the rows vary ({row.label!r} sets it at {patch.marks[steps]}); change it there."
+            )
     parsed = parse(value, str(mark)).value if value.strip() else None
     return nested(steps, parsed, mark)
 
@@ -137,7 +147,9 @@ def _resolve(base: Doc, row: Row, patch: Doc, seeds: list[int], name: str) -> Va
     whole = overlay(base, patch)
     first = validated(RunSpec, whole, name)
     if "seed" in whole.value:
-        raise SpecError(f"{whole.mark(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds.")
+        raise SpecError(
+            f"{whole.mark(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds."
+        )
     return Variant(row.label, row, tuple(first.model_copy(update={"seed": seed}) for seed in seeds))
 
 
@@ -145,12 +157,17 @@ def _check_distinct(spec: ExperimentSpec, variants: tuple[Variant, ...], doc: Do
     keys = [run_key(stage_keys(variant.runs[0], {})) for variant in variants]
     for axis, values in spec.axes.items():
         if len(values) > 1 and _changes_nothing(list(spec.axes), axis, [len(v) for v in spec.axes.values()], keys):
-            raise SpecError(f"{doc.mark(('axes', axis))}: axes.{axis}: changes nothing: its {len(values)} values {values!r} give the same runs; "
-                            "the part it sets is switched off, or lies outside what a run is made of.")
+            raise SpecError(
+                f"{doc.mark(('axes', axis))}: axes.{axis}: changes nothing: its {len(values)} values {values!r} give the same runs; "
+                "the part it sets is switched off, or lies outside what a run is made of."
+            )
     for i, key in enumerate(keys):
         if key in keys[:i]:
             path = ("rows", i) if spec.rows else ("axes",)
-            raise SpecError(f"{doc.mark(path) or name}: rows: {variants[i].label!r} is the same run as {variants[keys.index(key)].label!r}; remove one, or change what differs.")
+            raise SpecError(
+                f"{doc.mark(path) or name}: rows: {variants[i].label!r} is the same run as "
+                f"{variants[keys.index(key)].label!r}; remove one, or change what differs."
+            )
 
 
 def _changes_nothing(axes: list[str], axis: str, sizes: list[int], keys: list[str]) -> bool:
@@ -169,10 +186,15 @@ def _check_table(spec: ExperimentSpec, doc: Doc, name: str) -> None:
     for i, column in enumerate(spec.table.columns):
         if column.metric is not None:
             if column.metric not in legal:
-                complain(("table", "columns", i, "metric"), f"{column.metric!r} is no result{meant(column.metric, legal)}; legal: {', '.join(legal)}")
+                complain(
+                    ("table", "columns", i, "metric"),
+                    f"{column.metric!r} is no result{meant(column.metric, legal)}; legal: {', '.join(legal)}",
+                )
             stage = column.metric.split("/")[0]
             if stage in ("score", "probe") and stage not in spec.targets:
-                complain(("table", "columns", i, "metric"), f"{column.metric!r} needs the stage {stage}; add it to targets")
+                complain(
+                    ("table", "columns", i, "metric"), f"{column.metric!r} needs the stage {stage}; add it to targets"
+                )
         if column.spec is not None:
             _check_path(column.spec, ("table", "columns", i, "spec"), complain)
     for published, path in spec.table.match.items():

@@ -40,12 +40,18 @@ class RunSpec(Section):
     def _fits_together(self) -> RunSpec:
         data, tokenizer = self.data, self.tokenizer
         if data.image_size % tokenizer.downsample:
-            raise FieldError("data.image_size", f"{data.image_size} is not a multiple of {tokenizer.downsample}, the downsampling of tokenizer.channel_mult")
+            raise FieldError(
+                "data.image_size",
+                f"{data.image_size} is not a multiple of {tokenizer.downsample}, the downsampling of tokenizer.channel_mult",
+            )
         if data.name == "image-folder" and data.path is None:
             raise FieldError("data.path", "an image-folder needs the path of the folder")
         if data.name == "fashion-mnist":
             self._fashion_mnist()
-        for path, layer in (("selfguided.contrastive_layer", self.selfguided.contrastive_layer), ("probe.layer", self.probe.layer)):
+        for path, layer in (
+            ("selfguided.contrastive_layer", self.selfguided.contrastive_layer),
+            ("probe.layer", self.probe.layer),
+        ):
             try:
                 resolve_layer(layer, self.model.n_layer)
             except ValueError as error:
@@ -58,9 +64,13 @@ class RunSpec(Section):
     def _fashion_mnist(self) -> None:
         data = self.data
         if data.train_images > 60_000:
-            raise FieldError("data.train_images", f"{data.train_images} is more than the 60000 training images of Fashion-MNIST")
+            raise FieldError(
+                "data.train_images", f"{data.train_images} is more than the 60000 training images of Fashion-MNIST"
+            )
         if data.test_images > 10_000:
-            raise FieldError("data.test_images", f"{data.test_images} is more than the 10000 test images of Fashion-MNIST")
+            raise FieldError(
+                "data.test_images", f"{data.test_images} is more than the 10000 test images of Fashion-MNIST"
+            )
         if data.num_classes != 10 or data.channels != 1:
             field = "channels" if data.num_classes == 10 else "num_classes"
             raise FieldError(f"data.{field}", "Fashion-MNIST has 10 classes and 1 channel")
@@ -68,19 +78,38 @@ class RunSpec(Section):
     def _counts(self) -> None:
         selfguided, length = self.selfguided, self.sequence_length
         if selfguided.contrastive and selfguided.num_positions > length:
-            raise FieldError("selfguided.num_positions", f"{selfguided.num_positions} is more than the {length} positions of a {self.grid} x {self.grid} grid")
+            raise FieldError(
+                "selfguided.num_positions",
+                f"{selfguided.num_positions} is more than the {length} positions of a {self.grid} x {self.grid} grid",
+            )
         if selfguided.mim_positions == "masked" and selfguided.mim and round(selfguided.mask_ratio * (length - 1)) == 0:
-            raise FieldError("selfguided.mask_ratio", f"{selfguided.mask_ratio} hides none of {length - 1} positions, but mim_positions is masked")
+            raise FieldError(
+                "selfguided.mask_ratio",
+                f"{selfguided.mask_ratio} hides none of {length - 1} positions, but mim_positions is masked",
+            )
         if self.probe.positions > length:
-            raise FieldError("probe.positions", f"{self.probe.positions} is more than the {length} positions of a {self.grid} x {self.grid} grid")
+            raise FieldError(
+                "probe.positions",
+                f"{self.probe.positions} is more than the {length} positions of a {self.grid} x {self.grid} grid",
+            )
         if self.optim.batch_size > self.data.train_images:
-            raise FieldError("optim.batch_size", f"{self.optim.batch_size} is more than data.train_images = {self.data.train_images}")
+            raise FieldError(
+                "optim.batch_size", f"{self.optim.batch_size} is more than data.train_images = {self.data.train_images}"
+            )
         if self.score.num_reference > self.data.train_images:
-            raise FieldError("score.num_reference", f"{self.score.num_reference} is more than data.train_images = {self.data.train_images}")
+            raise FieldError(
+                "score.num_reference",
+                f"{self.score.num_reference} is more than data.train_images = {self.data.train_images}",
+            )
         if selfguided.contrastive and self.optim.batch_size < 2:
-            raise FieldError("optim.batch_size", "the contrastive losses take their negatives from other images; give at least 2")
+            raise FieldError(
+                "optim.batch_size", "the contrastive losses take their negatives from other images; give at least 2"
+            )
         if self.generate.top_k > self.tokenizer.codebook_size:
-            raise FieldError("generate.top_k", f"{self.generate.top_k} is more than tokenizer.codebook_size = {self.tokenizer.codebook_size}")
+            raise FieldError(
+                "generate.top_k",
+                f"{self.generate.top_k} is more than tokenizer.codebook_size = {self.tokenizer.codebook_size}",
+            )
 
     @property
     def grid(self) -> int:

@@ -6,6 +6,7 @@ The scalars follow YAML 1.2's core schema: `1e-4` is a number, `on` and `no` are
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,22 @@ class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
-_SCALARS = {
+def _constructor(read_scalar: Callable[[str], Any]) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
+    return lambda loader, node: read_scalar(node.value)
+
+
+_SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "null": (r"~|null|Null|NULL|", lambda text: None),
     "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
     "int": (r"[-+]?[0-9]+", int),
-    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-              lambda text: float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".n", "n").replace(".N", "n"))),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        lambda text: float(re.sub(r"\.(inf|nan)", r"\1", text.lower())),
+    ),
 }
 for _name, (_pattern, _read) in _SCALARS.items():
     _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), None)
-    _CoreLoader.add_constructor(f"tag:yaml.org,2002:{_name}", lambda loader, node, read=_read: read(node.value))
+    _CoreLoader.add_constructor(f"tag:yaml.org,2002:{_name}", _constructor(_read))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,9 @@ def parse(text: str, name: str) -> Doc:
     return Doc(_build(loader, node, (), name, marks, ()), marks)
 
 
-def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path_, name: str, marks: dict[Path_, Mark], parents: tuple[int, ...]) -> Any:
+def _build(
+    loader: yaml.SafeLoader, node: yaml.Node, path: Path_, name: str, marks: dict[Path_, Mark], parents: tuple[int, ...]
+) -> Any:
     line = node.start_mark.line + 1
     marks[path] = Mark(name, line)
     if id(node) in parents:
@@ -123,7 +132,9 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path_, name: str, mar
     try:
         return loader.construct_object(node)
     except (yaml.YAMLError, ValueError):
-        raise SpecError(f"{name}:{line}: {_dotted(path) or 'the file'}: {node.value!r} with tag {node.tag!r} is no plain value.") from None
+        raise SpecError(
+            f"{name}:{line}: {_dotted(path) or 'the file'}: {node.value!r} with tag {node.tag!r} is no plain value."
+        ) from None
 
 
 def overlay(base: Doc, patch: Doc) -> Doc:

@@ -27,8 +27,12 @@ def load_vq(spec: TokenizerSpec, channels: int, path: Path) -> VQModel:
     model = VQModel(spec, channels)
     state.pop(BUFFER, None)
     expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(state)) or sorted(key for key, value in expected.items() if value.shape != state[key].shape)
+    wrong = sorted(set(expected) ^ set(state)) or sorted(
+        key for key, value in expected.items() if value.shape != state[key].shape
+    )
     if wrong:
-        raise DataError(f"{path}: does not fit the tokenizer section: {len(wrong)} keys or shapes differ, the first is {wrong[0]}.")
+        raise DataError(
+            f"{path}: does not fit the tokenizer section: {len(wrong)} keys or shapes differ, the first is {wrong[0]}."
+        )
     model.load_state_dict(state)
     return model.eval()

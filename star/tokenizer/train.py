@@ -26,8 +26,12 @@ def to_bytes(images: Tensor) -> Images:
 
 
 def train_vq(
-    spec: TokenizerSpec, channels: int, batch_at: Callable[[int], Images], device: torch.device,
-    record: Callable[[int, Mapping[str, float]], None], progress: Callable[[int, int], None],
+    spec: TokenizerSpec,
+    channels: int,
+    batch_at: Callable[[int], Images],
+    device: torch.device,
+    record: Callable[[int, Mapping[str, float]], None],
+    progress: Callable[[int, int], None],
 ) -> VQModel:
     """A trained model in evaluation mode.
 
@@ -62,7 +66,11 @@ def train_vq(
 def vq_rate(step: int, total: int) -> float:
     """Factor of the learning rate: 5% warm-up, then a cosine to zero."""
     warmup = max(1, total // 20)
-    return (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    return (
+        (step + 1) / warmup
+        if step < warmup
+        else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    )
 
 
 def vq_losses(spec: TokenizerSpec, model: VQModel, images: Tensor, quantized: Quantized) -> dict[str, Tensor]:

@@ -43,8 +43,15 @@ class Trainer:
     """
 
     def __init__(
-        self, spec: RunSpec, train: CodeStore, test: CodeStore, folder: Path, device: torch.device,
-        record: Record, progress: Callable[[int, int], None], stop: Callable[[], bool],
+        self,
+        spec: RunSpec,
+        train: CodeStore,
+        test: CodeStore,
+        folder: Path,
+        device: torch.device,
+        record: Record,
+        progress: Callable[[int, int], None],
+        stop: Callable[[], bool],
     ) -> None:
         # parts
         self.spec = spec
@@ -110,7 +117,15 @@ class Trainer:
         codes = torch.from_numpy(self.data.gather(images, views)).to(self.device)
         labels = torch.from_numpy(self.data.labels[images])
         generator = torch.Generator().manual_seed(_mix(spec.seed, 3, step))
-        batch = draw_batch(codes.cpu(), labels, spec.selfguided, spec.data.num_classes, spec.model.class_dropout_prob, spec.model.class_dropout_per, generator)
+        batch = draw_batch(
+            codes.cpu(),
+            labels,
+            spec.selfguided,
+            spec.data.num_classes,
+            spec.model.class_dropout_prob,
+            spec.model.class_dropout_per,
+            generator,
+        )
         hidden = None if batch.hidden is None else batch.hidden.to(self.device)
         return Batch(codes, batch.labels.to(self.device), hidden, batch.positions.to(self.device))
 
@@ -118,7 +133,7 @@ class Trainer:
     def validation_nll(self) -> float:
         """Nats per code on the test images' centre crops, with their labels, unmasked."""
         self.objective.eval()
-        size, total = self.spec.resources.eval_batch_size, 0.0
+        size, total = self.spec.resources.sample_batch_size, 0.0
         for first in range(0, len(self.test), size):
             codes = torch.from_numpy(self.test.center(first, first + size)).to(self.device)
             labels = torch.from_numpy(self.test.labels[first : first + size]).to(self.device)
@@ -142,7 +157,10 @@ class Trainer:
     def _record(self, metrics: Mapping[str, Tensor]) -> None:
         values = {name: value.item() for name, value in metrics.items()}
         if not np.isfinite(values["loss"]):
-            raise DivergedError(f"the loss is {values['loss']} after step {self.step} (gradient norm {values['grad_norm']:.3g}); lower optim.lr, or raise optim.warmup_steps.")
+            raise DivergedError(
+                f"the loss is {values['loss']} after step {self.step} (gradient norm {values['grad_norm']:.3g}); "
+                "lower optim.lr, or raise optim.warmup_steps."
+            )
         self.record(self.step, {**values, "lr": lr_at(self.step - 1, self.spec.total_steps, self.spec.optim)})
 
     def _autocast(self) -> torch.autocast:
@@ -151,4 +169,7 @@ class Trainer:
 
 def _mix(*parts: int) -> int:
     """One 63-bit seed of several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(2, np.uint32).astype(np.uint64) @ np.array([1, 2**31], dtype=np.uint64))
+    return int(
+        np.random.SeedSequence(parts).generate_state(2, np.uint32).astype(np.uint64)
+        @ np.array([1, 2**31], dtype=np.uint64)
+    )

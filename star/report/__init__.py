@@ -1,0 +1,1 @@
+"""Tables from tracked metrics, beside the published values. Nothing in them is typed in."""
