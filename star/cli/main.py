@@ -25,6 +25,9 @@ HOME = click.option(
     show_envvar=True,
     help="Folder of ledger, jobs, data and MLflow's database.",
 )
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for reports."
+)
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -56,6 +59,7 @@ def cli() -> None:
 
 @cli.command()
 @experiment_options
+@OUT
 @click.option("--slots", type=click.IntRange(1), help="CPU slots to fill; this machine's cores by default.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live view, also on a terminal.")
 def run(
@@ -64,13 +68,15 @@ def run(
     sets: tuple[str, ...],
     seeds: str | None,
     home: Path,
+    out: Path,
     slots: int | None,
     plain: bool,
 ) -> None:
     """Compute what FILE asks for and is not there yet; then write its table."""
     from star.cli.run import run_experiment
 
-    sys.exit(run_experiment(_experiment(file, profile, sets, seeds), home, slots, plain or not sys.stdout.isatty()))
+    experiment = _experiment(file, profile, sets, seeds)
+    sys.exit(run_experiment(experiment, home, out, slots, plain or not sys.stdout.isatty()))
 
 
 @cli.command()
@@ -85,9 +91,7 @@ def plan(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | No
 
 @cli.command()
 @experiment_options
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for the report."
-)
+@OUT
 def report(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, out: Path) -> None:
     """Write the table of FILE from tracked metrics: Markdown, LaTeX, CSV, and where each number came from."""
     from star.cli.run import write_report

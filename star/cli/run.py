@@ -19,10 +19,8 @@ from star.scheduler.plan import Plan, make_plan
 from star.spec.experiment import Experiment
 from star.tracking import Tracker
 
-REPORTS = Path("reports")
 
-
-def run_experiment(experiment: Experiment, path: Path, slots: int | None, plain: bool) -> int:
+def run_experiment(experiment: Experiment, path: Path, out: Path, slots: int | None, plain: bool) -> int:
     """Do what is left of an experiment, then report; returns the exit code."""
     home = Home(path)
     ledger = Ledger(home.ledger)
@@ -44,10 +42,10 @@ def run_experiment(experiment: Experiment, path: Path, slots: int | None, plain:
     behind = courier.finish()
     if behind:
         click.echo(f"warning: MLflow is behind ({behind}); the same command carries the rest.", err=True)
-    return _conclude(outcome, plan, home, bool(behind))
+    return _conclude(outcome, plan, home, out, bool(behind))
 
 
-def _conclude(outcome: Outcome, plan: Plan, home: Home, behind: bool) -> int:
+def _conclude(outcome: Outcome, plan: Plan, home: Home, out: Path, behind: bool) -> int:
     experiment = plan.experiment
     if outcome.interrupted:
         click.echo("interrupted; the same command goes on where this one stopped")
@@ -58,7 +56,7 @@ def _conclude(outcome: Outcome, plan: Plan, home: Home, behind: bool) -> int:
             err=True,
         )
     if not behind:
-        write_report(experiment, home.path, REPORTS)
+        write_report(experiment, home.path, out)
     if outcome.failed or outcome.blocked:
         click.echo(f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.blocked)} wait for those")
         return 1

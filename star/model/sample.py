@@ -6,6 +6,7 @@ distribution. So an image depends on its seed, its index and its label, not on t
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,9 +102,9 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def noise_for(seed: int, first: int, count: int, length: int) -> Tensor:
-    """The uniform numbers (count, length) of images first, first + 1, ...: each image has its own generator."""
-    rows = []
-    for index in range(first, first + count):
-        generator = torch.Generator().manual_seed((seed << 32) + index)
-        rows.append(torch.rand(length, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
+    """The uniform numbers (count, length) of images first, first + 1, ...: each image has its own generator.
+
+    NumPy's, because a seed of torch's CPU generator counts in its lowest 32 bits only.
+    """
+    rows = [np.random.default_rng((seed, 6, index)).random(length) for index in range(first, first + count)]
+    return torch.from_numpy(np.stack(rows))

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from star.spec.run import RunSpec
 from star.spec.sections import FieldError, Section
 
-Target = Literal["tokenizer", "encode", "train", "generate", "score", "probe"]
+Target = Literal["tokenizer", "encode", "reference", "train", "generate", "score", "probe"]
 
 
 class Column(Section):

@@ -275,7 +275,7 @@ class OptimSpec(Section):
     @model_validator(mode="after")
     def _length(self) -> OptimSpec:
         if (self.steps is None) == (self.epochs is None):
-            raise FieldError("steps", "give exactly one of steps and epochs (null takes one away)")
+            raise FieldError("", "give exactly one of steps and epochs (null takes one away)")
         return self
 
 
@@ -356,8 +356,8 @@ class ResourceSpec(Section):
 
 
 class FieldError(ValueError):
-    """A combination of fields that is not legal; `path` names the one to mend, relative to the section."""
+    """A combination of fields that is not legal; `path` names the one to mend, relative to the section (empty: all of it)."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
-        self.path = tuple(path.split("."))
+        self.path = tuple(path.split(".")) if path else ()

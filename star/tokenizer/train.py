@@ -48,7 +48,7 @@ def train_vq(
         images = to_tensor(batch_at(step)).to(device)
         quantized = model.quantized(images)
         if spec.restart_every and step % spec.restart_every == 0 and step <= spec.steps * 3 // 4:
-            restart_unused(model, used, quantized.latent.detach())
+            restart_unused(model, used, quantized)
             used.zero_()
             quantized = model.quantized(images)
         used[quantized.codes.flatten()] = True
@@ -88,11 +88,18 @@ def vq_losses(spec: TokenizerSpec, model: VQModel, images: Tensor, quantized: Qu
 
 
 @torch.no_grad()
-def restart_unused(model: VQModel, used: Tensor, latent: Tensor) -> None:
-    """Move each code that no latent chose onto a latent of this batch, so that the codebook does not collapse."""
+def restart_unused(model: VQModel, used: Tensor, quantized: Quantized) -> None:
+    """Move each code that no latent chose onto a latent of this batch, so that the codebook does not collapse.
+
+    Latents are drawn in proportion to their squared error, as k-means++ draws its centres: new codes go where the old
+    ones fit badly, not where there are many already (the background).
+    """
     unused = (~used).nonzero()[:, 0]
-    pool = latent.flatten(0, -2)
-    chosen = torch.randint(len(pool), (len(unused),), device="cpu").to(pool.device)
+    if not len(unused):
+        return
+    pool = quantized.latent.flatten(0, -2)
+    error = (pool - quantized.vectors.flatten(0, -2)).square().sum(-1).cpu() + 1e-12
+    chosen = torch.multinomial(error, len(unused), replacement=True).to(pool.device)
     model.quantize.embedding.weight[unused] = pool[chosen]
 
 

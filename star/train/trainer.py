@@ -168,8 +168,5 @@ class Trainer:
 
 
 def _mix(*parts: int) -> int:
-    """One 63-bit seed of several numbers."""
-    return int(
-        np.random.SeedSequence(parts).generate_state(2, np.uint32).astype(np.uint64)
-        @ np.array([1, 2**31], dtype=np.uint64)
-    )
+    """One seed of several numbers, for torch, whose CPU generator counts the lowest 32 bits only."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -1,0 +1,93 @@
+"""Images, crops, and folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from star.data.sources import ImageFolder, center_crop, fingerprint, open_source
+from star.data.views import CENTER, center, ten_crop
+from star.errors import DataError
+from star.spec.sections import DataSpec
+
+
+def folder_of_images(root: Path, layout: str, count: int = 30) -> DataSpec:
+    """Two classes of real picture files: a bright and a dark one, of different sizes and kinds."""
+    rng = np.random.default_rng(0)
+    for label, level in (("bright", 200), ("dark", 40)):
+        for i in range(count):
+            part = {"flat": "", "split": "train/" if i % 3 else "val/"}[layout]
+            path = root / part / label / f"{i}.{'png' if i % 2 else 'jpg'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = (40 + i, 50) if i % 2 else (50, 40 + i)
+            pixels = rng.integers(level - 20, level + 20, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).convert("L" if i % 5 == 0 else "RGB").save(path)
+    return DataSpec(name="image-folder", path=str(root), num_classes=2, channels=3, image_size=32)
+
+
+@pytest.mark.parametrize("layout", ["flat", "split"])
+@pytest.mark.parametrize("enlarge", ["resize", "pad"])
+def test_a_folder_of_images(tmp_path: Path, layout: str, enlarge: str) -> None:
+    spec = folder_of_images(tmp_path, layout)
+    train, test = (open_source(spec, tmp_path, split) for split in ("train", "test"))  # type: ignore[arg-type]
+    assert len(train.labels) + len(test.labels) == 60 and len(test.labels) == (
+        20 if layout == "split" else pytest.approx(6, abs=6)
+    )
+    pictures = train.read(np.arange(len(train.labels)), 35, enlarge)
+    assert pictures.shape == (len(train.labels), 35, 35, 3) and pictures.dtype == np.uint8
+    middle = pictures[:, 10:25, 10:25].mean((1, 2, 3))
+    assert ((middle > 120) == (train.labels == 0)).all()
+
+
+def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+    spec = folder_of_images(tmp_path, "flat", count=3)
+    before = fingerprint(spec, tmp_path)
+    assert fingerprint(spec, tmp_path) == before
+    (tmp_path / "dark" / "0.jpg").unlink()
+    assert fingerprint(spec, tmp_path) != before
+    assert fingerprint(spec.model_copy(update={"path": "/nowhere"}), tmp_path) == "absent"
+
+
+def test_mistakes_in_a_folder(tmp_path: Path) -> None:
+    spec = folder_of_images(tmp_path, "flat", count=3)
+    with pytest.raises(DataError, match="num_classes: 5, but .* has 2 class folders"):
+        open_source(spec.model_copy(update={"num_classes": 5}), tmp_path, "train")
+    with pytest.raises(DataError, match="is no folder"):
+        open_source(spec.model_copy(update={"path": str(tmp_path / "x")}), tmp_path, "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        open_source(spec.model_copy(update={"path": str(tmp_path / "empty")}), tmp_path, "train")
+    source = open_source(spec, tmp_path, "train")
+    assert isinstance(source, ImageFolder)
+    (tmp_path / source.files[0]).write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=f"{source.files[0]}: cannot be read as an image"):
+        source.read(np.arange(len(source.labels)), 32, "resize")
+
+
+def test_ten_crop_is_four_corners_the_centre_and_their_mirror_images() -> None:
+    images = np.arange(36, dtype=np.uint8).reshape(1, 6, 6, 1)
+    crops = ten_crop(images, 4)
+    assert crops.shape == (1, 10, 4, 4, 1)
+    assert [int(crop[0, 0, 0]) for crop in crops[0, :5]] == [0, 2, 12, 14, 7]
+    for i in range(5):
+        np.testing.assert_array_equal(crops[0, i + 5], crops[0, i][:, ::-1])
+    np.testing.assert_array_equal(center(images, 4), crops[:, CENTER])
+
+
+def test_centre_crop_keeps_the_middle() -> None:
+    image = np.zeros((100, 300, 3), dtype=np.uint8)
+    image[:, 100:200] = 250
+    assert center_crop(image, 25).shape == (25, 25, 3)
+    assert center_crop(image, 25).min() > 200
+
+
+def test_fashion_mnist_is_what_it_is(images: Path) -> None:
+    spec = DataSpec()
+    train, test = (open_source(spec, images.parent, split) for split in ("train", "test"))  # type: ignore[arg-type]
+    assert np.bincount(train.labels).tolist() == [6000] * 10 and np.bincount(test.labels).tolist() == [1000] * 10
+    padded, plain = train.read(np.array([0]), 32, "pad"), train.read(np.array([0]), 28, "pad")
+    np.testing.assert_array_equal(padded[:, 2:30, 2:30], plain)
+    assert plain.sum() == padded.sum() == 76247

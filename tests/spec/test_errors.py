@@ -1,0 +1,114 @@
+"""A mistake in a spec: file, line, dotted path, value, what is legal, the nearest legal name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from star.errors import SpecError
+from star.spec.load import load
+from tests.helpers import ROOT, TINY
+
+MISTAKES = [
+    # (text in the file, in its place, what the message must hold)
+    ("title: Two runs in seconds", "titel: Two", ["line 2", "titel", "did you mean title?"]),
+    ("profile: tiny", "profile: tinny", ["line 3", "'tinny'", "did you mean tiny?"]),
+    (
+        "selfguided.mask_ratio: [0.25, 0.5]",
+        "selfguided.mask_rato: [0.25, 0.5]",
+        ["line 5", "mask_rato", "did you mean mask_ratio?"],
+    ),
+    (
+        "selfguided.mask_ratio: [0.25, 0.5]",
+        "selfguided.mask_ratio: [0.25, 1.5]",
+        ["line 5", "selfguided.mask_ratio", "1.5", "from 0 and below 1"],
+    ),
+    ("selfguided.mask_ratio: [0.25, 0.5]", "selfguided.mask_ratio: [0.25, high]", ["line 5", "'high'", "a number"]),
+    ("selfguided.mask_ratio: [0.25, 0.5]", "selfguided.mask_ratio: [0.25, 0.25]", ["line 5", "stands twice"]),
+    ("selfguided.mask_ratio: [0.25, 0.5]", "resources.checkpoint_every: [5, 6]", ["line 5", "changes nothing"]),
+    (
+        "selfguided.mask_ratio: [0.25, 0.5]",
+        "selfguided.contrastive_layer: [1/2, 1/3]",
+        ["line 5", "hits no layer", "1/2"],
+    ),
+    ("axes:", "base: {optim: {steps: 3.5}}\naxes:", ["line 4", "optim.steps", "3.5", "whole number"]),
+    ("axes:", "base: {optim: {epochs: 2}}\naxes:", ["line 4", "exactly one of steps and epochs"]),
+    ("axes:", "base: {model: {dim: 18}}\naxes:", ["line 4", "model.dim", "heads"]),
+    ("axes:", "base: {data: {image_size: 30}}\naxes:", ["line 4", "data.image_size", "multiple of 4"]),
+    ("axes:", "base: {data: {name: fashion_mnist}}\naxes:", ["line 4", "data.name", "did you mean fashion-mnist?"]),
+    ("axes:", "use: [B]\naxes:", ["line 4", "'B'", "no preset"]),
+    ("axes:", "seeds: [1, 1]\naxes:", ["line 4", "a seed stands twice"]),
+    ("axes:", "rows: [{label: a}]\naxes:", ["line 4", "either rows or axes"]),
+    ("metric: probe/accuracy", "metric: probe/acuracy", ["line 13", "did you mean probe/accuracy?"]),
+    ("better: lower", "better: down", ["line 12", "one of lower, higher"]),
+    ("caption: Two runs", "caption: Two runs\n  caption: Two", ["line 8", "written twice"]),
+    ("caption: Two runs", "caption: [Two runs", ["not valid YAML"]),
+]
+
+
+def mistaken(folder: Path, old: str, new: str) -> Path:
+    text = TINY.read_text()
+    assert old in text
+    (folder / "profiles").symlink_to(TINY.parent / "profiles")
+    path = folder / "mine.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize("old, new, holds", MISTAKES, ids=[new for _, new, _ in MISTAKES])
+def test_a_mistake_is_named_where_it_is(tmp_path: Path, old: str, new: str, holds: list[str]) -> None:
+    path = mistaken(tmp_path, old, new)
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    message = str(caught.value)
+    for part in holds:
+        expected = f"{path}:{part.removeprefix('line ')}:" if part.startswith("line ") else part
+        assert expected in message, message
+
+
+def test_a_mistake_in_the_profile_names_the_profile(tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    profile = (TINY.parent / "profiles" / "tiny.yaml").read_text().replace("n_layer: 2", "n_layers: 2")
+    (tmp_path / "profiles" / "tiny.yaml").write_text(profile)
+    (tmp_path / "mine.yaml").write_text(TINY.read_text())
+    with pytest.raises(
+        SpecError, match=r"profiles/tiny\.yaml:5: model\.n_layers: unknown key \(did you mean n_layer\?\)"
+    ):
+        load(tmp_path / "mine.yaml")
+
+
+def test_rows_that_are_the_same_run(tmp_path: Path) -> None:
+    off = "{mim_weight: 0, contrastive_weight: 0"
+    rows = f"rows:\n  - label: a\n    spec: {{selfguided: {off}}}}}\n  - label: b\n    spec: {{selfguided: {off}, mask_ratio: 0.1}}}}\n"
+    path = mistaken(tmp_path, "axes:\n  selfguided.mask_ratio: [0.25, 0.5]\n", rows)
+    with pytest.raises(SpecError, match=r"mine\.yaml:7: rows: 'b' is the same run as 'a'"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "text, holds",
+    [
+        ("optim.step=3", "did you mean steps?"),
+        ("optim.steps", "path=value"),
+        ("optim.steps=-3", "optim.steps: -3"),
+        ("selfguided.mask_ratio=0.1", "is what the rows vary"),
+        ("seed=3", "seeds belong to the experiment"),
+        ("optim.lr=1e-3", None),
+    ],
+)
+def test_set(text: str, holds: str | None) -> None:
+    if holds is None:
+        assert load(TINY, sets=[text]).variants[0].runs[0].optim.lr == 1e-3
+        return
+    with pytest.raises(SpecError) as caught:
+        load(TINY, sets=[text])
+    assert holds in str(caught.value) and f"--set {text}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [f"table{i}" for i in range(1, 7)])
+@pytest.mark.parametrize("profile", ["fashion", "imagenet256"])
+def test_the_papers_tables_resolve(name: str, profile: str) -> None:
+    experiment = load(ROOT / "experiments" / f"{name}.yaml", profile)
+    rows = {"table1": 14, "table2": 10, "table3": 6, "table4": 4, "table5": 4, "table6": 4}
+    assert len(experiment.variants) == rows[name]

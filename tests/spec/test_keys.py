@@ -1,0 +1,72 @@
+"""What makes two runs the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from star.spec.graph import STAGES, needed
+from star.spec.keys import run_key, stage_keys
+from tests.helpers import tiny
+
+
+def keys(**changes: Any) -> dict[str, str]:
+    return stage_keys(tiny(**changes), {"data": "x"})
+
+
+@pytest.mark.parametrize(
+    "change, first",
+    [
+        ({"data__train_images": 300}, {"dataset"}),
+        ({"tokenizer__steps": 11}, {"tokenizer"}),
+        ({"optim__lr": 0.2}, {"train"}),
+        ({"model__dim": 32}, {"train"}),
+        ({"generate__cfg_scale": 2.0}, {"generate"}),
+        ({"score__neighbours": 4}, {"reference", "score"}),
+        ({"probe__epochs": 4}, {"probe"}),
+    ],
+)
+def test_a_field_changes_its_stage_and_what_follows_only(change: dict[str, Any], first: set[str]) -> None:
+    before, after = keys(), keys(**change)
+    changed = {stage for stage in STAGES if before[stage] != after[stage]}
+    follows = {stage for stage in STAGES if first & set(needed((stage,)))}
+    assert changed == follows
+    assert run_key(before) != run_key(after)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resources__checkpoint_every": 7},
+        {"resources__micro_batch_size": 2},
+        {"resources__threads": {"train": 2}},
+        {"selfguided__contrastive_layer": 1},  # what "1/2" of two layers is
+        {"selfguided__lone_factor": 1.0},  # both contrastive losses are on
+    ],
+)
+def test_what_does_not_change_the_result_does_not_change_the_key(change: dict[str, Any]) -> None:
+    assert keys(**change) == keys()
+
+
+def test_the_fields_of_a_loss_that_is_off_do_not_count() -> None:
+    off: dict[str, Any] = {"selfguided__contrastive_weight": 0}
+    assert keys(**off) == keys(
+        **off, selfguided__num_positions=3, selfguided__temperature=0.5, selfguided__projector_hidden=8
+    )
+    assert keys(**off) != keys()
+    baseline = off | {"selfguided__mim_weight": 0}
+    assert keys(**baseline) == keys(**baseline, selfguided__ema_decay=0.5)
+
+
+def test_seed_and_outside_data_are_part_of_the_key() -> None:
+    spec = tiny()
+    seeded = spec.model_copy(update={"seed": 1})
+    one, other = stage_keys(spec, {"data": "x"}), stage_keys(seeded, {"data": "x"})
+    assert {stage for stage in STAGES if one[stage] != other[stage]} == {"train", "generate", "score", "probe"}
+    assert stage_keys(spec, {"data": "y"})["dataset"] != one["dataset"]
+
+
+def test_keys_are_what_they_were() -> None:
+    """A changed recipe or default makes every stored result unreachable: raise keys.SCHEMA or a stage's version knowingly."""
+    assert keys()["train"] == "94a4c960fce5cd19"
