@@ -154,8 +154,9 @@ def generate(ctx: Context) -> Result:
     for first in range(0, spec.num_images, batch):
         chunk = torch.from_numpy(labels[first : first + batch]).to(ctx.device)
         noise = noise_for(ctx.spec.seed, first, len(chunk), length).to(ctx.device)
+        codes = sample(model, chunk, noise, spec)
         with torch.no_grad():
-            images.append(to_bytes(vq.decode(sample(model, chunk, noise, spec))))
+            images += [to_bytes(vq.decode(part)) for part in codes.split(ctx.spec.resources.eval_batch_size)]
         ctx.progress(first + len(chunk), spec.num_images)
     everything = np.concatenate(images)
     np.save(ctx.out / "images.npy", everything)

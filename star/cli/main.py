@@ -73,9 +73,9 @@ def run(
     plain: bool,
 ) -> None:
     """Compute what FILE asks for and is not there yet; then write its table."""
+    experiment = _experiment(file, profile, sets, seeds)
     from star.cli.run import run_experiment
 
-    experiment = _experiment(file, profile, sets, seeds)
     sys.exit(run_experiment(experiment, home, out, slots, plain or not sys.stdout.isatty()))
 
 
@@ -84,9 +84,10 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, as_json: bool) -> None:
     """Show rows, runs and stages of FILE, what is done or shared, and what the rest will cost."""
+    experiment = _experiment(file, profile, sets, seeds)
     from star.cli.plan import show_plan
 
-    show_plan(_experiment(file, profile, sets, seeds), home, as_json)
+    show_plan(experiment, home, as_json)
 
 
 @cli.command()
@@ -94,9 +95,10 @@ def plan(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | No
 @OUT
 def report(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, out: Path) -> None:
     """Write the table of FILE from tracked metrics: Markdown, LaTeX, CSV, and where each number came from."""
+    experiment = _experiment(file, profile, sets, seeds)
     from star.cli.run import write_report
 
-    write_report(_experiment(file, profile, sets, seeds), home, out)
+    write_report(experiment, home, out)
 
 
 @cli.command()

@@ -11,13 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, create_engine, delete, event, func, insert, select, update
 
 from star.errors import NotFoundError
 from star.ledger.tables import experiments, history, jobs, metadata, runs, tracked
-from star.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    from star.spec.run import RunSpec  # pydantic would double the time that `status` takes
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = "queued", "running", "done", "failed", "cancelled", "lost"
 TRANSITIONS: dict[str, set[str]] = {

@@ -85,7 +85,7 @@ class Scheduler:
         wanted = {planned.key for planned in plan.to_do}
         for key, job in self.ledger.jobs(plan.jobs).items():
             has_result = self.home.job(job.stage, key).result.exists()
-            if has_result and job.state not in (DONE, RUNNING):
+            if has_result and job.state != DONE:  # its worker outlived the scheduler that started it
                 self.ledger.move(job, DONE, "result found in its folder")
             elif key in wanted and job.state in (FAILED, LOST, CANCELLED):
                 self.ledger.move(job, QUEUED, AGAIN)
