@@ -3,6 +3,8 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/de
 BIN := .venv/bin
 DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
 
+export STAR_HOME := runs
+
 .PHONY: help table4 test check data env clean
 
 help:

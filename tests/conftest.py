@@ -6,9 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from star.data.fetch import fashion_mnist, is_complete
 from tests.helpers import DATA, ROOT, star_exp
+
+settings.register_profile("star", derandomize=True)
+settings.load_profile("star")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from star.errors import SpecError
 from star.spec.experiment import Experiment, ExperimentSpec, ProfileSpec, Row, Variant
 from star.spec.explain import field_schema, meant, validated
 from star.spec.graph import result_names
-from star.spec.keys import canonical, run_key, stage_keys
+from star.spec.keys import run_key, stage_keys
 from star.spec.run import RunSpec
 from star.spec.yamldoc import Doc, Mark, nested, overlay, parse, read
 
@@ -107,7 +107,7 @@ def _axis_rows(spec: ExperimentSpec, doc: Doc, path: Path) -> list[tuple[Row, Do
             raise SpecError(f"{mark}: axes.{error}.") from None
         if not values:
             raise SpecError(f"{mark}: axes.{axis}: has no values; give a list of at least one.")
-        texts = [canonical(value) for value in values]
+        texts = [repr(value) for value in values]
         for i, text in enumerate(texts):
             if text in texts[:i]:
                 raise SpecError(

@@ -101,6 +101,8 @@ def parse(text: str, name: str) -> Doc:
         raise SpecError(f"{name}:{line}: not valid YAML: {error.problem or error}.") from None
     except yaml.YAMLError as error:
         raise SpecError(f"{name}: not valid YAML: {str(error).splitlines()[0]}.") from None
+    except RecursionError:
+        raise SpecError(f"{name}: not valid YAML: nested too deep.") from None
     if node is None:
         raise SpecError(f"{name}:1: the file is empty.")
     marks: dict[Path_, Mark] = {}

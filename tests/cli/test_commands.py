@@ -1,0 +1,116 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from star.cli.view import View
+from star.ledger.store import Ledger
+from star.rundir import Home
+from star.scheduler.plan import make_plan
+from star.spec.load import load
+from tests.helpers import ROOT, TINY, star_exp
+
+
+def test_a_failed_job_is_reported_and_the_rest_goes_on(home: Path) -> None:
+    """One of two trainings diverges: the other's table row is there, the exit code is 1, and status says why."""
+    bad = home / "bad.yaml"
+    text = (
+        TINY.read_text()
+        .replace("selfguided.mask_ratio: [0.25, 0.5]", "optim.lr: [0.1, 1.0e+30]")
+        .replace("match: {mask_ratio: selfguided.mask_ratio}", "")
+    )
+    bad.write_text(text)
+    (home / "profiles").symlink_to(TINY.parent / "profiles")
+    done = star_exp("run", bad, "--plain", "--set", "optim.steps=20", home=home, cwd=home)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "DivergedError: the loss is nan" in done.stderr and "Traceback" not in done.stderr
+    assert "(train failed)" in (home / "reports" / "tiny" / "tiny" / "table.md").read_text()
+    status = star_exp("status", home=home).stdout
+    assert "1 of 2 runs done" in status and "lower optim.lr" in status
+
+    key = next(line.split()[2] for line in status.splitlines() if line.startswith("failed"))
+    shown = json.loads(star_exp("show", key[:8], "--json", home=home).stdout)
+    assert shown["error_class"] == "DivergedError" and shown["history"][-1]["state"] == "failed"
+    logs = star_exp("logs", key, home=home).stdout
+    assert "the loss is nan" in logs and f"== train {key}" in logs
+    machine = json.loads(star_exp("status", "--json", home=home).stdout)
+    assert [row["state"] for row in machine["rows"]] == ["done", "failed"]
+    run = machine["rows"][0]["run"]
+    assert json.loads(star_exp("show", run, "--json", home=home).stdout)["spec"]["optim"]["lr"] == 0.1
+
+
+def test_the_plan_says_what_is_shared_and_done(home: Path) -> None:
+    done = star_exp("plan", TINY, "--json", home=home)
+    plan = json.loads(done.stdout)
+    actions = {job["stage"]: job["action"] for job in plan["jobs"]}
+    assert actions == {
+        "dataset": "reuse",
+        "tokenizer": "reuse",
+        "encode": "reuse",
+        "reference": "reuse",
+    } | dict.fromkeys(("train", "generate", "score", "probe"), "run")
+    assert plan["to_do"]["jobs"] == 8 and plan["to_do"]["flops"] > 1e9 and plan["to_do"]["seconds"] > 1
+    text = star_exp("plan", TINY, home=home).stdout
+    assert re.search(r"tokenizer +\w{16} +2 +reuse", text) and re.search(r"train +\w{16} +1 +run", text)
+    assert "to do: 8 of 12 jobs" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file"),
+        (["run", str(TINY), "--profile", "tinny"], "did you mean tiny?"),
+        (["run", str(TINY), "--seeds", "a"], "--seeds a: give different whole numbers"),
+        (["run", str(TINY)], "run `star-exp data fetch fashion-mnist`"),
+        (["plan", str(TINY), "--set", "optim.steps=0"], "optim.steps: 0 is not legal; give a whole number from 1"),
+        (["status"], "holds no runs yet"),
+        (["show", "abc"], "holds no runs yet"),
+        (["report", str(TINY)], "holds no runs yet"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = star_exp(*arguments, home=tmp_path / "home")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and says in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "home" / "jobs").exists()
+
+
+def test_status_and_help_import_nothing_heavy() -> None:
+    heavy = {"torch", "mlflow", "pandas", "numpy", "pydantic", "matplotlib"}
+    for module in ("star.cli.main", "star.cli.status"):
+        code = f"import sys, {module}; print(*sys.modules)"
+        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        assert not heavy & set(loaded), module
+
+
+def test_the_live_view_shows_every_run_and_stage(home: Path) -> None:
+    plan = make_plan(load(TINY), Home(home), Ledger(home / "ledger.sqlite"))
+    ledger = Ledger(home / "ledger.sqlite")
+    for job in plan.to_do:
+        ledger.add_job(job.key, job.stage, job.label, 0)
+    train = next(job for job in plan.to_do if job.stage == "train")
+    ledger.move(ledger.jobs()[train.key], "running", "started")
+    folder = Home(home).job("train", train.key)
+    folder.path.mkdir()
+    folder.progress.write_text(json.dumps({"done": 10, "total": 30, "rate": 2.0}))
+    folder.metrics.write_text(json.dumps({"time": 0, "step": 10, "metrics": {"loss": 3.21}}) + "\n")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(View(plan, Home(home), plain=True)._table(ledger.jobs(plan.jobs)))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "10/30 loss 3.210 ETA 10 s" in text and "mask_ratio=0.5 · seed 0" in text and "reused" in text
+
+
+def test_the_readme_names_only_what_is_there() -> None:
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "design.md").read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists() or (ROOT / "docs" / link).exists(), link

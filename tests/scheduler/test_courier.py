@@ -1,0 +1,93 @@
+"""What reaches MLflow: everything once, whatever was carried before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from star.ledger.store import Ledger
+from star.rundir import Home, MetricLog, write_json
+from star.scheduler.courier import Courier
+from star.scheduler.plan import Plan, make_plan
+from star.spec.load import load
+from star.tracking import Tracker
+from tests.helpers import TINY
+
+PROVENANCE = {"code": "0.1.0+abc", "host": "here"}
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> tuple[Home, Ledger, Plan]:
+    """A home in which one of two trainings is done and the other half way."""
+    home = Home(tmp_path)
+    ledger = Ledger(home.ledger)
+    plan = make_plan(load(TINY), home, ledger)
+    for run in plan.runs:
+        ledger.add_run(run.key, run.name, run.spec, run.stages)
+    for job in plan.jobs.values():
+        ledger.add_job(job.key, job.stage, job.label, 0)
+    for i, run in enumerate(plan.runs):
+        folder = home.job("train", run.stages["train"])
+        folder.out.mkdir(parents=True)
+        log = MetricLog(folder.metrics)
+        for step in range(1, 5):
+            log.record(step, {"loss": 4.0 - step - i / 10})
+        log.close()
+        if i == 0:
+            finish(home, plan, 0)
+    return home, ledger, plan
+
+
+def finish(home: Home, plan: Plan, i: int) -> None:
+    folder = home.job("train", plan.runs[i].stages["train"])
+    write_json(folder.result, {"metrics": {"val_nll": 2.5}, "seconds": 1.0, "finished": 5.0, "provenance": PROVENANCE})
+
+
+def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> None:
+    home, ledger, plan = planned
+    uri = f"sqlite:///{home.mlflow}"
+
+    def deliver() -> Tracker:
+        courier = Courier(home, ledger, plan, lambda: Tracker(uri, home.artifacts))
+        courier.deliver()
+        assert courier.tracker is not None
+        return courier.tracker
+
+    tracker = deliver()
+    found = [tracker.find(run.key) for run in plan.runs]
+    assert [run.data.metrics.get("train/val_nll") for run in found if run] == [2.5, None]
+    first, second = (str(run.info.run_id) for run in found if run)
+    assert tracker.curve(first, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
+    assert tracker.curve(second, "train/loss") == [(1, 2.9), (2, 1.9), (3, 0.9), (4, pytest.approx(-0.1))]
+    assert found[0] and found[0].data.params["selfguided.mask_ratio"] == "0.25"
+    assert found[0].data.tags["star.key.train"] == plan.runs[0].stages["train"]
+    assert json.loads(found[0].data.tags["star.provenance.train"]) == PROVENANCE
+
+    # a scheduler killed between MLflow and the ledger carries the same again: the same time, step and value are one entry
+    ledger.set_tracked(plan.runs[0].key, plan.runs[0].stages["train"], 0, False)
+    finish(home, plan, 1)
+    deliver()
+    assert len(tracker.client.get_metric_history(first, "train/loss")) == 4
+    assert len(tracker.client.get_metric_history(first, "train/val_nll")) == 1
+    assert tracker.curve(second, "train/val_nll") == [(0, 2.5)]
+    assert len(tracker.client.search_runs([tracker.experiment])) == 2
+
+    # MLflow's database is lost: it is filled again from the folders
+    uri = f"sqlite:///{tmp_path / 'other.sqlite'}"
+    other = deliver()
+    again = other.find(plan.runs[0].key)
+    assert again and other.curve(str(again.info.run_id), "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
+
+
+def test_a_tracker_that_is_away_stops_nothing(planned: tuple[Home, Ledger, Plan]) -> None:
+    home, ledger, plan = planned
+
+    def away() -> Tracker:
+        raise ConnectionError("no server")
+
+    courier = Courier(home, ledger, plan, away)
+    courier.start()
+    assert isinstance(courier.finish(), ConnectionError)
+    assert ledger.tracked(plan.runs[0].key) == {}

@@ -1,0 +1,56 @@
+"""Files that nobody ever reads half of."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star.rundir import MetricLog, read_json, read_metrics, write_json
+
+
+def lines_of(path: Path) -> list[tuple[int, dict[str, float]]]:
+    return [(line["step"], line["metrics"]) for _, line in read_metrics(path)]
+
+
+@given(st.integers(0, 2000), st.integers(1, 12))
+def test_a_log_cut_anywhere_and_resumed_is_the_whole_log(cut: int, checkpoint: int) -> None:
+    """Whatever byte a kill leaves as the last one, and from whichever checkpoint the job goes on."""
+    steps = [(step, {"loss": step / 7, "lr": 0.1}) for step in range(1, 13)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        log = MetricLog(path)
+        for step, metrics in steps:
+            log.record(step, metrics)
+        log.close()
+        path.write_bytes(path.read_bytes()[:cut])
+        whole = len(lines_of(path))
+        log = MetricLog(path)
+        for step, metrics in steps[min(checkpoint, whole) :]:
+            log.record(step, metrics)
+        log.close()
+        assert lines_of(path) == steps
+
+
+def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert list(read_metrics(path)) == []
+    log = MetricLog(path)
+    log.record(1, {"a": 1.0})
+    (offset, first), *_ = read_metrics(path)
+    log.record(2, {"a": 2.0})
+    with path.open("a") as file:
+        file.write('{"half a li')
+    assert first["metrics"] == {"a": 1.0}
+    assert [line["step"] for _, line in read_metrics(path, offset)] == [2]
+
+
+def test_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    assert read_json(path) is None
+    write_json(path, {"a": 1})
+    write_json(path, {"a": 2}, durable=False)
+    assert read_json(path) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
