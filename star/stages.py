@@ -170,9 +170,9 @@ def save_grid(path: Path, images: Images, labels: np.ndarray, classes: int, colu
     from PIL import Image
 
     shown = [images[labels == label][:columns] for label in range(min(classes, rows))]
-    lines = [np.concatenate(list(line), axis=1) for line in shown if len(line) == columns]
-    if lines:
-        grid = np.concatenate(lines, axis=0)
+    width = min(len(line) for line in shown)
+    if width:
+        grid = np.concatenate([np.concatenate(list(line[:width]), axis=1) for line in shown], axis=0)
         scale = max(1, 56 // images.shape[1])
         Image.fromarray(np.kron(grid, np.ones((scale, scale, 1), dtype=np.uint8)).squeeze()).save(path)
 

@@ -32,6 +32,11 @@ class Batch:
     positions: Tensor
     """(K,) long: drawn once for the batch, its views, student and teacher."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        hidden = None if self.hidden is None else self.hidden.to(device)
+        return Batch(self.codes.to(device), self.labels.to(device), hidden, self.positions.to(device))
+
 
 @dataclass
 class Targets:

@@ -114,20 +114,13 @@ class Trainer:
         epoch, place = divmod(step, per_epoch)
         images = np.sort(order_of_epoch(spec.seed, epoch, len(self.data))[place * size : (place + 1) * size])
         views = distinct_views(spec.seed, step, size, spec.selfguided.num_views, self.data.codes.shape[1])
-        codes = torch.from_numpy(self.data.gather(images, views)).to(self.device)
+        codes = torch.from_numpy(self.data.gather(images, views))
         labels = torch.from_numpy(self.data.labels[images])
         generator = torch.Generator().manual_seed(_mix(spec.seed, 3, step))
-        batch = draw_batch(
-            codes.cpu(),
-            labels,
-            spec.selfguided,
-            spec.data.num_classes,
-            spec.model.class_dropout_prob,
-            spec.model.class_dropout_per,
-            generator,
-        )
-        hidden = None if batch.hidden is None else batch.hidden.to(self.device)
-        return Batch(codes, batch.labels.to(self.device), hidden, batch.positions.to(self.device))
+        model = spec.model
+        drop_prob, drop_per = model.class_dropout_prob, model.class_dropout_per
+        batch = draw_batch(codes, labels, spec.selfguided, spec.data.num_classes, drop_prob, drop_per, generator)
+        return batch.to(self.device)
 
     @torch.no_grad()
     def validation_nll(self) -> float:
