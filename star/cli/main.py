@@ -151,9 +151,12 @@ def fetch(name: str, folder: Path | None, home: Path) -> None:
 
 
 def _experiment(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None) -> Experiment:
+    from star.report.published import check
     from star.spec.load import load
 
-    return load(file, profile, sets, _seeds(seeds))
+    experiment = load(file, profile, sets, _seeds(seeds))
+    check(experiment)
+    return experiment
 
 
 def _seeds(text: str | None) -> list[int] | None:

@@ -72,7 +72,8 @@ class Ledger:
         self.engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         event.listen(self.engine, "connect", _configure)
         with self.engine.begin() as connection:
-            metadata.create_all(connection)
+            if not self.engine.dialect.has_table(connection, tracked.name):  # the last one that is made
+                metadata.create_all(connection)
 
     # jobs
 

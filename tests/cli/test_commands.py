@@ -65,6 +65,21 @@ def test_the_plan_says_what_is_shared_and_done(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "old, new, says",
+    [
+        ("published: table4", "published: table44", "'table44' is no published table (did you mean table4?)"),
+        ("published: fid", "published: fidd", "'fidd' is no column of the published table4 (did you mean fid?)"),
+        ("{mask_ratio: selfguided.mask_ratio}", "{ratio: selfguided.mask_ratio}", "'ratio' is no column"),
+    ],
+)
+def test_published_values_are_looked_for_before_anything_runs(tmp_path: Path, old: str, new: str, says: str) -> None:
+    (tmp_path / "profiles").symlink_to(TINY.parent / "profiles")
+    (tmp_path / "mine.yaml").write_text(TINY.read_text().replace(old, new))
+    done = star_exp("run", tmp_path / "mine.yaml", home=tmp_path / "home")
+    assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
     "arguments, says",
     [
         (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file"),
