@@ -29,7 +29,14 @@ class Running:
         command = [sys.executable, "-m", "star.cli", "run", str(TINY), "--plain", "--set", STEPS, "--home", str(home)]
         self.home = home
         self.process = subprocess.Popen(
-            command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # a terminal's children take Ctrl-C; those of a script in the background would ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def until(self, condition: Callable[[], bool], timeout: float = 90) -> None:
