@@ -96,7 +96,6 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
     device = _device(spec.resources.device)
     shutil.rmtree(job_dir.scratch, ignore_errors=True)
     job_dir.scratch.mkdir()
-    job_dir.failure.unlink(missing_ok=True)
     metrics = MetricLog(job_dir.metrics)
     progress = _Progress(job_dir, stop if job["stage"] != "train" else lambda: False)  # the trainer saves first
     log.info("%s %s on %s, %d threads, pid %d", job["stage"], job["key"], device, threads, os.getpid())

@@ -23,12 +23,7 @@ def test_the_graph_and_the_code_name_the_same_stages() -> None:
 def test_scheduler_and_worker_mean_the_same_exit_codes() -> None:
     from star import worker
 
-    assert (loop.USER_ERROR, loop.BUSY, loop.WORKER_FAILED, loop.PREEMPTED) == (
-        worker.USER_ERROR,
-        worker.BUSY,
-        worker.FAILED,
-        worker.PREEMPTED,
-    )
+    assert (loop.BUSY, loop.PREEMPTED) == (worker.BUSY, worker.PREEMPTED)
 
 
 def test_inputs_come_first() -> None:

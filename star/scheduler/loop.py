@@ -28,8 +28,8 @@ MAX_DEATHS = 3
 """Workers of one job that may die without a word before it counts as failed."""
 STOP_TIMEOUT = 60.0
 """Seconds that workers get to save their state."""
-USER_ERROR, BUSY, WORKER_FAILED, PREEMPTED = 2, 3, 70, 75
-"""Exit codes of `star.worker`."""
+BUSY, PREEMPTED = 3, 75
+"""Exit codes of `star.worker` that tell more than its folder does."""
 AGAIN = "asked for again"
 
 
@@ -125,6 +125,7 @@ class Scheduler:
             return  # another scheduler was first
         folder = self.home.job(planned.stage, planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
+        folder.failure.unlink(missing_ok=True)  # so that one that is there is this attempt's
         write_json(
             folder.job,
             {
@@ -153,7 +154,7 @@ class Scheduler:
 
     def _settle(self, job: Job, ended: Exit) -> None:
         folder = self.home.job(job.stage, job.key)
-        result = read_json(folder.result)
+        result, failure = read_json(folder.result), read_json(folder.failure)
         if result is not None:
             if self.ledger.move(job, DONE, "finished"):
                 self.say(
@@ -165,8 +166,7 @@ class Scheduler:
             )  # an older worker still holds the lock: wait for that one
         elif ended.code == PREEMPTED:
             self.ledger.move(job, QUEUED, "stopped on request, state saved")
-        elif ended.code in (USER_ERROR, WORKER_FAILED):
-            failure = read_json(folder.failure) or {"class": "unknown", "message": f"see {folder.log}"}
+        elif failure is not None:
             self._fail(job, failure["class"], failure["message"])
         else:
             self._died(job, ended)

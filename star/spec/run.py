@@ -105,6 +105,12 @@ class RunSpec(Section):
             raise FieldError(
                 "optim.batch_size", "the contrastive losses take their negatives from other images; give at least 2"
             )
+        for path, count in (("score.is_splits", self.score.is_splits), ("score.neighbours", self.score.neighbours)):
+            if count >= min(self.generate.num_images, self.score.num_reference):
+                raise FieldError(
+                    path,
+                    f"{count} is too many for {self.generate.num_images} generated and {self.score.num_reference} reference images",
+                )
         if self.generate.top_k > self.tokenizer.codebook_size:
             raise FieldError(
                 "generate.top_k",

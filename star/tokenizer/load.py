@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from star.errors import DataError
 from star.spec.sections import TokenizerSpec
 from star.tokenizer.vq import VQModel
@@ -24,15 +26,19 @@ def load_vq(spec: TokenizerSpec, channels: int, path: Path) -> VQModel:
         if isinstance(state, dict) and isinstance(state.get(layout), dict):
             state = state[layout]
             break
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(
+            f"{path}: holds no tokenizer weights; LlamaGen's vq_ds16_c2i.pt is an example of a file that does."
+        )
     model = VQModel(spec, channels)
-    state.pop(BUFFER, None)
+    state = {key: value for key, value in state.items() if key != BUFFER}
     expected = model.state_dict()
     wrong = sorted(set(expected) ^ set(state)) or sorted(
-        key for key, value in expected.items() if value.shape != state[key].shape
+        k for k, value in expected.items() if value.shape != state[k].shape
     )
     if wrong:
         raise DataError(
-            f"{path}: does not fit the tokenizer section: {len(wrong)} keys or shapes differ, the first is {wrong[0]}."
+            f"{path}: does not fit the tokenizer section: {len(wrong)} keys or shapes differ, first {wrong[0]}."
         )
     model.load_state_dict(state)
     return model.eval()
