@@ -61,6 +61,10 @@ class Tracker:
             self.client.log_batch(run.info.run_id, params=entries[first : first + PARAMS_PER_CALL])
         return str(run.info.run_id)
 
+    def discard(self, run_id: str) -> None:
+        """Take away a run that turned out to be one too many."""
+        self.client.delete_run(run_id)
+
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""
         for key, value in tags.items():

@@ -71,8 +71,10 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         event.listen(self.engine, "connect", _configure)
-        with self.engine.begin() as connection:
-            if not self.engine.dialect.has_table(connection, tracked.name):  # the last one that is made
+        with self.engine.connect() as connection:
+            made = self.engine.dialect.has_table(connection, tracked.name)  # the last of them
+        if not made:
+            with self._begin() as connection:  # another scheduler may be making them too
                 metadata.create_all(connection)
 
     # jobs
@@ -189,11 +191,16 @@ class Ledger:
 
     # what the tracker holds
 
-    def set_tracking_id(self, run: str, tracking_id: str) -> None:
-        """Bind a run to a new run of the tracker, which holds nothing yet."""
+    def set_tracking_id(self, run: str, before: str | None, tracking_id: str) -> bool:
+        """Bind a run to a new run of the tracker, which holds nothing yet; False when it is no longer bound to `before`."""
         with self._begin() as connection:
-            connection.execute(update(runs).where(runs.c.key == run).values(tracking_id=tracking_id))
-            connection.execute(delete(tracked).where(tracked.c.run == run))
+            same = runs.c.tracking_id.is_(None) if before is None else runs.c.tracking_id == before
+            changed = connection.execute(
+                update(runs).where(runs.c.key == run, same).values(tracking_id=tracking_id)
+            ).rowcount
+            if changed:
+                connection.execute(delete(tracked).where(tracked.c.run == run))
+        return bool(changed)
 
     def tracked(self, run: str) -> dict[str, tuple[int, bool]]:
         """For each job of a run: (offset in its metrics, whether its result is there too)."""

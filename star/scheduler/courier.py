@@ -101,8 +101,10 @@ class Courier:
         else:
             tracking_id = str(found.info.run_id)
             tracker.tag(tracking_id, tags)
-        if tracking_id != row.tracking_id:
-            self.ledger.set_tracking_id(run.key, tracking_id)
+        if tracking_id != row.tracking_id and not self.ledger.set_tracking_id(run.key, row.tracking_id, tracking_id):
+            if found is None:  # another scheduler was first; its run is the one
+                tracker.discard(tracking_id)
+            tracking_id = self.ledger.runs([run.key])[run.key].tracking_id or tracking_id
         self._opened[run.key] = tracking_id
         return tracking_id
 

@@ -88,6 +88,23 @@ def test_of_many_claims_at_once_one_wins(tmp_path: Path, ledger: Ledger) -> None
     assert all(len(ledger.history(key)) == 2 for key in keys)
 
 
+def test_a_ledger_that_many_open_first_at_once(tmp_path: Path) -> None:
+    failures: list[Exception] = []
+
+    def open_it() -> None:
+        try:
+            Ledger(tmp_path / "new" / "ledger.sqlite").add_job(KEY, "train", "", 0)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and len(Ledger(tmp_path / "new" / "ledger.sqlite").history(KEY)) == 1
+
+
 def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
     spec = tiny()
     stages = stage_keys(spec, {"data": "x"})
@@ -107,9 +124,10 @@ def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
 def test_how_much_the_tracker_holds(ledger: Ledger) -> None:
     spec = tiny()
     ledger.add_run("a", "a", spec, {"train": KEY})
-    ledger.set_tracking_id("a", "mlflow-1")
+    assert ledger.set_tracking_id("a", None, "mlflow-1")
+    assert not ledger.set_tracking_id("a", None, "mlflow-of-another-scheduler")
     ledger.set_tracked("a", KEY, 100, False)
     ledger.set_tracked("a", KEY, 200, True)
     assert ledger.tracked("a") == {KEY: (200, True)}
-    ledger.set_tracking_id("a", "mlflow-2")
+    assert ledger.set_tracking_id("a", "mlflow-1", "mlflow-2")
     assert ledger.tracked("a") == {}

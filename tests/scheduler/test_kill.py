@@ -19,7 +19,6 @@ import pytest
 from tests.helpers import TINY, star_exp
 
 STEPS = "optim.steps=30"
-JOBS = 8  # per run: two trainings, and what follows them
 
 
 class Running:
@@ -184,5 +183,14 @@ def test_everything_killed_at_once(home: Path, undisturbed: Path) -> None:
         worker.kill()
     psutil.wait_procs(victims, timeout=10)
     again(home)
+    check_complete(home)
+    check_same_numbers(home, undisturbed)
+
+
+def test_two_schedulers_at_once_share_the_work(home: Path, undisturbed: Path) -> None:
+    runs = [Running(home) for _ in range(2)]
+    outs = [run.process.communicate(timeout=200)[0] for run in runs]
+    assert [run.process.returncode for run in runs] == [0, 0], outs
+    assert sum(out.count(" started  ") for out in outs) == 8
     check_complete(home)
     check_same_numbers(home, undisturbed)
