@@ -93,14 +93,17 @@ class Tracker:
         else:
             self.client.set_terminated(run_id, status)
 
-    def file(self, run_id: str, path: str) -> Path | None:
-        """A local copy of an attached file, or None."""
+    def read(self, run_id: str, path: str) -> bytes | None:
+        """The contents of an attached file, or None."""
+        from tempfile import TemporaryDirectory
+
         from mlflow.exceptions import MlflowException
 
-        try:
-            return Path(self.client.download_artifacts(run_id, path))
-        except (MlflowException, OSError):
-            return None
+        with TemporaryDirectory() as folder:  # without one of ours MLflow makes one and leaves it behind
+            try:
+                return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+            except (MlflowException, OSError):
+                return None
 
     def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric, in order."""

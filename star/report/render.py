@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 def write(table: Table, folder: Path) -> Iterator[Path]:
     """Write all files of a table into `folder`; yields their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = _copy_pictures(table, folder)
+    pictures = _write_pictures(table, folder)
     texts = {
         "table.md": markdown(table, pictures),
         "table.tex": latex(table),
@@ -194,9 +193,9 @@ def _number(
     return text
 
 
-def _copy_pictures(table: Table, folder: Path) -> dict[str, str]:
+def _write_pictures(table: Table, folder: Path) -> dict[str, str]:
     names = {}
-    for i, (label, path) in enumerate(table.pictures.items()):
+    for i, (label, picture) in enumerate(table.pictures.items()):
         names[label] = f"samples-{i}.png"
-        shutil.copyfile(path, folder / names[label])
+        write_bytes(folder / names[label], picture)
     return names

@@ -64,7 +64,7 @@ class Table:
     experiment: Experiment
     rows: list[list[Cell]]
     labels: list[str]
-    pictures: dict[str, Any]
+    pictures: dict[str, bytes]
     """Row label -> sample grid of its first seed."""
     notes: list[str]
 
@@ -85,7 +85,7 @@ def build(experiment: Experiment, plan: Plan, ledger: Ledger, tracker: Tracker) 
             [_cell(column, variant, runs, tracked, ledger, published) for column in experiment.spec.table.columns]
         )
         first = tracked[runs[0].key]
-        picture = tracker.file(first.info.run_id, "generate/samples.png") if first else None
+        picture = tracker.read(first.info.run_id, "generate/samples.png") if first else None
         if picture:
             pictures[variant.label] = picture
     for i, column in enumerate(experiment.spec.table.columns):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -97,11 +98,14 @@ def test_a_table_before_and_after_its_runs(home: Path) -> None:
     early = star_exp("report", TINY, home=home, cwd=home)
     assert early.returncode == 2 and "holds no runs yet" in early.stderr
     short = ["--set", "optim.steps=5"]
-    done = star_exp("run", TINY, "--plain", *short, home=home, cwd=home)
+    temporary = home / "tmp"
+    temporary.mkdir()
+    done = star_exp("run", TINY, "--plain", *short, home=home, cwd=home, env={**os.environ, "TMPDIR": str(temporary)})
     assert done.returncode == 0, done.stdout + done.stderr
     text = (home / "reports" / "tiny" / "tiny" / "table.md").read_text()
     assert len(re.findall(r"\| \**\d+\.\d\d\** \| (26\.58|)", text)) >= 2 and "samples-0.png" in text
     assert (home / "reports" / "tiny" / "tiny" / "samples-1.png").exists()
+    assert not list(temporary.rglob("*.png")), "a report leaves nothing behind"
     longer = star_exp("report", TINY, "--set", "optim.steps=6", home=home, cwd=home)
     assert longer.returncode == 0
     assert (home / "reports" / "tiny" / "tiny" / "table.md").read_text().count("(not run)") == 4
