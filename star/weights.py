@@ -1,35 +1,117 @@
-"""Files of tensors: written as a whole or not at all, read without executing anything."""
+"""Files of tensors: written as a whole or not at all, read without executing anything, checked key by key."""
 
 from __future__ import annotations
 
-import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from star.errors import DataError
-from star.rundir import write_bytes
+
+LAYOUTS = ("model", "module", "state_dict", "ema")
+"""Where a file keeps its weights, in the order in which LlamaGen's scripts look; a file without any holds them bare."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before a key."""
+SHOWN = 3
+"""Keys named in an error."""
 
 
 def save_weights(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values, atomically."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
+    """Write tensors and plain values: beside `path`, synced, then renamed over it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def load_weights(path: Path) -> dict[str, Any]:
-    """Read a file of tensors onto the CPU.
+    """Read a file of tensors (torch's or .safetensors) onto the CPU; nothing in it is executed.
 
     Raises:
         DataError: it is missing, damaged, or holds more than tensors and plain values.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise DataError(
             f"{path}: cannot be read as weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from None
     return state
+
+
+def load_state(path: Path, first: str | None = None) -> dict[str, Tensor]:
+    """The weights in a file of any layout, without what wrappers put before their keys.
+
+    Args:
+        first: the layout preferred where a file has several (LlamaGen's tokenizers: `ema`).
+
+    Raises:
+        DataError: the file cannot be read, or holds no weights.
+    """
+    content = load_weights(path)
+    for layout in dict.fromkeys(([first] if first else []) + list(LAYOUTS)):
+        if isinstance(content, dict) and isinstance(content.get(layout), dict):
+            content = content[layout]
+            break
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    ):
+        raise DataError(
+            f"{path}: holds no weights; legal are a state dict, or one under {', '.join(LAYOUTS)}, as in LlamaGen's files."
+        )
+    return {_bare(key): value for key, value in content.items()}
+
+
+def fit(model: nn.Module, state: dict[str, Tensor], path: Path, section: str, unused: tuple[str, ...] = ()) -> None:
+    """Put a state dict into a model, if every key and every shape is the model's.
+
+    Args:
+        section: the part of the spec that says what the model is, for the error.
+        unused: keys that files may have and the model does not need.
+
+    Raises:
+        DataError: with what is missing, unexpected or of another shape.
+    """
+    expected = model.state_dict()
+    state = {key: value for key, value in state.items() if key not in unused}
+    wrong_shape = [
+        f"{key} is {_shape(state[key])}, not {_shape(value)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    findings = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": wrong_shape,
+    }
+    if any(findings.values()):
+        report = "; ".join(f"{len(keys)} {name}: {_some(keys)}" for name, keys in findings.items() if keys)
+        raise DataError(f"{path}: does not fit the spec's section {section}: {report}. Change {section}, or the file.")
+    model.load_state_dict(state)
+
+
+def _bare(key: str) -> str:
+    while key.startswith(WRAPPERS):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(str(size) for size in value.shape) or "a single number"
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")

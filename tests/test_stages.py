@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from star.model.gpt import GPT
 from star.scheduler import estimate, loop
 from star.spec.graph import STAGES, needed
-from star.spec.sections import ModelSpec, TokenizerSpec
+from star.spec.images import TokenizerSpec
+from star.spec.sections import ModelSpec
 from star.tokenizer.vq import VQModel
 from tests.helpers import tiny
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from star.data import fetch
 from star.errors import DataError
-from star.spec.sections import DataSpec
+from star.spec.images import DataSpec
 
 Split = Literal["train", "test"]
 Images = NDArray[np.uint8]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from star.data.sources import Images
-from star.spec.sections import DataSpec
+from star.spec.images import DataSpec
 
 NUM_VIEWS = 10
 CENTER = 4

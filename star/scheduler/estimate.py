@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from star.spec.images import TokenizerSpec
 from star.spec.run import RunSpec
-from star.spec.sections import TokenizerSpec
 
 NUM_VIEWS = 10
 EFFICIENTNET_LITE0 = 2 * 407e6

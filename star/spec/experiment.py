@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from star.spec.base import FieldError, Section
 from star.spec.run import RunSpec
-from star.spec.sections import FieldError, Section
 
 Target = Literal["tokenizer", "encode", "reference", "train", "generate", "score", "probe"]
 

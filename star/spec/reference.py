@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from star.spec.base import Section
 from star.spec.explain import legal_values
 from star.spec.run import RunSpec
-from star.spec.sections import Section
 
 INTRO = """# Every field of a run
 

@@ -6,20 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from star.spec.sections import (
-    DataSpec,
-    FieldError,
-    GenerateSpec,
-    ModelSpec,
-    OptimSpec,
-    ProbeSpec,
-    ResourceSpec,
-    ScoreSpec,
-    Section,
-    SelfGuidedSpec,
-    TokenizerSpec,
-    resolve_layer,
-)
+from star.spec.base import FieldError, Section, resolve_layer
+from star.spec.images import DataSpec, TokenizerSpec
+from star.spec.resources import ResourceSpec
+from star.spec.sections import GenerateSpec, ModelSpec, OptimSpec, ProbeSpec, ScoreSpec, SelfGuidedSpec
 
 
 class RunSpec(Section):

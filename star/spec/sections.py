@@ -1,4 +1,4 @@
-"""The sections of a run's spec: every knob of the method, its default (the paper's) and its range.
+"""The sections of the method: every knob, its default (the paper's) and its range.
 
 Numbers such as the mask ratio or a loss weight have their default here and nowhere else. Equations and tables
 are those of arXiv:2509.15185.
@@ -7,118 +7,11 @@ are those of arXiv:2509.15185.
 from __future__ import annotations
 
 import math
-import re
-from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _layer_ref(value: int | str) -> int | str:
-    if isinstance(value, str) and not re.fullmatch(r"[1-9]\d*/[1-9]\d*", value):
-        raise ValueError("a layer is a whole number from 1, or a fraction of the depth such as 1/2")
-    if isinstance(value, int) and value < 1:
-        raise ValueError("a layer is a whole number from 1, or a fraction of the depth such as 1/2")
-    return value
-
-
-LayerRef = Annotated[int | str, AfterValidator(_layer_ref)]
-
-
-def resolve_layer(layer: int | str, n_layer: int) -> int:
-    """The 1-based layer that `layer` (a number, or a fraction of the depth) means in a model of `n_layer` layers.
-
-    Raises:
-        ValueError: it hits no layer; the message lists what is legal.
-    """
-    exact = Fraction(layer) * n_layer if isinstance(layer, str) else Fraction(layer)
-    if exact.denominator == 1 and 1 <= exact <= n_layer:
-        return int(exact)
-    fractions = [f"{Fraction(i, n_layer)}" for i in range(1, n_layer)]
-    raise ValueError(
-        f"hits no layer of a model with {n_layer}; legal are 1 to {n_layer} or the fractions {', '.join(fractions)}"
-    )
-
-
-class Section(BaseModel):
-    """One part's own spec: immutable, and a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that decide the result, as JSON: what a stage's key is made of."""
-        return self.model_dump(mode="json")
-
-
-class DataSpec(Section):
-    """Images and their crops."""
-
-    name: Literal["fashion-mnist", "image-folder"] = Field("fashion-mnist", description="which images")
-    path: str | None = Field(
-        None, description="image-folder: one subfolder per class, or train/ and val/ of such; outside the key"
-    )
-    num_classes: Count = Field(10, description="classes; the condition table has one row more, the null label")
-    channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
-    image_size: Annotated[int, Field(ge=8, le=1024)] = Field(28, description="side of a crop in pixels")
-    train_images: Count = Field(60_000, description="training images used (drawn once, the same for every run)")
-    test_images: Count = Field(10_000, description="test images used by the probe and the validation loss")
-    crop_range: Annotated[float, Field(ge=1, le=2)] = Field(
-        1.1, description="side before cropping / side of a crop (ADM crop)"
-    )
-    enlarge: Literal["resize", "pad"] = Field(
-        "resize", description="how the larger side comes about: bicubic resize, or a zero border"
-    )
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="image-folder without val/: share held out by hash"
-    )
-
-    def identity(self) -> dict[str, Any]:
-        unused = {"path"} if self.name == "image-folder" else {"path", "test_fraction"}
-        return self.model_dump(mode="json", exclude=unused)
-
-
-class TokenizerSpec(Section):
-    """The VQ model: LlamaGen's VQGAN at any size, trained here or loaded."""
-
-    weights: str | None = Field(
-        None, description="a LlamaGen checkpoint to load instead of training; the file's hash enters the key"
-    )
-    channels: Count = Field(128, description="width of the first level")
-    channel_mult: list[Count] = Field(
-        [1, 1, 2, 2, 4], min_length=1, description="width per level; each level after the first halves the side"
-    )
-    res_blocks: Count = Field(2, description="residual blocks per level")
-    z_channels: Count = Field(256, description="channels of the latent map")
-    codebook_size: Annotated[int, Field(ge=2, le=65_536)] = Field(
-        16_384, description="codes; they are stored as uint16"
-    )
-    codebook_dim: Count = Field(8, description="dimension of a code")
-    l2_normalize: bool = Field(True, description="codes and latents on the unit sphere")
-    commit_weight: NonNegative = Field(0.25, description="weight of the commitment loss")
-    reconstruction: Literal["l1", "l2"] = Field("l2", description="pixel loss")
-    steps: Count = Field(1000, description="optimizer steps of its training")
-    batch_size: Count = Field(64, description="images per step")
-    lr: Positive = Field(1e-3, description="AdamW's rate, falling to zero along a cosine")
-    restart_every: Annotated[int, Field(ge=0)] = Field(
-        50, description="steps between restarts of unused codes; 0 never"
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="the tokenizer is shared by the seeds of an experiment, so it has its own"
-    )
-
-    @property
-    def downsample(self) -> int:
-        """Image pixels per code along a side."""
-        return 1 << (len(self.channel_mult) - 1)
-
-    def identity(self) -> dict[str, Any]:
-        training = {"reconstruction", "commit_weight", "steps", "batch_size", "lr", "restart_every", "seed"}
-        return self.model_dump(mode="json", exclude={"weights"} | (training if self.weights else set()))
+from star.spec.base import Count, FieldError, LayerRef, NonNegative, Positive, Section, Share
 
 
 class ModelSpec(Section):
@@ -329,35 +222,3 @@ class ProbeSpec(Section):
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.1, description="share of the training images that chooses the rate"
     )
-
-
-StageName = Literal["dataset", "tokenizer", "encode", "train", "reference", "generate", "score", "probe"]
-
-
-class ResourceSpec(Section):
-    """Where and how wide: never part of a key."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: dict[StageName, Count] = Field(
-        default_factory=dict, description="CPU slots of a stage's jobs; 1 where it is not named"
-    )
-    micro_batch_size: Count | None = Field(None, description="images per forward pass; the loss does not depend on it")
-    eval_batch_size: Count = Field(
-        50, description="images per pass through tokenizer and extractor; small ones fit a CPU's cache"
-    )
-    sample_batch_size: Count = Field(250, description="sequences per pass of generate and probe")
-    checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
-    keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
-    tflops: Positive | None = Field(None, description="sustained TFLOP/s of one job, for the plan's estimate of time")
-
-    def threads_of(self, stage: str) -> int:
-        """CPU slots of a job of `stage`."""
-        return {str(name): count for name, count in self.threads.items()}.get(stage, 1)
-
-
-class FieldError(ValueError):
-    """A combination of fields that is not legal; `path` names the one to mend, relative to the section (empty: all of it)."""
-
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(message)
-        self.path = tuple(path.split(".")) if path else ()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from star.data.sources import Images
-from star.spec.sections import TokenizerSpec
+from star.spec.images import TokenizerSpec
 from star.tokenizer.vq import Quantized, VQModel
 
 

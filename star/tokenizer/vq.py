@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star.spec.sections import TokenizerSpec
+from star.spec.images import TokenizerSpec
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

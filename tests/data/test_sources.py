@@ -11,7 +11,7 @@ from PIL import Image
 from star.data.sources import ImageFolder, center_crop, fingerprint, open_source
 from star.data.views import CENTER, center, ten_crop
 from star.errors import DataError
-from star.spec.sections import DataSpec
+from star.spec.images import DataSpec
 
 
 def folder_of_images(root: Path, layout: str, count: int = 30) -> DataSpec:

@@ -11,7 +11,8 @@ import torch
 
 from star.model.gpt import GPT
 from star.model.sample import sample
-from star.spec.sections import GenerateSpec, ModelSpec, TokenizerSpec
+from star.spec.images import TokenizerSpec
+from star.spec.sections import GenerateSpec, ModelSpec
 from star.tokenizer.load import BUFFER
 from star.tokenizer.vq import VQModel
 

@@ -1,0 +1,58 @@
+"""What all sections of a spec are made of: number types, layer references, the base class, the error that names a field."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _layer_ref(value: int | str) -> int | str:
+    if isinstance(value, str) and not re.fullmatch(r"[1-9]\d*/[1-9]\d*", value):
+        raise ValueError("a layer is a whole number from 1, or a fraction of the depth such as 1/2")
+    if isinstance(value, int) and value < 1:
+        raise ValueError("a layer is a whole number from 1, or a fraction of the depth such as 1/2")
+    return value
+
+
+LayerRef = Annotated[int | str, AfterValidator(_layer_ref)]
+
+
+def resolve_layer(layer: int | str, n_layer: int) -> int:
+    """The 1-based layer that `layer` (a number, or a fraction of the depth) means in a model of `n_layer` layers.
+
+    Raises:
+        ValueError: it hits no layer; the message lists what is legal.
+    """
+    exact = Fraction(layer) * n_layer if isinstance(layer, str) else Fraction(layer)
+    if exact.denominator == 1 and 1 <= exact <= n_layer:
+        return int(exact)
+    fractions = [f"{Fraction(i, n_layer)}" for i in range(1, n_layer)]
+    raise ValueError(
+        f"hits no layer of a model with {n_layer}; legal are 1 to {n_layer} or the fractions {', '.join(fractions)}"
+    )
+
+
+class Section(BaseModel):
+    """One part's own spec: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the result, as JSON: what a stage's key is made of."""
+        return self.model_dump(mode="json")
+
+
+class FieldError(ValueError):
+    """A combination of fields that is not legal; `path` names the one to mend, relative to the section (empty: all of it)."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = tuple(path.split(".")) if path else ()

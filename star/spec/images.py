@@ -1,0 +1,75 @@
+"""The sections of images and tokenizer: what codes are made from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from star.spec.base import Count, NonNegative, Positive, Section
+
+
+class DataSpec(Section):
+    """Images and their crops."""
+
+    name: Literal["fashion-mnist", "image-folder"] = Field("fashion-mnist", description="which images")
+    path: str | None = Field(
+        None, description="image-folder: one subfolder per class, or train/ and val/ of such; outside the key"
+    )
+    num_classes: Count = Field(10, description="classes; the condition table has one row more, the null label")
+    channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
+    image_size: Annotated[int, Field(ge=8, le=1024)] = Field(28, description="side of a crop in pixels")
+    train_images: Count = Field(60_000, description="training images used (drawn once, the same for every run)")
+    test_images: Count = Field(10_000, description="test images used by the probe and the validation loss")
+    crop_range: Annotated[float, Field(ge=1, le=2)] = Field(
+        1.1, description="side before cropping / side of a crop (ADM crop)"
+    )
+    enlarge: Literal["resize", "pad"] = Field(
+        "resize", description="how the larger side comes about: bicubic resize, or a zero border"
+    )
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="image-folder without val/: share held out by hash"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        unused = {"path"} if self.name == "image-folder" else {"path", "test_fraction"}
+        return self.model_dump(mode="json", exclude=unused)
+
+
+class TokenizerSpec(Section):
+    """The VQ model: LlamaGen's VQGAN at any size, trained here or loaded."""
+
+    weights: str | None = Field(
+        None, description="a LlamaGen checkpoint to load instead of training; the file's hash enters the key"
+    )
+    channels: Count = Field(128, description="width of the first level")
+    channel_mult: list[Count] = Field(
+        [1, 1, 2, 2, 4], min_length=1, description="width per level; each level after the first halves the side"
+    )
+    res_blocks: Count = Field(2, description="residual blocks per level")
+    z_channels: Count = Field(256, description="channels of the latent map")
+    codebook_size: Annotated[int, Field(ge=2, le=65_536)] = Field(
+        16_384, description="codes; they are stored as uint16"
+    )
+    codebook_dim: Count = Field(8, description="dimension of a code")
+    l2_normalize: bool = Field(True, description="codes and latents on the unit sphere")
+    commit_weight: NonNegative = Field(0.25, description="weight of the commitment loss")
+    reconstruction: Literal["l1", "l2"] = Field("l2", description="pixel loss")
+    steps: Count = Field(1000, description="optimizer steps of its training")
+    batch_size: Count = Field(64, description="images per step")
+    lr: Positive = Field(1e-3, description="AdamW's rate, falling to zero along a cosine")
+    restart_every: Annotated[int, Field(ge=0)] = Field(
+        50, description="steps between restarts of unused codes; 0 never"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="the tokenizer is shared by the seeds of an experiment, so it has its own"
+    )
+
+    @property
+    def downsample(self) -> int:
+        """Image pixels per code along a side."""
+        return 1 << (len(self.channel_mult) - 1)
+
+    def identity(self) -> dict[str, Any]:
+        training = {"reconstruction", "commit_weight", "steps", "batch_size", "lr", "restart_every", "seed"}
+        return self.model_dump(mode="json", exclude={"weights"} | (training if self.weights else set()))
