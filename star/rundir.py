@@ -10,12 +10,18 @@ result.json     its numbers and provenance                  written last; its pr
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+DONE, USER_ERROR, BUSY, FAILED, PREEMPTED = 0, 2, 3, 70, 75
+"""Exit codes of a worker: done; the user's mistake; another worker holds the job; failed; stopped on request, state saved."""
+STOPPED = "Stopped"
+"""Class, in failure.json, of a failure that is none: the job stopped on request."""
 
 
 class JobDir:
@@ -33,6 +39,17 @@ class JobDir:
         self.lock = path / "lock"
         self.scratch = path / "scratch"
         self.checkpoints = path / "checkpoints"
+
+    def locked(self) -> bool:
+        """Whether some worker is at it."""
+        try:
+            with self.lock.open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return False
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
 
 
 class Home:

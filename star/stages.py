@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from star.data import codes as code_store
-from star.data.codes import CodeStore
-from star.data.sources import Images, Split, open_source
-from star.data.views import NUM_VIEWS, center, side_before_crop, ten_crop
+from star.data.codes import LEFT_OUT, CodeStore
+from star.data.llamagen_codes import LlamaGenCodes
+from star.data.pixels import Images
+from star.data.sharded import ShardedArray
+from star.data.sources import Split, open_source
+from star.data.views import NUM_VIEWS, center, sides_before_crop, ten_crop
 from star.errors import DataError
 from star.evaluate.features import EfficientNetLite0, Features, extract
 from star.evaluate.frechet import Moments, frechet_distance, inception_score, moments
@@ -21,6 +24,7 @@ from star.evaluate.linear_probe import collect, probe_positions, train_probe
 from star.evaluate.precision_recall import precision_recall, radii
 from star.model.gpt import GPT
 from star.model.sample import noise_for, sample
+from star.ranks import Ranks
 from star.spec.run import RunSpec
 from star.tokenizer.load import load_vq
 from star.tokenizer.train import reconstruction_report, to_bytes, to_tensor, train_vq
@@ -29,6 +33,7 @@ from star.train.trainer import Trainer, build_model
 from star.weights import load_weights, save_weights
 
 Result = dict[str, float]
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,10 +44,13 @@ class Context:
     inputs: Mapping[str, Path]
     """The `out` folder of each input stage."""
     out: Path
-    """An empty folder; it becomes the job's `out` when the stage returns."""
+    """An empty folder; it becomes the job's `out` when the stage returns. Only the first rank writes there."""
     checkpoints: Path
+    """What outlives an attempt."""
     data_home: Path
     device: torch.device
+    threads: int
+    ranks: Ranks
     record: Callable[[int, Mapping[str, float]], None]
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
@@ -50,33 +58,45 @@ class Context:
 
 def dataset(ctx: Context) -> Result:
     """Which images are used: a fixed random subset of each split, and their labels."""
-    counts: dict[Split, int] = {"train": ctx.spec.data.train_images, "test": ctx.spec.data.test_images}
+    spec, skipped = ctx.spec.data, 0
+    counts: dict[Split, int] = {"train": spec.train_images, "test": spec.test_images}
     for split, count in counts.items():
-        labels = open_source(ctx.spec.data, ctx.data_home, split).labels
-        if count > len(labels):
+        source = open_source(spec, ctx.data_home, split, ctx.threads)
+        if count > len(source.labels):
             raise DataError(
-                f"data.{split}_images: {count} asked for, but the {split} split has {len(labels)}; give at most that."
+                f"data.{split}_images: {count} asked for, but the {split} split has {len(source.labels)}; give at most that."
             )
-        chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:count])
-        np.savez(ctx.out / f"{split}.npz", indices=chosen, labels=labels[chosen])
-    return {}
+        chosen = np.sort(np.random.default_rng(0).permutation(len(source.labels))[:count])
+        if spec.bad_images == "skip":
+            problems = list(source.problems(chosen))
+            for problem in filter(None, problems):
+                log.warning("left out: %s", problem)
+            chosen = chosen[[problem is None for problem in problems]]
+            skipped += count - len(chosen)
+        np.savez(ctx.out / f"{split}.npz", indices=chosen, labels=source.labels[chosen])
+    return {"skipped": skipped}
 
 
 class Pixels:
-    """The chosen images of one split, at the side that crops are cut from."""
+    """The chosen images of one split, at the sides that crops are cut from."""
 
     def __init__(self, ctx: Context, split: Split) -> None:
         chosen = np.load(ctx.inputs["dataset"] / f"{split}.npz")
         self.spec = ctx.spec.data
         self.indices, self.labels = chosen["indices"], chosen["labels"]
-        self.source = open_source(self.spec, ctx.data_home, split)
+        self.source = open_source(self.spec, ctx.data_home, split, ctx.threads)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, rows: np.ndarray | slice) -> Images:
-        """Images (B, S, S, C), larger than a crop."""
-        return self.source.read(self.indices[rows], side_before_crop(self.spec), self.spec.enlarge)
+        """Images (B, S, S, C), larger than a crop, for the first crop range."""
+        return self.source.read(self.indices[rows], sides_before_crop(self.spec)[0], self.spec.enlarge)
+
+    def views(self, rows: np.ndarray | slice) -> Images:
+        """All views (B, 10 per crop range, S, S, C)."""
+        larger = self.source.read_sides(self.indices[rows], sides_before_crop(self.spec), self.spec.enlarge)
+        return np.concatenate([ten_crop(images, self.spec.image_size) for images in larger], axis=1)
 
     def plain(self, rows: np.ndarray | slice) -> Images:
         """Centre crops at the image's own side: what a metric compares with."""
@@ -107,61 +127,115 @@ def tokenizer(ctx: Context) -> Result:
 
 
 def encode(ctx: Context) -> Result:
-    """Ten views of each training image, the centre crop of each test image, as codes."""
-    model, size = _vq(ctx), ctx.spec.data.image_size
-    splits: list[tuple[Split, int]] = [("train", NUM_VIEWS), ("test", 1)]
-    pixels = {split: Pixels(ctx, split) for split, _ in splits}
-    total, done = sum(len(pixels[split]) * views for split, views in splits), 0
-    for split, views in splits:
-        images = pixels[split]
-        store = code_store.create(ctx.out / split, len(images), views, ctx.spec.sequence_length)
-        per_pass = max(1, ctx.spec.resources.eval_batch_size // views)
-        for first in range(0, len(images), per_pass):
-            rows = slice(first, min(first + per_pass, len(images)))
-            read = images.read(rows)
-            crops = ten_crop(read, size) if views > 1 else center(read, size)[:, None]
-            with torch.no_grad():
-                codes = model.encode(to_tensor(crops.reshape(-1, *crops.shape[2:])).to(ctx.device))
-            store[rows] = codes.view(-1, views, ctx.spec.sequence_length).cpu().numpy()
-            done += (rows.stop - rows.start) * views
-            ctx.progress(done, total)
-        store.flush()
-        np.save(ctx.out / split / "labels.npy", images.labels)
-    return {}
+    """All views of each training image, the centre crop of each test image, as codes; shard by shard, resumable."""
+    data, length = ctx.spec.data, ctx.spec.sequence_length
+    train, test = (Pixels(ctx, split) for split in ("train", "test"))
+    views = NUM_VIEWS * len(data.crop_ranges)
+    model = _vq(ctx)
+
+    def from_pixels(images: Pixels, crops: Callable[[slice], Images], per_image: int) -> Source:
+        def codes(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+            per_pass, parts = max(1, ctx.spec.resources.eval_batch_size // per_image), []
+            for first in range(rows.start, rows.stop, per_pass):
+                cut = crops(slice(first, min(first + per_pass, rows.stop)))
+                with torch.no_grad():
+                    found = model.encode(to_tensor(cut.reshape(-1, *cut.shape[2:])).to(ctx.device))
+                parts.append(found.view(-1, per_image, length).cpu().numpy())
+                ctx.progress(meter.done + (first - rows.start) * per_image * ctx.ranks.count, meter.total)
+            return np.concatenate(parts), images.labels[rows]
+
+        return codes
+
+    source = from_pixels(train, train.views, views)
+    if data.codes:
+        given = LlamaGenCodes(
+            Path(data.codes), len(data.crop_ranges), length, ctx.spec.tokenizer.codebook_size, data.bad_images == "skip"
+        )
+        source = lambda rows: given.read(train.indices[rows], train.labels[rows])  # noqa: E731
+    plain = from_pixels(test, lambda rows: center(test.read(rows), data.image_size)[:, None], 1)
+    meter, skipped = _Meter(len(train) * views + len(test)), 0
+    for name, images, shape, read in (("train", train, (views, length), source), ("test", test, (1, length), plain)):
+        stored = ShardedArray(ctx.checkpoints / name, "codes", (len(images), *shape), np.uint16)
+        labels = ShardedArray(ctx.checkpoints / name, "labels", (len(images),), np.int64)
+        for shard, rows in _shared(ctx, labels, stored):
+            codes, found = read(rows)
+            stored.write(shard, codes)
+            labels.write(shard, found)
+            ctx.progress(meter.done + labels.finished_rows() * shape[0], meter.total)
+        meter.done += len(images) * shape[0]
+        ctx.ranks.wait()
+        if ctx.ranks.first:
+            stored.finish(ctx.out / name)
+            labels.finish(ctx.out / name)
+            skipped += int((np.load(ctx.out / name / "labels.npy") == LEFT_OUT).sum())
+    return {"skipped": skipped}
+
+
+Source = Callable[[slice], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass
+class _Meter:
+    """How far a stage of several parts is."""
+
+    total: int
+    done: int = 0
+
+
+def _shared(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, slice]]:
+    """This rank's shards that are still missing in the first of `arrays`, which is written last."""
+    if ctx.ranks.first:
+        ctx.checkpoints.mkdir(exist_ok=True)
+        for array in arrays:
+            array.prepare()
+    ctx.ranks.wait()
+    return arrays[0].missing(ctx.ranks.index, ctx.ranks.count)
 
 
 def train(ctx: Context) -> Result:
     """The transformer, with ST-AR's objective or without."""
     stores = [CodeStore(ctx.inputs["encode"] / split) for split in ("train", "test")]
-    trainer = Trainer(ctx.spec, stores[0], stores[1], ctx.checkpoints, ctx.device, ctx.record, ctx.progress, ctx.stop)
+    if ctx.ranks.first:
+        for store in stores:
+            store.verify()
+    trainer = Trainer(
+        ctx.spec, stores[0], stores[1], ctx.checkpoints, ctx.device, ctx.record, ctx.progress, ctx.stop, ctx.ranks
+    )
     result = trainer.train()
-    save_weights(ctx.out / "student.pt", trainer.objective.student.state_dict())
-    if trainer.objective.teacher is not None:
-        save_weights(ctx.out / "teacher.pt", trainer.objective.teacher.copy.state_dict())
+    weights = {"student": trainer.student_state(), "teacher": trainer.teacher_state(), "best": trainer.best_state()}
+    for name, state in weights.items():
+        if state is not None and ctx.ranks.first:
+            save_weights(ctx.out / f"{name}.pt", state)
     return result
 
 
 def generate(ctx: Context) -> Result:
-    """Images of every class from the trained model."""
-    batch = ctx.spec.resources.sample_batch_size
-    spec, classes, length = ctx.spec.generate, ctx.spec.data.num_classes, ctx.spec.sequence_length
+    """Images of every class from the trained model, streamed to disk shard by shard."""
+    spec, classes, data = ctx.spec.generate, ctx.spec.data.num_classes, ctx.spec.data
+    batch, shown = ctx.spec.resources.sample_batch_size, ctx.spec.resources.eval_batch_size
     model, vq = _gpt(ctx, spec.weights), _vq(ctx)
     rng = np.random.default_rng((ctx.spec.seed, 5))
     labels = (
         np.arange(spec.num_images) % classes if spec.labels == "balanced" else rng.integers(0, classes, spec.num_images)
     )
-    images = []
-    for first in range(0, spec.num_images, batch):
-        chunk = torch.from_numpy(labels[first : first + batch]).to(ctx.device)
-        noise = noise_for(ctx.spec.seed, first, len(chunk), length).to(ctx.device)
-        codes = sample(model, chunk, noise, spec)
-        with torch.no_grad():
-            images += [to_bytes(vq.decode(part)) for part in codes.split(ctx.spec.resources.eval_batch_size)]
-        ctx.progress(first + len(chunk), spec.num_images)
-    everything = np.concatenate(images)
-    np.save(ctx.out / "images.npy", everything)
-    np.save(ctx.out / "labels.npy", labels)
-    save_grid(ctx.out / "samples.png", everything, labels, classes)
+    shape = (spec.num_images, data.image_size, data.image_size, data.channels)
+    stored = ShardedArray(ctx.checkpoints, "images", shape, np.uint8)
+    for shard, rows in _shared(ctx, stored):
+        images = []
+        for first in range(rows.start, rows.stop, batch):
+            chunk = torch.from_numpy(labels[first : min(first + batch, rows.stop)]).to(ctx.device)
+            noise = noise_for(ctx.spec.seed, first, len(chunk), ctx.spec.sequence_length).to(ctx.device)
+            codes = sample(model, chunk, noise, spec)
+            with torch.no_grad():
+                images += [to_bytes(vq.decode(part)) for part in codes.split(shown)]
+            ctx.progress(stored.finished_rows() + first + len(chunk) - rows.start, spec.num_images)
+        stored.write(shard, np.concatenate(images))
+    ctx.ranks.wait()
+    if ctx.ranks.first:
+        stored.finish(ctx.out)
+        np.save(ctx.out / "labels.npy", labels)
+        everything = np.load(ctx.out / "images.npy", mmap_mode="r")
+        save_grid(ctx.out / "samples.png", everything, labels, classes)
     return {}
 
 
@@ -199,7 +273,7 @@ def reference(ctx: Context) -> Result:
 def score(ctx: Context) -> Result:
     """Generated against reference images."""
     known = np.load(ctx.inputs["reference"] / "reference.npz")
-    features = _features(ctx, np.load(ctx.inputs["generate"] / "images.npy"))
+    features = _features(ctx, np.load(ctx.inputs["generate"] / "images.npy", mmap_mode="r"))
     pooled = [torch.from_numpy(array).to(ctx.device) for array in (known["pooled"], features.pooled, known["radii"])]
     precision, recall = precision_recall(*pooled, ctx.spec.score.neighbours)
     values = {

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import StarError, Stopped
-from star.rundir import JobDir, MetricLog, write_json
+from star.launch import follow_parent, is_child, several
+from star.rundir import BUSY, DONE, FAILED, PREEMPTED, USER_ERROR, JobDir, MetricLog, write_json
 
-DONE, USER_ERROR, BUSY, FAILED, PREEMPTED = 0, 2, 3, 70, 75
 PROGRESS_EVERY = 0.5
 """Seconds between writes of progress.json."""
 log = logging.getLogger("star.worker")
@@ -34,23 +34,31 @@ def main(path: str) -> int:
     """Run the job in `path`; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     job_dir = JobDir(Path(path))
+    job = json.loads(job_dir.job.read_text())
+    if job.get("processes", 1) > 1 and not is_child():
+        return DONE if job_dir.result.exists() else several(job_dir, job["processes"])
     stop = _Stop()
+    if is_child():
+        follow_parent()
+        if int(os.environ["RANK"]) > 0:
+            return _guarded(job, job_dir, stop)
     with job_dir.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             log.error("another worker holds %s", job_dir.path)
             return BUSY
-        if job_dir.result.exists():
-            return DONE
-        job = json.loads(job_dir.job.read_text())
-        try:
-            _run(job, job_dir, stop)
-            return DONE
-        except KeyboardInterrupt:
-            return PREEMPTED
-        except Exception as error:  # the boundary of the process: everything is reported, nothing is swallowed
-            return _failed(error, job_dir)
+        return DONE if job_dir.result.exists() else _guarded(job, job_dir, stop)
+
+
+def _guarded(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> int:
+    try:
+        _run(job, job_dir, stop)
+        return DONE
+    except KeyboardInterrupt:
+        return PREEMPTED
+    except Exception as error:  # the boundary of the process: everything is reported, nothing is swallowed
+        return _failed(error, job_dir)
 
 
 class _Stop:
@@ -70,14 +78,15 @@ class _Stop:
 
 
 def _failed(error: Exception, job_dir: JobDir) -> int:
-    if isinstance(error, Stopped):
+    stopped, user = isinstance(error, Stopped), isinstance(error, StarError)
+    if stopped:
         log.info("stopped on request; the state is saved")
-        return PREEMPTED
-    user = isinstance(error, StarError)
-    log.error("%s", error if user else traceback.format_exc())
+    else:
+        log.error("%s", error if user else traceback.format_exc())
     text = str(error) if user else "".join(traceback.format_exception_only(error)).strip()
-    write_json(job_dir.failure, {"class": type(error).__name__, "message": text})
-    return USER_ERROR if user else FAILED
+    if not job_dir.failure.exists():  # of several processes the first tells why; the others only lost a peer
+        write_json(job_dir.failure, {"class": type(error).__name__, "message": text, "user": user})
+    return PREEMPTED if stopped else USER_ERROR if user else FAILED
 
 
 def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
@@ -87,6 +96,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
         os.environ[name] = str(threads)
     import torch
 
+    from star.ranks import join, leave
     from star.spec.run import RunSpec
     from star.stages import STAGES, Context
 
@@ -94,11 +104,16 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     spec = RunSpec.model_validate(job["spec"])
     device = _device(spec.resources.device)
-    shutil.rmtree(job_dir.scratch, ignore_errors=True)
-    job_dir.scratch.mkdir()
-    metrics = MetricLog(job_dir.metrics)
-    progress = _Progress(job_dir, stop if job["stage"] != "train" else lambda: False)  # the trainer saves first
-    log.info("%s %s on %s, %d threads, pid %d", job["stage"], job["key"], device, threads, os.getpid())
+    ranks = join(device.type)
+    log.info(
+        "%s %s on %s, %d threads, pid %d, process %d of %d",
+        *(job["stage"], job["key"], device, threads, os.getpid(), ranks.index + 1, ranks.count),
+    )
+    if ranks.first:
+        shutil.rmtree(job_dir.scratch, ignore_errors=True)
+        job_dir.scratch.mkdir()
+    metrics = MetricLog(job_dir.metrics) if ranks.first else None
+    stop_here = stop if job["stage"] != "train" else lambda: False  # the trainer saves first, on all ranks at once
     result = STAGES[job["stage"]](
         Context(
             spec=spec,
@@ -107,32 +122,36 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
             checkpoints=job_dir.checkpoints,
             data_home=Path(job["data_home"]),
             device=device,
-            record=metrics.record,
-            progress=progress,
+            threads=threads,
+            ranks=ranks,
+            record=metrics.record if metrics else lambda step, values: None,
+            progress=_Progress(job_dir if ranks.first else None, stop_here),
             stop=stop,
         )
     )
-    metrics.close()
+    leave(ranks)
+    if metrics is not None:
+        metrics.close()
+        _finish(job, job_dir, started, result, _provenance(job, device, threads, ranks.count))
+
+
+def _finish(job: dict[str, Any], job_dir: JobDir, started: float, result: Any, provenance: dict[str, Any]) -> None:
     shutil.rmtree(job_dir.out, ignore_errors=True)  # left by a worker killed between this rename and its result
     job_dir.scratch.rename(job_dir.out)
+    seconds = round(time.time() - started, 2)
     write_json(
-        job_dir.result,
-        {
-            "metrics": result,
-            "seconds": round(time.time() - started, 2),
-            "finished": time.time(),
-            "provenance": _provenance(job, device, threads),
-        },
+        job_dir.result, {"metrics": result, "seconds": seconds, "finished": time.time(), "provenance": provenance}
     )
     shutil.rmtree(job_dir.checkpoints, ignore_errors=True)
-    log.info("done in %.1f s: %s", time.time() - started, result)
+    log.info("done in %.1f s: %s", seconds, result)
 
 
 class _Progress:
-    """Writes progress.json, not more often than PROGRESS_EVERY; ends the stage when it is asked to stop."""
+    """Writes progress.json (without a job folder nothing), not more often than PROGRESS_EVERY; ends the stage when it is
+    asked to stop."""
 
-    def __init__(self, job_dir: JobDir, stop: Callable[[], bool]) -> None:
-        self.path = job_dir.progress
+    def __init__(self, job_dir: JobDir | None, stop: Callable[[], bool]) -> None:
+        self.path = job_dir.progress if job_dir else None
         self.stop = stop
         self.started = time.time()
         self.first: int | None = None
@@ -143,7 +162,7 @@ class _Progress:
             raise Stopped
         now = time.time()
         self.first = done if self.first is None else self.first
-        if now >= self.next or done == total:
+        if self.path is not None and (now >= self.next or done == total):
             self.next = now + PROGRESS_EVERY
             rate = (done - self.first) / max(1e-9, now - self.started)
             write_json(self.path, {"done": done, "total": total, "rate": rate, "time": now}, durable=False)
@@ -154,10 +173,16 @@ def _device(wanted: str) -> Any:
 
     if wanted == "cuda" and not torch.cuda.is_available():
         raise StarError("resources.device: cuda was asked for, but this machine has no usable GPU; use auto or cpu.")
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if wanted != "cpu" and 0 < torch.cuda.device_count() < count:
+        raise StarError(
+            f"resources.processes: {count} asked for, but this machine has {torch.cuda.device_count()} GPUs; "
+            "give at most that, or device: cpu."
+        )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _provenance(job: dict[str, Any], device: Any, threads: int) -> dict[str, Any]:
+def _provenance(job: dict[str, Any], device: Any, threads: int, processes: int) -> dict[str, Any]:
     import torch
 
     import star
@@ -171,6 +196,7 @@ def _provenance(job: dict[str, Any], device: Any, threads: int) -> dict[str, Any
         "host": platform.node(),
         "device": gpu or platform.processor() or platform.machine(),
         "threads": threads,
+        "processes": processes,
     }
 
 

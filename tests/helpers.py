@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from star.data.codes import CodeStore
+from star.data.sharded import ShardedArray
 from star.spec.load import load
 from star.spec.run import RunSpec
 
@@ -21,6 +25,17 @@ def star_exp(*arguments: str | Path, home: Path | None = None, **options: object
     if home is not None:
         command += ["--home", str(home)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def write_store(folder: Path, codes: np.ndarray, labels: np.ndarray) -> CodeStore:
+    """A code store with this content."""
+    for name, values, kind in (("codes", codes, np.uint16), ("labels", labels, np.int64)):
+        array = ShardedArray(folder / "parts", name, values.shape, kind)
+        array.prepare()
+        for shard, rows in array.missing(0, 1):
+            array.write(shard, values[rows])
+        array.finish(folder)
+    return CodeStore(folder)
 
 
 def tiny(**changes: Any) -> RunSpec:

@@ -33,13 +33,13 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         load_vq(spec, 1, path)
     for odd in (torch.zeros(3), {"model": 3}, [1, 2]):
         torch.save(odd, path)
-        with pytest.raises(DataError, match="holds no tokenizer weights"):
+        with pytest.raises(DataError, match="holds no weights"):
             load_vq(spec, 1, path)
     torch.save({key: value for key, value in VQModel(spec, 1).state_dict().items() if "decoder" not in key}, path)
-    with pytest.raises(DataError, match=r"keys or shapes differ, first decoder\."):
+    with pytest.raises(DataError, match=r"missing: decoder\."):
         load_vq(spec, 1, path)
     torch.save(VQModel(spec, 3).state_dict(), path)
-    with pytest.raises(DataError, match="3 keys or shapes differ"):
+    with pytest.raises(DataError, match="3 of another shape"):
         load_vq(spec, 1, path)
 
 

@@ -8,42 +8,69 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from star.data.sharded import damaged_shards
 from star.data.views import CENTER
 from star.errors import DataError
 
+LEFT_OUT = -1
+"""Label of a row that holds no image: it could not be read, and the spec says to go on."""
+
 
 class CodeStore:
-    """Codes (N, views, T) uint16 and labels (N,) int64 in a folder.
+    """Codes (N, views, T) uint16 and labels (N,) int64 in a folder; rows that were left out are not counted.
 
     Raises:
-        DataError: the two files are missing or do not fit together.
+        DataError: the files are missing, cut short, or do not fit together.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         try:
-            self.codes: NDArray[np.uint16] = np.load(folder / "codes.npy", mmap_mode="r")
-            self.labels: NDArray[np.int64] = np.load(folder / "labels.npy")
+            self._codes: NDArray[np.uint16] = np.load(folder / "codes.npy", mmap_mode="r")
+            labels: NDArray[np.int64] = np.load(folder / "labels.npy")
         except (OSError, ValueError) as error:
-            raise DataError(f"{folder}: no code store: {error}.") from None
-        if self.codes.ndim != 3 or len(self.codes) != len(self.labels):
-            raise DataError(f"{folder}: codes of shape {self.codes.shape} do not fit {len(self.labels)} labels.")
+            raise DataError(f"{folder}: no code store: {error}. Remove the job's folder and run again.") from None
+        if self._codes.ndim != 3 or len(self._codes) != len(labels):
+            raise DataError(f"{folder}: codes of shape {self._codes.shape} do not fit {len(labels)} labels.")
+        self._rows = np.flatnonzero(labels != LEFT_OUT)
+        self.labels = labels[self._rows]
+
+    @property
+    def num_views(self) -> int:
+        """Stored views of each image."""
+        return int(self._codes.shape[1])
+
+    @property
+    def length(self) -> int:
+        """T: codes of one view."""
+        return int(self._codes.shape[2])
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def verify(self) -> None:
+        """Read everything once and compare it with its checksums.
+
+        Raises:
+            DataError: naming the damaged shards.
+        """
+        for name in ("codes.npy", "labels.npy"):
+            bad = damaged_shards(self.folder / name)
+            if bad:
+                raise DataError(
+                    f"{self.folder / name}: {len(bad)} shards are damaged, first {bad[0]}. "
+                    f"Remove {self.folder.parent.parent} and run again."
+                )
+
     def gather(self, images: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[np.int64]:
         """Codes (B, M, T) of images (B,) and their views (B, M)."""
-        return self.codes[images[:, None], views].astype(np.int64)
+        return self._codes[self._rows[images][:, None], views].astype(np.int64)
 
     def center(self, first: int, last: int) -> NDArray[np.int64]:
         """Codes (b, T) of the plain centre crops of images `first` to `last`."""
-        return self.codes[first:last, CENTER if self.codes.shape[1] > 1 else 0].astype(np.int64)
-
-
-def create(folder: Path, count: int, views: int, length: int) -> np.memmap[tuple[int, int, int], np.dtype[np.uint16]]:
-    """A writable (count, views, T) array behind `folder`/codes.npy."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint16, shape=(count, views, length))
+        view = CENTER if self.num_views > 1 else 0
+        codes: NDArray[np.int64] = self._codes[self._rows[first:last], view].astype(np.int64)
+        return codes
 
 
 @lru_cache(maxsize=2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -11,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from star.data import fetch
+from star.data.pixels import Images, decoded, square
 from star.errors import DataError
 from star.spec.images import DataSpec
 
 Split = Literal["train", "test"]
-Images = NDArray[np.uint8]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+VALIDATION = ("val", "test")
+"""How names of files or folders of the held-out split begin."""
 
 
 class ImageSource(Protocol):
@@ -26,6 +30,14 @@ class ImageSource(Protocol):
 
     def read(self, indices: NDArray[np.int64], side: int, enlarge: str) -> Images:
         """Images (B, side, side, C): centre square, brought to `side` pixels."""
+        ...
+
+    def read_sides(self, indices: NDArray[np.int64], sides: list[int], enlarge: str) -> list[Images]:
+        """The same for several sides, each image decoded once."""
+        ...
+
+    def problems(self, indices: NDArray[np.int64]) -> Iterator[str | None]:
+        """For each image what is wrong with it, None if nothing; decodes it to the last pixel."""
         ...
 
 
@@ -43,7 +55,8 @@ def missing(spec: DataSpec, data_home: Path) -> str | None:
             if fetch.is_complete(folder)
             else f"Fashion-MNIST is not in {folder}; run `star-exp data fetch fashion-mnist`."
         )
-    return None if folder.is_dir() else f"data.path: {folder} is no folder; give one with one subfolder per class."
+    wanted = "*.parquet files" if spec.name == "parquet" else "one subfolder per class"
+    return None if folder.is_dir() else f"data.path: {folder} is no folder; give one with {wanted}."
 
 
 def fingerprint(spec: DataSpec, data_home: Path) -> str:
@@ -55,14 +68,20 @@ def fingerprint(spec: DataSpec, data_home: Path) -> str:
         return hashlib.sha256("".join(fetch.SHA256.values()).encode()).hexdigest()[:16]
     if missing(spec, data_home):
         return "absent"
-    listing = _Listing.of(spec, data_home)
-    return hashlib.sha256(
-        "\n".join(f"{name}:{(listing.root / name).stat().st_size}" for name in listing.files).encode()
-    ).hexdigest()[:16]
+    root = folder_of(spec, data_home)
+    names = (
+        [path.name for path in parquet_files(root)] if spec.name == "parquet" else _Listing.of(spec, data_home).files
+    )
+    return hashlib.sha256("\n".join(f"{name}:{(root / name).stat().st_size}" for name in names).encode()).hexdigest()[
+        :16
+    ]
 
 
-def open_source(spec: DataSpec, data_home: Path, split: Split) -> ImageSource:
+def open_source(spec: DataSpec, data_home: Path, split: Split, threads: int = 1) -> ImageSource:
     """The images of a split.
+
+    Args:
+        threads: how many images are decoded at a time.
 
     Raises:
         DataError: they are missing, or a class has no folder.
@@ -72,7 +91,28 @@ def open_source(spec: DataSpec, data_home: Path, split: Split) -> ImageSource:
         raise DataError(reason)
     if spec.name == "fashion-mnist":
         return FashionMNIST(folder_of(spec, data_home), split)
-    return ImageFolder(_Listing.of(spec, data_home), split, spec)
+    if spec.name == "parquet":
+        from star.data.parquet import ParquetImages
+
+        return ParquetImages(parquet_files(folder_of(spec, data_home)), split, spec, threads)
+    return ImageFolder(_Listing.of(spec, data_home), split, spec, threads)
+
+
+def parquet_files(root: Path) -> list[Path]:
+    """The files of a parquet image data set, in the order of their names.
+
+    Raises:
+        DataError: there are none.
+    """
+    files = sorted(root.glob("*.parquet"))
+    if not files:
+        raise DataError(f"data.path: {root} holds no *.parquet; give the folder that has train-*.parquet.")
+    return files
+
+
+def is_held_out(name: str, test_fraction: float) -> bool:
+    """Whether an image belongs to the test split where nothing else says so: a fixed share, by the hash of its name."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 < test_fraction
 
 
 class FashionMNIST:
@@ -90,7 +130,50 @@ class FashionMNIST:
             before = (side - 28) // 2
             after = side - 28 - before
             return np.pad(images, ((0, 0), (before, after), (before, after), (0, 0)))
-        return np.stack([center_crop(image, side) for image in images])
+        return np.stack([square(image, side, "resize") for image in images])
+
+    def read_sides(self, indices: NDArray[np.int64], sides: list[int], enlarge: str) -> list[Images]:
+        return [self.read(indices, side, enlarge) for side in sides]
+
+    def problems(self, indices: NDArray[np.int64]) -> Iterator[str | None]:
+        return (None for _ in indices)
+
+
+class Decoded:
+    """Images that are decoded one by one, several at a time."""
+
+    labels: NDArray[np.int64]
+
+    def __init__(self, spec: DataSpec, threads: int) -> None:
+        self.channels, self.num_classes = spec.channels, spec.num_classes
+        self.pool = ThreadPoolExecutor(threads)
+
+    def load(self, index: int) -> Images:
+        """One image (H, W, C), or DataError."""
+        raise NotImplementedError
+
+    def read(self, indices: NDArray[np.int64], side: int, enlarge: str) -> Images:
+        return self.read_sides(indices, [side], enlarge)[0]
+
+    def read_sides(self, indices: NDArray[np.int64], sides: list[int], enlarge: str) -> list[Images]:
+        def one(index: int) -> list[Images]:
+            image = self.load(index)
+            return [square(image, side, enlarge) for side in sides]
+
+        read = list(self.pool.map(one, indices.tolist()))
+        return [np.stack(images) for images in zip(*read, strict=True)]
+
+    def problems(self, indices: NDArray[np.int64]) -> Iterator[str | None]:
+        def one(index: int) -> str | None:
+            if not 0 <= self.labels[index] < self.num_classes:
+                return f"image {index}: its label is {self.labels[index]}, not 0 to {self.num_classes - 1}"
+            try:
+                self.load(index)
+            except DataError as error:
+                return str(error)
+            return None
+
+        return self.pool.map(one, indices.tolist())
 
 
 @dataclass(frozen=True)
@@ -114,60 +197,26 @@ class _Listing:
         return cls(root, files, any(name.startswith("train/") and name.count("/") > 1 for name in files))
 
 
-class ImageFolder:
+class ImageFolder(Decoded):
     """One subfolder per class; classes are numbered in the order of their names."""
 
-    def __init__(self, listing: _Listing, split: Split, spec: DataSpec) -> None:
-        self.root, self.channels = listing.root, spec.channels
-        chosen = [name for name in listing.files if _split_of(name, listing, spec.test_fraction) == split]
-        classes = sorted({Path(name).parent.name for name in listing.files})
+    def __init__(self, listing: _Listing, split: Split, spec: DataSpec, threads: int) -> None:
+        super().__init__(spec, threads)
+        self.root = listing.root
+        self.files = [name for name in listing.files if _split_of(name, listing, spec.test_fraction) == split]
+        classes = {name: i for i, name in enumerate(sorted({Path(name).parent.name for name in listing.files}))}
         if len(classes) != spec.num_classes:
             raise DataError(
                 f"data.num_classes: {spec.num_classes}, but {self.root} has {len(classes)} class folders; write that number."
             )
-        self.files = chosen
-        self.labels = np.array([classes.index(Path(name).parent.name) for name in chosen], dtype=np.int64)
+        self.labels = np.array([classes[Path(name).parent.name] for name in self.files], dtype=np.int64)
 
-    def read(self, indices: NDArray[np.int64], side: int, enlarge: str) -> Images:
-        from PIL import Image, UnidentifiedImageError
-
-        images = []
-        for index in indices:
-            path = self.root / self.files[index]
-            try:
-                with Image.open(path) as image:
-                    pixels = np.asarray(image.convert("L" if self.channels == 1 else "RGB"))
-            except (OSError, UnidentifiedImageError, ValueError) as error:
-                raise DataError(f"{path}: cannot be read as an image: {error}.") from None
-            pixels = pixels.reshape(*pixels.shape[:2], self.channels)
-            images.append(_padded(pixels, side) if enlarge == "pad" else center_crop(pixels, side))
-        return np.stack(images)
+    def load(self, index: int) -> Images:
+        path = self.root / self.files[index]
+        return decoded(path, self.channels, str(path))
 
 
 def _split_of(name: str, listing: _Listing, test_fraction: float) -> Split:
-    top = name.split("/")[0]
     if listing.split_folders:
-        return "train" if top == "train" else "test"
-    share = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
-    return "test" if share < test_fraction else "train"
-
-
-def _padded(image: Images, side: int) -> Images:
-    image = center_crop(image, min(side, *image.shape[:2]))
-    before = (side - image.shape[0]) // 2
-    after = side - image.shape[0] - before
-    return np.pad(image, ((before, after), (before, after), (0, 0)))
-
-
-def center_crop(image: Images, side: int) -> Images:
-    """ADM's centre crop of (H, W, C): halve with a box filter while twice too large, bicubic to `side`, cut the centre."""
-    from PIL import Image
-
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    while min(picture.size) >= 2 * side:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = side / min(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    pixels = np.asarray(picture)
-    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-    return pixels[top : top + side, left : left + side].reshape(side, side, image.shape[-1])
+        return "train" if name.split("/")[0] == "train" else "test"
+    return "test" if is_held_out(name, test_fraction) else "train"

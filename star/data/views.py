@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from star.data.sources import Images
+from star.data.pixels import Images
 from star.spec.images import DataSpec
 
 NUM_VIEWS = 10
@@ -12,9 +12,9 @@ CENTER = 4
 """Which of the ten is the plain centre crop."""
 
 
-def side_before_crop(spec: DataSpec) -> int:
-    """Side in pixels of the image that crops are cut from."""
-    return int(spec.image_size * spec.crop_range)
+def sides_before_crop(spec: DataSpec) -> list[int]:
+    """Sides in pixels of the images that crops are cut from, one for each crop range."""
+    return [int(spec.image_size * crop_range) for crop_range in spec.crop_ranges]
 
 
 def ten_crop(images: Images, size: int) -> Images:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star.model.dropout import SequenceDropout, layer_seeds
 from star.spec.sections import ModelSpec
 
 
@@ -71,16 +72,18 @@ class Attention(nn.Module):
         self.n_head = spec.n_head
         self.wqkv = nn.Linear(spec.dim, 3 * spec.dim, bias=False)
         self.wo = nn.Linear(spec.dim, spec.dim, bias=False)
-        self.dropout = nn.Dropout(spec.residual_dropout)
+        self.dropout = SequenceDropout(spec.residual_dropout, site=1)
 
-    def forward(self, x: Tensor, rope: Tensor, attend: Tensor | None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: Tensor, attend: Tensor | None, seeds: Tensor | None, cache: Cache | None
+    ) -> Tensor:
         heads = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
         (query, key), value = rotate(heads[:2], rope).unbind(0), heads[2]
         if cache is not None:
             key, value = cache.append(key, value)
         causal = attend is None and query.shape[2] > 1
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, is_causal=causal)
-        return self.dropout(self.wo(mixed.transpose(1, 2).flatten(2)))
+        return self.dropout(self.wo(mixed.transpose(1, 2).flatten(2)), seeds)
 
 
 class FeedForward(nn.Module):
@@ -91,10 +94,10 @@ class FeedForward(nn.Module):
         self.w1 = nn.Linear(spec.dim, spec.ffn_hidden, bias=False)
         self.w3 = nn.Linear(spec.dim, spec.ffn_hidden, bias=False)
         self.w2 = nn.Linear(spec.ffn_hidden, spec.dim, bias=False)
-        self.dropout = nn.Dropout(spec.ffn_dropout)
+        self.dropout = SequenceDropout(spec.ffn_dropout, site=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+    def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
+        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)), seeds)
 
 
 class Block(nn.Module):
@@ -107,9 +110,16 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(spec.dim, spec.norm_eps)
         self.ffn_norm = RMSNorm(spec.dim, spec.norm_eps)
 
-    def forward(self, x: Tensor, rope: Tensor, attend: Tensor | None, cache: Cache | None = None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rope, attend, cache)
-        return x + self.feed_forward(self.ffn_norm(x))
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor,
+        attend: Tensor | None,
+        seeds: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rope, attend, seeds, cache)
+        return x + self.feed_forward(self.ffn_norm(x), seeds)
 
 
 class ClassEmbedding(nn.Module):
@@ -145,7 +155,7 @@ class GPT(nn.Module):
         self.null_label = num_classes
         self.cls_embedding = ClassEmbedding(num_classes, spec.dim)
         self.tok_embeddings = nn.Embedding(vocab_size, spec.dim)
-        self.tok_dropout = nn.Dropout(spec.token_dropout)
+        self.tok_dropout = SequenceDropout(spec.token_dropout, site=0)
         self.layers = nn.ModuleList(Block(spec) for _ in range(spec.n_layer))
         self.norm = RMSNorm(spec.dim, spec.norm_eps)
         self.output = nn.Linear(spec.dim, vocab_size, bias=False)
@@ -160,11 +170,24 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=self.spec.init_std)
         nn.init.zeros_(self.output.weight)
 
-    def embed(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """The input sequence (B, T, D): condition, then all codes but the last."""
-        return self.tok_dropout(torch.cat([self.cls_embedding(labels), self.tok_embeddings(codes[:, :-1])], dim=1))
+    @property
+    def dim(self) -> int:
+        """Channels of the hidden states."""
+        return self.spec.dim
 
-    def features(self, codes: Tensor, labels: Tensor, attend: Tensor | None = None, tap: int | None = None) -> Features:
+    def embed(self, codes: Tensor, labels: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """The input sequence (B, T, D): condition, then all codes but the last."""
+        embedded = torch.cat([self.cls_embedding(labels), self.tok_embeddings(codes[:, :-1])], dim=1)
+        return self.tok_dropout(embedded, seeds)
+
+    def features(
+        self,
+        codes: Tensor,
+        labels: Tensor,
+        attend: Tensor | None = None,
+        tap: int | None = None,
+        seeds: Tensor | None = None,
+    ) -> Features:
         """Hidden states of all positions.
 
         Args:
@@ -172,11 +195,12 @@ class GPT(nn.Module):
             labels: (B,) long; `null_label` is no condition.
             attend: (B, 1, T, T) bool, True where a query sees a key; plain causal when None.
             tap: 1-based layer whose output is kept as `tapped`.
+            seeds: (B,) int32, of each sequence's dropout; no dropout when None.
         """
-        x = self.embed(codes, labels)
+        x = self.embed(codes, labels, seeds)
         tapped = None
         for number, block in enumerate(self.layers, start=1):
-            x = block(x, self.rope, attend)
+            x = block(x, self.rope, attend, layer_seeds(seeds, number))
             if number == tap:
                 tapped = x
         return Features(tapped, x, self.norm(x))

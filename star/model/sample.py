@@ -47,7 +47,7 @@ class Decoder:
         """Logits (B, V) after the next input, given as its embedding (B, 1, D)."""
         rope = self.model.rope[:, self.position : self.position + 1]
         for block, cache in zip(self.model.layers, self.caches, strict=True):
-            embedded = block(embedded, rope, None, cache)
+            embedded = block(embedded, rope, None, None, cache)
         self.position += 1
         return self.model.output(self.model.norm(embedded))[:, 0]
 

@@ -14,7 +14,7 @@ NUM_VIEWS = 10
 EFFICIENTNET_LITE0 = 2 * 407e6
 """Operations for one image of 224 x 224, as published."""
 FLOPS_PER_SECOND = 2e10
-"""One CPU core, where neither the ledger nor `resources.tflops` knows better."""
+"""One CPU core, where neither the ledger nor `resources.gpu` knows better."""
 
 
 STARTUP = 3.0
@@ -138,7 +138,8 @@ def stage_bytes(stage: str, spec: RunSpec) -> float:
 
 
 def stage_seconds(stage: str, spec: RunSpec, speeds: dict[str, float]) -> float:
-    """Expected duration at `resources.tflops`, else at the speed of this ledger's own jobs of the stage, else at a CPU core's."""
-    default = FLOPS_PER_SECOND * spec.resources.threads_of(stage)
-    speed = spec.resources.tflops * 1e12 if spec.resources.tflops else speeds.get(stage, default)
+    """Expected duration on `resources.gpu`, else at the speed of this ledger's own jobs of the stage, else at a CPU core's."""
+    resources = spec.resources
+    speed = resources.flops_per_second or speeds.get(stage, FLOPS_PER_SECOND * resources.threads_of(stage))
+    speed *= resources.processes_of(stage)
     return STARTUP + stage_flops(stage, spec) / speed

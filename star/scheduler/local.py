@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -41,7 +40,7 @@ class LocalExecutor:
         if child is not None:
             code = child.poll()
             return None if code is None else Exit(code)
-        return None if (handle and _alive(handle)) or _locked(job) else Exit(None)
+        return None if (handle and _alive(handle)) or job.locked() else Exit(None)
 
     def stop(self, job: JobDir, handle: Handle, kill: bool = False) -> None:
         """Signal the worker's whole session, if it is still the process of the handle."""
@@ -66,15 +65,3 @@ def _alive(handle: Handle) -> bool:
         return process.create_time() == handle["started"] and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _locked(job: JobDir) -> bool:
-    """Whether some worker holds the job's lock."""
-    try:
-        with job.lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from star.ledger.store import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Ledger
-from star.rundir import Home, read_json, write_json
+from star.rundir import BUSY, PREEMPTED, STOPPED, Home, read_json, write_json
 from star.scheduler.estimate import stage_flops
 from star.scheduler.executor import Executor, Exit
 from star.scheduler.plan import Plan, PlannedJob
@@ -28,8 +28,6 @@ MAX_DEATHS = 3
 """Workers of one job that may die without a word before it counts as failed."""
 STOP_TIMEOUT = 60.0
 """Seconds that workers get to save their state."""
-BUSY, PREEMPTED = 3, 75
-"""Exit codes of `star.worker` that tell more than its folder does."""
 AGAIN = "asked for again"
 
 
@@ -48,7 +46,7 @@ class Scheduler:
     """Runs a plan on one executor.
 
     Args:
-        slots: CPU slots of this machine; a job takes as many as it has threads.
+        slots: CPU slots of this machine; a job takes one for each thread of each process.
         say: receives one line for each thing that happens.
     """
 
@@ -98,13 +96,13 @@ class Scheduler:
             if job.state == RUNNING:
                 self._look(job)
         states = self.ledger.jobs(jobs)
-        used = sum(jobs[key].threads for key, job in states.items() if job.state == RUNNING)
+        used = sum(jobs[key].slots for key, job in states.items() if job.state == RUNNING)
         for key, job in states.items():
             ready = job.state == QUEUED and all(
                 self._done(before, jobs, states) for before in jobs[key].inputs.values()
             )
-            if ready and (used == 0 or used + jobs[key].threads <= self.slots):
-                used += jobs[key].threads
+            if ready and (used == 0 or used + jobs[key].slots <= self.slots):
+                used += jobs[key].slots
                 self._start(jobs[key], job)
         return self.ledger.jobs(jobs)
 
@@ -133,7 +131,8 @@ class Scheduler:
                 "key": planned.key,
                 "label": planned.label,
                 "spec": planned.spec.model_dump(mode="json"),
-                "threads": planned.threads,
+                "threads": planned.spec.resources.threads_of(planned.stage),
+                "processes": planned.spec.resources.processes_of(planned.stage),
                 "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
                 "data_home": str(self.home.data),
                 "code": self.code,
@@ -164,7 +163,7 @@ class Scheduler:
             self.ledger.set_handle(
                 job.key, job.attempt, None
             )  # an older worker still holds the lock: wait for that one
-        elif ended.code == PREEMPTED:
+        elif ended.code == PREEMPTED or (failure is not None and failure["class"] == STOPPED):
             self.ledger.move(job, QUEUED, "stopped on request, state saved")
         elif failure is not None:
             self._fail(job, failure["class"], failure["message"])

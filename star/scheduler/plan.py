@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from star.data import sources
+from star.data import llamagen_codes, sources
 from star.ledger.store import FAILED, RUNNING, Job, Ledger
 from star.rundir import Home
 from star.scheduler.estimate import stage_bytes, stage_flops, stage_seconds
@@ -49,9 +49,9 @@ class PlannedJob:
     reason: str = "new"
 
     @property
-    def threads(self) -> int:
+    def slots(self) -> int:
         """CPU slots it takes."""
-        return self.spec.resources.threads_of(self.stage)
+        return self.spec.resources.slots_of(self.stage)
 
     @property
     def label(self) -> str:
@@ -81,7 +81,7 @@ class Plan:
         chain: dict[str, float] = {}
         for job in self.jobs.values():
             own = stage_seconds(job.stage, job.spec, speeds) if job in self.to_do else 0.0
-            work += own * min(job.threads, slots)
+            work += own * min(job.slots, slots)
             chain[job.key] = own + max((chain[key] for key in job.inputs.values()), default=0.0)
         return max(work / slots, max(chain.values(), default=0.0))
 
@@ -127,7 +127,8 @@ def _decide(job: PlannedJob, home: Home, known: Job | None, wanted: bool) -> Non
     elif known and known.state == RUNNING:
         job.action, job.reason = "running", f"attempt {known.attempt}"
     elif folder.checkpoints.exists() and any(folder.checkpoints.iterdir()):
-        job.action, job.reason = "resume", f"from checkpoint {max(folder.checkpoints.iterdir()).stem}"
+        newest = max((path.stem for path in folder.checkpoints.glob("step-*.pt")), default=None)
+        job.action, job.reason = "resume", f"from checkpoint {newest}" if newest else "from what it has done"
     elif known and known.state == FAILED:
         job.reason = f"failed before: {known.error_class}"
     elif known and known.attempt:
@@ -145,15 +146,21 @@ def _sources(spec: RunSpec, home: Home, cache: dict[str, str], missing: list[str
         if reason and reason not in missing:
             missing.append(reason)
     found = {"data": cache[where]}
-    if spec.tokenizer.weights:
-        path = Path(spec.tokenizer.weights)
-        if str(path) not in cache:
-            cache[str(path)] = _sha256(path) if path.is_file() else "absent"
-            if cache[str(path)] == "absent":
-                missing.append(
-                    f"tokenizer.weights: {path} is not there; put LlamaGen's file there or give its path with --set tokenizer.weights=PATH."
-                )
-        found["weights"] = cache[str(path)]
+    for source, given in (("tokenizer", spec.tokenizer.weights), ("model", spec.model.weights)):
+        if given:
+            if given not in cache:
+                cache[given] = _sha256(Path(given)) if Path(given).is_file() else "absent"
+                if cache[given] == "absent":
+                    missing.append(
+                        f"{source}.weights: {given} is not there; "
+                        f"put LlamaGen's file there or give its path with --set {source}.weights=PATH."
+                    )
+            found[source] = cache[given]
+    if spec.data.codes:
+        if spec.data.codes not in cache:
+            cache[spec.data.codes] = llamagen_codes.fingerprint(Path(spec.data.codes))
+            missing += [reason for reason in (llamagen_codes.absent(Path(spec.data.codes)),) if reason]
+        found["codes"] = cache[spec.data.codes]
     return found
 
 

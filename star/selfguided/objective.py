@@ -1,18 +1,19 @@
 """The training objective (Eq. 8) and the random draws of a step. The losses are weighted here and nowhere else.
 
 The teacher's targets are computed first, for the whole global batch; they need no gradient. Then the student runs in
-micro-batches against all of them, so the loss does not depend on how the batch is cut.
+micro-batches against all of them, so the loss depends neither on how the batch is cut nor on how many ranks share it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star.model.gpt import GPT
+from star.selfguided.backbone import Backbone, Learner, Pass
 from star.selfguided.losses import inter_step_loss, inter_view_loss, mim_loss, wide
 from star.selfguided.masking import attend_mask, draw_hidden, hidden_count
 from star.selfguided.teacher import EMATeacher, projector
@@ -21,7 +22,7 @@ from star.spec.sections import SelfGuidedSpec
 
 @dataclass
 class Batch:
-    """One step's global batch."""
+    """One step's global batch: every rank draws all of it and works on its own rows."""
 
     codes: Tensor
     """(B, M, T) long: M distinct views of each image."""
@@ -31,21 +32,26 @@ class Batch:
     """(B, S, T) bool, True where a student's input position is hidden; None without masking."""
     positions: Tensor
     """(K,) long: drawn once for the batch, its views, student and teacher."""
+    seeds: Tensor | None = None
+    """(B, S) int32, of each student sequence's dropout; None when the student brings its own dropout, or none."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        hidden = None if self.hidden is None else self.hidden.to(device)
-        return Batch(self.codes.to(device), self.labels.to(device), hidden, self.positions.to(device))
+        moved = (None if x is None else x.to(device) for x in (self.hidden, self.seeds))
+        hidden, seeds = moved
+        return Batch(self.codes.to(device), self.labels.to(device), hidden, self.positions.to(device), seeds)
 
 
 @dataclass
 class Targets:
-    """What the teacher says of a batch, without gradient."""
+    """What the teacher says, without gradient."""
 
     final: Tensor | None
-    """(B, S, T, D) hidden states for the MIM loss."""
+    """(R, S, T, D) hidden states of this rank's R images, for the MIM loss."""
     keys: Tensor | None
-    """(B, M, K, D) features for the contrastive losses."""
+    """(B, M, K, D) features of the global batch, for the contrastive losses."""
+    first: int = 0
+    """Index in the global batch of the first image of `final`."""
 
 
 def draw_batch(
@@ -56,6 +62,7 @@ def draw_batch(
     drop_prob: float,
     drop_per: str,
     generator: torch.Generator,
+    dropout: bool = False,
 ) -> Batch:
     """The random choices of one step: dropped labels, hidden positions, contrasted positions.
 
@@ -63,7 +70,8 @@ def draw_batch(
         codes: (B, M, T) long.
         labels: (B,) long, as in the data.
         drop_prob: share of images (or views, with drop_per `view`) that get the null label.
-        generator: seeded by run and step, so that a resumed run draws the same.
+        generator: seeded by run and step, so that a resumed run and every rank draw the same.
+        dropout: draw a seed for each student sequence's dropout.
     """
     count, views, length = codes.shape
     dropped = torch.rand(count, views if drop_per == "view" else 1, generator=generator) < drop_prob
@@ -71,7 +79,10 @@ def draw_batch(
     positions = torch.randperm(length, generator=generator)[: spec.num_positions if spec.contrastive else 0]
     student_views = min(spec.student_views, views)
     hidden = draw_hidden((count, student_views), length, spec.mask_ratio, generator) if spec.masked else None
-    return Batch(codes, labels, hidden, positions)
+    seeds = None
+    if dropout:  # drawn last: without it the other draws are the same
+        seeds = torch.randint(2**31 - 1, (count, student_views), generator=generator).int()
+    return Batch(codes, labels, hidden, positions, seeds)
 
 
 class Objective(nn.Module):
@@ -83,15 +94,24 @@ class Objective(nn.Module):
         contrastive_layer: 1-based layer whose output is contrasted.
     """
 
-    def __init__(self, spec: SelfGuidedSpec, student: GPT, contrastive_layer: int) -> None:
+    def __init__(self, spec: SelfGuidedSpec, student: Backbone, contrastive_layer: int) -> None:
         super().__init__()
         self.spec = spec
-        self.student = student
         self.tap = contrastive_layer if spec.contrastive else None
-        self.projector = projector(student.spec.dim, spec) if spec.contrastive else None
+        self.learner = Learner(student, projector(student.dim, spec) if spec.contrastive else None)
         self.teacher = EMATeacher(student, spec.ema_decay, spec.ema_ramp) if spec.teacher else None
-        shadowed = self.projector if spec.teacher_projector else None
+        shadowed = self.learner.projector if spec.teacher_projector else None
         self.teacher_projector = EMATeacher(shadowed, spec.ema_decay, spec.ema_ramp) if shadowed is not None else None
+
+    @property
+    def student(self) -> Backbone:
+        """The model being trained."""
+        return self.learner.student
+
+    @property
+    def projector(self) -> nn.Module | None:
+        """f, which only the student has."""
+        return self.learner.projector
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Of student and projector."""
@@ -105,31 +125,68 @@ class Objective(nn.Module):
             self.teacher_projector.update(self.projector, step)
 
     @torch.no_grad()
-    def targets(self, batch: Batch) -> Targets:
-        """The teacher on unmasked sequences, without its head."""
+    def targets(
+        self,
+        batch: Batch,
+        rows: slice | None = None,
+        micro: int | None = None,
+        gather: Callable[[Tensor], Tensor] = lambda own: own,
+    ) -> Targets:
+        """The teacher on unmasked sequences, without its head; only as deep as a loss that is on reads it.
+
+        Args:
+            rows: this rank's images; all when None.
+            micro: images per forward pass.
+            gather: own keys (R, M, K, D) -> those of all ranks in order, (B, M, K, D).
+        """
         if self.teacher is None:
             return Targets(None, None)
-        spec, (count, views, length) = self.spec, batch.codes.shape
+        rows = rows or slice(0, len(batch.codes))
+        micro = micro or rows.stop - rows.start
+        starts = range(rows.start, rows.stop, micro)
+        parts = [self._teach(batch, slice(first, min(first + micro, rows.stop))) for first in starts]
+        finals = [final for final, _ in parts if final is not None]
+        keys = [key for _, key in parts if key is not None]
+        return Targets(
+            torch.cat(finals) if finals else None, gather(torch.cat(keys)) if keys else None, first=rows.start
+        )
+
+    def _teach(self, batch: Batch, rows: slice) -> tuple[Tensor | None, Tensor | None]:
+        assert self.teacher is not None
+        spec, teacher, codes = self.spec, self.teacher.copy, batch.codes[rows]
+        count, views, length = codes.shape
         if not spec.contrastive:  # the MIM loss reads the student's views only
             views = min(spec.student_views, views)
-        features = self.teacher.copy.features(
-            batch.codes[:, :views].flatten(0, 1), batch.labels[:, :views].flatten(), tap=self.tap
-        )
-        final = keys = None
+        sequences, labels = codes[:, :views].flatten(0, 1), batch.labels[rows, :views].flatten()
+        final = None
         if spec.mim:
-            tapped = features.final if spec.mim_tap == "post_norm" else features.pre_norm
-            final = tapped.view(count, views, length, -1)[:, : spec.student_views]
-        if features.tapped is not None:
-            keys = features.tapped.view(count, views, length, -1)[:, :, batch.positions]
-            if self.teacher_projector is not None:
-                keys = self.teacher_projector.copy(keys)
-        return Targets(final, keys)
+            features = teacher.features(sequences, labels, tap=self.tap)
+            tapped = features.tapped
+            final = features.final if spec.mim_tap == "post_norm" else features.pre_norm
+            final = final.view(count, views, length, -1)[:, : spec.student_views]
+        else:
+            assert self.tap is not None
+            tapped = teacher.hidden_at(sequences, labels, self.tap)
+        if tapped is None:
+            return final, None
+        keys = tapped.view(count, views, length, -1)[:, :, batch.positions]
+        return final, keys if self.teacher_projector is None else self.teacher_projector.copy(keys)
 
-    def losses(self, batch: Batch, targets: Targets, rows: slice | None = None) -> dict[str, Tensor]:
+    def losses(
+        self,
+        batch: Batch,
+        targets: Targets,
+        rows: slice | None = None,
+        learner: Callable[..., Pass] | None = None,
+    ) -> dict[str, Tensor]:
         """The loss and its parts for images `rows` of the batch, as their share of the global batch's.
 
-        Summed over all micro-batches they are the full-batch values: `loss` and, of `ar_loss`, `mim_loss`,
+        Summed over all micro-batches and ranks they are the full-batch values: `loss` and, of `ar_loss`, `mim_loss`,
         `inter_step_loss` and `inter_view_loss`, those that are built.
+
+        Args:
+            rows: images of one forward pass; all when None.
+            learner: what wraps `self.learner` (DistributedDataParallel), if anything does.
         """
         spec = self.spec
         rows = rows or slice(0, len(batch.codes))
@@ -140,25 +197,22 @@ class Objective(nn.Module):
         hidden = None if batch.hidden is None else batch.hidden[rows]
         attend = None if hidden is None else attend_mask(hidden.flatten(0, 1), spec.mask_self)
         labels = batch.labels[rows, :views].flatten()
-        features = self.student.features(sequences, labels, attend, self.tap)
-
-        logits = self.student.output(features.final)
+        seeds = None if batch.seeds is None else batch.seeds[rows].flatten()
+        found = (learner or self.learner)(sequences, labels, attend, self.tap, batch.positions, seeds)
         # Eq. 2, on the masked pass
         parts = {
-            "ar_loss": F.cross_entropy(wide(logits.flatten(0, 1)), sequences.flatten(), reduction="sum")
+            "ar_loss": F.cross_entropy(wide(found.logits.flatten(0, 1)), sequences.flatten(), reduction="sum")
             / (total * views * length)
         }
         loss = parts["ar_loss"]
         if targets.final is not None:
-            parts["mim_loss"] = self._mim(
-                features.final if spec.mim_tap == "post_norm" else features.pre_norm, targets.final[rows], hidden, total
-            )
+            own = targets.final[rows.start - targets.first : rows.stop - targets.first]
+            student = found.final if spec.mim_tap == "post_norm" else found.pre_norm
+            parts["mim_loss"] = self._mim(student, own, hidden, total)
             loss = loss + spec.mim_weight * parts["mim_loss"]
         if targets.keys is not None:
-            assert features.tapped is not None and self.projector is not None
-            # only the K drawn positions pass the projector: on all T it would cost 15% of a plain step
-            queries = self.projector(features.tapped.view(count, views, length, -1)[:, :, batch.positions])
-            parts |= self._contrastive(queries, targets.keys, first, total)
+            assert found.queries is not None
+            parts |= self._contrastive(found.queries.unflatten(0, (count, views)), targets.keys, first, total)
             factor = 0.5 if spec.inter_step and spec.inter_view else spec.lone_factor
             loss = loss + spec.contrastive_weight * factor * sum(
                 parts[name] for name in ("inter_step_loss", "inter_view_loss") if name in parts

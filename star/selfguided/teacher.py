@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class EMATeacher(nn.Module):
     It stays in evaluation mode.
     """
 
-    def __init__(self, source: nn.Module, decay: float, ramp: bool) -> None:
+    def __init__(self, source: Any, decay: float, ramp: bool) -> None:
         super().__init__()
         self.copy = copy.deepcopy(source).requires_grad_(False).eval()
         self.decay = decay
@@ -43,7 +43,12 @@ class EMATeacher(nn.Module):
         return min(self.decay, (1 + step) / (10 + step)) if self.ramp else self.decay
 
     @torch.no_grad()
-    def update(self, source: nn.Module, step: int) -> None:
+    def update(self, source: Any, step: int) -> None:
         """teacher <- d teacher + (1 - d) source, in one fused pass."""
-        own = cast(list[Tensor], list(self.copy.parameters()))
-        torch._foreach_lerp_(own, list(source.parameters()), 1 - self.decay_at(step))
+        own, followed = ([_local(p) for p in module.parameters()] for module in (self.copy, source))
+        torch._foreach_lerp_(own, followed, 1 - self.decay_at(step))
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """This rank's shard of a sharded parameter; teacher and student are sharded alike."""
+    return cast(Any, parameter).to_local() if hasattr(parameter, "to_local") else parameter

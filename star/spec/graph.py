@@ -18,7 +18,7 @@ class Stage:
     sections: tuple[str, ...]
     inputs: tuple[str, ...] = ()
     source: str | None = None
-    """What of the outside world it reads, by fingerprint: `data` (images) or `weights` (a checkpoint)."""
+    """What of the outside world it reads, by fingerprint: `data` (images), `codes` (imported ones), `tokenizer` or `model` (weights)."""
     results: tuple[str, ...] = ()
     """The numbers it ends with, as columns of a table name them; `{extractor}` is filled from the run's spec."""
 
@@ -28,17 +28,17 @@ _SCORES = ("frechet_distance", "spatial_frechet_distance", "inception_score", "p
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("dataset", 1, ("data",), source="data"),
+        Stage("dataset", 1, ("data",), source="data", results=("skipped",)),
         Stage(
             "tokenizer",
             1,
             ("tokenizer",),
             ("dataset",),
-            source="weights",
+            source="tokenizer",
             results=("mse", "psnr", "codebook_usage", "codebook_perplexity"),
         ),
-        Stage("encode", 1, (), ("dataset", "tokenizer")),
-        Stage("train", 1, ("model", "selfguided", "optim", "seed"), ("encode",), results=("val_nll",)),
+        Stage("encode", 1, (), ("dataset", "tokenizer"), source="codes", results=("skipped",)),
+        Stage("train", 1, ("model", "selfguided", "optim", "seed"), ("encode",), source="model", results=("val_nll",)),
         Stage("reference", 1, ("score",), ("dataset",)),
         Stage("generate", 1, ("generate", "seed"), ("train", "tokenizer")),
         Stage(

@@ -12,9 +12,20 @@ from star.spec.base import Count, NonNegative, Positive, Section
 class DataSpec(Section):
     """Images and their crops."""
 
-    name: Literal["fashion-mnist", "image-folder"] = Field("fashion-mnist", description="which images")
+    name: Literal["fashion-mnist", "image-folder", "parquet"] = Field("fashion-mnist", description="which images")
     path: str | None = Field(
-        None, description="image-folder: one subfolder per class, or train/ and val/ of such; outside the key"
+        None,
+        description="image-folder: one subfolder per class, or train/ and val/ of such; parquet: a folder of train*.parquet "
+        "and validation*.parquet, as Hugging Face stores images; outside the key",
+    )
+    image_column: str = Field("image", description="parquet: column of encoded images (bytes, or a struct with bytes)")
+    label_column: str = Field("label", description="parquet: column of class numbers")
+    bad_images: Literal["error", "skip"] = Field(
+        "error", description="an image or label that cannot be read: stop there, or leave it out and count it"
+    )
+    codes: str | None = Field(
+        None,
+        description="a folder of LlamaGen's codes to import instead of encoding the training images; outside the key",
     )
     num_classes: Count = Field(10, description="classes; the condition table has one row more, the null label")
     channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
@@ -24,15 +35,27 @@ class DataSpec(Section):
     crop_range: Annotated[float, Field(ge=1, le=2)] = Field(
         1.1, description="side before cropping / side of a crop (ADM crop)"
     )
+    extra_crop_range: Annotated[float, Field(ge=1, le=2)] | None = Field(
+        None, description="a second such number, for ten more views (LlamaGen's 1.05)"
+    )
     enlarge: Literal["resize", "pad"] = Field(
         "resize", description="how the larger side comes about: bicubic resize, or a zero border"
     )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="image-folder without val/: share held out by hash"
+        0.1, description="image-folder or parquet without a validation split: share held out by hash"
     )
 
+    @property
+    def crop_ranges(self) -> list[float]:
+        """Each gives ten views."""
+        return [self.crop_range, *([] if self.extra_crop_range is None else [self.extra_crop_range])]
+
     def identity(self) -> dict[str, Any]:
-        unused = {"path"} if self.name == "image-folder" else {"path", "test_fraction"}
+        """Fields that another kind of images reads, and those left at none, do not count."""
+        unused = {"path", "codes"} | ({"test_fraction"} if self.name == "fashion-mnist" else set())
+        unused |= {"image_column", "label_column"} if self.name != "parquet" else set()
+        unused |= {"bad_images"} if self.bad_images == "error" else set()
+        unused |= {"extra_crop_range"} if self.extra_crop_range is None else set()
         return self.model_dump(mode="json", exclude=unused)
 
 

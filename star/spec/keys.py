@@ -49,7 +49,7 @@ def stage_content(stage: Stage, spec: RunSpec, sources: Mapping[str, str], input
 
 
 def stage_keys(spec: RunSpec, sources: Mapping[str, str]) -> dict[str, str]:
-    """The key of every stage of a run; `sources` maps `data` and `weights` to fingerprints."""
+    """The key of every stage of a run; `sources` maps what stages read of the outside world to fingerprints."""
     keys: dict[str, str] = {}
     for name, stage in STAGES.items():
         keys[name] = digest(stage_content(stage, spec, sources, {before: keys[before] for before in stage.inputs}))

@@ -34,8 +34,8 @@ class RunSpec(Section):
                 "data.image_size",
                 f"{data.image_size} is not a multiple of {tokenizer.downsample}, the downsampling of tokenizer.channel_mult",
             )
-        if data.name == "image-folder" and data.path is None:
-            raise FieldError("data.path", "an image-folder needs the path of the folder")
+        if data.name != "fashion-mnist" and data.path is None:
+            raise FieldError("data.path", f"name: {data.name} needs the path of the folder")
         if data.name == "fashion-mnist":
             self._fashion_mnist()
         for path, layer in (
@@ -47,9 +47,28 @@ class RunSpec(Section):
             except ValueError as error:
                 raise FieldError(path, str(error)) from None
         self._counts()
+        if self.optim.steps == 0 and self.model.weights is None:
+            raise FieldError(
+                "optim.steps", "0 steps train nothing; give at least 1, or model.weights to use as they are"
+            )
+        if self.selfguided.num_views > 10 * len(data.crop_ranges):
+            raise FieldError(
+                "selfguided.num_views",
+                f"{self.selfguided.num_views} is more than the {10 * len(data.crop_ranges)} stored views; "
+                "give fewer, or data.extra_crop_range",
+            )
+        self._ranks()
         if self.generate.weights == "teacher" and not self.selfguided.teacher:
             raise FieldError("generate.weights", "the plain baseline has no teacher to sample from; use student")
         return self
+
+    def _ranks(self) -> None:
+        ranks = self.resources.processes_of("train")
+        if self.optim.batch_size % ranks:
+            raise FieldError(
+                "optim.batch_size",
+                f"{self.optim.batch_size} images cannot be shared evenly by resources.processes.train = {ranks}",
+            )
 
     def _fashion_mnist(self) -> None:
         data = self.data

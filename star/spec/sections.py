@@ -17,6 +17,9 @@ from star.spec.base import Count, FieldError, LayerRef, NonNegative, Positive, S
 class ModelSpec(Section):
     """The LlamaGen transformer."""
 
+    weights: str | None = Field(
+        None, description="a LlamaGen checkpoint to start from (with optim.steps: 0 as it is); its hash enters the key"
+    )
     n_layer: Count = 12
     n_head: Count = 12
     dim: Count = 768
@@ -43,6 +46,9 @@ class ModelSpec(Section):
             )
         return self
 
+    def identity(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"weights"})
+
     @property
     def ffn_hidden(self) -> int:
         """SwiGLU's hidden size."""
@@ -52,8 +58,10 @@ class ModelSpec(Section):
 class SelfGuidedSpec(Section):
     """ST-AR itself (section 3.3). All weights zero is the plain baseline: no teacher, no mask."""
 
-    num_views: Annotated[int, Field(ge=1, le=10)] = Field(2, description="M: distinct views of each image in a step")
-    student_views: Annotated[int, Field(ge=1, le=10)] = Field(
+    num_views: Annotated[int, Field(ge=1, le=20)] = Field(
+        2, description="M: distinct views of each image in a step; ten for each crop range are stored"
+    )
+    student_views: Annotated[int, Field(ge=1, le=20)] = Field(
         2, description="views the student sees, at most num_views (figure 3 draws 1, the text feeds both)"
     )
     mask_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -153,7 +161,9 @@ class SelfGuidedSpec(Section):
 class OptimSpec(Section):
     """AdamW and its schedule (section 4.1; the printed beta2 = 0.05 is a slip for 0.95)."""
 
-    steps: Count | None = Field(None, description="optimizer steps; give this or epochs")
+    steps: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="optimizer steps; give this or epochs; 0 only with model.weights"
+    )
     epochs: Count | None = Field(None, description="passes over the training images; give this or steps")
     batch_size: Count = Field(256, description="images per step over all devices")
     lr: Positive = Field(1e-4, description="per 256 images: the rate used is lr * batch_size / 256")

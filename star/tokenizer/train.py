@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star.data.sources import Images
+from star.data.pixels import Images
 from star.spec.images import TokenizerSpec
 from star.tokenizer.vq import Quantized, VQModel
 

@@ -1,34 +1,121 @@
-"""Checkpoints: written as a whole or not at all, loaded without executing anything, the newest good one first."""
+"""Checkpoints: written behind the training's back, as a whole or not at all; the newest good one is loaded.
+
+A file holds the whole state, whatever number of ranks trained it, so any number can go on from it.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
+import zipfile
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from star.errors import DataError
 from star.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
+BEST = "best.pt"
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
-    """Write the state after `step` steps; keep the newest `keep` checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / f"step-{step:09d}.pt", state)
-    for old in _newest_first(folder)[keep:]:
-        old.unlink()
+class Checkpoints:
+    """The checkpoints in a folder: the newest `keep`, and the weights with the best validation loss.
 
+    One thread writes; a new save waits for the one before, so at most one snapshot is held in memory.
+    """
 
-def load_newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, as (step, state); a damaged one falls back to the one before."""
-    for path in _newest_first(folder):
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after `step` steps; returns as soon as it is copied.
+
+        Raises:
+            DataError: an earlier one could not be written.
+        """
+        self._start(f"step-{step:09d}.pt", state)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Replace the best weights."""
+        self._start(BEST, state)
+
+    def wait(self) -> None:
+        """Until all is on disk.
+
+        Raises:
+            DataError: it could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise DataError(
+                f"{self.folder}: a checkpoint could not be written: {error}. Free some space and run again."
+            )
+
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, as (step, state); a damaged one falls back to the one before."""
+        for path in self._newest_first():
+            try:
+                return int(path.stem.removeprefix("step-")), _verified(path)
+            except DataError as error:
+                log.warning("%s; falling back to the checkpoint before", error)
+        return None
+
+    def best(self) -> dict[str, Any] | None:
+        """The best weights so far, if there are any."""
+        path = self.folder / BEST
         try:
-            return int(path.stem.removeprefix("step-")), load_weights(path)
+            return _verified(path) if path.exists() else None
         except DataError as error:
-            log.warning("%s; falling back to the checkpoint before", error)
-    return None
+            log.warning("%s; it is left out", error)
+            return None
+
+    def _start(self, name: str, state: dict[str, Any]) -> None:
+        self.wait()
+        snapshot = _copied(state)
+        self._thread = threading.Thread(target=self._write, args=(name, snapshot), name="checkpoint")
+        self._thread.start()
+
+    def _write(self, name: str, state: dict[str, Any]) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.pt.*"):  # half a file, of a process that was killed
+                left.unlink()
+            save_weights(self.folder / name, state)
+            for old in self._newest_first()[self.keep :]:
+                old.unlink()
+        except (OSError, RuntimeError) as error:
+            self._error = error
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.pt"), reverse=True)
+def _copied(value: Any) -> Any:
+    """A deep copy on the CPU, which training does not touch."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return value
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """The content of a file whose every checksum is right: torch itself does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise DataError(f"{path}: damaged: {error}") from None
+    if damaged:
+        raise DataError(f"{path}: damaged at {damaged}")
+    return load_weights(path)

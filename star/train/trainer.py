@@ -3,33 +3,45 @@ and loses nothing: its losses are bit-identical to those of a run that was never
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from star.data.codes import CodeStore, distinct_views, order_of_epoch
-from star.errors import StarError, Stopped
+from star.data.codes import CodeStore
+from star.errors import Stopped
 from star.model.gpt import GPT
-from star.selfguided.objective import Batch, Objective, draw_batch
+from star.ranks import ALONE, Ranks
+from star.selfguided.objective import Batch, Objective
 from star.spec.run import RunSpec
-from star.train import checkpoint
+from star.train.batches import batch_at
+from star.train.checkpoint import Checkpoints
+from star.train.distributed import accumulating, gathered_state, spread, spread_state, whole
+from star.train.guard import MicroBatch, check, is_out_of_memory
 from star.train.optim import build_adamw, lr_at
+from star.weights import fit, load_state
 
 Record = Callable[[int, Mapping[str, float]], None]
 RECORD_EVERY = 10
 """Optimizer steps between recorded losses."""
-
-
-class DivergedError(StarError):
-    """The loss is not a number any more."""
+log = logging.getLogger(__name__)
 
 
 def build_model(spec: RunSpec) -> GPT:
     """The transformer of a run, with fresh weights from the global generator."""
     return GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
+
+
+def initial_model(spec: RunSpec) -> GPT:
+    """The transformer that training starts from: fresh, or the weights that the spec names."""
+    torch.manual_seed(spec.seed)
+    model = build_model(spec)
+    if spec.model.weights:
+        path = Path(spec.model.weights)
+        fit(model, load_state(path), path, "model")
+    return model
 
 
 class Trainer:
@@ -39,7 +51,8 @@ class Trainer:
         folder: where checkpoints go, and where the newest is looked for.
         record: receives (step, metrics); who listens is not the trainer's business.
         progress: receives (done, total) steps.
-        stop: asked after each step; when true, the state is saved and `Stopped` raised.
+        stop: asked after each step; when true on any rank, the state is saved and `Stopped` raised.
+        ranks: the processes that train together; each has a trainer.
     """
 
     def __init__(
@@ -52,114 +65,172 @@ class Trainer:
         record: Record,
         progress: Callable[[int, int], None],
         stop: Callable[[], bool],
+        ranks: Ranks = ALONE,
     ) -> None:
         # parts
         self.spec = spec
         self.data, self.test = train, test
-        self.folder = folder
         self.device = device
+        self.ranks = ranks
         self.record, self.progress, self.stop = record, progress, stop
+        self.rows = ranks.share(spec.optim.batch_size)
+        self.checkpoints = Checkpoints(folder, spec.resources.keep_checkpoints)
+        own_images = self.rows.stop - self.rows.start
+        self.micro = MicroBatch(folder, min(spec.resources.micro_batch_size or own_images, own_images))
         # state
-        torch.manual_seed(spec.seed)
-        self.objective = Objective(spec.selfguided, build_model(spec), spec.contrastive_layer).to(device)
+        self.objective = Objective(spec.selfguided, initial_model(spec), spec.contrastive_layer).to(device)
+        if spec.resources.compile:
+            self._compile()
+        self.learner = spread(self.objective, spec.resources.parallel, ranks)
         self.optimizer = build_adamw(self.objective.trained_parameters(), spec.optim)
         self.step = 0
         self._resume()
 
     def train(self) -> dict[str, float]:
         """All steps that are left; returns the final numbers."""
-        total = self.spec.total_steps
+        total, resources = self.spec.total_steps, self.spec.resources
         while self.step < total:
             metrics = self.train_step()
             self.step += 1
-            if self.step % RECORD_EVERY == 0 or self.step in (1, total):
-                self._record(metrics)
-            self.progress(self.step, total)
-            if self.step % self.spec.resources.checkpoint_every == 0 and self.step < total:
+            recorded = self.step % RECORD_EVERY == 0 or self.step in (1, total)
+            saved = self.step % resources.checkpoint_every == 0 and self.step < total
+            stopped = self.ranks.any(self.stop())
+            if recorded or saved or stopped:  # looking at a number makes a GPU wait
+                values = self._checked(metrics)
+                if recorded:
+                    self.record(self.step, values)
+            if resources.validate_every and self.step % resources.validate_every == 0 and self.step < total:
+                self._validate()
+            if saved or stopped:
                 self.save()
-            if self.stop():
-                self.save()
+            if stopped:
+                self.checkpoints.wait()
                 raise Stopped
-        return {"val_nll": self.validation_nll()}
+            self.progress(self.step, total)
+        self.checkpoints.wait()
+        return {"val_nll": self._validate()}
 
     def train_step(self) -> dict[str, Tensor]:
-        """One optimizer step; returns the losses and the gradient's norm."""
+        """One optimizer step; returns this rank's share of the losses, and the gradient's norm."""
         rate = lr_at(self.step, self.spec.total_steps, self.spec.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self.batch_at(self.step)
-        torch.manual_seed(_mix(self.spec.seed, 4, self.step))  # dropout
-        self.objective.train()
-        with self._autocast():
-            targets = self.objective.targets(batch)
-        micro = self.spec.resources.micro_batch_size or len(batch.codes)
-        metrics: dict[str, Tensor] = {}
-        for first in range(0, len(batch.codes), micro):
-            with self._autocast():
-                losses = self.objective.losses(batch, targets, slice(first, min(first + micro, len(batch.codes))))
-            losses["loss"].backward()
-            for name, value in losses.items():
-                metrics[name] = metrics.get(name, torch.zeros((), device=self.device)) + value.detach()
+        batch = batch_at(self.spec, self.data, self.step).to(self.device)
+        metrics = self._gradients_with_memory(batch)
         limit = self.spec.optim.grad_clip or float("inf")
-        metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.objective.trained_parameters(), limit)
+        metrics["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.objective.trained_parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.update_teacher(self.step)
         return metrics
 
-    def batch_at(self, step: int) -> Batch:
-        """The batch of optimizer step `step` (from 0), the same whenever it is asked for."""
-        spec, size = self.spec, self.spec.optim.batch_size
-        per_epoch = len(self.data) // size
-        epoch, place = divmod(step, per_epoch)
-        images = np.sort(order_of_epoch(spec.seed, epoch, len(self.data))[place * size : (place + 1) * size])
-        views = distinct_views(spec.seed, step, size, spec.selfguided.num_views, self.data.codes.shape[1])
-        codes = torch.from_numpy(self.data.gather(images, views))
-        labels = torch.from_numpy(self.data.labels[images])
-        generator = torch.Generator().manual_seed(_mix(spec.seed, 3, step))
-        model = spec.model
-        drop_prob, drop_per = model.class_dropout_prob, model.class_dropout_per
-        batch = draw_batch(codes, labels, spec.selfguided, spec.data.num_classes, drop_prob, drop_per, generator)
-        return batch.to(self.device)
+    def _gradients_with_memory(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of the whole batch, in passes as small as memory wants them; the loss does not depend on their size."""
+        while True:
+            try:
+                return self._gradients(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            self.micro.halve()
+            log.warning("memory ran out: %d images per forward pass from step %d on", self.micro.size, self.step)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self.ranks.count > 1:  # the other ranks wait in the middle of an exchange: all start again
+                raise Stopped
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        self.objective.train()
+        with self._autocast():
+            targets = self.objective.targets(batch, self.rows, self.micro.size, self.ranks.gather)
+        metrics: dict[str, Tensor] = {}
+        for first in range(self.rows.start, self.rows.stop, self.micro.size):
+            rows = slice(first, min(first + self.micro.size, self.rows.stop))
+            with accumulating(self.learner, last=rows.stop == self.rows.stop):
+                with self._autocast():
+                    losses = self.objective.losses(batch, targets, rows, self.learner)
+                (losses["loss"] * self.ranks.count).backward()  # gradients are averaged over ranks
+            for name, value in losses.items():
+                metrics[name] = metrics.get(name, torch.zeros((), device=self.device)) + value.detach()
+        return metrics
 
     @torch.no_grad()
     def validation_nll(self) -> float:
         """Nats per code on the test images' centre crops, with their labels, unmasked."""
         self.objective.eval()
         size, total = self.spec.resources.sample_batch_size, 0.0
-        for first in range(0, len(self.test), size):
+        starts = list(range(0, len(self.test), size))
+        for turn in range(0, len(starts), self.ranks.count):
+            mine = turn + self.ranks.index
+            first = starts[min(mine, len(starts) - 1)]  # sharded models compute together: nobody may sit out
             codes = torch.from_numpy(self.test.center(first, first + size)).to(self.device)
             labels = torch.from_numpy(self.test.labels[first : first + size]).to(self.device)
-            logits = self.objective.student(codes, labels)
-            total += nn.functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="sum").item()
-        return total / (len(self.test) * self.test.codes.shape[2])
+            none = torch.zeros(0, dtype=torch.long, device=self.device)
+            logits = self.objective.learner(codes, labels, None, self.objective.tap, none, None).logits
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="sum").item()
+            total += loss if mine < len(starts) else 0.0
+        total = self.ranks.total(torch.tensor(total, dtype=torch.float64, device=self.device)).item()
+        return total / (len(self.test) * self.test.length)
 
     def save(self) -> None:
-        """Everything the next step depends on; the random state is the step's number."""
-        state = {"objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
-        checkpoint.save(self.folder, self.step, state, self.spec.resources.keep_checkpoints)
+        """Everything the next step depends on; the random state is the step's number. All ranks call it, one writes."""
+        state = gathered_state(self.objective, self.optimizer)
+        if self.ranks.first:
+            self.checkpoints.save(self.step, state)
+
+    def student_state(self) -> dict[str, Tensor]:
+        """The student's weights, whole; all ranks call it."""
+        return {key: whole(value) for key, value in self.objective.student.state_dict().items()}
+
+    def teacher_state(self) -> dict[str, Tensor] | None:
+        """The teacher's weights, whole, if there is one; all ranks call it."""
+        if self.objective.teacher is None:
+            return None
+        return {key: whole(value) for key, value in self.objective.teacher.copy.state_dict().items()}
+
+    def best_state(self) -> dict[str, Tensor] | None:
+        """The student's weights with the lowest validation loss, if resources.validate_every looked for them."""
+        best = self.checkpoints.best()
+        return None if best is None else best["model"]
+
+    def _validate(self) -> float:
+        nll = self.validation_nll()
+        if self.spec.resources.validate_every:
+            self.record(self.step, {"val_nll_by_step": nll})
+            best = self.checkpoints.best()
+            weights = self.student_state()
+            if self.ranks.first and (best is None or nll < best["val_nll"]):
+                self.checkpoints.save_best({"step": self.step, "val_nll": nll, "model": weights})
+                self.checkpoints.wait()
+        return nll
 
     def _resume(self) -> None:
-        newest = checkpoint.load_newest(self.folder)
+        newest = self.checkpoints.newest()
         if newest is None:
             return
         self.step, state = newest
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        spread_state(self.objective, self.optimizer, state)
 
-    def _record(self, metrics: Mapping[str, Tensor]) -> None:
-        values = {name: value.item() for name, value in metrics.items()}
-        if not np.isfinite(values["loss"]):
-            raise DivergedError(
-                f"the loss is {values['loss']} after step {self.step} (gradient norm {values['grad_norm']:.3g}); "
-                "lower optim.lr, or raise optim.warmup_steps."
-            )
-        self.record(self.step, {**values, "lr": lr_at(self.step - 1, self.spec.total_steps, self.spec.optim)})
+    def _checked(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        losses = [name for name in metrics if name != "grad_norm"]
+        summed = self.ranks.total(torch.stack([metrics[name] for name in losses])).tolist()
+        values = {**dict(zip(losses, summed, strict=True)), "grad_norm": metrics["grad_norm"].item()}
+        rate = lr_at(self.step - 1, self.spec.total_steps, self.spec.optim)
+        kept = max((path.name for path in self.checkpoints.folder.glob("step-*.pt")), default=None)
+        where = (
+            f"{self.checkpoints.folder / kept} holds the last good state."
+            if kept
+            else "No checkpoint was saved before."
+        )
+        check(values, self.step, self.spec.tokenizer.codebook_size, rate, where)
+        return {**values, "lr": rate}
+
+    def _compile(self) -> None:
+        """Block by block: all blocks are the same code, and the state dict keeps its names."""
+        for model in (self.objective.student, self.objective.teacher and self.objective.teacher.copy):
+            for block in model.layers if model is not None else ():
+                block.compile()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.spec.optim.precision == "bf16")
-
-
-def _mix(*parts: int) -> int:
-    """One seed of several numbers, for torch, whose CPU generator counts the lowest 32 bits only."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from star.data.sources import ImageFolder, center_crop, fingerprint, open_source
+from star.data.pixels import center_crop
+from star.data.sources import ImageFolder, fingerprint, open_source
 from star.data.views import CENTER, center, ten_crop
 from star.errors import DataError
 from star.spec.images import DataSpec

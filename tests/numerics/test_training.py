@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from star.data import codes as code_store
 from star.data.codes import CodeStore, distinct_views
 from star.errors import Stopped
+from star.train.guard import DivergedError
 from star.train.optim import build_adamw, lr_at, peak_lr
-from star.train.trainer import DivergedError, Trainer
-from tests.helpers import tiny
+from star.train.trainer import Trainer
+from tests.helpers import tiny, write_store
 
 STEPS = 12
 
@@ -24,8 +24,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[CodeStore, CodeSto
     folder = tmp_path_factory.mktemp("codes")
     rng = np.random.default_rng(0)
     for split, count, views in (("train", 40, 10), ("test", 10, 1)):
-        code_store.create(folder / split, count, views, 49)[:] = rng.integers(0, 32, (count, views, 49))
-        np.save(folder / split / "labels.npy", rng.integers(0, 10, count))
+        write_store(folder / split, rng.integers(0, 32, (count, views, 49)), rng.integers(0, 10, count))
     return CodeStore(folder / "train"), CodeStore(folder / "test")
 
 

@@ -1,0 +1,118 @@
+"""Codes that LlamaGen's extraction script has made: one .npy file per image, imported instead of encoding again.
+
+FOLDER/*_codes/I.npy    int64 (1, 10, T): ten crops of image I, in the order of the sorted image folder
+FOLDER/*_labels/I.npy   int64 (1,)
+FOLDER_105/...          the same for the second crop range
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from star.data.codes import LEFT_OUT
+from star.data.views import NUM_VIEWS
+from star.errors import DataError
+
+
+class LlamaGenCodes:
+    """Reads a folder of codes, image by image, and trusts nothing in it.
+
+    Args:
+        ranges: how many crop ranges, of ten views each; the second lies in a sibling whose name ends in `_105`.
+        length: T.
+        skip: leave out (and count) what is wrong instead of stopping.
+
+    Raises:
+        DataError: the folder has not the layout above.
+    """
+
+    def __init__(self, folder: Path, ranges: int, length: int, codebook_size: int, skip: bool) -> None:
+        wanted = [folder, folder.with_name(f"{folder.name}_105")][:ranges]
+        self.codes = [_part(path, "codes") for path in wanted]
+        self.labels = _part(folder, "labels")
+        self.length, self.codebook_size, self.skip = length, codebook_size, skip
+
+    def read(
+        self, images: NDArray[np.int64], labels: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Codes (n, views, T) and labels (n,) of the images with these numbers; LEFT_OUT where something is wrong.
+
+        Args:
+            labels: what the images' own folder says.
+
+        Raises:
+            DataError: naming the file that is wrong.
+        """
+        codes = np.zeros((len(images), NUM_VIEWS * len(self.codes), self.length), dtype=np.uint16)
+        found = labels.copy()
+        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+            try:
+                self._check_label(int(image), int(label))
+                codes[row] = np.concatenate([self._views(folder / f"{image}.npy") for folder in self.codes])
+            except DataError:
+                if not self.skip:
+                    raise
+                found[row] = LEFT_OUT
+        return codes, found
+
+    def _views(self, path: Path) -> NDArray[np.int64]:
+        views = _loaded(path)
+        if views.shape not in ((1, NUM_VIEWS, self.length), (NUM_VIEWS, self.length)):
+            raise DataError(f"{path}: has shape {views.shape}; wanted is (1, {NUM_VIEWS}, {self.length}).")
+        if views.dtype.kind not in "iu" or views.min() < 0 or views.max() >= self.codebook_size:
+            raise DataError(f"{path}: holds more than codes 0 to {self.codebook_size - 1}.")
+        return views.reshape(NUM_VIEWS, self.length)
+
+    def _check_label(self, image: int, label: int) -> None:
+        path = self.labels / f"{image}.npy"
+        own = _loaded(path)
+        if own.size != 1 or int(own.reshape(-1)[0]) != label:
+            raise DataError(
+                f"{path}: says class {own.reshape(-1)[:3].tolist()}, the images' folder {label}; are the codes of these images?"
+            )
+
+
+def absent(folder: Path) -> str | None:
+    """What to say when the codes are not there; None when they are."""
+    try:
+        for kind in ("codes", "labels"):
+            _part(folder, kind)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def fingerprint(folder: Path) -> str:
+    """What names the codes in a key: the files' names and sizes; `absent` when they are not there."""
+    if absent(folder):
+        return "absent"
+    names = [
+        f"{path.name}/{entry.name}:{entry.stat().st_size}" for path in _parts(folder) for entry in os.scandir(path)
+    ]
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*_*") if path.is_dir() and path.name.endswith(("_codes", "_labels")))
+
+
+def _part(folder: Path, kind: str) -> Path:
+    found = [path for path in _parts(folder) if path.name.endswith(f"_{kind}")]
+    if len(found) != 1:
+        raise DataError(
+            f"data.codes: {folder} has {len(found)} folders called *_{kind}; LlamaGen's extraction makes one, such as imagenet256_{kind}."
+        )
+    return found[0]
+
+
+def _loaded(path: Path) -> NDArray[np.int64]:
+    try:
+        array: NDArray[np.int64] = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as codes: {error}.") from None
+    return array

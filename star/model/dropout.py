@@ -1,0 +1,52 @@
+"""Dropout whose mask is a function of a sequence's own seed.
+
+A generator's mask depends on what was drawn before it, so cutting a batch in micro-batches or over ranks would change
+the loss. Here each element hashes (its sequence's seed, the layer, its place): the batch's layout does not matter, and
+nothing has to be saved to draw the same again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+GOLDEN = 0x9E3779B9 - 2**32
+"""2^32 over the golden ratio, as a signed number: spreads consecutive integers."""
+
+
+def mixed(x: Tensor) -> Tensor:
+    """A bijection of int32 (a multiply-xorshift finalizer) that makes neighbours unlike."""
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * 0x7FEB352D
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    x = x * (0x846CA68B - 2**32)
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def layer_seeds(seeds: Tensor | None, number: int) -> Tensor | None:
+    """The seeds (B,) of one layer. Made outside the layer, so that all layers compile to the same code."""
+    return None if seeds is None else mixed(seeds + number * GOLDEN)
+
+
+class SequenceDropout(nn.Module):
+    """Drops with probability `p`, in training only: without seeds it is the identity, whatever the module's mode.
+
+    Args:
+        p: probability, 0 to 1.
+        site: number of this dropout in its layer; two sites draw different masks.
+    """
+
+    def __init__(self, p: float, site: int) -> None:
+        super().__init__()
+        self.p = p
+        self.site = site
+
+    def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
+        """x (B, T, D), seeds (B,) int32."""
+        if seeds is None or self.p == 0:
+            return x
+        own = mixed(seeds + self.site * GOLDEN)
+        place = torch.arange(x.shape[1] * x.shape[2], dtype=torch.int32, device=x.device)
+        drawn = mixed(mixed(own[:, None] + place * GOLDEN)) & 0x7FFFFFFF  # (B, T*D), uniform in 31 bits
+        keep = (drawn >= int(self.p * 2**31)).view_as(x) if self.p < 1 else torch.zeros_like(x, dtype=torch.bool)
+        return x * keep * (1 / (1 - self.p) if self.p < 1 else 0.0)

@@ -1,0 +1,84 @@
+"""The processes that share one job: who this one is, and the few things they tell each other.
+
+One process alone is the ordinary case: nothing is initialised, nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = timedelta(hours=2)
+"""How long ranks wait for the slowest."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.index == 0
+
+    def share(self, total: int) -> slice:
+        """This rank's rows of `total`, which `count` divides."""
+        assert total % self.count == 0, f"{total} rows over {self.count} ranks"
+        own = total // self.count
+        return slice(self.index * own, (self.index + 1) * own)
+
+    def gather(self, own: Tensor) -> Tensor:
+        """The tensors of all ranks, concatenated in their order; all have the same shape."""
+        if self.count == 1:
+            return own
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    def total(self, own: Tensor) -> Tensor:
+        """The sum over ranks."""
+        if self.count > 1:
+            own = own.clone()
+            dist.all_reduce(own)
+        return own
+
+    def any(self, own: bool) -> bool:
+        """Whether any rank says so: all leave a loop at the same step. Over the CPU, so that no GPU has to wait."""
+        if self.count == 1:
+            return own
+        flag = torch.tensor(int(own))
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        self.any(False)
+
+
+ALONE = Ranks()
+
+
+def join(device_type: str) -> Ranks:
+    """The ranks of this job, as torchrun's environment names them; alone without it."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return ALONE
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    return Ranks(dist.get_rank(), count)
+
+
+def leave(ranks: Ranks) -> None:
+    """Close what `join` opened."""
+    if ranks.count > 1:
+        dist.destroy_process_group()

@@ -1,0 +1,28 @@
+"""Which images, views, labels, masks and positions a step has: a function of (seed, step) alone, on every rank the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from star.data.codes import CodeStore, distinct_views, order_of_epoch
+from star.selfguided.objective import Batch, draw_batch
+from star.spec.run import RunSpec
+
+
+def batch_at(spec: RunSpec, data: CodeStore, step: int) -> Batch:
+    """The global batch of optimizer step `step` (from 0), the same whenever and wherever it is asked for."""
+    size, model = spec.optim.batch_size, spec.model
+    epoch, place = divmod(step, len(data) // size)
+    images = np.sort(order_of_epoch(spec.seed, epoch, len(data))[place * size : (place + 1) * size])
+    views = distinct_views(spec.seed, step, size, spec.selfguided.num_views, data.num_views)
+    codes, labels = torch.from_numpy(data.gather(images, views)), torch.from_numpy(data.labels[images])
+    generator = torch.Generator().manual_seed(_mix(spec.seed, 3, step))
+    dropout = max(model.token_dropout, model.residual_dropout, model.ffn_dropout) > 0
+    drop_prob, drop_per = model.class_dropout_prob, model.class_dropout_per
+    return draw_batch(codes, labels, spec.selfguided, spec.data.num_classes, drop_prob, drop_per, generator, dropout)
+
+
+def _mix(*parts: int) -> int:
+    """One seed of several numbers, for torch, whose CPU generator counts the lowest 32 bits only."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

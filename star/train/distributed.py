@@ -1,0 +1,87 @@
+"""One model on several ranks: a copy in each (DDP) or shards of it (FSDP2), and its state whole, whatever the ranks.
+
+Losses are shares of the global batch's, so gradients of ranks must be added. DDP and FSDP2 divide by the number of
+ranks; the trainer multiplies its loss by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from star.ranks import Ranks
+from star.selfguided.backbone import Pass
+from star.selfguided.objective import Objective
+
+
+def spread(objective: Objective, parallel: str, ranks: Ranks) -> Callable[..., Pass]:
+    """Prepare an objective for training on `ranks`; returns what to call in place of its learner."""
+    if ranks.count == 1:
+        return objective.learner
+    if parallel == "ddp":
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(objective.learner, broadcast_buffers=False, gradient_as_bucket_view=True)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = init_device_mesh(next(objective.parameters()).device.type, (ranks.count,))
+    for block in cast(Any, objective.student).layers:
+        fully_shard(block, mesh=mesh)
+    fully_shard(objective.learner, mesh=mesh)
+    if objective.teacher is not None:
+        teacher = objective.teacher.copy
+        for block in teacher.layers:
+            fully_shard(block, mesh=mesh)
+        fully_shard(teacher, mesh=mesh)
+        for method in ("features", "hidden_at"):
+            register_fsdp_forward_method(teacher, method)
+    if objective.teacher_projector is not None:
+        fully_shard(objective.teacher_projector.copy, mesh=mesh)
+    return objective.learner
+
+
+@contextmanager
+def accumulating(learner: Callable[..., Pass], last: bool) -> Iterator[None]:
+    """Gradients are exchanged in the last micro-batch only."""
+    if last or not hasattr(learner, "no_sync"):
+        if hasattr(learner, "set_requires_gradient_sync"):
+            learner.set_requires_gradient_sync(last)
+        yield
+        return
+    with learner.no_sync():
+        yield
+
+
+def whole(value: Tensor) -> Tensor:
+    """A plain tensor of a sharded one."""
+    return cast(Any, value).full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def gathered_state(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Everything the next step depends on, whole and on the CPU, the same for any number of ranks.
+
+    All ranks must call it; the first gets the state, the others may get an empty one.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model, optim = get_state_dict(objective, optimizer, options=options)
+    return {"objective": model, "optimizer": optim}
+
+
+def spread_state(objective: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over a whole state; every rank has read it and keeps its part."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    set_state_dict(
+        objective,
+        optimizer,
+        model_state_dict=state["objective"],
+        optim_state_dict=state["optimizer"],
+        options=StateDictOptions(full_state_dict=True),
+    )

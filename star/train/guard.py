@@ -1,0 +1,75 @@
+"""What goes wrong in training, told apart: a loss that diverges, memory that runs out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from star.errors import DataError, StarError
+from star.rundir import read_json, write_json
+
+MARGIN = 2.0
+"""Nats by which a model may be worse than one that guesses uniformly."""
+
+
+class DivergedError(StarError):
+    """The loss is not a number any more, or worse than guessing."""
+
+
+def check(values: Mapping[str, float], step: int, codebook_size: int, rate: float, kept: str) -> None:
+    """Stop a run whose losses have left the road.
+
+    Args:
+        values: losses and gradient norm after `step` steps.
+        rate: the learning rate of that step.
+        kept: what there is to go back to.
+
+    Raises:
+        DivergedError: with the numbers, what to change, and where the last good state is.
+    """
+    guess = math.log(codebook_size)
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        what = ", ".join(f"{name} is {values[name]}" for name in broken)
+    elif values["ar_loss"] > guess + MARGIN:
+        what = f"ar_loss is {values['ar_loss']:.3g} nats, far above the {guess:.3g} of guessing among {codebook_size} codes"
+    else:
+        return
+    raise DivergedError(
+        f"after step {step} {what} (loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.3g}, learning rate "
+        f"{rate:.3g}); lower optim.lr, raise optim.warmup_steps, or set optim.grad_clip. {kept}"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+class MicroBatch:
+    """Images per forward pass and rank; halved when memory runs out, and remembered by the attempts that follow."""
+
+    def __init__(self, folder: Path, wanted: int) -> None:
+        self.path = folder / "micro_batch.json"
+        found = read_json(self.path)
+        self.size = min(wanted, found["size"]) if found else wanted
+
+    def halve(self) -> None:
+        """Half of it from now on.
+
+        Raises:
+            DataError: it is one image already.
+        """
+        if self.size == 1:
+            raise DataError(
+                "memory runs out with one image per forward pass: choose a smaller model, "
+                "or resources.parallel: fsdp with more resources.processes.train."
+            )
+        self.size = (self.size + 1) // 2
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"size": self.size})

@@ -1,0 +1,76 @@
+"""One training step's loss and gradient, on as many ranks as started this: `on_ranks.py OUT` writes them as OUT/CASE.pt.
+
+Run by test_ranks.py, alone and under torchrun.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from star.model.gpt import GPT
+from star.ranks import Ranks, join, leave
+from star.selfguided.objective import Batch, Objective, draw_batch
+from star.spec.sections import ModelSpec, SelfGuidedSpec
+from star.train.distributed import accumulating, spread, whole
+
+IMAGES = 8
+METHODS = {
+    "st-ar": SelfGuidedSpec(num_positions=3, projector_hidden=8),
+    "sums, own projector": SelfGuidedSpec(num_positions=3, projector_hidden=8, reduction="sum", teacher_projector=True),
+    "contrastive only": SelfGuidedSpec(num_positions=3, projector_hidden=8, mim_weight=0.0),
+    "MIM, one student view": SelfGuidedSpec(contrastive_weight=0.0, student_views=1, mim_positions="masked"),
+    "baseline": SelfGuidedSpec(mim_weight=0.0, contrastive_weight=0.0, num_views=1),
+}
+
+
+def objective_and_batch(spec: SelfGuidedSpec) -> tuple[Objective, Batch]:
+    """In double precision, with dropout, the teacher moved off the student."""
+    torch.manual_seed(0)
+    model = ModelSpec(n_layer=2, n_head=2, dim=16, ffn_multiple_of=16)
+    objective = Objective(spec, GPT(model, vocab_size=32, num_classes=10, grid=3), contrastive_layer=1).double()
+    for parameter in objective.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    codes, labels = torch.randint(32, (IMAGES, spec.num_views, 9)), torch.randint(10, (IMAGES,))
+    generator = torch.Generator().manual_seed(1)
+    return objective, draw_batch(codes, labels, spec, 10, 0.1, "image", generator, dropout=True)
+
+
+def step(spec: SelfGuidedSpec, ranks: Ranks, parallel: str, micro: int) -> dict[str, torch.Tensor]:
+    """The loss, its parts, and the gradient of every trained parameter, each of the global batch."""
+    objective, batch = objective_and_batch(spec)
+    rows = ranks.share(IMAGES)
+    learner = spread(objective, parallel, ranks)
+    targets = objective.targets(batch, rows, micro, ranks.gather)
+    found: dict[str, torch.Tensor] = {}
+    for first in range(rows.start, rows.stop, micro):
+        part = slice(first, min(first + micro, rows.stop))
+        with accumulating(learner, last=part.stop == rows.stop):
+            losses = objective.losses(batch, targets, part, learner)
+            (losses["loss"] * ranks.count).backward()
+        for name, value in losses.items():
+            found[name] = found.get(name, torch.zeros((), dtype=torch.float64)) + value.detach()
+    found = {name: ranks.total(value) for name, value in found.items()}
+    for name, parameter in objective.learner.named_parameters():
+        assert parameter.grad is not None, name
+        found[f"gradient of {name}"] = whole(parameter.grad)
+    return found
+
+
+def main(out: Path) -> None:
+    """All methods, wrappers and micro-batches that these ranks can do."""
+    ranks = join("cpu")
+    own = IMAGES // ranks.count
+    for parallel in ("ddp", "fsdp") if ranks.count > 1 else ("ddp",):
+        for micro in sorted({own, 3, 1} if own > 3 else {own, 1}):
+            for name, spec in METHODS.items():
+                found = step(spec, ranks, parallel, micro)
+                if ranks.first:
+                    torch.save(found, out / f"{name} - {ranks.count} ranks {parallel} micro {micro}.pt")
+    leave(ranks)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
