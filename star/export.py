@@ -1,0 +1,84 @@
+"""A job's weights as a file for others: `python -m star.export JOB_DIR WEIGHTS FORMAT TARGET`.
+
+llamagen       a .pt file with the weights under `model`, as LlamaGen's sampling and extraction scripts load it
+safetensors    a .safetensors file, and a config.json beside it that says what the weights are
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from star.errors import DataError
+from star.rundir import JobDir, write_bytes, write_json
+from star.spec.run import RunSpec
+from star.tokenizer.load import BUFFER, BUFFER_SIZE
+from star.weights import load_weights, save_weights
+
+
+def export(job: JobDir, weights: str, form: str, target: Path) -> None:
+    """Write a `train` or `tokenizer` job's weights to `target`.
+
+    Args:
+        weights: `student`, `teacher` or `best`; a tokenizer has one kind.
+
+    Raises:
+        DataError: the job has no such weights.
+    """
+    content = json.loads(job.job.read_text())
+    tokenizer = content["stage"] == "tokenizer"
+    path = job.out / ("vq.pt" if tokenizer else f"{weights}.pt")
+    if not path.exists():
+        there = ", ".join(sorted(found.stem for found in job.out.glob("*.pt"))) or "none: it is not done"
+        raise DataError(f"--weights {weights}: {job.path.name} has no such weights; it has: {there}.")
+    state = load_weights(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if form == "safetensors":
+        _safetensors(state, RunSpec.model_validate(content["spec"]), tokenizer, target)
+    else:
+        if tokenizer:  # LlamaGen loads strictly, its training statistics too
+            state[BUFFER] = torch.zeros(BUFFER_SIZE)
+        save_weights(target, {"model": state})
+
+
+def _safetensors(state: dict[str, Tensor], spec: RunSpec, tokenizer: bool, target: Path) -> None:
+    from safetensors.torch import save
+
+    if tokenizer:
+        names = (
+            "channels",
+            "channel_mult",
+            "res_blocks",
+            "z_channels",
+            "codebook_size",
+            "codebook_dim",
+            "l2_normalize",
+        )
+        config = {"model_type": "llamagen-vq", "image_channels": spec.data.channels}
+        config |= {name: getattr(spec.tokenizer, name) for name in names}
+    else:
+        names = ("n_layer", "n_head", "dim", "ffn_multiple_of", "rope_base", "norm_eps")
+        config = {"model_type": "llamagen-gpt", **{name: getattr(spec.model, name) for name in names}}
+        config |= {"ffn_hidden": spec.model.ffn_hidden, "grid": spec.grid, "block_size": spec.sequence_length}
+        config |= {"vocab_size": spec.tokenizer.codebook_size, "num_classes": spec.data.num_classes}
+    contiguous = {key: value.contiguous() for key, value in state.items()}
+    write_bytes(target, save(contiguous, metadata={"format": "pt"}))
+    write_json(target.with_name("config.json"), config)
+
+
+def main(folder: str, weights: str, form: str, target: str) -> int:
+    """The exit code: 2 for the user's mistake, which is on stderr."""
+    try:
+        export(JobDir(Path(folder)), weights, form, Path(target))
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

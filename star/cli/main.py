@@ -132,6 +132,25 @@ def logs(key: str, home: Path) -> None:
     show_logs(home, key)
 
 
+@cli.command()
+@click.argument("key")
+@click.option("--format", "form", type=click.Choice(["llamagen", "safetensors"]), default="llamagen", show_default=True)
+@click.option(
+    "--weights",
+    type=click.Choice(["student", "teacher", "best"]),
+    default="student",
+    show_default=True,
+    help="Of a transformer; best is there where resources.validate_every looked for it.",
+)
+@click.option("--out", "target", type=click.Path(path_type=Path), help="File to write; named after the job by default.")
+@HOME
+def export(key: str, form: str, weights: str, target: Path | None, home: Path) -> None:
+    """Write the weights of a run, a train job or a tokenizer job; the start of KEY is enough."""
+    from star.cli.export import export_weights
+
+    export_weights(home, key, weights, form, target)
+
+
 @cli.group()
 def data() -> None:
     """Images."""

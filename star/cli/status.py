@@ -17,7 +17,12 @@ from star.rundir import Home, read_json
 from star.spec.graph import needed
 
 
-def _ledger(path: Path) -> tuple[Home, Ledger]:
+def open_ledger(path: Path) -> tuple[Home, Ledger]:
+    """The home at `path` and its ledger.
+
+    Raises:
+        NotFoundError: nothing ever ran there.
+    """
     home = Home(path)
     if not home.ledger.exists():
         raise NotFoundError(
@@ -28,7 +33,7 @@ def _ledger(path: Path) -> tuple[Home, Ledger]:
 
 def show_status(path: Path, as_json: bool) -> None:
     """All experiments with the state of their runs, and every job that is not done."""
-    home, ledger = _ledger(path)
+    home, ledger = open_ledger(path)
     jobs, runs = ledger.jobs(), ledger.runs()
     rows = []
     for row in ledger.experiments():
@@ -72,7 +77,7 @@ def _progress(home: Home, job: dict[str, Any]) -> str:
 
 def show_key(path: Path, prefix: str, as_json: bool) -> None:
     """One run with its jobs, or one job with its history, numbers and provenance."""
-    home, ledger = _ledger(path)
+    home, ledger = open_ledger(path)
     kind, key = ledger.resolve(prefix)
     if kind == "run":
         run = ledger.runs([key])[key]
@@ -111,7 +116,7 @@ def show_key(path: Path, prefix: str, as_json: bool) -> None:
 
 def show_logs(path: Path, prefix: str) -> None:
     """The log of a job, or of all jobs of a run."""
-    home, ledger = _ledger(path)
+    home, ledger = open_ledger(path)
     kind, key = ledger.resolve(prefix)
     run_stages = ledger.runs([key])[key].stages if kind == "run" else {ledger.jobs([key])[key].stage: key}
     for stage, job in run_stages.items():

@@ -110,4 +110,4 @@ def damaged_shards(path: Path) -> list[int]:
 
 
 def _checksum(rows: NDArray[Any]) -> int:
-    return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).reshape(-1))
+    return zlib.crc32(rows.tobytes())

@@ -41,4 +41,6 @@ def test_every_layout_has_the_loss_and_gradient_of_one_process(found: Path, meth
     for name, layout in layouts.items():
         assert set(layout) == set(whole)
         for key, value in whole.items():
-            torch.testing.assert_close(layout[key], value, atol=1e-9, rtol=1e-9, msg=lambda m, n=name, k=key: f"{n}: {k}: {m}")
+            torch.testing.assert_close(
+                layout[key], value, atol=1e-9, rtol=1e-9, msg=lambda m, n=name, k=key: f"{n}: {k}: {m}"
+            )
