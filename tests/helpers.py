@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from star.data.codes import CodeStore
 from star.data.sharded import ShardedArray
+from star.rundir import JobDir
 from star.spec.load import load
 from star.spec.run import RunSpec
 
@@ -45,3 +48,56 @@ def tiny(**changes: Any) -> RunSpec:
         section, field = path.split("__")
         values[section][field] = value
     return RunSpec.model_validate(values)
+
+
+def context(spec: RunSpec, stage: str, folder: Path, **inputs: Path) -> Any:
+    """What `stage` gets when it runs in this process, in `folder`; its inputs' `out` folders by name."""
+    from star.ranks import ALONE
+    from star.stages import Context
+
+    out = folder / stage / "out"
+    out.mkdir(parents=True)
+    return Context(
+        spec=spec,
+        inputs=inputs,
+        out=out,
+        checkpoints=folder / stage / "checkpoints",
+        data_home=DATA.parent,
+        device=torch.device("cpu"),
+        threads=1,
+        ranks=ALONE,
+        record=lambda step, metrics: None,
+        progress=lambda done, total: None,
+        stop=lambda: False,
+    )
+
+
+def job_in(folder: Path, stage: str, spec: RunSpec, processes: int = 1, **inputs: Path) -> JobDir:
+    """A job of `stage`, ready for a worker; its inputs' job folders by name."""
+    job = JobDir(folder)
+    job.path.mkdir(parents=True, exist_ok=True)
+    content = {
+        "stage": stage,
+        "key": "k",
+        "spec": spec.model_dump(mode="json"),
+        "threads": 1,
+        "processes": processes,
+        "inputs": {name: str(path) for name, path in inputs.items()},
+        "data_home": str(DATA.parent),
+        "code": "test",
+    }
+    job.job.write_text(json.dumps(content))
+    return job
+
+
+def start_worker(job: JobDir) -> subprocess.Popen[bytes]:
+    """A worker on a job, as the local executor starts it."""
+    with job.log.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "star.worker", str(job.path)], stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def work(job: JobDir) -> int:
+    """Run a worker to its end; returns its exit code."""
+    return start_worker(job).wait(timeout=300)

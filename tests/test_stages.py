@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from star.model.gpt import GPT
-from star.scheduler import estimate, loop
+from star.scheduler import estimate
 from star.spec.graph import STAGES, needed
 from star.spec.images import TokenizerSpec
 from star.spec.sections import ModelSpec
@@ -19,12 +19,6 @@ def test_the_graph_and_the_code_name_the_same_stages() -> None:
     import star.stages
 
     assert set(star.stages.STAGES) == set(STAGES)
-
-
-def test_scheduler_and_worker_mean_the_same_exit_codes() -> None:
-    from star import worker
-
-    assert (loop.BUSY, loop.PREEMPTED) == (worker.BUSY, worker.PREEMPTED)
 
 
 def test_inputs_come_first() -> None:

@@ -37,11 +37,12 @@ def spread(objective: Objective, parallel: str, ranks: Ranks) -> Callable[..., P
         teacher = objective.teacher.copy
         for block in teacher.layers:
             fully_shard(block, mesh=mesh)
-        fully_shard(teacher, mesh=mesh)
+        # without a backward pass nothing else would bring its weights back to shards
+        fully_shard(teacher, mesh=mesh, reshard_after_forward=True)
         for method in ("features", "hidden_at"):
             register_fsdp_forward_method(teacher, method)
     if objective.teacher_projector is not None:
-        fully_shard(objective.teacher_projector.copy, mesh=mesh)
+        fully_shard(objective.teacher_projector.copy, mesh=mesh, reshard_after_forward=True)
     return objective.learner
 
 

@@ -12,7 +12,8 @@ from star.rundir import JobDir
 from star.scheduler.executor import Executor, Exit
 from star.scheduler.local import LocalExecutor
 from star.spec.run import RunSpec
-from tests.helpers import DATA, tiny
+from tests import helpers
+from tests.helpers import tiny
 
 
 @pytest.fixture(params=[LocalExecutor])
@@ -23,19 +24,7 @@ def make(request: pytest.FixtureRequest) -> type[Executor]:
 
 def job_in(folder: Path, spec: RunSpec | None = None) -> JobDir:
     """A `dataset` job, ready to be started."""
-    job = JobDir(folder)
-    job.path.mkdir(parents=True)
-    content = {
-        "stage": "dataset",
-        "key": "k",
-        "spec": (spec or tiny()).model_dump(mode="json"),
-        "threads": 1,
-        "inputs": {},
-        "data_home": str(DATA.parent),
-        "code": "test",
-    }
-    job.job.write_text(json.dumps(content))
-    return job
+    return helpers.job_in(folder, "dataset", spec or tiny())
 
 
 def wait(executor: Executor, job: JobDir, handle: object) -> Exit:

@@ -76,7 +76,7 @@ def test_of_many_claims_at_once_one_wins(tmp_path: Path, ledger: Ledger) -> None
     def claim() -> None:
         mine = Ledger(tmp_path / "ledger.sqlite")
         for job in mine.jobs(keys).values():
-            if mine.move(job, RUNNING, "claimed"):
+            if job.state == QUEUED and mine.move(job, RUNNING, "claimed"):
                 wins.append(job.key)
 
     threads = [threading.Thread(target=claim) for _ in range(4)]

@@ -1,0 +1,152 @@
+"""Images from parquet, codes from LlamaGen's folders, and what happens to what is wrong in either."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from star.data.codes import LEFT_OUT
+from star.data.llamagen_codes import LlamaGenCodes, absent, fingerprint
+from star.data.sources import fingerprint as data_fingerprint
+from star.data.sources import open_source
+from star.errors import DataError
+from star.spec.images import DataSpec
+from star.spec.run import RunSpec
+from star.stages import STAGES
+from tests.data.test_sources import folder_of_images
+from tests.helpers import context, tiny
+
+
+def encoded(level: int, kind: str = "png") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((40, 50, 3), level, dtype=np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, cells: list[Any], labels: list[Any], column: str = "image") -> None:
+    """As Hugging Face's `datasets` writes images: a struct of bytes and path, small row groups."""
+    table = pa.table({column: pa.array(cells), "label": pa.array(labels)})
+    pq.write_table(table, path, row_group_size=3)
+
+
+def parquet_folder(root: Path, count: int = 8) -> DataSpec:
+    for split, first in (("train", 0), ("validation", 100)):
+        for part in range(2):
+            rows = [{"bytes": encoded(first + 10 * part + i, "png"), "path": f"{i}.png"} for i in range(count)]
+            write_parquet(root / f"{split}-0000{part}-of-00002.parquet", rows, [i % 2 for i in range(count)])
+    return DataSpec(name="parquet", path=str(root), num_classes=2, channels=3, image_size=32)
+
+
+def test_parquet_with_two_splits(tmp_path: Path) -> None:
+    spec = parquet_folder(tmp_path)
+    train, test = (open_source(spec, tmp_path, split, threads=2) for split in ("train", "test"))  # type: ignore[arg-type]
+    assert train.labels.tolist() == [0, 1] * 8 and len(test.labels) == 16
+    assert train.read(np.array([1, 15]), 32, "resize")[:, 0, 0, 0].tolist() == [1, 17]
+    assert test.read(np.array([0]), 32, "resize")[0, 0, 0].tolist() == [100] * 3
+    before = data_fingerprint(spec, tmp_path)
+    (tmp_path / "train-00001-of-00002.parquet").unlink()
+    assert data_fingerprint(spec, tmp_path) != before
+
+
+def test_parquet_without_splits_holds_some_rows_out(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data.parquet", [encoded(i) for i in range(60)], [i % 2 for i in range(60)], "picture")
+    spec = DataSpec(
+        name="parquet", path=str(tmp_path), image_column="picture", num_classes=2, channels=3, test_fraction=0.3
+    )
+    train, test = (open_source(spec, tmp_path, split) for split in ("train", "test"))  # type: ignore[arg-type]
+    levels = [source.read(np.arange(len(source.labels)), 32, "resize")[:, 0, 0, 0].tolist() for source in (train, test)]
+    assert sorted(levels[0] + levels[1]) == list(range(60)) and 8 < len(levels[1]) < 30
+
+
+def test_mistakes_in_parquet(tmp_path: Path) -> None:
+    spec = parquet_folder(tmp_path)
+    with pytest.raises(DataError, match=r"data.label_column: .* has no column 'class'; it has image, label"):
+        open_source(spec.model_copy(update={"label_column": "class"}), tmp_path, "train")
+    with pytest.raises(DataError, match="row 1: label is 1, but data.num_classes is 1; write the right number"):
+        open_source(spec.model_copy(update={"num_classes": 1}), tmp_path, "train")
+    damaged = tmp_path / "train-00000-of-00002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        open_source(spec, tmp_path, "train")
+    with pytest.raises(DataError, match=r"holds no \*.parquet"):
+        open_source(spec.model_copy(update={"path": str(tmp_path.parent)}), tmp_path, "train")
+
+
+def test_bad_images_stop_the_run_or_are_left_out_and_counted(tmp_path: Path) -> None:
+    """The same folder under both rules: an empty file, a JPEG cut in its middle, a file that is no picture."""
+    data = folder_of_images(tmp_path / "images", "flat")
+    bad = [tmp_path / "images" / name for name in ("dark/4.jpg", "bright/8.jpg", "dark/7.png")]
+    bad[0].write_bytes(b"")
+    bad[1].write_bytes(bad[1].read_bytes()[:-400])
+    bad[2].write_bytes(b"no picture")
+    counts = {split: len(open_source(data, tmp_path, split).labels) for split in ("train", "test")}  # type: ignore[arg-type]
+    sized = data.model_copy(update={"train_images": counts["train"], "test_images": counts["test"]})
+    values = tiny().model_dump() | {"data": sized.model_dump(), "score": {"num_reference": 16, "is_splits": 2}}
+    skipping = RunSpec.model_validate(values | {"data": values["data"] | {"bad_images": "skip"}})
+    ctx = context(skipping, "dataset", tmp_path / "skip")
+    assert STAGES["dataset"](ctx) == {"skipped": 3}
+    left = sum(len(np.load(ctx.out / f"{split}.npz")["labels"]) for split in counts)
+    assert left == 60 - 3
+    source = open_source(sized, tmp_path, "train")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        source.read(np.arange(counts["train"]), 32, "resize")
+
+
+def codes_folder(root: Path, count: int = 6) -> tuple[Path, np.ndarray]:
+    """As LlamaGen's extraction script writes them, for two crop ranges."""
+    codes = np.random.default_rng(0).integers(0, 32, (count, 20, 49))
+    for name, views in (("ten_crop", slice(0, 10)), ("ten_crop_105", slice(10, 20))):
+        for part in ("codes", "labels"):
+            (root / name / f"imagenet256_{part}").mkdir(parents=True)
+        for i in range(count):
+            np.save(root / name / "imagenet256_codes" / f"{i}.npy", codes[i : i + 1, views])
+            np.save(root / name / "imagenet256_labels" / f"{i}.npy", np.array([i % 3]))
+    return root / "ten_crop", codes
+
+
+def test_llamagens_codes_are_imported(tmp_path: Path) -> None:
+    folder, codes = codes_folder(tmp_path)
+    for ranges in (1, 2):
+        found, labels = LlamaGenCodes(folder, ranges, 49, 32, skip=False).read(np.array([1, 4]), np.array([1, 1]))
+        np.testing.assert_array_equal(found, codes[[1, 4], : 10 * ranges])
+        assert found.dtype == np.uint16 and labels.tolist() == [1, 1]
+    assert absent(folder) is None and "has 0 folders called *_codes" in str(absent(tmp_path))
+    before = fingerprint(folder)
+    (folder / "imagenet256_codes" / "5.npy").unlink()
+    assert fingerprint(folder) != before and fingerprint(tmp_path) == "absent"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "cannot be read as codes"),
+        (np.zeros((1, 10, 48), dtype=int), r"has shape \(1, 10, 48\); wanted is \(1, 10, 49\)"),
+        (np.full((1, 10, 49), 32), "holds more than codes 0 to 31"),
+        (np.zeros((1, 10, 49)), "holds more than codes 0 to 31"),
+    ],
+)
+def test_codes_that_are_wrong(tmp_path: Path, content: Any, message: str) -> None:
+    folder, codes = codes_folder(tmp_path)
+    path = folder / "imagenet256_codes" / "2.npy"
+    path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
+    images, labels = np.array([1, 2, 4]), np.array([1, 2, 1])
+    with pytest.raises(DataError, match=message):
+        LlamaGenCodes(folder, 1, 49, 32, skip=False).read(images, labels)
+    found, kept = LlamaGenCodes(folder, 1, 49, 32, skip=True).read(images, labels)
+    assert kept.tolist() == [1, LEFT_OUT, 1]
+    np.testing.assert_array_equal(found[[0, 2]], codes[[1, 4], :10])
+
+
+def test_labels_that_are_not_these_images(tmp_path: Path) -> None:
+    folder, _ = codes_folder(tmp_path)
+    with pytest.raises(
+        DataError, match=r"4.npy: says class \[1\], the images' folder 0; are the codes of these images"
+    ):
+        LlamaGenCodes(folder, 1, 49, 32, skip=False).read(np.array([4]), np.array([0]))

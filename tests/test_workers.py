@@ -1,0 +1,176 @@
+"""Workers of the long stages, killed at random moments, alone and several on one job: what they make is the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from star.rundir import DONE, PREEMPTED, JobDir
+from star.spec.run import RunSpec
+from star.stages import STAGES
+from star.train.checkpoint import Checkpoints
+from tests.helpers import context, job_in, start_worker, tiny, work
+
+IMAGES = 1700
+SPEC = tiny(data__train_images=IMAGES, optim__steps=300, generate__num_images=1100, resources__checkpoint_every=15)
+
+
+@pytest.fixture(scope="module")
+def made(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage up to `generate`, undisturbed, each in a job's folder with its output in `out`."""
+    home = tmp_path_factory.mktemp("made")
+    for stage, inputs in (
+        ("dataset", []),
+        ("tokenizer", ["dataset"]),
+        ("encode", ["dataset", "tokenizer"]),
+        ("train", ["encode"]),
+        ("generate", ["train", "tokenizer"]),
+    ):
+        if stage == "train":
+            assert work(job_in(home / stage, stage, SPEC, encode=home / "encode")) == DONE
+        else:
+            STAGES[stage](context(SPEC, stage, home, **{name: home / name / "out" for name in inputs}))
+    return home
+
+
+def job_of(made: Path, folder: Path, stage: str, processes: int = 1, spec: RunSpec = SPEC) -> JobDir:
+    inputs = {"encode": ["dataset", "tokenizer"], "train": ["encode"], "generate": ["train", "tokenizer"]}[stage]
+    return job_in(folder, stage, spec, processes, **{name: made / name for name in inputs})
+
+
+def family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def killed_until_done(job: JobDir, rng: random.Random, kills: int, between: tuple[float, float]) -> int:
+    """Start a worker again and again; the first `kills` are killed, all of their processes or one of them.
+
+    A moment is a number of seconds after the attempt has begun to work. Returns how many were killed in the middle.
+    """
+    hit = 0
+    for _ in range(kills):
+        worker, known = start_worker(job), job.log.stat().st_size if job.log.exists() else 0
+        until(lambda: b" pid " in job.log.read_bytes()[known:] or worker.poll() is not None)  # noqa: B023
+        try:
+            worker.wait(timeout=rng.uniform(*between))
+        except Exception:
+            victims = family(worker.pid)
+            chosen = victims if rng.random() < 0.5 else [rng.choice(victims)]
+            for process in chosen:
+                process.send_signal(signal.SIGKILL)
+            worker.wait(timeout=90)
+            psutil.wait_procs(victims, timeout=90)
+            hit += not job.result.exists()
+        if job.result.exists():
+            return hit
+    assert work(job) == DONE, job.log.read_text()[-3000:]
+    return hit
+
+
+def until(condition: Callable[[], bool], timeout: float = 90) -> None:
+    deadline = time.time() + timeout
+    while not condition():
+        assert time.time() < deadline, "nothing happened"
+        time.sleep(0.01)
+
+
+def losses(job: JobDir) -> dict[int, float]:
+    lines = [json.loads(line) for line in job.metrics.read_text().splitlines()]
+    found = {line["step"]: line["metrics"]["loss"] for line in lines}
+    assert len(found) == len(lines), "a step stands twice"
+    return found
+
+
+def state(job: JobDir) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = torch.load(job.out / "student.pt", weights_only=True)
+    return loaded
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_killed_at_random_is_bit_identical(made: Path, tmp_path: Path, seed: int) -> None:
+    job = job_of(made, tmp_path / "job", "train")
+    assert killed_until_done(job, random.Random(seed), kills=4, between=(0.3, 1.8)) >= 1
+    assert losses(job) == losses(JobDir(made / "train"))
+    expected = state(JobDir(made / "train"))
+    assert all(torch.equal(value, expected[key]) for key, value in state(job).items())
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_killed_at_random(made: Path, tmp_path: Path, parallel: str) -> None:
+    """As one process would have trained, up to float32's order of addition, whichever of the processes died."""
+    spec = SPEC.model_copy(update={"resources": SPEC.resources.model_copy(update={"parallel": parallel})})
+    job = job_of(made, tmp_path / "job", "train", processes=2, spec=spec)
+    killed_until_done(job, random.Random(parallel), kills=2, between=(0.2, 1.5))
+    alone = losses(JobDir(made / "train"))
+    assert losses(job) == pytest.approx(alone, rel=2e-3)
+    assert json.loads(job.result.read_text())["provenance"]["processes"] == 2
+
+
+def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(made: Path, tmp_path: Path) -> None:
+    """Sharded over two ranks until SIGTERM, then alone, then two copies."""
+    path, alone = tmp_path / "job", losses(JobDir(made / "train"))
+    for processes, parallel in ((2, "fsdp"), (1, "ddp"), (2, "ddp")):
+        spec = SPEC.model_copy(update={"resources": SPEC.resources.model_copy(update={"parallel": parallel})})
+        job = job_of(made, path, "train", processes, spec)
+        before = newest(job)
+        job.failure.unlink(missing_ok=True)
+        worker = start_worker(job)
+        until(lambda: newest(job) > before or worker.poll() is not None)  # noqa: B023
+        worker.send_signal(signal.SIGUSR1 if processes == 2 else signal.SIGTERM)
+        if worker.wait(timeout=90) == DONE:
+            break
+        assert worker.returncode == PREEMPTED, job.log.read_text()[-3000:]
+    else:
+        job.failure.unlink()
+        assert work(job) == DONE, job.log.read_text()[-3000:]
+    assert losses(job) == pytest.approx(alone, rel=2e-3)
+
+
+def newest(job: JobDir) -> int:
+    return max((int(path.stem.removeprefix("step-")) for path in job.checkpoints.glob("step-*.pt")), default=0)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_encode_killed_at_random_has_the_same_codes(made: Path, tmp_path: Path, processes: int) -> None:
+    job = job_of(made, tmp_path / "job", "encode", processes)
+    killed_until_done(job, random.Random(processes), kills=2, between=(0.3, 1.2))
+    for name in ("train/codes.npy", "train/labels.npy", "test/codes.npy", "test/labels.npy"):
+        np.testing.assert_array_equal(np.load(job.out / name), np.load(made / "encode" / "out" / name))
+    assert not job.checkpoints.exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_generate_killed_at_random_has_the_same_images(made: Path, tmp_path: Path, processes: int) -> None:
+    job = job_of(made, tmp_path / "job", "generate", processes)
+    killed_until_done(job, random.Random(processes), kills=2, between=(0.3, 1.5))
+    np.testing.assert_array_equal(np.load(job.out / "images.npy"), np.load(made / "generate" / "out" / "images.npy"))
+
+
+def test_a_checkpoint_with_one_flipped_bit_is_not_used(tmp_path: Path) -> None:
+    """torch reads such a file without a word; the checksums inside it are looked at here."""
+    kept = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        kept.save(step, {"weights": torch.full((1000,), float(step)), "n": [step]})
+    kept.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002.pt", "step-000000003.pt"]
+    path = tmp_path / "step-000000003.pt"
+    content = bytearray(path.read_bytes())
+    place = content.index(np.full(4, 3.0, dtype=np.float32).tobytes())
+    content[place + 100] ^= 64
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["weights"], torch.full((1000,), 3.0))
+    found = kept.newest()
+    assert found is not None and found[0] == 2 and found[1]["n"] == [2]
