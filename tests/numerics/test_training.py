@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +14,12 @@ import pytest
 import torch
 
 from star.data.codes import CodeStore, distinct_views
-from star.errors import Stopped
-from star.train.guard import DivergedError
+from star.errors import DataError, Stopped
+from star.train.checkpoint import Checkpoints
+from star.train.guard import DivergedError, MicroBatch
 from star.train.optim import build_adamw, lr_at, peak_lr
-from star.train.trainer import Trainer
-from tests.helpers import tiny, write_store
+from star.train.trainer import Trainer, build_model
+from tests.helpers import ROOT, tiny, write_store
 
 STEPS = 12
 
@@ -84,11 +89,80 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stores: tuple[CodeSto
 
 
 def test_micro_batches_train_the_same(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
-    still = {f"model__{name}_dropout": 0.0 for name in ("token", "residual", "ffn")}
-    whole, parts = Losses(), Losses()
-    trainer(stores, tmp_path / "a", whole, **still).train()
-    trainer(stores, tmp_path / "b", parts, **still, resources__micro_batch_size=3).train()
+    """With dropout: its masks belong to the sequences, not to the pass they are in."""
+    whole: Losses = {}
+    parts: Losses = {}
+    trainer(stores, tmp_path / "a", whole).train()
+    made = trainer(stores, tmp_path / "b", parts, resources__micro_batch_size=3)
+    assert made.spec.model.residual_dropout > 0 and made.micro.size == 3
+    made.train()
     assert list(parts.values()) == pytest.approx(list(whole.values()), rel=1e-4)
+
+
+def test_memory_that_runs_out_halves_the_pass_and_keeps_the_loss(tmp_path: Path) -> None:
+    found = []
+    for megabytes in (0, 250):
+        command = [
+            sys.executable,
+            "-m",
+            "tests.numerics.short_of_memory",
+            str(tmp_path / str(megabytes)),
+            str(megabytes),
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+        assert ("memory ran out: 128 images" in done.stderr) == bool(megabytes)
+    assert found[0]["micro"] == 256 and 1 <= found[1]["micro"] <= 128
+    assert found[1]["losses"] == pytest.approx(found[0]["losses"], rel=1e-5)
+    again = MicroBatch(tmp_path / "250" / "checkpoints", 256)
+    assert again.size == found[1]["micro"], "the next attempt remembers"
+    again.size = 1
+    with pytest.raises(DataError, match="memory runs out with one image per forward pass"):
+        again.halve()
+
+
+def test_a_disk_that_takes_no_more_is_said_and_leaves_no_half_checkpoint(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, keep=2)
+    kept.save(1, {"weights": torch.zeros(9)})
+    kept.wait()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        kept.save(2, {"weights": torch.zeros(1_000_000)})
+        with pytest.raises(DataError, match="a checkpoint could not be written: .*Free some space and run again"):
+            kept.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    found = kept.newest()
+    assert found is not None and found[0] == 1
+    kept.save(3, {"weights": torch.zeros(9)})
+    kept.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001.pt", "step-000000003.pt"]
+
+
+def test_a_compiled_model_trains_the_same(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
+    eager: Losses = {}
+    compiled: Losses = {}
+    trainer(stores, tmp_path / "a", eager, optim__batch_size=4).train()
+    made = trainer(stores, tmp_path / "b", compiled, optim__batch_size=4, resources__compile=True)
+    made.train()
+    assert list(compiled.values()) == pytest.approx(list(eager.values()), rel=1e-4)
+    assert set(made.student_state()) == set(build_model(made.spec).state_dict())
+
+
+def test_the_best_weights_are_kept_beside_the_last(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
+    recorded: dict[int, float] = {}
+    made = trainer(stores, tmp_path, {}, resources__validate_every=2, optim__lr=3.0)
+    made.record = lambda step, metrics: recorded.update(
+        {step: metrics["val_nll_by_step"]} if "val_nll_by_step" in metrics else {}
+    )
+    result = made.train()
+    assert list(recorded) == [2, 4, 6, 8, 10, 12] and result["val_nll"] == recorded[12]
+    best = made.checkpoints.best()
+    assert best is not None and best["val_nll"] == min(recorded.values()) == recorded[best["step"]]
+    made.objective.student.load_state_dict(best["model"])
+    assert made.validation_nll() == best["val_nll"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
@@ -96,6 +170,25 @@ def test_a_loss_that_is_no_number_stops_the_run(stores: tuple[CodeStore, CodeSto
     diverging.objective.student.output.weight.data.fill_(float("nan"))
     with pytest.raises(DivergedError, match="lower optim.lr"):
         diverging.train()
+
+
+def test_a_loss_far_above_guessing_stops_the_run(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
+    """And what was saved before is still there, and named."""
+    diverging = trainer(stores, tmp_path, {}, optim__grad_clip=0.0)
+    saved: list[int] = []
+
+    def spoil() -> bool:
+        saved.append(diverging.step)
+        if diverging.step == 8:
+            diverging.objective.student.output.weight.data.mul_(300)
+        return False
+
+    diverging.stop = spoil
+    with pytest.raises(
+        DivergedError, match=r"ar_loss is .* far above the 3.47 of guessing among 32 codes .*step-000000006.pt holds"
+    ):
+        diverging.train()
+    assert trainer(stores, tmp_path, {}).step == 6
 
 
 def test_the_learning_rate() -> None:
