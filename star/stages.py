@@ -141,7 +141,7 @@ def encode(ctx: Context) -> Result:
                 with torch.no_grad():
                     found = model.encode(to_tensor(cut.reshape(-1, *cut.shape[2:])).to(ctx.device))
                 parts.append(found.view(-1, per_image, length).cpu().numpy())
-                ctx.progress(meter.done + (first - rows.start) * per_image * ctx.ranks.count, meter.total)
+                ctx.progress(meter.done + (first - rows.start) * per_image, meter.total)
             return np.concatenate(parts), images.labels[rows]
 
         return codes
@@ -157,13 +157,15 @@ def encode(ctx: Context) -> Result:
     for name, images, shape, read in (("train", train, (views, length), source), ("test", test, (1, length), plain)):
         stored = ShardedArray(ctx.checkpoints / name, "codes", (len(images), *shape), np.uint16)
         labels = ShardedArray(ctx.checkpoints / name, "labels", (len(images),), np.int64)
+        before = meter.done
         for shard, rows in _shared(ctx, labels, stored):
             codes, found = read(rows)
             stored.write(shard, codes)
             labels.write(shard, found)
-            ctx.progress(meter.done + labels.finished_rows() * shape[0], meter.total)
-        meter.done += len(images) * shape[0]
+            meter.done = before + labels.finished_rows() * shape[0]
+            ctx.progress(meter.done, meter.total)
         ctx.ranks.wait()
+        meter.done = before + len(images) * shape[0]
         if ctx.ranks.first:
             stored.finish(ctx.out / name)
             labels.finish(ctx.out / name)
@@ -180,6 +182,7 @@ class _Meter:
 
     total: int
     done: int = 0
+    """By all ranks, as far as this one knows."""
 
 
 def _shared(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, slice]]:
@@ -253,9 +256,7 @@ def save_grid(path: Path, images: Images, labels: np.ndarray, classes: int, colu
 
 def reference(ctx: Context) -> Result:
     """Features of real training images, once for all runs that are scored against them."""
-    images = Pixels(ctx, "train")
-    chosen = images.plain(slice(0, ctx.spec.score.num_reference))
-    features = _features(ctx, chosen)
+    features = _features(ctx, _Plain(Pixels(ctx, "train"), ctx.spec.score.num_reference))
     ours, spatial = moments(features.pooled), moments(features.spatial)
     distances = radii(torch.from_numpy(features.pooled).to(ctx.device), ctx.spec.score.neighbours).cpu().numpy()
     np.savez(
@@ -268,6 +269,19 @@ def reference(ctx: Context) -> Result:
         radii=distances,
     )
     return {}
+
+
+class _Plain:
+    """The first `count` images as they are compared, read when they are asked for: all of ImageNet's would not fit."""
+
+    def __init__(self, images: Pixels, count: int) -> None:
+        self.images, self.count = images, min(count, len(images))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: slice) -> Images:
+        return self.images.plain(slice(rows.start, min(rows.stop, self.count)))
 
 
 def score(ctx: Context) -> Result:
@@ -324,7 +338,7 @@ def _gpt(ctx: Context, weights: str) -> GPT:
     return model.eval().to(ctx.device)
 
 
-def _features(ctx: Context, images: Images) -> Features:
+def _features(ctx: Context, images: Images | _Plain) -> Features:
     spec = ctx.spec.score
     return extract(
         EfficientNetLite0(spec.input_size).to(ctx.device),

@@ -8,11 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from star.model.gpt import GPT
 from star.scheduler import estimate
+from star.selfguided.objective import Objective, draw_batch
 from star.spec.graph import STAGES, needed
 from star.spec.images import TokenizerSpec
+from star.spec.load import load
+from star.spec.run import RunSpec
 from star.spec.sections import ModelSpec
 from star.tokenizer.vq import VQModel
-from tests.helpers import tiny
+from tests.helpers import ROOT, tiny
 
 
 def test_the_graph_and_the_code_name_the_same_stages() -> None:
@@ -59,6 +62,41 @@ def test_tokenizer_operations_are_counted_right(tokenizer: TokenizerSpec, size: 
         with FlopCounterMode(display=False) as counter:
             model.decode(codes)
         assert counter.get_total_flops() == pytest.approx(decode, rel=0.03)
+
+
+def table1() -> list[RunSpec]:
+    """The rows of table 1 at the paper's scale that differ in what a step costs."""
+    variants = load(ROOT / "experiments" / "table1.yaml", "imagenet256").variants
+    return [variant.runs[0] for variant in variants if "50 epochs" in variant.label]
+
+
+@pytest.mark.parametrize("spec", table1(), ids=lambda spec: f"{spec.model.dim}-{spec.selfguided.teacher}")
+def test_training_operations_of_table_1_are_those_of_the_real_modules(spec: RunSpec) -> None:
+    """Teacher, student, projector, losses and the backward pass of one step, counted on tensors without content."""
+    images, length = 4, spec.sequence_length
+    with torch.device("meta"):
+        student = GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
+        objective = Objective(spec.selfguided, student, spec.contrastive_layer)
+    assert estimate.parameters(spec) == sum(parameter.numel() for parameter in student.parameters())
+    codes = torch.zeros(images, spec.selfguided.num_views, length, dtype=torch.long)
+    batch = draw_batch(codes, codes[:, 0, 0], spec.selfguided, 1000, 0.1, "image", torch.Generator(), dropout=True)
+    batch = batch.to(torch.device("meta"))
+    with FlopCounterMode(display=False) as counter:
+        objective.losses(batch, objective.targets(batch))["loss"].backward()
+    counts = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
+    attention = counts["aten.bmm"]  # over all T x T pairs; causal attention needs T (T + 1) / 2 of them
+    counted = counter.get_total_flops() - attention + attention * (length + 1) / (2 * length)
+    per_step = estimate.train_flops(spec) / spec.total_steps / spec.optim.batch_size * images
+    assert per_step == pytest.approx(counted, rel=2e-4)
+
+
+def test_gpu_hours_are_operations_over_a_stated_speed() -> None:
+    baseline = table1()[0]
+    assert (baseline.resources.gpu, baseline.resources.utilisation) == ("H200", 0.4)
+    assert estimate.gpu_hours("train", baseline) == pytest.approx(
+        estimate.train_flops(baseline) / (0.4 * 989e12) / 3600
+    )
+    assert estimate.gpu_hours("train", baseline) == pytest.approx(6.9, abs=0.05)
 
 
 def test_llamagen_b_costs_what_is_known() -> None:

@@ -25,9 +25,7 @@ def export_weights(path: Path, prefix: str, weights: str, form: str, target: Pat
     else:
         stage = ledger.jobs([key])[key].stage
         if stage not in STAGES:
-            raise SpecError(
-                f"{prefix}: stage {stage} has no weights; give a run, a train job or a tokenizer job."
-            )
+            raise SpecError(f"{prefix}: stage {stage} has no weights; give a run, a train job or a tokenizer job.")
     suffix = SUFFIXES[form]
     target = target or Path(f"{stage}-{key}-{weights}{suffix}" if stage == "train" else f"{stage}-{key}{suffix}")
     if target.suffix != suffix:

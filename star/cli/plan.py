@@ -11,10 +11,11 @@ import click
 
 from star.ledger.store import Ledger
 from star.rundir import Home
-from star.scheduler.estimate import parameters, stage_flops
+from star.scheduler.estimate import gpu_hours, parameters, stage_flops
 from star.scheduler.plan import Plan, make_plan
 from star.spec.experiment import Experiment
 from star.spec.graph import STAGES
+from star.spec.resources import PEAK_TFLOPS
 
 
 def show_plan(experiment: Experiment, path: Path, as_json: bool) -> None:
@@ -29,10 +30,19 @@ def show_plan(experiment: Experiment, path: Path, as_json: bool) -> None:
         click.echo(json.dumps(_as_json(plan, seconds), indent=1))
         return
     _print(plan)
-    click.echo(
-        f"\nto do: {len(plan.to_do)} of {len(plan.jobs)} jobs, {plan.flops() / 1e12:,.4g} TFLOP, "
-        f"about {_duration(seconds)} on {slots} slots, {_size(plan.disk())} on disk"
-    )
+    jobs = f"to do: {len(plan.to_do)} of {len(plan.jobs)} jobs, {_amount(plan.flops(), 'FLOP')}"
+    disk = f"{_amount(plan.disk(), 'B')} on disk, and up to {_amount(plan.checkpoints(), 'B')} of checkpoints while training"
+    gpus = {(run.spec.resources.gpu, run.spec.resources.utilisation) for run in plan.runs}
+    if None in {gpu for gpu, _ in gpus}:
+        click.echo(f"\n{jobs}, about {_duration(seconds)} on {slots} slots, {disk}")
+    else:
+        basis = " or ".join(
+            f"{gpu} at {share:.0%} of its {PEAK_TFLOPS[gpu]:g} TFLOP/s (dense bf16)"
+            for gpu, share in sorted(gpus)
+            if gpu
+        )
+        hours = sum(gpu_hours(job.stage, job.spec) for job in plan.to_do)
+        click.echo(f"\n{jobs}, about {hours:,.0f} GPU-hours on {basis}, {disk}")
     for reason in plan.missing:
         click.echo(f"missing: {reason}")
 
@@ -48,14 +58,15 @@ def _print(plan: Plan) -> None:
         actions = Counter(plan.jobs[key].action for key in run.stages.values() if key in plan.jobs)
         summary = ", ".join(f"{count} {action}" for action, count in actions.items())
         click.echo(
-            f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {parameters(run.spec) / 1e6:.3g} M parameters  {summary}"
+            f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {parameters(run.spec) / 1e6:,.4g} M parameters  {summary}"
         )
-    click.echo(f"\n  {'stage':<10} {'key':<16} {'runs':>4}  {'action':<10} {'GFLOP':>12}  why")
+    click.echo(f"\n  {'stage':<10} {'key':<16} {'runs':>4}  {'action':<10} {'cost':>11}  {'GPU-hours':>9}  why")
     order = list(STAGES)
     for job in sorted(plan.jobs.values(), key=lambda job: order.index(job.stage)):
-        gflop = stage_flops(job.stage, job.spec) / 1e9
+        cost = _amount(stage_flops(job.stage, job.spec), "FLOP")
+        hours = f"{gpu_hours(job.stage, job.spec):,.1f}" if job.spec.resources.gpu else "-"
         click.echo(
-            f"  {job.stage:<10} {job.key:<16} {len(job.runs):>4}  {job.action:<10} {gflop:>12,.0f}  {job.reason}; {job.label}"
+            f"  {job.stage:<10} {job.key:<16} {len(job.runs):>4}  {job.action:<10} {cost:>11}  {hours:>9}  {job.reason}; {job.label}"
         )
 
 
@@ -82,10 +93,17 @@ def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
                 "action": job.action,
                 "reason": job.reason,
                 "flops": stage_flops(job.stage, job.spec),
+                "gpu_hours": gpu_hours(job.stage, job.spec) if job.spec.resources.gpu else None,
             }
             for job in plan.jobs.values()
         ],
-        "to_do": {"jobs": len(plan.to_do), "flops": plan.flops(), "seconds": seconds, "bytes": plan.disk()},
+        "to_do": {
+            "jobs": len(plan.to_do),
+            "flops": plan.flops(),
+            "seconds": seconds,
+            "bytes": plan.disk(),
+            "checkpoint_bytes": plan.checkpoints(),
+        },
         "missing": plan.missing,
     }
 
@@ -98,9 +116,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:,.0f} h"
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
+def _amount(count: float, unit: str) -> str:
+    """Four digits, with the prefix that fits."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
         if count < 1000:
-            return f"{count:.3g} {unit}"
+            return f"{count:.4g} {prefix}{unit}"
         count /= 1000
-    return f"{count:,.3g} TB"
+    return f"{count:,.4g} Z{unit}"

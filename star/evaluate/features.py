@@ -74,7 +74,7 @@ def extract(
     """Features of images (N, H, W, C), brought to `side` pixels first when it is given."""
     parts: list[tuple[Array, ...]] = []
     for first in range(0, len(images), batch_size):
-        batch = torch.from_numpy(images[first : first + batch_size]).to(device).permute(0, 3, 1, 2).float()
+        batch = torch.from_numpy(np.array(images[first : first + batch_size])).to(device).permute(0, 3, 1, 2).float()
         if side and side != batch.shape[-1]:
             batch = (
                 F.interpolate(batch, size=(side, side), mode="bilinear", align_corners=False, antialias=True)

@@ -137,6 +137,19 @@ def stage_bytes(stage: str, spec: RunSpec) -> float:
     return sizes.get(stage, 1e5)
 
 
+def checkpoint_bytes(spec: RunSpec) -> float:
+    """What a training keeps until it is done: the newest checkpoints and the best weights. Student, teacher, two moments."""
+    copies = (4 if spec.selfguided.teacher else 3) * spec.resources.keep_checkpoints
+    return 4.0 * parameters(spec) * (copies + (1 if spec.resources.validate_every else 0))
+
+
+def gpu_hours(stage: str, spec: RunSpec) -> float:
+    """Of one stage on `resources.gpu`, which must be set. The stage `dataset` needs none."""
+    speed = spec.resources.flops_per_second
+    assert speed is not None, "gpu_hours wants resources.gpu"
+    return stage_flops(stage, spec) / speed / 3600
+
+
 def stage_seconds(stage: str, spec: RunSpec, speeds: dict[str, float]) -> float:
     """Expected duration on `resources.gpu`, else at the speed of this ledger's own jobs of the stage, else at a CPU core's."""
     resources = spec.resources

@@ -9,7 +9,7 @@ from pathlib import Path
 from star.data import llamagen_codes, sources
 from star.ledger.store import FAILED, RUNNING, Job, Ledger
 from star.rundir import Home
-from star.scheduler.estimate import stage_bytes, stage_flops, stage_seconds
+from star.scheduler.estimate import checkpoint_bytes, stage_bytes, stage_flops, stage_seconds
 from star.spec.experiment import Experiment
 from star.spec.graph import STAGES, needed
 from star.spec.keys import run_key, stage_keys
@@ -88,6 +88,10 @@ class Plan:
     def flops(self) -> float:
         """Operations still to do."""
         return sum(stage_flops(job.stage, job.spec) for job in self.to_do)
+
+    def checkpoints(self) -> float:
+        """Bytes of checkpoints of all trainings that are to do, if they ran at once."""
+        return sum(checkpoint_bytes(job.spec) for job in self.to_do if job.stage == "train")
 
     def disk(self) -> float:
         """Bytes still to write."""

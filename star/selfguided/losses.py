@@ -39,8 +39,8 @@ def inter_step_loss(
     """
     queries, keys = _sides(queries, keys, normalize)
     similarity = torch.einsum("bmid,vmjd->bmijv", queries, keys[:, : queries.shape[1]]) / temperature
-    other = ~torch.eye(queries.shape[2], dtype=torch.bool, device=queries.device)
-    return _against_batch(similarity[:, :, other], first, form).sum()
+    own, other = _unequal(queries.shape[2], queries.shape[2], queries.device)
+    return _against_batch(similarity[:, :, own, other], first, form).sum()
 
 
 def inter_view_loss(
@@ -49,8 +49,15 @@ def inter_view_loss(
     """Eq. 7: anchor (b, m, k) against the teacher at (v, n, k), over all m != n; arguments as in `inter_step_loss`."""
     queries, keys = _sides(queries, keys, normalize)
     similarity = torch.einsum("bmkd,vnkd->bmnkv", queries, keys) / temperature
-    other = ~torch.eye(keys.shape[1], dtype=torch.bool, device=queries.device)[: queries.shape[1]]
-    return _against_batch(similarity[:, other], first, form).sum()
+    own, other = _unequal(queries.shape[1], keys.shape[1], queries.device)
+    return _against_batch(similarity[:, own, other], first, form).sum()
+
+
+def _unequal(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All index pairs (i, j) with i < rows, j < columns, i != j; a boolean mask would make a GPU wait for its count."""
+    pair = torch.arange(rows * (columns - 1), device=device)
+    own, other = pair // (columns - 1), pair % (columns - 1)
+    return own, other + (other >= own)
 
 
 def _sides(queries: Tensor, keys: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,50 @@
+"""What the docs show, done."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from star.data.codes import CodeStore, distinct_views
+from tests.helpers import ROOT
+
+
+def test_the_foreign_transformer_of_the_docs_learns(home: Path) -> None:
+    """The example as it stands, on codes of real images: every loss falls or stays, and the teacher follows."""
+    text = (ROOT / "docs" / "losses.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    wrapper = code.index("method = ")
+    assert len([line for line in code[:wrapper].splitlines() if line.strip()]) <= 30, "the example has grown"
+    store = CodeStore(next(home.glob("jobs/encode-*")) / "out" / "train")
+    rng = np.random.default_rng(0)
+    seen: list[dict[str, float]] = []
+
+    def loader():  # type: ignore[no-untyped-def]
+        for step in range(60):
+            if step:
+                seen.append({name: value.item() for name, value in scope["losses"].items()})
+            images = rng.choice(len(store), 16, replace=False)
+            codes = store.gather(images, distinct_views(0, step, 16, 2, store.num_views))
+            yield torch.from_numpy(codes), torch.from_numpy(store.labels[images])
+
+    torch.manual_seed(0)
+    scope = {"loader": loader()}
+    exec(code, scope)
+    assert set(seen[0]) == {"loss", "ar_loss", "mim_loss", "inter_step_loss", "inter_view_loss"}
+    first, last = (np.mean([entry["ar_loss"] for entry in part]) for part in (seen[:10], seen[-10:]))
+    assert last < first - 1
+    contrast = [np.mean([entry["inter_view_loss"] for entry in part]) for part in (seen[:10], seen[-10:])]
+    assert contrast[1] < contrast[0] - 0.1
+    objective = scope["objective"]
+    moved = objective.teacher.copy.output.weight - objective.student.output.weight
+    assert 0 < moved.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs" / page).read_text()):
+        assert target.startswith("http") or (ROOT / "docs" / target).exists(), target
