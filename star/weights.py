@@ -30,8 +30,11 @@ def save_weights(path: Path, state: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def load_weights(path: Path) -> dict[str, Any]:
+def load_weights(path: Path, mapped: bool = False) -> dict[str, Any]:
     """Read a file of tensors (torch's or .safetensors) onto the CPU; nothing in it is executed.
+
+    Args:
+        mapped: leave tensors in the file until they are used; several ranks then share one copy in memory.
 
     Raises:
         DataError: it is missing, damaged, or holds more than tensors and plain values.
@@ -42,7 +45,7 @@ def load_weights(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise DataError(
             f"{path}: cannot be read as weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}"

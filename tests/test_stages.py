@@ -70,8 +70,24 @@ def table1() -> list[RunSpec]:
     return [variant.runs[0] for variant in variants if "50 epochs" in variant.label]
 
 
-@pytest.mark.parametrize("spec", table1(), ids=lambda spec: f"{spec.model.dim}-{spec.selfguided.teacher}")
-def test_training_operations_of_table_1_are_those_of_the_real_modules(spec: RunSpec) -> None:
+def ablated(**changes: object) -> RunSpec:
+    """LlamaGen-B with a part of ST-AR off."""
+    values = table1()[1].model_dump()
+    values["selfguided"] |= changes
+    return RunSpec.model_validate(values)
+
+
+ABLATIONS = [
+    ablated(mim_weight=0.0),
+    ablated(contrastive_weight=0.0),
+    ablated(inter_step=False),
+    ablated(student_views=1),
+    ablated(contrastive_layer="1/4", mim_weight=0.0),
+]
+
+
+@pytest.mark.parametrize("spec", [*table1(), *ABLATIONS])
+def test_training_operations_are_those_of_the_real_modules(spec: RunSpec) -> None:
     """Teacher, student, projector, losses and the backward pass of one step, counted on tensors without content."""
     images, length = 4, spec.sequence_length
     with torch.device("meta"):

@@ -83,10 +83,10 @@ def train_flops(spec: RunSpec) -> float:
     selfguided = spec.selfguided
     student_views = min(selfguided.student_views, selfguided.num_views)
     per_image = 3 * forward_flops(spec) * student_views
-    if selfguided.teacher:
-        per_image += forward_flops(spec, head=False) * (
-            selfguided.num_views if selfguided.contrastive else student_views
-        )
+    if selfguided.teacher:  # only as deep, and of as many views, as a loss that is on reads
+        layers = None if selfguided.mim else spec.contrastive_layer
+        views = selfguided.num_views if selfguided.contrastive else student_views
+        per_image += forward_flops(spec, layers, head=False) * views
     if selfguided.contrastive:
         widths = [spec.model.dim, *[selfguided.projector_hidden] * (selfguided.projector_layers - 1), spec.model.dim]
         per_image += 6 * sum(a * b for a, b in pairwise(widths)) * selfguided.num_positions * student_views

@@ -38,7 +38,7 @@ def inter_step_loss(
         first: index in the global batch of the first image of `queries`.
     """
     queries, keys = _sides(queries, keys, normalize)
-    similarity = torch.einsum("bmid,vmjd->bmijv", queries, keys[:, : queries.shape[1]]) / temperature
+    similarity = _dots("bmid,vmjd->bmijv", queries, keys[:, : queries.shape[1]]) / temperature
     own, other = _unequal(queries.shape[2], queries.shape[2], queries.device)
     return _against_batch(similarity[:, :, own, other], first, form).sum()
 
@@ -48,7 +48,7 @@ def inter_view_loss(
 ) -> Tensor:
     """Eq. 7: anchor (b, m, k) against the teacher at (v, n, k), over all m != n; arguments as in `inter_step_loss`."""
     queries, keys = _sides(queries, keys, normalize)
-    similarity = torch.einsum("bmkd,vnkd->bmnkv", queries, keys) / temperature
+    similarity = _dots("bmkd,vnkd->bmnkv", queries, keys) / temperature
     own, other = _unequal(queries.shape[1], keys.shape[1], queries.device)
     return _against_batch(similarity[:, own, other], first, form).sum()
 
@@ -58,6 +58,12 @@ def _unequal(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Ten
     pair = torch.arange(rows * (columns - 1), device=device)
     own, other = pair // (columns - 1), pair % (columns - 1)
     return own, other + (other >= own)
+
+
+def _dots(equation: str, queries: Tensor, keys: Tensor) -> Tensor:
+    """Dot products in the operands' own precision: autocast would round them to bfloat16, three digits, before the softmax."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return torch.einsum(equation, queries, keys)
 
 
 def _sides(queries: Tensor, keys: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:

@@ -118,4 +118,4 @@ def _verified(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: damaged: {error}") from None
     if damaged:
         raise DataError(f"{path}: damaged at {damaged}")
-    return load_weights(path)
+    return load_weights(path, mapped=True)

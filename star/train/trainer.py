@@ -107,8 +107,9 @@ class Trainer:
                 self.checkpoints.wait()
                 raise Stopped
             self.progress(self.step, total)
+        nll = self._validate()
         self.checkpoints.wait()
-        return {"val_nll": self._validate()}
+        return {"val_nll": nll}
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step; returns this rank's share of the losses, and the gradient's norm."""
@@ -198,14 +199,16 @@ class Trainer:
         nll = self.validation_nll()
         if self.spec.resources.validate_every:
             self.record(self.step, {"val_nll_by_step": nll})
-            best = self.checkpoints.best()
-            weights = self.student_state()
-            if self.ranks.first and (best is None or nll < best["val_nll"]):
-                self.checkpoints.save_best({"step": self.step, "val_nll": nll, "model": weights})
-                self.checkpoints.wait()
+            if nll < self.best_nll:  # the same number on every rank
+                self.best_nll = nll
+                weights = self.student_state()
+                if self.ranks.first:
+                    self.checkpoints.save_best({"step": self.step, "val_nll": nll, "model": weights})
         return nll
 
     def _resume(self) -> None:
+        best = self.checkpoints.best()
+        self.best_nll = float("inf") if best is None else best["val_nll"]
         newest = self.checkpoints.newest()
         if newest is None:
             return

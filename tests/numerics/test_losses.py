@@ -68,6 +68,15 @@ def test_contrastive_losses_equal_the_formula(loss, loop, normalize: bool, form:
     assert sum(half.item() for half in halves) == pytest.approx(expected, rel=1e-9)
 
 
+def test_autocast_rounds_no_loss() -> None:
+    torch.manual_seed(0)
+    z, h = torch.randn(2, 5, 2, 3, 64)
+    calls = [lambda: inter_step_loss(z, h, 0, 0.2), lambda: inter_view_loss(z, h, 0, 0.2), lambda: mim_loss(z, h)]
+    plain = [call().item() for call in calls]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [call().item() for call in calls] == plain
+
+
 def test_mim_loss_equals_the_formula() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(2, 4, 3, 6, dtype=torch.float64)

@@ -24,8 +24,9 @@ STEPS = "optim.steps=30"
 class Running:
     """`star-exp run` in the background, in a process group of its own as a terminal would make it."""
 
-    def __init__(self, home: Path) -> None:
-        command = [sys.executable, "-m", "star.cli", "run", str(TINY), "--plain", "--set", STEPS, "--home", str(home)]
+    def __init__(self, home: Path, *sets: str) -> None:
+        command = [sys.executable, "-m", "star.cli", "run", str(TINY), "--plain", "--home", str(home)]
+        command += [argument for change in (STEPS, *sets) for argument in ("--set", change)]
         self.home = home
         self.process = subprocess.Popen(
             command,
@@ -115,10 +116,10 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return home
 
 
-def check_same_numbers(home: Path, undisturbed: Path) -> None:
+def check_same_numbers(home: Path, undisturbed: Path, rel: float = 0.0) -> None:
     for path in undisturbed.glob("jobs/*/result.json"):
         mine = json.loads((home / "jobs" / path.parent.name / "result.json").read_text())
-        assert mine["metrics"] == json.loads(path.read_text())["metrics"], path
+        assert mine["metrics"] == pytest.approx(json.loads(path.read_text())["metrics"], rel=rel, abs=0), path
 
 
 def test_the_same_command_again_finishes_at_once(undisturbed: Path) -> None:
@@ -155,6 +156,18 @@ def test_an_interrupted_scheduler_saves_and_goes_on(home: Path, undisturbed: Pat
     assert "resumed" in again(home)
     check_complete(home)
     check_same_numbers(home, undisturbed)
+
+
+def test_ctrl_c_stops_both_ranks_and_one_process_goes_on(home: Path, undisturbed: Path) -> None:
+    run = Running(home, "resources.processes={train: 2}")
+    run.until(run.has_checkpoint)
+    assert len(run.workers()) >= 3, "torchrun and its two children"
+    out = run.kill(signal.SIGINT)
+    assert run.process.returncode == 130, out
+    assert run.workers() == []
+    assert "resumed" in again(home)
+    check_complete(home)
+    check_same_numbers(home, undisturbed, rel=1e-3)
 
 
 def test_a_killed_scheduler_finds_its_workers_again(home: Path, undisturbed: Path) -> None:
