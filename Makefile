@@ -16,7 +16,7 @@ table4: $(DATA)
 	$(BIN)/star-exp run experiments/table4.yaml
 
 test: $(DATA) check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: env
 	$(BIN)/ruff check star tests

@@ -5,9 +5,12 @@ One process alone is the ordinary case: nothing is initialised, nothing is sent.
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -79,6 +82,19 @@ def join(device_type: str) -> Ranks:
 
 
 def leave(ranks: Ranks) -> None:
-    """Close what `join` opened."""
+    """Close what `join` opened, all ranks together."""
     if ranks.count > 1:
+        ranks.wait()
         dist.destroy_process_group()
+
+
+def exit_now(code: int) -> NoReturn:
+    """End a process that had been one of several.
+
+    Not through the interpreter's own end: process groups that a device mesh still holds are torn down there in any
+    order, and now and then the process aborts with its work long done.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

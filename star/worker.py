@@ -201,4 +201,9 @@ def _provenance(job: dict[str, Any], device: Any, threads: int, processes: int) 
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    if is_child():
+        from star.ranks import exit_now
+
+        exit_now(code)
+    sys.exit(code)

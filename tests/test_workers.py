@@ -22,7 +22,7 @@ from star.stages import STAGES
 from star.train.checkpoint import Checkpoints
 from tests.helpers import ROOT, context, job_in, start_worker, tiny, work
 
-IMAGES = 1700
+IMAGES = 1100
 SPEC = tiny(data__train_images=IMAGES, optim__steps=300, generate__num_images=1100, resources__checkpoint_every=15)
 
 
@@ -116,7 +116,7 @@ def test_two_ranks_killed_at_random(made: Path, tmp_path: Path, parallel: str) -
     """As one process would have trained, up to float32's order of addition, whichever of the processes died."""
     resources = SPEC.resources.model_copy(update={"parallel": parallel, "validate_every": 40})
     job = job_of(made, tmp_path / "job", "train", processes=2, spec=SPEC.model_copy(update={"resources": resources}))
-    killed_until_done(job, random.Random(parallel), kills=2, between=(0.2, 1.5))
+    killed_until_done(job, random.Random(parallel), kills=1, between=(0.2, 1.5))
     alone = losses(JobDir(made / "train"))
     assert losses(job) == pytest.approx(alone, rel=2e-3)
     expected = state(JobDir(made / "train"))

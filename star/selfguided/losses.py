@@ -5,6 +5,8 @@ Shapes: B images here, V images of the whole global batch, S student and M teach
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,7 +64,8 @@ def _unequal(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Ten
 
 def _dots(equation: str, queries: Tensor, keys: Tensor) -> Tensor:
     """Dot products in the operands' own precision: autocast would round them to bfloat16, three digits, before the softmax."""
-    with torch.autocast(queries.device.type, enabled=False):
+    kind = queries.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return torch.einsum(equation, queries, keys)
 
 

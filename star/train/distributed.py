@@ -6,6 +6,7 @@ ranks; the trainer multiplies its loss by it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -25,7 +26,9 @@ def spread(objective: Objective, parallel: str, ranks: Ranks) -> Callable[..., P
     if parallel == "ddp":
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(objective.learner, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers; 2.11 does not know the new name
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(objective.learner, broadcast_buffers=False, gradient_as_bucket_view=True)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 

@@ -86,7 +86,7 @@ def test_published_values_are_looked_for_before_anything_runs(tmp_path: Path, ol
         (["run", str(TINY), "--profile", "tinny"], "did you mean tiny?"),
         (["run", str(TINY), "--seeds", "a"], "--seeds a: give different whole numbers"),
         (["run", str(TINY)], "run `star-exp data fetch fashion-mnist`"),
-        (["plan", str(TINY), "--set", "optim.steps=0"], "optim.steps: 0 is not legal; give a whole number from 1"),
+        (["plan", str(TINY), "--set", "optim.steps=0"], "optim.steps: 0 steps train nothing; give at least 1"),
         (["status"], "holds no runs yet"),
         (["show", "abc"], "holds no runs yet"),
         (["report", str(TINY)], "holds no runs yet"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from star.model.gpt import GPT
-from star.ranks import Ranks, join, leave
+from star.ranks import Ranks, exit_now, join, leave
 from star.selfguided.objective import Batch, Objective, draw_batch
 from star.spec.sections import ModelSpec, SelfGuidedSpec
 from star.train.distributed import accumulating, spread, whole
@@ -70,6 +70,8 @@ def main(out: Path) -> None:
                 if ranks.first:
                     torch.save(found, out / f"{name} - {ranks.count} ranks {parallel} micro {micro}.pt")
     leave(ranks)
+    if ranks.count > 1:
+        exit_now(0)
 
 
 if __name__ == "__main__":
