@@ -15,7 +15,7 @@ from star.data.codes import LEFT_OUT, CodeStore
 from star.data.llamagen_codes import LlamaGenCodes
 from star.data.pixels import Images
 from star.data.sharded import ShardedArray
-from star.data.sources import Split, open_source
+from star.data.sources import ImageSource, Split, open_source
 from star.data.views import NUM_VIEWS, center, sides_before_crop, ten_crop
 from star.errors import DataError
 from star.evaluate.features import EfficientNetLite0, Features, extract
@@ -68,13 +68,24 @@ def dataset(ctx: Context) -> Result:
             )
         chosen = np.sort(np.random.default_rng(0).permutation(len(source.labels))[:count])
         if spec.bad_images == "skip":
-            problems = list(source.problems(chosen))
-            for problem in filter(None, problems):
-                log.warning("left out: %s", problem)
-            chosen = chosen[[problem is None for problem in problems]]
+            chosen = _readable(ctx, source, chosen)
             skipped += count - len(chosen)
         np.savez(ctx.out / f"{split}.npz", indices=chosen, labels=source.labels[chosen])
     return {"skipped": skipped}
+
+
+def _readable(ctx: Context, source: ImageSource, chosen: np.ndarray) -> np.ndarray:
+    """Those of the images that can be decoded and have a legal label."""
+    good = []
+    for first in range(0, len(chosen), 1000):
+        part = chosen[first : first + 1000]
+        for index, problem in zip(part, source.problems(part), strict=True):
+            if problem:
+                log.warning("left out: %s", problem)
+            else:
+                good.append(index)
+        ctx.progress(first + len(part), len(chosen))
+    return np.array(good, dtype=np.int64)
 
 
 class Pixels:

@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from star.data.fetch import fashion_mnist, is_complete
 from tests.helpers import DATA, ROOT, star_exp
 
+torch.set_num_threads(1)  # two test processes on two cores: more threads would only wait for each other
 settings.register_profile("star", derandomize=True)
 settings.load_profile("star")
 

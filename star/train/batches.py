@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from star.data.codes import CodeStore, distinct_views, order_of_epoch
+from star.errors import DataError
 from star.selfguided.objective import Batch, draw_batch
 from star.spec.run import RunSpec
 
@@ -13,6 +14,10 @@ from star.spec.run import RunSpec
 def batch_at(spec: RunSpec, data: CodeStore, step: int) -> Batch:
     """The global batch of optimizer step `step` (from 0), the same whenever and wherever it is asked for."""
     size, model = spec.optim.batch_size, spec.model
+    if len(data) < size:
+        raise DataError(
+            f"optim.batch_size: {size}, but only {len(data)} images were left after bad ones; give at most that."
+        )
     epoch, place = divmod(step, len(data) // size)
     images = np.sort(order_of_epoch(spec.seed, epoch, len(data))[place * size : (place + 1) * size])
     views = distinct_views(spec.seed, step, size, spec.selfguided.num_views, data.num_views)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from star.data.codes import LEFT_OUT
+from star.data.codes import LEFT_OUT, CodeStore
 from star.data.llamagen_codes import LlamaGenCodes, absent, fingerprint
 from star.data.sources import fingerprint as data_fingerprint
 from star.data.sources import open_source
@@ -150,3 +150,55 @@ def test_labels_that_are_not_these_images(tmp_path: Path) -> None:
         DataError, match=r"4.npy: says class \[1\], the images' folder 0; are the codes of these images"
     ):
         LlamaGenCodes(folder, 1, 49, 32, skip=False).read(np.array([4]), np.array([0]))
+
+
+def test_a_run_on_imported_codes_is_a_run_on_encoded_ones(images: Path, tmp_path: Path) -> None:
+    """Encode real images, write the codes as LlamaGen would, import them: the same store. A damaged file is left out."""
+    spec = tiny(data__train_images=40, data__test_images=20, score__num_reference=20)
+    inputs = {}
+    for stage, needs in (("dataset", ()), ("tokenizer", ("dataset",)), ("encode", ("dataset", "tokenizer"))):
+        ctx = context(spec, stage, tmp_path, **{name: inputs[name] for name in needs})
+        STAGES[stage](ctx)
+        inputs[stage] = ctx.out
+    chosen = np.load(inputs["dataset"] / "train.npz")
+    codes = np.load(inputs["encode"] / "train" / "codes.npy").astype(np.int64)
+    folder = tmp_path / "llamagen"
+    for part in ("codes", "labels"):
+        (folder / f"fashion_{part}").mkdir(parents=True)
+    for row, (index, label) in enumerate(zip(chosen["indices"], chosen["labels"], strict=True)):
+        np.save(folder / "fashion_codes" / f"{index}.npy", codes[row : row + 1])
+        np.save(folder / "fashion_labels" / f"{index}.npy", np.array([label]))
+
+    importing = tiny(
+        data__train_images=40,
+        data__test_images=20,
+        score__num_reference=20,
+        data__codes=str(folder),
+        data__bad_images="skip",
+    )
+    needs = {name: inputs[name] for name in ("dataset", "tokenizer")}
+    whole = context(importing, "encode", tmp_path / "whole", **needs)
+    assert STAGES["encode"](whole) == {"skipped": 0}
+    for name in ("train/codes.npy", "train/labels.npy", "test/codes.npy"):
+        assert (whole.out / name).read_bytes() == (inputs["encode"] / name).read_bytes()
+    (folder / "fashion_codes" / f"{chosen['indices'][5]}.npy").write_bytes(b"")
+    broken = context(importing, "encode", tmp_path / "broken", **needs)
+    assert STAGES["encode"](broken) == {"skipped": 1}
+    store = CodeStore(broken.out / "train")
+    assert len(store) == 39
+    np.testing.assert_array_equal(store.center(5, 6)[0], codes[6, 4])
+
+
+def test_two_crop_ranges_make_twenty_views(images: Path, tmp_path: Path) -> None:
+    spec = tiny(data__train_images=20, data__test_images=20, score__num_reference=20, data__extra_crop_range=1.3)
+    inputs = {}
+    for stage, needs in (("dataset", ()), ("tokenizer", ("dataset",)), ("encode", ("dataset", "tokenizer"))):
+        ctx = context(spec, stage, tmp_path, **{name: inputs[name] for name in needs})
+        STAGES[stage](ctx)
+        inputs[stage] = ctx.out
+    store = CodeStore(inputs["encode"] / "train")
+    assert (store.num_views, store.length) == (20, 49)
+    centre, wider = (store.gather(np.arange(20), np.full((20, 1), view)) for view in (4, 14))
+    np.testing.assert_array_equal(centre, wider)  # padded images: the centre is the image itself, at any range
+    corner, further = (store.gather(np.arange(20), np.full((20, 1), view)) for view in (0, 10))
+    assert not np.array_equal(corner, further)
