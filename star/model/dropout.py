@@ -47,6 +47,6 @@ class SequenceDropout(nn.Module):
             return x
         own = mixed(seeds + self.site * GOLDEN)
         place = torch.arange(x.shape[1] * x.shape[2], dtype=torch.int32, device=x.device)
-        drawn = mixed(mixed(own[:, None] + place * GOLDEN)) & 0x7FFFFFFF  # (B, T*D), uniform in 31 bits
+        drawn = mixed(own[:, None] ^ mixed(place * GOLDEN)) & 0x7FFFFFFF  # (B, T*D), uniform in 31 bits
         keep = (drawn >= int(self.p * 2**31)).view_as(x) if self.p < 1 else torch.zeros_like(x, dtype=torch.bool)
         return x * keep * (1 / (1 - self.p) if self.p < 1 else 0.0)
