@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from pathlib import Path
@@ -45,7 +46,10 @@ def load_weights(path: Path, mapped: bool = False) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # LlamaGen's training keeps its arguments; it is data
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise DataError(
             f"{path}: cannot be read as weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def test_layouts(tmp_path: Path, layout: str | None, prefix: str) -> None:
     model = build_model(tiny())
     content = {prefix + key: value for key, value in model.state_dict().items()}
     path = tmp_path / "gpt.pt"
-    torch.save(content if layout is None else {layout: content, "steps": 3, "args": {"lr": 1e-4}}, path)
+    training = {"steps": 3, "args": argparse.Namespace(lr=1e-4, results_dir="results"), "optimizer": {"state": {}}}
+    torch.save(content if layout is None else {layout: content, **training}, path)
     loaded = initial_model(tiny(model__weights=str(path)))
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
 

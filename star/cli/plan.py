@@ -57,9 +57,12 @@ def _print(plan: Plan) -> None:
     for run in plan.runs:
         actions = Counter(plan.jobs[key].action for key in run.stages.values() if key in plan.jobs)
         summary = ", ".join(f"{count} {action}" for action, count in actions.items())
-        click.echo(
-            f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {parameters(run.spec) / 1e6:,.4g} M parameters  {summary}"
-        )
+        stages = [stage for stage, key in run.stages.items() if key in plan.jobs]
+        cost = _amount(sum(stage_flops(stage, run.spec) for stage in stages), "FLOP")
+        if run.spec.resources.gpu:
+            cost += f"  {sum(gpu_hours(stage, run.spec) for stage in stages):,.0f} GPU-hours"
+        size = f"{parameters(run.spec) / 1e6:,.4g} M parameters"
+        click.echo(f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}  {cost}  {summary}")
     click.echo(f"\n  {'stage':<10} {'key':<16} {'runs':>4}  {'action':<10} {'cost':>11}  {'GPU-hours':>9}  why")
     order = list(STAGES)
     for job in sorted(plan.jobs.values(), key=lambda job: order.index(job.stage)):

@@ -129,3 +129,21 @@ def test_the_readme_names_only_what_is_there() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         if not link.startswith("http"):
             assert (ROOT / link).exists() or (ROOT / "docs" / link).exists(), link
+
+
+def test_the_plan_of_table_1_at_the_papers_scale() -> None:
+    """Each distinct run once, with what it costs on a named GPU; what is missing here is said, not stumbled over."""
+    experiment = ["experiments/table1.yaml", "--profile", "imagenet256"]
+    done = star_exp("plan", *experiment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "14 rows, 14 runs (14 distinct)" in lines[1]
+    b = next(line for line in lines if line.lstrip().startswith("LlamaGen-B + ST-AR, 50 epochs"))
+    assert "110.9 M parameters" in b and "27.25 EFLOP" in b and "19 GPU-hours" in b
+    total = next(line for line in lines if line.startswith("to do: "))
+    assert "GPU-hours on H200 at 40% of its 989 TFLOP/s (dense bf16)" in total and " on disk" in total
+    assert sum(line.startswith("missing: ") for line in lines) == 2
+    slower = star_exp("plan", *experiment, "--set", "resources.utilisation=0.2", "--json", cwd=ROOT)
+    faster = star_exp("plan", *experiment, "--json", cwd=ROOT)
+    hours = [sum(job["gpu_hours"] for job in json.loads(plan.stdout)["jobs"]) for plan in (slower, faster)]
+    assert hours[0] == pytest.approx(2 * hours[1])
