@@ -17,14 +17,13 @@ def test_the_foreign_transformer_of_the_docs_learns(home: Path) -> None:
     """The example as it stands, on codes of real images: every loss falls or stays, and the teacher follows."""
     text = (ROOT / "docs" / "losses.md").read_text()
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
-    wrapper = code.index("method = ")
-    assert len([line for line in code[:wrapper].splitlines() if line.strip()]) <= 30, "the example has grown"
+    assert len([line for line in code.splitlines() if line.strip()]) <= 32, "the example has grown"
     store = CodeStore(next(home.glob("jobs/encode-*")) / "out" / "train")
     rng = np.random.default_rng(0)
     seen: list[dict[str, float]] = []
 
     def loader():  # type: ignore[no-untyped-def]
-        for step in range(60):
+        for step in range(150):
             if step:
                 seen.append({name: value.item() for name, value in scope["losses"].items()})
             images = rng.choice(len(store), 16, replace=False)
