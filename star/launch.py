@@ -33,6 +33,7 @@ def several(job: JobDir, count: int) -> int:
     if job.locked():
         log.error("another worker holds %s", job.path)
         return BUSY
+    job.failure.unlink(missing_ok=True)  # so that what stands there afterwards is this attempt's
     # torchrun passes SIGTERM on to its children but would die of SIGUSR1
     signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     os.environ[MARK] = "1"

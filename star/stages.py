@@ -70,6 +70,8 @@ def dataset(ctx: Context) -> Result:
         if spec.bad_images == "skip":
             chosen = _readable(ctx, source, chosen)
             skipped += count - len(chosen)
+            if not len(chosen):
+                raise DataError(f"data.bad_images: none of the {count} {split} images can be read; the log names them.")
         np.savez(ctx.out / f"{split}.npz", indices=chosen, labels=source.labels[chosen])
     return {"skipped": skipped}
 
@@ -197,13 +199,14 @@ class _Meter:
 
 
 def _shared(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, slice]]:
-    """This rank's shards that are still missing in the first of `arrays`, which is written last."""
+    """This rank's shards that any of `arrays` still misses, with their rows."""
     if ctx.ranks.first:
         ctx.checkpoints.mkdir(exist_ok=True)
         for array in arrays:
             array.prepare()
     ctx.ranks.wait()
-    return arrays[0].missing(ctx.ranks.index, ctx.ranks.count)
+    found = {shard: rows for array in arrays for shard, rows in array.missing(ctx.ranks.index, ctx.ranks.count)}
+    return iter(sorted(found.items()))
 
 
 def train(ctx: Context) -> Result:

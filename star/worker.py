@@ -48,7 +48,11 @@ def main(path: str) -> int:
         except OSError:
             log.error("another worker holds %s", job_dir.path)
             return BUSY
-        return DONE if job_dir.result.exists() else _guarded(job, job_dir, stop)
+        if job_dir.result.exists():
+            return DONE
+        if not is_child():  # so that what stands there afterwards is this attempt's
+            job_dir.failure.unlink(missing_ok=True)
+        return _guarded(job, job_dir, stop)
 
 
 def _guarded(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> int:

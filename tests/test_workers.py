@@ -134,7 +134,6 @@ def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(made: Path, tm
         spec = SPEC.model_copy(update={"resources": SPEC.resources.model_copy(update={"parallel": parallel})})
         job = job_of(made, path, "train", processes, spec)
         before = newest(job)
-        job.failure.unlink(missing_ok=True)
         worker = start_worker(job)
         until(lambda: newest(job) > before or worker.poll() is not None)  # noqa: B023
         worker.send_signal(signal.SIGUSR1 if processes == 2 else signal.SIGTERM)
@@ -142,7 +141,6 @@ def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(made: Path, tm
             break
         assert worker.returncode == PREEMPTED, job.log.read_text()[-3000:]
     else:
-        job.failure.unlink()
         assert work(job) == DONE, job.log.read_text()[-3000:]
     assert losses(job) == pytest.approx(alone, rel=2e-3)
 
@@ -170,7 +168,6 @@ def test_memory_that_runs_out_on_one_rank_lets_all_start_again_with_smaller_pass
         -3000:
     ]
     assert json.loads((job.checkpoints / "micro_batch.json").read_text()) == {"size": 2}
-    job.failure.unlink()
     assert work(job) == DONE, job.log.read_text()[-3000:]
     assert losses(job) == pytest.approx(losses(JobDir(made / "train")), rel=2e-3)
 
@@ -186,6 +183,23 @@ def test_encode_killed_at_random_has_the_same_codes(made: Path, tmp_path: Path, 
     for name in ("train/codes.npy", "train/labels.npy", "test/codes.npy", "test/labels.npy"):
         np.testing.assert_array_equal(np.load(job.out / name), np.load(made / "encode" / "out" / name))
     assert not job.checkpoints.exists()
+
+
+@pytest.mark.parametrize("name", ["codes", "labels"])
+def test_a_shard_that_was_damaged_between_attempts_is_encoded_again(made: Path, tmp_path: Path, name: str) -> None:
+    job = job_of(made, tmp_path / "job", "encode")
+    worker = start_worker(job)
+    until(lambda: (job.checkpoints / "train" / "labels.shards" / "1").exists() or worker.poll() is not None)
+    worker.kill()
+    worker.wait()
+    damaged = job.checkpoints / "train" / f"{name}.npy"
+    content = bytearray(damaged.read_bytes())
+    content[200] ^= 1
+    damaged.write_bytes(content)
+    assert work(job) == DONE, job.log.read_text()[-3000:]
+    np.testing.assert_array_equal(
+        np.load(job.out / "train" / "codes.npy"), np.load(made / "encode/out/train/codes.npy")
+    )
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -28,11 +28,11 @@ class ParquetImages(Decoded):
     def __init__(self, files: list[Path], split: Split, spec: DataSpec, threads: int) -> None:
         super().__init__(spec, threads)
         self.image_column = spec.image_column
-        held_out = [path for path in files if path.name.startswith(VALIDATION)]
-        if held_out:
-            self.files = held_out if split == "test" else [path for path in files if path not in held_out]
-        else:
-            self.files = files
+        # ImageNet's own test files have no labels: with validation files there, they are nobody's
+        by_kind = [[path for path in files if path.name.startswith(kind)] for kind in VALIDATION]
+        held_out = next((found for found in by_kind if found), [])
+        train = [path for path in files if not path.name.startswith(VALIDATION)]
+        self.files = files if not held_out else held_out if split == "test" else train
         places, labels = [], []
         for number, path in enumerate(self.files):
             column, groups = _labels(path, spec)

@@ -81,7 +81,10 @@ class ShardedArray:
         if absent:
             raise DataError(f"{self.path}: {len(absent)} of {self.count} shards are missing, first {absent[0]}.")
         target.mkdir(parents=True, exist_ok=True)
-        os.link(self.path, target / self.path.name)  # it stays here too, until the job's result is written
+        try:  # it stays here too, until the job's result is written
+            os.link(self.path, target / self.path.name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(self.path, target / self.path.name)
         sums = [self._mark(shard) for shard in range(self.count)]
         write_json(target / f"{self.path.stem}.json", {"rows_per_shard": ROWS, "crc32": sums})
 

@@ -20,7 +20,7 @@ from star.spec.images import DataSpec
 Split = Literal["train", "test"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 VALIDATION = ("val", "test")
-"""How names of files or folders of the held-out split begin."""
+"""How names of parquet files of the held-out split begin, the better one first."""
 
 
 class ImageSource(Protocol):

@@ -50,6 +50,9 @@ def test_parquet_with_two_splits(tmp_path: Path) -> None:
     assert train.labels.tolist() == [0, 1] * 8 and len(test.labels) == 16
     assert train.read(np.array([1, 15]), 32, "resize")[:, 0, 0, 0].tolist() == [1, 17]
     assert test.read(np.array([0]), 32, "resize")[0, 0, 0].tolist() == [100] * 3
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", [{"bytes": encoded(9), "path": ""}], [-1])
+    again = [open_source(spec, tmp_path, split).labels.tolist() for split in ("train", "test")]  # type: ignore[arg-type]
+    assert again == [train.labels.tolist(), test.labels.tolist()], "unlabelled test files beside validation files"
     before = data_fingerprint(spec, tmp_path)
     (tmp_path / "train-00001-of-00002.parquet").unlink()
     assert data_fingerprint(spec, tmp_path) != before
