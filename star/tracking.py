@@ -87,10 +87,8 @@ class Tracker:
         self.client.log_artifact(run_id, str(path), folder)
 
     def finish(self, run_id: str, status: str) -> None:
-        """FINISHED or FAILED; RUNNING again when a run is extended."""
-        if status == "RUNNING":
-            self.client.update_run(run_id, status=status)
-        else:
+        """FINISHED or FAILED; a run that is so already keeps the time of its end."""
+        if self.client.get_run(run_id).info.status != status:
             self.client.set_terminated(run_id, status)
 
     def read(self, run_id: str, path: str) -> bytes | None:

@@ -73,11 +73,14 @@ class Courier:
                 self._deliver_run(self.tracker, run, rows[run.key])
 
     def _deliver_run(self, tracker: Tracker, run: PlannedRun, row: RunRow) -> None:
-        tracking_id = self._opened.get(run.key) or self._open_run(tracker, run, row)
+        tracking_id = self._opened.get(run.key)
+        first = tracking_id is None
+        if tracking_id is None:
+            tracking_id = self._open_run(tracker, run, row)
         held = self.ledger.tracked(run.key)
         stages = {stage: run.stages[stage] for stage in self.stages}
-        if all(held.get(key, (0, False))[1] for key in stages.values()):
-            return
+        if not first and all(held.get(key, (0, False))[1] for key in stages.values()):
+            return  # at first it may still want its status: a kill can come between the last result and that
         complete = True
         for stage, key in stages.items():
             offset, finished = held.get(key, (0, False))
@@ -102,9 +105,11 @@ class Courier:
             tracking_id = str(found.info.run_id)
             tracker.tag(tracking_id, tags)
         if tracking_id != row.tracking_id and not self.ledger.set_tracking_id(run.key, row.tracking_id, tracking_id):
-            if found is None:  # another scheduler was first; its run is the one
+            # another scheduler was first; the run it bound is the one, which may be ours if it found that
+            bound = self.ledger.runs([run.key])[run.key].tracking_id or tracking_id
+            if found is None and bound != tracking_id:
                 tracker.discard(tracking_id)
-            tracking_id = self.ledger.runs([run.key])[run.key].tracking_id or tracking_id
+            tracking_id = bound
         self._opened[run.key] = tracking_id
         return tracking_id
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,9 +42,19 @@ def planned(tmp_path: Path) -> tuple[Home, Ledger, Plan]:
     return home, ledger, plan
 
 
-def finish(home: Home, plan: Plan, i: int) -> None:
-    folder = home.job("train", plan.runs[i].stages["train"])
-    write_json(folder.result, {"metrics": {"val_nll": 2.5}, "seconds": 1.0, "finished": 5.0, "provenance": PROVENANCE})
+def finish(home: Home, plan: Plan, i: int, *others: str) -> None:
+    for stage in ("train", *others):
+        folder = home.job(stage, plan.runs[i].stages[stage])
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(
+            folder.result,
+            {"metrics": {"val_nll": 2.5}, "seconds": 1.0, "finished": 5.0, "provenance": PROVENANCE},
+        )
+
+
+def finish_all(home: Home, plan: Plan) -> None:
+    for i, run in enumerate(plan.runs):
+        finish(home, plan, i, *run.stages)
 
 
 def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> None:
@@ -79,6 +91,47 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     other = deliver()
     again = other.find(plan.runs[0].key)
     assert again and other.curve(str(again.info.run_id), "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
+
+
+@pytest.mark.parametrize("finds", [True, False], ids=["finds the new run", "makes one too"])
+def test_two_couriers_open_a_run_at_once(planned: tuple[Home, Ledger, Plan], finds: bool) -> None:
+    """One makes an MLflow run; before it can bind it, the other comes: one run is left, and both deliver to it."""
+    home, ledger, plan = planned
+    tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
+    couriers = [Courier(home, ledger, plan, lambda: tracker) for _ in range(2)]
+    create, find, others = tracker.create, tracker.find, iter([couriers[1]])
+
+    def create_slowly(run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        made = create(run_key, name, params, tags)
+        if other := next(others, None):
+            if not finds:
+                tracker.find = lambda run_key: None  # type: ignore[method-assign, assignment]
+            other.deliver()
+            tracker.find = find  # type: ignore[method-assign]
+        return made
+
+    tracker.create = create_slowly  # type: ignore[method-assign]
+    couriers[0].deliver()
+    runs = {run.key: row.tracking_id for run in plan.runs for row in [ledger.runs([run.key])[run.key]]}
+    assert {run.info.run_id for run in tracker.client.search_runs([tracker.experiment])} == set(runs.values())
+    finish_all(home, plan)
+    for courier in couriers:
+        courier.deliver()
+    assert {run.info.status for run in tracker.client.search_runs([tracker.experiment])} == {"FINISHED"}
+    assert tracker.curve(str(runs[plan.runs[1].key]), "train/val_nll") == [(0, 2.5)]
+
+
+def test_a_kill_before_the_status_is_set(planned: tuple[Home, Ledger, Plan]) -> None:
+    home, ledger, plan = planned
+    tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
+    tracker.finish, kept = lambda run_id, status: None, tracker.finish  # type: ignore[method-assign]
+    finish_all(home, plan)
+    Courier(home, ledger, plan, lambda: tracker).deliver()
+    tracker.finish = kept  # type: ignore[method-assign]
+    for _ in range(2):
+        Courier(home, ledger, plan, lambda: tracker).deliver()
+        runs = tracker.client.search_runs([tracker.experiment])
+        assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def test_a_tracker_that_is_away_stops_nothing(planned: tuple[Home, Ledger, Plan]) -> None:
