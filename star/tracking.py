@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 MLFLOW_EXPERIMENT = "star"
 KEY_TAG = "star.run"
+SQLITE = "sqlite:///"
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 
@@ -22,7 +26,6 @@ class Tracker:
 
     def __init__(self, uri: str, artifacts: Path | None) -> None:
         import logging
-        import os
 
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would break the live view
         from mlflow import MlflowClient
@@ -32,14 +35,24 @@ class Tracker:
             "alembic",
         ):  # their INFO lines would break the live view; importing mlflow sets its own level
             logging.getLogger(name).setLevel(logging.WARNING)
+        if uri.startswith(SQLITE):
+            _make_store(Path(uri.removeprefix(SQLITE)))
         self.client = MlflowClient(uri)
+        self.experiment = self._experiment(artifacts.resolve().as_uri() if artifacts else None)
+
+    def _experiment(self, location: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
-        location = artifacts.resolve().as_uri() if artifacts else None
-        self.experiment: str = (
-            found.experiment_id
-            if found
-            else self.client.create_experiment(MLFLOW_EXPERIMENT, artifact_location=location)
-        )
+        if found:
+            return str(found.experiment_id)
+        try:
+            return str(self.client.create_experiment(MLFLOW_EXPERIMENT, artifact_location=location))
+        except MlflowException:  # another scheduler may have made it meanwhile
+            found = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
+            if found is None:
+                raise
+            return str(found.experiment_id)
 
     def find(self, run_key: str) -> Any | None:
         """The MLflow run of a RunSpec, or None."""
@@ -106,6 +119,27 @@ class Tracker:
     def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric, in order."""
         return sorted({(point.step, point.value) for point in self.client.get_metric_history(run_id, metric)})
+
+
+def _make_store(path: Path) -> None:
+    """Make a SQLite store whose tables are complete when it appears under its name.
+
+    MLflow makes them by dozens of migrations that are no transaction: a kill in the middle, or two schedulers at a time,
+    would leave a store that nobody can open again.
+    """
+    from mlflow import MlflowClient
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new-{os.getpid()}-{time.monotonic_ns()}")  # MLflow never opens one name twice
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            for left in path.parent.glob(f"{path.name}.new-*"):
+                left.unlink()
+            MlflowClient(f"{SQLITE}{new}").search_experiments(max_results=1)
+            os.replace(new, path)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,6 +122,23 @@ def test_two_couriers_open_a_run_at_once(planned: tuple[Home, Ledger, Plan], fin
         courier.deliver()
     assert {run.info.status for run in tracker.client.search_runs([tracker.experiment])} == {"FINISHED"}
     assert tracker.curve(str(runs[plan.runs[1].key]), "train/val_nll") == [(0, 2.5)]
+
+
+def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.sqlite"
+    code = "import sys; from star.tracking import Tracker; print(Tracker(sys.argv[1], None).experiment)"
+    command = [sys.executable, "-c", code, f"sqlite:///{path}"]
+    victim = subprocess.Popen(command)
+    while not any(left.stat().st_size > 100_000 for left in tmp_path.glob("mlflow.sqlite.new-*")):
+        assert victim.poll() is None, "finished before it could be killed"
+        time.sleep(0.01)
+    victim.kill()
+    victim.wait()
+    assert not path.exists()
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    first, second = (process.communicate(timeout=120)[0] for process in both)
+    assert first == second != ""
+    assert {left.name for left in tmp_path.iterdir()} == {"mlflow.sqlite", "mlflow.sqlite.lock"}
 
 
 def test_a_kill_before_the_status_is_set(planned: tuple[Home, Ledger, Plan]) -> None:

@@ -206,5 +206,6 @@ def test_two_schedulers_at_once_share_the_work(home: Path, undisturbed: Path) ->
     outs = [run.process.communicate(timeout=200)[0] for run in runs]
     assert [run.process.returncode for run in runs] == [0, 0], outs
     assert sum(out.count(" started  ") for out in outs) == 4
+    print(*outs, sep="\n----\n")  # shown when what follows fails
     check_complete(home)
     check_same_numbers(home, undisturbed)
