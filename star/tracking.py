@@ -137,7 +137,7 @@ def _make_store(path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             for left in path.parent.glob(f"{path.name}.new-*"):
-                left.unlink()
+                left.unlink(missing_ok=True)
             MlflowClient(f"{SQLITE}{new}").search_experiments(max_results=1)
             os.replace(new, path)
 

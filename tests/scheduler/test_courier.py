@@ -129,7 +129,9 @@ def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:
     code = "import sys; from star.tracking import Tracker; print(Tracker(sys.argv[1], None).experiment)"
     command = [sys.executable, "-c", code, f"sqlite:///{path}"]
     victim = subprocess.Popen(command)
-    while not any(left.stat().st_size > 100_000 for left in tmp_path.glob("mlflow.sqlite.new-*")):
+    while not any(
+        left.stat().st_size > 100_000 for left in tmp_path.glob("mlflow.sqlite.new-*[0-9]")
+    ):  # not its journal
         assert victim.poll() is None, "finished before it could be killed"
         time.sleep(0.01)
     victim.kill()
