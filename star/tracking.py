@@ -54,15 +54,17 @@ class Tracker:
                 raise
             return str(found.experiment_id)
 
-    def find(self, run_key: str) -> Any | None:
-        """The MLflow run of a RunSpec, or None."""
+    def find(self, run_key: str, bound: str | None) -> Any | None:
+        """The MLflow run of a RunSpec, or None: the one with the id `bound` where it is there, or else the oldest.
+
+        A scheduler that is killed before it discards its surplus run leaves several.
+        """
         found = self.client.search_runs(
             [self.experiment],
             filter_string=f"tags.`{KEY_TAG}` = '{run_key}'",
-            max_results=1,
             order_by=["attributes.start_time ASC"],
         )
-        return found[0] if found else None
+        return next((run for run in found if run.info.run_id == bound), found[0] if found else None)
 
     def create(self, run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """A new MLflow run; returns its id."""

@@ -76,7 +76,10 @@ class Table:
 
 def build(experiment: Experiment, plan: Plan, ledger: Ledger, tracker: Tracker) -> Table:
     """The table of an experiment from what its tracker holds."""
-    tracked = {run.key: tracker.find(run.key) for run in plan.runs}
+    known = ledger.runs(run.key for run in plan.runs)
+    tracked = {
+        run.key: tracker.find(run.key, known[run.key].tracking_id if run.key in known else None) for run in plan.runs
+    }
     rows, pictures = [], {}
     for variant in experiment.variants:
         runs = [run for run in plan.runs if run.label == variant.label]

@@ -92,7 +92,7 @@ class Courier:
 
     def _open_run(self, tracker: Tracker, run: PlannedRun, row: RunRow) -> str:
         """The tracker's run, made when it has none; one that the tracker has lost is delivered from the start."""
-        found = tracker.find(run.key)
+        found = tracker.find(run.key, row.tracking_id)
         experiment = self.plan.experiment
         tags = {
             f"star.experiment.{experiment.name}": run.label,

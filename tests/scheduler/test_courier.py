@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from star.ledger.store import Ledger
+from star.report.table import build
 from star.rundir import Home, MetricLog, write_json
 from star.scheduler.courier import Courier
 from star.scheduler.plan import Plan, make_plan
@@ -20,6 +21,7 @@ from star.spec.load import load
 from star.tracking import Tracker
 from tests.helpers import TINY
 
+METRICS = {"score": "efficientnet-lite0/frechet_distance"}
 PROVENANCE = {"code": "0.1.0+abc", "host": "here"}
 
 
@@ -51,7 +53,12 @@ def finish(home: Home, plan: Plan, i: int, *others: str) -> None:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(
             folder.result,
-            {"metrics": {"val_nll": 2.5}, "seconds": 1.0, "finished": 5.0, "provenance": PROVENANCE},
+            {
+                "metrics": {METRICS.get(stage, "val_nll"): 2.5},
+                "seconds": 1.0,
+                "finished": 5.0,
+                "provenance": PROVENANCE,
+            },
         )
 
 
@@ -71,7 +78,7 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
         return courier.tracker
 
     tracker = deliver()
-    found = [tracker.find(run.key) for run in plan.runs]
+    found = [tracker.find(run.key, None) for run in plan.runs]
     assert [run.data.metrics.get("train/val_nll") for run in found if run] == [2.5, None]
     first, second = (str(run.info.run_id) for run in found if run)
     assert tracker.curve(first, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
@@ -92,7 +99,7 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     # MLflow's database is lost: it is filled again from the folders
     uri = f"sqlite:///{tmp_path / 'other.sqlite'}"
     other = deliver()
-    again = other.find(plan.runs[0].key)
+    again = other.find(plan.runs[0].key, None)
     assert again and other.curve(str(again.info.run_id), "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
 
 
@@ -108,7 +115,7 @@ def test_two_couriers_open_a_run_at_once(planned: tuple[Home, Ledger, Plan], fin
         made = create(run_key, name, params, tags)
         if other := next(others, None):
             if not finds:
-                tracker.find = lambda run_key: None  # type: ignore[method-assign, assignment]
+                tracker.find = lambda run_key, bound: None  # type: ignore[method-assign, assignment]
             other.deliver()
             tracker.find = find  # type: ignore[method-assign]
         return made
@@ -122,6 +129,23 @@ def test_two_couriers_open_a_run_at_once(planned: tuple[Home, Ledger, Plan], fin
         courier.deliver()
     assert {run.info.status for run in tracker.client.search_runs([tracker.experiment])} == {"FINISHED"}
     assert tracker.curve(str(runs[plan.runs[1].key]), "train/val_nll") == [(0, 2.5)]
+
+
+def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, Plan]) -> None:
+    """The older of two MLflow runs is the surplus one: the bound one stays the run."""
+    home, ledger, plan = planned
+    tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
+    run = plan.runs[0]
+    surplus, bound = (tracker.create(run.key, run.name, {}, {}) for _ in range(2))
+    assert ledger.set_tracking_id(run.key, None, bound)
+    for _ in range(2):
+        Courier(home, ledger, plan, lambda: tracker).deliver()
+    assert ledger.runs([run.key])[run.key].tracking_id == bound
+    assert tracker.curve(bound, "train/val_nll") == [(0, 2.5)] and tracker.curve(surplus, "train/val_nll") == []
+    finish_all(home, plan)
+    Courier(home, ledger, plan, lambda: tracker).deliver()
+    scores = build(load(TINY), plan, ledger, tracker).rows[0][1]
+    assert [source.mlflow_run for source in scores.sources] == [bound]
 
 
 def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:
