@@ -45,6 +45,11 @@ class CodeStore:
         """T: codes of one view."""
         return int(self._codes.shape[2])
 
+    @property
+    def center_view(self) -> int:
+        """Which view is the plain centre crop."""
+        return CENTER if self.num_views > 1 else 0
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -68,8 +73,7 @@ class CodeStore:
 
     def center(self, first: int, last: int) -> NDArray[np.int64]:
         """Codes (b, T) of the plain centre crops of images `first` to `last`."""
-        view = CENTER if self.num_views > 1 else 0
-        codes: NDArray[np.int64] = self._codes[self._rows[first:last], view].astype(np.int64)
+        codes: NDArray[np.int64] = self._codes[self._rows[first:last], self.center_view].astype(np.int64)
         return codes
 
 

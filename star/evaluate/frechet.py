@@ -1,13 +1,21 @@
-"""The Frechet distance between two sets of features, and the inception score; float64 throughout."""
+"""Moments of features, gathered in one pass over them, and the Frechet distance between two sets; float64 throughout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from star.errors import DataError
 
 Array = NDArray[np.float64]
+BLOCK = 1024
+"""Rows that enter the moments at a time: few large products, and the same ones whatever the batch size."""
+DOUBT = 1e-8
+"""Share of the total variance up to which rounding in the fast formula is accepted."""
 
 
 @dataclass
@@ -18,38 +26,123 @@ class Moments:
     covariance: Array
 
 
-def moments(features: NDArray[np.floating]) -> Moments:
-    """Of features (N, D); N must be at least 2."""
-    wide = features.astype(np.float64)
-    return Moments(wide.mean(0), np.cov(wide, rowvar=False).reshape(wide.shape[1], wide.shape[1]))
+class RunningMoments:
+    """Mean and covariance of rows that come in batches; memory does not grow with their number.
+
+    Args:
+        dim: D.
+        name: of the features, for errors.
+    """
+
+    def __init__(self, dim: int, name: str, device: torch.device | None = None) -> None:
+        self.name, self.seen = name, 0
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        """Sum of outer products of deviations from the mean."""
+        self._waiting: list[Tensor] = []
+
+    def add(self, rows: Tensor) -> None:
+        """Take in features (B, D).
+
+        Raises:
+            DataError: one of them is NaN or infinite.
+        """
+        if not bool(rows.isfinite().all()):
+            bad = self.seen + int((~rows.isfinite()).any(1).nonzero()[0, 0])
+            raise DataError(
+                f"the {self.name} features of image {bad} (from 0) are not finite numbers; nothing can be compared."
+            )
+        self.seen += len(rows)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= BLOCK:
+            *whole, rest = torch.cat(self._waiting).split(BLOCK)
+            if len(rest) == BLOCK:
+                whole, rest = [*whole, rest], rest[:0]
+            self._waiting = [rest]
+            for block in whole:
+                self._take(block)
+
+    def _take(self, block: Tensor) -> None:
+        wide = block.double()
+        mean = wide.mean(0)
+        deviations = wide - mean
+        count = torch.full_like(self.count, len(block))
+        self._join(count, mean, deviations.T @ deviations)
+
+    def _join(self, count: Tensor, mean: Tensor, scatter: Tensor) -> None:
+        """The moments of two sets together, from those of each (Chan, Golub and LeVeque 1979)."""
+        both = self.count + count
+        offset = mean - self.mean
+        self.scatter += scatter + torch.outer(offset, offset) * (self.count * count / both)
+        self.mean += offset * (count / both)
+        self.count = both
+
+    def settle(self) -> None:
+        """Take in what waits for a full block."""
+        waiting, self._waiting = self._waiting, []
+        if sum(map(len, waiting)):
+            self._take(torch.cat(waiting))
+
+    def merge(self, other: RunningMoments) -> None:
+        """Take in what another one has seen, such as another rank's."""
+        self.settle()
+        other.settle()
+        if other.count > 0:
+            self._join(other.count, other.mean, other.scatter)
+            self.seen += other.seen
+
+    def result(self) -> Moments:
+        """Of all that was added.
+
+        Raises:
+            DataError: fewer than two rows, which have no covariance.
+        """
+        self.settle()
+        if self.count < 2:
+            raise DataError(f"{int(self.count)} images have no covariance; give at least 2, better thousands.")
+        return Moments(self.mean.cpu().numpy(), (self.scatter / (self.count - 1)).cpu().numpy())
 
 
 def frechet_distance(reference: Moments, generated: Moments) -> float:
-    """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+    """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), never complex.
 
-    With S1 = L L^T the eigenvalues of S1 S2 are those of the symmetric L^T S2 L, so no matrix square root is needed and
-    none of them is complex.
+    Raises:
+        DataError: the moments have different dimensions, or hold NaN.
     """
+    if reference.mean.shape != generated.mean.shape:
+        raise DataError(
+            f"moments of {len(reference.mean)} and of {len(generated.mean)} features cannot be compared: "
+            "they come from different extractors."
+        )
+    if not all(np.isfinite(part).all() for side in (reference, generated) for part in (side.mean, side.covariance)):
+        raise DataError("the moments hold values that are not finite numbers; nothing can be compared.")
     offset = reference.mean - generated.mean
-    root = _factor(reference.covariance)
-    eigenvalues = np.linalg.eigvalsh(root.T @ generated.covariance @ root)
-    cross = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
-    return float(offset @ offset + np.trace(reference.covariance) + np.trace(generated.covariance) - 2 * cross)
+    variance = np.trace(reference.covariance) + np.trace(generated.covariance)
+    return float(offset @ offset + variance - 2 * _trace_of_root(reference.covariance, generated.covariance))
 
 
-def _factor(covariance: Array) -> Array:
-    """L with covariance = L L^T; by eigenvectors where the matrix is singular."""
-    try:
-        return np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(covariance)
-        return vectors * np.sqrt(np.clip(values, 0, None))
+def _trace_of_root(first: Array, second: Array) -> float:
+    """tr (S1 S2)^(1/2).
+
+    With S1 = L L^T the eigenvalues of S1 S2 are those of the symmetric L^T S2 L: one Cholesky factor and one symmetric
+    eigenvalue problem. Rounding moves each of those by about eps * the largest, so the roots of tiny ones are wrong; where
+    that could be seen in the sum (singular covariances, of fewer images than dimensions), factors of both are used.
+    """
+    a, b = torch.from_numpy(first), torch.from_numpy(second)
+    factor, failed = torch.linalg.cholesky_ex(a)
+    if not failed:
+        eigenvalues = torch.linalg.eigvalsh(factor.T @ b @ factor)
+        noise = 4 * torch.finfo(torch.float64).eps * eigenvalues[-1].clamp(min=0)
+        roots = eigenvalues.clamp(min=0).sqrt()
+        wrong = torch.minimum(noise.sqrt(), noise / (2 * roots).clamp(min=1e-300)).sum()
+        if wrong <= DOUBT * (a.trace() + b.trace()):
+            return float(roots.sum())
+    return float(torch.linalg.svdvals(_factor(a).T @ _factor(b)).sum())
 
 
-def inception_score(probabilities: NDArray[np.floating], splits: int) -> float:
-    """exp of the mean KL divergence from p(y) to p(y|x) over (N, classes), averaged over equal unshuffled splits."""
-    scores = []
-    for part in np.array_split(probabilities.astype(np.float64), splits):
-        log_ratio = np.log(np.clip(part, 1e-300, None)) - np.log(np.clip(part.mean(0), 1e-300, None))
-        scores.append(np.exp((part * log_ratio).sum(1).mean()))
-    return float(np.mean(scores))
+def _factor(covariance: Tensor) -> Tensor:
+    """A (D, rank) with covariance = A A^T; tr (A A^T B B^T)^(1/2) is the sum of the singular values of A^T B."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1].clamp(min=0)
+    return vectors[:, kept] * values[kept].sqrt()

@@ -1,6 +1,7 @@
 """Linear probe to MAE's protocol: normalised frozen features, one linear layer, LARS, no weight decay.
 
-All positions and all learning rates train at once: the heads are one tensor W (L rates, P positions, D, classes).
+All positions and all learning rates train at once: the heads are one tensor W (L rates, P positions, D, classes). The rate of
+each position is the one that does best on held-out training images; the test images are looked at once, with that rate.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star.model.gpt import GPT
+from star.evaluate.probe_features import FeatureSource
 from star.spec.sections import ProbeSpec
 
 MOMENTUM = 0.9
 TRUST = 0.001
+EPSILON = 1e-6
+"""Of the batch norm."""
+LOGITS = 2**27
+"""Logits of all heads that are held at a time; a larger batch is taken in parts, with the same gradient."""
+TESTED = 2048
+"""Images of a pass that only tests."""
 
 
 @dataclass
@@ -27,7 +34,9 @@ class ProbeResult:
     positions: list[int]
     """1-based positions, T/n, ..., T."""
     accuracy: list[float]
-    """At each position, of the rate that was best on held-out training images."""
+    """Top-1 at each position, of the rate that was best on held-out training images."""
+    accuracy_top5: list[float]
+    """Top-5, of the same rate."""
     best_lr: list[float]
     """That rate, per 256 images."""
 
@@ -37,57 +46,69 @@ def probe_positions(count: int, length: int) -> list[int]:
     return [round(length * (i + 1) / count) for i in range(count)]
 
 
-@torch.no_grad()
-def collect(
-    model: GPT, codes: Callable[[int, int], Tensor], count: int, layer: int, positions: list[int], batch_size: int
-) -> Tensor:
-    """Features (N, P, D) of one pass over the backbone: after `layer`, null label, unmasked.
-
-    Args:
-        codes: gives the codes (b, T) of images first to last.
-    """
-    index = torch.tensor(positions) - 1
-    parts = []
-    for first in range(0, count, batch_size):
-        batch = codes(first, min(first + batch_size, count))
-        labels = torch.full((len(batch),), model.null_label, device=batch.device)
-        parts.append(model.hidden_at(batch, labels, layer)[:, index.to(batch.device)].float())
-    return torch.cat(parts)
-
-
 def train_probe(
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+    train: FeatureSource,
+    test: FeatureSource,
     num_classes: int,
     spec: ProbeSpec,
     positions: list[int],
     seed: int,
     progress: Callable[[int, int], None],
 ) -> ProbeResult:
-    """Train all heads on features (N, P, D) and labels (N,), choose each position's rate on held-out ones, then test."""
+    """Train all heads on `train`, choose each position's rate on held-out images of it, then test on `test`.
+
+    MAE's batch norm takes its statistics from batches of 16,384; features are frozen, so here they are constants: those of
+    all images trained on.
+    """
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(train[1]), generator=generator).to(train[1].device)
+    order = torch.randperm(len(train.labels), generator=generator)
     held = max(1, round(spec.holdout * len(order)))
     chosen, kept = order[:held], order[held:]
-    # features are frozen, so BatchNorm's statistics are constants: those of the images trained on
-    variance, mean = torch.var_mean(train[0][kept], dim=0, correction=0)
-    scale = torch.rsqrt(variance + 1e-6)
-    heads = _train_heads((train[0][kept] - mean) * scale, train[1][kept], num_classes, spec, generator, progress)
-    best = _accuracy(heads, (train[0][chosen] - mean) * scale, train[1][chosen]).argmax(0)  # (P,)
-    tested = _accuracy(heads, (test[0] - mean) * scale, test[1])
-    accuracy = tested.gather(0, best[None])[0].tolist()
-    return ProbeResult(positions, accuracy, [spec.base_lrs[i] for i in best.tolist()])
+    mean, scale = _normalisation(train, kept)
+
+    def normalised(source: FeatureSource, rows: Tensor, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        features = source.features(rows, epoch)
+        return (features - mean) * scale, source.labels[rows].to(features.device)
+
+    heads = _train_heads(
+        lambda rows, epoch: normalised(train, kept[rows], epoch),
+        len(kept),
+        mean,
+        num_classes,
+        spec,
+        generator,
+        progress,
+    )
+    best = _accuracies(heads, lambda rows: normalised(train, chosen[rows]), len(chosen))[0].argmax(0)  # (P,)
+    top1, top5 = (
+        accuracy.gather(0, best[None])[0].tolist()
+        for accuracy in _accuracies(heads, lambda rows: normalised(test, rows), len(test.labels))
+    )
+    return ProbeResult(positions, top1, top5, [spec.base_lrs[i] for i in best.tolist()])
+
+
+def _normalisation(source: FeatureSource, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation (P, D) of these images' features, all views that are trained on; float64 sums."""
+    count, total, squares = 0, 0.0, 0.0
+    for features in source.passes(rows):
+        wide = features.double()
+        count += len(wide)
+        total, squares = total + wide.sum(0), squares + wide.square().sum(0)
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp(min=0)
+    return mean.float(), torch.rsqrt(variance + EPSILON).float()
 
 
 def _train_heads(
-    x: Tensor,
-    labels: Tensor,
+    batch_of: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    count: int,
+    like: Tensor,
     num_classes: int,
     spec: ProbeSpec,
     generator: torch.Generator,
     progress: Callable[[int, int], None],
 ) -> tuple[Tensor, Tensor]:
-    rates, (count, places, dim), device = len(spec.base_lrs), x.shape, x.device
+    rates, (places, dim), device = len(spec.base_lrs), like.shape, like.device
     batch = min(spec.batch_size, count)
     per_epoch = count // batch
     peak = torch.tensor(spec.base_lrs, device=device) * batch / 256
@@ -96,15 +117,23 @@ def _train_heads(
     weight = weight.to(device).requires_grad_()
     bias = torch.zeros(rates, places, num_classes, device=device, requires_grad=True)
     momentum = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    part = max(1, LOGITS // (rates * places * num_classes))
     for epoch in range(spec.epochs):
-        order = torch.randperm(count, generator=generator).to(device)
+        order = torch.randperm(count, generator=generator)
         for i in range(per_epoch):
-            rows = order[i * batch : (i + 1) * batch]
-            loss = _head_losses((weight, bias), x[rows], labels[rows]).sum()
-            gradients = torch.autograd.grad(loss, [weight, bias])
+            for rows in order[i * batch : (i + 1) * batch].split(part):
+                x, labels = batch_of(rows, epoch)
+                (_head_losses((weight, bias), x, labels).sum() / batch).backward()
+            gradients = [_taken(weight), _taken(bias)]
             _lars((weight, bias), gradients, momentum, peak * _schedule(epoch + i / per_epoch, spec))
         progress(epoch + 1, spec.epochs)
     return weight.detach(), bias.detach()
+
+
+def _taken(parameter: Tensor) -> Tensor:
+    gradient, parameter.grad = parameter.grad, None
+    assert gradient is not None
+    return gradient
 
 
 def _logits(heads: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
@@ -112,15 +141,14 @@ def _logits(heads: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
 
 
 def _head_losses(heads: tuple[Tensor, Tensor], x: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropies (L, P, n)."""
     logits = _logits(heads, x)
     targets = labels.expand(*logits.shape[:2], -1)
-    return (
-        F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view(logits.shape[:3]).mean(-1)
-    )  # (L, P)
+    return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view(logits.shape[:3])
 
 
 @torch.no_grad()
-def _lars(heads: tuple[Tensor, Tensor], gradients: tuple[Tensor, ...], momentum: list[Tensor], rates: Tensor) -> None:
+def _lars(heads: tuple[Tensor, Tensor], gradients: list[Tensor], momentum: list[Tensor], rates: Tensor) -> None:
     """One LARS step, each head with its own norms; the bias takes no trust ratio."""
     weight_norm = heads[0].norm(dim=(2, 3), keepdim=True)
     gradient_norm = gradients[0].norm(dim=(2, 3), keepdim=True)
@@ -140,10 +168,15 @@ def _schedule(epoch: float, spec: ProbeSpec) -> float:
 
 
 @torch.no_grad()
-def _accuracy(heads: tuple[Tensor, Tensor], x: Tensor, labels: Tensor) -> Tensor:
-    """(L, P)."""
-    hits = [
-        (_logits(heads, part).argmax(-1) == truth).double().sum(-1)
-        for part, truth in zip(x.split(2048), labels.split(2048), strict=True)
-    ]
-    return torch.stack(hits).sum(0) / len(labels)
+def _accuracies(
+    heads: tuple[Tensor, Tensor], batch_of: Callable[[Tensor], tuple[Tensor, Tensor]], count: int
+) -> tuple[Tensor, Tensor]:
+    """Top-1 and top-5 of all heads, (L, P) each."""
+    rates, places, _, classes = heads[0].shape
+    hits = torch.zeros(2, rates, places, dtype=torch.float64, device=heads[0].device)
+    for rows in torch.arange(count).split(min(TESTED, max(1, LOGITS // (rates * places * classes)))):
+        x, truth = batch_of(rows)
+        right = _logits(heads, x).topk(min(5, classes), dim=-1).indices == truth[:, None]  # (L, P, n, 5)
+        hits += torch.stack([right[..., 0].double().sum(-1), right.any(-1).double().sum(-1)])
+    top1, top5 = hits / count
+    return top1, top5

@@ -74,11 +74,16 @@ class Attention(nn.Module):
         self.wo = nn.Linear(spec.dim, spec.dim, bias=False)
         self.dropout = SequenceDropout(spec.residual_dropout, site=1)
 
+    def heads(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, (B, H, t, d) each, the first two turned."""
+        heads = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
+        query, key = rotate(heads[:2], rope).unbind(0)
+        return query, key, heads[2]
+
     def forward(
         self, x: Tensor, rope: Tensor, attend: Tensor | None, seeds: Tensor | None, cache: Cache | None
     ) -> Tensor:
-        heads = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
-        (query, key), value = rotate(heads[:2], rope).unbind(0), heads[2]
+        query, key, value = self.heads(x, rope)
         if cache is not None:
             key, value = cache.append(key, value)
         causal = attend is None and query.shape[2] > 1

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from star.ledger.store import FAILED, Ledger, RunRow
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler.plan import Plan, PlannedRun
-from star.spec.graph import needed
+from star.spec.graph import STAGES, needed
 from star.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -146,5 +146,6 @@ class Courier:
             [(float(str(result["finished"])), 0, values | {f"{stage}/seconds": float(str(result["seconds"]))})],
         )
         tracker.tag(tracking_id, {f"star.provenance.{stage}": json.dumps(provenance)})
-        for picture in sorted(folder.out.glob("*.png")):
-            tracker.add_file(tracking_id, picture, stage)
+        for name in STAGES[stage].files:
+            if (folder.out / name).exists():
+                tracker.add_file(tracking_id, folder.out / name, stage)

@@ -13,6 +13,8 @@ from star.spec.run import RunSpec
 NUM_VIEWS = 10
 EFFICIENTNET_LITE0 = 2 * 407e6
 """Operations for one image of 224 x 224, as published."""
+INCEPTION = 11.4e9
+"""For one image, of 299 x 299 whatever its size; counted on the modules."""
 FLOPS_PER_SECOND = 2e10
 """One CPU core, where neither the ledger nor `resources.gpu` knows better."""
 
@@ -93,18 +95,30 @@ def train_flops(spec: RunSpec) -> float:
     return per_image * spec.optim.batch_size * spec.total_steps
 
 
+def probe_passes(spec: RunSpec) -> int:
+    """Sequences of training images that pass the backbone for the probe: once if their features fit, else in each epoch."""
+    views = NUM_VIEWS * len(spec.data.crop_ranges) if spec.probe.views == "stored" else 1
+    size = 2 if spec.probe.feature_dtype == "fp16" else 4
+    features = spec.data.train_images * views * spec.probe.positions * spec.model.dim
+    if features * size <= spec.resources.feature_cache_gb * 1e9:
+        return spec.data.train_images * views
+    return spec.data.train_images * (views + spec.probe.epochs)  # the first pass is for the batch norm
+
+
 def stage_flops(stage: str, spec: RunSpec) -> float:
     """Operations of one stage of a run."""
     encode, decode = vq_flops(spec.tokenizer, spec.data.image_size, spec.data.channels)
     views = spec.data.train_images * NUM_VIEWS + spec.data.test_images
-    extract = EFFICIENTNET_LITE0 * (spec.score.input_size / 224) ** 2
+    extract = (
+        INCEPTION if spec.score.extractor == "inception" else EFFICIENTNET_LITE0 * (spec.score.input_size / 224) ** 2
+    )
     if stage == "tokenizer":
         trained = 0 if spec.tokenizer.weights else 3 * spec.tokenizer.steps * spec.tokenizer.batch_size
         return (encode + decode) * (trained + min(spec.data.test_images, 2000))
     if stage == "generate":
         passes = 2 if spec.generate.cfg_scale > 1 else 1
         return spec.generate.num_images * (passes * forward_flops(spec) + decode)
-    probe = (spec.data.train_images + spec.data.test_images) * forward_flops(spec, spec.probe_layer, head=False)
+    probe = (probe_passes(spec) + spec.data.test_images) * forward_flops(spec, spec.probe_layer, head=False)
     heads = (
         6.0
         * spec.probe.epochs
@@ -121,6 +135,10 @@ def stage_flops(stage: str, spec: RunSpec) -> float:
         "reference": spec.score.num_reference * extract,
         "score": spec.generate.num_images * extract,
         "probe": probe + heads,
+        "attention": min(spec.attention.images, spec.data.test_images) * forward_flops(spec, head=False),
+        "invariance": min(spec.invariance.images, spec.data.test_images)
+        * (1 + 2 * len(spec.invariance.shifts))
+        * encode,
     }
     return costs[stage]
 
@@ -132,7 +150,8 @@ def stage_bytes(stage: str, spec: RunSpec) -> float:
         "encode": 2.0 * spec.sequence_length * (spec.data.train_images * NUM_VIEWS + spec.data.test_images),
         "train": 4.0 * parameters(spec) * (2 if spec.selfguided.teacher else 1),
         "generate": float(spec.generate.num_images * pixels),
-        "reference": spec.score.num_reference * 1281 * 4.0 + 1280**2 * 8.0,
+        "reference": min(spec.score.num_reference, spec.score.manifold_images) * (1280 * 4.0 + pixels)
+        + 2 * 1280**2 * 8.0,
     }
     return sizes.get(stage, 1e5)
 

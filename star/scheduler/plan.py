@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from star.data import llamagen_codes, sources
+from star.data import inception_file, llamagen_codes, sources
 from star.ledger.store import FAILED, RUNNING, Job, Ledger
 from star.rundir import Home
 from star.scheduler.estimate import checkpoint_bytes, stage_bytes, stage_flops, stage_seconds
@@ -150,16 +150,27 @@ def _sources(spec: RunSpec, home: Home, cache: dict[str, str], missing: list[str
         if reason and reason not in missing:
             missing.append(reason)
     found = {"data": cache[where]}
-    for source, given in (("tokenizer", spec.tokenizer.weights), ("model", spec.model.weights)):
+    files = (
+        ("tokenizer", "tokenizer.weights", spec.tokenizer.weights, "LlamaGen's file"),
+        ("model", "model.weights", spec.model.weights, "LlamaGen's file"),
+        ("reference", "score.reference", spec.score.reference, "a reference file such as ADM's"),
+    )
+    for source, path, given, what in files:
         if given:
             if given not in cache:
                 cache[given] = _sha256(Path(given)) if Path(given).is_file() else "absent"
                 if cache[given] == "absent":
                     missing.append(
-                        f"{source}.weights: {given} is not there; "
-                        f"put LlamaGen's file there or give its path with --set {source}.weights=PATH."
+                        f"{path}: {given} is not there; put {what} there or give its path with --set {path}=PATH."
                     )
             found[source] = cache[given]
+    if spec.score.extractor == "inception":
+        weights = Path(spec.score.weights) if spec.score.weights else inception_file.kept(home.data)
+        reason = (
+            f"score.extractor: Inception's weights are not at {weights}; `star-exp weights fetch inception` gets them."
+        )
+        if not weights.is_file() and reason not in missing:
+            missing.append(reason)
     if spec.data.codes:
         if spec.data.codes not in cache:
             cache[spec.data.codes] = llamagen_codes.fingerprint(Path(spec.data.codes))

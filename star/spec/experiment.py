@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from star.spec.base import FieldError, Section
 from star.spec.run import RunSpec
 
-Target = Literal["tokenizer", "encode", "reference", "train", "generate", "score", "probe"]
+Target = Literal["tokenizer", "encode", "reference", "train", "generate", "score", "probe", "attention", "invariance"]
 
 
 class Column(Section):

@@ -6,7 +6,7 @@ Raise a stage's version when its result changes for the same spec; everything do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,18 @@ class Stage:
     sections: tuple[str, ...]
     inputs: tuple[str, ...] = ()
     source: str | None = None
-    """What of the outside world it reads, by fingerprint: `data` (images), `codes` (imported ones), `tokenizer` or `model` (weights)."""
+    """What of the outside world it reads, by fingerprint: `data` (images), `codes` (imported ones), `reference` (a file of
+    moments), `tokenizer` or `model` (weights)."""
     results: tuple[str, ...] = ()
     """The numbers it ends with, as columns of a table name them; `{extractor}` is filled from the run's spec."""
+    curves: dict[str, str] = field(default_factory=dict)
+    """Numbers it records step by step, and what a step is."""
+    files: tuple[str, ...] = ()
+    """What of its output is attached to the tracked run: pictures, and data for figures."""
 
 
 _SCORES = ("frechet_distance", "spatial_frechet_distance", "inception_score", "precision", "recall")
+_ATTENTION = ("distance", "condition_share", "self_share", "neighbour_share")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -39,16 +45,43 @@ STAGES: dict[str, Stage] = {
         ),
         Stage("encode", 1, (), ("dataset", "tokenizer"), source="codes", results=("skipped",)),
         Stage("train", 1, ("model", "selfguided", "optim", "seed"), ("encode",), source="model", results=("val_nll",)),
-        Stage("reference", 1, ("score",), ("dataset",)),
-        Stage("generate", 1, ("generate", "seed"), ("train", "tokenizer")),
+        Stage("reference", 2, ("score",), ("dataset",), source="reference"),
+        Stage("generate", 1, ("generate", "seed"), ("train", "tokenizer"), files=("samples.png",)),
         Stage(
             "score",
-            1,
+            2,
             ("score",),
             ("generate", "reference"),
             results=tuple(f"{{extractor}}/{name}" for name in _SCORES),
         ),
-        Stage("probe", 1, ("probe", "seed"), ("train", "encode"), results=("accuracy",)),
+        Stage(
+            "probe",
+            2,
+            ("probe", "seed"),
+            ("train", "encode"),
+            results=("accuracy", "accuracy_top5"),
+            curves=dict.fromkeys(
+                ("accuracy_by_position", "accuracy_top5_by_position", "best_lr_by_position"), "position"
+            ),
+        ),
+        Stage(
+            "attention",
+            1,
+            ("attention",),
+            ("train", "encode", "tokenizer"),
+            results=(*_ATTENTION, *(f"last_layer_{name}" for name in _ATTENTION)),
+            curves={f"{name}_by_{step}": step for step in ("layer", "position") for name in _ATTENTION},
+            files=("attention.npz",),
+        ),
+        Stage(
+            "invariance",
+            1,
+            ("invariance",),
+            ("dataset", "tokenizer"),
+            results=("change_rate",),
+            curves={"change_rate_by_shift": "shift"},
+            files=("invariance.npz",),
+        ),
     )
 }
 
@@ -56,6 +89,11 @@ STAGES: dict[str, Stage] = {
 def result_names() -> list[str]:
     """Every number that a table's column may show, as `stage/name`."""
     return [f"{stage.name}/{result}" for stage in STAGES.values() for result in stage.results]
+
+
+def curve_names() -> dict[str, str]:
+    """Every curve that a report may show, as `stage/name`, and what its steps are."""
+    return {f"{stage.name}/{name}": step for stage in STAGES.values() for name, step in stage.curves.items()}
 
 
 def needed(targets: tuple[str, ...]) -> list[str]:

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from star.spec.base import Count, Section
+from star.spec.base import Count, NonNegative, Section
 
-StageName = Literal["dataset", "tokenizer", "encode", "train", "reference", "generate", "score", "probe"]
+StageName = Literal[
+    "dataset", "tokenizer", "encode", "train", "reference", "generate", "score", "probe", "attention", "invariance"
+]
 
 
 GpuName = Literal["A100", "H100", "H200", "B200", "L40S", "RTX-4090"]
@@ -23,7 +25,7 @@ class ResourceSpec(Section):
     threads: dict[StageName, Count] = Field(
         default_factory=dict, description="CPU slots of a stage's jobs; 1 where it is not named"
     )
-    processes: dict[Literal["train", "encode", "generate"], Count] = Field(
+    processes: dict[Literal["train", "encode", "generate", "reference", "score"], Count] = Field(
         default_factory=dict,
         description="processes of a stage's job under torchrun, one GPU each; 1 where it is not named",
     )
@@ -39,6 +41,10 @@ class ResourceSpec(Section):
         50, description="images per pass through tokenizer and extractor; small ones fit a CPU's cache"
     )
     sample_batch_size: Count = Field(250, description="sequences per pass of generate and probe")
+    feature_cache_gb: NonNegative = Field(
+        8.0,
+        description="largest size of the probe's features that is kept; larger ones are computed anew in each epoch",
+    )
     checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
     keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
     validate_every: Count | None = Field(

@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 from star.spec.base import FieldError, Section, resolve_layer
 from star.spec.images import DataSpec, TokenizerSpec
 from star.spec.resources import ResourceSpec
-from star.spec.sections import GenerateSpec, ModelSpec, OptimSpec, ProbeSpec, ScoreSpec, SelfGuidedSpec
+from star.spec.sections import (
+    AttentionSpec,
+    GenerateSpec,
+    InvarianceSpec,
+    ModelSpec,
+    OptimSpec,
+    ProbeSpec,
+    ScoreSpec,
+    SelfGuidedSpec,
+)
 
 
 class RunSpec(Section):
@@ -23,6 +32,8 @@ class RunSpec(Section):
     generate: GenerateSpec = GenerateSpec()
     score: ScoreSpec = ScoreSpec()
     probe: ProbeSpec = ProbeSpec()
+    attention: AttentionSpec = AttentionSpec()
+    invariance: InvarianceSpec = InvarianceSpec()
     resources: ResourceSpec = ResourceSpec()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
@@ -96,34 +107,45 @@ class RunSpec(Section):
                 "selfguided.mask_ratio",
                 f"{selfguided.mask_ratio} hides none of {length - 1} positions, but mim_positions is masked",
             )
+        if self.optim.batch_size > self.data.train_images:
+            raise FieldError(
+                "optim.batch_size", f"{self.optim.batch_size} is more than data.train_images = {self.data.train_images}"
+            )
+        self._measuring()
+        if selfguided.contrastive and self.optim.batch_size < 2:
+            raise FieldError(
+                "optim.batch_size", "the contrastive losses take their negatives from other images; give at least 2"
+            )
+        if self.generate.top_k > self.tokenizer.codebook_size:
+            raise FieldError(
+                "generate.top_k",
+                f"{self.generate.top_k} is more than tokenizer.codebook_size = {self.tokenizer.codebook_size}",
+            )
+
+    def _measuring(self) -> None:
+        score, length = self.score, self.sequence_length
+        if score.weights and score.extractor != "inception":
+            raise FieldError(
+                "score.weights", f"the extractor {score.extractor} has its own; give extractor: inception, or null"
+            )
+        if score.reference is None and score.num_reference > self.data.train_images:
+            raise FieldError(
+                "score.num_reference",
+                f"{score.num_reference} is more than data.train_images = {self.data.train_images}",
+            )
+        compared = min(self.generate.num_images, score.num_reference, score.manifold_images)
+        if score.neighbours >= compared:
+            raise FieldError("score.neighbours", f"{score.neighbours} is too many for {compared} images")
         if self.probe.positions > length:
             raise FieldError(
                 "probe.positions",
                 f"{self.probe.positions} is more than the {length} positions of a {self.grid} x {self.grid} grid",
             )
-        if self.optim.batch_size > self.data.train_images:
+        beyond = [shift for shift in self.invariance.shifts if shift >= self.data.image_size]
+        if beyond:
             raise FieldError(
-                "optim.batch_size", f"{self.optim.batch_size} is more than data.train_images = {self.data.train_images}"
-            )
-        if self.score.num_reference > self.data.train_images:
-            raise FieldError(
-                "score.num_reference",
-                f"{self.score.num_reference} is more than data.train_images = {self.data.train_images}",
-            )
-        if selfguided.contrastive and self.optim.batch_size < 2:
-            raise FieldError(
-                "optim.batch_size", "the contrastive losses take their negatives from other images; give at least 2"
-            )
-        for path, count in (("score.is_splits", self.score.is_splits), ("score.neighbours", self.score.neighbours)):
-            if count >= min(self.generate.num_images, self.score.num_reference):
-                raise FieldError(
-                    path,
-                    f"{count} is too many for {self.generate.num_images} generated and {self.score.num_reference} reference images",
-                )
-        if self.generate.top_k > self.tokenizer.codebook_size:
-            raise FieldError(
-                "generate.top_k",
-                f"{self.generate.top_k} is more than tokenizer.codebook_size = {self.tokenizer.codebook_size}",
+                "invariance.shifts",
+                f"{beyond[0]} leaves nothing of an image of {self.data.image_size} pixels; give less",
             )
 
     @property

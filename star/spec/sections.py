@@ -204,16 +204,36 @@ class GenerateSpec(Section):
 class ScoreSpec(Section):
     """Generated against reference images. Distances carry the name of the network whose features they use."""
 
-    extractor: Literal["efficientnet-lite0"] = "efficientnet-lite0"
+    extractor: Literal["efficientnet-lite0", "inception"] = Field(
+        "efficientnet-lite0", description="inception gives the field's FID, sFID and IS; it needs its weights"
+    )
+    weights: str | None = Field(
+        None,
+        description="inception: its file; null: the one that `star-exp weights fetch inception` keeps. Only the published file "
+        "is taken, so it is outside the key",
+    )
+    reference: str | None = Field(
+        None,
+        description="a reference file in ADM's layout to compare with, in place of training images; its hash enters the key",
+    )
     input_size: Annotated[int, Field(ge=32, le=512)] = Field(
-        224, description="side to which images are resized for the extractor"
+        224, description="efficientnet-lite0: side to which it resizes its images"
     )
     image_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         None, description="side to which both sets are resized first; null keeps"
     )
     num_reference: Annotated[int, Field(ge=16)] = Field(50_000, description="reference images, from the training set")
+    manifold_images: Annotated[int, Field(ge=16)] = Field(
+        10_000, description="of which this many, spread evenly, serve precision and recall"
+    )
     neighbours: Count = Field(3, description="k of precision and recall")
-    is_splits: Count = Field(10, description="splits of the inception score")
+    is_split_size: Annotated[int, Field(ge=2)] = Field(5000, description="images of a split of the inception score")
+
+    def identity(self) -> dict[str, Any]:
+        """Fields that another extractor or another kind of reference reads do not count."""
+        unused = {"weights", "reference"} | ({"input_size"} if self.extractor == "inception" else set())
+        unused |= {"num_reference", "manifold_images"} if self.reference else set()
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class ProbeSpec(Section):
@@ -232,3 +252,25 @@ class ProbeSpec(Section):
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.1, description="share of the training images that chooses the rate"
     )
+    views: Literal["center", "stored"] = Field(
+        "center",
+        description="training images as centre crops, or in each epoch as one of their stored views, drawn anew",
+    )
+    feature_dtype: Literal["fp32", "fp16"] = Field("fp32", description="in which features are kept")
+
+
+class AttentionSpec(Section):
+    """Where the trained transformer looks (figures 1a, 2 and 5)."""
+
+    images: Count = Field(256, description="test images whose attention is averaged")
+    label: Literal["class", "null"] = Field("class", description="the condition: each image's class, or none")
+    positions: Count = Field(8, description="equally spaced positions T/n, ..., T whose maps are kept")
+    shown: Count = Field(4, description="images whose maps are kept, one by one")
+
+
+class InvarianceSpec(Section):
+    """How many codes change between two views of an image that are slightly shifted (figure 1c)."""
+
+    shifts: list[Count] = Field([1, 2, 4], min_length=1, description="pixels, to the right and down, each by itself")
+    images: Count = Field(1000, description="test images")
+    shown: Count = Field(4, description="images whose pixels and codes are kept")

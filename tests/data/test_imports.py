@@ -91,7 +91,7 @@ def test_bad_images_stop_the_run_or_are_left_out_and_counted(tmp_path: Path) -> 
     bad[2].write_bytes(b"no picture")
     counts = {split: len(open_source(data, tmp_path, split).labels) for split in ("train", "test")}  # type: ignore[arg-type]
     sized = data.model_copy(update={"train_images": counts["train"], "test_images": counts["test"]})
-    values = tiny().model_dump() | {"data": sized.model_dump(), "score": {"num_reference": 16, "is_splits": 2}}
+    values = tiny().model_dump() | {"data": sized.model_dump(), "score": {"num_reference": 16, "is_split_size": 8}}
     skipping = RunSpec.model_validate(values | {"data": values["data"] | {"bad_images": "skip"}})
     ctx = context(skipping, "dataset", tmp_path / "skip")
     assert STAGES["dataset"](ctx) == {"skipped": 3}

@@ -1,0 +1,199 @@
+"""Sets of images as files, read batch by batch: a folder, an .npz with `arr_0` as ADM keeps samples, an .npy.
+
+Whatever the number of images, memory holds a few batches. What is converted on the way is said in `notes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from star.data.pixels import Images
+from star.errors import DataError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+PLAIN_MODES = {"RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"}
+"""What Pillow turns into 8-bit RGB without choosing a range."""
+
+
+class ImageSet(Protocol):
+    """N images of one size."""
+
+    path: Path
+    notes: list[str]
+    """What is done to them to make them RGB bytes."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        ...
+
+    def batches(self, size: int) -> Iterator[Images]:
+        """All images in order, (B, H, W, 3) bytes."""
+        ...
+
+    def fingerprint(self) -> str:
+        """What names the content."""
+        ...
+
+
+def open_images(path: Path, threads: int = 1) -> ImageSet:
+    """The images at `path`.
+
+    Args:
+        threads: how many images of a folder are decoded at a time.
+
+    Raises:
+        DataError: there are none, or they are not 8-bit images of one size.
+    """
+    if path.is_dir():
+        return FolderImages(path, threads)
+    if not path.is_file():
+        raise DataError(f"{path}: is not there; give a folder of images, an .npz with arr_0, or an .npy.")
+    if path.suffix == ".npz":
+        return ArrayImages(path, "arr_0")
+    if path.suffix == ".npy":
+        return ArrayImages(path, None)
+    raise DataError(
+        f"{path}: {path.suffix or 'no suffix'} is no set of images; give a folder, an .npz with arr_0, or an .npy."
+    )
+
+
+class FolderImages:
+    """All image files below a folder, in the order of their paths."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.path, self.threads = path, threads
+        self.files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not self.files:
+            raise DataError(f"{path}: holds no image ({', '.join(sorted(SUFFIXES))}).")
+        self.notes: list[str] = []
+        self._shape: tuple[int, int] = self._read(self.files[0], None).shape[:2]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._shape
+
+    def batches(self, size: int) -> Iterator[Images]:
+        with ThreadPoolExecutor(self.threads) as pool:
+            for first in range(0, len(self), size):
+                read = pool.map(lambda path: self._read(path, self._shape), self.files[first : first + size])
+                yield np.stack(list(read))
+
+    def _read(self, path: Path, shape: tuple[int, int] | None) -> Images:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(path) as image:
+                mode = image.mode
+                pixels = np.asarray(image.convert("RGB")) if mode in PLAIN_MODES else None
+        except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: cannot be read as an image: {error}.") from None
+        if pixels is None:
+            raise DataError(f"{path}: has mode {mode}, more than 8 bits a channel; save it as 8-bit RGB or grey.")
+        if shape is not None and pixels.shape[:2] != shape:
+            raise DataError(
+                f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, {self.files[0].name} is {shape[1]} x {shape[0]}; "
+                "all images of a set have one size: crop or resize them first."
+            )
+        if mode != "RGB":
+            note = (
+                "grey images are repeated to RGB" if mode in ("L", "1", "LA") else f"{mode} images are converted to RGB"
+            )
+            note += ", alpha is dropped" if mode in ("RGBA", "LA") else ""
+            if note not in self.notes:
+                self.notes.append(note)
+        return pixels
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and times of change: contents are not read twice."""
+        stats = [(str(file.relative_to(self.path)), file.stat()) for file in self.files]
+        lines = [f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class ArrayImages:
+    """An array of bytes (N, H, W, 3), (N, H, W, 1) or (N, H, W) in a file, streamed from it.
+
+    Args:
+        member: its name in an .npz; None is an .npy.
+    """
+
+    def __init__(self, path: Path, member: str | None) -> None:
+        self.path, self.member = path, member
+        try:
+            with self._opened() as file:
+                self._full_shape, fortran, dtype = _header(file)
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(f"{path}: cannot be read as an array: {error}.") from None
+        what = f"{path}: {member or 'the array'} is {dtype} {self._full_shape}"
+        if dtype != np.uint8:
+            raise DataError(f"{what}; images are uint8 from 0 to 255, so scale and round them first.")
+        if len(self._full_shape) not in (3, 4) or (len(self._full_shape) == 4 and self._full_shape[3] not in (1, 3)):
+            hint = "; move the channels to the end" if self._full_shape[1:2] in ((1,), (3,)) else ""
+            raise DataError(f"{what}; images are (N, height, width, 3), or grey with 1 channel or none{hint}.")
+        if fortran:
+            raise DataError(f"{what} in Fortran order; save np.ascontiguousarray of it.")
+        if not self._full_shape[0]:
+            raise DataError(f"{path}: holds no images.")
+        grey = self._full_shape[3:] != (3,)
+        self.notes = ["grey images are repeated to RGB"] if grey else []
+
+    def __len__(self) -> int:
+        return self._full_shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._full_shape[1], self._full_shape[2]
+
+    def batches(self, size: int) -> Iterator[Images]:
+        height, width = self.shape
+        channels = self._full_shape[3] if len(self._full_shape) == 4 else 1
+        each = height * width * channels
+        with self._opened() as file:
+            _header(file)
+            for first in range(0, len(self), size):
+                count = min(size, len(self) - first)
+                try:
+                    content = file.read(count * each)
+                except (OSError, zipfile.BadZipFile, EOFError) as error:  # a damaged member is found when it is read
+                    raise DataError(f"{self.path}: image {first} and after cannot be read: {error}.") from None
+                if len(content) != count * each:
+                    raise DataError(
+                        f"{self.path}: is cut short after image {first + len(content) // each - 1} of {len(self)}."
+                    )
+                pixels = np.frombuffer(content, dtype=np.uint8).reshape(count, height, width, channels)
+                yield pixels if channels == 3 else np.repeat(pixels, 3, axis=3)
+
+    def _opened(self) -> Any:
+        if self.member is None:
+            return self.path.open("rb")
+        archive = zipfile.ZipFile(self.path)
+        name = f"{self.member}.npy"
+        if name not in archive.namelist():
+            has = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist())) or "nothing"
+            raise DataError(f"{self.path}: has no {self.member} with images; it has: {has}.")
+        return archive.open(name)
+
+    def fingerprint(self) -> str:
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and type of the .npy that begins here; the file then stands at its data."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return shape, fortran, dtype

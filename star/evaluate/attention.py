@@ -1,0 +1,125 @@
+"""Where a trained transformer looks: attention over the grid, and what share of it stays near or on the condition.
+
+Input i (0-based) is the condition for i = 0 and code x_i after it, which lies in grid cell i in raster order; its output
+predicts code x_{i+1}. A query's own cell is that of its input, the "current token" of the paper's figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from star.model.gpt import GPT
+
+SHARES = ("distance", "condition_share", "self_share", "neighbour_share")
+
+
+@dataclass
+class AttentionReport:
+    """Averages over images, and the maps of some."""
+
+    numbers: dict[str, Tensor]
+    """Each of SHARES, (L, H, T) float64, by layer, head and position. `distance`: mean distance in grid cells from the
+    query's own cell to the cells it attends to, the condition left out; at the first position, which sees the condition alone, 0.
+    The shares are of all attention: on the condition, the own cell, the eight cells around it."""
+    maps: Tensor
+    """(S, L, H, P, T) float32: attention of P positions of S images; the first of T is the condition, T - 1 cells follow."""
+
+    def average(self, name: str, by: str | None = None, layer: int | None = None) -> Tensor:
+        """One of SHARES, averaged over heads and positions 2 to T, and over layers unless one is given.
+
+        Args:
+            by: `layer` (L,) or `position` (T,) keeps that dimension; the first position is then its own number.
+            layer: 0-based.
+        """
+        values = self.numbers[name].mean(1)  # (L, T)
+        if layer is not None:
+            values = values[layer][None]
+        if by == "position":
+            return values.mean(0)
+        by_layer = values[:, 1:].mean(1)
+        return by_layer if by == "layer" else by_layer.mean()
+
+
+def uniform(grid: int) -> dict[str, Tensor]:
+    """What SHARES would be, (T,) by position, if a query attended equally to all that it sees: the measure of "local"."""
+    length = grid**2
+    weights = torch.ones(length, length, dtype=torch.float64).tril()
+    return _shares(weights / weights.sum(1, keepdim=True), _Geometry(grid, torch.device("cpu")))
+
+
+@torch.no_grad()
+def measure_attention(
+    model: GPT, batches: Iterable[tuple[Tensor, Tensor]], positions: list[int], shown: int
+) -> AttentionReport:
+    """Of codes (b, T) and labels (b,), unmasked, in float32.
+
+    Args:
+        positions: 1-based, of the maps.
+        shown: images whose maps are kept, the first ones.
+    """
+    geometry = _Geometry(model.grid, model.output.weight.device)
+    queries = torch.tensor(positions, device=geometry.distance.device) - 1
+    sums: dict[str, Tensor] = {}
+    maps: list[Tensor] = []
+    count = 0
+    for codes, labels in batches:
+        wanted = max(0, shown - count)
+        layers, kept = [], []
+        for weights in attention_weights(model, codes, labels):
+            layers.append(_shares(weights, geometry))
+            kept.append(weights[:wanted, :, queries].float().cpu())
+        for name in SHARES:
+            part = torch.stack([layer[name].sum(0) for layer in layers]).double().cpu()
+            sums[name] = sums[name] + part if name in sums else part
+        maps.append(torch.stack(kept, dim=1))
+        count += len(codes)
+    return AttentionReport({name: total / count for name, total in sums.items()}, torch.cat(maps))
+
+
+def attention_weights(model: GPT, codes: Tensor, labels: Tensor) -> Iterable[Tensor]:
+    """(B, H, T, T), layer after layer; row i is how input i attends to inputs 0 to i."""
+    x = model.embed(codes, labels)
+    length = codes.shape[1]
+    hidden = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+    for block in model.layers:
+        query, key, _ = block.attention.heads(block.attention_norm(x), model.rope)
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        yield logits.float().masked_fill(hidden, -torch.inf).softmax(-1)
+        x = block(x, model.rope, None)
+
+
+class _Geometry:
+    """Between a query's own cell (row) and a key's (column), (T, T); 0 where either is the condition."""
+
+    def __init__(self, grid: int, device: torch.device) -> None:
+        cells = torch.arange(grid**2 - 1, device=device)
+        place = torch.stack([cells // grid, cells % grid], dim=1).double()
+        offset = (place[:, None] - place[None]).abs()
+        self.distance = _behind_condition(offset.square().sum(-1).sqrt())
+        self.own = _behind_condition((offset.amax(-1) == 0).double())
+        self.around = _behind_condition((offset.amax(-1) == 1).double())
+
+
+def _behind_condition(cells: Tensor) -> Tensor:
+    return torch.nn.functional.pad(cells, (1, 0, 1, 0))
+
+
+def _shares(weights: Tensor, geometry: _Geometry) -> dict[str, Tensor]:
+    """Each of SHARES, (..., T), of attention (..., T, T)."""
+    condition = weights[..., 0].double()
+
+    def over(values: Tensor) -> Tensor:
+        return torch.einsum("...ij,ij->...i", weights.double(), values)
+
+    # a query that sees cells but gives them nothing has distance 0
+    distance = over(geometry.distance) / (1 - condition).clamp(min=1e-12)
+    return {
+        "distance": distance,
+        "condition_share": condition,
+        "self_share": over(geometry.own),
+        "neighbour_share": over(geometry.around),
+    }

@@ -1,0 +1,80 @@
+"""Reference files in ADM's layout: moments of many images, and some of the images.
+
+mu, sigma        of the pooled features
+mu_s, sigma_s    of the spatial features
+arr_0            (M, H, W, 3) bytes: the images of precision and recall, 10,000 in ADM's files
+extractor        ours alone: the network's name; ADM's files are Inception's
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from star.data.pixels import Images
+from star.errors import DataError
+from star.evaluate.frechet import Moments
+
+PAIRS = {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+
+
+@dataclass
+class ReferenceFile:
+    """What is in such a file, apart from its images, which are read as any others."""
+
+    extractor: str
+    pooled: Moments | None
+    spatial: Moments | None
+    has_images: bool
+
+
+def read_reference(path: Path) -> ReferenceFile:
+    """The moments in `path`; None where it has none.
+
+    Raises:
+        DataError: it is no such file, or its moments are not finite, or not of matching shapes.
+    """
+    try:
+        with np.load(path) as file:
+            found = {name: _moments(path, file, *keys) for name, keys in PAIRS.items()}
+            extractor = str(file["extractor"]) if "extractor" in file else "inception"
+            images = "arr_0" in file
+            keys = ", ".join(file.files)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read as a reference file: {error}.") from None
+    if found["pooled"] is None and not images:
+        raise DataError(f"{path}: has neither mu and sigma nor images (arr_0); it has: {keys or 'nothing'}.")
+    return ReferenceFile(extractor, found["pooled"], found["spatial"], images)
+
+
+def write_reference(path: Path, extractor: str, pooled: Moments, spatial: Moments, images: Images) -> None:
+    """Write a file in ADM's layout, beside `path` and then over it; images (M, H, W, 3) or (M, H, W, 1)."""
+    if images.shape[-1] == 1:
+        images = np.repeat(images, 3, axis=-1)
+    scratch = path.with_name(f".{path.stem}.part.npz")
+    np.savez(
+        scratch,
+        mu=pooled.mean,
+        sigma=pooled.covariance,
+        mu_s=spatial.mean,
+        sigma_s=spatial.covariance,
+        arr_0=images,
+        extractor=np.array(extractor),
+    )
+    scratch.replace(path)
+
+
+def _moments(path: Path, file: np.lib.npyio.NpzFile, mean_key: str, covariance_key: str) -> Moments | None:
+    if mean_key not in file or covariance_key not in file:
+        return None
+    mean, covariance = (np.asarray(file[key], dtype=np.float64) for key in (mean_key, covariance_key))
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise DataError(
+            f"{path}: {covariance_key} of shape {covariance.shape} is no covariance for {mean_key} of shape {mean.shape}."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise DataError(f"{path}: {mean_key} or {covariance_key} holds values that are not finite numbers.")
+    return Moments(mean, covariance)

@@ -1,0 +1,150 @@
+"""All that a set of images is compared by, gathered in one pass over it, and the comparison: ADM's five numbers.
+
+Memory is bounded whatever the number of images: two covariances, the sums of the inception score's splits, and the features
+of at most `keep` images for precision and recall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from star.data.pixels import Images
+from star.evaluate.features import Extractor, activations
+from star.evaluate.frechet import Moments, RunningMoments, frechet_distance
+from star.evaluate.inception_score import RunningScore
+from star.evaluate.precision_recall import Manifold, manifold, precision_recall
+from star.ranks import Ranks
+
+SPLIT_SIZE = 5000
+"""Images of a split of the inception score, as in ADM's evaluator."""
+GENERATED_KEPT = 50_000
+"""Generated images that precision and recall look at, at most: ADM's samples are that many."""
+
+
+def evenly(total: int, kept: int) -> np.ndarray:
+    """Indices (min(kept, total),) of images spread evenly over `total`: of all classes, where images lie in classes."""
+    kept = min(kept, total)
+    return np.arange(kept) * total // kept
+
+
+class Statistics:
+    """Of one set of images, gathered on `device`.
+
+    Args:
+        total: how many images there will be; None where nobody knows, as with a generator.
+        keep: of how many images, spread evenly over the total (without it the first), the pooled features are kept.
+        split_size: images of a split of the inception score.
+    """
+
+    def __init__(self, total: int | None, keep: int, split_size: int, device: torch.device) -> None:
+        self.total, self.split_size, self.device = total, split_size, device
+        self.kept = np.arange(keep) if total is None else evenly(total, keep)
+        self._points: Tensor | None = None
+
+    def gather(
+        self,
+        network: Extractor,
+        batches: Iterable[Images],
+        first: int = 0,
+        side: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """One pass over images `first`, `first` + 1, ... in batches (B, H, W, C).
+
+        Args:
+            side: bring the images to this side in pixels first.
+            progress: receives how many images of this pass are done.
+
+        Raises:
+            DataError: a feature is not a finite number.
+        """
+        start = first
+        for made in activations(network, batches, self.device, side):
+            if self._points is None:
+                self._begin(made.pooled.shape[1], made.spatial.shape[1], made.probabilities.shape[1])
+            self.pooled.add(made.pooled)
+            self.spatial.add(made.spatial)
+            self.score.add(made.probabilities, first)
+            self._keep(made.pooled, first)
+            first += len(made.pooled)
+            progress(first - start)
+
+    def _begin(self, pooled: int, spatial: int, classes: int) -> None:
+        self._points = torch.zeros(len(self.kept), pooled, device=self.device)
+        self.pooled = RunningMoments(pooled, "pooled", self.device)
+        self.spatial = RunningMoments(spatial, "spatial", self.device)
+        self.score = RunningScore(classes, self.split_size, self.device)
+
+    def _keep(self, pooled: Tensor, first: int) -> None:
+        assert self._points is not None
+        low, high = np.searchsorted(self.kept, [first, first + len(pooled)])
+        rows = torch.from_numpy(self.kept[low:high] - first).to(pooled.device)
+        self._points[low:high] = pooled[rows]
+
+    @property
+    def points(self) -> Tensor:
+        """(n, D) float32: the kept pooled features of the images seen."""
+        assert self._points is not None, "no images were gathered"
+        return self._points if self.total is not None else self._points[: self.pooled.seen]
+
+    def merge_ranks(self, ranks: Ranks) -> None:
+        """Put together what several ranks have gathered, each from its own images; afterwards all hold the same."""
+        if ranks.count == 1:
+            return
+        assert self.total is not None, "ranks share a known number of images"
+        self._points = ranks.total(self.points)
+        self.score.grow(-(-self.total // self.split_size))
+        for sums in ("count", "total", "negentropy"):
+            setattr(self.score, sums, ranks.total(getattr(self.score, sums)))
+        for name in ("pooled", "spatial"):
+            setattr(self, name, _merged(getattr(self, name), ranks))
+
+
+def _merged(own: RunningMoments, ranks: Ranks) -> RunningMoments:
+    own.settle()
+    whole = RunningMoments(len(own.mean), own.name, own.mean.device)
+    parts = [ranks.gather(part[None]) for part in (own.count, own.mean, own.scatter)]
+    for count, mean, scatter in zip(*parts, strict=True):
+        part = RunningMoments(len(mean), own.name, mean.device)
+        part.count, part.mean, part.scatter, part.seen = count, mean, scatter, int(count)
+        whole.merge(part)
+    return whole
+
+
+@dataclass
+class Reference:
+    """What generated images are compared with."""
+
+    pooled: Moments
+    spatial: Moments | None = None
+    manifold: Manifold | None = None
+
+
+METRICS = ("inception_score", "frechet_distance", "spatial_frechet_distance", "precision", "recall")
+"""In the order in which ADM's evaluator prints them."""
+
+
+def compare(reference: Reference, generated: Statistics, neighbours: int) -> dict[str, float]:
+    """ADM's five numbers, or those of them that the reference has something for.
+
+    Args:
+        neighbours: k of precision and recall; the reference's balls have theirs.
+
+    Raises:
+        DataError: too few images, or features of different networks.
+    """
+    found = {
+        "inception_score": generated.score.result(),
+        "frechet_distance": frechet_distance(reference.pooled, generated.pooled.result()),
+    }
+    if reference.spatial is not None:
+        found["spatial_frechet_distance"] = frechet_distance(reference.spatial, generated.spatial.result())
+    if reference.manifold is not None:
+        balls = manifold(generated.points, neighbours)
+        found["precision"], found["recall"] = precision_recall(reference.manifold, balls)
+    return found

@@ -1,0 +1,95 @@
+"""What every stage gets, and what several of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from star.data.pixels import Images
+from star.data.sharded import ShardedArray
+from star.data.sources import Split, open_source
+from star.data.views import sides_before_crop, ten_crop
+from star.model.gpt import GPT
+from star.ranks import Ranks
+from star.spec.run import RunSpec
+from star.tokenizer.load import load_vq
+from star.tokenizer.vq import VQModel
+from star.train.trainer import build_model
+from star.weights import load_weights
+
+Result = dict[str, float]
+
+
+@dataclass
+class Context:
+    """What a stage gets: its run, its folders, and whom to tell."""
+
+    spec: RunSpec
+    inputs: Mapping[str, Path]
+    """The `out` folder of each input stage."""
+    out: Path
+    """An empty folder; it becomes the job's `out` when the stage returns. Only the first rank writes there."""
+    checkpoints: Path
+    """What outlives an attempt."""
+    data_home: Path
+    device: torch.device
+    threads: int
+    ranks: Ranks
+    record: Callable[[int, Mapping[str, float]], None]
+    progress: Callable[[int, int], None]
+    stop: Callable[[], bool]
+
+
+class Pixels:
+    """The chosen images of one split, at the sides that crops are cut from."""
+
+    def __init__(self, ctx: Context, split: Split) -> None:
+        chosen = np.load(ctx.inputs["dataset"] / f"{split}.npz")
+        self.spec = ctx.spec.data
+        self.indices, self.labels = chosen["indices"], chosen["labels"]
+        self.source = open_source(self.spec, ctx.data_home, split, ctx.threads)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def at(self, rows: np.ndarray | slice, side: int) -> Images:
+        """Images (B, side, side, C): their centre, enlarged as the spec says."""
+        return self.source.read(self.indices[rows], side, self.spec.enlarge)
+
+    def read(self, rows: np.ndarray | slice) -> Images:
+        """Images (B, S, S, C), larger than a crop, for the first crop range."""
+        return self.at(rows, sides_before_crop(self.spec)[0])
+
+    def views(self, rows: np.ndarray | slice) -> Images:
+        """All views (B, 10 per crop range, S, S, C)."""
+        larger = self.source.read_sides(self.indices[rows], sides_before_crop(self.spec), self.spec.enlarge)
+        return np.concatenate([ten_crop(images, self.spec.image_size) for images in larger], axis=1)
+
+    def plain(self, rows: np.ndarray | slice) -> Images:
+        """Centre crops at the image's own side: what a metric compares with."""
+        return self.at(rows, self.spec.image_size)
+
+
+def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, slice]]:
+    """This rank's shards that any of `arrays` still misses, with their rows."""
+    if ctx.ranks.first:
+        ctx.checkpoints.mkdir(exist_ok=True)
+        for array in arrays:
+            array.prepare()
+    ctx.ranks.wait()
+    found = {shard: rows for array in arrays for shard, rows in array.missing(ctx.ranks.index, ctx.ranks.count)}
+    return iter(sorted(found.items()))
+
+
+def vq_of(ctx: Context) -> VQModel:
+    return load_vq(ctx.spec.tokenizer, ctx.spec.data.channels, ctx.inputs["tokenizer"] / "vq.pt").to(ctx.device)
+
+
+def gpt_of(ctx: Context, weights: str) -> GPT:
+    model = build_model(ctx.spec)
+    model.load_state_dict(load_weights(ctx.inputs["train"] / f"{weights}.pt"))
+    return model.eval().to(ctx.device)

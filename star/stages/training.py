@@ -1,0 +1,76 @@
+"""Stages from codes to generated images: train, generate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from star.data.codes import CodeStore
+from star.data.pixels import Images
+from star.data.sharded import ShardedArray
+from star.model.sample import noise_for, sample
+from star.stages.context import Context, Result, gpt_of, shared_shards, vq_of
+from star.tokenizer.train import to_bytes
+from star.train.trainer import Trainer
+from star.weights import save_weights
+
+
+def train(ctx: Context) -> Result:
+    """The transformer, with ST-AR's objective or without."""
+    stores = [CodeStore(ctx.inputs["encode"] / split) for split in ("train", "test")]
+    if ctx.ranks.first:
+        for store in stores:
+            store.verify()
+    trainer = Trainer(
+        ctx.spec, stores[0], stores[1], ctx.checkpoints, ctx.device, ctx.record, ctx.progress, ctx.stop, ctx.ranks
+    )
+    result = trainer.train()
+    weights = {"student": trainer.student_state(), "teacher": trainer.teacher_state(), "best": trainer.best_state()}
+    for name, state in weights.items():
+        if state is not None and ctx.ranks.first:
+            save_weights(ctx.out / f"{name}.pt", state)
+    return result
+
+
+def generate(ctx: Context) -> Result:
+    """Images of every class from the trained model, streamed to disk shard by shard."""
+    spec, classes, data = ctx.spec.generate, ctx.spec.data.num_classes, ctx.spec.data
+    batch, shown = ctx.spec.resources.sample_batch_size, ctx.spec.resources.eval_batch_size
+    model, vq = gpt_of(ctx, spec.weights), vq_of(ctx)
+    rng = np.random.default_rng((ctx.spec.seed, 5))
+    labels = (
+        np.arange(spec.num_images) % classes if spec.labels == "balanced" else rng.integers(0, classes, spec.num_images)
+    )
+    shape = (spec.num_images, data.image_size, data.image_size, data.channels)
+    stored = ShardedArray(ctx.checkpoints, "images", shape, np.uint8)
+    for shard, rows in shared_shards(ctx, stored):
+        images = []
+        for first in range(rows.start, rows.stop, batch):
+            chunk = torch.from_numpy(labels[first : min(first + batch, rows.stop)]).to(ctx.device)
+            noise = noise_for(ctx.spec.seed, first, len(chunk), ctx.spec.sequence_length).to(ctx.device)
+            codes = sample(model, chunk, noise, spec)
+            with torch.no_grad():
+                images += [to_bytes(vq.decode(part)) for part in codes.split(shown)]
+            ctx.progress(stored.finished_rows() + first + len(chunk) - rows.start, spec.num_images)
+        stored.write(shard, np.concatenate(images))
+    ctx.ranks.wait()
+    if ctx.ranks.first:
+        stored.finish(ctx.out)
+        np.save(ctx.out / "labels.npy", labels)
+        everything = np.load(ctx.out / "images.npy", mmap_mode="r")
+        save_grid(ctx.out / "samples.png", everything, labels, classes)
+    return {}
+
+
+def save_grid(path: Path, images: Images, labels: np.ndarray, classes: int, columns: int = 12, rows: int = 10) -> None:
+    """A picture of samples: a row for each of the first classes."""
+    from PIL import Image
+
+    shown = [images[labels == label][:columns] for label in range(min(classes, rows))]
+    width = min(len(line) for line in shown)
+    if width:
+        grid = np.concatenate([np.concatenate(list(line[:width]), axis=1) for line in shown], axis=0)
+        scale = max(1, 56 // images.shape[1])
+        Image.fromarray(np.kron(grid, np.ones((scale, scale, 1), dtype=np.uint8)).squeeze()).save(path)
