@@ -59,6 +59,7 @@ class Home:
         self.path = path.resolve()
         self.jobs = self.path / "jobs"
         self.data = self.path / "data"
+        self.references = self.path / "references"
         self.ledger = self.path / "ledger.sqlite"
         self.mlflow = self.path / "mlflow.sqlite"
         self.artifacts = self.path / "mlartifacts"

@@ -25,7 +25,7 @@ def test_the_graph_and_the_code_name_the_same_stages() -> None:
 
 
 def test_inputs_come_first() -> None:
-    order = needed(("score", "probe"))
+    order = needed(("score", "probe", "attention", "invariance"))
     assert set(order) == set(STAGES)
     assert all(order.index(before) < order.index(stage) for stage in order for before in STAGES[stage].inputs)
 

@@ -28,6 +28,33 @@ HOME = click.option(
 OUT = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for reports."
 )
+EXTRACTOR = [
+    click.option(
+        "--extractor",
+        type=click.Choice(["inception", "efficientnet-lite0"]),
+        default="inception",
+        show_default=True,
+        help="Network whose features are compared; only Inception's give FID. The other one comes with this package.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="Inception's file, when it is not where `weights fetch` keeps it.",
+    ),
+    click.option(
+        "--input-size",
+        type=click.IntRange(32, 512),
+        default=224,
+        show_default=True,
+        help="Side to which efficientnet-lite0 resizes its images.",
+    ),
+    click.option(
+        "--neighbours", type=click.IntRange(1), default=3, show_default=True, help="k of precision and recall."
+    ),
+    click.option("--batch-size", type=click.IntRange(1), default=50, show_default=True, help="Images of a pass."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    HOME,
+]
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -149,6 +176,62 @@ def export(key: str, form: str, weights: str, target: Path | None, home: Path) -
     from star.cli.export import export_weights
 
     export_weights(home, key, weights, form, target)
+
+
+def extractor_options(command: click.decorators.FC) -> click.decorators.FC:
+    """The options that choose a network and how it runs."""
+    for option in reversed(EXTRACTOR):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.argument("samples", type=click.Path(path_type=Path))
+@extractor_options
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def evaluate(
+    reference: Path, samples: Path, home: Path, weights: Path | None, as_json: bool, **options: object
+) -> None:
+    """FID, sFID, inception score, precision and recall of SAMPLES against REFERENCE, as ADM's evaluator prints them.
+
+    Each is a folder of images, an .npz with arr_0, or an .npy of bytes (N, height, width, 3); REFERENCE may also be a
+    reference file with mu, sigma, mu_s, sigma_s.
+    """
+    from star.cli.evaluate import score_files
+
+    sys.exit(score_files(home, reference, samples, None, weights, as_json=as_json, **options))
+
+
+@cli.command()
+@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@extractor_options
+def reference(images: Path, file: Path, home: Path, weights: Path | None, **options: object) -> None:
+    """Write the moments of IMAGES, and up to 10,000 of them, to FILE (.npz) in the layout of ADM's reference files."""
+    if file.suffix != ".npz":
+        raise StarError(f"{file}: give a name that ends in .npz, as reference files do.")
+    from star.cli.evaluate import score_files
+
+    sys.exit(score_files(home, images, None, file, weights, as_json=False, **options))
+
+
+@cli.group()
+def weights() -> None:
+    """Weights of the networks that measure."""
+
+
+@weights.command(name="fetch")
+@click.argument("name", type=click.Choice(["inception"]))
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Take the file from here, or from this folder.")
+@HOME
+def fetch_weights(name: str, source: Path | None, home: Path) -> None:
+    """Get the weights of network NAME, checked by SHA-256."""
+    from star.data import inception_file
+    from star.rundir import Home
+
+    target = inception_file.kept(Home(home).data)
+    click.echo(f"{name}: {target} ({inception_file.inception(target, source)})")
 
 
 @cli.group()

@@ -28,7 +28,7 @@ AHEAD = 3
 
 
 class Extractor(Protocol):
-    """A network that turns images (B, 3, H, W) in [0, 255] into pooled features, spatial features and p(y|x)."""
+    """A network that turns images (B, 3 or 1, H, W) in [0, 255], grey ones as if repeated to RGB, into pooled features, spatial features and p(y|x)."""
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
@@ -113,8 +113,6 @@ def activations(
             batch = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
             if side and side != batch.shape[-1]:
                 batch = resized(batch, side).round().clamp(0, 255)
-            if batch.shape[1] == 1:
-                batch = batch.expand(-1, 3, -1, -1)
             yield Activations(*network(batch))
 
 

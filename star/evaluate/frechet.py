@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,17 +133,29 @@ def _trace_of_root(first: Array, second: Array) -> float:
     a, b = torch.from_numpy(first), torch.from_numpy(second)
     factor, failed = torch.linalg.cholesky_ex(a)
     if not failed:
-        eigenvalues = torch.linalg.eigvalsh(factor.T @ b @ factor)
+        eigenvalues = _solved("eigvalsh", factor.T @ b @ factor)
         noise = 4 * torch.finfo(torch.float64).eps * eigenvalues[-1].clamp(min=0)
         roots = eigenvalues.clamp(min=0).sqrt()
         wrong = torch.minimum(noise.sqrt(), noise / (2 * roots).clamp(min=1e-300)).sum()
         if wrong <= DOUBT * (a.trace() + b.trace()):
             return float(roots.sum())
-    return float(torch.linalg.svdvals(_factor(a).T @ _factor(b)).sum())
+    return float(_solved("svdvals", _factor(a).T @ _factor(b)).sum())
 
 
 def _factor(covariance: Tensor) -> Tensor:
     """A (D, rank) with covariance = A A^T; tr (A A^T B B^T)^(1/2) is the sum of the singular values of A^T B."""
-    values, vectors = torch.linalg.eigh(covariance)
-    kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1].clamp(min=0)
-    return vectors[:, kept] * values[kept].sqrt()
+    varying = covariance.diagonal() > 0  # of images that are nearly one, most features are constants
+    values, vectors = _solved("eigh", covariance[varying][:, varying])
+    kept = values > len(covariance) * torch.finfo(torch.float64).eps * values[-1:].clamp(min=0)
+    factor = torch.zeros(len(covariance), int(kept.sum()), dtype=torch.float64)
+    factor[varying] = vectors[:, kept] * values[kept].sqrt()
+    return factor
+
+
+def _solved(problem: str, matrix: Tensor) -> Any:
+    """torch's answer, or NumPy's: MKL's iterations do not converge for a few matrices that are mostly zero."""
+    try:
+        return getattr(torch.linalg, problem)(matrix)
+    except torch.linalg.LinAlgError:
+        found = getattr(np.linalg, problem)(matrix.numpy())
+        return torch.from_numpy(found) if isinstance(found, np.ndarray) else tuple(map(torch.from_numpy, found))

@@ -176,8 +176,8 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(POOLED, CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled (B, 2048), spatial (B, 2023) features and p(y|x) (B, 1008) of RGB images (B, 3, h, w) in [0, 255]."""
-        x = (tensorflow_bilinear(images, SIDE) - 128) / 128
+        """Pooled (B, 2048), spatial (B, 2023) features and p(y|x) (B, 1008) of images (B, 3 or 1, h, w) in [0, 255]."""
+        x = ((tensorflow_bilinear(images, SIDE) - 128) / 128).expand(-1, 3, -1, -1)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, stride=2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, stride=2))))

@@ -63,7 +63,13 @@ def test_seed_and_outside_data_are_part_of_the_key() -> None:
     spec = tiny()
     seeded = spec.model_copy(update={"seed": 1})
     one, other = stage_keys(spec, {"data": "x"}), stage_keys(seeded, {"data": "x"})
-    assert {stage for stage in STAGES if one[stage] != other[stage]} == {"train", "generate", "score", "probe"}
+    assert {stage for stage in STAGES if one[stage] != other[stage]} == {
+        "train",
+        "generate",
+        "score",
+        "probe",
+        "attention",
+    }
     assert stage_keys(spec, {"data": "y"})["dataset"] != one["dataset"]
 
 

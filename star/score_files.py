@@ -1,0 +1,262 @@
+"""Sets of image files against each other: `python -m star.score_files REQUEST`, a JSON object with the fields of `Request`.
+
+The torch side of `star-exp evaluate` and `star-exp reference`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from star.data.image_sets import ImageSet, open_images
+from star.data.pixels import Images
+from star.errors import DataError, StarError
+from star.evaluate.features import load_extractor
+from star.evaluate.frechet import Moments
+from star.evaluate.precision_recall import Manifold, manifold
+from star.evaluate.reference_file import read_reference, write_reference
+from star.evaluate.statistics import GENERATED_KEPT, METRICS, SPLIT_SIZE, Reference, Statistics, compare
+
+REFERENCE_KEPT = 10_000
+"""Reference images that precision and recall look at, as in ADM's files."""
+CACHE_VERSION = 1
+TITLES = {
+    "inception_score": ("Inception Score", "IS"),
+    "frechet_distance": ("FID", "FD"),
+    "spatial_frechet_distance": ("sFID", "sFD"),
+    "precision": ("Precision", "Precision"),
+    "recall": ("Recall", "Recall"),
+}
+"""What a number is called when it is Inception's, and when it is another network's, whose name then follows."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compare, or (without samples) what to make a reference file of."""
+
+    reference: str
+    samples: str | None
+    write: str | None
+    """The reference file to make."""
+    extractor: str
+    weights: str
+    """Inception's file."""
+    input_size: int
+    neighbours: int
+    batch_size: int
+    device: str
+    threads: int
+    cache: str
+    """Folder of what is known of reference sets."""
+    as_json: bool
+
+
+@dataclass
+class Session:
+    """A request with what serves it."""
+
+    request: Request
+    device: torch.device
+    notes: list[str] = field(default_factory=list)
+    _network: nn.Module | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """Loaded when it is first needed."""
+        if self._network is None:
+            asked = self.request
+            self._network = load_extractor(asked.extractor, asked.input_size, Path(asked.weights), self.device)
+        return self._network
+
+    def open(self, path: Path, name: str) -> ImageSet:
+        """The images at `path`."""
+        images = open_images(path, self.request.threads)
+        if len(images) <= self.request.neighbours:
+            raise DataError(
+                f"{path}: {len(images)} images are too few; precision and recall with k = {self.request.neighbours} need more than "
+                f"{self.request.neighbours}, and a distance that means something thousands."
+            )
+        self.notes += [f"{name}: {note}" for note in images.notes]
+        return images
+
+    def gather(self, images: ImageSet, keep: int, name: str) -> Statistics:
+        """One pass over images."""
+        found = Statistics(len(images), keep, SPLIT_SIZE, self.device)
+        with _progress(name, len(images)) as progress:
+            found.gather(self.network, images.batches(self.request.batch_size), progress=progress)
+        self.notes += [note for note in (f"{name}: {said}" for said in images.notes) if note not in self.notes]
+        dim = found.points.shape[1]
+        if len(images) <= dim:
+            self.notes.append(f"{name}: {len(images)} images for {dim} features: distances are biased upwards")
+        if keep < len(images):
+            self.notes.append(f"{name}: precision and recall use {keep} of the {len(images)} images, spread evenly")
+        return found
+
+
+def main(text: str) -> int:
+    """The exit code: 2 for the user's mistake, which is on stderr."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    request = Request(**json.loads(text))
+    try:
+        session = Session(request, _device(request.device))
+        torch.set_num_threads(request.threads)
+        _write(session) if request.write else _evaluate(session)
+    except StarError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except torch.OutOfMemoryError:
+        sys.stderr.write(
+            f"error: --batch-size {request.batch_size}: the GPU's memory is too small for it; give less.\n"
+        )
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _evaluate(session: Session) -> None:
+    request, started = session.request, time.monotonic()
+    assert request.samples is not None
+    samples = session.open(Path(request.samples), "samples")
+    reference, count = _reference(session, Path(request.reference), samples)
+    found = session.gather(samples, GENERATED_KEPT, "samples")
+    values = compare(reference, found, request.neighbours)
+    absent = [name for name in METRICS if name not in values]
+    if absent:
+        session.notes.append(
+            f"reference: {request.reference} has nothing for {', '.join(map(_title(request), absent))}"
+        )
+    for note in session.notes:
+        sys.stderr.write(f"note: {note}\n")
+    if request.as_json:
+        content = {
+            "extractor": request.extractor,
+            "reference": {"path": request.reference, "images": count},
+            "samples": {"path": request.samples, "images": len(samples)},
+            "metrics": {name: values.get(name) for name in METRICS},
+            "notes": session.notes,
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    else:
+        sys.stdout.writelines(f"{_title(request)(name)}: {values[name]}\n" for name in METRICS if name in values)
+
+
+def _title(request: Request) -> Callable[[str], str]:
+    def title(metric: str) -> str:
+        inception, other = TITLES[metric]
+        return inception if request.extractor == "inception" else f"{other} ({request.extractor})"
+
+    return title
+
+
+def _reference(session: Session, path: Path, samples: ImageSet) -> tuple[Reference, int | None]:
+    """What the samples are compared with, and how many images it was made of (None: its file does not say)."""
+    known = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
+    given = known is not None and known.pooled is not None and known.extractor == session.request.extractor
+    if known is not None and known.pooled is not None and not given:
+        if not known.has_images:
+            raise DataError(
+                f"{path}: its moments are of {known.extractor}, and without images (arr_0) they cannot be made for "
+                f"{session.request.extractor}; give --extractor {known.extractor}, or images."
+            )
+        session.notes.append(f"reference: moments of {known.extractor} left aside, made anew from the file's images")
+    if given and known is not None and not known.has_images:
+        assert known.pooled is not None
+        return Reference(known.pooled, known.spatial), None
+    images = session.open(path, "reference")
+    if images.shape != samples.shape:
+        sizes = " and ".join(f"{width} x {height}" for height, width in (images.shape, samples.shape))
+        session.notes.append(f"reference and samples are {sizes} pixels; each is resized by the extractor alone")
+    keep = len(images) if given else REFERENCE_KEPT
+    pooled, spatial, balls = _cached(session, images, lambda: _made(session, images, keep))
+    if given and known is not None and known.pooled is not None:
+        return Reference(known.pooled, known.spatial, balls), None
+    return Reference(pooled, spatial, balls), len(images)
+
+
+Made = tuple[Moments, Moments, Manifold]
+
+
+def _made(session: Session, images: ImageSet, keep: int) -> Made:
+    found = session.gather(images, keep, "reference")
+    return found.pooled.result(), found.spatial.result(), manifold(found.points, session.request.neighbours)
+
+
+def _cached(session: Session, images: ImageSet, make: Callable[[], Made]) -> Made:
+    """What is known of a reference set, made once for each content, extractor and k."""
+    asked = session.request
+    side = asked.input_size if asked.extractor != "inception" else None
+    name = [CACHE_VERSION, images.fingerprint(), asked.extractor, side, asked.neighbours]
+    path = Path(asked.cache) / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:16]}.npz"
+    if path.exists():
+        try:
+            with np.load(path) as file:
+                pooled, spatial = Moments(file["mu"], file["sigma"]), Moments(file["mu_s"], file["sigma_s"])
+                balls = Manifold(*(torch.from_numpy(file[key]).to(session.device) for key in ("points", "radii")))
+            return pooled, spatial, balls
+        except Exception as error:  # whatever is wrong with it, it can be made again
+            session.notes.append(f"reference: {path} could not be read ({error}) and was made anew")
+    pooled, spatial, balls = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    arrays = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    np.savez(scratch, points=balls.points.cpu().numpy(), radii=balls.radii.cpu().numpy(), **arrays)
+    scratch.replace(path)
+    return pooled, spatial, balls
+
+
+def _write(session: Session) -> None:
+    """A reference file in ADM's layout."""
+    assert session.request.write is not None
+    target = Path(session.request.write)
+    images = session.open(Path(session.request.reference), "images")
+    found = session.gather(images, REFERENCE_KEPT, "images")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kept = _selected(images, found.kept, session.request.batch_size)
+    write_reference(target, session.request.extractor, found.pooled.result(), found.spatial.result(), kept)
+    for note in session.notes:
+        sys.stderr.write(f"note: {note}\n")
+    sys.stdout.write(
+        f"wrote {target}: {session.request.extractor} moments of {len(images)} images, {len(kept)} images\n"
+    )
+
+
+def _selected(images: ImageSet, rows: np.ndarray, size: int) -> Images:
+    parts, first = [], 0
+    for batch in images.batches(size):
+        parts.append(batch[rows[(rows >= first) & (rows < first + len(batch))] - first])
+        first += len(batch)
+    return np.concatenate(parts)
+
+
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StarError("--device: cuda was asked for, but this machine has no usable GPU; give auto or cpu.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,151 @@
+"""`star-exp evaluate` and `reference` on real images: what is printed, kept, read again and refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from star import score_files
+from star.data import inception_file
+from star.data.sources import FashionMNIST
+from star.score_files import Request
+from tests.helpers import star_exp
+from tests.numerics.inception_weights import seeded_weights
+
+OFFLINE = ("--extractor", "efficientnet-lite0", "--input-size", "32")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    """Two halves of 240 real images, as an archive and as a folder, and noise."""
+    folder = tmp_path_factory.mktemp("sets")
+    real = FashionMNIST(images, "train").images
+    np.savez(folder / "first.npz", arr_0=real[:240])
+    (folder / "second").mkdir()
+    for i, image in enumerate(real[240:480]):
+        Image.fromarray(image[..., 0]).save(folder / "second" / f"{i:03d}.png")
+    np.save(folder / "noise.npy", np.random.default_rng(0).integers(0, 256, (240, 28, 28, 3), dtype=np.uint8))
+    return folder
+
+
+def evaluated(*arguments: str | Path, home: Path) -> dict[str, Any]:
+    done = star_exp("evaluate", *arguments, *OFFLINE, "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_real_images_are_near_real_ones(sets: Path, tmp_path: Path) -> None:
+    real = evaluated(sets / "first.npz", sets / "second", home=tmp_path)
+    noise = evaluated(sets / "first.npz", sets / "noise.npy", home=tmp_path)
+    assert (real["extractor"], real["reference"]["images"], real["samples"]["images"]) == (
+        "efficientnet-lite0",
+        240,
+        240,
+    )
+    assert real["metrics"]["frechet_distance"] < 0.3 * noise["metrics"]["frechet_distance"]
+    assert real["metrics"]["precision"] > 0.6 and real["metrics"]["recall"] > 0.6
+    assert noise["metrics"]["recall"] < real["metrics"]["recall"]
+    assert "samples: grey images are repeated to RGB" in real["notes"]
+    assert "samples: 240 images for 1280 features: distances are biased upwards" in real["notes"]
+
+
+def test_another_networks_numbers_carry_its_name(sets: Path, tmp_path: Path) -> None:
+    done = star_exp("evaluate", sets / "first.npz", sets / "first.npz", *OFFLINE, home=tmp_path)
+    names, values = zip(*(line.split(": ") for line in done.stdout.splitlines()), strict=True)
+    assert names == tuple(f"{name} (efficientnet-lite0)" for name in ("IS", "FD", "sFD", "Precision", "Recall"))
+    assert "FID" not in done.stdout
+    assert abs(float(values[1])) < 1e-6 and values[3:] == ("1.0", "1.0")
+
+
+def test_a_reference_is_made_once(sets: Path, tmp_path: Path) -> None:
+    first = evaluated(sets / "first.npz", sets / "second", home=tmp_path)
+    (kept,) = (tmp_path / "references").glob("*.npz")
+    changed = kept.stat().st_mtime_ns
+    assert evaluated(sets / "first.npz", sets / "second", home=tmp_path)["metrics"] == first["metrics"]
+    assert kept.stat().st_mtime_ns == changed
+    kept.write_bytes(b"damaged")
+    again = evaluated(sets / "first.npz", sets / "second", home=tmp_path)
+    assert again["metrics"] == first["metrics"] and any("made anew" in note for note in again["notes"])
+
+
+def test_a_reference_file_gives_the_same_numbers(sets: Path, tmp_path: Path) -> None:
+    made = star_exp("reference", sets / "first.npz", tmp_path / "ref.npz", *OFFLINE, home=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "efficientnet-lite0 moments of 240 images, 240 images" in made.stdout
+    with np.load(tmp_path / "ref.npz") as file:
+        shapes = {name: file[name].shape for name in file.files}
+    assert shapes == {
+        "mu": (1280,), "sigma": (1280, 1280), "mu_s": (28,), "sigma_s": (28, 28), "arr_0": (240, 28, 28, 3), "extractor": (),
+    }  # fmt: skip
+    direct = evaluated(sets / "first.npz", sets / "second", home=tmp_path)["metrics"]
+    given = evaluated(tmp_path / "ref.npz", sets / "second", home=tmp_path)["metrics"]
+    assert given == pytest.approx(direct, rel=1e-9)
+
+
+def test_moments_alone_give_a_distance_alone(sets: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mu.npz", mu=rng.normal(size=1280), sigma=np.eye(1280), extractor="efficientnet-lite0")
+    found = evaluated(tmp_path / "mu.npz", sets / "second", home=tmp_path)
+    assert found["metrics"]["frechet_distance"] > 0 and found["metrics"]["precision"] is None
+    assert any("nothing for sFD (efficientnet-lite0), Precision" in note for note in found["notes"])
+
+
+def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "two.npy", np.zeros((2, 8, 8, 3), dtype=np.uint8))
+    np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    np.savez(tmp_path / "nan.npz", mu=np.full(4, np.nan), sigma=np.eye(4))
+    cases = [
+        ((sets / "first.npz", tmp_path / "two.npy", *OFFLINE), "2 images are too few"),
+        ((tmp_path / "two.npy", sets / "second", *OFFLINE), "2 images are too few"),
+        ((tmp_path / "inception.npz", sets / "second", *OFFLINE), "its moments are of inception"),
+        ((tmp_path / "nan.npz", sets / "second", *OFFLINE), "not finite numbers"),
+        ((tmp_path / "absent.npz", sets / "second", *OFFLINE), "is not there"),
+        ((sets / "first.npz", sets / "second"), "star-exp weights fetch inception"),
+        ((sets / "first.npz", sets / "second", "--weights", sets / "noise.npy"), "another network's FID is not FID"),
+        ((sets / "first.npz", sets / "second", *OFFLINE, "--device", "cuda"), "no usable GPU"),
+    ]
+    if torch.cuda.is_available():
+        cases.pop()
+    for arguments, message in cases:
+        done = star_exp("evaluate", *arguments, home=tmp_path)
+        assert done.returncode == 2 and message in done.stderr, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr and not done.stdout
+    refused = star_exp("reference", sets / "first.npz", tmp_path / "ref.txt", *OFFLINE, home=tmp_path)
+    assert refused.returncode == 2 and "ends in .npz" in refused.stderr
+
+
+def test_inception_prints_what_adms_evaluator_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With weights that anybody can draw, on a reference file without a name, as ADM's are."""
+    torch.save(seeded_weights(), tmp_path / "weights.pth")
+    content = (tmp_path / "weights.pth").read_bytes()
+    monkeypatch.setattr(inception_file, "INCEPTION_SHA256", hashlib.sha256(content).hexdigest())
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "first.npz", arr_0=images[0])
+    np.savez(tmp_path / "second.npz", arr_0=images[1])
+    request = Request(
+        reference=str(tmp_path / "first.npz"), samples=None, write=str(tmp_path / "made.npz"), extractor="inception",
+        weights=str(tmp_path / "weights.pth"), input_size=224, neighbours=3, batch_size=4, device="cpu", threads=1,
+        cache=str(tmp_path / "cache"), as_json=False,
+    )  # fmt: skip
+    assert score_files.main(json.dumps(asdict(request))) == 0
+    with np.load(tmp_path / "made.npz") as made:
+        assert made["mu"].shape == (2048,) and made["sigma_s"].shape == (2023, 2023)
+        np.savez(tmp_path / "adm.npz", **{name: made[name] for name in ("mu", "sigma", "mu_s", "sigma_s", "arr_0")})
+    capsys.readouterr()
+    against = asdict(request) | {
+        "reference": str(tmp_path / "adm.npz"), "samples": str(tmp_path / "second.npz"), "write": None,
+    }  # fmt: skip
+    assert score_files.main(json.dumps(against)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["Inception Score", "FID", "sFID", "Precision", "Recall"]
+    assert all(float(line.split(": ")[1]) >= 0 for line in lines)
