@@ -28,7 +28,10 @@ AHEAD = 3
 
 
 class Extractor(Protocol):
-    """A network that turns images (B, 3 or 1, H, W) in [0, 255], grey ones as if repeated to RGB, into pooled features, spatial features and p(y|x)."""
+    """A network that turns images into pooled features, spatial features and p(y|x).
+
+    Images are (B, 3 or 1, H, W) in [0, 255], grey ones as if repeated to RGB.
+    """
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
@@ -134,7 +137,7 @@ def read_ahead(items: Iterable[Tensor]) -> Iterator[Tensor]:
                 if stopped.is_set():
                     return
             queue.put(None)
-        except BaseException as error:  # noqa: B036: it belongs to whoever asked for the items
+        except BaseException as error:  # it belongs to whoever asked for the items
             queue.put(error)
 
     thread = Thread(target=read, name="read-ahead", daemon=True)

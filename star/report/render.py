@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from star.report import curves
 from star.report.table import Cell, Table
 from star.rundir import write_bytes
 from star.spec.experiment import Column
@@ -26,6 +27,8 @@ def write(table: Table, folder: Path) -> Iterator[Path]:
         "table.csv": comma_separated(table),
         "provenance.json": provenance(table),
     }
+    if table.curves:
+        texts["curves.csv"] = curves.comma_separated(table.curves)
     for name, text in texts.items():
         write_bytes(folder / name, text.encode())
         yield folder / name
@@ -40,6 +43,7 @@ def markdown(table: Table, pictures: dict[str, str] | None = None) -> str:
     divider = "|" + "|".join("---" if not number else "---:" for number in _numeric(table.columns)) + "|"
     text = [f"# {table.experiment.spec.title}", "", "| " + " | ".join(head) + " |", divider, *lines, ""]
     text += [f"{note}  " for note in table.notes]
+    text += curves.markdown(table.curves)
     for label, name in (pictures or {}).items():
         text += ["", f"{label}, samples of the first seed, a class in each row:", "", f"![samples, {label}]({name})"]
     return "\n".join(text) + "\n"

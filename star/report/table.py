@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from star.ledger.store import Ledger
+from star.report.curves import Curve, build_curves
 from star.report.published import row_for, spec_value
 from star.scheduler.plan import Plan, PlannedRun
 from star.spec.experiment import Column, Experiment, Variant
+from star.spec.run import RunSpec
 from star.tracking import Tracker
+
+INCEPTION_TITLES = {"FD": "FID", "sFD": "sFID"}
 
 
 @dataclass
@@ -67,11 +72,12 @@ class Table:
     pictures: dict[str, bytes]
     """Row label -> sample grid of its first seed."""
     notes: list[str]
+    curves: list[Curve]
 
     @property
     def columns(self) -> list[Column]:
-        """As the experiment lays them out."""
-        return self.experiment.spec.table.columns
+        """As the experiment lays them out, a distance under the name that it has."""
+        return [_named(column, self.experiment) for column in self.experiment.spec.table.columns]
 
 
 def build(experiment: Experiment, plan: Plan, ledger: Ledger, tracker: Tracker) -> Table:
@@ -93,9 +99,23 @@ def build(experiment: Experiment, plan: Plan, ledger: Ledger, tracker: Tracker) 
             pictures[variant.label] = picture
     for i, column in enumerate(experiment.spec.table.columns):
         _mark_best(column, [row[i] for row in rows])
+    bound = {key: str(run.info.run_id) for key, run in tracked.items() if run is not None}
     return Table(
-        experiment, rows, [variant.label for variant in experiment.variants], pictures, _notes(experiment, plan, rows)
+        experiment,
+        rows,
+        [variant.label for variant in experiment.variants],
+        pictures,
+        _notes(experiment, plan, rows),
+        build_curves(experiment, plan.runs, bound, tracker),
     )
+
+
+def _named(column: Column, experiment: Experiment) -> Column:
+    """A Frechet distance is FID when all of its features are Inception's, and never otherwise."""
+    extractors = {run.score.extractor for variant in experiment.variants for run in variant.runs}
+    title = INCEPTION_TITLES.get(column.title) if extractors == {"inception"} else None
+    measured = column.metric is not None and column.metric.endswith("frechet_distance")
+    return column.model_copy(update={"title": title}) if title and measured else column
 
 
 def _cell(
@@ -168,6 +188,22 @@ def _mark_best(column: Column, cells: list[Cell]) -> None:
         cell.best = cell.mean is not None and round(cell.mean, column.digits) == best
 
 
+def _scored(spec: RunSpec) -> str:
+    score = spec.score
+    compared = (
+        f"the reference file {Path(score.reference).name}"
+        if score.reference
+        else f"{score.num_reference} training images"
+    )
+    sets = f"from {spec.generate.num_images} samples against {compared}"
+    if score.extractor == "inception":
+        return f"FID, sFID, IS, precision and recall as ADM's evaluator defines them, {sets}."
+    return (
+        f"FD, sFD, IS, precision and recall are computed on features of {score.extractor} (ImageNet weights) {sets}. "
+        "They are not the Inception FID, sFID and IS of the published columns: compare orders, not values."
+    )
+
+
 def _notes(experiment: Experiment, plan: Plan, rows: list[list[Cell]]) -> list[str]:
     spec = plan.runs[0].spec
     sources = [source for row in rows for cell in row for source in cell.sources]
@@ -184,11 +220,7 @@ def _notes(experiment: Experiment, plan: Plan, rows: list[list[Cell]]) -> list[s
         ),
     ]
     if any(column.metric and column.metric.startswith("score/") for column in experiment.spec.table.columns):
-        notes.append(
-            f"FD, sFD, IS, precision and recall are computed on features of {spec.score.extractor} (ImageNet weights) "
-            f"from {spec.generate.num_images} samples against {spec.score.num_reference} training images. "
-            "They are not the Inception FID, sFID and IS of the published columns: compare orders, not values."
-        )
+        notes.append(_scored(spec))
     if any(column.published for column in experiment.spec.table.columns):
         notes.append("“Paper” columns: arXiv:2509.15185, class-conditional ImageNet 256 x 256.")
     if experiment.spec.table.note:

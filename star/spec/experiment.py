@@ -47,6 +47,15 @@ class TableSpec(Section):
     note: str | None = None
 
 
+class CurveSpec(Section):
+    """A metric by its step, such as probe accuracy by position, to show beside the table."""
+
+    title: str
+    metric: str = Field(description="shows these numbers, as stage/name")
+    scale: float = Field(1.0, description="factor before printing: 100 for per cent")
+    digits: Annotated[int, Field(ge=0, le=6)] = 2
+
+
 class Row(Section):
     """One variant: what differs from the base."""
 
@@ -74,6 +83,7 @@ class ExperimentSpec(Section):
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
     targets: list[Target] = Field(["score", "probe"], min_length=1, description="the stages to reach")
     table: TableSpec
+    curves: list[CurveSpec] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _rows_or_axes(self) -> ExperimentSpec:

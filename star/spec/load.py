@@ -14,7 +14,7 @@ from typing import Any
 from star.errors import SpecError
 from star.spec.experiment import Experiment, ExperimentSpec, ProfileSpec, Row, Variant
 from star.spec.explain import field_schema, meant, validated
-from star.spec.graph import result_names
+from star.spec.graph import curve_names, needed, result_names
 from star.spec.keys import run_key, stage_keys
 from star.spec.run import RunSpec
 from star.spec.yamldoc import Doc, Mark, nested, overlay, parse, read
@@ -190,15 +190,25 @@ def _check_table(spec: ExperimentSpec, doc: Doc, name: str) -> None:
                     ("table", "columns", i, "metric"),
                     f"{column.metric!r} is no result{meant(column.metric, legal)}; legal: {', '.join(legal)}",
                 )
-            stage = column.metric.split("/")[0]
-            if stage in ("score", "probe") and stage not in spec.targets:
-                complain(
-                    ("table", "columns", i, "metric"), f"{column.metric!r} needs the stage {stage}; add it to targets"
-                )
+            _check_reached(column.metric, spec, ("table", "columns", i, "metric"), complain)
         if column.spec is not None:
             _check_path(column.spec, ("table", "columns", i, "spec"), complain)
+    curves = list(curve_names())
+    for i, curve in enumerate(spec.curves):
+        if curve.metric not in curves:
+            complain(
+                ("curves", i, "metric"),
+                f"{curve.metric!r} is no curve{meant(curve.metric, curves)}; legal: {', '.join(curves)}",
+            )
+        _check_reached(curve.metric, spec, ("curves", i, "metric"), complain)
     for published, path in spec.table.match.items():
         _check_path(path, ("table", "match", published), complain)
+
+
+def _check_reached(metric: str, spec: ExperimentSpec, where: tuple[Any, ...], complain: Any) -> None:
+    stage = metric.split("/")[0]
+    if stage not in needed(tuple(spec.targets)):
+        complain(where, f"{metric!r} needs the stage {stage}; add it to targets")
 
 
 def _check_path(path: str, where: tuple[Any, ...], complain: Any) -> None:

@@ -38,7 +38,7 @@ def table() -> Table:
     ]
     for i, column in enumerate(experiment.spec.table.columns):
         _mark_best(column, [row[i] for row in rows])
-    return Table(experiment, rows, ["a", "b"], {}, ["“Paper” columns & more: 5 % ± 1."])
+    return Table(experiment, rows, ["a", "b"], {}, ["“Paper” columns & more: 5 % ± 1."], [])
 
 
 def test_markdown(table: Table) -> None:
