@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from star.data.pixels import Images
-from star.evaluate.inception import BasicConv2d, load_inception
+from star.evaluate.inception import load_inception
 from star.evaluate.precise import full_float32
 from star.weights import load_weights
 
@@ -23,6 +23,15 @@ SPATIAL_CHANNELS = 7
 """Channels of the spatial feature map that are kept, as in ADM's sFID."""
 LAST_STRIDE_16_BLOCK = 10
 """Index of EfficientNet-Lite0's last block at a sixteenth of the input's side (112 channels)."""
+FOLDED = (
+    ("conv", "bn"),
+    ("_conv_stem", "_bn0"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+    ("_conv_head", "_bn1"),
+)
+"""Attributes of both networks' modules: a convolution, and the batch norm that follows it."""
 AHEAD = 3
 """Batches that are read before the network asks for them."""
 
@@ -67,8 +76,11 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pooled features, spatial features and probabilities of images (B, C, H, W) in [0, 255]."""
-        x = resized(images, self.input_size)
-        pooled = self.network.extract_features((x.expand(-1, 3, -1, -1) - 127) / 128).mean((2, 3))
+        return self.layers((resized(images, self.input_size).expand(-1, 3, -1, -1) - 127) / 128)
+
+    def layers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of resized images (B, 3, S, S), normalised."""
+        pooled = self.network.extract_features(x).mean((2, 3))
         spatial = self._map[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         return pooled, spatial, self.network._fc(pooled).softmax(-1)
 
@@ -90,10 +102,12 @@ def load_extractor(name: str, input_size: int, weights: Path, device: torch.devi
 def prepared(network: nn.Module) -> nn.Module:
     """For inference alone: batch norms folded into their convolutions, channels last."""
     network.eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, BasicConv2d):
-            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-            module.bn = nn.Identity()  # type: ignore[assignment]
+    for module in list(network.modules()):
+        for name, norm in FOLDED:
+            convolution, norms = getattr(module, name, None), getattr(module, norm, None)
+            if isinstance(convolution, nn.Conv2d) and isinstance(norms, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(convolution, norms))
+                setattr(module, norm, nn.Identity())
     return network.to(memory_format=torch.channels_last)
 
 

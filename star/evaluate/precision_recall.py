@@ -16,7 +16,7 @@ from torch import Tensor
 from star.errors import DataError
 from star.evaluate.precise import full_float32
 
-BLOCK = 2048
+BLOCK = 1024
 PAIRS = 4096
 """Distances computed in float64 at a time."""
 MANY = 200_000
