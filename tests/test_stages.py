@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from star.evaluate.inception import InceptionV3
 from star.model.gpt import GPT
 from star.scheduler import estimate
 from star.selfguided.objective import Objective, draw_batch
@@ -104,6 +105,14 @@ def test_training_operations_are_those_of_the_real_modules(spec: RunSpec) -> Non
     counted = counter.get_total_flops() - attention + attention * (length + 1) / (2 * length)
     per_step = estimate.train_flops(spec) / spec.total_steps / spec.optim.batch_size * images
     assert per_step == pytest.approx(counted, rel=2e-4)
+
+
+def test_inceptions_operations_are_counted_right() -> None:
+    with torch.device("meta"):
+        network = InceptionV3().eval()
+    with FlopCounterMode(display=False) as counter:
+        network.layers(torch.zeros(1, 3, 299, 299, device="meta"))
+    assert estimate.INCEPTION == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_gpu_hours_are_operations_over_a_stated_speed() -> None:

@@ -37,12 +37,15 @@ AHEAD = 3
 
 
 class Extractor(Protocol):
-    """A network that turns images into pooled features, spatial features and p(y|x).
+    """A network that turns images into pooled features, spatial features and p(y|x)."""
 
-    Images are (B, 3 or 1, H, W) in [0, 255], grey ones as if repeated to RGB.
-    """
+    def resized(self, images: Tensor) -> Tensor:
+        """What `layers` takes, (B, 3, S, S), of images (B, 3 or 1, H, W) in [0, 255]; grey ones as if repeated to RGB."""
+        ...
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+    def layers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pooled (B, D) and spatial (B, E) features and p(y|x) (B, classes)."""
+        ...
 
 
 @dataclass
@@ -74,12 +77,12 @@ class EfficientNetLite0(nn.Module):
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._map = output
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled features, spatial features and probabilities of images (B, C, H, W) in [0, 255]."""
-        return self.layers((resized(images, self.input_size).expand(-1, 3, -1, -1) - 127) / 128)
+    def resized(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S), normalised, of images (B, 3 or 1, H, W) in [0, 255]."""
+        return (resized(images, self.input_size).expand(-1, 3, -1, -1) - 127) / 128
 
     def layers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of resized images (B, 3, S, S), normalised."""
+        """Pooled (B, 1280) and spatial features and p(y|x) (B, 1000)."""
         pooled = self.network.extract_features(x).mean((2, 3))
         spatial = self._map[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         return pooled, spatial, self.network._fc(pooled).softmax(-1)
@@ -116,27 +119,34 @@ def resized(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images.float(), size=(side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
-@torch.no_grad()
 def activations(
     network: Extractor, batches: Iterable[Images], device: torch.device, side: int | None = None
 ) -> Iterator[Activations]:
     """What the network makes of each batch (B, H, W, C); the batches after it are read meanwhile.
 
+    On a CPU they are resized meanwhile too; a GPU resizes faster than its bus would bring larger images.
+
     Args:
         side: bring the images to this side in pixels first, in bytes again.
     """
-    with full_float32():
-        for images in read_ahead(_tensors(batches, device)):
-            batch = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
-            if side and side != batch.shape[-1]:
-                batch = resized(batch, side).round().clamp(0, 255)
-            yield Activations(*network(batch))
 
+    @torch.no_grad()
+    def ready(images: Tensor) -> Tensor:
+        batch = images.permute(0, 3, 1, 2)
+        if side and side != batch.shape[-1]:
+            batch = resized(batch, side).round().clamp(0, 255)
+        return network.resized(batch)
 
-def _tensors(batches: Iterable[Images], device: torch.device) -> Iterator[Tensor]:
-    for images in batches:
-        tensor = torch.from_numpy(images.copy())
-        yield tensor.pin_memory() if device.type == "cuda" else tensor
+    def read() -> Iterator[Tensor]:
+        for images in batches:
+            tensor = torch.from_numpy(images.copy())
+            yield tensor.pin_memory() if device.type == "cuda" else ready(tensor)
+
+    for tensor in read_ahead(read()):
+        with full_float32(), torch.no_grad():
+            x = ready(tensor.to(device, non_blocking=True)) if device.type == "cuda" else tensor
+            made = Activations(*network.layers(x))
+        yield made
 
 
 def read_ahead(items: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -175,12 +175,12 @@ class InceptionV3(nn.Module):
         self.Mixed_7c = BlockE(2048, maximum=True)
         self.fc = nn.Linear(POOLED, CLASSES)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled (B, 2048), spatial (B, 2023) features and p(y|x) (B, 1008) of images (B, 3 or 1, h, w) in [0, 255]."""
-        return self.layers(((tensorflow_bilinear(images, SIDE) - 128) / 128).expand(-1, 3, -1, -1))
+    def resized(self, images: Tensor) -> Tensor:
+        """(B, 3, 299, 299) in [-1, 1) of images (B, 3 or 1, h, w) in [0, 255]."""
+        return ((tensorflow_bilinear(images, SIDE) - 128) / 128).expand(-1, 3, -1, -1)
 
     def layers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of resized images (B, 3, 299, 299) in [-1, 1)."""
+        """Pooled (B, 2048) and spatial (B, 2023) features and p(y|x) (B, 1008) of what `resized` returns."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, stride=2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, stride=2))))

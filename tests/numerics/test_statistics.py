@@ -53,8 +53,11 @@ def test_kept_images_are_spread_evenly(total: int, kept: int) -> None:
 class Tiny(torch.nn.Module):
     """A stand-in that is fast: pixels as features."""
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        flat = images.float().flatten(1)
+    def resized(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float()
+
+    def layers(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        flat = x.flatten(1)
         return flat[:, :12], flat[:, 12:16], flat[:, :5].softmax(-1)
 
 
