@@ -23,7 +23,7 @@ from torch import nn
 from star.data.image_sets import ImageSet, open_images
 from star.data.pixels import Images
 from star.errors import DataError, StarError
-from star.evaluate.features import load_extractor
+from star.evaluate.features import features_of, load_extractor
 from star.evaluate.frechet import Moments
 from star.evaluate.precision_recall import Manifold, manifold
 from star.evaluate.reference_file import read_reference, write_reference
@@ -62,6 +62,11 @@ class Request:
     """Folder of what is known of reference sets."""
     as_json: bool
 
+    @property
+    def features(self) -> str:
+        """Which network's, at which input size."""
+        return features_of(self.extractor, self.input_size)
+
 
 @dataclass
 class Session:
@@ -95,14 +100,19 @@ class Session:
         """One pass over images."""
         found = Statistics(len(images), keep, SPLIT_SIZE, self.device)
         with _progress(name, len(images)) as progress:
-            found.gather(self.network, images.batches(self.request.batch_size), progress=progress)
+            try:
+                found.gather(self.network, images.batches(self.request.batch_size), progress=progress)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from None
         self.notes += [note for note in (f"{name}: {said}" for said in images.notes) if note not in self.notes]
-        dim = found.points.shape[1]
-        if len(images) <= dim:
-            self.notes.append(f"{name}: {len(images)} images for {dim} features: distances are biased upwards")
-        if keep < len(images):
-            self.notes.append(f"{name}: precision and recall use {keep} of the {len(images)} images, spread evenly")
         return found
+
+    def limits(self, name: str, count: int, dim: int, keep: int) -> None:
+        """Note what a set of `count` images cannot give."""
+        if count <= dim:
+            self.notes.append(f"{name}: {count} images for {dim} features: distances are biased upwards")
+        if keep < count:
+            self.notes.append(f"{name}: precision and recall use {keep} of the {count} images, spread evenly")
 
 
 def main(text: str) -> int:
@@ -121,6 +131,9 @@ def main(text: str) -> int:
             f"error: --batch-size {request.batch_size}: the GPU's memory is too small for it; give less.\n"
         )
         return 2
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename or request.write or request.reference}: {error.strerror or error}.\n")
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0
@@ -132,6 +145,7 @@ def _evaluate(session: Session) -> None:
     samples = session.open(Path(request.samples), "samples")
     reference, count = _reference(session, Path(request.reference), samples)
     found = session.gather(samples, GENERATED_KEPT, "samples")
+    session.limits("samples", len(samples), found.points.shape[1], GENERATED_KEPT)
     values = compare(reference, found, request.neighbours)
     absent = [name for name in METRICS if name not in values]
     if absent:
@@ -165,12 +179,12 @@ def _title(request: Request) -> Callable[[str], str]:
 def _reference(session: Session, path: Path, samples: ImageSet) -> tuple[Reference, int | None]:
     """What the samples are compared with, and how many images it was made of (None: its file does not say)."""
     known = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
-    given = known is not None and known.pooled is not None and known.extractor == session.request.extractor
+    given = known is not None and known.pooled is not None and known.extractor == session.request.features
     if known is not None and known.pooled is not None and not given:
         if not known.has_images:
             raise DataError(
                 f"{path}: its moments are of {known.extractor}, and without images (arr_0) they cannot be made for "
-                f"{session.request.extractor}; give --extractor {known.extractor}, or images."
+                f"{session.request.features}; give the options of {known.extractor}, or images."
             )
         session.notes.append(f"reference: moments of {known.extractor} left aside, made anew from the file's images")
     if given and known is not None and not known.has_images:
@@ -181,9 +195,10 @@ def _reference(session: Session, path: Path, samples: ImageSet) -> tuple[Referen
         sizes = " and ".join(f"{width} x {height}" for height, width in (images.shape, samples.shape))
         session.notes.append(f"reference and samples are {sizes} pixels; each is resized by the extractor alone")
     keep = len(images) if given else REFERENCE_KEPT
-    pooled, spatial, balls = _cached(session, images, lambda: _made(session, images, keep))
+    pooled, spatial, balls = _cached(session, images, keep)
     if given and known is not None and known.pooled is not None:
         return Reference(known.pooled, known.spatial, balls), None
+    session.limits("reference", len(images), len(pooled.mean), keep)
     return Reference(pooled, spatial, balls), len(images)
 
 
@@ -195,11 +210,10 @@ def _made(session: Session, images: ImageSet, keep: int) -> Made:
     return found.pooled.result(), found.spatial.result(), manifold(found.points, session.request.neighbours)
 
 
-def _cached(session: Session, images: ImageSet, make: Callable[[], Made]) -> Made:
+def _cached(session: Session, images: ImageSet, keep: int) -> Made:
     """What is known of a reference set, made once for each content, extractor and k."""
     asked = session.request
-    side = asked.input_size if asked.extractor != "inception" else None
-    name = [CACHE_VERSION, images.fingerprint(), asked.extractor, side, asked.neighbours]
+    name = [CACHE_VERSION, images.fingerprint(), asked.features, asked.neighbours, keep]
     path = Path(asked.cache) / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:16]}.npz"
     if path.exists():
         try:
@@ -209,12 +223,15 @@ def _cached(session: Session, images: ImageSet, make: Callable[[], Made]) -> Mad
             return pooled, spatial, balls
         except Exception as error:  # whatever is wrong with it, it can be made again
             session.notes.append(f"reference: {path} could not be read ({error}) and was made anew")
-    pooled, spatial, balls = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    pooled, spatial, balls = _made(session, images, keep)
     arrays = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
-    np.savez(scratch, points=balls.points.cpu().numpy(), radii=balls.radii.cpu().numpy(), **arrays)
-    scratch.replace(path)
+    scratch = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(scratch, points=balls.points.cpu().numpy(), radii=balls.radii.cpu().numpy(), **arrays)
+        scratch.replace(path)
+    except OSError as error:
+        session.notes.append(f"reference: could not be kept for the next time ({error})")
     return pooled, spatial, balls
 
 
@@ -222,15 +239,17 @@ def _write(session: Session) -> None:
     """A reference file in ADM's layout."""
     assert session.request.write is not None
     target = Path(session.request.write)
+    if target.is_dir():
+        raise DataError(f"{target}: is a folder; name the file to write.")
+    target.parent.mkdir(parents=True, exist_ok=True)
     images = session.open(Path(session.request.reference), "images")
     found = session.gather(images, REFERENCE_KEPT, "images")
-    target.parent.mkdir(parents=True, exist_ok=True)
     kept = _selected(images, found.kept, session.request.batch_size)
-    write_reference(target, session.request.extractor, found.pooled.result(), found.spatial.result(), kept)
+    write_reference(target, session.request.features, found.pooled.result(), found.spatial.result(), kept)
     for note in session.notes:
         sys.stderr.write(f"note: {note}\n")
     sys.stdout.write(
-        f"wrote {target}: {session.request.extractor} moments of {len(images)} images, {len(kept)} images\n"
+        f"wrote {target}: {session.request.features} moments of {len(images)} images, {len(kept)} images\n"
     )
 
 

@@ -84,7 +84,7 @@ def test_a_reference_file_serves_in_place_of_training_images(jobs: Path, tmp_pat
     with np.load(own / "reference.npz") as file:
         parts = dict(file)
     np.savez(tmp_path / "adm.npz", **{name: part for name, part in parts.items() if name != "extractor"})
-    with pytest.raises(DataError, match="made with inception, score.extractor is efficientnet-lite0"):
+    with pytest.raises(DataError, match="made with inception, this run's features are efficientnet-lite0@32"):
         measure("reference", tiny(score__reference=str(tmp_path / "adm.npz")), jobs, tmp_path / "other")
     np.savez(tmp_path / "less.npz", **{name: part for name, part in parts.items() if name != "mu_s"})
     with pytest.raises(DataError, match="lacks mu, sigma, mu_s, sigma_s or arr_0"):

@@ -6,7 +6,9 @@ Whatever the number of images, memory holds a few batches. What is converted on 
 from __future__ import annotations
 
 import hashlib
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,11 @@ from star.data.pixels import Images
 from star.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
+"""What NumPy and zipfile raise for archives that are damaged, encrypted, or none."""
 PLAIN_MODES = {"RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"}
 """What Pillow turns into 8-bit RGB without choosing a range."""
 
@@ -76,6 +83,11 @@ class FolderImages:
         if not self.files:
             raise DataError(f"{path}: holds no image ({', '.join(sorted(SUFFIXES))}).")
         self.notes: list[str] = []
+        if (
+            len({file.parent for file in self.files}) > 1
+        ):  # one per class, mostly: splits of the inception score need all of them
+            self.files = [self.files[i] for i in np.random.default_rng(0).permutation(len(self.files))]
+            self.notes.append("images of several subfolders are taken in a fixed random order")
         self._shape: tuple[int, int] = self._read(self.files[0], None).shape[:2]
 
     def __len__(self) -> int:
@@ -117,10 +129,12 @@ class FolderImages:
         return pixels
 
     def fingerprint(self) -> str:
-        """Of names, sizes and times of change: contents are not read twice."""
-        stats = [(str(file.relative_to(self.path)), file.stat()) for file in self.files]
-        lines = [f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """Of all contents, in order."""
+        whole = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        return whole.hexdigest()
 
 
 class ArrayImages:
@@ -135,7 +149,7 @@ class ArrayImages:
         try:
             with self._opened() as file:
                 self._full_shape, fortran, dtype = _header(file)
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{path}: cannot be read as an array: {error}.") from None
         what = f"{path}: {member or 'the array'} is {dtype} {self._full_shape}"
         if dtype != np.uint8:
@@ -143,6 +157,10 @@ class ArrayImages:
         if len(self._full_shape) not in (3, 4) or (len(self._full_shape) == 4 and self._full_shape[3] not in (1, 3)):
             hint = "; move the channels to the end" if self._full_shape[1:2] in ((1,), (3,)) else ""
             raise DataError(f"{what}; images are (N, height, width, 3), or grey with 1 channel or none{hint}.")
+        if self._full_shape[3:] == () and self._full_shape[2] in (1, 3, 4):
+            raise DataError(f"{what}: that looks like one image; images are (N, height, width, 3).")
+        if 0 in self._full_shape[1:3]:
+            raise DataError(f"{what}: images without pixels.")
         if fortran:
             raise DataError(f"{what} in Fortran order; save np.ascontiguousarray of it.")
         if not self._full_shape[0]:
@@ -167,7 +185,7 @@ class ArrayImages:
                 count = min(size, len(self) - first)
                 try:
                     content = file.read(count * each)
-                except (OSError, zipfile.BadZipFile, EOFError) as error:  # a damaged member is found when it is read
+                except UNREADABLE as error:  # a damaged member is found when it is read
                     raise DataError(f"{self.path}: image {first} and after cannot be read: {error}.") from None
                 if len(content) != count * each:
                     raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from star.errors import DataError
@@ -31,9 +32,9 @@ def inception(target: Path, source: Path | None = None) -> str:
     if target.is_file():
         check(target)
         return "already there"
-    target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.part")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         if source is None:
             with urllib.request.urlopen(ORIGIN, timeout=60) as reply, scratch.open("wb") as file:
                 shutil.copyfileobj(reply, file)
@@ -41,7 +42,7 @@ def inception(target: Path, source: Path | None = None) -> str:
             shutil.copyfile(source / INCEPTION_FILE if source.is_dir() else source, scratch)
         check(scratch, named=source or ORIGIN)
         scratch.replace(target)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise DataError(
             f"Inception's weights could not be fetched ({error}). Two ways: the network to {ORIGIN}, "
             f"or `star-exp weights fetch inception --from FILE` with that file."

@@ -115,8 +115,9 @@ def _shares(weights: Tensor, geometry: _Geometry) -> dict[str, Tensor]:
     def over(values: Tensor) -> Tensor:
         return torch.einsum("...ij,ij->...i", weights.double(), values)
 
+    cells = weights[..., 1:].double().sum(-1)  # not 1 - condition, which rounding leaves little of
     # a query that sees cells but gives them nothing has distance 0
-    distance = over(geometry.distance) / (1 - condition).clamp(min=1e-12)
+    distance = torch.where(cells > 0, over(geometry.distance) / cells, 0.0)
     return {
         "distance": distance,
         "condition_share": condition,

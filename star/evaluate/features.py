@@ -102,6 +102,11 @@ def load_extractor(name: str, input_size: int, weights: Path, device: torch.devi
     return prepared(network).to(device)
 
 
+def features_of(name: str, input_size: int) -> str:
+    """What tells the features of one network from another's: its name, and its input size where that can be chosen."""
+    return name if name == "inception" else f"{name}@{input_size}"
+
+
 def prepared(network: nn.Module) -> nn.Module:
     """For inference alone: batch norms folded into their convolutions, channels last."""
     network.eval().requires_grad_(False)
@@ -133,7 +138,7 @@ def activations(
     @torch.no_grad()
     def ready(images: Tensor) -> Tensor:
         batch = images.permute(0, 3, 1, 2)
-        if side and side != batch.shape[-1]:
+        if side and tuple(batch.shape[-2:]) != (side, side):
             batch = resized(batch, side).round().clamp(0, 255)
         return network.resized(batch)
 

@@ -33,10 +33,11 @@ class RunningMoments:
     Args:
         dim: D.
         name: of the features, for errors.
+        first: number of the first image that comes, for errors.
     """
 
-    def __init__(self, dim: int, name: str, device: torch.device | None = None) -> None:
-        self.name, self.seen = name, 0
+    def __init__(self, dim: int, name: str, device: torch.device | None = None, first: int = 0) -> None:
+        self.name, self.seen = name, first
         self.count = torch.zeros((), dtype=torch.float64, device=device)
         self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star.errors import DataError
 from star.evaluate.probe_features import FeatureSource
 from star.spec.sections import ProbeSpec
 
@@ -59,6 +60,9 @@ def train_probe(
 
     MAE's batch norm takes its statistics from batches of 16,384; features are frozen, so here they are constants: those of
     all images trained on.
+
+    Raises:
+        DataError: features are not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train.labels), generator=generator)
@@ -95,6 +99,11 @@ def _normalisation(source: FeatureSource, rows: Tensor) -> tuple[Tensor, Tensor]
         count += len(wide)
         total, squares = total + wide.sum(0), squares + wide.square().sum(0)
     mean = total / count
+    if not (torch.isfinite(mean).all() and torch.isfinite(squares).all()):
+        raise DataError(
+            "probe: the model's features are not all finite numbers, so nothing can be told from them; "
+            "with probe.feature_dtype: fp16 they may have been too large for it, so try fp32."
+        )
     variance = (squares / count - mean.square()).clamp(min=0)
     return mean.float(), torch.rsqrt(variance + EPSILON).float()
 
@@ -176,6 +185,10 @@ def _accuracies(
     hits = torch.zeros(2, rates, places, dtype=torch.float64, device=heads[0].device)
     for rows in torch.arange(count).split(min(TESTED, max(1, LOGITS // (rates * places * classes)))):
         x, truth = batch_of(rows)
+        if not torch.isfinite(x).all():
+            raise DataError(
+                "probe: features of images that only test are not finite numbers; try probe.feature_dtype: fp32."
+            )
         right = _logits(heads, x).topk(min(5, classes), dim=-1).indices == truth[:, None]  # (L, P, n, 5)
         hits += torch.stack([right[..., 0].double().sum(-1), right.any(-1).double().sum(-1)])
     top1, top5 = hits / count

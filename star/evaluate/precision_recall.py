@@ -2,27 +2,26 @@
 
 A ball's radius is the distance to the k-th nearest neighbour in its own set; a point on its surface is inside. Float32
 products with a bound on their rounding error decide nearly all pairs, and the rest is computed in float64: the result is that
-of brute force in float64. Distances run in blocks, so memory does not grow with the square of the number of points.
+of brute force in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from star.errors import DataError
+from star.evaluate.distances import blocks, clusters, exact, local, slack
 from star.evaluate.precise import full_float32
 
-BLOCK = 1024
-PAIRS = 4096
-"""Distances computed in float64 at a time."""
-MANY = 200_000
-"""Open pairs that are kept for the end; sets of copies of one image would have N^2."""
 SPARE = 12
 """Candidates for the k-th neighbour that are kept beyond k."""
+CROWD = 32
+"""Open pairs of a point in a block that are settled one by one; with more of them it waits for products in float64."""
+CLUSTER = 1024
+"""Points of a cluster that are taken at a time."""
 TIE = 1e-12
 """Relative difference up to which a float64 distance equals a radius."""
 
@@ -55,52 +54,35 @@ def manifold(points: Tensor, neighbours: int) -> Manifold:
 def precision_recall(reference: Manifold, generated: Manifold) -> tuple[float, float]:
     """(precision, recall): the share of generated points inside the reference's balls, and the other way round."""
     shift = reference.points.mean(0)
-    ours, theirs = _Bounded.of(generated, shift), _Bounded.of(reference, shift)
-    precise, recalled = _Inside(ours, theirs), _Inside(theirs, ours)
+    ours, theirs = generated.points - shift, reference.points - shift
+    precise, recalled = _Inside(generated, reference, shift), _Inside(reference, generated, shift)
     with full_float32():
-        for rows in _blocks(len(ours)):
-            for columns in _blocks(len(theirs)):
-                twice_dot = ours.points[rows] @ theirs.twice[columns].T
+        for columns in blocks(len(theirs)):
+            twice = theirs[columns] * 2
+            for rows in blocks(len(ours)):
+                twice_dot = ours[rows] @ twice.T
                 precise.look(rows, columns, twice_dot)
                 recalled.look(columns, rows, twice_dot.T)
     return precise.share(), recalled.share()
 
 
-class _Bounded:
-    """Points about a common centre with what bounds the error of their float32 products.
-
-    With u = 2^-24 and c = (D + 16) u, the exact |a - b|^2 lies within c (|a|^2 + |b|^2) of |a|^2 + |b|^2 - fl(2 a.b): D u of it
-    for the product in any order of summation, the rest for rounding the points, the norms and the comparison.
-    """
-
-    def __init__(self, original: Tensor, shift: Tensor, radii: Tensor | None = None) -> None:
-        self.original, self.points = original, original - shift
-        self.twice = self.points * 2
-        self.norms = self.points.double().square().sum(1)
-        self.c = (original.shape[1] + 16) * 2.0**-24
-        self.radii = torch.zeros_like(self.norms) if radii is None else radii
-
-    @classmethod
-    def of(cls, side: Manifold, shift: Tensor) -> _Bounded:
-        return cls(side.points, shift, side.radii)
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-
 class _Inside:
     """Which of `points` lie in a ball of `centres`.
 
-    The exact squared distance is at most r_j if fl(2 a.b) - [(1 - c) |b_j|^2 - r_j] is at least (1 + c) |a_i|^2 + 2 c |b_j|^2, and
-    more than r_j if it is less than (1 - c) |a_i|^2; so the largest of those numbers over j decides most i.
+    With c the slack of float32, the exact squared distance is at most r_j if fl(2 a.b) - [(1 - c) |b_j|^2 - r_j] is at
+    least (1 + c) |a_i|^2 + 2 c |b_j|^2, and more than r_j if it is less than (1 - c) |a_i|^2; so the largest of those numbers
+    over j decides most i.
     """
 
-    def __init__(self, points: _Bounded, centres: _Bounded) -> None:
-        self.points, self.centres, c = points, centres, points.c
-        self.columns = ((1 - c) * centres.norms - centres.radii).float()
-        self.possible = ((1 - c) * points.norms).float()
-        self.sure = ((1 + c) * points.norms + 2 * c * centres.norms.max()).float()
-        self.inside = torch.zeros(len(points), dtype=torch.bool, device=points.points.device)
+    def __init__(self, points: Manifold, centres: Manifold, shift: Tensor) -> None:
+        self.points, self.centres = points.points, centres
+        own, other = ((side.points - shift).double().square().sum(1) for side in (points, centres))
+        c = slack(self.points.shape[1], torch.float32)
+        self.columns = ((1 - c) * other - centres.radii).float()
+        self.possible = ((1 - c) * own).float()
+        self.sure = ((1 + c) * own + 2 * c * other.max()).float()
+        self.inside = torch.zeros(len(own), dtype=torch.bool, device=own.device)
+        self.crowded = torch.zeros_like(self.inside)
         self.open: list[Tensor] = []
 
     def look(self, rows: slice, columns: slice, twice_dot: Tensor) -> None:
@@ -108,51 +90,94 @@ class _Inside:
         scores = twice_dot - self.columns[columns]
         best = scores.amax(1)
         self.inside[rows] |= best >= self.sure[rows]
-        undecided = ((best >= self.possible[rows]) & ~self.inside[rows]).nonzero()[:, 0]
-        pairs = (scores[undecided] >= self.possible[rows][undecided, None]).nonzero()
+        undecided = ((best >= self.possible[rows]) & ~self.inside[rows] & ~self.crowded[rows]).nonzero()[:, 0]
+        possible = scores[undecided] >= self.possible[rows][undecided, None]
+        crowd = possible.sum(1) > CROWD
+        self.crowded[undecided[crowd] + rows.start] = True
+        pairs = (possible & ~crowd[:, None]).nonzero()
         self.open.append(torch.stack([undecided[pairs[:, 0]] + rows.start, pairs[:, 1] + columns.start], dim=1))
-        if sum(map(len, self.open)) > MANY:
-            self._settle()
 
     def share(self) -> float:
         """Of points that are inside."""
-        self._settle()
+        self._settle(torch.cat(self.open))
+        for members, pivot in clusters(self.points, (self.crowded & ~self.inside).nonzero()[:, 0]):
+            for rows in members.split(CLUSTER):
+                for columns in blocks(len(self.centres.points)):
+                    rows = rows[~self.inside[rows]]
+                    squared, bound = local(self.points[rows], self.centres.points[columns], pivot)
+                    limits = self.centres.radii[columns]
+                    self.inside[rows] |= (squared + bound <= limits).any(1)
+                    pairs = (squared - bound <= limits * (1 + TIE)).nonzero()
+                    self._settle(torch.stack([rows[pairs[:, 0]], pairs[:, 1] + columns.start], dim=1))
         return self.inside.double().mean().item()
 
-    def _settle(self) -> None:
-        """Decide the open pairs in float64, one of each point at a time: most points need no second."""
-        pairs, self.open = torch.cat(self.open), []
+    def _settle(self, pairs: Tensor) -> None:
+        """Decide open pairs one by one, one of each point at a time: most points need no second."""
         pairs = pairs[pairs[:, 0].argsort(stable=True)]
         while len(pairs := pairs[~self.inside[pairs[:, 0]]]):
             first = torch.ones(len(pairs), dtype=torch.bool, device=pairs.device)
             first[1:] = pairs[1:, 0] != pairs[:-1, 0]
             tried, pairs = pairs[first], pairs[~first]
-            distances = _exact(self.points.original, self.centres.original, tried)
+            distances = exact(self.points, self.centres.points, tried)
             self.inside[tried[distances <= self.centres.radii[tried[:, 1]] * (1 + TIE), 0]] = True
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
-    bounded = _Bounded(points, points.mean(0))
-    lowest = _Lowest(len(points), neighbours + SPARE, points.device)
-    scaled = ((1 - bounded.c) * bounded.norms).float()
-    for rows in _blocks(len(points)):
-        for columns in _blocks(len(points), rows.start):  # distances are symmetric
-            low = torch.addmm(scaled[columns], bounded.points[rows], bounded.twice[columns].T, alpha=-1)
+    """Squared distances (N,) to the k-th nearest other point: in float32, then for points with many others nearby about one of
+    these, then one by one."""
+    everyone = torch.arange(len(points), device=points.device)
+    moved = points - points.mean(0)
+    norms = moved.double().square().sum(1)
+    c = slack(points.shape[1], torch.float32)
+    lowest = _Lowest(len(points), neighbours + SPARE, points)
+    scaled = ((1 - c) * norms).float()
+    for rows in blocks(len(points)):
+        for columns in blocks(len(points), rows.start):  # distances are symmetric
+            low = torch.addmm(scaled[columns], moved[rows], moved[columns].T, alpha=-2)
             low += scaled[rows, None]
             if rows == columns:
                 low.fill_diagonal_(torch.inf)
             else:
                 lowest.look(columns, rows, low.T.contiguous())
             lowest.look(rows, columns, low)
-    return _settled(bounded, lowest, neighbours)
+    width = 2 * c * (norms[:, None] + norms[lowest.index])
+    radii, crowded = _kth(points, everyone, lowest, width, neighbours)
+    for members, pivot in clusters(points, everyone[crowded]):
+        for rows in members.split(CLUSTER):
+            radii[rows] = _local_radii(points, rows, pivot, neighbours)
+    return radii
+
+
+def _local_radii(points: Tensor, rows: Tensor, pivot: Tensor, neighbours: int) -> Tensor:
+    lowest = _Lowest(len(rows), neighbours + SPARE, pivot)
+    for columns in blocks(len(points)):
+        squared, bound = local(points[rows], points[columns], pivot)
+        low = squared - bound
+        own = (rows >= columns.start) & (rows < columns.stop)
+        low[own, rows[own] - columns.start] = torch.inf
+        lowest.look(slice(None), columns, low)
+    moved = points.double() - pivot
+    norms = moved.square().sum(1)
+    width = 2 * slack(points.shape[1], torch.float64) * (norms[rows, None] + norms[lowest.index])
+    radii, crowded = _kth(points, rows, lowest, width, neighbours)
+    places = crowded.nonzero()[:, 0]
+    kept = torch.stack([rows[places].repeat_interleave(lowest.index.shape[1]), lowest.index[places].flatten()], dim=1)
+    nearest = exact(points, points, kept).view(len(places), lowest.index.shape[1]).kthvalue(neighbours, dim=1).values
+    radii[places] = 0  # copies: nothing can be nearer
+    for place in places[nearest > 0].tolist():
+        others = torch.arange(len(points), device=points.device)
+        others = others[others != rows[place]]
+        pairs = torch.stack([rows[place].expand(len(others)), others], dim=1)
+        radii[place] = exact(points, points, pairs).kthvalue(neighbours).values
+    return radii
 
 
 class _Lowest:
     """For each point, the others with the smallest lower bounds of their squared distance, and those bounds."""
 
-    def __init__(self, count: int, kept: int, device: torch.device) -> None:
-        self.bounds = torch.full((count, kept), torch.inf, device=device)
-        self.index = torch.zeros(count, kept, dtype=torch.long, device=device)
+    def __init__(self, count: int, kept: int, like: Tensor) -> None:
+        self.bounds = torch.full((count, kept), torch.inf, dtype=like.dtype, device=like.device)
+        self.index = torch.zeros(count, kept, dtype=torch.long, device=like.device)
 
     def look(self, rows: slice, columns: slice, low: Tensor) -> None:
         """One block of lower bounds, (rows, columns)."""
@@ -166,38 +191,21 @@ class _Lowest:
         self.index[rows] = index.gather(1, order)
 
 
-def _settled(bounded: _Bounded, lowest: _Lowest, neighbours: int) -> Tensor:
-    """The k-th smallest distance of each row in float64, of the candidates that may be it."""
-    norms = bounded.norms
+def _kth(points: Tensor, rows: Tensor, lowest: _Lowest, width: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """The k-th smallest distance of each row in float64, of the candidates that may be it; and the rows for which that is not
+    known, because one that was not kept may be as near.
+
+    Args:
+        width: of each kept pair, from its lower bound to its upper one.
+    """
     low = lowest.bounds.double()
-    high = low + 2 * bounded.c * (norms[:, None] + norms[lowest.index])
+    high = low + width
     kth_low, kth_high = (bound.kthvalue(neighbours, dim=1).values[:, None] for bound in (low, high))
     certain = high < kth_low  # nearer than the k-th
-    candidate = ~certain & (low <= kth_high) & low.isfinite()
-    pairs = candidate.nonzero()
-    exact = torch.full_like(low, torch.inf)
-    exact[candidate] = _exact(
-        bounded.original, bounded.original, torch.stack([pairs[:, 0], lowest.index[candidate]], dim=1)
-    )
-    exact[certain] = -torch.inf
-    radii = exact.kthvalue(neighbours, dim=1).values
-    # a point that was not kept may be as near, unless nothing can be nearer
-    incomplete = (low[:, -1] <= kth_high[:, 0]) & low[:, -1].isfinite() & (radii > 0)
-    everyone = torch.arange(len(norms), device=norms.device)
-    for row in incomplete.nonzero()[:, 0].tolist():
-        others = everyone[everyone != row]
-        distances = _exact(
-            bounded.original, bounded.original, torch.stack([torch.full_like(others, row), others], dim=1)
-        )
-        radii[row] = distances.kthvalue(neighbours).values
-    return radii
-
-
-def _exact(a: Tensor, b: Tensor, pairs: Tensor) -> Tensor:
-    """Squared distances in float64 of a's and b's points with the indices `pairs` (P, 2)."""
-    parts = [(a[part[:, 0]].double() - b[part[:, 1]].double()).square().sum(1) for part in pairs.split(PAIRS)]
-    return torch.cat(parts)
-
-
-def _blocks(count: int, first: int = 0) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK, count)) for start in range(first, count, BLOCK))
+    crowded = (low[:, -1:] <= kth_high) & low[:, -1:].isfinite() & (kth_high > 0)
+    candidate = ~certain & (low <= kth_high) & low.isfinite() & ~crowded
+    found = torch.full_like(low, torch.inf)
+    pairs = torch.stack([rows[candidate.nonzero()[:, 0]], lowest.index[candidate]], dim=1)
+    found[candidate] = exact(points, points, pairs)
+    found[certain] = -torch.inf
+    return found.kthvalue(neighbours, dim=1).values, crowded[:, 0]

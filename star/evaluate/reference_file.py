@@ -3,17 +3,17 @@
 mu, sigma        of the pooled features
 mu_s, sigma_s    of the spatial features
 arr_0            (M, H, W, 3) bytes: the images of precision and recall, 10,000 in ADM's files
-extractor        ours alone: the network's name; ADM's files are Inception's
+extractor        ours alone: the network's name and input size; ADM's files are Inception's
 """
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from star.data.image_sets import UNREADABLE
 from star.data.pixels import Images
 from star.errors import DataError
 from star.evaluate.frechet import Moments
@@ -43,7 +43,9 @@ def read_reference(path: Path) -> ReferenceFile:
             extractor = str(file["extractor"]) if "extractor" in file else "inception"
             images = "arr_0" in file
             keys = ", ".join(file.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except DataError:
+        raise
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as a reference file: {error}.") from None
     if found["pooled"] is None and not images:
         raise DataError(f"{path}: has neither mu and sigma nor images (arr_0); it has: {keys or 'nothing'}.")
@@ -55,16 +57,12 @@ def write_reference(path: Path, extractor: str, pooled: Moments, spatial: Moment
     if images.shape[-1] == 1:
         images = np.repeat(images, 3, axis=-1)
     scratch = path.with_name(f".{path.stem}.part.npz")
-    np.savez(
-        scratch,
-        mu=pooled.mean,
-        sigma=pooled.covariance,
-        mu_s=spatial.mean,
-        sigma_s=spatial.covariance,
-        arr_0=images,
-        extractor=np.array(extractor),
-    )
-    scratch.replace(path)
+    moments = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    try:
+        np.savez(scratch, **moments, arr_0=images, extractor=np.array(extractor))
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _moments(path: Path, file: np.lib.npyio.NpzFile, mean_key: str, covariance_key: str) -> Moments | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from star.data.pixels import Images
-from star.evaluate.features import Extractor, activations
+from star.evaluate.features import Activations, Extractor, activations
 from star.evaluate.frechet import Moments, RunningMoments, frechet_distance
 from star.evaluate.inception_score import RunningScore
 from star.evaluate.precision_recall import Manifold, manifold, precision_recall
@@ -66,7 +66,7 @@ class Statistics:
         start = first
         for made in activations(network, batches, self.device, side):
             if self._points is None:
-                self._begin(made.pooled.shape[1], made.spatial.shape[1], made.probabilities.shape[1])
+                self._begin(made, first)
             self.pooled.add(made.pooled)
             self.spatial.add(made.spatial)
             self.score.add(made.probabilities, first)
@@ -74,11 +74,11 @@ class Statistics:
             first += len(made.pooled)
             progress(first - start)
 
-    def _begin(self, pooled: int, spatial: int, classes: int) -> None:
-        self._points = torch.zeros(len(self.kept), pooled, device=self.device)
-        self.pooled = RunningMoments(pooled, "pooled", self.device)
-        self.spatial = RunningMoments(spatial, "spatial", self.device)
-        self.score = RunningScore(classes, self.split_size, self.device)
+    def _begin(self, made: Activations, first: int) -> None:
+        self._points = torch.zeros(len(self.kept), made.pooled.shape[1], device=self.device)
+        self.pooled = RunningMoments(made.pooled.shape[1], "pooled", self.device, first)
+        self.spatial = RunningMoments(made.spatial.shape[1], "spatial", self.device, first)
+        self.score = RunningScore(made.probabilities.shape[1], self.split_size, self.device)
 
     def _keep(self, pooled: Tensor, first: int) -> None:
         assert self._points is not None

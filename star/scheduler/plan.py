@@ -106,7 +106,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     fingerprints: dict[str, str] = {}
     for variant in experiment.variants:
         for spec in variant.runs:
-            keys = stage_keys(spec, _sources(spec, home, fingerprints, missing))
+            keys = stage_keys(spec, _sources(spec, needed(experiment.targets), home, fingerprints, missing))
             run = PlannedRun(variant.label, spec.seed, spec, run_key(keys), keys)
             runs.append(run)
             for stage in needed(experiment.targets):
@@ -141,8 +141,8 @@ def _decide(job: PlannedJob, home: Home, known: Job | None, wanted: bool) -> Non
         job.reason = "new"
 
 
-def _sources(spec: RunSpec, home: Home, cache: dict[str, str], missing: list[str]) -> dict[str, str]:
-    """Fingerprints of the images and of given weights, each computed once per plan."""
+def _sources(spec: RunSpec, stages: list[str], home: Home, cache: dict[str, str], missing: list[str]) -> dict[str, str]:
+    """Fingerprints of the images and of given files, each computed once per plan; what `stages` miss goes into `missing`."""
     where = spec.data.model_dump_json()
     if where not in cache:
         cache[where] = sources.fingerprint(spec.data, home.data)
@@ -159,12 +159,12 @@ def _sources(spec: RunSpec, home: Home, cache: dict[str, str], missing: list[str
         if given:
             if given not in cache:
                 cache[given] = _sha256(Path(given)) if Path(given).is_file() else "absent"
-                if cache[given] == "absent":
+                if cache[given] == "absent" and (source != "reference" or "reference" in stages):
                     missing.append(
                         f"{path}: {given} is not there; put {what} there or give its path with --set {path}=PATH."
                     )
             found[source] = cache[given]
-    if spec.score.extractor == "inception":
+    if spec.score.extractor == "inception" and "reference" in stages:
         weights = Path(spec.score.weights) if spec.score.weights else inception_file.kept(home.data)
         reason = (
             f"score.extractor: Inception's weights are not at {weights}; `star-exp weights fetch inception` gets them."

@@ -141,11 +141,12 @@ class RunSpec(Section):
                 "probe.positions",
                 f"{self.probe.positions} is more than the {length} positions of a {self.grid} x {self.grid} grid",
             )
-        beyond = [shift for shift in self.invariance.shifts if shift >= self.data.image_size]
+        downsample = self.tokenizer.downsample
+        beyond = [shift for shift in self.invariance.shifts if round(shift / downsample) >= self.grid]
         if beyond:
             raise FieldError(
                 "invariance.shifts",
-                f"{beyond[0]} leaves nothing of an image of {self.data.image_size} pixels; give less",
+                f"{beyond[0]} leaves nothing to compare of an image of {self.data.image_size} pixels; give less",
             )
 
     @property

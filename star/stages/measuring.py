@@ -15,7 +15,7 @@ from star.data.inception_file import kept
 from star.data.pixels import Images
 from star.errors import DataError
 from star.evaluate.attention import SHARES, measure_attention, uniform
-from star.evaluate.features import load_extractor
+from star.evaluate.features import features_of, load_extractor
 from star.evaluate.invariance import DIRECTIONS, changed, shifted
 from star.evaluate.linear_probe import probe_positions, train_probe
 from star.evaluate.precision_recall import Manifold, manifold
@@ -39,9 +39,10 @@ def reference(ctx: Context) -> Result:
         return real.plain(rows)
 
     _gather(ctx, found, read)
+    own = features_of(spec.extractor, spec.input_size)
     if ctx.ranks.first:
         shown = real.plain(found.kept)
-        write_reference(ctx.out / "reference.npz", spec.extractor, found.pooled.result(), found.spatial.result(), shown)
+        write_reference(ctx.out / "reference.npz", own, found.pooled.result(), found.spatial.result(), shown)
         _write_manifold(ctx.out, manifold(found.points, spec.neighbours))
     return {}
 
@@ -50,9 +51,10 @@ def _given_reference(ctx: Context, path: Path) -> Result:
     """A file in ADM's layout: its moments as they are, the balls of its images."""
     spec = ctx.spec.score
     known = read_reference(path)
-    if known.extractor != spec.extractor:
+    own = features_of(spec.extractor, spec.input_size)
+    if known.extractor != own:
         raise DataError(
-            f"score.reference: {path} was made with {known.extractor}, score.extractor is {spec.extractor}; they must be one."
+            f"score.reference: {path} was made with {known.extractor}, this run's features are {own}; they must be one."
         )
     if known.pooled is None or known.spatial is None or not known.has_images:
         raise DataError(
@@ -112,8 +114,9 @@ def probe(ctx: Context) -> Result:
     """Linear-probe accuracy at equally spaced positions; `accuracy` is the last one's, as in table 3."""
     model, spec, resources = gpt_of(ctx, "student"), ctx.spec.probe, ctx.spec.resources
     positions = probe_positions(spec.positions, ctx.spec.sequence_length)
-    sides = [
-        BackboneFeatures(
+    sides, room = [], resources.feature_cache_gb * 1e9
+    for split in ("train", "test"):
+        side = BackboneFeatures(
             model,
             CodeStore(ctx.inputs["encode"] / split),
             ctx.spec.probe_layer,
@@ -121,12 +124,12 @@ def probe(ctx: Context) -> Result:
             resources.sample_batch_size,
             stored_views=spec.views == "stored" and split == "train",
             dtype=spec.feature_dtype,
-            limit=resources.feature_cache_gb * 1e9,
+            limit=room,
             seed=ctx.spec.seed,
             progress=ctx.progress,
         )
-        for split in ("train", "test")
-    ]
+        sides.append(side)
+        room -= 0 if side.kept is None else side.kept.nbytes
     found = train_probe(sides[0], sides[1], ctx.spec.data.num_classes, spec, positions, ctx.spec.seed, ctx.progress)
     for position, top1, top5, rate in zip(
         found.positions, found.accuracy, found.accuracy_top5, found.best_lr, strict=True

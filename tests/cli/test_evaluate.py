@@ -74,12 +74,17 @@ def test_a_reference_is_made_once(sets: Path, tmp_path: Path) -> None:
     kept.write_bytes(b"damaged")
     again = evaluated(sets / "first.npz", sets / "second", home=tmp_path)
     assert again["metrics"] == first["metrics"] and any("made anew" in note for note in again["notes"])
+    assert set(first["notes"]) < set(again["notes"])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "references").write_text("no folder")
+    unkept = evaluated(sets / "first.npz", sets / "second", home=tmp_path / "other")
+    assert unkept["metrics"] == first["metrics"] and any("could not be kept" in note for note in unkept["notes"])
 
 
 def test_a_reference_file_gives_the_same_numbers(sets: Path, tmp_path: Path) -> None:
     made = star_exp("reference", sets / "first.npz", tmp_path / "ref.npz", *OFFLINE, home=tmp_path)
     assert made.returncode == 0, made.stderr
-    assert "efficientnet-lite0 moments of 240 images, 240 images" in made.stdout
+    assert "efficientnet-lite0@32 moments of 240 images, 240 images" in made.stdout
     with np.load(tmp_path / "ref.npz") as file:
         shapes = {name: file[name].shape for name in file.files}
     assert shapes == {
@@ -92,7 +97,7 @@ def test_a_reference_file_gives_the_same_numbers(sets: Path, tmp_path: Path) -> 
 
 def test_moments_alone_give_a_distance_alone(sets: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "mu.npz", mu=rng.normal(size=1280), sigma=np.eye(1280), extractor="efficientnet-lite0")
+    np.savez(tmp_path / "mu.npz", mu=rng.normal(size=1280), sigma=np.eye(1280), extractor="efficientnet-lite0@32")
     found = evaluated(tmp_path / "mu.npz", sets / "second", home=tmp_path)
     assert found["metrics"]["frechet_distance"] > 0 and found["metrics"]["precision"] is None
     assert any("nothing for sFD (efficientnet-lite0), Precision" in note for note in found["notes"])
@@ -102,11 +107,15 @@ def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "two.npy", np.zeros((2, 8, 8, 3), dtype=np.uint8))
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez(tmp_path / "nan.npz", mu=np.full(4, np.nan), sigma=np.eye(4))
+    np.savez(tmp_path / "other size.npz", mu=np.zeros(1280), sigma=np.eye(1280), extractor="efficientnet-lite0@224")
+    (tmp_path / "two.npz").write_bytes((tmp_path / "two.npy").read_bytes())
     cases = [
         ((sets / "first.npz", tmp_path / "two.npy", *OFFLINE), "2 images are too few"),
         ((tmp_path / "two.npy", sets / "second", *OFFLINE), "2 images are too few"),
         ((tmp_path / "inception.npz", sets / "second", *OFFLINE), "its moments are of inception"),
         ((tmp_path / "nan.npz", sets / "second", *OFFLINE), "not finite numbers"),
+        ((tmp_path / "other size.npz", sets / "second", *OFFLINE), "moments are of efficientnet-lite0@224"),
+        ((tmp_path / "two.npz", sets / "second", *OFFLINE), "cannot be read as a reference file"),
         ((tmp_path / "absent.npz", sets / "second", *OFFLINE), "is not there"),
         ((sets / "first.npz", sets / "second"), "star-exp weights fetch inception"),
         ((sets / "first.npz", sets / "second", "--weights", sets / "noise.npy"), "another network's FID is not FID"),
@@ -120,6 +129,10 @@ def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr and not done.stdout
     refused = star_exp("reference", sets / "first.npz", tmp_path / "ref.txt", *OFFLINE, home=tmp_path)
     assert refused.returncode == 2 and "ends in .npz" in refused.stderr
+    (tmp_path / "folder.npz").mkdir()
+    for target, message in ((tmp_path / "folder.npz", "is a folder"), (tmp_path / "two.npy" / "x.npz", "two.npy")):
+        refused = star_exp("reference", sets / "first.npz", target, *OFFLINE, home=tmp_path)
+        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_inception_prints_what_adms_evaluator_prints(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -86,7 +87,9 @@ def bad(folder: Path) -> dict[str, tuple[Path, str]]:
         "float": (RGB.astype(np.float32) / 255, "is float32 .* scale and round"),
         "channels first": (RGB.transpose(0, 3, 1, 2).copy(), "move the channels to the end"),
         "four channels": (RGB.repeat(2, axis=3)[..., :4].copy(), "grey with 1 channel or none"),
-        "one image": (RGB[0, ..., 0].copy(), r"images are \(N, height, width, 3\)"),
+        "grey image": (RGB[0, ..., 0].copy(), r"images are \(N, height, width, 3\)"),
+        "one image": (RGB[0], "looks like one image"),
+        "no pixels": (RGB[:, :0], "images without pixels"),
         "empty": (RGB[:0], "holds no images"),
         "fortran": (np.asfortranarray(RGB), "Fortran"),
     }
@@ -117,6 +120,9 @@ def bad(folder: Path) -> dict[str, tuple[Path, str]]:
     content[len(content) // 2] ^= 255
     (folder / "damaged.npz").write_bytes(content)
     found["damaged"] = (folder / "damaged.npz", "cannot be read")
+    np.save(folder / "array.npy", RGB)
+    (folder / "array.npy").rename(folder / "array.npz")
+    found["npy called npz"] = (folder / "array.npz", "cannot be read as an array")
     np.save(folder / "short.npy", RGB)
     (folder / "short.npy").write_bytes((folder / "short.npy").read_bytes()[:-1000])
     found["cut short"] = (folder / "short.npy", "is cut short after image 3 of 11")
@@ -137,5 +143,20 @@ def test_another_content_is_another_set(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "set", RGB)
     before = open_images(folder).fingerprint()
     assert before == open_images(folder).fingerprint()
-    (folder / "000.png").unlink()
-    assert before != open_images(folder).fingerprint()
+    stat = (folder / "000.png").stat()
+    content = bytearray((folder / "000.png").read_bytes())
+    content[-1] ^= 1
+    (folder / "000.png").write_bytes(content)
+    os.utime(folder / "000.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert before != open_images(folder).fingerprint(), "names, sizes and times are the same"
+
+
+def test_classes_in_subfolders_are_mixed(tmp_path: Path) -> None:
+    """Splits of the inception score are consecutive images; class by class they would be worth nothing."""
+    for name in ("a", "b"):
+        folder_of(tmp_path / name, RGB)
+    images = open_images(tmp_path)
+    assert images.notes == ["images of several subfolders are taken in a fixed random order"]
+    first = [path.parent.name for path in images.files[:11]]  # type: ignore[attr-defined]
+    assert 2 < first.count("a") < 9
+    assert images.fingerprint() == open_images(tmp_path).fingerprint()

@@ -54,6 +54,15 @@ def test_shares_counted_by_hand() -> None:
     assert found["distance"][0] == 0 and found["condition_share"][0] == 1
 
 
+def test_a_head_that_looks_at_the_condition_alone_has_its_distance() -> None:
+    """Float32 rounds 1 - 1e-9 to 1; what is left for the cells still says where they lie."""
+    weights = torch.zeros(9, 9)
+    weights[:, 0] = 1
+    weights[8, 1:9] = torch.tensor([1e-9, 0, 0, 0, 0, 0, 0, 0])  # cell 7 looks at cell 0: two rows, one column away
+    found = _shares(weights, _Geometry(GRID, torch.device("cpu")))
+    assert found["distance"][8] == pytest.approx(5**0.5)
+
+
 def test_uniform_attention() -> None:
     shares = uniform(GRID)
     torch.testing.assert_close(shares["condition_share"], 1 / torch.arange(1, 10, dtype=torch.float64))

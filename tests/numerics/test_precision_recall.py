@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from star.errors import DataError
+from star.evaluate import distances
 from star.evaluate import precision_recall as module
 from star.evaluate.precision_recall import manifold, precision_recall
 
@@ -35,13 +36,19 @@ def sets(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     dim, sizes = draw(st.integers(1, 30)), [draw(st.integers(5, 70)) for _ in range(2)]
     real, fake = (torch.randn(size, dim, generator=generator) for size in sizes)
-    kind = draw(st.sampled_from(["plain", "lattice", "far away", "copies", "shared"]))
+    kind = draw(st.sampled_from(["plain", "lattice", "far away", "copies", "shared", "nearly one"]))
     if kind == "lattice":  # many distances are equal
         real, fake = real.round(), fake.round()
     elif kind == "far away":
         real, fake = real + 3000, fake + 3000
     elif kind == "copies":
         real[: len(real) // 2], fake[::2] = real[0].clone(), real[0].clone()
+    elif kind == "nearly one":  # collapsed onto two images: differences lie in the last bits
+        real, fake = (
+            (set_[:1] + torch.randn(len(set_), dim, generator=generator) * 1e-6) for set_ in (real, real[: len(fake)])
+        )
+        real[::2] += 1
+        fake[::2] += 1
     elif kind == "shared":
         fake[: min(sizes)] = real[: min(sizes)]
     return real, fake, draw(st.integers(1, 4))
@@ -52,8 +59,10 @@ def sets(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
 def test_brute_force_in_float64(drawn: tuple[Tensor, Tensor, int], block: int, spare: int) -> None:
     real, fake, neighbours = drawn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK", block)
+        patch.setattr(distances, "BLOCK", block)
         patch.setattr(module, "SPARE", spare)
+        patch.setattr(module, "CROWD", spare)
+        patch.setattr(module, "CLUSTER", block)
         balls = manifold(real, neighbours)
         found = precision_recall(balls, manifold(fake, neighbours))
     precise, recalled, radii = brute(real, fake, neighbours)
@@ -70,11 +79,30 @@ def test_a_point_on_the_surface_is_inside() -> None:
     assert precision_recall(balls, manifold(points, 1))[0] == 0.5
 
 
-def test_two_sets_of_copies_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MANY", 1000)
-    same = torch.ones(300, 8)
+@pytest.mark.parametrize("count", [40, 500, 1500])
+def test_sets_of_copies_of_one_image(count: int) -> None:
+    same = torch.rand(1, 64, generator=torch.Generator().manual_seed(0)).repeat(count, 1)
     assert precision_recall(manifold(same, 3), manifold(same, 3)) == (1.0, 1.0)
-    assert precision_recall(manifold(same, 3), manifold(same + 1e-6, 3)) == (0.0, 0.0)
+    assert precision_recall(manifold(same, 3), manifold(same * 1.001, 3)) == (0.0, 0.0)
+
+
+def test_a_collapsed_generator_takes_no_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1000 features that differ in their last bits: few distances are computed one by one."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(1, 256, generator=generator) * (1 + torch.randn(1000, 256, generator=generator) * 1e-6)
+    computed = 0
+    own = module.exact
+
+    def counted(a: Tensor, b: Tensor, pairs: Tensor) -> Tensor:
+        nonlocal computed
+        computed += len(pairs)
+        return own(a, b, pairs)
+
+    monkeypatch.setattr(module, "exact", counted)
+    balls = manifold(points, 3)
+    found = precision_recall(balls, manifold(points.flip(0) * 1.0000001, 3))
+    assert computed < 60 * 1000
+    assert found == brute(points, points.flip(0) * 1.0000001, 3)[:2]
 
 
 def test_too_few_images() -> None:

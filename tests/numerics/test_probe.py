@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star.errors import DataError
 from star.evaluate import linear_probe
 from star.evaluate.linear_probe import ProbeResult, probe_positions, train_probe
 from star.evaluate.probe_features import BackboneFeatures
@@ -105,6 +106,15 @@ def test_the_test_images_do_not_choose_the_rate() -> None:
     shuffled = Given(test.values, test.labels[torch.randperm(300, generator=torch.Generator().manual_seed(1))])
     honest, other = probed(train, test, spec), probed(train, shuffled, spec)
     assert honest.best_lr == other.best_lr and honest.accuracy[0] > other.accuracy[0] + 0.2
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    spec = ProbeSpec(positions=2, epochs=2, warmup_epochs=1, batch_size=64, base_lrs=[1.0])
+    for broken in (0, 1):
+        sides = easy()
+        sides[broken].values[5, 1, 2] = torch.inf
+        with pytest.raises(DataError, match="not (all )?finite numbers"):
+            probed(*sides, spec)
 
 
 @pytest.fixture

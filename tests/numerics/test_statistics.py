@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from star.errors import DataError
 from star.evaluate.features import EfficientNetLite0, activations, prepared, read_ahead
 from star.evaluate.inception_score import RunningScore
 from star.evaluate.precision_recall import manifold
@@ -113,6 +114,19 @@ def test_the_offline_extractor_knows_imagenet() -> None:
     picture = np.stack([disc, disc // 2, disc // 4], axis=-1)[None]
     (made,) = activations(prepared(EfficientNetLite0(224)), [picture], CPU)
     assert made.probabilities.max() > 0.05  # a thousand classes: chance is 0.001
+
+
+def test_a_feature_that_is_no_number_names_its_image() -> None:
+    class Broken(Tiny):
+        def layers(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            pooled, spatial, probabilities = super().layers(x)
+            return torch.where(x[:, :1, 0, 0] == 3, torch.nan, pooled), spatial, probabilities
+
+    images = IMAGES.copy()
+    images[:, 0, 0] = 1
+    images[117, 0, 0] = 3
+    with pytest.raises(DataError, match="features of image 117"):
+        Statistics(230, 50, 50, CPU).gather(Broken(), [images[100:120]], first=100)
 
 
 def test_reading_ahead_keeps_order_errors_and_stops() -> None:
