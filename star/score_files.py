@@ -28,6 +28,7 @@ from star.evaluate.frechet import Moments
 from star.evaluate.precision_recall import Manifold, manifold
 from star.evaluate.reference_file import read_reference, write_reference
 from star.evaluate.statistics import GENERATED_KEPT, METRICS, SPLIT_SIZE, Reference, Statistics, compare
+from star.launch import follow_parent
 
 REFERENCE_KEPT = 10_000
 """Reference images that precision and recall look at, as in ADM's files."""
@@ -98,10 +99,10 @@ class Session:
 
     def gather(self, images: ImageSet, keep: int, name: str) -> Statistics:
         """One pass over images."""
-        found = Statistics(len(images), keep, SPLIT_SIZE, self.device)
+        found, network = Statistics(len(images), keep, SPLIT_SIZE, self.device), self.network
         with _progress(name, len(images)) as progress:
             try:
-                found.gather(self.network, images.batches(self.request.batch_size), progress=progress)
+                found.gather(network, images.batches(self.request.batch_size), progress=progress)
             except DataError as error:
                 raise DataError(f"{name}: {error}") from None
         self.notes += [note for note in (f"{name}: {said}" for said in images.notes) if note not in self.notes]
@@ -117,6 +118,7 @@ class Session:
 
 def main(text: str) -> int:
     """The exit code: 2 for the user's mistake, which is on stderr."""
+    follow_parent()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     request = Request(**json.loads(text))
     try:
@@ -131,11 +133,14 @@ def main(text: str) -> int:
             f"error: --batch-size {request.batch_size}: the GPU's memory is too small for it; give less.\n"
         )
         return 2
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        sys.stderr.write(f"error: --batch-size {request.batch_size}: there is not enough memory for it; give less.\n")
+        return 2
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or request.write or request.reference}: {error.strerror or error}.\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -156,7 +161,7 @@ def _evaluate(session: Session) -> None:
         sys.stderr.write(f"note: {note}\n")
     if request.as_json:
         content = {
-            "extractor": request.extractor,
+            "extractor": request.features,
             "reference": {"path": request.reference, "images": count},
             "samples": {"path": request.samples, "images": len(samples)},
             "metrics": {name: values.get(name) for name in METRICS},
@@ -171,7 +176,7 @@ def _evaluate(session: Session) -> None:
 def _title(request: Request) -> Callable[[str], str]:
     def title(metric: str) -> str:
         inception, other = TITLES[metric]
-        return inception if request.extractor == "inception" else f"{other} ({request.extractor})"
+        return inception if request.extractor == "inception" else f"{other} ({request.features})"
 
     return title
 
@@ -239,9 +244,15 @@ def _write(session: Session) -> None:
     """A reference file in ADM's layout."""
     assert session.request.write is not None
     target = Path(session.request.write)
+    source = Path(session.request.reference).resolve()
     if target.is_dir():
         raise DataError(f"{target}: is a folder; name the file to write.")
+    if target.resolve() == source or source in target.resolve().parents:
+        raise DataError(f"{target}: is what the images are read from; name another file.")
     target.parent.mkdir(parents=True, exist_ok=True)
+    probe = target.with_name(f".{target.stem}.part.npz")  # a place that cannot be written is found before the work
+    probe.touch()
+    probe.unlink()
     images = session.open(Path(session.request.reference), "images")
     found = session.gather(images, REFERENCE_KEPT, "images")
     kept = _selected(images, found.kept, session.request.batch_size)
@@ -266,7 +277,8 @@ def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=total)
         yield lambda done: bar.update(task, completed=done)
 

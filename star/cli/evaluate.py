@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from star.data import inception_file
+from star.errors import StarError
 from star.rundir import Home
 
 
@@ -18,19 +19,24 @@ def score_files(
 ) -> int:
     """Run the request in a process of its own; returns its exit code."""
     place = Home(home)
+    if weights and options["extractor"] != "inception":
+        raise StarError(f"--weights {weights}: is for --extractor inception; {options['extractor']} has its own.")
+    file = weights or inception_file.kept(place.data)
     request = {
         "reference": str(reference),
         "samples": None if samples is None else str(samples),
         "write": None if write is None else str(write),
-        "weights": str(weights or inception_file.kept(place.data)),
+        "weights": str(file / inception_file.INCEPTION_FILE if file.is_dir() else file),
         "threads": os.cpu_count() or 1,
         "cache": str(place.references),
         **options,
     }
     command = [sys.executable, "-m", "star.score_files", json.dumps(request)]
-    with subprocess.Popen(command) as process:
+    # in a session of its own: Ctrl-C is this process's to handle, and the other ends with it
+    with subprocess.Popen(command, start_new_session=True) as process:
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to both; let the other one end first
+        except KeyboardInterrupt:
+            process.terminate()
             process.wait()
             return 130

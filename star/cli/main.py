@@ -23,7 +23,7 @@ HOME = click.option(
     envvar="STAR_HOME",
     show_default=True,
     show_envvar=True,
-    help="Folder of ledger, jobs, data and MLflow's database.",
+    help="Folder of ledger, jobs, data, references and MLflow's database.",
 )
 OUT = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for reports."
@@ -34,7 +34,7 @@ EXTRACTOR = [
         type=click.Choice(["inception", "efficientnet-lite0"]),
         default="inception",
         show_default=True,
-        help="Network whose features are compared; only Inception's give FID. The other one comes with this package.",
+        help="Network whose features are compared. Only Inception's give FID; the other, which comes with this package, FD.",
     ),
     click.option(
         "--weights",
@@ -47,9 +47,6 @@ EXTRACTOR = [
         default=224,
         show_default=True,
         help="Side to which efficientnet-lite0 resizes its images.",
-    ),
-    click.option(
-        "--neighbours", type=click.IntRange(1), default=3, show_default=True, help="k of precision and recall."
     ),
     click.option("--batch-size", type=click.IntRange(1), default=50, show_default=True, help="Images of a pass."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
@@ -189,14 +186,16 @@ def extractor_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("samples", type=click.Path(path_type=Path))
 @extractor_options
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--neighbours", type=click.IntRange(1), default=3, show_default=True, help="k of precision and recall.")
+@click.option("--json", "as_json", is_flag=True, help="For programs; a number that cannot be had is null.")
 def evaluate(
     reference: Path, samples: Path, home: Path, weights: Path | None, as_json: bool, **options: object
 ) -> None:
     """FID, sFID, inception score, precision and recall of SAMPLES against REFERENCE, as ADM's evaluator prints them.
 
-    Each is a folder of images, an .npz with arr_0, or an .npy of bytes (N, height, width, 3); REFERENCE may also be a
-    reference file with mu, sigma, mu_s, sigma_s.
+    Each is a folder of .png, .jpg, .webp or .bmp files (subfolders too), an .npz with arr_0, or an .npy of bytes (N, height,
+    width, 3 or 1), all images of one size; REFERENCE may also be a reference file with mu, sigma, mu_s, sigma_s. What is
+    known of a REFERENCE is kept in the home's folder `references`, which may be removed.
     """
     from star.cli.evaluate import score_files
 
@@ -213,12 +212,12 @@ def reference(images: Path, file: Path, home: Path, weights: Path | None, **opti
         raise StarError(f"{file}: give a name that ends in .npz, as reference files do.")
     from star.cli.evaluate import score_files
 
-    sys.exit(score_files(home, images, None, file, weights, as_json=False, **options))
+    sys.exit(score_files(home, images, None, file, weights, as_json=False, neighbours=1, **options))
 
 
 @cli.group()
 def weights() -> None:
-    """Weights of the networks that measure."""
+    """Weights of the network that FID is computed with."""
 
 
 @weights.command(name="fetch")

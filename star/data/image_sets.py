@@ -6,6 +6,7 @@ Whatever the number of images, memory holds a few batches. What is converted on 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import tokenize
 import zipfile
 import zlib
@@ -22,7 +23,7 @@ from star.errors import DataError
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 UNREADABLE = (
     *(OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
 )
 """What NumPy and zipfile raise for archives that are damaged, encrypted, or none."""
 PLAIN_MODES = {"RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"}
@@ -65,13 +66,22 @@ def open_images(path: Path, threads: int = 1) -> ImageSet:
         return FolderImages(path, threads)
     if not path.is_file():
         raise DataError(f"{path}: is not there; give a folder of images, an .npz with arr_0, or an .npy.")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return ArrayImages(path, "arr_0")
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return ArrayImages(path, None)
     raise DataError(
         f"{path}: {path.suffix or 'no suffix'} is no set of images; give a folder, an .npz with arr_0, or an .npy."
     )
+
+
+def absent_members(path: Path, names: tuple[str, ...]) -> list[str]:
+    """Which of `names` an .npz does not hold; all of them when it is none."""
+    if not zipfile.is_zipfile(path):
+        return list(names)
+    with zipfile.ZipFile(path) as archive:
+        there = archive.namelist()
+    return [name for name in names if f"{name}.npy" not in there]
 
 
 class FolderImages:
@@ -153,7 +163,8 @@ class ArrayImages:
             raise DataError(f"{path}: cannot be read as an array: {error}.") from None
         what = f"{path}: {member or 'the array'} is {dtype} {self._full_shape}"
         if dtype != np.uint8:
-            raise DataError(f"{what}; images are uint8 from 0 to 255, so scale and round them first.")
+            hint = ", so scale and round them first" if dtype.kind == "f" else ""
+            raise DataError(f"{what}; images are uint8 from 0 to 255{hint}.")
         if len(self._full_shape) not in (3, 4) or (len(self._full_shape) == 4 and self._full_shape[3] not in (1, 3)):
             hint = "; move the channels to the end" if self._full_shape[1:2] in ((1,), (3,)) else ""
             raise DataError(f"{what}; images are (N, height, width, 3), or grey with 1 channel or none{hint}.")
@@ -163,7 +174,7 @@ class ArrayImages:
             raise DataError(f"{what}: images without pixels.")
         if fortran:
             raise DataError(f"{what} in Fortran order; save np.ascontiguousarray of it.")
-        if not self._full_shape[0]:
+        if self._full_shape[0] < 1:
             raise DataError(f"{path}: holds no images.")
         grey = self._full_shape[3:] != (3,)
         self.notes = ["grey images are repeated to RGB"] if grey else []
@@ -197,6 +208,8 @@ class ArrayImages:
     def _opened(self) -> Any:
         if self.member is None:
             return self.path.open("rb")
+        if not zipfile.is_zipfile(self.path):
+            raise DataError(f"{self.path}: cannot be read as an array: it is no .npz archive, or is cut short.")
         archive = zipfile.ZipFile(self.path)
         name = f"{self.member}.npy"
         if name not in archive.namelist():

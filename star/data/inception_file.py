@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import urllib.request
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def inception(target: Path, source: Path | None = None) -> str:
             f"or `star-exp weights fetch inception --from FILE` with that file."
         ) from None
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
     return str(source or ORIGIN)
 
 

@@ -110,7 +110,7 @@ def frechet_distance(reference: Moments, generated: Moments) -> float:
     """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), never complex.
 
     Raises:
-        DataError: the moments have different dimensions, or hold NaN.
+        DataError: the moments have different dimensions, hold NaN, or a covariance that is none.
     """
     if reference.mean.shape != generated.mean.shape:
         raise DataError(
@@ -121,7 +121,11 @@ def frechet_distance(reference: Moments, generated: Moments) -> float:
         raise DataError("the moments hold values that are not finite numbers; nothing can be compared.")
     offset = reference.mean - generated.mean
     variance = np.trace(reference.covariance) + np.trace(generated.covariance)
-    return float(offset @ offset + variance - 2 * _trace_of_root(reference.covariance, generated.covariance))
+    with np.errstate(over="ignore"):
+        found = float(offset @ offset + variance - 2 * _trace_of_root(reference.covariance, generated.covariance))
+    if not np.isfinite(found):
+        raise DataError("the moments are too far apart for a number; are they of the same features?")
+    return found
 
 
 def _trace_of_root(first: Array, second: Array) -> float:
@@ -149,6 +153,9 @@ def _factor(covariance: Array) -> Tensor:
     lower, order, rank, _ = dpstrf(covariance, lower=1)
     factor = np.zeros((len(covariance), rank))
     factor[order - 1] = np.tril(lower)[:, :rank]
+    trace = np.trace(covariance)
+    if abs(np.square(factor).sum() - trace) > 1e-3 * trace:
+        raise DataError("the moments hold a covariance with negative variances; it is none.")
     return torch.from_numpy(factor)
 
 

@@ -8,6 +8,7 @@ extractor        ours alone: the network's name and input size; ADM's files are 
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def read_reference(path: Path) -> ReferenceFile:
     Raises:
         DataError: it is no such file, or its moments are not finite, or not of matching shapes.
     """
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: cannot be read as a reference file: it is no .npz archive, or is cut short.")
     try:
         with np.load(path) as file:
             found = {name: _moments(path, file, *keys) for name, keys in PAIRS.items()}
@@ -68,6 +71,9 @@ def write_reference(path: Path, extractor: str, pooled: Moments, spatial: Moment
 def _moments(path: Path, file: np.lib.npyio.NpzFile, mean_key: str, covariance_key: str) -> Moments | None:
     if mean_key not in file or covariance_key not in file:
         return None
+    kinds = {file[key].dtype.kind for key in (mean_key, covariance_key)}
+    if kinds != {"f"}:
+        raise DataError(f"{path}: {mean_key} and {covariance_key} are not floating-point numbers.")
     mean, covariance = (np.asarray(file[key], dtype=np.float64) for key in (mean_key, covariance_key))
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise DataError(
@@ -75,4 +81,7 @@ def _moments(path: Path, file: np.lib.npyio.NpzFile, mean_key: str, covariance_k
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DataError(f"{path}: {mean_key} or {covariance_key} holds values that are not finite numbers.")
+    scale = np.abs(covariance).max()
+    if not np.abs(covariance - covariance.T).max() <= 1e-6 * scale or covariance.diagonal().min() < 0:
+        raise DataError(f"{path}: {covariance_key} is no covariance: it is not symmetric, or has negative variances.")
     return Moments(mean, covariance)

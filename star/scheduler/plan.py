@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from star.data import inception_file, llamagen_codes, sources
+from star.data.image_sets import absent_members
+from star.errors import DataError
 from star.ledger.store import FAILED, RUNNING, Job, Ledger
 from star.rundir import Home
 from star.scheduler.estimate import checkpoint_bytes, stage_bytes, stage_flops, stage_seconds
@@ -14,6 +16,7 @@ from star.spec.experiment import Experiment
 from star.spec.graph import STAGES, needed
 from star.spec.keys import run_key, stage_keys
 from star.spec.run import RunSpec
+from star.spec.sections import ScoreSpec
 
 
 @dataclass(frozen=True)
@@ -164,19 +167,34 @@ def _sources(spec: RunSpec, stages: list[str], home: Home, cache: dict[str, str]
                         f"{path}: {given} is not there; put {what} there or give its path with --set {path}=PATH."
                     )
             found[source] = cache[given]
-    if spec.score.extractor == "inception" and "reference" in stages:
-        weights = Path(spec.score.weights) if spec.score.weights else inception_file.kept(home.data)
-        reason = (
-            f"score.extractor: Inception's weights are not at {weights}; `star-exp weights fetch inception` gets them."
-        )
-        if not weights.is_file() and reason not in missing:
-            missing.append(reason)
+    if "reference" in stages:
+        _check_score_files(spec.score, home, cache, missing)
     if spec.data.codes:
         if spec.data.codes not in cache:
             cache[spec.data.codes] = llamagen_codes.fingerprint(Path(spec.data.codes))
             missing += [reason for reason in (llamagen_codes.absent(Path(spec.data.codes)),) if reason]
         found["codes"] = cache[spec.data.codes]
     return found
+
+
+def _check_score_files(score: ScoreSpec, home: Home, cache: dict[str, str], missing: list[str]) -> None:
+    """That Inception's weights and the reference file are what they must be, before anything is computed."""
+    if score.extractor == "inception":
+        weights = Path(score.weights) if score.weights else inception_file.kept(home.data)
+        reason = (
+            f"score.extractor: Inception's weights are not at {weights}; `star-exp weights fetch inception` gets them."
+        )
+        if not weights.is_file():
+            missing += [reason] if reason not in missing else []
+        elif str(weights) not in cache:
+            inception_file.check(weights)
+            cache[str(weights)] = "checked"
+    if score.reference and cache.get(score.reference) != "absent":
+        absent = absent_members(Path(score.reference), ("mu", "sigma", "mu_s", "sigma_s", "arr_0"))
+        if absent:
+            raise DataError(
+                f"score.reference: {score.reference} lacks {', '.join(absent)}; give an .npz in the layout of ADM's reference files."
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -147,3 +147,22 @@ def test_the_plan_of_table_1_at_the_papers_scale() -> None:
     faster = star_exp("plan", *experiment, "--json", cwd=ROOT)
     hours = [sum(job["gpu_hours"] for job in json.loads(plan.stdout)["jobs"]) for plan in (slower, faster)]
     assert hours[0] == pytest.approx(2 * hours[1])
+
+
+def test_files_that_score_needs_are_checked_before_anything_is_computed(home: Path) -> None:
+    (home / "text.npz").write_text("no archive")
+    cases = [
+        (["score.extractor=inception"], "star-exp weights fetch inception"),
+        (["score.extractor=inception", f"score.weights={home / 'text.npz'}"], "another network's FID is not FID"),
+        ([f"score.reference={home / 'absent.npz'}"], "absent.npz is not there"),
+        ([f"score.reference={home / 'text.npz'}"], "lacks mu, sigma, mu_s, sigma_s, arr_0"),
+    ]
+    before = sorted((home / "jobs").iterdir())
+    for sets, message in cases:
+        options = [part for text in sets for part in ("--set", text)]
+        done = star_exp("run", TINY, "--plain", *options, home=home, cwd=home)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert sorted((home / "jobs").iterdir()) == before
+    # what never scores needs none of them
+    probe = star_exp("plan", TINY.parent / "tiny_probe.yaml", "--set", "score.extractor=inception", home=home)
+    assert probe.returncode == 0 and "missing" not in probe.stdout

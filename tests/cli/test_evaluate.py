@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -46,7 +51,7 @@ def test_real_images_are_near_real_ones(sets: Path, tmp_path: Path) -> None:
     real = evaluated(sets / "first.npz", sets / "second", home=tmp_path)
     noise = evaluated(sets / "first.npz", sets / "noise.npy", home=tmp_path)
     assert (real["extractor"], real["reference"]["images"], real["samples"]["images"]) == (
-        "efficientnet-lite0",
+        "efficientnet-lite0@32",
         240,
         240,
     )
@@ -60,7 +65,7 @@ def test_real_images_are_near_real_ones(sets: Path, tmp_path: Path) -> None:
 def test_another_networks_numbers_carry_its_name(sets: Path, tmp_path: Path) -> None:
     done = star_exp("evaluate", sets / "first.npz", sets / "first.npz", *OFFLINE, home=tmp_path)
     names, values = zip(*(line.split(": ") for line in done.stdout.splitlines()), strict=True)
-    assert names == tuple(f"{name} (efficientnet-lite0)" for name in ("IS", "FD", "sFD", "Precision", "Recall"))
+    assert names == tuple(f"{name} (efficientnet-lite0@32)" for name in ("IS", "FD", "sFD", "Precision", "Recall"))
     assert "FID" not in done.stdout
     assert abs(float(values[1])) < 1e-6 and values[3:] == ("1.0", "1.0")
 
@@ -100,7 +105,7 @@ def test_moments_alone_give_a_distance_alone(sets: Path, tmp_path: Path) -> None
     np.savez(tmp_path / "mu.npz", mu=rng.normal(size=1280), sigma=np.eye(1280), extractor="efficientnet-lite0@32")
     found = evaluated(tmp_path / "mu.npz", sets / "second", home=tmp_path)
     assert found["metrics"]["frechet_distance"] > 0 and found["metrics"]["precision"] is None
-    assert any("nothing for sFD (efficientnet-lite0), Precision" in note for note in found["notes"])
+    assert any("nothing for sFD (efficientnet-lite0@32), Precision" in note for note in found["notes"])
 
 
 def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
@@ -108,6 +113,10 @@ def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez(tmp_path / "nan.npz", mu=np.full(4, np.nan), sigma=np.eye(4))
     np.savez(tmp_path / "other size.npz", mu=np.zeros(1280), sigma=np.eye(1280), extractor="efficientnet-lite0@224")
+    name = {"extractor": "efficientnet-lite0@32"}
+    np.savez(tmp_path / "negative.npz", mu=np.zeros(1280), sigma=-np.eye(1280), **name)
+    np.savez(tmp_path / "skewed.npz", mu=np.zeros(1280), sigma=np.triu(np.ones((1280, 1280))), **name)
+    np.savez(tmp_path / "far.npz", mu=np.full(1280, 1e200), sigma=np.eye(1280), **name)
     (tmp_path / "two.npz").write_bytes((tmp_path / "two.npy").read_bytes())
     cases = [
         ((sets / "first.npz", tmp_path / "two.npy", *OFFLINE), "2 images are too few"),
@@ -116,6 +125,14 @@ def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
         ((tmp_path / "nan.npz", sets / "second", *OFFLINE), "not finite numbers"),
         ((tmp_path / "other size.npz", sets / "second", *OFFLINE), "moments are of efficientnet-lite0@224"),
         ((tmp_path / "two.npz", sets / "second", *OFFLINE), "cannot be read as a reference file"),
+        ((tmp_path / "negative.npz", sets / "second", *OFFLINE), "negative variances"),
+        ((tmp_path / "skewed.npz", sets / "second", *OFFLINE), "not symmetric"),
+        ((tmp_path / "far.npz", sets / "second", *OFFLINE), "too far apart"),
+        ((sets / "first.npz", sets / "second", *OFFLINE, "--weights", tmp_path), "has its own"),
+        (
+            (sets / "first.npz", sets / "second", "--weights", tmp_path / "no.pth"),
+            "no.pth: Inception's weights are not there",
+        ),
         ((tmp_path / "absent.npz", sets / "second", *OFFLINE), "is not there"),
         ((sets / "first.npz", sets / "second"), "star-exp weights fetch inception"),
         ((sets / "first.npz", sets / "second", "--weights", sets / "noise.npy"), "another network's FID is not FID"),
@@ -126,6 +143,7 @@ def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
     for arguments, message in cases:
         done = star_exp("evaluate", *arguments, home=tmp_path)
         assert done.returncode == 2 and message in done.stderr, (arguments, done.stderr)
+        assert [line[:6] for line in done.stderr.splitlines()] == ["error:"], done.stderr
         assert "Traceback" not in done.stderr and not done.stdout
     refused = star_exp("reference", sets / "first.npz", tmp_path / "ref.txt", *OFFLINE, home=tmp_path)
     assert refused.returncode == 2 and "ends in .npz" in refused.stderr
@@ -162,3 +180,25 @@ def test_inception_prints_what_adms_evaluator_prints(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["Inception Score", "FID", "sFID", "Precision", "Recall"]
     assert all(float(line.split(": ")[1]) >= 0 for line in lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_both_processes(number: signal.Signals, sets: Path, tmp_path: Path) -> None:
+    """Whoever gets it, and also while torch is being imported."""
+    command = [sys.executable, "-m", "star.cli", "evaluate", sets / "first.npz", sets / "second", "--home", tmp_path]
+    options = ["--extractor", "efficientnet-lite0", "--input-size", "512"]
+    process = subprocess.Popen(
+        [*map(str, command), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    children: list[psutil.Process] = []
+    while not children and time.monotonic() < deadline:
+        time.sleep(0.05)
+        children = psutil.Process(process.pid).children()
+    time.sleep(0.3 if number == signal.SIGINT else 4)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
+    assert "Traceback" not in said
+    psutil.wait_procs(children, timeout=20)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
