@@ -183,7 +183,7 @@ def _title(request: Request) -> Callable[[str], str]:
 
 def _reference(session: Session, path: Path, samples: ImageSet) -> tuple[Reference, int | None]:
     """What the samples are compared with, and how many images it was made of (None: its file does not say)."""
-    known = read_reference(path) if path.suffix == ".npz" and path.is_file() else None
+    known = read_reference(path) if path.suffix.lower() == ".npz" and path.is_file() else None
     given = known is not None and known.pooled is not None and known.extractor == session.request.features
     if known is not None and known.pooled is not None and not given:
         if not known.has_images:
