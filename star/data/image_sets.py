@@ -17,10 +17,9 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from star.data.pixels import Images
+from star.data.pixels import SUFFIXES, Images
 from star.errors import DataError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 UNREADABLE = (
     *(OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),

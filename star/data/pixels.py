@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from star.errors import DataError
 
 Images = NDArray[np.uint8]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+"""Of files that are taken as images."""
 
 
 def decoded(source: Path | bytes, channels: int, name: str) -> Images:

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from star.data import fetch
-from star.data.pixels import Images, decoded, square
+from star.data.pixels import SUFFIXES, Images, decoded, square
 from star.errors import DataError
 from star.spec.images import DataSpec
 
 Split = Literal["train", "test"]
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 VALIDATION = ("val", "test")
 """How names of parquet files of the held-out split begin, the better one first."""
 
