@@ -62,6 +62,8 @@ class Request:
     cache: str
     """Folder of what is known of reference sets."""
     as_json: bool
+    parent: int
+    """The process that asks: without it nobody waits for an answer."""
 
     @property
     def features(self) -> str:
@@ -118,9 +120,11 @@ class Session:
 
 def main(text: str) -> int:
     """The exit code: 2 for the user's mistake, which is on stderr."""
-    follow_parent()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     request = Request(**json.loads(text))
+    follow_parent()
+    if os.getppid() != request.parent:  # it was killed while torch was being imported
+        return 143
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     try:
         session = Session(request, _device(request.device))
         torch.set_num_threads(request.threads)

@@ -29,6 +29,7 @@ def score_files(
         "weights": str(file / inception_file.INCEPTION_FILE if file.is_dir() else file),
         "threads": os.cpu_count() or 1,
         "cache": str(place.references),
+        "parent": os.getpid(),
         **options,
     }
     command = [sys.executable, "-m", "star.score_files", json.dumps(request)]
