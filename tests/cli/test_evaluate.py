@@ -109,7 +109,17 @@ def test_moments_alone_give_a_distance_alone(sets: Path, tmp_path: Path) -> None
     assert any("nothing for sFD (efficientnet-lite0@32), Precision" in note for note in found["notes"])
 
 
-def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
+def request(home: Path, reference: Path, other: Path, write: bool = False, **changes: Any) -> str:
+    """What `star-exp evaluate` (or `reference`, which writes `other`) asks of the process that computes."""
+    asked = Request(
+        reference=str(reference), samples=None if write else str(other), write=str(other) if write else None,
+        extractor="efficientnet-lite0", weights=str(home / "weights.pth"), input_size=32, neighbours=3, batch_size=50,
+        device="cpu", threads=1, cache=str(home / "cache"), as_json=False, parent=os.getppid(),
+    )  # fmt: skip
+    return json.dumps(asdict(asked) | changes)
+
+
+def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "two.npy", np.zeros((2, 8, 8, 3), dtype=np.uint8))
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez(tmp_path / "nan.npz", mu=np.full(4, np.nan), sigma=np.eye(4))
@@ -119,39 +129,48 @@ def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "skewed.npz", mu=np.zeros(1280), sigma=np.triu(np.ones((1280, 1280))), **name)
     np.savez(tmp_path / "far.npz", mu=np.full(1280, 1e200), sigma=np.eye(1280), **name)
     (tmp_path / "two.npz").write_bytes((tmp_path / "two.npy").read_bytes())
-    cases = [
-        ((sets / "first.npz", tmp_path / "two.npy", *OFFLINE), "2 images are too few"),
-        ((tmp_path / "two.npy", sets / "second", *OFFLINE), "2 images are too few"),
-        ((tmp_path / "inception.npz", sets / "second", *OFFLINE), "its moments are of inception"),
-        ((tmp_path / "nan.npz", sets / "second", *OFFLINE), "not finite numbers"),
-        ((tmp_path / "other size.npz", sets / "second", *OFFLINE), "moments are of efficientnet-lite0@224"),
-        ((tmp_path / "two.npz", sets / "second", *OFFLINE), "cannot be read as a reference file"),
-        ((tmp_path / "negative.npz", sets / "second", *OFFLINE), "negative variances"),
-        ((tmp_path / "skewed.npz", sets / "second", *OFFLINE), "not symmetric"),
-        ((tmp_path / "far.npz", sets / "second", *OFFLINE), "too far apart"),
-        ((sets / "first.npz", sets / "second", *OFFLINE, "--weights", tmp_path), "has its own"),
-        (
-            (sets / "first.npz", sets / "second", "--weights", tmp_path / "no.pth"),
-            "no.pth: Inception's weights are not there",
-        ),
-        ((tmp_path / "absent.npz", sets / "second", *OFFLINE), "is not there"),
-        ((sets / "first.npz", sets / "second"), "star-exp weights fetch inception"),
-        ((sets / "first.npz", sets / "second", "--weights", sets / "noise.npy"), "another network's FID is not FID"),
-        ((sets / "first.npz", sets / "second", *OFFLINE, "--device", "cuda"), "no usable GPU"),
+    first, second = sets / "first.npz", sets / "second"
+    inception = {"extractor": "inception"}
+    cases: list[tuple[Path, Path, dict[str, Any], str]] = [
+        (first, tmp_path / "two.npy", {}, "2 images are too few"),
+        (tmp_path / "two.npy", second, {}, "2 images are too few"),
+        (tmp_path / "inception.npz", second, {}, "its moments are of inception"),
+        (tmp_path / "nan.npz", second, {}, "not finite numbers"),
+        (tmp_path / "other size.npz", second, {}, "moments are of efficientnet-lite0@224"),
+        (tmp_path / "two.npz", second, {}, "cannot be read as a reference file"),
+        (tmp_path / "negative.npz", second, {}, "negative variances"),
+        (tmp_path / "skewed.npz", second, {}, "not symmetric"),
+        (tmp_path / "far.npz", second, {}, "too far apart"),
+        (tmp_path / "absent.npz", second, {}, "is not there"),
+        (first, second, inception, "star-exp weights fetch inception"),
+        (first, second, inception | {"weights": str(sets / "noise.npy")}, "another network's FID is not FID"),
+        (first, tmp_path / "folder.npz", {"write": True}, "is a folder"),
+        (first, tmp_path / "two.npy" / "x.npz", {"write": True}, "two.npy"),
+        (first, first, {"write": True}, "what the images are read from"),
+        (second, second / "x.npz", {"write": True}, "what the images are read from"),
+        (first, Path("/proc/x.npz"), {"write": True}, "/proc/"),
     ]
-    if torch.cuda.is_available():
-        cases.pop()
-    for arguments, message in cases:
-        done = star_exp("evaluate", *arguments, home=tmp_path)
-        assert done.returncode == 2 and message in done.stderr, (arguments, done.stderr)
-        assert [line[:6] for line in done.stderr.splitlines()] == ["error:"], done.stderr
-        assert "Traceback" not in done.stderr and not done.stdout
-    refused = star_exp("reference", sets / "first.npz", tmp_path / "ref.txt", *OFFLINE, home=tmp_path)
-    assert refused.returncode == 2 and "ends in .npz" in refused.stderr
+    if not torch.cuda.is_available():
+        cases.append((first, second, {"device": "cuda"}, "no usable GPU"))
     (tmp_path / "folder.npz").mkdir()
-    for target, message in ((tmp_path / "folder.npz", "is a folder"), (tmp_path / "two.npy" / "x.npz", "two.npy")):
-        refused = star_exp("reference", sets / "first.npz", target, *OFFLINE, home=tmp_path)
-        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+    for reference, other, changes, message in cases:
+        text = request(tmp_path, reference, other, **changes)
+        assert score_files.main(text) == 2, text
+        said = capsys.readouterr()
+        assert message in said.err and not said.out, (text, said)
+        assert [line[:6] for line in said.err.splitlines()] == ["error:"], said.err
+
+
+def test_mistakes_in_options_are_one_sentence_too(sets: Path, tmp_path: Path) -> None:
+    first, second = sets / "first.npz", sets / "second"
+    for command, message in (
+        (("evaluate", first, second, *OFFLINE, "--weights", tmp_path), "has its own"),
+        (("evaluate", first, second, "--weights", tmp_path / "no.pth"), "no.pth: Inception's weights are not there"),
+        (("reference", first, tmp_path / "ref.txt", *OFFLINE), "ends in .npz"),
+    ):
+        done = star_exp(*command, home=tmp_path)
+        assert done.returncode == 2 and message in done.stderr and not done.stdout, done.stderr
+        assert [line[:6] for line in done.stderr.splitlines()] == ["error:"], done.stderr
 
 
 def test_inception_prints_what_adms_evaluator_prints(
@@ -164,20 +183,15 @@ def test_inception_prints_what_adms_evaluator_prints(
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 16, 16, 3), dtype=np.uint8)
     np.savez(tmp_path / "first.npz", arr_0=images[0])
     np.savez(tmp_path / "second.npz", arr_0=images[1])
-    request = Request(
-        reference=str(tmp_path / "first.npz"), samples=None, write=str(tmp_path / "made.npz"), extractor="inception",
-        weights=str(tmp_path / "weights.pth"), input_size=224, neighbours=3, batch_size=4, device="cpu", threads=1,
-        cache=str(tmp_path / "cache"), as_json=False, parent=os.getppid(),
-    )  # fmt: skip
-    assert score_files.main(json.dumps(asdict(request))) == 0
+    inception = {"extractor": "inception", "weights": str(tmp_path / "weights.pth"), "batch_size": 4}
+    written = request(tmp_path, tmp_path / "first.npz", tmp_path / "made.npz", write=True, **inception)
+    assert score_files.main(written) == 0
     with np.load(tmp_path / "made.npz") as made:
         assert made["mu"].shape == (2048,) and made["sigma_s"].shape == (2023, 2023)
         np.savez(tmp_path / "adm.npz", **{name: made[name] for name in ("mu", "sigma", "mu_s", "sigma_s", "arr_0")})
     capsys.readouterr()
-    against = asdict(request) | {
-        "reference": str(tmp_path / "adm.npz"), "samples": str(tmp_path / "second.npz"), "write": None,
-    }  # fmt: skip
-    assert score_files.main(json.dumps(against)) == 0
+    against = request(tmp_path, tmp_path / "adm.npz", tmp_path / "second.npz", **inception)
+    assert score_files.main(against) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["Inception Score", "FID", "sFID", "Precision", "Recall"]
     assert all(float(line.split(": ")[1]) >= 0 for line in lines)
