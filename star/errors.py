@@ -19,3 +19,11 @@ class Stopped(Exception):
 
 class NotFoundError(StarError):
     """A key, run or job that the ledger does not hold."""
+
+
+class LedgerError(StarError):
+    """The ledger's database is away, of another version, or belongs to another home."""
+
+
+class EngineError(StarError):
+    """Slurm or Ray is not there, refuses a job, or may not be used as it is set up."""

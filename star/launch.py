@@ -1,4 +1,4 @@
-"""A job of several processes: the worker becomes torchrun's agent, and its children do the work."""
+"""A worker's process and its relatives: a sign of life, and torchrun for jobs of several processes or machines."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import ctypes
 import logging
 import os
 import signal
+import threading
+from typing import Any
 
 from star.rundir import BUSY, DONE, FAILED, PREEMPTED, STOPPED, USER_ERROR, JobDir, read_json
 
 MARK = "STAR_CHILD"
 SET_PARENT_DEATH_SIGNAL = 1
+BEAT = 5.0
+"""Seconds between signs of life."""
 log = logging.getLogger("star.worker")
 
 
@@ -24,21 +28,77 @@ def follow_parent() -> None:
     ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
 
 
-def several(job: JobDir, count: int) -> int:
-    """Run `count` workers on one job under torchrun; returns the exit code of all of them together."""
+class Heart:
+    """Touches the job's `beat` file while the worker lives, and ends the worker when a newer attempt has begun.
+
+    A scheduler that takes a worker for dead, because its machine is silent, begins the next attempt. Where the older worker
+    is alive after all, the attempt's number in job.json tells it that its time is over.
+    """
+
+    def __init__(self, job: JobDir, attempt: int) -> None:
+        self.job, self.attempt = job, attempt
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+
+    def __enter__(self) -> Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while True:
+            try:
+                self.job.beat.touch()
+                superseded = self.job.attempt() > self.attempt
+            except OSError:  # a disk that is full or away: training goes on, and so may this
+                superseded = False
+            if superseded:
+                log.error("attempt %d is over: a newer one has begun", self.attempt)
+                os._exit(BUSY)
+            if self._end.wait(BEAT):
+                return
+
+    @staticmethod
+    def check(job: JobDir, attempt: int) -> None:
+        """Before a result is written: end this process when a newer attempt has begun."""
+        if job.attempt() > attempt:
+            log.error("attempt %d is over: a newer one has begun; its result is left alone", attempt)
+            os._exit(BUSY)
+
+
+def several(job: JobDir, description: dict[str, Any]) -> int:
+    """Run the job's workers under torchrun; returns the exit code of all of them together.
+
+    On several machines each has an agent; STAR_NODE_RANK and STAR_RENDEZVOUS, which the executor sets, bring them together.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    if job.locked():
+    nodes, first = description.get("nodes", 1), os.environ.get("STAR_NODE_RANK", "0") == "0"
+    if first and job.locked():
         log.error("another worker holds %s", job.path)
         return BUSY
-    job.failure.unlink(missing_ok=True)  # so that what stands there afterwards is this attempt's
+    if first:
+        job.failure.unlink(missing_ok=True)  # so that what stands there afterwards is this attempt's
+    meeting = ["--standalone"]
+    if nodes > 1:
+        meeting = [
+            f"--nnodes={nodes}",
+            f"--node-rank={os.environ['STAR_NODE_RANK']}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={os.environ['STAR_RENDEZVOUS']}",
+            f"--rdzv-id={description['key']}-{description.get('attempt', 0)}",
+        ]
     # torchrun passes SIGTERM on to its children but would die of SIGUSR1
     signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     os.environ[MARK] = "1"
     try:
-        torchrun(["--standalone", f"--nproc-per-node={count}", "--max-restarts=0", "-m", "star.worker", str(job.path)])
+        count = description["processes"]
+        torchrun([*meeting, f"--nproc-per-node={count}", "--max-restarts=0", "-m", "star.worker", str(job.path)])
     except (ChildFailedError, SignalException) as error:
         log.info("torchrun: %s", str(error).splitlines()[0])
     if job.result.exists():

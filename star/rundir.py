@@ -1,6 +1,8 @@
 """A job's folder: where its files are, and how they are written so that nobody ever reads half of one.
 
-job.json        what to do: stage, key, spec, inputs        written by the scheduler
+job.json        what to do: stage, key, spec, inputs, and   written by the scheduler
+                which attempt this is (the fencing number)
+beat            touched while a worker lives                written by the worker
 log.txt         what the worker printed, all attempts       written by the worker process
 metrics.jsonl   one line per step: {"time", "step", ...}    written by the worker
 progress.json   how far it is                               written by the worker
@@ -14,31 +16,61 @@ import fcntl
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-DONE, USER_ERROR, BUSY, FAILED, PREEMPTED = 0, 2, 3, 70, 75
-"""Exit codes of a worker: done; the user's mistake; another worker holds the job; failed; stopped on request, state saved."""
+DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED = 0, 2, 3, 70, 74, 75
+"""Exit codes of a worker: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no
+space left on the disk; stopped on request, state saved."""
 STOPPED = "Stopped"
 """Class, in failure.json, of a failure that is none: the job stopped on request."""
+
+
+class _At:
+    """A path inside a job's folder; made when it is asked for, because plans look at thousands of folders."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, job: JobDir, owner: type | None = None) -> Path:
+        return job.path / self.name
 
 
 class JobDir:
     """Paths of one job."""
 
+    job = _At("job.json")
+    log = _At("log.txt")
+    metrics = _At("metrics.jsonl")
+    progress = _At("progress.json")
+    out = _At("out")
+    result = _At("result.json")
+    failure = _At("failure.json")
+    lock = _At("lock")
+    beat = _At("beat")
+    scratch = _At("scratch")
+    checkpoints = _At("checkpoints")
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.job = path / "job.json"
-        self.log = path / "log.txt"
-        self.metrics = path / "metrics.jsonl"
-        self.progress = path / "progress.json"
-        self.out = path / "out"
-        self.result = path / "result.json"
-        self.failure = path / "failure.json"
-        self.lock = path / "lock"
-        self.scratch = path / "scratch"
-        self.checkpoints = path / "checkpoints"
+
+    def attempt(self) -> int:
+        """The newest attempt that a scheduler has begun; an older one's worker has to leave everything alone."""
+        return int((read_json(self.job) or {}).get("attempt", 0))
+
+    def seconds_since_beat(self) -> float | None:
+        """How long no worker has shown a sign of life, by the clock of the file system alone; None when none ever did."""
+        try:
+            beat = self.beat.stat().st_mtime
+            probe = self.path / f".now.{os.getpid()}"
+            probe.touch()
+            now = probe.stat().st_mtime
+            probe.unlink(missing_ok=True)
+            return now - beat
+        except FileNotFoundError:
+            return None
 
     def locked(self) -> bool:
         """Whether some worker is at it."""
@@ -63,6 +95,32 @@ class Home:
         self.ledger = self.path / "ledger.sqlite"
         self.mlflow = self.path / "mlflow.sqlite"
         self.artifacts = self.path / "mlartifacts"
+        self.code = self.path / "code"
+        self.experiments = self.path / "experiments"
+        self.logs = self.path / "logs"
+
+    def job_folders(self) -> set[str]:
+        """Names of the jobs' folders that are there: one look instead of one for each job."""
+        try:
+            return {entry.name for entry in os.scandir(self.jobs)}
+        except FileNotFoundError:
+            return set()
+
+    def identity(self) -> str:
+        """What this folder is known by, whatever it is mounted as; made when it has none."""
+        path = self.path / "home.json"
+        found = read_json(path)
+        while found is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            new = path.with_name(f".home.json.{uuid.uuid4().hex}")
+            write_json(new, {"id": uuid.uuid4().hex})
+            try:
+                os.link(new, path)  # fails when another process was first
+            except FileExistsError:
+                pass
+            new.unlink()
+            found = read_json(path)
+        return str(found["id"])
 
     def job(self, stage: str, key: str) -> JobDir:
         """The folder of the job with this key."""
@@ -139,3 +197,14 @@ def read_metrics(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
                 return
             offset += len(line)
             yield offset, json.loads(line)
+
+
+def process_born(pid: int) -> float | None:
+    """When a process of this machine was started; None when there is none, or only its exit code is left of it."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None

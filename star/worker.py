@@ -2,11 +2,13 @@
 
 Reads job.json, runs the stage, moves its output into place, writes result.json last. Knows neither ledger nor tracker.
 
-Exit codes: 0 done; 2 the user's mistake; 3 another worker holds this job; 70 failed; 75 stopped on request, state saved.
+Exit codes: 0 done; 2 the user's mistake; 3 another worker holds this job, or a newer attempt has begun; 70 failed; 74 the
+disk is full; 75 stopped on request, state saved.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -21,27 +23,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import star
 from star.errors import StarError, Stopped
-from star.launch import follow_parent, is_child, several
-from star.rundir import BUSY, DONE, FAILED, PREEMPTED, USER_ERROR, JobDir, MetricLog, write_json
+from star.launch import Heart, follow_parent, is_child, several
+from star.rundir import BUSY, DONE, FAILED, NO_SPACE, PREEMPTED, USER_ERROR, JobDir, MetricLog, read_json, write_json
 
 PROGRESS_EVERY = 0.5
 """Seconds between writes of progress.json."""
 log = logging.getLogger("star.worker")
 
 
-def main(path: str) -> int:
+Work = Callable[[dict[str, Any], JobDir, Callable[[], bool]], None]
+"""What a worker does with a job that it holds, given the job and what says that it was asked to stop."""
+
+
+def main(path: str, work: Work | None = None) -> int:
     """Run the job in `path`; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     job_dir = JobDir(Path(path))
     job = json.loads(job_dir.job.read_text())
-    if job.get("processes", 1) > 1 and not is_child():
-        return DONE if job_dir.result.exists() else several(job_dir, job["processes"])
+    work = work or _run
+    if job.get("processes", 1) * job.get("nodes", 1) > 1 and not is_child():
+        return DONE if job_dir.result.exists() else several(job_dir, job)
     stop = _Stop()
     if is_child():
         follow_parent()
         if int(os.environ["RANK"]) > 0:
-            return _guarded(job, job_dir, stop)
+            return _guarded(work, job, job_dir, stop)
     with job_dir.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,12 +60,13 @@ def main(path: str) -> int:
             return DONE
         if not is_child():  # so that what stands there afterwards is this attempt's
             job_dir.failure.unlink(missing_ok=True)
-        return _guarded(job, job_dir, stop)
+        with Heart(job_dir, job.get("attempt", 0)):
+            return _guarded(work, job, job_dir, stop)
 
 
-def _guarded(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> int:
+def _guarded(work: Work, job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> int:
     try:
-        _run(job, job_dir, stop)
+        work(job, job_dir, stop)
         return DONE
     except KeyboardInterrupt:
         return PREEMPTED
@@ -88,12 +97,25 @@ def _failed(error: Exception, job_dir: JobDir) -> int:
     else:
         log.error("%s", error if user else traceback.format_exc())
     text = str(error) if user else "".join(traceback.format_exception_only(error)).strip()
-    if not job_dir.failure.exists():  # of several processes the first tells why; the others only lost a peer
-        write_json(job_dir.failure, {"class": type(error).__name__, "message": text, "user": user})
-    return PREEMPTED if stopped else USER_ERROR if user else FAILED
+    full = _is_disk_full(error)
+    try:
+        if not job_dir.failure.exists():  # of several processes the first tells why; the others only lost a peer
+            write_json(job_dir.failure, {"class": type(error).__name__, "message": text, "user": user})
+    except OSError as second:  # where the disk is full there may be no room for this either: the exit code tells
+        log.error("%s", second)
+        full = full or _is_disk_full(second)
+    return PREEMPTED if stopped else NO_SPACE if full else USER_ERROR if user else FAILED
 
 
-def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
+def _is_disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None:
     started = time.time()
     threads = int(job["threads"])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -136,15 +158,24 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> None:
     leave(ranks)
     if metrics is not None:
         metrics.close()
-        _finish(job, job_dir, started, result, _provenance(job, device, threads, ranks.count))
+        finish(job, job_dir, started, result, provenance(job, device, threads, ranks.count))
 
 
-def _finish(job: dict[str, Any], job_dir: JobDir, started: float, result: Any, provenance: dict[str, Any]) -> None:
+def finish(job: dict[str, Any], job_dir: JobDir, started: float, result: Any, provenance: dict[str, Any]) -> None:
+    """Put what a stage made in place, the result last: nobody ever sees one without the other."""
+    Heart.check(job_dir, job.get("attempt", 0))
     shutil.rmtree(job_dir.out, ignore_errors=True)  # left by a worker killed between this rename and its result
     job_dir.scratch.rename(job_dir.out)
     seconds = round(time.time() - started, 2)
     write_json(
-        job_dir.result, {"metrics": result, "seconds": seconds, "finished": time.time(), "provenance": provenance}
+        job_dir.result,
+        {
+            "metrics": result,
+            "seconds": seconds,
+            "finished": time.time(),
+            "attempt": job.get("attempt", 0),
+            "provenance": provenance,
+        },
     )
     shutil.rmtree(job_dir.checkpoints, ignore_errors=True)
     log.info("done in %.1f s: %s", seconds, result)
@@ -186,22 +217,49 @@ def _device(wanted: str) -> Any:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _provenance(job: dict[str, Any], device: Any, threads: int, processes: int) -> dict[str, Any]:
-    import torch
+def provenance(job: dict[str, Any], device: Any, threads: int, processes: int) -> dict[str, Any]:
+    """Where a result comes from: code, environment, data, machine, command."""
+    import importlib.metadata
 
-    import star
-
-    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+    snapshot = read_json(Path(job["snapshot"]) / "origin.json") if job.get("snapshot") else None
+    content, spec = job.get("content") or {}, job["spec"]
     return {
         "star": star.__version__,
         "code": job["code"],
-        "torch": torch.__version__,
+        "snapshot": snapshot,
+        "command": job.get("command"),
+        "stage_version": content.get("version"),
+        "source": content.get("source"),
+        "inputs": content.get("inputs"),
+        "seed": spec.get("seed"),
+        "torch": importlib.metadata.version("torch"),
         "python": platform.python_version(),
         "host": platform.node(),
-        "device": gpu or platform.processor() or platform.machine(),
+        "system": platform.platform(),
+        "device": _device_name(device),
+        "gpus": _gpus(device),
         "threads": threads,
         "processes": processes,
+        "nodes": job.get("nodes", 1),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
+
+
+def _device_name(device: Any) -> str:
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    return platform.processor() or platform.machine()
+
+
+def _gpus(device: Any) -> list[dict[str, Any]]:
+    """Name, UUID and driver of the GPUs that this job was given."""
+    if device is None or device.type != "cuda":
+        return []
+    from star.devices import visible_gpus
+
+    return [{"name": gpu.name, "uuid": gpu.uuid, "driver": gpu.driver} for gpu in visible_gpus()]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 from star.data.fetch import fashion_mnist, is_complete
 from tests.helpers import DATA, ROOT, star_exp
+from tests.services import Postgres, find_postgres
 
 torch.set_num_threads(1)  # two test processes on two cores: more threads would only wait for each other
 settings.register_profile("star", derandomize=True)
@@ -43,3 +45,24 @@ def home(prepared: Path, tmp_path: Path) -> Path:
     (tmp_path / "home" / "data").mkdir()
     (tmp_path / "home" / "data" / "fashion-mnist").symlink_to(DATA)
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL server."""
+    if not find_postgres("initdb"):
+        pytest.skip("PostgreSQL is not installed; `make engines` installs it on Debian")
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "server")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty database for a ledger, on each kind of server; also in STAR_LEDGER_URL."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    else:
+        url = request.getfixturevalue("postgres").new_database()
+    monkeypatch.setenv("STAR_LEDGER_URL", url)
+    return url

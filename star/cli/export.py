@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from star.cli.status import open_ledger
+from star.cli.status import look
 from star.errors import SpecError, StarError
 
 SUFFIXES = {"llamagen": ".pt", "safetensors": ".safetensors"}
@@ -17,7 +17,7 @@ STAGES = ("train", "tokenizer")
 
 def export_weights(path: Path, prefix: str, weights: str, form: str, target: Path | None) -> None:
     """Write the weights of a run (its trained transformer), or of a train or tokenizer job."""
-    home, ledger = open_ledger(path)
+    home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
     stage = "train"
     if kind == "run":

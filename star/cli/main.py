@@ -52,6 +52,12 @@ EXTRACTOR = [
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     HOME,
 ]
+BUDGET = click.option(
+    "--budget-gpu-hours",
+    "budget",
+    type=click.FloatRange(min=0),
+    help="Stop before anything starts when what is left costs more.",
+)
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -68,6 +74,7 @@ def experiment_options(command: click.decorators.FC) -> click.decorators.FC:
             help="Change the base of every row, such as optim.steps=200.",
         ),
         click.option("--seeds", metavar="0,1,2", help="Seeds in place of the file's."),
+        click.option("--name", help="Make it an experiment of its own, with this name."),
         HOME,
     ]
     for option in reversed(options):
@@ -84,42 +91,72 @@ def cli() -> None:
 @cli.command()
 @experiment_options
 @OUT
-@click.option("--slots", type=click.IntRange(1), help="CPU slots to fill; this machine's cores by default.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "slurm", "ray"]),
+    default="local",
+    envvar="STAR_EXECUTOR",
+    show_default=True,
+    show_envvar=True,
+    help="Where jobs run: this machine, Slurm, or Ray.",
+)
+@click.option("--slots", type=click.IntRange(1), help="CPU slots of this machine to fill; its cores by default.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live view, also on a terminal.")
+@click.option("--detach", is_flag=True, help="Leave the terminal: go on in a process of its own.")
+@click.option("--fork", is_flag=True, help="Put runs with changed values in place of the experiment's former ones.")
+@BUDGET
 def run(
     file: Path,
     profile: str | None,
     sets: tuple[str, ...],
     seeds: str | None,
+    name: str | None,
     home: Path,
     out: Path,
+    executor: str,
     slots: int | None,
     plain: bool,
+    detach: bool,
+    fork: bool,
+    budget: float | None,
 ) -> None:
     """Compute what FILE asks for and is not there yet; then write its table."""
-    experiment = _experiment(file, profile, sets, seeds)
-    from star.cli.run import run_experiment
+    experiment = _experiment(file, profile, sets, seeds, name)
+    from star.cli.run import RunOptions, run_experiment
 
-    sys.exit(run_experiment(experiment, home, out, slots, plain or not sys.stdout.isatty()))
+    plain = plain or not sys.stdout.isatty()
+    sys.exit(run_experiment(experiment, RunOptions(home, out, executor, slots, plain, fork, detach, budget)))
 
 
 @cli.command()
 @experiment_options
+@BUDGET
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def plan(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, as_json: bool) -> None:
+def plan(
+    file: Path,
+    profile: str | None,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    name: str | None,
+    home: Path,
+    budget: float | None,
+    as_json: bool,
+) -> None:
     """Show rows, runs and stages of FILE, what is done or shared, and what the rest will cost."""
-    experiment = _experiment(file, profile, sets, seeds)
+    experiment = _experiment(file, profile, sets, seeds, name)
     from star.cli.plan import show_plan
 
-    show_plan(experiment, home, as_json)
+    show_plan(experiment, home, budget, as_json)
 
 
 @cli.command()
 @experiment_options
 @OUT
-def report(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, home: Path, out: Path) -> None:
+def report(
+    file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None, home: Path, out: Path
+) -> None:
     """Write the table of FILE from tracked metrics: Markdown, LaTeX, CSV, and where each number came from."""
-    experiment = _experiment(file, profile, sets, seeds)
+    experiment = _experiment(file, profile, sets, seeds, name)
     from star.cli.run import write_report
 
     write_report(experiment, home, out)
@@ -148,12 +185,13 @@ def show(key: str, home: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("key")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job is over.")
 @HOME
-def logs(key: str, home: Path) -> None:
+def logs(key: str, home: Path, follow: bool) -> None:
     """What the workers of a job printed; for a run, of all its jobs."""
     from star.cli.status import show_logs
 
-    show_logs(home, key)
+    show_logs(home, key, follow)
 
 
 @cli.command()
@@ -251,11 +289,13 @@ def fetch(name: str, folder: Path | None, home: Path) -> None:
     click.echo(f"{name}: 70000 images in {target} ({fashion_mnist(target, folder)})")
 
 
-def _experiment(file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None) -> Experiment:
+def _experiment(
+    file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None
+) -> Experiment:
     from star.report.published import check
     from star.spec.load import load
 
-    experiment = load(file, profile, sets, _seeds(seeds))
+    experiment = load(file, profile, sets, _seeds(seeds), name)
     check(experiment)
     return experiment
 

@@ -5,72 +5,99 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from star.ledger.store import Ledger
+from star.cli.run import keep_budget
+from star.ledger.store import read_ledger
 from star.rundir import Home
-from star.scheduler.estimate import gpu_hours, parameters, stage_flops
-from star.scheduler.plan import Plan, make_plan
+from star.scheduler.contract import compare
+from star.scheduler.estimate import gpu_hours, parameters
+from star.scheduler.plan import Plan, PlannedRun, make_plan
 from star.spec.experiment import Experiment
 from star.spec.graph import STAGES
 from star.spec.resources import PEAK_TFLOPS
 
+LINES = 400
+"""Runs, and jobs, that are printed one by one; --json has them all."""
 
-def show_plan(experiment: Experiment, path: Path, as_json: bool) -> None:
+
+def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json: bool) -> None:
     """Print the plan of an experiment."""
     home = Home(path)
-    ledger = Ledger(home.ledger) if home.ledger.exists() else None
+    ledger = read_ledger(home)
     plan = make_plan(experiment, home, ledger)
     speeds = ledger.speeds() if ledger else {}
     slots = os.cpu_count() or 1
     seconds = plan.seconds(speeds, slots)
     if as_json:
-        click.echo(json.dumps(_as_json(plan, seconds), indent=1))
-        return
-    _print(plan)
+        click.echo(json.dumps(_as_json(plan, seconds)))
+    else:
+        change = compare(plan, ledger) if ledger else None
+        lines = [*_lines(plan), "", _total(plan, seconds, slots)]
+        if change and change.forked:
+            lines.append(
+                f"fork: {len(change.forked)} runs differ from before: {'; '.join(map(str, change.differences))}"
+            )
+        lines += [f"missing: {reason}" for reason in plan.missing]
+        click.echo("\n".join(lines))
+    keep_budget(plan, budget)
+
+
+def _total(plan: Plan, seconds: float, slots: int) -> str:
     jobs = f"to do: {len(plan.to_do)} of {len(plan.jobs)} jobs, {_amount(plan.flops(), 'FLOP')}"
     disk = f"{_amount(plan.disk(), 'B')} on disk, and up to {_amount(plan.checkpoints(), 'B')} of checkpoints while training"
+    hours = plan.gpu_hours()
+    if hours is None:
+        return f"{jobs}, about {_duration(seconds)} on {slots} slots, {disk}"
     gpus = {(run.spec.resources.gpu, run.spec.resources.utilisation) for run in plan.runs}
-    if None in {gpu for gpu, _ in gpus}:
-        click.echo(f"\n{jobs}, about {_duration(seconds)} on {slots} slots, {disk}")
-    else:
-        basis = " or ".join(
-            f"{gpu} at {share:.0%} of its {PEAK_TFLOPS[gpu]:g} TFLOP/s (dense bf16)"
-            for gpu, share in sorted(gpus)
-            if gpu
-        )
-        hours = sum(gpu_hours(job.stage, job.spec) for job in plan.to_do)
-        click.echo(f"\n{jobs}, about {hours:,.0f} GPU-hours on {basis}, {disk}")
-    for reason in plan.missing:
-        click.echo(f"missing: {reason}")
-
-
-def _print(plan: Plan) -> None:
-    experiment = plan.experiment
-    click.echo(f"{experiment.name}: {experiment.spec.title} · profile {experiment.profile}")
-    click.echo(
-        f"{len(experiment.variants)} rows, {len(plan.runs)} runs ({len({run.key for run in plan.runs})} distinct)\n"
+    basis = " or ".join(
+        f"{gpu} at {share:.0%} of its {PEAK_TFLOPS[gpu]:g} TFLOP/s (dense bf16)" for gpu, share in sorted(gpus) if gpu
     )
-    width = max(len(run.label) for run in plan.runs)
-    for run in plan.runs:
-        actions = Counter(plan.jobs[key].action for key in run.stages.values() if key in plan.jobs)
-        summary = ", ".join(f"{count} {action}" for action, count in actions.items())
-        stages = [stage for stage, key in run.stages.items() if key in plan.jobs]
-        cost = _amount(sum(stage_flops(stage, run.spec) for stage in stages), "FLOP")
-        if run.spec.resources.gpu:
-            cost += f"  {sum(gpu_hours(stage, run.spec) for stage in stages):,.0f} GPU-hours"
-        size = f"{parameters(run.spec) / 1e6:,.4g} M parameters"
-        click.echo(f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}  {cost}  {summary}")
-    click.echo(f"\n  {'stage':<10} {'key':<16} {'runs':>4}  {'action':<10} {'cost':>11}  {'GPU-hours':>9}  why")
+    return f"{jobs}, about {hours:,.0f} GPU-hours on {basis}, {disk}"
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    experiment = plan.experiment
+    yield f"{experiment.name}: {experiment.spec.title} · profile {experiment.profile}"
+    yield f"{len(experiment.variants)} rows, {len(plan.runs)} runs ({len({run.key for run in plan.runs})} distinct)\n"
+    shown = plan.runs[:LINES]
+    width = max(len(run.label) for run in shown)
+    for run in shown:
+        yield _run_line(plan, run, width)
+    if len(plan.runs) > LINES:
+        yield f"  ... and {len(plan.runs) - LINES} more"
+    yield f"\n  {'stage':<10} {'key':<16} {'runs':>4}  {'action':<10} {'cost':>11}  {'GPU-hours':>9}  why"
     order = list(STAGES)
-    for job in sorted(plan.jobs.values(), key=lambda job: order.index(job.stage)):
-        cost = _amount(stage_flops(job.stage, job.spec), "FLOP")
-        hours = f"{gpu_hours(job.stage, job.spec):,.1f}" if job.spec.resources.gpu else "-"
-        click.echo(
+    jobs = sorted(plan.jobs.values(), key=lambda job: order.index(job.stage))
+    if len(jobs) > LINES:  # by stage and action
+        counts = Counter((job.stage, job.action) for job in jobs)
+        costs: Counter[tuple[str, str]] = Counter()
+        for job in jobs:
+            costs[job.stage, job.action] += int(job.flops)
+        for (stage, action), count in counts.items():
+            cost = _amount(float(costs[stage, action]), "FLOP")
+            yield f"  {stage:<10} {f'{count} jobs':<16} {'':>4}  {action:<10} {cost:>11}"
+        return
+    for job in jobs:
+        hours = f"{gpu_hours(job.spec, job.flops):,.1f}" if job.spec.resources.gpu else "-"
+        cost = _amount(job.flops, "FLOP")
+        yield (
             f"  {job.stage:<10} {job.key:<16} {len(job.runs):>4}  {job.action:<10} {cost:>11}  {hours:>9}  {job.reason}; {job.label}"
         )
+
+
+def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
+    jobs = [plan.jobs[key] for key in run.stages.values() if key in plan.jobs]
+    summary = ", ".join(f"{count} {action}" for action, count in Counter(job.action for job in jobs).items())
+    flops = sum(job.flops for job in jobs)
+    cost = _amount(flops, "FLOP")
+    if run.spec.resources.gpu:
+        cost += f"  {gpu_hours(run.spec, flops):,.0f} GPU-hours"
+    size = f"{parameters(run.spec) / 1e6:,.4g} M parameters"
+    return f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}  {cost}  {summary}"
 
 
 def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
@@ -95,8 +122,8 @@ def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
                 "runs": job.runs,
                 "action": job.action,
                 "reason": job.reason,
-                "flops": stage_flops(job.stage, job.spec),
-                "gpu_hours": gpu_hours(job.stage, job.spec) if job.spec.resources.gpu else None,
+                "flops": job.flops,
+                "gpu_hours": gpu_hours(job.spec, job.flops) if job.spec.resources.gpu else None,
             }
             for job in plan.jobs.values()
         ],
@@ -104,6 +131,7 @@ def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
             "jobs": len(plan.to_do),
             "flops": plan.flops(),
             "seconds": seconds,
+            "gpu_hours": plan.gpu_hours(),
             "bytes": plan.disk(),
             "checkpoint_bytes": plan.checkpoints(),
         },

@@ -4,59 +4,136 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from star.cli.view import View
-from star.errors import DataError
-from star.ledger.store import Ledger
+from star.errors import DataError, SpecError
+from star.ledger.store import Ledger, open_ledger, read_ledger
 from star.rundir import Home
+from star.scheduler.contract import compare, enter, refuse_fork
 from star.scheduler.courier import Courier
-from star.scheduler.local import LocalExecutor
+from star.scheduler.engines import make_executor
 from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan, make_plan
+from star.scheduler.snapshot import take
 from star.spec.experiment import Experiment
 from star.tracking import Tracker
 
 
-def run_experiment(experiment: Experiment, path: Path, out: Path, slots: int | None, plain: bool) -> int:
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, as the command line says."""
+
+    home: Path
+    out: Path
+    executor: str = "local"
+    slots: int | None = None
+    plain: bool = True
+    fork: bool = False
+    detach: bool = False
+    budget: float | None = None
+
+
+def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     """Do what is left of an experiment, then report; returns the exit code."""
-    home = Home(path)
-    ledger = Ledger(home.ledger)
+    home = Home(options.home)
+    ledger = open_ledger(home)
     plan = make_plan(experiment, home, ledger)
     if plan.missing and plan.to_do:
         raise DataError(" ".join(plan.missing))
+    keep_budget(plan, options.budget)
+    if not options.fork:
+        refuse_fork(plan, compare(plan, ledger))
+    if options.detach:
+        return _detach(home, experiment)
+    executor = make_executor(options.executor, home, options.slots)
     # a polite kill is a Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     courier = Courier(home, ledger, plan, lambda: connect(home))
-    courier.start()
-    with View(plan, home, plain) as view:
-        slots = slots or os.cpu_count() or 1
+    with View(plan, home, options.plain) as view:
         rest = len(plan.jobs) - len(plan.to_do)
         view.say(
             f"{experiment.name}: {len(plan.runs)} runs; {len(plan.jobs)} jobs, {len(plan.to_do)} to do, "
-            f"{rest} done or not needed; {slots} slots"
+            f"{rest} done or not needed; {_where(executor.name, executor.limits())}"
         )
-        outcome = Scheduler(home, ledger, LocalExecutor(), slots, view.say).run(plan, view.update)
+        snapshot = take(home)
+        enter(plan, home, ledger, view.say, options.fork)
+        courier.start()
+        engines = lambda name: make_executor(name, home)  # noqa: E731
+        outcome = Scheduler(home, ledger, executor, snapshot, view.say, engines).run(plan, view.update)
     behind = courier.finish()
     if behind:
         click.echo(f"warning: MLflow is behind ({behind}); the same command carries the rest.", err=True)
-    return _conclude(outcome, plan, home, out, bool(behind))
+    return _conclude(outcome, plan, options, bool(behind))
 
 
-def _conclude(outcome: Outcome, plan: Plan, home: Home, out: Path, behind: bool) -> int:
+def _where(name: str, limits: tuple[int, dict[str, int]] | None) -> str:
+    if limits is None:
+        return name
+    slots, gpus = limits
+    return f"{slots} slots" + (f", {len(gpus)} GPUs" if gpus else "")
+
+
+def keep_budget(plan: Plan, budget: float | None) -> None:
+    """That what is left costs no more GPU-hours than `budget`.
+
+    Raises:
+        SpecError: it costs more, or what it costs is not known.
+    """
+    if budget is None:
+        return
+    hours = plan.gpu_hours()
+    name = plan.experiment.name
+    if hours is None:
+        raise SpecError(
+            f"--budget-gpu-hours {budget:g}: {name} at profile {plan.experiment.profile} names no GPU to count hours of; "
+            "give one, such as --set resources.gpu=H100."
+        )
+    if hours > budget:
+        raise SpecError(
+            f"--budget-gpu-hours {budget:g}: what is left of {name} costs about {hours:,.1f} GPU-hours; nothing was started. "
+            "Raise the budget, or leave out rows or seeds."
+        )
+
+
+def _detach(home: Home, experiment: Experiment) -> int:
+    """Start the same command again as a process of its own that outlives this terminal."""
+    home.logs.mkdir(parents=True, exist_ok=True)
+    log = home.logs / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    with log.open("ab") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "star.cli", *arguments, "--plain"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    click.echo(
+        f"detached: process {child.pid} goes on; it writes to {log}. `star-exp status` and `star-exp watch` show how far it is."
+    )
+    return 0
+
+
+def _conclude(outcome: Outcome, plan: Plan, options: RunOptions, behind: bool) -> int:
     experiment = plan.experiment
     if outcome.interrupted:
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
     for job in outcome.failed:
+        message = (job.error or "").splitlines()[0]
         click.echo(
-            f"failed: {job.stage} {job.key} ({job.label}): {job.error_class}: {job.error}; see `star-exp logs {job.key}`",
+            f"failed: {job.stage} {job.key} ({job.label}): {job.error_class}: {message}; see `star-exp logs {job.key}`",
             err=True,
         )
     if not behind:
-        write_report(experiment, home.path, out)
+        write_report(experiment, options.home, options.out)
     if outcome.failed or outcome.blocked:
         click.echo(f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.blocked)} wait for those")
         return 1
@@ -74,12 +151,24 @@ def write_report(experiment: Experiment, path: Path, out: Path) -> None:
     from star.report.table import build
 
     home = Home(path)
-    if not home.ledger.exists():
-        raise DataError(f"{home.path}: holds no runs yet; `star-exp run {experiment.file}` makes them.")
-    ledger = Ledger(home.ledger)
+    ledger = existing_ledger(home, experiment.file)
     table = build(experiment, make_plan(experiment, home, ledger), ledger, connect(home))
     for written in write(table, out / experiment.name / experiment.profile):
         click.echo(f"wrote {written}")
+
+
+def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger:
+    """The ledger of a home in which something ran.
+
+    Raises:
+        DataError: nothing ever did.
+    """
+    ledger = read_ledger(home)
+    if ledger is None:
+        raise DataError(
+            f"{home.path}: holds no runs yet; `star-exp run {file}` makes some, or name another folder with --home."
+        )
+    return ledger
 
 
 def connect(home: Home) -> Tracker:

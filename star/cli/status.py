@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,36 +13,52 @@ from typing import Any
 import click
 
 from star.errors import NotFoundError
-from star.ledger.store import DONE, FAILED, Ledger
-from star.rundir import Home, read_json
+from star.ledger.jobs import Place
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
+from star.ledger.store import Ledger, read_ledger
+from star.rundir import Home, process_born, read_json
 from star.spec.graph import needed
 
+ROWS = 40
+"""Rows of an experiment, and queued jobs, that are printed one by one; --json has them all."""
+HERE = 1.0
+"""Seconds by which a process's start time may be off."""
 
-def open_ledger(path: Path) -> tuple[Home, Ledger]:
-    """The home at `path` and its ledger.
+
+def look(path: Path) -> tuple[Home, Ledger]:
+    """The home at `path` and its ledger, to read.
 
     Raises:
         NotFoundError: nothing ever ran there.
     """
     home = Home(path)
-    if not home.ledger.exists():
+    ledger = read_ledger(home)
+    if ledger is None:
         raise NotFoundError(
             f"{home.path}: holds no runs yet; `star-exp run experiments/table4.yaml` makes some, or name another folder with --home."
         )
-    return home, Ledger(home.ledger)
+    return home, ledger
 
 
 def show_status(path: Path, as_json: bool) -> None:
     """All experiments with the state of their runs, and every job that is not done."""
-    home, ledger = open_ledger(path)
-    jobs, runs = ledger.jobs(), ledger.runs()
+    home, ledger = look(path)
+    found = overview(home, ledger)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo("\n".join(_lines(found)))
+
+
+def overview(home: Home, ledger: Ledger, experiment: str | None = None) -> dict[str, Any]:
+    """What `status --json` prints: `rows`, `open_jobs`, `schedulers`, `counts`."""
+    listed = ledger.experiments(experiment)
+    stages = ledger.run_stages()
+    places = ledger.all_places()
     rows = []
-    for row in ledger.experiments():
-        keys = [runs[row.run].stages[stage] for stage in needed(tuple(row.targets))]
-        targets = [runs[row.run].stages[stage] for stage in row.targets]
-        states = Counter(jobs[key].state for key in keys if key in jobs)
-        finished = all(key in jobs and jobs[key].state == DONE for key in targets)
-        state = "done" if finished else "failed" if states[FAILED] else "running" if states["running"] else "waiting"
+    for row in listed:
+        keys = stages[row.run]
+        states = Counter(places[keys[stage]].state for stage in needed(tuple(row.targets)) if keys[stage] in places)
         rows.append(
             {
                 "experiment": row.name,
@@ -49,63 +66,102 @@ def show_status(path: Path, as_json: bool) -> None:
                 "row": row.row,
                 "seed": row.seed,
                 "run": row.run,
-                "state": state,
+                "state": _row_state([keys[stage] for stage in row.targets], states, places),
                 "jobs": dict(states),
             }
         )
-    open_jobs = [asdict(job) for job in jobs.values() if job.state != DONE]
-    if as_json:
-        click.echo(json.dumps({"home": str(home.path), "rows": rows, "open_jobs": open_jobs}, indent=1))
-        return
+    unfinished = ledger.of_state(QUEUED, RUNNING, FAILED, CANCELLED, LOST)
+    return {
+        "home": str(home.path),
+        "rows": rows,
+        "counts": dict(Counter(place.state for place in places.values())),
+        "open_jobs": [_open_job(home, job) for job in unfinished],
+        "schedulers": [
+            {**asdict(watcher), "alive": _alive(watcher.pid, watcher.born, watcher.host)}
+            for watcher in ledger.schedulers().values()
+        ],
+    }
+
+
+def _row_state(targets: list[str], states: Counter[str], places: dict[str, Place]) -> str:
+    if all(key in places and places[key].state == DONE for key in targets):
+        return "done"
+    for state in (FAILED, CANCELLED, LOST, RUNNING):
+        if states[state]:
+            return state
+    return "waiting"
+
+
+def _open_job(home: Home, job: Job) -> dict[str, Any]:
+    shown = asdict(job)
+    if job.state == RUNNING:
+        folder = home.job(job.stage, job.key)
+        shown["progress"] = read_json(folder.progress)
+        if folder.result.exists():  # its scheduler is gone, or about to notice
+            shown["state"] = DONE
+    return shown
+
+
+def _alive(pid: int, born: float, host: str) -> bool | None:
+    """Whether a scheduler of this machine runs; None for one of another machine."""
+    import socket
+
+    if host != socket.gethostname():
+        return None
+    now = process_born(pid)
+    return now is not None and abs(now - born) < HERE
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    rows = found["rows"]
     for name, profile in dict.fromkeys((row["experiment"], row["profile"]) for row in rows):
         mine = [row for row in rows if (row["experiment"], row["profile"]) == (name, profile)]
-        click.echo(f"{name} · {profile}: {sum(row['state'] == 'done' for row in mine)} of {len(mine)} runs done")
-        for line in mine:
+        yield f"{name} · {profile}: {sum(row['state'] == 'done' for row in mine)} of {len(mine)} runs done"
+        shown = mine if len(mine) <= ROWS else [row for row in mine if row["state"] not in ("done", "waiting")][:ROWS]
+        for line in shown:
             detail = ", ".join(f"{count} {state}" for state, count in line["jobs"].items())
-            click.echo(f"  {line['state']:<8} {line['run']}  {line['row']} · seed {line['seed']}  ({detail})")
-    for job in open_jobs:
-        error = f"  {job['error_class']}: {job['error']}" if job["error"] else ""
-        click.echo(
-            f"{job['state']:<8} {job['stage']} {job['key']}  attempt {job['attempt']}  {job['label']}{_progress(home, job)}{error}"
-        )
+            yield f"  {line['state']:<9} {line['run']}  {line['row']} · seed {line['seed']}  ({detail})"
+        if len(shown) < len(mine):
+            rest = Counter(row["state"] for row in mine)
+            yield f"  {', '.join(f'{count} {state}' for state, count in rest.items())}"
+    jobs = found["open_jobs"]
+    queued = [job for job in jobs if job["state"] == QUEUED]
+    for job in jobs:
+        if job["state"] != QUEUED or len(queued) <= ROWS:
+            yield from _job_lines(job)
+    if len(queued) > ROWS:
+        yield f"queued    {len(queued)} jobs"
+    for watcher in found["schedulers"]:
+        if watcher["alive"] is not False:
+            yield f"scheduler {watcher['host']} process {watcher['pid']} on {watcher['executor']}: {watcher['command']}"
 
 
-def _progress(home: Home, job: dict[str, Any]) -> str:
-    progress = read_json(home.job(job["stage"], job["key"]).progress) if job["state"] == "running" else None
-    return f"  {progress['done']}/{progress['total']}" if progress else ""
+def _job_lines(job: dict[str, Any]) -> Iterator[str]:
+    progress = job.get("progress")
+    far = f"  {progress['done']}/{progress['total']}" if progress else ""
+    where = f"  on {job['host'].lstrip('@')}" if job["host"] else ""
+    wait = f"  again in {job['not_before'] - time.time():.0f} s" if (job["not_before"] or 0) > time.time() else ""
+    yield f"{job['state']:<9} {job['stage']} {job['key']}  attempt {job['attempt']}  {job['label']}{where}{far}{wait}"
+    if job["error"]:
+        first, *rest = job["error"].splitlines()
+        yield f"          {job['error_class']}: {first}"
+        yield from (f"            {line}" for line in rest[-5:])
+        yield f"          {advice(job)}"
+
+
+def advice(job: dict[str, Any]) -> str:
+    """What to do about a failed job."""
+    from star.scheduler.policies import POLICIES
+
+    policy = POLICIES.get(job["why"] or "")
+    return policy.advice.replace("KEY", job["key"][:6]) if policy else ""
 
 
 def show_key(path: Path, prefix: str, as_json: bool) -> None:
     """One run with its jobs, or one job with its history, numbers and provenance."""
-    home, ledger = open_ledger(path)
+    home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
-    if kind == "run":
-        run = ledger.runs([key])[key]
-        jobs = ledger.jobs(run.stages.values())
-        shown: dict[str, Any] = {
-            "run": key,
-            "label": run.label,
-            "mlflow_run": run.tracking_id,
-            "stages": {
-                stage: {"key": job, "state": jobs[job].state if job in jobs else "never asked for"}
-                for stage, job in run.stages.items()
-            },
-            "spec": run.spec,
-        }
-    else:
-        job = ledger.jobs([key])[key]
-        folder = home.job(job.stage, key)
-        shown = {
-            "job": key,
-            **{name: value for name, value in asdict(job).items() if name != "key"},
-            "folder": str(folder.path),
-            "result": read_json(folder.result),
-            "history": [
-                {"time": _clock(row.time), "attempt": row.attempt, "state": row.after, "reason": row.reason}
-                for row in ledger.history(key)
-            ],
-            "used_by": [run.label for run in ledger.runs().values() if key in run.stages.values()],
-        }
+    shown = _run(ledger, key) if kind == "run" else _job(home, ledger, key)
     if as_json:
         click.echo(json.dumps(shown, indent=1))
     else:
@@ -114,18 +170,77 @@ def show_key(path: Path, prefix: str, as_json: bool) -> None:
         click.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=160).rstrip())
 
 
-def show_logs(path: Path, prefix: str) -> None:
-    """The log of a job, or of all jobs of a run."""
-    home, ledger = open_ledger(path)
+def _run(ledger: Ledger, key: str) -> dict[str, Any]:
+    run = ledger.runs([key])[key]
+    jobs = ledger.jobs(run.stages.values())
+    return {
+        "run": key,
+        "label": run.label,
+        "mlflow_run": run.tracking_id,
+        "stages": {
+            stage: {"key": job, "state": jobs[job].state if job in jobs else "never asked for"}
+            for stage, job in run.stages.items()
+        },
+        "spec": run.spec,
+    }
+
+
+def _job(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
+    job = ledger.jobs([key])[key]
+    folder = home.job(job.stage, key)
+    return {
+        "job": key,
+        **{name: value for name, value in asdict(job).items() if name != "key"},
+        "folder": str(folder.path),
+        "result": read_json(folder.result),
+        "history": [
+            {"time": _clock(row.time), "attempt": row.attempt, "state": row.after, "why": row.why, "reason": row.reason}
+            for row in ledger.history(key)
+        ],
+        "used_by": [run.label for run in ledger.runs().values() if key in run.stages.values()],
+    }
+
+
+def show_logs(path: Path, prefix: str, follow: bool) -> None:
+    """The log of a job, or of all jobs of a run; with `follow`, what is added to it until the job is over."""
+    home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
-    run_stages = ledger.runs([key])[key].stages if kind == "run" else {ledger.jobs([key])[key].stage: key}
-    for stage, job in run_stages.items():
+    stages = ledger.runs([key])[key].stages if kind == "run" else {ledger.jobs([key])[key].stage: key}
+    if follow:
+        _follow(home, ledger, stages)
+        return
+    for stage, job in stages.items():
         log = home.job(stage, job).log
         if log.exists():
             click.echo(f"== {stage} {job}")
             click.echo(log.read_text(errors="replace").rstrip())
         elif kind == "job":
             raise NotFoundError(f"{stage} {job}: no worker has started yet, so there is no log.")
+
+
+def _follow(home: Home, ledger: Ledger, stages: dict[str, str]) -> None:
+    read: dict[str, int] = {}
+    last = ""
+    while True:
+        places = ledger.places(stages.values())
+        over = all(place.state not in (QUEUED, RUNNING) for place in places.values())
+        for stage, key in stages.items():
+            log = home.job(stage, key).log
+            if not log.exists():
+                continue
+            with log.open("rb") as file:
+                file.seek(read.get(key, 0))
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            if whole:
+                read[key] = read.get(key, 0) + len(whole)
+                if last != key:
+                    click.echo(f"== {stage} {key}")
+                    last = key
+                click.echo(whole.decode(errors="replace"), nl=False)
+        if over:
+            return
+        time.sleep(0.5)
 
 
 def _clock(when: float) -> str:

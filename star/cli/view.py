@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from star.ledger.store import RUNNING, Job
+from star.ledger.states import RUNNING, Job
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler.plan import Plan
 from star.spec.graph import STAGES

@@ -1,8 +1,8 @@
-"""The ledger's tables."""
+"""The ledger's tables, as the newest migration leaves them."""
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -21,7 +21,16 @@ jobs = Table(
     Column("finished", Float),
     Column("error_class", String(64)),
     Column("error", Text),
+    Column("why", String(32)),
+    Column("owner", String(32)),
+    Column("host", String(255)),
+    Column("slots", Integer, nullable=False, server_default="0"),
+    Column("gpus", JSON),
+    Column("not_before", Float),
+    Column("wish", String(16)),
+    Column("content", JSON),
 )
+"""`content` is what the key was made of: for `why` and `diff`, never loaded with the rest."""
 
 runs = Table(
     "runs",
@@ -52,19 +61,42 @@ history = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("time", Float, nullable=False),
-    Column("job", String(16), nullable=False, index=True),
+    Column("job", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("before", String(16)),
     Column("after", String(16), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("why", String(32)),
+    Column("owner", String(32)),
+    Column("token", String(32)),
+    Index("ix_history_job", "job"),
+    Index("uq_history_token", "token", unique=True),
 )
+"""Every transition, for ever: triggers refuse to change or delete one. `token` tells a scheduler whose connection broke
+while it committed whether that commit has happened."""
 
 tracked = Table(
     "tracked",
     metadata,
     Column("run", String(16), primary_key=True),
     Column("job", String(16), primary_key=True),
-    Column("offset", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
     Column("complete", Boolean, nullable=False),
 )
 """How much of a job's metrics a run's tracker holds."""
+
+schedulers = Table(
+    "schedulers",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("born", Float, nullable=False),
+    Column("executor", String(16), nullable=False),
+    Column("command", Text, nullable=False),
+    Column("beats", Integer, nullable=False),
+    Column("seen", Float, nullable=False),
+)
+
+facts = Table("facts", metadata, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False))
+"""Of the ledger itself: the home it belongs to."""

@@ -11,7 +11,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from star.ledger.store import FAILED, Ledger, RunRow
+from star.ledger.states import FAILED, RunRow
+from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler.plan import Plan, PlannedRun
 from star.spec.graph import STAGES, needed

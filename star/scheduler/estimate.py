@@ -162,16 +162,17 @@ def checkpoint_bytes(spec: RunSpec) -> float:
     return 4.0 * parameters(spec) * (copies + (1 if spec.resources.validate_every else 0))
 
 
-def gpu_hours(stage: str, spec: RunSpec) -> float:
-    """Of one stage on `resources.gpu`, which must be set. The stage `dataset` needs none."""
+def gpu_hours(spec: RunSpec, flops: float) -> float:
+    """Of `flops` operations on `resources.gpu`, which must be set."""
     speed = spec.resources.flops_per_second
     assert speed is not None, "gpu_hours wants resources.gpu"
-    return stage_flops(stage, spec) / speed / 3600
+    return flops / speed / 3600
 
 
-def stage_seconds(stage: str, spec: RunSpec, speeds: dict[str, float]) -> float:
-    """Expected duration on `resources.gpu`, else at the speed of this ledger's own jobs of the stage, else at a CPU core's."""
+def stage_seconds(stage: str, spec: RunSpec, speeds: dict[str, float], flops: float) -> float:
+    """Expected duration of `flops` operations on `resources.gpu`, else at the speed of this ledger's own jobs of the stage,
+    else at a CPU core's."""
     resources = spec.resources
     speed = resources.flops_per_second or speeds.get(stage, FLOPS_PER_SECOND * resources.threads_of(stage))
-    speed *= resources.processes_of(stage)
-    return STARTUP + stage_flops(stage, spec) / speed
+    speed *= resources.processes_of(stage) * resources.nodes_of(stage)
+    return STARTUP + flops / speed

@@ -1,36 +1,103 @@
-"""The contract of an executor: where a job's process runs."""
+"""The contract of an executor: where a job's processes run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from star.ledger.states import Claim
 from star.rundir import JobDir
+from star.spec.resources import ResourceSpec
 
 Handle = dict[str, Any]
 """What an executor needs to find a process again, as JSON; kept in the ledger."""
+Limits = tuple[int, dict[str, int]]
+"""CPU slots, and bytes of each GPU by UUID."""
+WORKER = "star.worker"
+
+
+@dataclass(frozen=True)
+class Start:
+    """One attempt of one job, to be started."""
+
+    job: JobDir
+    stage: str
+    name: str
+    """Of this attempt, the same for whoever starts or looks for it."""
+    code: Path
+    """The snapshot that it imports `star` from."""
+    resources: ResourceSpec
+    claim: Claim
+    after: tuple[Handle, ...] = ()
+    """Attempts that have to succeed first; only for an executor that says it `queues`."""
+
+    @property
+    def processes(self) -> int:
+        """Of each node."""
+        return self.resources.processes_of(self.stage)
 
 
 @dataclass(frozen=True)
 class Exit:
-    """A process has ended. `code` is None when nobody was there to see it; a negative one is a signal."""
+    """A process has ended.
+
+    `code` is None when nobody was there to see it; a negative one is a signal. `state` is the engine's own word, such as
+    OUT_OF_MEMORY.
+    """
 
     code: int | None
+    state: str | None = None
+
+
+@dataclass
+class Watched:
+    """A running attempt, as a scheduler asks about it."""
+
+    job: JobDir
+    name: str
+    handle: Handle | None
+    """None when its scheduler died before it could keep one."""
+    host: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Executor(Protocol):
     """Starts workers and watches them. A handle outlives the scheduler that made it."""
 
     name: str
+    queues: bool
+    """Whether it takes jobs that wait for others, and starts them by itself."""
 
-    def submit(self, job: JobDir) -> Handle:
-        """Start `python -m star.worker` for a job."""
+    def limits(self) -> Limits | None:
+        """What the machine has; None when the engine decides alone what runs when."""
         ...
 
-    def poll(self, job: JobDir, handle: Handle | None) -> Exit | None:
-        """None while it runs. Without a handle (the scheduler died before it was kept) the job's lock tells."""
+    def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Claim | None:
+        """What a job would hold, next to what is held already; None when there is no room now."""
         ...
 
-    def stop(self, job: JobDir, handle: Handle, kill: bool = False) -> None:
+    def submit(self, starts: Sequence[Start]) -> list[Handle]:
+        """Start `python -m star.worker` for each.
+
+        Raises:
+            EngineError: the engine refuses.
+        """
+        ...
+
+    def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
+        """For each: None while it runs or waits in the engine's queue."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, or less where something may have ended."""
+        ...
+
+    def stop(self, watched: Watched, kill: bool = False) -> None:
         """Ask it to save its state and end; with `kill`, end it now."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the engine; what runs goes on."""
         ...

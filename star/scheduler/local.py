@@ -3,65 +3,174 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
-from star.rundir import JobDir
-from star.scheduler.executor import Exit, Handle
+from star.devices import GIB, Gpu, ListGpus, choose, visible_gpus
+from star.ledger.states import Claim
+from star.rundir import process_born
+from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
+from star.spec.resources import ResourceSpec
+
+SILENCE = 90.0
+"""Seconds without a sign of life after which a worker on another machine counts as gone."""
+SAME_PROCESS = 1.0
+"""Seconds by which a process's start time may be off: the clock that it is computed from is adjusted now and then."""
 
 
 class LocalExecutor:
-    """Starts workers here; finds those of an earlier scheduler by process id and start time."""
+    """Starts workers here; finds those of an earlier scheduler by process id and start time.
+
+    Args:
+        slots: CPU slots; a job takes one for each thread of each process. All cores by default.
+        gpus: lists the machine's GPUs.
+        worker: the module that is run.
+    """
 
     name = "local"
+    queues = False
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int | None = None, gpus: ListGpus = visible_gpus, worker: str = WORKER) -> None:
+        self.slots = slots or os.cpu_count() or 1
+        self.list_gpus, self.worker = gpus, worker
+        self.host = socket.gethostname()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._gates: dict[int, int] = {}
+        """Process id -> a file descriptor that becomes readable when it ends."""
+        self._gpus: list[Gpu] = []
+        self._looked = 0.0
 
-    def submit(self, job: JobDir) -> Handle:
-        """Start the worker; what it prints is appended to the job's log."""
-        with job.log.open("ab") as log:
+    def limits(self) -> Limits:
+        """This machine's cores and GPUs."""
+        return self.slots, {gpu.uuid: gpu.memory for gpu in self._current_gpus()}
+
+    def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Claim | None:
+        """The fullest GPUs that still fit, and CPU slots; a job too wide for the machine gets it alone."""
+        busy, memory = held
+        gpus = self._current_gpus()
+        slots = min(resources.slots_of(stage), self.slots)
+        if busy and busy + slots > self.slots:
+            return None
+        if not gpus or not resources.uses_gpu(stage):
+            return Claim(self.host, slots, {} if gpus else None)
+        wanted = resources.gpu_memory_gb_of(stage)
+        chosen = choose(gpus, memory, resources.processes_of(stage), None if wanted is None else int(wanted * GIB))
+        return None if chosen is None else Claim(self.host, slots, chosen)
+
+    def submit(self, starts: Sequence[Start]) -> list[Handle]:
+        """Start the workers; what they print is appended to their jobs' logs."""
+        return [self._submit(start) for start in starts]
+
+    def _submit(self, start: Start) -> Handle:
+        environment = os.environ | {"PYTHONPATH": _joined(start.code, os.environ.get("PYTHONPATH"))}
+        if start.claim.gpus is not None:  # the machine has some; an empty text hides them all
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(start.claim.gpus)
+        with start.job.log.open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "star.worker", str(job.path)],
+                [sys.executable, "-m", self.worker, str(start.job.path)],
+                cwd=start.code,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self._children[child.pid] = child
-        return {"pid": child.pid, "started": _started(child.pid)}
+        self._watch(child.pid)
+        return {"pid": child.pid, "started": process_born(child.pid), "host": self.host}
 
-    def poll(self, job: JobDir, handle: Handle | None) -> Exit | None:
+    def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
         """None while the worker lives."""
-        child = self._children.get(handle["pid"]) if handle else None
+        return [self._poll(one) for one in watched]
+
+    def _poll(self, watched: Watched) -> Exit | None:
+        handle = watched.handle
+        if (handle["host"] if handle else watched.host) not in (self.host, None):
+            silent = watched.job.seconds_since_beat()
+            return Exit(None, "its machine is silent") if silent is None or silent > SILENCE else None
+        if handle is None:
+            return None if self._find(watched) or watched.job.locked() else Exit(None)
+        child = self._children.get(handle["pid"])
         if child is not None:
             code = child.poll()
+            if code is not None:
+                self._forget(child.pid)
             return None if code is None else Exit(code)
-        return None if (handle and _alive(handle)) or job.locked() else Exit(None)
-
-    def stop(self, job: JobDir, handle: Handle, kill: bool = False) -> None:
-        """Signal the worker's whole session, if it is still the process of the handle."""
         if _alive(handle):
+            self._watch(handle["pid"])
+            return None
+        self._forget(handle["pid"])
+        return None if watched.job.locked() else Exit(None)
+
+    def wait(self, seconds: float) -> None:
+        """Until one of the workers ends, or `seconds` have passed."""
+        gates = select.poll()
+        for gate in self._gates.values():
+            gates.register(gate, select.POLLIN)
+        gates.poll(max(0.0, seconds) * 1000)
+
+    def stop(self, watched: Watched, kill: bool = False) -> None:
+        """Signal the worker's whole session, if it is still the process of the handle."""
+        handle = watched.handle or self._find(watched)
+        if handle and handle["host"] == self.host and _alive(handle):
             try:
                 os.killpg(handle["pid"], signal.SIGKILL if kill else signal.SIGTERM)
             except ProcessLookupError:
                 pass
 
+    def close(self) -> None:
+        """Forget the processes."""
+        for pid in list(self._gates):
+            self._forget(pid)
 
-def _started(pid: int) -> float | None:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return None
+    def _find(self, watched: Watched) -> Handle | None:
+        """A worker whose scheduler died before it could keep the handle."""
+        found = []
+        for process in psutil.process_iter(["pid", "cmdline", "create_time", "status"]):
+            line = process.info["cmdline"] or []
+            if (
+                process.info["status"] != psutil.STATUS_ZOMBIE
+                and line[-1:] == [str(watched.job.path)]
+                and self.worker in line
+            ):
+                found.append((process.info["create_time"], process.pid))
+        if not found:
+            return None
+        born, pid = min(found)  # torchrun's children have the same last word, and are younger
+        return {"pid": pid, "started": born, "host": self.host}
+
+    def _current_gpus(self) -> list[Gpu]:
+        if time.monotonic() - self._looked > 1.0:
+            self._gpus, self._looked = self.list_gpus(), time.monotonic()
+        return self._gpus
+
+    def _watch(self, pid: int) -> None:
+        if pid not in self._gates:
+            try:
+                self._gates[pid] = os.pidfd_open(pid)
+            except ProcessLookupError:
+                pass
+
+    def _forget(self, pid: int) -> None:
+        self._children.pop(pid, None)
+        gate = self._gates.pop(pid, None)
+        if gate is not None:
+            os.close(gate)
+
+
+def _joined(code: Path, others: str | None) -> str:
+    return os.pathsep.join(filter(None, (str(code), others)))
 
 
 def _alive(handle: Handle) -> bool:
     """The pid alone may belong to somebody else by now."""
-    try:
-        process = psutil.Process(handle["pid"])
-        return process.create_time() == handle["started"] and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    born = process_born(handle["pid"])
+    return born is not None and handle["started"] is not None and abs(born - handle["started"]) < SAME_PROCESS

@@ -1,34 +1,40 @@
-"""The scheduler: starts what is ready, watches what runs, settles what has ended. The only writer of jobs' states.
+"""The scheduler: starts what is ready, watches what runs, settles what has ended. With the verbs, the only writer of jobs' states.
 
 Everything it knows is in the ledger and in the jobs' folders, so it may be killed at any moment: the next one finds
-finished jobs by their result, running ones by their handle, and the rest queued.
+finished jobs by their result, running ones by their handle, and the rest queued. Several may work at one ledger: each job
+belongs to the scheduler that claimed it, and only when that one is dead does another adopt it, running as it is.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import psutil
-
-from star.ledger.store import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Ledger
-from star.rundir import BUSY, PREEMPTED, STOPPED, Home, read_json, write_json
-from star.scheduler.estimate import stage_flops
-from star.scheduler.executor import Executor, Exit
+from star.errors import EngineError
+from star.ledger.states import CANCELLED, DONE, FAILED, FINISHED, QUEUED, RUNNING, Job
+from star.ledger.store import Ledger
+from star.rundir import Home, read_json
+from star.scheduler.board import Board
+from star.scheduler.executor import Executor, Exit, Watched
+from star.scheduler.failures import Failure, classify, failures_since_asked
+from star.scheduler.leases import Lease
 from star.scheduler.plan import Plan, PlannedJob
-from star.scheduler.provenance import code_version
+from star.scheduler.policies import CANCELLATION, pause
+from star.scheduler.snapshot import Snapshot
+from star.scheduler.start import Starter
 
-TICK = 0.2
-"""Seconds between looks at the running jobs."""
-GRACE = 10.0
+REFRESH = 1.0
+"""Seconds between looks at what others did to the ledger."""
+TICK = 0.25
+"""Seconds between calls of `tick`."""
+GRACE = 2.0
 """Seconds in which a started worker without a handle may still come up."""
-MAX_DEATHS = 3
-"""Workers of one job that may die without a word before it counts as failed."""
 STOP_TIMEOUT = 60.0
 """Seconds that workers get to save their state."""
-AGAIN = "asked for again"
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,206 +42,230 @@ class Outcome:
     """How a run of the scheduler ended."""
 
     done: int = 0
-    reused: int = 0
     failed: list[Job] = field(default_factory=list)
     blocked: list[PlannedJob] = field(default_factory=list)
     interrupted: bool = False
 
 
 class Scheduler:
-    """Runs a plan on one executor.
+    """Runs a plan that has been entered into the ledger.
 
     Args:
-        slots: CPU slots of this machine; a job takes one for each thread of each process.
+        executor: where new jobs go.
+        engines: makes the executor of that name, for jobs that another scheduler gave to it.
         say: receives one line for each thing that happens.
     """
 
-    def __init__(self, home: Home, ledger: Ledger, executor: Executor, slots: int, say: Callable[[str], None]) -> None:
-        self.home, self.ledger, self.executor, self.slots, self.say = home, ledger, executor, slots, say
-        self.code = code_version()
-        self.me = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+    def __init__(
+        self,
+        home: Home,
+        ledger: Ledger,
+        executor: Executor,
+        snapshot: Snapshot,
+        say: Callable[[str], None],
+        engines: Callable[[str], Executor] | None = None,
+    ) -> None:
+        self.home, self.ledger, self.executor, self.say = home, ledger, executor, say
+        self.engines = engines
+        self._known_engines: dict[str, Executor] = {executor.name: executor}
+        self.lease = Lease(ledger, executor.name)
+        self.starter = Starter(home, ledger, executor, snapshot, self.lease.me.id)
+        self._cancelled: dict[str, float] = {}
+        """Jobs that were asked to stop for good: key -> when they are killed."""
+        self._next_refresh = self._next_tick = 0.0
+        self._pause_until = 0.0
+        """The engine refused: it is asked again then."""
 
     def run(self, plan: Plan, tick: Callable[[dict[str, Job]], None]) -> Outcome:
-        """Everything that is left of `plan`; `tick` sees all its jobs several times a second."""
-        self._enter(plan)
-        jobs = {job.key: job for job in plan.to_do}
+        """Everything that is left of `plan`; `tick` sees all its jobs a few times a second."""
+        board = Board(plan.to_do)
+        with self.lease:
+            self._refresh(board)
+            try:
+                while True:
+                    self._step(board)
+                    if time.monotonic() >= self._next_tick or not board.is_open():
+                        self._next_tick = time.monotonic() + TICK
+                        tick(board.states)
+                    if not board.is_open():
+                        return self._outcome(board)
+                    self.executor.wait(self._until_next(board))
+            except KeyboardInterrupt:
+                self._interrupted(board)
+                outcome = self._outcome(board)
+                outcome.interrupted = True
+                return outcome
+            finally:
+                for engine in self._known_engines.values():
+                    engine.close()
+
+    def _step(self, board: Board) -> None:
+        """Settle what has ended, start what is ready."""
+        self._look(board, [job for job in board.running.values() if job.owner == self.lease.me.id])
+        if time.monotonic() >= self._next_refresh:
+            self._refresh(board)
+        if time.monotonic() < self._pause_until:
+            return
         try:
-            while True:
-                states = self._advance(jobs)
-                tick(states)
-                if not self._open(jobs, states):
-                    return self._outcome(plan, states)
-                time.sleep(TICK)
-        except KeyboardInterrupt:
-            self._stop_all(jobs)
-            outcome = self._outcome(plan, self.ledger.jobs(jobs))
-            outcome.interrupted = True
-            return outcome
-
-    def _enter(self, plan: Plan) -> None:
-        rows = [(run.label, run.seed, run.key) for run in plan.runs]
-        for run in plan.runs:
-            self.ledger.add_run(run.key, run.name, run.spec, run.stages)
-        self.ledger.set_experiment(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, rows)
-        for planned in plan.jobs.values():
-            if planned.action != "not needed":
-                self.ledger.add_job(planned.key, planned.stage, planned.label, stage_flops(planned.stage, planned.spec))
-        wanted = {planned.key for planned in plan.to_do}
-        for key, job in self.ledger.jobs(plan.jobs).items():
-            has_result = self.home.job(job.stage, key).result.exists()
-            if has_result and job.state != DONE:  # its worker outlived the scheduler that started it
-                self.ledger.move(job, DONE, "result found in its folder")
-            elif key in wanted and job.state in (FAILED, LOST, CANCELLED):
-                self.ledger.move(job, QUEUED, AGAIN)
-            elif key in wanted and job.state == DONE and not has_result:
-                self.ledger.move(job, QUEUED, "its result has gone")
-
-    def _advance(self, jobs: dict[str, PlannedJob]) -> dict[str, Job]:
-        """Settle what has ended, start what is ready; returns the states after it."""
-        for job in self.ledger.jobs(jobs).values():
-            if job.state == RUNNING:
-                self._look(job)
-        states = self.ledger.jobs(jobs)
-        used = sum(jobs[key].slots for key, job in states.items() if job.state == RUNNING)
-        for key, job in states.items():
-            ready = job.state == QUEUED and all(
-                self._done(before, jobs, states) for before in jobs[key].inputs.values()
-            )
-            if ready and (used == 0 or used + jobs[key].slots <= self.slots):
-                used += jobs[key].slots
-                self._start(jobs[key], job)
-        return self.ledger.jobs(jobs)
-
-    @staticmethod
-    def _done(key: str, jobs: dict[str, PlannedJob], states: dict[str, Job]) -> bool:
-        return key not in jobs or states[key].state == DONE
-
-    def _open(self, jobs: dict[str, PlannedJob], states: dict[str, Job]) -> bool:
-        """Whether anything runs, or can still run."""
-        dead: set[str] = set()
-        for key, planned in jobs.items():  # each after its inputs
-            if states[key].state in (FAILED, CANCELLED, LOST) or dead & set(planned.inputs.values()):
-                dead.add(key)
-        return any(job.state != DONE and key not in dead for key, job in states.items())
-
-    def _start(self, planned: PlannedJob, job: Job) -> None:
-        if not self.ledger.move(job, RUNNING, f"started on {self.executor.name}"):
-            return  # another scheduler was first
-        folder = self.home.job(planned.stage, planned.key)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.failure.unlink(missing_ok=True)  # so that one that is there is this attempt's
-        write_json(
-            folder.job,
-            {
-                "stage": planned.stage,
-                "key": planned.key,
-                "label": planned.label,
-                "spec": planned.spec.model_dump(mode="json"),
-                "threads": planned.spec.resources.threads_of(planned.stage),
-                "processes": planned.spec.resources.processes_of(planned.stage),
-                "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
-                "data_home": str(self.home.data),
-                "code": self.code,
-            },
-        )
-        handle = {**self.executor.submit(folder), "scheduler": self.me}
-        self.ledger.set_handle(job.key, job.attempt + 1, handle)
-        self.say(
-            f"{'resumed' if planned.action == 'resume' or job.attempt else 'started'}  {planned.stage} {planned.key}  {planned.label}"
-        )
-
-    def _look(self, job: Job) -> None:
-        if job.handle is None and job.started and time.time() - job.started < GRACE:
-            return  # its scheduler may be about to write the handle
-        ended = self.executor.poll(self.home.job(job.stage, job.key), job.handle)
-        if ended is not None:
-            self._settle(job, ended)
-
-    def _settle(self, job: Job, ended: Exit) -> None:
-        folder = self.home.job(job.stage, job.key)
-        result, failure = read_json(folder.result), read_json(folder.failure)
-        if result is not None:
-            if self.ledger.move(job, DONE, "finished"):
+            for planned, job in self.starter.fill(board):
+                board.see(job)
                 self.say(
-                    f"done     {job.stage} {job.key}  {job.label}  {result['seconds']:.0f} s{_numbers(result['metrics'])}"
+                    f"{'resumed' if job.attempt > 1 else 'started'}  {planned.stage} {planned.key}  {planned.label}"
                 )
-        elif ended.code == BUSY:
-            self.ledger.set_handle(
-                job.key, job.attempt, None
-            )  # an older worker still holds the lock: wait for that one
-        elif ended.code == PREEMPTED or (failure is not None and failure["class"] == STOPPED):
-            self.ledger.move(job, QUEUED, "stopped on request, state saved")
-        elif failure is not None:
-            self._fail(job, failure["class"], failure["message"])
-        else:
-            self._died(job, ended)
+        except EngineError as error:
+            self.say(f"waiting  {error}")
+            self._pause_until = time.monotonic() + 10
+            self._refresh(board)
 
-    def _died(self, job: Job, ended: Exit) -> None:
-        how = (
-            f"signal {-ended.code}"
-            if ended.code is not None and ended.code < 0
-            else f"exit code {ended.code}"
-            if ended.code is not None
-            else "while no scheduler watched"
-        )
-        deaths = 1
-        for entry in reversed(self.ledger.history(job.key)):
-            if entry.reason == AGAIN:
-                break
-            deaths += entry.reason.startswith("worker died")
-        if deaths < MAX_DEATHS:
-            if self.ledger.move(job, QUEUED, f"worker died ({how})"):
-                self.say(f"died     {job.stage} {job.key}  {job.label}  ({how}); queued again")
+    def _until_next(self, board: Board) -> float:
+        moments = [self._next_refresh, self._next_tick]
+        due = board.next_due()
+        seconds = min(moments) - time.monotonic()
+        return max(0.0, seconds if due is None else min(seconds, due - time.time()))
+
+    def _refresh(self, board: Board) -> None:
+        """What others did: jobs they finished, asked for again, wished to be stopped; owners that are dead."""
+        self._next_refresh = time.monotonic() + REFRESH
+        places = self.ledger.places(board.planned)
+        changed = [
+            key
+            for key, place in places.items()
+            if (known := board.states.get(key)) is None
+            or (known.state, known.attempt, known.owner, known.wish) != tuple(place)
+        ]
+        for job in self.ledger.jobs(changed).values() if changed else ():
+            board.see(job)
+        others = [job for job in board.running.values() if job.owner != self.lease.me.id]
+        for job, reason in self.lease.abandoned(others):
+            adopted = self.ledger.adopt(job, self.lease.me.id, reason)
+            if adopted is not None:
+                board.see(adopted)
+                self.say(f"attached {job.stage} {job.key}  {job.label}  ({reason})")
+        for job in list(board.running.values()):
+            if job.wish == "cancel" and job.owner == self.lease.me.id:
+                self._cancel(job)
+
+    def _engine_of(self, job: Job) -> Executor | None:
+        name = job.host.removeprefix("@") if job.host and job.host.startswith("@") else "local"
+        if name not in self._known_engines and self.engines is not None:
+            try:
+                self._known_engines[name] = self.engines(name)
+            except EngineError as error:
+                log.warning("%s %s runs on %s, which cannot be reached: %s", job.stage, job.key, name, error)
+        return self._known_engines.get(name)
+
+    def _watched(self, job: Job) -> Watched:
+        name = f"star-{job.stage}-{job.key}-{job.attempt}"
+        return Watched(self.home.job(job.stage, job.key), name, job.handle, job.host)
+
+    def _look(self, board: Board, jobs: list[Job]) -> None:
+        by_engine: dict[str, tuple[Executor, list[Job]]] = {}
+        for job in jobs:
+            if job.handle is None and job.started and time.time() - job.started < GRACE:
+                continue  # its scheduler may be about to write the handle, its worker about to come up
+            engine = self._engine_of(job)
+            if engine is not None:
+                by_engine.setdefault(engine.name, (engine, []))[1].append(job)
+        for engine, mine in by_engine.values():
+            for job, ended in zip(mine, engine.poll([self._watched(job) for job in mine]), strict=True):
+                if ended is not None:
+                    self._settle(board, job, ended)
+                elif self._cancelled.get(job.key, float("inf")) < time.monotonic():
+                    engine.stop(self._watched(job), kill=True)
+
+    def _settle(self, board: Board, job: Job, ended: Exit) -> None:
+        folder = self.home.job(job.stage, job.key)
+        result = read_json(folder.result)
+        wished = self._cancelled.pop(job.key, None) is not None
+        if result is not None:
+            if self._moved(board, job, DONE, FINISHED, "finished"):
+                numbers = f"{result['seconds']:.0f} s{_numbers(result['metrics'])}"
+                self.say(f"done     {job.stage} {job.key}  {job.label}  {numbers}")
+            return
+        failure = classify(ended, read_json(folder.failure), folder.log)
+        if wished:
+            if self._moved(board, job, CANCELLED, CANCELLATION, "cancelled on request"):
+                self.say(f"cancelled {job.stage} {job.key}  {job.label}")
+            return
+        self._apply(board, job, failure)
+
+    def _apply(self, board: Board, job: Job, failure: Failure) -> None:
+        """What the failure's policy says."""
+        policy, kind = failure.policy, failure.kind
+        before = failures_since_asked(self.ledger.history(job.key), kind)
+        reason = f"{kind}: {failure.message}"
+        where = f"{job.stage} {job.key}  {job.label}"
+        if policy.after == QUEUED and (policy.attempts is None or before < policy.attempts):
+            wait = pause(policy, before)
+            if self._moved(board, job, QUEUED, kind, reason, not_before=time.time() + wait if wait else None):
+                again = f"queued again{f' in {wait:.0f} s' if wait else ''}"
+                self.say(f"{kind:<8} {where}  ({failure.message}); {again}")
+            return
+        after = policy.after if policy.after != QUEUED else FAILED
+        if policy.after == QUEUED:
+            reason += f" ({before + 1} times)"
+        fields: dict[str, Any] = {"error_class": failure.name, "error": failure.text}
+        if self._moved(board, job, after, kind, reason, **fields):
+            self.say(f"{after.upper():<8} {where}  {failure.name}: {failure.message}\n         {policy.advice}")
+
+    def _moved(self, board: Board, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
+        """Move a job; when another was first, look what it did."""
+        moved = self.ledger.move(job, after, why, reason, **fields)
+        if moved:
+            gone: dict[str, Any] = {"state": after, "why": why, "wish": None, "host": None, "slots": 0, "gpus": None}
+            board.see(replace(job, **{**gone, "not_before": None, "finished": time.time(), **fields}))
         else:
-            self._fail(
-                job,
-                "WorkerDied",
-                f"{deaths} workers died, the last by {how}; see {self.home.job(job.stage, job.key).log}",
+            for now in self.ledger.jobs([job.key]).values():
+                board.see(now)
+        return moved
+
+    def _cancel(self, job: Job) -> None:
+        if job.key not in self._cancelled:
+            self._cancelled[job.key] = time.monotonic() + STOP_TIMEOUT
+            engine = self._engine_of(job)
+            if engine is not None:
+                engine.stop(self._watched(job))
+
+    def _interrupted(self, board: Board) -> None:
+        """Ask the workers of this machine to save their state, and wait for them; what an engine runs goes on."""
+        if self.executor.queues:
+            count = len(board.running)
+            self.say(
+                f"left: {count} jobs go on in {self.executor.name}; the same command finds them again, "
+                "`star-exp cancel` stops them"
             )
-
-    def _fail(self, job: Job, kind: str, message: str) -> None:
-        if self.ledger.move(job, FAILED, f"{kind}: {message}", error_class=kind, error=message):
-            self.say(f"FAILED   {job.stage} {job.key}  {job.label}  {kind}: {message}")
-
-    def _stop_all(self, jobs: dict[str, PlannedJob]) -> None:
-        """Ask all workers that are ours, or nobody's any more, to save their state; wait for them."""
+            return
         self.say("stopping: running jobs save their state (Ctrl-C again leaves them running)")
         try:
-            deadline = time.time() + STOP_TIMEOUT
-            ours = [job for job in self.ledger.jobs(jobs).values() if job.state == RUNNING and self._is_ours(job)]
-            for job in ours:
-                assert job.handle is not None
-                self.executor.stop(self.home.job(job.stage, job.key), job.handle)
-            while ours and time.time() < deadline:
-                for job in ours:
-                    self._look(job)
-                ours = [job for job in self.ledger.jobs([job.key for job in ours]).values() if job.state == RUNNING]
-                time.sleep(TICK / 2)
-            for job in ours:
-                self.executor.stop(self.home.job(job.stage, job.key), job.handle or {}, kill=True)
+            deadline = time.monotonic() + STOP_TIMEOUT
+            for job in self._mine(board):
+                self.executor.stop(self._watched(job))
+            while self._mine(board) and time.monotonic() < deadline:
+                self._look(board, self._mine(board))
+                self.executor.wait(0.1)
+            for job in self._mine(board):
+                self.executor.stop(self._watched(job), kill=True)
+            self.executor.wait(1.0)
+            self._look(board, self._mine(board))
         except KeyboardInterrupt:
             self.say("left: the running jobs go on; the same command finds them again")
 
-    def _is_ours(self, job: Job) -> bool:
-        owner = (job.handle or {}).get("scheduler")
-        if owner is None:
-            return False
-        try:
-            return bool(owner == self.me or psutil.Process(owner["pid"]).create_time() != owner["started"])
-        except psutil.NoSuchProcess:
-            return True
+    def _mine(self, board: Board) -> list[Job]:
+        """What this scheduler watches and its executor runs."""
+        return [
+            job
+            for job in board.running.values()
+            if job.owner == self.lease.me.id and self._engine_of(job) is self.executor
+        ]
 
-    def _outcome(self, plan: Plan, states: dict[str, Job]) -> Outcome:
-        outcome = Outcome(reused=sum(job.action == "reuse" for job in plan.jobs.values()))
-        for planned in plan.to_do:
-            state = states[planned.key].state
-            if state == DONE:
-                outcome.done += 1
-            elif state == FAILED:
-                outcome.failed.append(states[planned.key])
-            else:
-                outcome.blocked.append(planned)
-        return outcome
+    @staticmethod
+    def _outcome(board: Board) -> Outcome:
+        states = board.states.values()
+        return Outcome(
+            done=sum(job.state == DONE for job in states),
+            failed=[job for job in states if job.state == FAILED],
+            blocked=[job for job in board.blocked() if board.states[job.key].state != RUNNING],
+        )
 
 
 def _numbers(metrics: dict[str, float]) -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
-from star.data import inception_file, llamagen_codes, sources
-from star.data.image_sets import absent_members
-from star.errors import DataError
-from star.ledger.store import FAILED, RUNNING, Job, Ledger
+from star.ledger.states import FAILED, RUNNING, Job
+from star.ledger.store import Ledger
 from star.rundir import Home
-from star.scheduler.estimate import checkpoint_bytes, stage_bytes, stage_flops, stage_seconds
+from star.scheduler.estimate import checkpoint_bytes, gpu_hours, stage_bytes, stage_flops, stage_seconds
+from star.scheduler.world import sources_of
 from star.spec.experiment import Experiment
 from star.spec.graph import STAGES, needed
-from star.spec.keys import run_key, stage_keys
+from star.spec.keys import Keys, run_key, stage_content
 from star.spec.run import RunSpec
-from star.spec.sections import ScoreSpec
+
+TO_DO = ("run", "resume", "running")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedRun:
     """One row with one seed."""
 
@@ -29,27 +29,41 @@ class PlannedRun:
     key: str
     stages: dict[str, str]
     """Stage -> key, for every stage of the graph."""
+    sources: Mapping[str, str]
+    """Fingerprints of what it reads of the outside world."""
 
     @property
     def name(self) -> str:
         """For people."""
         return f"{self.label} · seed {self.seed}"
 
+    def content(self, stage: str) -> dict[str, Any]:
+        """What the key of a stage is made of."""
+        inputs = {before: self.stages[before] for before in STAGES[stage].inputs}
+        return stage_content(STAGES[stage], self.spec, self.sources, inputs)
 
-@dataclass
+
+@dataclass(slots=True)
 class PlannedJob:
     """One stage of one or more runs."""
 
     key: str
     stage: str
-    spec: RunSpec
-    """Of the first run that needs it; the others agree in all that it reads."""
+    run: PlannedRun
+    """The first run that needs it; the others agree in all that it reads."""
     inputs: dict[str, str]
     runs: list[str] = field(default_factory=list)
     """Names of the runs that use it."""
     action: str = "run"
     """`reuse`, `run`, `resume`, `running`, or `not needed` (a later stage is done)."""
     reason: str = "new"
+    flops: float = 0.0
+    """Operations of the whole job."""
+
+    @property
+    def spec(self) -> RunSpec:
+        """Of the first run that needs it."""
+        return self.run.spec
 
     @property
     def slots(self) -> int:
@@ -76,21 +90,27 @@ class Plan:
     @property
     def to_do(self) -> list[PlannedJob]:
         """Jobs that are neither done nor skipped."""
-        return [job for job in self.jobs.values() if job.action in ("run", "resume", "running")]
+        return [job for job in self.jobs.values() if job.action in TO_DO]
 
     def seconds(self, speeds: dict[str, float], slots: int) -> float:
         """Expected wall time: the larger of all work over all slots and the longest chain of jobs."""
         work = 0.0
         chain: dict[str, float] = {}
         for job in self.jobs.values():
-            own = stage_seconds(job.stage, job.spec, speeds) if job in self.to_do else 0.0
+            own = stage_seconds(job.stage, job.spec, speeds, job.flops) if job.action in TO_DO else 0.0
             work += own * min(job.slots, slots)
             chain[job.key] = own + max((chain[key] for key in job.inputs.values()), default=0.0)
         return max(work / slots, max(chain.values(), default=0.0))
 
     def flops(self) -> float:
         """Operations still to do."""
-        return sum(stage_flops(job.stage, job.spec) for job in self.to_do)
+        return sum(job.flops for job in self.to_do)
+
+    def gpu_hours(self) -> float | None:
+        """GPU-hours still to do, on each run's `resources.gpu`; None where a run names none."""
+        if any(run.spec.resources.gpu is None for run in self.runs):
+            return None
+        return sum(gpu_hours(job.spec, job.flops) for job in self.to_do)
 
     def checkpoints(self) -> float:
         """Bytes of checkpoints of all trainings that are to do, if they ran at once."""
@@ -107,33 +127,60 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     jobs: dict[str, PlannedJob] = {}
     missing: list[str] = []
     fingerprints: dict[str, str] = {}
+    keys, stages = Keys(), needed(experiment.targets)
     for variant in experiment.variants:
-        for spec in variant.runs:
-            keys = stage_keys(spec, _sources(spec, needed(experiment.targets), home, fingerprints, missing))
-            run = PlannedRun(variant.label, spec.seed, spec, run_key(keys), keys)
+        sources = sources_of(variant.runs[0], stages, home, fingerprints, missing)
+        for spec in variant.runs:  # they differ in their seeds alone
+            known = keys.of(spec, sources)
+            run = PlannedRun(variant.label, spec.seed, spec, run_key(known), known, sources)
             runs.append(run)
-            for stage in needed(experiment.targets):
-                inputs = {before: keys[before] for before in STAGES[stage].inputs}
-                job = jobs.setdefault(keys[stage], PlannedJob(keys[stage], stage, spec, inputs))
+            for stage in stages:
+                job = jobs.get(known[stage])
+                if job is None:
+                    inputs = {before: known[before] for before in STAGES[stage].inputs}
+                    job = jobs[known[stage]] = PlannedJob(known[stage], stage, run, inputs)
                 job.runs.append(run.name)
+    plan = Plan(experiment, runs, jobs, missing)
+    _decide_all(plan, home, ledger)
+    return plan
+
+
+def _decide_all(plan: Plan, home: Home, ledger: Ledger | None) -> None:
+    jobs, folders = plan.jobs, home.job_folders()
     known = ledger.jobs(jobs) if ledger else {}
-    wanted = {run.stages[target] for run in runs for target in experiment.targets}
+    wanted = {run.stages[target] for run in plan.runs for target in plan.experiment.targets}
+    inputs: set[str] = set()
+    costs: dict[tuple[object, ...], float] = {}
     for job in reversed(jobs.values()):  # later stages first: what they do not need is not computed
-        _decide(job, home, known.get(job.key), job.key in wanted)
-        if job.action in ("run", "resume", "running"):
-            wanted |= set(job.inputs.values())
-    return Plan(experiment, runs, jobs, missing)
+        _decide(job, home, folders, known.get(job.key), job.key in wanted, job.key in inputs)
+        if job.action in TO_DO:
+            wanted.update(job.inputs.values())
+            inputs.update(job.inputs.values())
+    for job in jobs.values():  # seeds share their sections, and so their costs
+        place = (job.stage, *_sections(job.spec))
+        if place not in costs:
+            costs[place] = stage_flops(job.stage, job.spec)
+        job.flops = costs[place]
 
 
-def _decide(job: PlannedJob, home: Home, known: Job | None, wanted: bool) -> None:
+def _sections(spec: RunSpec) -> tuple[int, ...]:
+    parts = (spec.data, spec.tokenizer, spec.model, spec.selfguided, spec.optim, spec.generate, spec.score, spec.probe)
+    return (*map(id, parts), id(spec.attention), id(spec.invariance), id(spec.resources))
+
+
+def _decide(job: PlannedJob, home: Home, folders: set[str], known: Job | None, wanted: bool, is_input: bool) -> None:
+    there = f"{job.stage}-{job.key}" in folders
     folder = home.job(job.stage, job.key)
-    if folder.result.exists():
+    has_result = there and folder.result.exists()
+    if has_result and (not is_input or folder.out.exists()):
         job.action, job.reason = "reuse", "done"
     elif not wanted:
         job.action, job.reason = "not needed", "what needs it is done"
     elif known and known.state == RUNNING:
-        job.action, job.reason = "running", f"attempt {known.attempt}"
-    elif folder.checkpoints.exists() and any(folder.checkpoints.iterdir()):
+        job.action, job.reason = "running", f"attempt {known.attempt} on {known.host}"
+    elif has_result:
+        job.reason = "its output was removed, and is needed again"
+    elif there and folder.checkpoints.exists() and any(folder.checkpoints.iterdir()):
         newest = max((path.stem for path in folder.checkpoints.glob("step-*.pt")), default=None)
         job.action, job.reason = "resume", f"from checkpoint {newest}" if newest else "from what it has done"
     elif known and known.state == FAILED:
@@ -142,61 +189,3 @@ def _decide(job: PlannedJob, home: Home, known: Job | None, wanted: bool) -> Non
         job.reason = f"{known.state} before, no checkpoint"
     else:
         job.reason = "new"
-
-
-def _sources(spec: RunSpec, stages: list[str], home: Home, cache: dict[str, str], missing: list[str]) -> dict[str, str]:
-    """Fingerprints of the images and of given files, each computed once per plan; what `stages` miss goes into `missing`."""
-    where = spec.data.model_dump_json()
-    if where not in cache:
-        cache[where] = sources.fingerprint(spec.data, home.data)
-        reason = sources.missing(spec.data, home.data)
-        if reason and reason not in missing:
-            missing.append(reason)
-    found = {"data": cache[where]}
-    files = (
-        ("tokenizer", "tokenizer.weights", spec.tokenizer.weights, "LlamaGen's file"),
-        ("model", "model.weights", spec.model.weights, "LlamaGen's file"),
-        ("reference", "score.reference", spec.score.reference, "a reference file such as ADM's"),
-    )
-    for source, path, given, what in files:
-        if given:
-            if given not in cache:
-                cache[given] = _sha256(Path(given)) if Path(given).is_file() else "absent"
-                if cache[given] == "absent" and (source != "reference" or "reference" in stages):
-                    missing.append(
-                        f"{path}: {given} is not there; put {what} there or give its path with --set {path}=PATH."
-                    )
-            found[source] = cache[given]
-    if "reference" in stages:
-        _check_score_files(spec.score, home, cache, missing)
-    if spec.data.codes:
-        if spec.data.codes not in cache:
-            cache[spec.data.codes] = llamagen_codes.fingerprint(Path(spec.data.codes))
-            missing += [reason for reason in (llamagen_codes.absent(Path(spec.data.codes)),) if reason]
-        found["codes"] = cache[spec.data.codes]
-    return found
-
-
-def _check_score_files(score: ScoreSpec, home: Home, cache: dict[str, str], missing: list[str]) -> None:
-    """That Inception's weights and the reference file are what they must be, before anything is computed."""
-    if score.extractor == "inception":
-        weights = Path(score.weights) if score.weights else inception_file.kept(home.data)
-        reason = (
-            f"score.extractor: Inception's weights are not at {weights}; `star-exp weights fetch inception` gets them."
-        )
-        if not weights.is_file():
-            missing += [reason] if reason not in missing else []
-        elif str(weights) not in cache:
-            inception_file.check(weights)
-            cache[str(weights)] = "checked"
-    if score.reference and cache.get(score.reference) != "absent":
-        absent = absent_members(Path(score.reference), ("mu", "sigma", "mu_s", "sigma_s", "arr_0"))
-        if absent:
-            raise DataError(
-                f"score.reference: {score.reference} lacks {', '.join(absent)}; give an .npz in the layout of ADM's reference files."
-            )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

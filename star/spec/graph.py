@@ -7,6 +7,7 @@ Raise a stage's version when its result changes for the same spec; everything do
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def curve_names() -> dict[str, str]:
     return {f"{stage.name}/{name}": step for stage in STAGES.values() for name, step in stage.curves.items()}
 
 
-def needed(targets: tuple[str, ...]) -> list[str]:
+@cache
+def needed(targets: tuple[str, ...]) -> tuple[str, ...]:
     """`targets` and all they need, each after its inputs."""
     order: list[str] = []
 
@@ -108,4 +110,4 @@ def needed(targets: tuple[str, ...]) -> list[str]:
 
     for target in targets:
         visit(target)
-    return order
+    return tuple(order)

@@ -30,32 +30,76 @@ def digest(value: Any) -> str:
 
 def stage_content(stage: Stage, spec: RunSpec, sources: Mapping[str, str], inputs: Mapping[str, str]) -> dict[str, Any]:
     """Everything a stage's key is made of, readable."""
-    sections: dict[str, Any] = {
-        name: spec.seed if name == "seed" else getattr(spec, name).identity() for name in stage.sections
-    }
-    # "1/2" of 12 layers and 6 are the same layer
-    if "contrastive_layer" in sections.get("selfguided", {}):
-        sections["selfguided"]["contrastive_layer"] = spec.contrastive_layer
-    if "probe" in sections:
-        sections["probe"]["layer"] = spec.probe_layer
     return {
         "schema": SCHEMA,
         "stage": stage.name,
         "version": stage.version,
-        "spec": sections,
+        "spec": {name: _section(spec, name) for name in stage.sections},
         "source": sources.get(stage.source) if stage.source else None,
         "inputs": dict(inputs),
     }
 
 
+def _section(spec: RunSpec, name: str) -> Any:
+    if name == "seed":
+        return spec.seed
+    values = getattr(spec, name).identity()
+    # "1/2" of 12 layers and 6 are the same layer
+    if name == "selfguided" and "contrastive_layer" in values:
+        values["contrastive_layer"] = spec.contrastive_layer
+    if name == "probe":
+        values["layer"] = spec.probe_layer
+    return values
+
+
+class Keys:
+    """Keys of many runs: what they share is hashed once. A section counts as the same while it is the same object."""
+
+    def __init__(self) -> None:
+        self._texts: dict[tuple[int, int, str], str] = {}
+        self._digests: dict[tuple[Any, ...], str] = {}
+        self._kept: list[RunSpec] = []
+        """So that no other section gets the identity of one that is gone."""
+
+    def of(self, spec: RunSpec, sources: Mapping[str, str]) -> dict[str, str]:
+        """The key of every stage of a run; `sources` maps what stages read of the outside world to fingerprints."""
+        self._kept.append(spec)
+        parts = {name: id(value) for name, value in spec.__dict__.items()} | {"seed": spec.seed}
+        keys: dict[str, str] = {}
+        for name, stage in STAGES.items():
+            source = sources.get(stage.source) if stage.source else None
+            sections = tuple(parts[section] for section in stage.sections)
+            place = (name, source, parts["model"], sections, tuple(keys[before] for before in stage.inputs))
+            if place not in self._digests:
+                text = self._text(stage, spec, source, keys)
+                self._digests[place] = hashlib.sha256(text.encode()).hexdigest()[:16]
+            keys[name] = self._digests[place]
+        return keys
+
+    def _text(self, stage: Stage, spec: RunSpec, source: str | None, keys: Mapping[str, str]) -> str:
+        """`canonical(stage_content(...))`, put together from parts that are there already; a test keeps the two equal."""
+        inputs = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(stage.inputs))
+        sections = ",".join(f'"{name}":{self._section_text(spec, name)}' for name in sorted(stage.sections))
+        return (
+            f'{{"inputs":{{{inputs}}},"schema":{SCHEMA},"source":{canonical(source)},"spec":{{{sections}}},'
+            f'"stage":"{stage.name}","version":{stage.version}}}'
+        )
+
+    def _section_text(self, spec: RunSpec, name: str) -> str:
+        if name == "seed":
+            return str(spec.seed)
+        place = (id(getattr(spec, name)), id(spec.model), name)
+        if place not in self._texts:
+            self._texts[place] = canonical(_section(spec, name))
+        return self._texts[place]
+
+
 def stage_keys(spec: RunSpec, sources: Mapping[str, str]) -> dict[str, str]:
-    """The key of every stage of a run; `sources` maps what stages read of the outside world to fingerprints."""
-    keys: dict[str, str] = {}
-    for name, stage in STAGES.items():
-        keys[name] = digest(stage_content(stage, spec, sources, {before: keys[before] for before in stage.inputs}))
-    return keys
+    """The key of every stage of one run."""
+    return Keys().of(spec, sources)
 
 
 def run_key(keys: Mapping[str, str]) -> str:
     """The key of the run whose stages have these keys."""
-    return digest({"schema": SCHEMA, "stages": dict(keys)})
+    stages = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(keys))
+    return hashlib.sha256(f'{{"schema":{SCHEMA},"stages":{{{stages}}}}}'.encode()).hexdigest()[:16]

@@ -15,13 +15,17 @@ from star.errors import SpecError
 from star.spec.experiment import Experiment, ExperimentSpec, ProfileSpec, Row, Variant
 from star.spec.explain import field_schema, meant, validated
 from star.spec.graph import curve_names, needed, result_names
-from star.spec.keys import run_key, stage_keys
+from star.spec.keys import Keys, run_key
 from star.spec.run import RunSpec
 from star.spec.yamldoc import Doc, Mark, nested, overlay, parse, read
 
 
 def load(
-    path: Path, profile: str | None = None, sets: Sequence[str] = (), seeds: Sequence[int] | None = None
+    path: Path,
+    profile: str | None = None,
+    sets: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+    name: str | None = None,
 ) -> Experiment:
     """The experiment in `path`, resolved.
 
@@ -29,6 +33,7 @@ def load(
         profile: a name in `profiles/` beside the file, or a path; the file's own choice when None.
         sets: `path=value` texts, applied over the base of every row.
         seeds: in place of the file's.
+        name: the experiment's, in place of the file's.
 
     Raises:
         SpecError: with file, line, dotted path, value and what is legal.
@@ -36,11 +41,13 @@ def load(
     doc = read(path)
     spec = validated(ExperimentSpec, doc, str(path))
     _check_table(spec, doc, str(path))
+    if name is not None:
+        spec = validated(ExperimentSpec, overlay(doc, nested(("experiment",), name, Mark(f"--name {name}"))), str(path))
     chosen = profile or spec.profile
     presets = _Presets(*_read_profile(path, chosen, None if profile else doc.mark(("profile",))))
     base = presets.base()
-    for i, name in enumerate(spec.use):
-        base = overlay(base, presets.get(name, doc.mark(("use", i))))
+    for i, preset in enumerate(spec.use):
+        base = overlay(base, presets.get(preset, doc.mark(("use", i))))
     base = overlay(base, doc.at("base") if spec.base else Doc({}))
     rows = list(_axis_rows(spec, doc, path) if spec.axes else _written_rows(spec, doc, presets))
     for text in sets:
@@ -154,7 +161,8 @@ def _resolve(base: Doc, row: Row, patch: Doc, seeds: list[int], name: str) -> Va
 
 
 def _check_distinct(spec: ExperimentSpec, variants: tuple[Variant, ...], doc: Doc, name: str) -> None:
-    keys = [run_key(stage_keys(variant.runs[0], {})) for variant in variants]
+    known = Keys()
+    keys = [run_key(known.of(variant.runs[0], {})) for variant in variants]
     for axis, values in spec.axes.items():
         if len(values) > 1 and _changes_nothing(list(spec.axes), axis, [len(v) for v in spec.axes.values()], keys):
             raise SpecError(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from star.spec.base import Count, NonNegative, Section
+from star.spec.base import Count, NonNegative, Positive, Section
 
 StageName = Literal[
     "dataset", "tokenizer", "encode", "train", "reference", "generate", "score", "probe", "attention", "invariance"
@@ -16,6 +16,28 @@ StageName = Literal[
 GpuName = Literal["A100", "H100", "H200", "B200", "L40S", "RTX-4090"]
 PEAK_TFLOPS: dict[str, float] = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362, "RTX-4090": 165}
 """Dense bf16 TFLOP/s with float32 accumulation, from the vendor's data sheets."""
+
+
+class SlurmSpec(Section):
+    """What a job tells Slurm, beside its processes, memory and time."""
+
+    partition: str | None = None
+    qos: str | None = None
+    account: str | None = None
+    constraint: str | None = None
+    exclude: str | None = Field(None, description="nodes to keep away from")
+    gpu_type: str | None = Field(None, description="asked for as gpu:TYPE:COUNT")
+    setup: list[str] = Field(
+        default_factory=list, description="shell lines before the worker, such as `module load cuda`"
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict, description="any other option of sbatch, such as {reservation: night}"
+    )
+    array_parallelism: Count = Field(256, description="jobs of one array that may run at once")
+    timeouts: Annotated[int, Field(ge=0)] = Field(
+        20, description="times that a job which ran out of time goes on from its checkpoint"
+    )
+    signal_seconds: Count = Field(90, description="how long before the time limit the job is asked to save its state")
 
 
 class ResourceSpec(Section):
@@ -29,6 +51,22 @@ class ResourceSpec(Section):
         default_factory=dict,
         description="processes of a stage's job under torchrun, one GPU each; 1 where it is not named",
     )
+    nodes: dict[Literal["train"], Count] = Field(
+        default_factory=dict,
+        description="machines of a stage's job, each with `processes` processes, on Slurm and Ray; 1 where it is not named",
+    )
+    gpu_memory_gb: dict[StageName, Positive] = Field(
+        default_factory=dict,
+        description="GPU memory of each process of a stage, in GiB: jobs that say so share a GPU as long as all fit; "
+        "others have their GPUs alone",
+    )
+    memory_gb: dict[StageName, Positive] = Field(
+        default_factory=dict, description="main memory of a stage's job on each node, in GiB, for Slurm and Ray"
+    )
+    minutes: dict[StageName, Count] = Field(
+        default_factory=dict, description="time limit of a stage's job on Slurm; 60 where it is not named"
+    )
+    slurm: SlurmSpec = SlurmSpec()
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="training on several processes: a copy of the model in each, or shards of it (FSDP2)"
     )
@@ -64,9 +102,29 @@ class ResourceSpec(Section):
         """Processes of a job of `stage`."""
         return {str(name): count for name, count in self.processes.items()}.get(stage, 1)
 
+    def nodes_of(self, stage: str) -> int:
+        """Machines of a job of `stage`."""
+        return {str(name): count for name, count in self.nodes.items()}.get(stage, 1)
+
     def slots_of(self, stage: str) -> int:
-        """CPU slots of a job of `stage`."""
+        """CPU slots of a job of `stage`, on each machine."""
         return self.threads_of(stage) * self.processes_of(stage)
+
+    def uses_gpu(self, stage: str) -> bool:
+        """Whether a job of `stage` computes on a GPU where there is one."""
+        return self.device != "cpu" and stage != "dataset"
+
+    def gpu_memory_gb_of(self, stage: str) -> float | None:
+        """GiB of each GPU that a job of `stage` needs; None: all of it."""
+        return {str(name): size for name, size in self.gpu_memory_gb.items()}.get(stage)
+
+    def memory_gb_of(self, stage: str) -> float | None:
+        """GiB of main memory of a job of `stage`, on each machine; None: the engine's default."""
+        return {str(name): size for name, size in self.memory_gb.items()}.get(stage)
+
+    def minutes_of(self, stage: str) -> int:
+        """Time limit of a job of `stage`."""
+        return {str(name): count for name, count in self.minutes.items()}.get(stage, 60)
 
     @property
     def flops_per_second(self) -> float | None:

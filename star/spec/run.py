@@ -74,11 +74,11 @@ class RunSpec(Section):
         return self
 
     def _ranks(self) -> None:
-        ranks = self.resources.processes_of("train")
+        ranks = self.resources.processes_of("train") * self.resources.nodes_of("train")
         if self.optim.batch_size % ranks:
             raise FieldError(
                 "optim.batch_size",
-                f"{self.optim.batch_size} images cannot be shared evenly by resources.processes.train = {ranks}",
+                f"{self.optim.batch_size} images cannot be shared evenly by resources.processes.train (times nodes) = {ranks}",
             )
 
     def _fashion_mnist(self) -> None:

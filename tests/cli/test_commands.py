@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from star.cli.view import View
-from star.ledger.store import Ledger
+from star.ledger.states import Claim, NewJob
+from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler.plan import make_plan
 from star.spec.load import load
@@ -108,12 +109,11 @@ def test_status_and_help_import_nothing_heavy() -> None:
 
 
 def test_the_live_view_shows_every_run_and_stage(home: Path) -> None:
-    plan = make_plan(load(TINY), Home(home), Ledger(home / "ledger.sqlite"))
-    ledger = Ledger(home / "ledger.sqlite")
-    for job in plan.to_do:
-        ledger.add_job(job.key, job.stage, job.label, 0)
+    ledger = open_ledger(Home(home))
+    plan = make_plan(load(TINY), Home(home), ledger)
+    ledger.add_jobs([NewJob(job.key, job.stage, job.label, 0) for job in plan.to_do])
     train = next(job for job in plan.to_do if job.stage == "train")
-    ledger.move(ledger.jobs()[train.key], "running", "started")
+    ledger.claim(ledger.jobs()[train.key], "me", "started", Claim("here", 1))
     folder = Home(home).job("train", train.key)
     folder.path.mkdir()
     folder.progress.write_text(json.dumps({"done": 10, "total": 30, "rate": 2.0}))
@@ -131,10 +131,10 @@ def test_the_readme_names_only_what_is_there() -> None:
             assert (ROOT / link).exists() or (ROOT / "docs" / link).exists(), link
 
 
-def test_the_plan_of_table_1_at_the_papers_scale() -> None:
+def test_the_plan_of_table_1_at_the_papers_scale(tmp_path: Path) -> None:
     """Each distinct run once, with what it costs on a named GPU; what is missing here is said, not stumbled over."""
     experiment = ["experiments/table1.yaml", "--profile", "imagenet256"]
-    done = star_exp("plan", *experiment, cwd=ROOT)
+    done = star_exp("plan", *experiment, home=tmp_path, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "14 rows, 14 runs (14 distinct)" in lines[1]
@@ -143,8 +143,8 @@ def test_the_plan_of_table_1_at_the_papers_scale() -> None:
     total = next(line for line in lines if line.startswith("to do: "))
     assert "GPU-hours on H200 at 40% of its 989 TFLOP/s (dense bf16)" in total and " on disk" in total
     assert sum(line.startswith("missing: ") for line in lines) == 4
-    slower = star_exp("plan", *experiment, "--set", "resources.utilisation=0.2", "--json", cwd=ROOT)
-    faster = star_exp("plan", *experiment, "--json", cwd=ROOT)
+    slower = star_exp("plan", *experiment, "--set", "resources.utilisation=0.2", "--json", home=tmp_path, cwd=ROOT)
+    faster = star_exp("plan", *experiment, "--json", home=tmp_path, cwd=ROOT)
     hours = [sum(job["gpu_hours"] for job in json.loads(plan.stdout)["jobs"]) for plan in (slower, faster)]
     assert hours[0] == pytest.approx(2 * hours[1])
 

@@ -1,133 +1,337 @@
-"""What a ledger promises, whatever database is behind it."""
+"""What a ledger promises, on SQLite and on PostgreSQL alike."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-from star.errors import NotFoundError
-from star.ledger.store import CANCELLED, DONE, FAILED, QUEUED, RUNNING, TRANSITIONS, Ledger
+import star.ledger.migrate
+from star.errors import LedgerError, NotFoundError
+from star.ledger.database import HEAD, Database
+from star.ledger.migrate import check, migrate
+from star.ledger.states import (
+    AGAIN,
+    CANCELLED,
+    DONE,
+    FAILED,
+    FINISHED,
+    LOST,
+    QUEUED,
+    RUNNING,
+    TRANSITIONS,
+    Claim,
+    Job,
+    NewJob,
+    RunRow,
+)
+from star.ledger.store import Ledger, open_ledger, read_ledger
+from star.ledger.tables import metadata
+from star.rundir import Home
 from star.spec.keys import run_key, stage_keys
 from tests.helpers import tiny
 
 KEY = "0123456789abcdef"
+HERE = Claim("here", 1)
+
+
+def open_at(url: str) -> Ledger:
+    opened = Database(url)
+    migrate(opened)
+    return Ledger(opened)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    made = Ledger(tmp_path / "ledger.sqlite")
-    made.add_job(KEY, "train", "a run", 1e9)
+def ledger(database: str) -> Ledger:
+    made = open_at(database)
+    made.add_jobs([NewJob(KEY, "train", "a run", 1e9, {"version": 1})])
     return made
 
 
+def job(ledger: Ledger, key: str = KEY) -> Job:
+    return ledger.jobs([key])[key]
+
+
+def claimed(ledger: Ledger, owner: str = "me", key: str = KEY) -> Job:
+    found = ledger.claim(job(ledger, key), owner, "started", HERE)
+    assert found is not None
+    return found
+
+
+def at_once(count: int, work: Callable[[], None]) -> None:
+    """Do `work` in several threads at the same time."""
+    failures: list[BaseException] = []
+    barrier = threading.Barrier(count)
+
+    def one() -> None:
+        try:
+            barrier.wait()
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
 def test_a_job_is_queued_once(ledger: Ledger) -> None:
-    ledger.add_job(KEY, "train", "another run", 1e9)
-    assert [(job.key, job.state, job.label) for job in ledger.jobs().values()] == [(KEY, QUEUED, "a run")]
+    ledger.add_jobs([NewJob(KEY, "train", "another run", 1e9), NewJob("f" * 16, "probe", "p", 0)])
+    assert [(found.key, found.state, found.label) for found in ledger.jobs().values()] == [
+        (KEY, QUEUED, "a run"),
+        ("f" * 16, QUEUED, "p"),
+    ]
+    assert [(row.after, row.why) for row in ledger.history(KEY)] == [(QUEUED, "asked")]
+    assert ledger.contents_of([KEY, "f" * 16]) == {KEY: {"version": 1}}
 
 
 def test_a_life(ledger: Ledger) -> None:
-    assert ledger.move(ledger.jobs()[KEY], RUNNING, "started")
-    ledger.set_handle(KEY, 1, {"pid": 7})
-    assert ledger.move(ledger.jobs()[KEY], QUEUED, "worker died (signal 9)")
-    assert ledger.move(ledger.jobs()[KEY], RUNNING, "started")
-    job = ledger.jobs()[KEY]
-    assert (job.attempt, job.handle) == (2, None)
-    assert ledger.move(job, FAILED, "DataError: no images", error_class="DataError", error="no images")
-    failed = ledger.jobs()[KEY]
-    assert failed.error == "no images" and failed.finished is not None
-    assert [(row.attempt, row.before, row.after) for row in ledger.history(KEY)] == [
-        (0, None, QUEUED), (1, QUEUED, RUNNING), (1, RUNNING, QUEUED), (2, QUEUED, RUNNING), (2, RUNNING, FAILED),
-    ]  # fmt: skip
+    first = claimed(ledger)
+    assert first == job(ledger)
+    ledger.set_handle(first, {"pid": 7})
+    assert ledger.move(job(ledger), QUEUED, "died", "its worker died", not_before=9.0)
+    waiting = job(ledger)
+    assert (waiting.not_before, waiting.slots, waiting.host) == (9.0, 0, None)
+    second = claimed(ledger)
+    assert (second.attempt, second.handle, second.not_before) == (2, None, None)
+    ledger.set_handle(first, {"pid": 8})  # of an attempt that is over
+    assert job(ledger).handle is None
+    assert ledger.move(second, FAILED, "user_error", "DataError", error_class="DataError", error="no images")
+    failed = job(ledger)
+    assert (failed.error, failed.why) == ("no images", "user_error") and failed.finished is not None
+    assert ledger.move(failed, QUEUED, AGAIN, "asked for again") and job(ledger).error is None
+    assert [(row.attempt, row.before, row.after, row.owner) for row in ledger.history(KEY)] == [
+        (0, None, QUEUED, None),
+        (1, QUEUED, RUNNING, "me"),
+        (1, RUNNING, QUEUED, "me"),
+        (2, QUEUED, RUNNING, "me"),
+        (2, RUNNING, FAILED, "me"),
+        (2, FAILED, QUEUED, "me"),
+    ]
 
 
 def test_a_move_from_a_state_that_has_passed_does_nothing(ledger: Ledger) -> None:
-    stale = ledger.jobs()[KEY]
-    assert ledger.move(stale, RUNNING, "started by one")
-    assert not ledger.move(stale, RUNNING, "started by another")
-    assert not ledger.move(stale, CANCELLED, "too late")
-    assert ledger.jobs()[KEY].state == RUNNING and len(ledger.history(KEY)) == 2
+    stale = job(ledger)
+    claimed(ledger)
+    assert ledger.claim(stale, "another", "started", HERE) is None
+    assert not ledger.move(stale, CANCELLED, "cancelled", "too late")
+    assert job(ledger).state == RUNNING and len(ledger.history(KEY)) == 2
 
 
-def test_a_result_of_an_earlier_attempt_cannot_end_a_later_one(ledger: Ledger) -> None:
-    ledger.move(ledger.jobs()[KEY], RUNNING, "first")
-    first = ledger.jobs()[KEY]
-    ledger.move(first, QUEUED, "lost")
-    ledger.move(ledger.jobs()[KEY], RUNNING, "second")
-    assert not ledger.move(first, DONE, "late")
-    assert ledger.jobs()[KEY].attempt == 2
+def test_a_scheduler_taken_for_dead_cannot_undo_its_successors_work(ledger: Ledger) -> None:
+    mine = claimed(ledger, "slow")
+    adopted = ledger.adopt(mine, "successor", "silent")
+    assert adopted is not None and adopted.attempt == 1 and job(ledger).owner == "successor"
+    assert ledger.adopt(mine, "third", "silent") is None
+    assert not ledger.move(mine, DONE, FINISHED, "late")
+    assert ledger.move(adopted, QUEUED, "died", "lost")
+    again = claimed(ledger, "successor")
+    assert not ledger.move(adopted, DONE, FINISHED, "of an earlier attempt")
+    assert job(ledger) == again and again.attempt == 2
 
 
 @pytest.mark.parametrize("before", list(TRANSITIONS))
 def test_only_legal_transitions(ledger: Ledger, before: str) -> None:
-    for after in set(TRANSITIONS) - TRANSITIONS[before]:
-        job = ledger.jobs()[KEY]
+    for after in {QUEUED, DONE, FAILED, CANCELLED, LOST} - TRANSITIONS[before]:
         with pytest.raises(AssertionError, match="no transition"):
-            ledger.move(type(job)(**{**job.__dict__, "state": before}), after, "forbidden")
+            ledger.move(replace(job(ledger), state=before), after, "x", "forbidden")
 
 
-def test_of_many_claims_at_once_one_wins(tmp_path: Path, ledger: Ledger) -> None:
+def test_the_history_cannot_be_changed(ledger: Ledger) -> None:
+    for statement in ("update history set reason = 'nothing happened'", "delete from history"):
+        with pytest.raises(DBAPIError, match="append-only"), ledger.database.transaction() as connection:
+            connection.execute(text(statement))
+    assert [row.reason for row in ledger.history(KEY)] == ["asked for"]
+
+
+def test_of_many_claims_at_once_one_wins(database: str, ledger: Ledger) -> None:
     keys = [f"{i:016x}" for i in range(20)]
-    for key in keys:
-        ledger.add_job(key, "train", "", 0)
+    ledger.add_jobs([NewJob(key, "train", "", 0) for key in keys])
     wins: list[str] = []
 
     def claim() -> None:
-        mine = Ledger(tmp_path / "ledger.sqlite")
-        for job in mine.jobs(keys).values():
-            if job.state == QUEUED and mine.move(job, RUNNING, "claimed"):
-                wins.append(job.key)
+        mine = Ledger(Database(database))
+        for found in mine.jobs(keys).values():
+            if found.state == QUEUED and mine.claim(found, "me", "started", HERE):
+                wins.append(found.key)
 
-    threads = [threading.Thread(target=claim) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(4, claim)
     assert sorted(wins) == keys
     assert all(len(ledger.history(key)) == 2 for key in keys)
 
 
-def test_a_ledger_that_many_open_first_at_once(tmp_path: Path) -> None:
-    failures: list[Exception] = []
+def test_a_machine_is_never_overfilled(database: str, ledger: Ledger) -> None:
+    """Three slots and a GPU of 10 bytes, wanted by many at once from several schedulers."""
+    keys = [f"{i:016x}" for i in range(12)]
+    ledger.add_jobs([NewJob(key, "train", "", 0) for key in keys])
 
-    def open_it() -> None:
-        try:
-            Ledger(tmp_path / "new" / "ledger.sqlite").add_job(KEY, "train", "", 0)
-        except Exception as error:
-            failures.append(error)
+    def claim() -> None:
+        mine = Ledger(Database(database))
+        for found in mine.jobs(keys).values():
+            mine.claim(found, "me", "started", Claim("gpu-host", 1, {"GPU-1": 4}), (3, {"GPU-1": 10}))
 
-    threads = [threading.Thread(target=open_it) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == [] and len(Ledger(tmp_path / "new" / "ledger.sqlite").history(KEY)) == 1
+    at_once(4, claim)
+    assert ledger.held("gpu-host") == (2, {"GPU-1": 8})  # a third would take 12 of 10
+    running = ledger.of_state(RUNNING)
+    ledger.move(running[0], DONE, FINISHED, "finished")
+    assert ledger.held("gpu-host") == (1, {"GPU-1": 4})
+    elsewhere = ledger.claim(ledger.of_state(QUEUED)[0], "me", "x", Claim("other", 9), (3, {}))
+    assert elsewhere is not None  # wider than its machine: alone there, not never
+
+
+def test_a_ledger_that_many_open_first_at_once(database: str) -> None:
+    at_once(6, lambda: open_at(database).add_jobs([NewJob(KEY, "train", "", 0)]))
+    assert len(open_at(database).history(KEY)) == 1
+
+
+def test_migrations_make_exactly_the_tables(database: str) -> None:
+    made = open_at(database)
+    with made.database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    script = ScriptDirectory(str(Path(star.ledger.migrate.__file__).parent / "migrations"))
+    assert script.get_heads() == [HEAD]
+
+
+def test_a_ledger_from_before_migrations_is_brought_up(database: str) -> None:
+    """As the first version of star left it: the tables of 0001 without Alembic's mark."""
+    old = Database(database)
+    open_at(database)
+    with old.transaction() as connection:
+        connection.execute(text("drop table schedulers"))
+        connection.execute(text("drop table facts"))
+        for name in ("update", "delete") if old.sqlite else ():
+            connection.execute(text(f"drop trigger history_keeps_{name}"))
+        if not old.sqlite:
+            connection.execute(text("drop function history_is_kept() cascade"))
+        connection.execute(text("drop index uq_history_token"))
+        new = ["why", "owner", "host", "slots", "gpus", "not_before", "wish", "content"]
+        for table, columns in (("jobs", new), ("history", ["why", "owner", "token"])):
+            for column in columns:
+                connection.execute(text(f"alter table {table} drop column {column}"))
+        connection.execute(text("drop table alembic_version"))
+        connection.execute(
+            text(
+                "insert into jobs (key, stage, label, state, attempt, flops, created) values (:key, 'train', 'old', 'done', 1, 0, 0)"
+            ),
+            {"key": KEY},
+        )
+    with pytest.raises(LedgerError, match="older star"):
+        check(old)
+    migrated = open_at(database)
+    assert job(migrated).label == "old" and job(migrated).slots == 0
+    assert migrated.move(job(migrated), QUEUED, AGAIN, "asked for again")
+
+
+def test_a_newer_ledger_is_refused(database: str, ledger: Ledger) -> None:
+    with ledger.database.transaction() as connection:
+        connection.execute(text("update alembic_version set version_num = '9999'"))
+    for use in (check, migrate):
+        with pytest.raises(LedgerError, match="newer star"):
+            use(Database(database))
+
+
+def test_a_commit_whose_answer_was_lost_is_not_done_twice(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection breaks after the database has committed: the claim is ours all the same."""
+    from contextlib import contextmanager
+
+    from sqlalchemy.exc import OperationalError
+
+    whole, lost = ledger.database.transaction, iter([True])
+
+    @contextmanager
+    def breaking():  # type: ignore[no-untyped-def]
+        with whole() as connection:
+            yield connection
+        if next(lost, False):
+            raise OperationalError("commit", {}, Exception("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(ledger.database, "transaction", breaking)
+    assert claimed(ledger).attempt == 1
+    assert [row.after for row in ledger.history(KEY)] == [QUEUED, RUNNING]
+
+
+def test_one_ledger_speaks_of_one_home(database: str, tmp_path: Path) -> None:
+    assert read_ledger(Home(tmp_path / "a")) is None
+    open_ledger(Home(tmp_path / "a")).add_jobs([NewJob(KEY, "train", "", 0)])
+    found = read_ledger(Home(tmp_path / "a"))
+    assert found is not None and job(found).state == QUEUED
+    (tmp_path / "a").rename(tmp_path / "moved")
+    open_ledger(Home(tmp_path / "moved"))
+    with pytest.raises(LedgerError, match="belongs to the home"):
+        open_ledger(Home(tmp_path / "b"))
+
+
+def test_schedulers_come_beat_and_go(ledger: Ledger) -> None:
+    me, other = ledger.enter_scheduler("local"), ledger.enter_scheduler("slurm")
+    ledger.beat(me)
+    seen = ledger.schedulers()
+    assert (seen[me.id].beats, seen[other.id].beats, seen[other.id].executor) == (1, 0, "slurm")
+    ledger.leave_scheduler(me)
+    assert list(ledger.schedulers()) == [other.id]
 
 
 def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
     spec = tiny()
     stages = stage_keys(spec, {"data": "x"})
     key = run_key(stages)
+    row = RunRow(key, "r=0.25 · seed 0", 0, spec.model_dump(mode="json"), stages, None, 0.0)
     for _ in range(2):
-        ledger.add_run(key, "r=0.25 · seed 0", spec, stages)
+        ledger.add_runs([row])
         ledger.set_experiment("tiny", "tiny", ["score"], [("r=0.25", 0, key)])
-    assert ledger.runs()[key].stages == stages and len(ledger.experiments()) == 1
+    ledger.set_experiment("other", "tiny", ["score"], [("r=0.25", 0, key)])
+    assert ledger.runs()[key].stages == stages and len(ledger.experiments("tiny", "tiny")) == 1
+    assert ledger.run_stages() == {key: stages}
     assert type(spec).model_validate(ledger.runs()[key].spec) == spec
     assert ledger.resolve(key[:6]) == ("run", key)
     assert ledger.resolve(f"train-{KEY}") == ("job", KEY)
-    for unknown in ("ffffff", ""):
+    for unknown in ("ffffff", "", "%", "_"):
         with pytest.raises(NotFoundError, match="is the start of"):
             ledger.resolve(unknown)
 
 
 def test_how_much_the_tracker_holds(ledger: Ledger) -> None:
-    spec = tiny()
-    ledger.add_run("a", "a", spec, {"train": KEY})
+    ledger.add_runs([RunRow("a", "a", 0, {}, {"train": KEY}, None, 0.0)])
     assert ledger.set_tracking_id("a", None, "mlflow-1")
     assert not ledger.set_tracking_id("a", None, "mlflow-of-another-scheduler")
     ledger.set_tracked("a", KEY, 100, False)
-    ledger.set_tracked("a", KEY, 200, True)
-    assert ledger.tracked("a") == {KEY: (200, True)}
+    ledger.set_tracked("a", KEY, 2**40, True)
+    assert ledger.tracked("a") == {KEY: (2**40, True)}
     assert ledger.set_tracking_id("a", "mlflow-1", "mlflow-2")
     assert ledger.tracked("a") == {}
+
+
+def test_wishes_reach_running_jobs_only(ledger: Ledger) -> None:
+    ledger.add_jobs([NewJob("f" * 16, "probe", "p", 0)])
+    claimed(ledger)
+    ledger.want([KEY, "f" * 16], "cancel")
+    assert {key: place.wish for key, place in ledger.places([KEY, "f" * 16]).items()} == {KEY: "cancel", "f" * 16: None}
+
+
+def test_more_keys_than_a_query_may_have(ledger: Ledger) -> None:
+    ledger.add_jobs([NewJob(f"{i:016x}", "train", "", 0) for i in range(12_000)])
+    assert len(ledger.places([f"{i:016x}" for i in range(70_000)])) == 12_000
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://u@h/db", "begins with sqlite or postgresql"),
+        ("nonsense", "is no database address"),
+        ("postgresql://star:secret@127.0.0.1:1/db", "cannot be reached"),
+    ],
+)
+def test_an_address_that_leads_nowhere(url: str, says: str) -> None:
+    with pytest.raises(LedgerError, match=says) as caught:
+        Database(url, patience=0).version()
+    assert "secret" not in str(caught.value)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from star.ledger.store import Ledger
+from star.ledger.states import NewJob
+from star.ledger.store import Ledger, open_ledger
 from star.report.table import build
 from star.rundir import Home, MetricLog, write_json
+from star.scheduler.contract import run_row
 from star.scheduler.courier import Courier
 from star.scheduler.plan import Plan, make_plan
 from star.spec.load import load
@@ -29,12 +31,10 @@ PROVENANCE = {"code": "0.1.0+abc", "host": "here"}
 def planned(tmp_path: Path) -> tuple[Home, Ledger, Plan]:
     """A home in which one of two trainings is done and the other half way."""
     home = Home(tmp_path)
-    ledger = Ledger(home.ledger)
+    ledger = open_ledger(home)
     plan = make_plan(load(TINY), home, ledger)
-    for run in plan.runs:
-        ledger.add_run(run.key, run.name, run.spec, run.stages)
-    for job in plan.jobs.values():
-        ledger.add_job(job.key, job.stage, job.label, 0)
+    ledger.add_runs([run_row(run) for run in plan.runs])
+    ledger.add_jobs([NewJob(job.key, job.stage, job.label, 0) for job in plan.jobs.values()])
     for i, run in enumerate(plan.runs):
         folder = home.job("train", run.stages["train"])
         folder.out.mkdir(parents=True)

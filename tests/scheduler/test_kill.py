@@ -140,7 +140,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(home: Path, undisturbed: Pa
             os.kill(worker.pid, signal.SIGKILL)
     out = run.process.communicate(timeout=200)[0]
     assert run.process.returncode == 0, out
-    assert "(signal 9); queued again" in out and "resumed" in out
+    assert "(its worker died by signal 9); queued again" in out and "resumed" in out
     check_complete(home)
     check_same_numbers(home, undisturbed)
 

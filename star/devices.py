@@ -1,0 +1,88 @@
+"""The GPUs of this machine, and which of them a job gets.
+
+A GPU is known by its UUID: numbers change with CUDA_VISIBLE_DEVICES, with a reboot, with who counts. A job that says how
+much memory it needs may share a GPU with others as long as all fit; one that does not has its GPUs alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+GIB = 2**30
+DRAINED = 0.9
+"""Share of a GPU's memory that must be free before a job gets it alone: the last one's processes may still be leaving."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, memory in bytes."""
+
+    uuid: str
+    name: str
+    memory: int
+    free: int
+    driver: str = ""
+
+
+def visible_gpus() -> list[Gpu]:
+    """This machine's GPUs as its driver lists them now, less those that CUDA_VISIBLE_DEVICES hides; none without a driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        driver = str(pynvml.nvmlSystemGetDriverVersion())
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        found = []
+        for handle in handles:
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            uuid, name = str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))
+            found.append(Gpu(uuid, name, int(memory.total), int(memory.free), driver))
+    finally:
+        pynvml.nvmlShutdown()
+    return _chosen(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _chosen(gpus: list[Gpu], names: str | None) -> list[Gpu]:
+    """As CUDA reads its variable: numbers or beginnings of UUIDs, up to the first that is neither."""
+    if names is None:
+        return gpus
+    chosen: list[Gpu] = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name.isdecimal() and int(name) < len(gpus):
+            chosen.append(gpus[int(name)])
+        else:
+            matching = [gpu for gpu in gpus if gpu.uuid.startswith(name)]
+            if len(matching) != 1:
+                break
+            chosen.append(matching[0])
+    return chosen
+
+
+def choose(gpus: list[Gpu], held: dict[str, int], count: int, memory: int | None) -> dict[str, int] | None:
+    """`count` GPUs for a job, as UUID -> bytes; None when there is no room.
+
+    Args:
+        held: bytes of each GPU that running jobs have claimed.
+        memory: bytes that the job needs of each; None: all of it, alone.
+    """
+    fitting = []
+    for gpu in gpus:
+        claimed = held.get(gpu.uuid, 0)
+        wants = gpu.memory if memory is None else memory
+        # what is claimed and not used yet is not free either
+        free = min(gpu.free, gpu.memory - claimed) if claimed else gpu.free
+        drained = free >= (DRAINED * gpu.memory if memory is None else memory)
+        if claimed + wants <= gpu.memory and drained:
+            fitting.append((gpu.memory - claimed, gpu.uuid, wants))
+    if len(fitting) < count:
+        return None
+    fitting.sort()  # the fullest first: keep whole GPUs for jobs that want one alone
+    return {uuid: wants for _, uuid, wants in fitting[:count]}
+
+
+ListGpus = Callable[[], list[Gpu]]

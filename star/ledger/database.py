@@ -1,0 +1,166 @@
+"""The database behind the ledger: SQLite in the home, or PostgreSQL for a team.
+
+A connection that breaks is no reason to lose anything: what was asked of the database is asked again until it is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+
+from star.errors import LedgerError
+
+HEAD = "0002"
+"""The newest migration. Here, so that readers need no Alembic to know it."""
+URL_VARIABLE = "STAR_LEDGER_URL"
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Database:
+    """One database.
+
+    Args:
+        url: such as sqlite:////home/me/runs/ledger.sqlite or postgresql://user@host/name.
+        patience: seconds for which a database that is away, locked or full is asked again.
+
+    Raises:
+        LedgerError: the address makes no sense, or its driver is not installed.
+    """
+
+    def __init__(self, url: str, patience: float = 600.0) -> None:
+        try:
+            self.url = make_url(url)
+            if self.url.drivername in ("postgresql", "postgres"):
+                self.url = self.url.set(drivername="postgresql+psycopg")
+            self.sqlite = self.url.get_backend_name() == "sqlite"
+            if not self.sqlite and self.url.get_backend_name() != "postgresql":
+                raise LedgerError(
+                    f"{URL_VARIABLE}: {self.name}: give an address that begins with sqlite or postgresql."
+                )
+            options: dict[str, Any] = {"connect_args": {"timeout": 30}} if self.sqlite else {"pool_pre_ping": True}
+            self.engine = create_engine(self.url, **options)
+        except ModuleNotFoundError as error:
+            raise LedgerError(
+                f"{URL_VARIABLE}: {error.name} is not installed; `pip install 'star-exp[postgres]'` brings it."
+            ) from None
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise LedgerError(
+                f"{URL_VARIABLE}: {url!r} is no database address ({error}); give one such as postgresql://user@host/name."
+            ) from None
+        self.patience = patience
+        if self.sqlite:
+            event.listen(self.engine, "connect", _configure)
+
+    @property
+    def name(self) -> str:
+        """For people: without the password."""
+        return self.url.render_as_string(hide_password=True)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` reads."""
+
+        def once() -> T:
+            with self.engine.connect() as connection:
+                return work(connection)
+
+        return self._insist(once)
+
+    def write(self, work: Callable[[Connection], T], already: Callable[[Connection], T | None] | None = None) -> T:
+        """Do `work` in one transaction.
+
+        Args:
+            already: asked when the connection broke and the commit may have happened; not None means that it has. Work
+                that may be done twice needs none.
+        """
+        tried = False
+
+        def once() -> T:
+            nonlocal tried
+            with self.transaction() as connection:
+                if tried and already is not None:
+                    found = already(connection)
+                    if found is not None:
+                        return found
+                tried = True
+                return work(connection)
+
+        return self._insist(once)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction that may write. On SQLite it takes the lock first, which cannot deadlock with another writer."""
+        if not self.sqlite:
+            with self.engine.begin() as connection:
+                yield connection
+            return
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+
+    def version(self) -> str | None:
+        """The migration that the database is at: None when it holds no ledger, "" when it holds one from before migrations."""
+
+        def work(connection: Connection) -> str | None:
+            dialect = self.engine.dialect
+            if dialect.has_table(connection, "alembic_version"):
+                return connection.execute(text("select version_num from alembic_version")).scalar()
+            return "" if dialect.has_table(connection, "jobs") else None
+
+        return self.read(work)
+
+    def _insist(self, once: Callable[[], T]) -> T:
+        deadline = time.monotonic() + self.patience
+        pause = 0.05
+        while True:
+            try:
+                return once()
+            except (OperationalError, InterfaceError, DBAPIError) as error:
+                if not isinstance(error, OperationalError | InterfaceError) and not error.connection_invalidated:
+                    raise
+                if _is_hopeless(error):
+                    raise LedgerError(f"the ledger {self.name}: {_said(error)}.") from None
+                if time.monotonic() > deadline:
+                    raise LedgerError(
+                        f"the ledger {self.name} cannot be reached ({_said(error)}); nothing is lost: "
+                        "the same command goes on when it is back."
+                    ) from None
+                log.warning("the ledger %s is away (%s); trying again", self.name, _said(error))
+                time.sleep(pause)
+                pause = min(2 * pause, 2.0)
+
+
+def address(path: Path) -> str:
+    """Of the ledger of the home whose SQLite file would be `path`: what STAR_LEDGER_URL says, else that file."""
+    return os.environ.get(URL_VARIABLE) or f"sqlite:///{path}"
+
+
+def _said(error: DBAPIError) -> str:
+    return str(error.orig).strip().split("\n")[0]
+
+
+def _is_hopeless(error: DBAPIError) -> bool:
+    """Whether asking again cannot help: no such table, wrong password, no such database, read-only file."""
+    said = str(error.orig)
+    signs = ("no such table", "no such column", "password", "does not exist", "readonly", "no pg_hba", "not a database")
+    return any(sign in said for sign in signs)
+
+
+def _configure(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # the driver would begin transactions by itself, and too late
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA synchronous=NORMAL")

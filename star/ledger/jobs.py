@@ -1,0 +1,316 @@
+"""Jobs and their states. Every change of a state goes through `move` or `claim`, which are one statement each.
+
+A move names the state, attempt and owner it starts from and happens only if they still hold, so two schedulers on one
+ledger never both start a job, and a scheduler that was taken for dead cannot undo what its successor did.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, or_, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from star.ledger.database import Database
+from star.ledger.states import (
+    ADOPTED,
+    AGAIN,
+    ASKED,
+    CANCELLED,
+    DONE,
+    FAILED,
+    LOST,
+    QUEUED,
+    RUNNING,
+    STARTED,
+    TRANSITIONS,
+    Claim,
+    Job,
+    NewJob,
+)
+from star.ledger.tables import history, jobs
+
+T = TypeVar("T")
+CHUNK = 5000
+"""Keys in one query: databases have limits."""
+COLUMNS = [column for column in jobs.c if column.name != "content"]
+
+
+class Place(NamedTuple):
+    """The little of a job that a scheduler looks at again and again."""
+
+    state: str
+    attempt: int
+    owner: str | None
+    wish: str | None
+
+
+class Jobs:
+    """The ledger's jobs."""
+
+    database: Database
+
+    def add_jobs(self, new: Sequence[NewJob]) -> None:
+        """Queue each job unless the ledger knows it."""
+
+        def work(connection: Connection) -> None:
+            dialect = sqlite if self.database.sqlite else postgresql
+            now = time.time()
+            for part in chunks(new, CHUNK // 10):
+                rows = [
+                    {
+                        "key": job.key,
+                        "stage": job.stage,
+                        "label": job.label,
+                        "flops": job.flops,
+                        "content": job.content,
+                        "state": QUEUED,
+                        "attempt": 0,
+                        "created": now,
+                    }
+                    for job in part
+                ]
+                added = connection.execute(
+                    dialect.insert(jobs).values(rows).on_conflict_do_nothing().returning(jobs.c.key)
+                ).all()
+                if added:
+                    connection.execute(
+                        insert(history),
+                        [_entry(row.key, 0, None, QUEUED, ASKED, "asked for", None) for row in added],
+                    )
+
+        if new:
+            self.database.write(work)
+
+    def jobs(self, keys: Iterable[str] | None = None) -> dict[str, Job]:
+        """All jobs, or those with the given keys, oldest first."""
+        found = self._select(COLUMNS, keys, order=True)
+        return {row.key: Job(**row._mapping) for row in found}
+
+    def places(self, keys: Iterable[str]) -> dict[str, Place]:
+        """State, attempt, owner and wish of jobs: cheap."""
+        found = self._select([jobs.c.key, jobs.c.state, jobs.c.attempt, jobs.c.owner, jobs.c.wish], keys)
+        return {row.key: Place(row.state, row.attempt, row.owner, row.wish) for row in found}
+
+    def all_places(self) -> dict[str, Place]:
+        """State, attempt, owner and wish of every job."""
+        query = select(jobs.c.key, jobs.c.state, jobs.c.attempt, jobs.c.owner, jobs.c.wish)
+        found = self.database.read(lambda connection: connection.execute(query).all())
+        return {row.key: Place(row.state, row.attempt, row.owner, row.wish) for row in found}
+
+    def contents(self, stage: str) -> dict[str, Any]:
+        """What the keys of a stage's jobs were made of."""
+        query = select(jobs.c.key, jobs.c.content).where(jobs.c.stage == stage).order_by(jobs.c.created)
+        return self.database.read(lambda connection: {row.key: row.content for row in connection.execute(query)})
+
+    def contents_of(self, keys: Iterable[str]) -> dict[str, Any]:
+        """What these jobs' keys were made of."""
+        return {row.key: row.content for row in self._select([jobs.c.key, jobs.c.content], keys) if row.content}
+
+    def move(self, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
+        """Change `job`'s state; False when state, attempt or owner are no longer what `job` says."""
+        assert after in TRANSITIONS[job.state], f"{job.state} -> {after} is no transition"
+        assert after != RUNNING, "a job begins to run by `claim`"
+        values: dict[str, Any] = {
+            "state": after,
+            "why": why,
+            "wish": None,
+            "slots": 0,
+            "gpus": None,
+            "host": None,
+            "not_before": None,
+        }
+        if after != QUEUED:
+            values["finished"] = time.time()
+        elif why == AGAIN:
+            values |= {"error": None, "error_class": None}
+        return self._change(job, after, job.attempt, why, reason, None, values | fields)
+
+    def claim(
+        self, job: Job, owner: str, reason: str, wants: Claim, limits: tuple[int, dict[str, int]] | None = None
+    ) -> Job | None:
+        """Begin the next attempt of a queued job, for `owner`.
+
+        Args:
+            wants: what it will hold of its machine.
+            limits: CPU slots and bytes per GPU of that machine; running jobs of all schedulers on it count.
+
+        Returns:
+            The job as it is now; None when another was first, or when the machine has no room any more.
+        """
+        values = {
+            "state": RUNNING,
+            "why": STARTED,
+            "attempt": job.attempt + 1,
+            "owner": owner,
+            "host": wants.host,
+            "slots": wants.slots,
+            "gpus": wants.gpus,
+            "started": time.time(),
+            "finished": None,
+            "error": None,
+            "error_class": None,
+            "handle": None,
+            "not_before": None,
+            "wish": None,
+        }
+
+        def room(connection: Connection) -> bool:
+            if limits is None:
+                return True
+            if not self.database.sqlite:  # of two schedulers of one machine, one at a time
+                connection.execute(
+                    text("select pg_advisory_xact_lock(hashtext(:host))"), {"host": f"star {wants.host}"}
+                )
+            held = connection.execute(
+                select(jobs.c.slots, jobs.c.gpus).where(jobs.c.state == RUNNING, jobs.c.host == wants.host)
+            ).all()
+            slots, gpus = limits
+            busy = sum(row.slots for row in held)
+            if busy and busy + wants.slots > slots:
+                return False
+            used = {gpu: sum((row.gpus or {}).get(gpu, 0) for row in held) for gpu in wants.gpus or {}}
+            return all(used[gpu] + size <= gpus[gpu] for gpu, size in (wants.gpus or {}).items())
+
+        if not self._change(job, RUNNING, job.attempt + 1, STARTED, reason, owner, values, room):
+            return None
+        return Job(**{**job.__dict__, **values})
+
+    def held(self, host: str) -> tuple[int, dict[str, int]]:
+        """CPU slots and bytes per GPU that running jobs hold of a machine."""
+        query = select(jobs.c.slots, jobs.c.gpus).where(jobs.c.state == RUNNING, jobs.c.host == host)
+        rows = self.database.read(lambda connection: connection.execute(query).all())
+        gpus: dict[str, int] = {}
+        for row in rows:
+            for gpu, size in (row.gpus or {}).items():
+                gpus[gpu] = gpus.get(gpu, 0) + size
+        return sum(row.slots for row in rows), gpus
+
+    def adopt(self, job: Job, owner: str, reason: str) -> Job | None:
+        """Take over a running job, which goes on undisturbed; None when it is no longer what `job` says."""
+        assert job.state == RUNNING, f"a {job.state} job has no owner to take it from"
+        if not self._change(job, RUNNING, job.attempt, ADOPTED, reason, owner, {"owner": owner}):
+            return None
+        return Job(**{**job.__dict__, "owner": owner})
+
+    def set_handle(self, job: Job, handle: dict[str, Any] | None) -> None:
+        """Remember how the executor knows the running attempt."""
+        statement = update(jobs).where(jobs.c.key == job.key, jobs.c.attempt == job.attempt).values(handle=handle)
+        self.database.write(lambda connection: connection.execute(statement))
+
+    def want(self, keys: Iterable[str], wish: str) -> None:
+        """Leave a wish for the owners of running jobs."""
+
+        def work(connection: Connection) -> None:
+            for part in chunks(keys, CHUNK):
+                connection.execute(update(jobs).where(jobs.c.key.in_(part), jobs.c.state == RUNNING).values(wish=wish))
+
+        self.database.write(work)
+
+    def history(self, key: str) -> Sequence[Row[Any]]:
+        """Every transition of a job, oldest first."""
+        query = select(history).where(history.c.job == key).order_by(history.c.id)
+        return self.database.read(lambda connection: connection.execute(query).all())
+
+    def speeds(self) -> dict[str, float]:
+        """FLOP/s of each stage as measured on the jobs that were done in one attempt."""
+        total = func.sum(jobs.c.flops) / func.sum(jobs.c.finished - jobs.c.started)
+        query = (
+            select(jobs.c.stage, total)
+            .where(jobs.c.state == DONE, jobs.c.attempt == 1, jobs.c.finished > jobs.c.started)
+            .group_by(jobs.c.stage)
+        )
+        return self.database.read(
+            lambda connection: {stage: speed for stage, speed in connection.execute(query) if speed}
+        )
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Jobs of each (stage, state)."""
+        query = select(jobs.c.stage, jobs.c.state, func.count()).group_by(jobs.c.stage, jobs.c.state)
+        return self.database.read(lambda connection: {(row[0], row[1]): row[2] for row in connection.execute(query)})
+
+    def keys_that_start(self, prefix: str, limit: int = 6) -> list[str]:
+        """Keys of jobs."""
+        query = select(jobs.c.key).where(jobs.c.key.startswith(prefix, autoescape=True)).limit(limit)
+        return self.database.read(lambda connection: [row.key for row in connection.execute(query)])
+
+    def of_state(self, *states: str) -> list[Job]:
+        """All jobs in these states, oldest first."""
+        query = select(*COLUMNS).where(jobs.c.state.in_(states)).order_by(jobs.c.created)
+        return self.database.read(lambda connection: [Job(**row._mapping) for row in connection.execute(query)])
+
+    def _select(self, columns: Sequence[Any], keys: Iterable[str] | None, order: bool = False) -> list[Row[Any]]:
+        query = select(*columns).order_by(jobs.c.created) if order else select(*columns)
+
+        def work(connection: Connection) -> list[Row[Any]]:
+            if keys is None:
+                return list(connection.execute(query).all())
+            parts = list(chunks(keys, CHUNK))
+            return [row for part in parts for row in connection.execute(query.where(jobs.c.key.in_(part)))]
+
+        return self.database.read(work)
+
+    def _change(
+        self,
+        job: Job,
+        after: str,
+        attempt: int,
+        why: str,
+        reason: str,
+        owner: str | None,
+        values: dict[str, Any],
+        allowed: Any = None,
+    ) -> bool:
+        token = uuid.uuid4().hex
+        is_still: list[ColumnElement[bool]] = [
+            jobs.c.key == job.key,
+            jobs.c.state == job.state,
+            jobs.c.attempt == job.attempt,
+        ]
+        if job.state == RUNNING:
+            is_still.append(or_(jobs.c.owner == job.owner, jobs.c.owner.is_(None)))
+
+        def work(connection: Connection) -> bool:
+            if allowed is not None and not allowed(connection):
+                return False
+            changed = connection.execute(update(jobs).where(*is_still).values(**values)).rowcount
+            if changed:
+                entry = _entry(job.key, attempt, job.state, after, why, reason, owner or job.owner)
+                connection.execute(insert(history).values(**entry, token=token))
+            return bool(changed)
+
+        def already(connection: Connection) -> bool | None:
+            found = connection.execute(select(history.c.id).where(history.c.token == token)).first()
+            return True if found else None
+
+        return self.database.write(work, already)
+
+
+def _entry(
+    job: str, attempt: int, before: str | None, after: str, why: str, reason: str, owner: str | None
+) -> dict[str, Any]:
+    return {
+        "time": time.time(),
+        "job": job,
+        "attempt": attempt,
+        "before": before,
+        "after": after,
+        "why": why,
+        "reason": reason,
+        "owner": owner,
+    }
+
+
+def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`values` in lists of at most `size`."""
+    rest = iter(values)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+ENDED = (FAILED, LOST, CANCELLED)
+"""States from which only somebody's wish leads on."""

@@ -1,0 +1,125 @@
+"""Runs, experiments, and how much of each the tracker holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from star.ledger.database import Database
+from star.ledger.jobs import CHUNK, chunks
+from star.ledger.states import RunRow
+from star.ledger.tables import experiments, runs, tracked
+
+
+class Runs:
+    """The ledger's runs and experiments."""
+
+    database: Database
+
+    def add_runs(self, new: Sequence[RunRow]) -> None:
+        """Enter each run unless the ledger knows it."""
+
+        def work(connection: Connection) -> None:
+            dialect = sqlite if self.database.sqlite else postgresql
+            for part in chunks(new, CHUNK // 10):
+                rows = [{**run.__dict__, "created": time.time()} for run in part]
+                connection.execute(dialect.insert(runs).values(rows).on_conflict_do_nothing())
+
+        if new:
+            self.database.write(work)
+
+    def runs(self, keys: Iterable[str] | None = None) -> dict[str, RunRow]:
+        """All runs, or those with the given keys."""
+        query = select(runs).order_by(runs.c.created)
+
+        def work(connection: Connection) -> dict[str, RunRow]:
+            queries = [query] if keys is None else [query.where(runs.c.key.in_(part)) for part in chunks(keys, CHUNK)]
+            return {row.key: RunRow(**row._mapping) for one in queries for row in connection.execute(one)}
+
+        return self.database.read(work)
+
+    def run_stages(self) -> dict[str, dict[str, str]]:
+        """Run -> its stages' keys, of all runs: without their specs, which are large."""
+        query = select(runs.c.key, runs.c.stages)
+        return self.database.read(lambda connection: {row.key: row.stages for row in connection.execute(query)})
+
+    def runs_that_start(self, prefix: str, limit: int = 6) -> list[str]:
+        """Keys of runs."""
+        query = select(runs.c.key).where(runs.c.key.startswith(prefix, autoescape=True)).limit(limit)
+        return self.database.read(lambda connection: [row.key for row in connection.execute(query)])
+
+    def set_experiment(
+        self, name: str, profile: str, targets: Sequence[str], rows: Sequence[tuple[str, int, str]]
+    ) -> None:
+        """Enter an experiment's rows (label, seed, run key), in place of what it was before."""
+        values = [
+            {
+                "name": name,
+                "profile": profile,
+                "row": label,
+                "seed": seed,
+                "run": run,
+                "targets": list(targets),
+                "place": place,
+            }
+            for place, (label, seed, run) in enumerate(rows)
+        ]
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(experiments).where(experiments.c.name == name, experiments.c.profile == profile))
+            connection.execute(insert(experiments), values)
+
+        self.database.write(work)
+
+    def experiments(self, name: str | None = None, profile: str | None = None) -> Sequence[Row[Any]]:
+        """All rows of all experiments, or of one, in order."""
+        query = select(experiments).order_by(experiments.c.name, experiments.c.profile, experiments.c.place)
+        if name is not None:
+            query = query.where(experiments.c.name == name)
+        if profile is not None:
+            query = query.where(experiments.c.profile == profile)
+        return self.database.read(lambda connection: connection.execute(query).all())
+
+    # what the tracker holds
+
+    def set_tracking_id(self, run: str, before: str | None, tracking_id: str) -> bool:
+        """Bind a run to a new run of the tracker, which holds nothing yet; False when it is no longer bound to `before`."""
+
+        def work(connection: Connection) -> bool:
+            same = runs.c.tracking_id.is_(None) if before is None else runs.c.tracking_id == before
+            changed = connection.execute(
+                update(runs).where(runs.c.key == run, same).values(tracking_id=tracking_id)
+            ).rowcount
+            if changed:
+                connection.execute(delete(tracked).where(tracked.c.run == run))
+            return bool(changed)
+
+        def already(connection: Connection) -> bool | None:
+            bound = connection.execute(select(runs.c.tracking_id).where(runs.c.key == run)).scalar()
+            return True if bound == tracking_id else None
+
+        return self.database.write(work, already)
+
+    def tracked(self, run: str) -> dict[str, tuple[int, bool]]:
+        """For each job of a run: (offset in its metrics, whether its result is there too)."""
+        query = select(tracked).where(tracked.c.run == run)
+        return self.database.read(
+            lambda connection: {row.job: (row.offset, row.complete) for row in connection.execute(query)}
+        )
+
+    def set_tracked(self, run: str, job: str, offset: int, complete: bool) -> None:
+        """Remember how much of a job the run's tracker holds."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(tracked).where(tracked.c.run == run, tracked.c.job == job))
+            connection.execute(insert(tracked).values(run=run, job=job, offset=offset, complete=complete))
+
+        self.database.write(work)
+
+    def forget_tracked(self) -> None:
+        """Let everything be carried to the tracker again."""
+        self.database.write(lambda connection: connection.execute(delete(tracked)))

@@ -1,0 +1,104 @@
+"""The states of a job, which may follow which, and why one followed another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = "queued", "running", "done", "failed", "cancelled", "lost"
+TRANSITIONS: dict[str, set[str]] = {
+    QUEUED: {RUNNING, DONE, CANCELLED},
+    RUNNING: {DONE, FAILED, QUEUED, LOST, CANCELLED},
+    FAILED: {QUEUED, DONE, CANCELLED},
+    LOST: {QUEUED, DONE, CANCELLED},
+    CANCELLED: {QUEUED, DONE},
+    DONE: {QUEUED},
+}
+"""Which state may follow which. A job is done again only when its result has gone, or when `rerun` asks for it."""
+
+ASKED, STARTED, ADOPTED, FINISHED, FOUND, AGAIN, GONE = (
+    *("asked", "started", "adopted", "finished", "found", "again", "gone"),
+)
+"""Why, where nothing failed: first asked for; claimed by a scheduler; taken over from a dead one; its worker is done; a
+result was found in its folder; asked for again; the result it had is no longer there."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a running job holds of one machine."""
+
+    host: str
+    slots: int = 0
+    gpus: dict[str, int] | None = None
+    """UUID -> bytes."""
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to enter: its key, what the key is made of, and its estimated work in floating-point operations."""
+
+    key: str
+    stage: str
+    label: str
+    flops: float
+    content: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage's place in the ledger."""
+
+    key: str
+    stage: str
+    label: str
+    state: str
+    attempt: int
+    """The fencing number: each start of a worker has a higher one, and only the newest may write a result."""
+    flops: float
+    handle: dict[str, Any] | None
+    """How the executor finds the process again."""
+    owner: str | None
+    """The scheduler that watches it."""
+    host: str | None
+    slots: int
+    gpus: dict[str, int] | None
+    not_before: float | None
+    """When the next attempt may start."""
+    wish: str | None
+    """What a verb wants of the owner: `cancel`."""
+    created: float
+    started: float | None
+    finished: float | None
+    error_class: str | None
+    error: str | None
+    why: str | None = None
+    """Why it is in this state: a word of `ASKED` and the like, or the class of a failure."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as the ledger knows it."""
+
+    key: str
+    label: str
+    seed: int
+    spec: dict[str, Any]
+    stages: dict[str, str]
+    tracking_id: str | None
+    created: float
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """A scheduler as the others see it."""
+
+    id: str
+    host: str
+    pid: int
+    born: float
+    """When its process was started: a process id alone may belong to somebody else by now."""
+    executor: str
+    command: str
+    beats: int
+    """Grows while it lives. Others watch whether it does, so no two clocks are compared."""
+    seen: float

@@ -1,0 +1,91 @@
+"""What is left of a plan, in memory: which jobs wait for which, which may start, which run."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterable, Iterator
+
+from star.ledger.states import DONE, QUEUED, RUNNING, Job
+from star.scheduler.plan import PlannedJob
+
+
+class Board:
+    """The jobs of a plan that are to do, and their states as last seen.
+
+    Every step takes time in proportion to what changes, not to what there is: plans have tens of thousands of jobs.
+    """
+
+    def __init__(self, jobs: Iterable[PlannedJob]) -> None:
+        self.planned = {job.key: job for job in jobs}
+        self.states: dict[str, Job] = {}
+        self.running: dict[str, Job] = {}
+        self._order = {key: place for place, key in enumerate(self.planned)}
+        self._waits_for = {
+            key: {before for before in job.inputs.values() if before in self.planned}
+            for key, job in self.planned.items()
+        }
+        self._users: dict[str, list[str]] = {}
+        for key, inputs in self._waits_for.items():
+            for before in inputs:
+                self._users.setdefault(before, []).append(key)
+        self._ready: list[tuple[int, str]] = []
+        self._listed: set[str] = set()
+        self._later: dict[str, float] = {}
+        """Ready but for a pause: key -> when it ends."""
+
+    def see(self, job: Job) -> None:
+        """Take note of a job as it is now."""
+        before = self.states.get(job.key)
+        self.states[job.key] = job
+        if job.state == RUNNING:
+            self.running[job.key] = job
+        else:
+            self.running.pop(job.key, None)
+        if job.state == DONE and (before is None or before.state != DONE):
+            for user in self._users.get(job.key, ()):
+                self._waits_for[user].discard(job.key)
+                self._offer(user)
+        elif before is not None and before.state == DONE and job.state != DONE:  # somebody asked for it again
+            for user in self._users.get(job.key, ()):
+                self._waits_for[user].add(job.key)
+        self._offer(job.key)
+
+    def _offer(self, key: str) -> None:
+        job = self.states.get(key)
+        if job is None or job.state != QUEUED or self._waits_for[key] or key in self._listed:
+            return
+        if job.not_before is not None and job.not_before > time.time():
+            self._later[key] = job.not_before
+        else:
+            self._listed.add(key)
+            heapq.heappush(self._ready, (self._order[key], key))
+
+    def ready(self) -> Iterator[PlannedJob]:
+        """Jobs that may start, in the plan's order. One that is not `see`n as started must be given back."""
+        now = time.time()
+        for key in [key for key, due in self._later.items() if due <= now]:
+            del self._later[key]
+            self._offer(key)
+        while self._ready:
+            _, key = heapq.heappop(self._ready)
+            self._listed.discard(key)
+            if self.states[key].state == QUEUED and not self._waits_for[key]:
+                yield self.planned[key]
+
+    def give_back(self, jobs: Iterable[PlannedJob]) -> None:
+        """Jobs for which there was no room."""
+        for job in jobs:
+            self._offer(job.key)
+
+    def is_open(self) -> bool:
+        """Whether anything runs or can still run: what waits for a failed job cannot."""
+        return bool(self.running or self._ready or self._later)
+
+    def next_due(self) -> float | None:
+        """When the first pause ends."""
+        return min(self._later.values(), default=None)
+
+    def blocked(self) -> list[PlannedJob]:
+        """Jobs that are neither done nor ended: they wait for one that has failed or was cancelled."""
+        return [job for key, job in self.planned.items() if self.states[key].state in (QUEUED, RUNNING)]

@@ -1,0 +1,178 @@
+"""What it means to run an experiment again: the contract of docs/resume.md.
+
+An experiment is its name and profile. Rows that are new extend it. A row that is there already and would now be another run
+forks it, which is refused unless asked for: the old results would silently leave the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from star.errors import SpecError
+from star.ledger.states import (
+    AGAIN,
+    CANCELLED,
+    DONE,
+    FAILED,
+    FOUND,
+    GONE,
+    LOST,
+    QUEUED,
+    RUNNING,
+    NewJob,
+    RunRow,
+)
+from star.ledger.store import Ledger
+from star.rundir import Home, write_json
+from star.scheduler.plan import TO_DO, Plan, PlannedRun
+from star.spec.diff import Difference, differences
+
+Row = tuple[str, int]
+"""Label and seed."""
+
+
+@dataclass
+class Change:
+    """How a plan differs from what its experiment was."""
+
+    added: list[Row] = field(default_factory=list)
+    removed: dict[Row, str] = field(default_factory=dict)
+    """Row -> the run it was."""
+    forked: dict[Row, tuple[str, str]] = field(default_factory=dict)
+    """Row -> the run it was, and the run it is now."""
+    differences: list[Difference] = field(default_factory=list)
+    """Of all forked rows, each once."""
+    computed: int = 0
+    """Forked rows whose former run has results or is being computed."""
+
+
+def compare(plan: Plan, ledger: Ledger) -> Change:
+    """The plan beside its experiment as the ledger knows it."""
+    before = {(row.row, row.seed): row.run for row in ledger.experiments(plan.experiment.name, plan.experiment.profile)}
+    now = {(run.label, run.seed): run for run in plan.runs}
+    change = Change()
+    if not before:
+        return change
+    change.added = [row for row in now if row not in before]
+    change.removed = {row: run for row, run in before.items() if row not in now}
+    change.forked = {row: (before[row], run.key) for row, run in now.items() if before.get(row, run.key) != run.key}
+    if change.forked:
+        _explain(change, now, ledger)
+    return change
+
+
+def _explain(change: Change, now: Mapping[Row, PlannedRun], ledger: Ledger) -> None:
+    old_runs = ledger.runs([old for old, _ in change.forked.values()])
+    seen: dict[str, Difference] = {}
+    own: list[str] = []
+    for row, (old, _) in change.forked.items():
+        if old not in old_runs:
+            continue
+        stages = {stage: key for stage, key in old_runs[old].stages.items() if now[row].stages.get(stage) != key}
+        own += stages.values()
+        found = list(spec_differences(old_runs[old], now[row]))
+        contents = ledger.contents_of(stages.values()) if not found else {}
+        for stage, key in stages.items():
+            if found:
+                break
+            known = contents.get(key)
+            for one in differences(known, now[row].content(stage)) if known else ():
+                if not one.path.startswith("inputs."):
+                    found.append(Difference(f"{stage} {one.path}", one.old, one.new))
+        seen |= {str(one): one for one in found}
+    change.differences = list(seen.values())
+    active = {key for key, place in ledger.places(own).items() if place.state in (DONE, RUNNING)}
+    for row, (old, _) in change.forked.items():
+        stages = old_runs[old].stages if old in old_runs else {}
+        change.computed += any(key in active and now[row].stages.get(stage) != key for stage, key in stages.items())
+
+
+def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
+    """Of two runs' specs, less what is part of no key."""
+    found = differences(old.spec, new.spec.model_dump(mode="json"))
+    return [one for one in found if not one.path.startswith("resources")]
+
+
+def refuse_fork(plan: Plan, change: Change) -> None:
+    """Unless nothing that was computed would leave the table.
+
+    Raises:
+        SpecError: with what differs, and what to do.
+    """
+    if not change.computed:
+        return
+    what = "; ".join(map(str, change.differences[:5])) or "see `star-exp why KEY`"
+    more = f"; and {len(change.differences) - 5} more" if len(change.differences) > 5 else ""
+    rows = "1 row" if len(change.forked) == 1 else f"{len(change.forked)} rows"
+    raise SpecError(
+        f"{plan.experiment.file}: {plan.experiment.name} at profile {plan.experiment.profile} was run with other values: "
+        f"{what}{more} ({rows}, {change.computed} with results). Its results would leave the table, though not the disk: "
+        "give --fork to put the new runs in their place, --name NAME to make them an experiment of their own, or undo the change."
+    )
+
+
+def enter(plan: Plan, home: Home, ledger: Ledger, say: Callable[[str], None], fork: bool = False) -> None:
+    """Write an experiment into the ledger, and beside the jobs for `reindex`; settle what happened since somebody looked.
+
+    Raises:
+        SpecError: it would fork, and `fork` was not given.
+    """
+    change = compare(plan, ledger)
+    if not fork:
+        refuse_fork(plan, change)
+    if change.added:
+        say(f"extended by {len(change.added)} runs")
+    if change.forked:
+        say(f"forked   {len(change.forked)} runs: {'; '.join(map(str, change.differences[:5]))}")
+    if change.removed:
+        say(
+            f"left out {len(change.removed)} runs that the experiment had; their results stay, their running jobs go on "
+            f"(`star-exp cancel {next(iter(change.removed.values()))}` would stop one)"
+        )
+    record(plan, home)
+    ledger.add_runs([run_row(run) for run in plan.runs])
+    rows = [(run.label, run.seed, run.key) for run in plan.runs]
+    ledger.set_experiment(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, rows)
+    needed = [job for job in plan.jobs.values() if job.action != "not needed"]
+    ledger.add_jobs([NewJob(job.key, job.stage, job.label, job.flops, job.run.content(job.stage)) for job in needed])
+    _settle(plan, home, ledger)
+
+
+def run_row(run: PlannedRun) -> RunRow:
+    """As the ledger keeps it."""
+    return RunRow(run.key, run.name, run.seed, run.spec.model_dump(mode="json"), dict(run.stages), None, 0.0)
+
+
+def record(plan: Plan, home: Home) -> None:
+    """The experiment as a file, from which `reindex` makes it anew."""
+    home.experiments.mkdir(parents=True, exist_ok=True)
+    path = home.experiments / f"{plan.experiment.name}@{_file_name(plan.experiment.profile)}.json"
+    write_json(
+        path,
+        {
+            "experiment": plan.experiment.name,
+            "profile": plan.experiment.profile,
+            "targets": list(plan.experiment.targets),
+            "rows": [{"row": run.label, "run": run_row(run).__dict__} for run in plan.runs],
+        },
+    )
+
+
+def _file_name(profile: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in profile)
+
+
+def _settle(plan: Plan, home: Home, ledger: Ledger) -> None:
+    """Jobs whose folder knows more than the ledger, and those that failed and are wanted again."""
+    wanted = {key for key, job in plan.jobs.items() if job.action in TO_DO}
+    folders = home.job_folders()
+    for key, job in ledger.jobs(plan.jobs).items():
+        has_result = f"{job.stage}-{key}" in folders and home.job(job.stage, key).result.exists()
+        if key not in wanted:
+            if has_result and job.state != DONE:  # its worker outlived the scheduler that started it
+                ledger.move(job, DONE, FOUND, "result found in its folder")
+        elif job.state in (FAILED, LOST, CANCELLED):
+            ledger.move(job, QUEUED, AGAIN, "asked for again")
+        elif job.state == DONE:
+            ledger.move(job, QUEUED, GONE, "its result has gone")

@@ -1,0 +1,88 @@
+"""Who lives: a scheduler's heartbeat, and the jobs of those whose heart has stopped.
+
+No two clocks are compared. A scheduler on this machine is dead when its process is gone; one on another machine when its
+count of beats has not grown for a while by this scheduler's own watch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+
+from star.errors import LedgerError
+from star.ledger.states import Job, Watcher
+from star.ledger.store import Ledger
+from star.rundir import process_born
+
+BEAT = 3.0
+"""Seconds between heartbeats."""
+SILENCE = 30.0
+"""Seconds without a heartbeat after which a scheduler of another machine counts as dead."""
+SAME_PROCESS = 1.0
+"""Seconds by which a process's start time may be off."""
+log = logging.getLogger(__name__)
+
+
+def is_here(watcher: Watcher) -> bool:
+    """Whether a scheduler of this machine still runs."""
+    born = process_born(watcher.pid)
+    return born is not None and abs(born - watcher.born) < SAME_PROCESS
+
+
+class Lease:
+    """This scheduler's place among the others; as a context it beats in a thread of its own."""
+
+    def __init__(self, ledger: Ledger, executor: str) -> None:
+        self.ledger = ledger
+        self.me = ledger.enter_scheduler(executor)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._last_change: dict[str, tuple[int, float]] = {}
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+        try:
+            self.ledger.leave_scheduler(self.me)
+        except LedgerError as error_:
+            log.warning("%s", error_)
+
+    def _beat(self) -> None:
+        while not self._end.wait(BEAT):
+            try:
+                self.ledger.beat(self.me)
+            except LedgerError as error:
+                log.warning("%s", error)
+
+    def abandoned(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, str]]:
+        """Those of other schedulers' running jobs whose owner is dead, with the reason."""
+        jobs = list(jobs)
+        if not jobs:
+            return
+        others = self.ledger.schedulers()
+        dead = {job.owner: self._death(others.get(job.owner or "")) for job in jobs}
+        for job in jobs:
+            reason = dead[job.owner]
+            if reason is not None:
+                yield job, reason
+
+    def _death(self, other: Watcher | None) -> str | None:
+        if other is None:
+            return "its scheduler has left"
+        if other.host == self.me.host:
+            return None if is_here(other) else f"its scheduler, process {other.pid}, is gone"
+        beats, since = self._last_change.get(other.id, (-1, 0.0))
+        now = time.monotonic()
+        if beats != other.beats:
+            self._last_change[other.id] = (other.beats, now)
+            return None
+        return f"its scheduler on {other.host} is silent" if now - since > SILENCE else None

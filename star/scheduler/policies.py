@@ -1,0 +1,71 @@
+"""The classes of failure and what is done about each. Light: `status` reads the advice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from star.ledger.states import CANCELLED, FAILED, QUEUED
+
+PREEMPTION, TIMEOUT, MEMORY, DISK, NUMBERS, INFRASTRUCTURE, DEATH, USER, BUG, CANCELLATION, WAITING = (
+    *("preempted", "timeout", "out_of_memory", "disk_full", "nan", "infrastructure"),
+    *("died", "user_error", "error", "cancelled_outside", "busy"),
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What follows a failure of a class."""
+
+    after: str
+    """The state that the job goes to while `attempts` is not used up; then it fails."""
+    attempts: int | None
+    """Failures of this class, since the job was last asked for, that are tried again; None: any number."""
+    pause: float
+    """Seconds before the next attempt; doubled each time."""
+    advice: str
+    """For `status`."""
+
+
+POLICIES: dict[str, Policy] = {
+    PREEMPTION: Policy(QUEUED, None, 0, "it goes on from its last checkpoint by itself"),
+    WAITING: Policy(QUEUED, None, 1, "an older worker still holds the job; it is looked at again"),
+    TIMEOUT: Policy(
+        QUEUED, 20, 0, "it goes on from its last checkpoint; raise resources.minutes if that happens often"
+    ),
+    MEMORY: Policy(
+        QUEUED,
+        3,
+        0,
+        "tried again with passes of half as many images; lower resources.micro_batch_size, eval_batch_size or "
+        "sample_batch_size, or raise resources.memory_gb",
+    ),
+    INFRASTRUCTURE: Policy(
+        QUEUED, 3, 10, "the machine, not the job: tried again after a pause; look at the host if it goes on"
+    ),
+    DEATH: Policy(
+        QUEUED,
+        2,
+        0,
+        "its process was killed from outside; if nobody did, the machine may be short of memory: see `dmesg`",
+    ),
+    DISK: Policy(
+        FAILED, 0, 0, "make room (`star-exp gc` shows what may go), then `star-exp retry KEY` or the same run again"
+    ),
+    NUMBERS: Policy(
+        FAILED, 0, 0, "a matter of the spec: lower optim.lr, raise optim.warmup_steps, or set optim.grad_clip"
+    ),
+    USER: Policy(FAILED, 0, 0, "mend what the message says, then the same run again"),
+    BUG: Policy(
+        FAILED, 0, 0, "the traceback is in `star-exp logs KEY`; mended code is used by `star-exp retry KEY`, then run"
+    ),
+    CANCELLATION: Policy(
+        CANCELLED, None, 0, "somebody cancelled it in the engine; `star-exp retry KEY` queues it again"
+    ),
+}
+PAUSE_LIMIT = 600.0
+"""Seconds; pauses are doubled up to it."""
+
+
+def pause(policy: Policy, before: int) -> float:
+    """Seconds until the next attempt, after `before` earlier failures of the same class."""
+    return min(policy.pause * 2.0**before, PAUSE_LIMIT)

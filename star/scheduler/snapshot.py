@@ -1,0 +1,111 @@
+"""The code that workers run: a copy of the package, taken when jobs are planned, so that editing while they wait harms nothing.
+
+A snapshot lies in the home under a hash of its contents, beside what is known of where it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import star
+from star.rundir import Home, read_json, write_json
+
+ORIGIN = "origin.json"
+DIFF = "changes.diff"
+PACKAGE = Path(star.__file__).parent
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of the code."""
+
+    path: Path
+    """Holds the folder `star`; workers import it from here."""
+    origin: dict[str, Any]
+    """`version`, `digest`, `commit`, `dirty`, `environment` and `lock`: the hashes of the installed packages and of the
+    lock file."""
+
+    @property
+    def version(self) -> str:
+        """`0.1.0+1a2b3c4d5e6f`, with `.dirty` after it when the package differs from the commit; without git, its own hash."""
+        commit = self.origin["commit"]
+        return f"{self.origin['version']}+{commit[:12] if commit else self.origin['digest']}{'.dirty' if self.origin['dirty'] else ''}"
+
+
+def take(home: Home) -> Snapshot:
+    """The snapshot of the code as it is now; copied unless it is there already."""
+    files = sorted(path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    contents = {path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in files}
+    digest = _digest(contents)
+    path = home.code / digest
+    origin = read_json(path / ORIGIN)
+    if origin is None:
+        _write(path, contents, digest)
+    elif origin["dirty"] and not _git()[1]:  # the same code has been committed since
+        write_json(path / ORIGIN, {**origin, "commit": _git()[0], "dirty": False, "diff": None})
+    return Snapshot(path, read_json(path / ORIGIN))
+
+
+def _write(path: Path, contents: dict[str, bytes], digest: str) -> None:
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    for name, content in contents.items():
+        target = new / "star" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    commit, diff = _git()
+    (new / DIFF).write_text(diff)
+    lock = PACKAGE.parent / "requirements.lock"
+    packages = sorted({f"{found.name}=={found.version}" for found in importlib.metadata.distributions()})
+    (new / "environment.txt").write_text("\n".join(packages) + "\n")
+    origin = {
+        "version": star.__version__,
+        "digest": digest,
+        "commit": commit,
+        "dirty": bool(diff),
+        "diff": hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None,
+        "environment": hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16],
+        "lock": hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else None,
+    }
+    write_json(new / ORIGIN, origin)
+    try:
+        os.rename(new, path)
+    except OSError:  # another scheduler was first
+        shutil.rmtree(new)
+
+
+def _git() -> tuple[str | None, str]:
+    """The commit, and what the package differs by; (None, "") when it is in no repository."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=PACKAGE, check=True, capture_output=True, text=True, timeout=20, errors="replace"
+        ).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        diff = git("diff", "HEAD", "--", ".")
+        untracked = git("ls-files", "--others", "--exclude-standard", "--", ".").split("\n")
+        return commit, diff + "".join(_as_new(name) for name in untracked if name)
+    except (OSError, subprocess.SubprocessError):
+        return None, ""
+
+
+def _as_new(name: str) -> str:
+    text = (PACKAGE / name).read_text(errors="replace")
+    return f"--- /dev/null\n+++ b/star/{name}\n" + "".join(f"+{line}\n" for line in text.splitlines())
+
+
+def _digest(contents: dict[str, bytes]) -> str:
+    whole = hashlib.sha256()
+    for name, content in contents.items():
+        whole.update(f"{name}\0{len(content)}\0".encode())
+        whole.update(content)
+    return whole.hexdigest()[:16]

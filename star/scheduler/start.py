@@ -1,0 +1,139 @@
+"""Starting an attempt: room for it, the claim, its folder, its process."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from star.errors import EngineError
+from star.ledger.states import QUEUED, Claim, Job
+from star.ledger.store import Ledger
+from star.rundir import Home, write_json
+from star.scheduler.board import Board
+from star.scheduler.executor import Executor, Handle, Limits, Start
+from star.scheduler.failures import failures_since_asked
+from star.scheduler.plan import PlannedJob
+from star.scheduler.policies import INFRASTRUCTURE, MEMORY, POLICIES, pause
+from star.scheduler.snapshot import Snapshot
+from star.spec.resources import ResourceSpec
+from star.spec.run import RunSpec
+
+
+class Starter:
+    """Starts what is ready and fits.
+
+    Args:
+        me: the id under which this scheduler is known in the ledger.
+    """
+
+    def __init__(self, home: Home, ledger: Ledger, executor: Executor, snapshot: Snapshot, me: str) -> None:
+        self.home, self.ledger, self.executor, self.snapshot, self.me = home, ledger, executor, snapshot, me
+
+    def fill(self, board: Board) -> list[tuple[PlannedJob, Job]]:
+        """Start all that there is room for; returns each with its new state."""
+        limits = self.executor.limits()
+        held: Limits = self.ledger.held(socket.gethostname()) if limits is not None else (0, {})
+        starts: list[tuple[PlannedJob, Job, Start]] = []
+        left: list[PlannedJob] = []
+        too_wide: set[tuple[Any, ...]] = set()
+        for planned in board.ready():
+            shape = _shape(planned)
+            claim = None if shape in too_wide else self.executor.place(planned.stage, planned.spec.resources, held)
+            job = self._claim(planned, board.states[planned.key], claim, limits) if claim else None
+            if claim is None or job is None:
+                too_wide.add(shape)
+                left.append(planned)
+                if limits is not None and held[0] >= limits[0]:
+                    break  # no slot is free at all
+                continue
+            board.see(job)
+            held = _added(held, claim)
+            starts.append((planned, job, self._prepare(planned, job, claim)))
+        board.give_back(left)
+        return self._submit(starts) if starts else []
+
+    def _claim(self, planned: PlannedJob, job: Job, claim: Claim, limits: Limits | None) -> Job | None:
+        reason = f"{'resumed' if job.attempt else 'started'} on {claim.host.lstrip('@')}, code {self.snapshot.version}"
+        return self.ledger.claim(job, self.me, reason, claim, limits)
+
+    def _prepare(self, planned: PlannedJob, job: Job, claim: Claim, after: tuple[Handle, ...] = ()) -> Start:
+        """Write the attempt's job.json; its number fences off the workers of older attempts."""
+        folder = self.home.job(planned.stage, planned.key)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.failure.unlink(missing_ok=True)  # so that one that is there is this attempt's
+        short_of_memory = failures_since_asked(self.ledger.history(job.key), MEMORY) if job.attempt > 1 else 0
+        spec = smaller_passes(planned.spec, short_of_memory)
+        resources = spec.resources
+        threads = resources.threads_of(planned.stage)
+        if claim.slots:  # a machine with fewer cores than asked for divides what it has
+            threads = max(1, min(threads, claim.slots // resources.processes_of(planned.stage)))
+        description = {
+            "stage": planned.stage,
+            "key": planned.key,
+            "attempt": job.attempt,
+            "label": planned.label,
+            "spec": spec.model_dump(mode="json"),
+            "threads": threads,
+            "processes": resources.processes_of(planned.stage),
+            "nodes": resources.nodes_of(planned.stage),
+            "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
+            "data_home": str(self.home.data),
+            "content": planned.run.content(planned.stage),
+            "flops": planned.flops,
+            "code": self.snapshot.version,
+            "snapshot": str(self.snapshot.path),
+            "command": shlex.join(sys.argv),
+        }
+        write_json(folder.job, description, durable=False)
+        with folder.log.open("a") as log:
+            log.write(f"== attempt {job.attempt} · {claim.host.lstrip('@')} · {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        name = f"star-{planned.stage}-{planned.key}-{job.attempt}"
+        return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after)
+
+    def _submit(self, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
+        try:
+            handles = self.executor.submit([start for _, _, start in starts])
+        except EngineError as error:  # the engine is away or full: the attempts did not begin
+            for _, job, _ in starts:
+                before = failures_since_asked(self.ledger.history(job.key), INFRASTRUCTURE)
+                due = time.time() + pause(POLICIES[INFRASTRUCTURE], before)
+                self.ledger.move(job, QUEUED, INFRASTRUCTURE, f"not started: {error}", not_before=due)
+            raise
+        started = []
+        for (planned, job, _), handle in zip(starts, handles, strict=True):
+            self.ledger.set_handle(job, handle)
+            started.append((planned, replace(job, handle=handle)))
+        return started
+
+
+def smaller_passes(spec: RunSpec, times: int) -> RunSpec:
+    """`spec` with passes of half as many images, `times` times: no part of a key, and no change of the result."""
+    if times == 0:
+        return spec
+    own = spec.resources
+    share = spec.optim.batch_size // (own.processes_of("train") * own.nodes_of("train"))
+    changes: dict[str, int] = {
+        "micro_batch_size": max(1, (own.micro_batch_size or share) >> times),
+        "eval_batch_size": max(1, own.eval_batch_size >> times),
+        "sample_batch_size": max(1, own.sample_batch_size >> times),
+    }
+    resources: ResourceSpec = own.model_copy(update=changes)
+    return spec.model_copy(update={"resources": resources})
+
+
+def _shape(planned: PlannedJob) -> tuple[Any, ...]:
+    """Jobs of one shape fit at the same places."""
+    resources, stage = planned.spec.resources, planned.stage
+    wide = (resources.slots_of(stage), resources.processes_of(stage))
+    return (*wide, resources.uses_gpu(stage), resources.gpu_memory_gb_of(stage))
+
+
+def _added(held: Limits, claim: Claim) -> Limits:
+    slots, gpus = held
+    more: Iterable[tuple[str, int]] = (claim.gpus or {}).items()
+    return slots + claim.slots, {**gpus, **{gpu: gpus.get(gpu, 0) + size for gpu, size in more}}
