@@ -6,13 +6,18 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import threading
+import time
 from typing import Any
 
-from star.rundir import BUSY, DONE, FAILED, PREEMPTED, STOPPED, USER_ERROR, JobDir, read_json
+from star.errors import StarError
+from star.rundir import BUSY, DONE, FAILED, PREEMPTED, STOPPED, USER_ERROR, JobDir, read_json, write_json
 
 MARK = "STAR_CHILD"
 SET_PARENT_DEATH_SIGNAL = 1
+MEETING_TIMEOUT = 300.0
+"""Seconds that the machines of one job wait for each other."""
 BEAT = 5.0
 """Seconds between signs of life."""
 log = logging.getLogger("star.worker")
@@ -26,6 +31,19 @@ def is_child() -> bool:
 def follow_parent() -> None:
     """Be asked to stop when the agent is killed (Linux): children in sessions of their own would go on alone."""
     ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
+
+
+def follow_starter() -> None:
+    """Be asked to stop when the process that STAR_PARENT names is gone: on Ray, an actor that died with its machine's Ray."""
+    starter = int(os.environ.get("STAR_PARENT", "0"))
+
+    def watch() -> None:
+        while os.getppid() == starter:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if starter and not is_child():
+        threading.Thread(target=watch, name="starter", daemon=True).start()
 
 
 class Heart:
@@ -72,7 +90,7 @@ class Heart:
 def several(job: JobDir, description: dict[str, Any]) -> int:
     """Run the job's workers under torchrun; returns the exit code of all of them together.
 
-    On several machines each has an agent; STAR_NODE_RANK and STAR_RENDEZVOUS, which the executor sets, bring them together.
+    On several machines each has an agent; STAR_NODE_RANK, which the executor sets, says which this one is.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -90,7 +108,7 @@ def several(job: JobDir, description: dict[str, Any]) -> int:
             f"--nnodes={nodes}",
             f"--node-rank={os.environ['STAR_NODE_RANK']}",
             "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={os.environ['STAR_RENDEZVOUS']}",
+            f"--rdzv-endpoint={_meeting_point(job, description, first)}",
             f"--rdzv-id={description['key']}-{description.get('attempt', 0)}",
         ]
     # torchrun passes SIGTERM on to its children but would die of SIGUSR1
@@ -107,3 +125,24 @@ def several(job: JobDir, description: dict[str, Any]) -> int:
     if failure.get("class") == STOPPED:
         return PREEMPTED
     return USER_ERROR if failure.get("user") else FAILED
+
+
+def _meeting_point(job: JobDir, description: dict[str, Any], first: bool) -> str:
+    """`address:port` of the first machine's agent, which tells the others by a file in the job's folder."""
+    path = job.path / "meeting.json"
+    this = f"{description.get('attempt', 0)}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
+    if first:
+        with socket.socket() as found:
+            found.bind(("", 0))
+            port = found.getsockname()[1]
+        try:
+            address = socket.gethostbyname(socket.gethostname())
+        except OSError:
+            address = "127.0.0.1"
+        write_json(path, {"attempt": this, "endpoint": f"{address}:{port}"})
+    deadline = time.monotonic() + MEETING_TIMEOUT
+    while (found := read_json(path) or {}).get("attempt") != this:
+        if time.monotonic() > deadline:
+            raise StarError(f"{job.path}: the first of the job's machines did not come within {MEETING_TIMEOUT:.0f} s.")
+        time.sleep(0.1)
+    return str(found["endpoint"])

@@ -25,7 +25,7 @@ from typing import Any
 
 import star
 from star.errors import StarError, Stopped
-from star.launch import Heart, follow_parent, is_child, several
+from star.launch import Heart, follow_parent, follow_starter, is_child, several
 from star.rundir import BUSY, DONE, FAILED, NO_SPACE, PREEMPTED, USER_ERROR, JobDir, MetricLog, read_json, write_json
 
 PROGRESS_EVERY = 0.5
@@ -43,6 +43,7 @@ def main(path: str, work: Work | None = None) -> int:
     job_dir = JobDir(Path(path))
     job = json.loads(job_dir.job.read_text())
     work = work or _run
+    follow_starter()
     if job.get("processes", 1) * job.get("nodes", 1) > 1 and not is_child():
         return DONE if job_dir.result.exists() else several(job_dir, job)
     stop = _Stop()

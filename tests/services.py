@@ -72,3 +72,94 @@ def find_postgres(program: str) -> str:
     """The path of one of PostgreSQL's programs; Debian keeps them off the PATH."""
     found = [*Path("/usr/lib/postgresql").glob(f"*/bin/{program}")]
     return str(found[-1]) if found else shutil.which(program) or ""
+
+
+class Slurm:
+    """A Slurm controller and `nodes` nodes, all on this machine: real daemons, started from Debian's packages.
+
+    Its commands find it by SLURM_CONF. Memory is not watched (that wants cgroups); everything else is as on a cluster.
+    """
+
+    def __init__(self, folder: Path, nodes: int = 2) -> None:
+        self.folder, self.conf = folder, folder / "slurm.conf"
+        folder.mkdir(parents=True)
+        user = "root" if os.getuid() == 0 else os.environ["USER"]
+        controller, ports = free_port(), [free_port() for _ in range(nodes)]
+        self.nodes = [f"node{i}" for i in range(nodes)]
+        lines = [
+            "ClusterName=star",
+            f"SlurmctldHost={socket.gethostname()}(127.0.0.1)",
+            f"SlurmctldPort={controller}",
+            f"SlurmUser={user}",
+            f"SlurmdUser={user}",
+            "AuthType=auth/none",
+            "CredType=cred/none",
+            f"StateSaveLocation={folder}/state",
+            f"SlurmdSpoolDir={folder}/spool-%n",
+            f"SlurmctldPidFile={folder}/slurmctld.pid",
+            f"SlurmdPidFile={folder}/slurmd-%n.pid",
+            f"SlurmctldLogFile={folder}/slurmctld.log",
+            f"SlurmdLogFile={folder}/slurmd-%n.log",
+            "ProctrackType=proctrack/linuxproc",
+            "TaskPlugin=task/none",
+            "SelectType=select/cons_tres",
+            "SelectTypeParameters=CR_Core",
+            "SwitchType=switch/none",
+            "MpiDefault=none",
+            "ReturnToService=2",
+            "JobRequeue=1",
+            "KillWait=5",
+            "MinJobAge=300",
+            "SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,default_queue_depth=100",
+            "InactiveLimit=0",
+            "PriorityType=priority/basic",
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
+            *(
+                f"NodeName={name} NodeAddr=127.0.0.1 NodeHostname={socket.gethostname()} Port={port} CPUs=2 RealMemory=1000"
+                for name, port in zip(self.nodes, ports, strict=True)
+            ),
+            "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=5",
+            "PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off",
+        ]
+        self.conf.write_text("\n".join(lines) + "\n")
+        (folder / "state").mkdir()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._spawn("slurmctld", "-D", "-f", self.conf)
+        for name in self.nodes:
+            (folder / f"spool-{name}").mkdir()
+            self._spawn("slurmd", "-D", "-f", self.conf, "-N", name)
+        until(lambda: self("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == str(nodes), "Slurm's nodes come up")
+
+    def _spawn(self, *command: object) -> None:
+        output = (self.folder / "output.txt").open("ab")
+        self._started.append(subprocess.Popen([*map(str, command)], stdout=output, stderr=output))
+
+    def __call__(self, *command: object) -> str:
+        """Run one of Slurm's commands; returns what it prints."""
+        environment = os.environ | {"SLURM_CONF": str(self.conf)}
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, env=environment)
+        return done.stdout if done.returncode == 0 else ""
+
+    def state(self, job: object) -> str:
+        """Slurm's word for a job's state."""
+        shown = self("scontrol", "show", "job", job)
+        return shown.partition("JobState=")[2].split()[0] if shown else ""
+
+    def stop(self) -> None:
+        """End all jobs and daemons."""
+        self(
+            "scancel",
+            "--quiet",
+            "--signal=KILL",
+            "--full",
+            "--state=RUNNING",
+            "-u",
+            "root" if os.getuid() == 0 else os.environ["USER"],
+        )
+        self("scancel", "--quiet", "-u", "root" if os.getuid() == 0 else os.environ["USER"])
+        until(lambda: not self("squeue", "-h").strip(), "Slurm's jobs end")
+        for process in reversed(self._started):
+            process.terminate()
+        for process in self._started:
+            process.wait(timeout=30)

@@ -21,9 +21,12 @@ def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
 
             return SlurmExecutor(home)
         if name == "ray":
+            from star.scheduler.ray_token import prepare
+
+            prepare()
             from star.scheduler.ray import RayExecutor
 
-            return RayExecutor(home)
+            return RayExecutor(home, slots)
     except ModuleNotFoundError as error:
         raise EngineError(
             f"--executor {name}: {error.name} is not installed; `pip install 'star-exp[{name}]'` brings it."

@@ -19,6 +19,7 @@ from star.scheduler.policies import (
     BUG,
     CANCELLATION,
     DEATH,
+    DEPENDENCY,
     DISK,
     INFRASTRUCTURE,
     MEMORY,
@@ -44,6 +45,7 @@ ENGINE: dict[str, str] = {
     "BOOT_FAIL": INFRASTRUCTURE,
     "LAUNCH_FAILED": INFRASTRUCTURE,
     "CANCELLED": CANCELLATION,
+    "DEPENDENCY": DEPENDENCY,
 }
 EXCEPTIONS: dict[str, str] = {
     "OutOfMemoryError": MEMORY,

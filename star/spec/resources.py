@@ -114,6 +114,11 @@ class ResourceSpec(Section):
         """Whether a job of `stage` computes on a GPU where there is one."""
         return self.device != "cpu" and stage != "dataset"
 
+    def gpus_of(self, stage: str) -> int:
+        """GPUs that a job of `stage` asks Slurm or Ray for, on each machine: with `device: cuda`, or `auto` and a named `gpu`."""
+        wanted = self.device == "cuda" or (self.device == "auto" and self.gpu is not None)
+        return self.processes_of(stage) if wanted and self.uses_gpu(stage) else 0
+
     def gpu_memory_gb_of(self, stage: str) -> float | None:
         """GiB of each GPU that a job of `stage` needs; None: all of it."""
         return {str(name): size for name, size in self.gpu_memory_gb.items()}.get(stage)

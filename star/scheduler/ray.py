@@ -1,0 +1,236 @@
+"""Workers on Ray: each attempt is a detached actor with a name, so a later scheduler finds it again.
+
+Ray is code execution by design, so it is reached with a token only: a cluster named by RAY_ADDRESS has to run with
+RAY_AUTH_MODE=token; without one, a Ray of this scheduler's own is started on 127.0.0.1, with a token made for it, no
+dashboard, and the scheduler's lifetime.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from star.devices import GIB
+from star.errors import EngineError
+from star.ledger.states import Claim
+from star.rundir import Home
+from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
+from star.spec.resources import ResourceSpec
+
+HOST = "@ray"
+NAMESPACE = "star"
+OLDEST = (2, 52)
+"""The first version with token authentication."""
+log = logging.getLogger(__name__)
+
+
+class RayExecutor:
+    """Gives jobs to the cluster that RAY_ADDRESS names, or to a Ray of its own on this machine.
+
+    Args:
+        slots: CPU slots of a Ray of its own.
+
+    Raises:
+        EngineError: Ray is too old, may not be used without a token, or cannot be reached.
+    """
+
+    name = "ray"
+
+    def __init__(self, home: Home, slots: int | None = None, worker: str = WORKER) -> None:
+        self.worker = worker
+        self.own = not os.environ.get("RAY_ADDRESS")
+        self.queues = not self.own
+        version = tuple(int(part) for part in ray.__version__.split(".")[:2])
+        if version < OLDEST:
+            raise EngineError(f"--executor ray: Ray {ray.__version__} knows no tokens; install at least 2.52.")
+        self._connect(slots)
+        self._ends: dict[str, Any] = {}
+        """Name of an attempt -> the future of its exit code."""
+
+    def _connect(self, slots: int | None) -> None:
+        options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+        if self.own:
+            options |= {
+                "address": "local",
+                "_node_ip_address": "127.0.0.1",
+                "include_dashboard": False,
+                "num_cpus": slots or os.cpu_count(),
+            }
+        try:
+            if not ray.is_initialized():
+                ray.init(**options)
+        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = os.environ.get("RAY_ADDRESS", "127.0.0.1")
+            said = str(error).strip().splitlines()
+            raise EngineError(
+                f"--executor ray: Ray at {where} cannot be reached: {said[0] if said else error}"
+            ) from None
+
+    def limits(self) -> None:
+        """Ray decides what runs when."""
+
+    def place(self, stage: str, resources: ResourceSpec, held: object) -> Claim:
+        """Always: it waits in Ray's queue."""
+        return Claim(HOST)
+
+    def submit(self, starts: Sequence[Start]) -> list[Handle]:
+        """One actor for each, or one for each machine of a job of several."""
+        try:
+            return [self._submit(start) for start in starts]
+        except RayError as error:
+            raise EngineError(f"Ray refused a job: {error}") from None
+
+    def _submit(self, start: Start) -> Handle:
+        resources, stage = start.resources, start.stage
+        nodes, gpus = resources.nodes_of(stage), resources.gpus_of(stage)
+        memory = resources.memory_gb_of(stage)
+        wants: dict[str, Any] = {"num_cpus": min(resources.slots_of(stage), self._widest()), "num_gpus": gpus}
+        if memory is not None:
+            wants["memory"] = int(memory * GIB)
+        group = _group(start.name, nodes, wants) if nodes > 1 else None
+        for rank in range(nodes):
+            where = {} if group is None else {"scheduling_strategy": _in_bundle(group, rank)}
+            actor = _runner_class().options(
+                name=_actor_name(start.name, rank),
+                namespace=NAMESPACE,
+                lifetime="detached",
+                max_concurrency=4,
+                get_if_exists=True,
+                **wants,
+                **where,
+            )
+            made = actor.remote(str(start.job.path), str(start.code), self.worker, rank)
+            if rank == 0:
+                self._ends[start.name] = made.wait.remote()
+        return {"actor": start.name, "nodes": nodes}
+
+    def _widest(self) -> int:
+        """CPUs of the largest machine: a job that wants more would wait for ever."""
+        return int(max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1))
+
+    def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
+        """None while the actor runs its worker, or waits for room."""
+        return [self._poll(one) for one in watched]
+
+    def _poll(self, watched: Watched) -> Exit | None:
+        end = self._end_of(watched.name)
+        if end is None:
+            return Exit(None)
+        if not ray.wait([end], timeout=0)[0]:
+            return None
+        self._ends.pop(watched.name)
+        try:
+            code: int | None = ray.get(end)
+            state = None
+        except RayActorError:
+            code, state = None, "ACTOR_DIED"
+        self._let_go(watched)
+        return Exit(code, state)
+
+    def _end_of(self, name: str) -> Any | None:
+        if name not in self._ends:
+            try:
+                self._ends[name] = ray.get_actor(_actor_name(name, 0), NAMESPACE).wait.remote()
+            except ValueError:
+                return None
+        return self._ends[name]
+
+    def wait(self, seconds: float) -> None:
+        """Until one of the workers ends, or `seconds` have passed."""
+        if self._ends:
+            ray.wait(list(self._ends.values()), timeout=max(0.001, seconds))
+        else:
+            time.sleep(max(0.0, seconds))
+
+    def stop(self, watched: Watched, kill: bool = False) -> None:
+        """Ask the workers to save their state and end; with `kill`, end them now."""
+        for actor in _actors(watched):
+            actor.stop.remote(kill)
+
+    def _let_go(self, watched: Watched) -> None:
+        for actor in _actors(watched):
+            ray.kill(actor)
+        group = (watched.handle or {}).get("nodes", 1) > 1
+        if group:
+            try:
+                ray.util.remove_placement_group(ray.util.get_placement_group(watched.name))
+            except ValueError:
+                pass
+
+    def close(self) -> None:
+        """Leave; a Ray of this scheduler's own ends."""
+        ray.shutdown()
+
+
+def _actor_name(name: str, rank: int) -> str:
+    return f"{name}-{rank}"
+
+
+def _actors(watched: Watched) -> list[Any]:
+    found = []
+    for rank in range((watched.handle or {}).get("nodes", 1)):
+        try:
+            found.append(ray.get_actor(_actor_name(watched.name, rank), NAMESPACE))
+        except ValueError:
+            pass
+    return found
+
+
+def _group(name: str, nodes: int, wants: dict[str, Any]) -> Any:
+    """Room for one actor on each of several machines."""
+    names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+    bundle = {names[key]: value for key, value in wants.items() if value}
+    return ray.util.placement_group([bundle] * nodes, strategy="STRICT_SPREAD", name=name, lifetime="detached")
+
+
+def _in_bundle(group: Any, rank: int) -> Any:
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+
+
+def _runner_class() -> Any:
+    """The actor. Defined here, so that Ray sends its code along and no node has to import `star` to start it."""
+
+    class Runner:
+        def __init__(self, job: str, code: str, worker: str, rank: int) -> None:
+            import os
+            import subprocess
+            import sys
+
+            inherited = os.environ.get("PYTHONPATH")
+            environment = os.environ | {
+                "PYTHONPATH": os.pathsep.join(filter(None, (code, inherited))),
+                "STAR_NODE_RANK": str(rank),
+                "STAR_PARENT": str(os.getpid()),
+            }
+            with open(f"{job}/log.txt", "ab") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", worker, job],
+                    cwd=code,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+
+        def wait(self) -> int:
+            return self.process.wait()
+
+        def stop(self, kill: bool) -> None:
+            import os
+            import signal
+
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+
+    return ray.remote(Runner)

@@ -1,0 +1,27 @@
+"""Ray's token. Ray reads it while it is imported, so this comes first."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from star.errors import EngineError
+
+
+def prepare() -> None:
+    """See to it that Ray is used with a token: a cluster's own, or one made for a Ray of this scheduler's own.
+
+    Raises:
+        EngineError: RAY_ADDRESS names a cluster, but no token authentication is set up here.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        known = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+        if not known and not (Path.home() / ".ray" / "auth_token").exists():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    elif os.environ.get("RAY_AUTH_MODE") != "token":
+        raise EngineError(
+            "--executor ray: RAY_ADDRESS names a cluster, but RAY_AUTH_MODE is not `token`: whoever reaches such a cluster can run "
+            "code on it. Start it with RAY_AUTH_MODE=token and a token (`ray get-auth-token --generate`), and set both here."
+        )

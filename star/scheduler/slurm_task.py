@@ -1,0 +1,93 @@
+"""What runs on a Slurm node: a process of submitit that starts the worker and stands between it and Slurm's signals.
+
+Before a time limit Slurm sends USR2 (submitit asks it to): the worker saves its state, and submitit requeues the job under the
+same number. SIGTERM comes at a preemption and at `scancel`: the worker saves its state too, and the job is requeued unless it
+was cancelled.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from star.rundir import PREEMPTED
+
+
+class Attempt:
+    """One attempt of a job, as submitit sends it. Holds nothing but text.
+
+    Args:
+        job: the job's folder.
+        code: the snapshot that the worker imports `star` from.
+        worker: the module that is run.
+    """
+
+    def __init__(self, job: str, code: str, worker: str) -> None:
+        self.job, self.code, self.worker = job, code, worker
+
+    def __call__(self) -> None:
+        """Run the worker; this process ends with its exit code."""
+        global _running
+        environment = os.environ | {"STAR_NODE_RANK": os.environ.get("SLURM_NODEID", "0")}
+        inherited = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (self.code, inherited)))
+        with (Path(self.job) / "log.txt").open("ab") as log:
+            _running = subprocess.Popen(
+                [sys.executable, "-m", self.worker, self.job],
+                cwd=self.code,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Slurm signals whole process groups, and USR2 would end the worker
+            )
+        signal.signal(signal.SIGTERM, lambda number, frame: _ask(signal.SIGTERM))
+        _until_over()
+        code = _running.wait()
+        if code == PREEMPTED and _is_still_wanted():
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+            time.sleep(60)  # Slurm ends this process
+        sys.exit(code if code >= 0 else 128 - code)
+
+    def checkpoint(self) -> Any:
+        """submitit calls this when USR2 has come, in its signal handler; then it requeues the job."""
+        from submitit.helpers import DelayedSubmission
+
+        _ask(signal.SIGTERM)
+        _until_over()
+        return DelayedSubmission(Attempt(self.job, self.code, self.worker))
+
+
+_running: subprocess.Popen[bytes] | None = None
+
+
+def _ask(number: int) -> None:
+    if _running is not None:
+        try:
+            os.kill(_running.pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def _until_over() -> None:
+    """Wait by a descriptor: `Popen.wait` holds a lock that a signal handler could not get."""
+    assert _running is not None
+    gate = os.pidfd_open(_running.pid)
+    poll = select.poll()
+    poll.register(gate, select.POLLIN)
+    poll.poll()
+    os.close(gate)
+
+
+def _is_still_wanted() -> bool:
+    """Whether Slurm counts this job as running, so that it was preempted and not cancelled."""
+    shown = subprocess.run(
+        ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True, check=False
+    )
+    return "JobState=RUNNING" in shown.stdout
