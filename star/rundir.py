@@ -24,6 +24,8 @@ from typing import Any
 DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED = 0, 2, 3, 70, 74, 75
 """Exit codes of a worker: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no
 space left on the disk; stopped on request, state saved."""
+REMOVED = ".removed"
+"""In an `out` folder: its large files were removed, and are made again when somebody needs them."""
 STOPPED = "Stopped"
 """Class, in failure.json, of a failure that is none: the job stopped on request."""
 
@@ -55,6 +57,10 @@ class JobDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def has_output(self) -> bool:
+        """Whether what the job made is still there; `gc` may have removed it and kept the numbers."""
+        return self.out.exists() and not (self.out / REMOVED).exists()
 
     def attempt(self) -> int:
         """The newest attempt that a scheduler has begun; an older one's worker has to leave everything alone."""
@@ -98,6 +104,7 @@ class Home:
         self.code = self.path / "code"
         self.experiments = self.path / "experiments"
         self.logs = self.path / "logs"
+        self.aside = self.path / "aside"
 
     def job_folders(self) -> set[str]:
         """Names of the jobs' folders that are there: one look instead of one for each job."""

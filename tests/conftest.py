@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import settings
 
 from star.data.fetch import fashion_mnist, is_complete
 from tests.helpers import DATA, ROOT, star_exp
-from tests.services import Postgres, find_postgres
+from tests.services import Postgres, RayCluster, Slurm, find_postgres
 
 torch.set_num_threads(1)  # two test processes on two cores: more threads would only wait for each other
 settings.register_profile("star", derandomize=True)
@@ -66,3 +67,29 @@ def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         url = request.getfixturevalue("postgres").new_database()
     monkeypatch.setenv("STAR_LEDGER_URL", url)
     return url
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A real Slurm of two nodes; its commands find it by SLURM_CONF."""
+    if shutil.which("slurmctld") is None:
+        pytest.skip("Slurm is not installed; `make engines` installs it on Debian")
+    cluster = Slurm(tmp_path_factory.mktemp("slurm") / "cluster")
+    os.environ["SLURM_CONF"] = str(cluster.conf)
+    yield cluster
+    cluster.stop()
+    del os.environ["SLURM_CONF"]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """A real Ray of two nodes; RAY_ADDRESS and its token are in the environment."""
+    cluster = RayCluster()
+    os.environ.update(cluster.environment)
+    yield cluster
+    import ray
+
+    ray.shutdown()
+    cluster.stop()
+    for name in cluster.environment:
+        del os.environ[name]

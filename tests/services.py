@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,3 +167,76 @@ class Slurm:
             process.terminate()
         for process in self._started:
             process.wait(timeout=30)
+
+
+class RayCluster:
+    """Two nodes of Ray on this machine, reached with a token."""
+
+    def __init__(self, cpus: tuple[int, ...] = (2, 2)) -> None:
+        self.port = free_port()
+        self.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_ADDRESS": f"127.0.0.1:{self.port}",
+        }
+        self._started: list[subprocess.Popen[bytes]] = []
+        first = ["--head", f"--port={self.port}", "--include-dashboard=false"]
+        for count, options in zip(
+            cpus, (first, *[[f"--address=127.0.0.1:{self.port}"]] * (len(cpus) - 1)), strict=True
+        ):
+            self._spawn(*options, f"--num-cpus={count}", "--node-ip-address=127.0.0.1", "--block")
+            if options is first:
+                until(self._answers, "Ray's head comes up")
+
+    def _spawn(self, *options: str) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--disable-usage-stats"]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("RAY_")
+        } | self.environment
+        environment.pop("RAY_ADDRESS")
+        self._started.append(
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        )
+
+    def _answers(self) -> bool:
+        with socket.socket() as asked:
+            return asked.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """End both nodes."""
+        for process in reversed(self._started):
+            process.terminate()
+        for process in self._started:
+            process.wait(timeout=30)
+
+
+class MlflowServer:
+    """An MLflow tracking server on a database that outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        folder.mkdir(parents=True)
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it; returns when it answers."""
+        store = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.sqlite"]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), *store]
+        command += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        until(self._answers, "the MLflow server comes up", 90)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """Kill it, as a machine that goes down would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=30)

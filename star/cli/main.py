@@ -1,6 +1,6 @@
 """`star-exp`: nouns and verbs. Hyper-parameters live in YAML alone. Each command imports what it needs when it runs.
 
-Exit codes: 0 all done; 1 some job failed; 2 the user's mistake; 130 interrupted.
+Exit codes: 0 all done; 1 some job failed, or waits for one that did; 2 the user's mistake; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,75 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from star.cli import images
+from star.cli.options import BUDGET, EXPERIMENT, HOME, JSON, KEY, KEYS, OUT, KeyType, experiment_options
 from star.errors import StarError
 
 if TYPE_CHECKING:
     from star.spec.experiment import Experiment
-
-HOME = click.option(
-    "--home",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    envvar="STAR_HOME",
-    show_default=True,
-    show_envvar=True,
-    help="Folder of ledger, jobs, data, references and MLflow's database.",
-)
-OUT = click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for reports."
-)
-EXTRACTOR = [
-    click.option(
-        "--extractor",
-        type=click.Choice(["inception", "efficientnet-lite0"]),
-        default="inception",
-        show_default=True,
-        help="Network whose features are compared. Only Inception's give FID; the other, which comes with this package, FD.",
-    ),
-    click.option(
-        "--weights",
-        type=click.Path(path_type=Path),
-        help="Inception's file, when it is not where `weights fetch` keeps it.",
-    ),
-    click.option(
-        "--input-size",
-        type=click.IntRange(32, 512),
-        default=224,
-        show_default=True,
-        help="Side to which efficientnet-lite0 resizes its images.",
-    ),
-    click.option("--batch-size", type=click.IntRange(1), default=50, show_default=True, help="Images of a pass."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-    HOME,
-]
-BUDGET = click.option(
-    "--budget-gpu-hours",
-    "budget",
-    type=click.FloatRange(min=0),
-    help="Stop before anything starts when what is left costs more.",
-)
-FILE = click.argument("file", type=click.Path(path_type=Path))
-
-
-def experiment_options(command: click.decorators.FC) -> click.decorators.FC:
-    """The options that choose and change an experiment."""
-    options = [
-        FILE,
-        click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file."),
-        click.option(
-            "--set",
-            "sets",
-            multiple=True,
-            metavar="PATH=VALUE",
-            help="Change the base of every row, such as optim.steps=200.",
-        ),
-        click.option("--seeds", metavar="0,1,2", help="Seeds in place of the file's."),
-        click.option("--name", help="Make it an experiment of its own, with this name."),
-        HOME,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -131,7 +68,7 @@ def run(
 @cli.command()
 @experiment_options
 @BUDGET
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@JSON
 def plan(
     file: Path,
     profile: str | None,
@@ -164,7 +101,7 @@ def report(
 
 @cli.command()
 @HOME
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@JSON
 def status(home: Path, as_json: bool) -> None:
     """Experiments, their runs, and the jobs that are not done."""
     from star.cli.status import show_status
@@ -173,9 +110,9 @@ def status(home: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("key")
+@KEY
 @HOME
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@JSON
 def show(key: str, home: Path, as_json: bool) -> None:
     """Everything about a run or a job; the start of KEY is enough."""
     from star.cli.status import show_key
@@ -184,7 +121,7 @@ def show(key: str, home: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("key")
+@KEY
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job is over.")
 @HOME
 def logs(key: str, home: Path, follow: bool) -> None:
@@ -195,98 +132,150 @@ def logs(key: str, home: Path, follow: bool) -> None:
 
 
 @cli.command()
-@click.argument("key")
-@click.option("--format", "form", type=click.Choice(["llamagen", "safetensors"]), default="llamagen", show_default=True)
+@HOME
+@EXPERIMENT
+@click.option("--every", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds between looks.")
+def watch(home: Path, experiment: str | None, every: float) -> None:
+    """What `status` shows, live, until nothing is left to do. Starts and stops nothing."""
+    from star.cli.status import watch_status
+
+    watch_status(home, experiment, every)
+
+
+@cli.command()
+@click.argument("first", type=KeyType())
+@click.argument("second", type=KeyType())
+@HOME
+@JSON
+def diff(first: str, second: str, home: Path, as_json: bool) -> None:
+    """What differs between two runs, or two jobs of one stage: spec, results, provenance."""
+    from star.cli.verbs import show_diff
+
+    show_diff(home, first, second, as_json)
+
+
+@cli.command()
+@KEY
+@HOME
+@JSON
+def why(key: str, home: Path, as_json: bool) -> None:
+    """Why a job, or each job of a run, is what it is: its last event, and the first thing that differs from its nearest relative."""
+    from star.cli.verbs import show_why
+
+    show_why(home, key, as_json)
+
+
+@cli.command()
+@KEYS
+@EXPERIMENT
+@click.option("--failed", is_flag=True, help="All jobs that have failed.")
+@HOME
+def retry(keys: tuple[str, ...], experiment: str | None, failed: bool, home: Path) -> None:
+    """Queue jobs that failed, were cancelled or got lost. A scheduler that wants them goes on with them at once."""
+    from star.cli.verbs import retry_jobs
+
+    retry_jobs(home, keys, experiment, failed)
+
+
+@cli.command()
+@KEYS
+@EXPERIMENT
+@HOME
+def cancel(keys: tuple[str, ...], experiment: str | None, home: Path) -> None:
+    """Take jobs out of the queue, and have running ones save their state and stop. What other runs need goes on."""
+    from star.cli.verbs import cancel_jobs
+
+    cancel_jobs(home, keys, experiment)
+
+
+@cli.command()
+@KEYS
+@EXPERIMENT
+@HOME
+def rerun(keys: tuple[str, ...], experiment: str | None, home: Path) -> None:
+    """Queue jobs that are done, and all that was made from them. What they had made is put aside, not removed."""
+    from star.cli.verbs import rerun_jobs
+
+    rerun_jobs(home, keys, experiment)
+
+
+@cli.command()
+@click.option("--delete", is_flag=True, help="Do it; without this it is only shown.")
+@click.option(
+    "--intermediates", is_flag=True, help="Also images and codes that were needed on the way; weights and numbers stay."
+)
+@HOME
+@JSON
+def gc(delete: bool, intermediates: bool, home: Path, as_json: bool) -> None:
+    """Show, or remove, what no experiment needs. Whatever a table shows, and the last and best weights, stay."""
+    from star.cli.home import collect_garbage
+
+    collect_garbage(home, delete, intermediates, as_json)
+
+
+@cli.command()
+@click.option("--mlflow", is_flag=True, help="Carry everything to MLflow again, as when its database is new.")
+@HOME
+def reindex(mlflow: bool, home: Path) -> None:
+    """Make the ledger, and what MLflow holds, anew from the jobs' folders."""
+    from star.cli.home import rebuild
+
+    rebuild(home, mlflow)
+
+
+@cli.command()
+@experiment_options
+@OUT
 @click.option(
     "--weights",
-    type=click.Choice(["student", "teacher", "best"]),
-    default="student",
+    type=click.Choice(["none", "student", "best", "all"]),
+    default="none",
     show_default=True,
-    help="Of a transformer; best is there where resources.validate_every looked for it.",
+    help="Weights to take along; `all` takes every output.",
 )
-@click.option("--out", "target", type=click.Path(path_type=Path), help="File to write; named after the job by default.")
-@HOME
-def export(key: str, form: str, weights: str, target: Path | None, home: Path) -> None:
-    """Write the weights of a run, a train job or a tokenizer job; the start of KEY is enough."""
-    from star.cli.export import export_weights
-
-    export_weights(home, key, weights, form, target)
-
-
-def extractor_options(command: click.decorators.FC) -> click.decorators.FC:
-    """The options that choose a network and how it runs."""
-    for option in reversed(EXTRACTOR):
-        command = option(command)
-    return command
-
-
-@cli.command()
-@click.argument("reference", type=click.Path(path_type=Path))
-@click.argument("samples", type=click.Path(path_type=Path))
-@extractor_options
-@click.option("--neighbours", type=click.IntRange(1), default=3, show_default=True, help="k of precision and recall.")
-@click.option("--json", "as_json", is_flag=True, help="For programs; a number that cannot be had is null.")
-def evaluate(
-    reference: Path, samples: Path, home: Path, weights: Path | None, as_json: bool, **options: object
+@click.option("--to", "target", type=click.Path(path_type=Path), help="File to write; NAME-PROFILE.tar.gz by default.")
+def export(
+    file: Path,
+    profile: str | None,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    name: str | None,
+    home: Path,
+    out: Path,
+    weights: str,
+    target: Path | None,
 ) -> None:
-    """FID, sFID, inception score, precision and recall of SAMPLES against REFERENCE, as ADM's evaluator prints them.
+    """Write an experiment as one file: specs, code and its changes, environment, numbers, logs, tables, chosen weights."""
+    experiment = _experiment(file, profile, sets, seeds, name)
+    from star.cli.home import export_bundle
 
-    Each is a folder of .png, .jpg, .webp or .bmp files (subfolders too), an .npz with arr_0, or an .npy of bytes (N, height,
-    width, 3 or 1), all images of one size; REFERENCE may also be a reference file with mu, sigma, mu_s, sigma_s. What is
-    known of a REFERENCE is kept in the home's folder `references`, which may be removed.
-    """
-    from star.cli.evaluate import score_files
+    export_bundle(experiment, home, out, weights, target)
 
-    sys.exit(score_files(home, reference, samples, None, weights, as_json=as_json, **options))
+
+@cli.command(name="import")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@HOME
+@OUT
+def import_(bundle: Path, home: Path, out: Path) -> None:
+    """Take in an experiment that `export` wrote; what is here already stays as it is."""
+    from star.cli.home import import_bundle
+
+    import_bundle(bundle, home, out)
 
 
 @cli.command()
-@click.argument("images", type=click.Path(path_type=Path))
-@click.argument("file", type=click.Path(path_type=Path))
-@extractor_options
-def reference(images: Path, file: Path, home: Path, weights: Path | None, **options: object) -> None:
-    """Write the moments of IMAGES, and up to 10,000 of them, to FILE (.npz) in the layout of ADM's reference files."""
-    if file.suffix != ".npz":
-        raise StarError(f"{file}: give a name that ends in .npz, as reference files do.")
-    from star.cli.evaluate import score_files
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the lines that teach SHELL to complete commands and keys: eval "$(star-exp completion bash)"."""
+    from click.shell_completion import get_completion_class
 
-    sys.exit(score_files(home, images, None, file, weights, as_json=False, neighbours=1, **options))
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "star-exp", "_STAR_EXP_COMPLETE").source())
 
 
-@cli.group()
-def weights() -> None:
-    """Weights of the network that FID is computed with."""
-
-
-@weights.command(name="fetch")
-@click.argument("name", type=click.Choice(["inception"]))
-@click.option("--from", "source", type=click.Path(path_type=Path), help="Take the file from here, or from this folder.")
-@HOME
-def fetch_weights(name: str, source: Path | None, home: Path) -> None:
-    """Get the weights of network NAME, checked by SHA-256."""
-    from star.data import inception_file
-    from star.rundir import Home
-
-    target = inception_file.kept(Home(home).data)
-    click.echo(f"{name}: {target} ({inception_file.inception(target, source)})")
-
-
-@cli.group()
-def data() -> None:
-    """Images."""
-
-
-@data.command()
-@click.argument("name", type=click.Choice(["fashion-mnist"]))
-@click.option("--from", "folder", type=click.Path(path_type=Path), help="Take the four files from this folder.")
-@HOME
-def fetch(name: str, folder: Path | None, home: Path) -> None:
-    """Get the images of data set NAME, checked by SHA-256."""
-    from star.data.fetch import fashion_mnist
-    from star.rundir import Home
-
-    target = Home(home).data / name
-    click.echo(f"{name}: 70000 images in {target} ({fashion_mnist(target, folder)})")
+for command in (images.evaluate, images.reference, images.weights, images.data):
+    cli.add_command(command)
 
 
 def _experiment(

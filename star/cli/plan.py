@@ -47,8 +47,10 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
 
 
 def _total(plan: Plan, seconds: float, slots: int) -> str:
-    jobs = f"to do: {len(plan.to_do)} of {len(plan.jobs)} jobs, {_amount(plan.flops(), 'FLOP')}"
-    disk = f"{_amount(plan.disk(), 'B')} on disk, and up to {_amount(plan.checkpoints(), 'B')} of checkpoints while training"
+    jobs = f"to do: {len(plan.to_do)} of {len(plan.jobs)} jobs, {amount(plan.flops(), 'FLOP')}"
+    disk = (
+        f"{amount(plan.disk(), 'B')} on disk, and up to {amount(plan.checkpoints(), 'B')} of checkpoints while training"
+    )
     hours = plan.gpu_hours()
     if hours is None:
         return f"{jobs}, about {_duration(seconds)} on {slots} slots, {disk}"
@@ -78,12 +80,12 @@ def _lines(plan: Plan) -> Iterator[str]:
         for job in jobs:
             costs[job.stage, job.action] += int(job.flops)
         for (stage, action), count in counts.items():
-            cost = _amount(float(costs[stage, action]), "FLOP")
+            cost = amount(float(costs[stage, action]), "FLOP")
             yield f"  {stage:<10} {f'{count} jobs':<16} {'':>4}  {action:<10} {cost:>11}"
         return
     for job in jobs:
         hours = f"{gpu_hours(job.spec, job.flops):,.1f}" if job.spec.resources.gpu else "-"
-        cost = _amount(job.flops, "FLOP")
+        cost = amount(job.flops, "FLOP")
         yield (
             f"  {job.stage:<10} {job.key:<16} {len(job.runs):>4}  {job.action:<10} {cost:>11}  {hours:>9}  {job.reason}; {job.label}"
         )
@@ -93,7 +95,7 @@ def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
     jobs = [plan.jobs[key] for key in run.stages.values() if key in plan.jobs]
     summary = ", ".join(f"{count} {action}" for action, count in Counter(job.action for job in jobs).items())
     flops = sum(job.flops for job in jobs)
-    cost = _amount(flops, "FLOP")
+    cost = amount(flops, "FLOP")
     if run.spec.resources.gpu:
         cost += f"  {gpu_hours(run.spec, flops):,.0f} GPU-hours"
     size = f"{parameters(run.spec) / 1e6:,.4g} M parameters"
@@ -147,7 +149,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:,.0f} h"
 
 
-def _amount(count: float, unit: str) -> str:
+def amount(count: float, unit: str) -> str:
     """Four digits, with the prefix that fits."""
     for prefix in ("", "k", "M", "G", "T", "P", "E"):
         if count < 1000:

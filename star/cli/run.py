@@ -17,7 +17,7 @@ from star.errors import DataError, SpecError
 from star.ledger.store import Ledger, open_ledger, read_ledger
 from star.rundir import Home
 from star.scheduler.contract import compare, enter, refuse_fork
-from star.scheduler.courier import Courier
+from star.scheduler.courier import Courier, Shipment
 from star.scheduler.engines import make_executor
 from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan, make_plan
@@ -50,12 +50,18 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     keep_budget(plan, options.budget)
     if not options.fork:
         refuse_fork(plan, compare(plan, ledger))
-    if options.detach:
+    if options.detach and options.executor != "slurm":
         return _detach(home, experiment)
     executor = make_executor(options.executor, home, options.slots)
+    if options.detach and executor.chains:
+        enter(plan, home, ledger, click.echo, options.fork)
+        Scheduler(home, ledger, executor, take(home), click.echo, lambda name: make_executor(name, home)).hand_over(
+            plan
+        )
+        return 0
     # a polite kill is a Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    courier = Courier(home, ledger, plan, lambda: connect(home))
+    courier = Courier(home, ledger, Shipment.of(plan), lambda: connect(home))
     with View(plan, home, options.plain) as view:
         rest = len(plan.jobs) - len(plan.to_do)
         view.say(

@@ -50,6 +50,38 @@ def show_status(path: Path, as_json: bool) -> None:
     click.echo("\n".join(_lines(found)))
 
 
+def watch_status(path: Path, experiment: str | None, every: float) -> None:
+    """Show the status again and again: in place on a terminal, elsewhere when it has changed."""
+    import sys
+
+    home, ledger = look(path)
+    terminal = sys.stdout.isatty()
+    last = ""
+    if terminal:
+        from rich.live import Live
+        from rich.text import Text
+
+        live = Live(refresh_per_second=4)
+        live.start()
+    try:
+        while True:
+            found = overview(home, ledger, experiment)
+            text = "\n".join(_lines(found))
+            if terminal:
+                live.update(Text(text))
+            elif text != last:
+                click.echo(f"{text}\n")
+            last = text
+            if not any(job["state"] in (QUEUED, RUNNING) for job in found["open_jobs"]):
+                return
+            time.sleep(every)
+    except KeyboardInterrupt:
+        return
+    finally:
+        if terminal:
+            live.stop()
+
+
 def overview(home: Home, ledger: Ledger, experiment: str | None = None) -> dict[str, Any]:
     """What `status --json` prints: `rows`, `open_jobs`, `schedulers`, `counts`."""
     listed = ledger.experiments(experiment)
@@ -71,11 +103,15 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None) -> dict[
             }
         )
     unfinished = ledger.of_state(QUEUED, RUNNING, FAILED, CANCELLED, LOST)
+    waits = _slurm_says() if any(job.host == "@slurm" for job in unfinished) else {}
+    if experiment is not None:
+        mine = {key for row in listed for key in stages[row.run].values()}
+        unfinished = [job for job in unfinished if job.key in mine]
     return {
         "home": str(home.path),
         "rows": rows,
         "counts": dict(Counter(place.state for place in places.values())),
-        "open_jobs": [_open_job(home, job) for job in unfinished],
+        "open_jobs": [_open_job(home, job, waits) for job in unfinished],
         "schedulers": [
             {**asdict(watcher), "alive": _alive(watcher.pid, watcher.born, watcher.host)}
             for watcher in ledger.schedulers().values()
@@ -92,8 +128,16 @@ def _row_state(targets: list[str], states: Counter[str], places: dict[str, Place
     return "waiting"
 
 
-def _open_job(home: Home, job: Job) -> dict[str, Any]:
+def _slurm_says() -> dict[str, str]:
+    """Slurm's number of each job -> its state there; one question for all."""
+    from star.scheduler.squeue import in_queue
+
+    return in_queue()
+
+
+def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
     shown = asdict(job)
+    shown["engine"] = waits.get(str((job.handle or {}).get("job"))) if job.host == "@slurm" else None
     if job.state == RUNNING:
         folder = home.job(job.stage, job.key)
         shown["progress"] = read_json(folder.progress)
@@ -141,6 +185,7 @@ def _job_lines(job: dict[str, Any]) -> Iterator[str]:
     far = f"  {progress['done']}/{progress['total']}" if progress else ""
     where = f"  on {job['host'].lstrip('@')}" if job["host"] else ""
     wait = f"  again in {job['not_before'] - time.time():.0f} s" if (job["not_before"] or 0) > time.time() else ""
+    where += f" {job['engine']}" if job.get("engine") else ""
     yield f"{job['state']:<9} {job['stage']} {job['key']}  attempt {job['attempt']}  {job['label']}{where}{far}{wait}"
     if job["error"]:
         first, *rest = job["error"].splitlines()

@@ -69,7 +69,7 @@ class Jobs:
                         "flops": job.flops,
                         "content": job.content,
                         "state": QUEUED,
-                        "attempt": 0,
+                        "attempt": job.attempt,
                         "created": now,
                     }
                     for job in part

@@ -86,6 +86,16 @@ class Runs:
 
     # what the tracker holds
 
+    def tracking_ids(self, keys: Iterable[str]) -> dict[str, str | None]:
+        """Run -> the tracker's run that it is bound to."""
+        query = select(runs.c.key, runs.c.tracking_id)
+
+        def work(connection: Connection) -> dict[str, str | None]:
+            queries = [query.where(runs.c.key.in_(part)) for part in chunks(keys, CHUNK)]
+            return {row.key: row.tracking_id for one in queries for row in connection.execute(one)}
+
+        return self.database.read(work)
+
     def set_tracking_id(self, run: str, before: str | None, tracking_id: str) -> bool:
         """Bind a run to a new run of the tracker, which holds nothing yet; False when it is no longer bound to `before`."""
 
@@ -104,12 +114,17 @@ class Runs:
 
         return self.database.write(work, already)
 
-    def tracked(self, run: str) -> dict[str, tuple[int, bool]]:
-        """For each job of a run: (offset in its metrics, whether its result is there too)."""
-        query = select(tracked).where(tracked.c.run == run)
-        return self.database.read(
-            lambda connection: {row.job: (row.offset, row.complete) for row in connection.execute(query)}
-        )
+    def tracked(self, keys: Iterable[str]) -> dict[str, dict[str, tuple[int, bool]]]:
+        """Run -> job -> (offset in its metrics, whether its result is there too)."""
+
+        def work(connection: Connection) -> dict[str, dict[str, tuple[int, bool]]]:
+            found: dict[str, dict[str, tuple[int, bool]]] = {}
+            for part in chunks(keys, CHUNK):
+                for row in connection.execute(select(tracked).where(tracked.c.run.in_(part))):
+                    found.setdefault(row.run, {})[row.job] = (row.offset, row.complete)
+            return found
+
+        return self.database.read(work)
 
     def set_tracked(self, run: str, job: str, offset: int, complete: bool) -> None:
         """Remember how much of a job the run's tracker holds."""
@@ -120,6 +135,14 @@ class Runs:
 
         self.database.write(work)
 
-    def forget_tracked(self) -> None:
-        """Let everything be carried to the tracker again."""
-        self.database.write(lambda connection: connection.execute(delete(tracked)))
+    def forget_tracked(self, jobs: Iterable[str] | None = None) -> None:
+        """Let what these jobs recorded, or everything, be carried to the tracker again."""
+
+        def work(connection: Connection) -> None:
+            if jobs is None:
+                connection.execute(delete(tracked))
+                return
+            for part in chunks(jobs, CHUNK):
+                connection.execute(delete(tracked).where(tracked.c.job.in_(part)))
+
+        self.database.write(work)

@@ -42,6 +42,8 @@ class NewJob:
     label: str
     flops: float
     content: dict[str, Any] | None = None
+    attempt: int = 0
+    """The newest that its folder knows, where the ledger is made anew."""
 
 
 @dataclass(frozen=True)

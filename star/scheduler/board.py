@@ -34,6 +34,16 @@ class Board:
         self._later: dict[str, float] = {}
         """Ready but for a pause: key -> when it ends."""
 
+    @classmethod
+    def of_running(cls, jobs: Iterable[Job]) -> Board:
+        """Jobs to watch, which wait for nothing and are not to be started."""
+        board = cls(())
+        for job in jobs:
+            board.planned[job.key] = None  # type: ignore[assignment]
+            board._waits_for[job.key] = set()
+            board._order[job.key] = len(board._order)
+        return board
+
     def see(self, job: Job) -> None:
         """Take note of a job as it is now."""
         before = self.states.get(job.key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from star.errors import SpecError
 from star.ledger.states import (
@@ -147,9 +148,8 @@ def run_row(run: PlannedRun) -> RunRow:
 def record(plan: Plan, home: Home) -> None:
     """The experiment as a file, from which `reindex` makes it anew."""
     home.experiments.mkdir(parents=True, exist_ok=True)
-    path = home.experiments / f"{plan.experiment.name}@{_file_name(plan.experiment.profile)}.json"
     write_json(
-        path,
+        record_path(plan, home),
         {
             "experiment": plan.experiment.name,
             "profile": plan.experiment.profile,
@@ -159,8 +159,10 @@ def record(plan: Plan, home: Home) -> None:
     )
 
 
-def _file_name(profile: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in profile)
+def record_path(plan: Plan, home: Home) -> Path:
+    """Where `record` writes."""
+    profile = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in plan.experiment.profile)
+    return home.experiments / f"{plan.experiment.name}@{profile}.json"
 
 
 def _settle(plan: Plan, home: Home, ledger: Ledger) -> None:
@@ -175,4 +177,5 @@ def _settle(plan: Plan, home: Home, ledger: Ledger) -> None:
         elif job.state in (FAILED, LOST, CANCELLED):
             ledger.move(job, QUEUED, AGAIN, "asked for again")
         elif job.state == DONE:
-            ledger.move(job, QUEUED, GONE, "its result has gone")
+            ledger.move(job, QUEUED, GONE, "its result, or an output that is needed again, has gone")
+            ledger.forget_tracked([key])

@@ -10,11 +10,13 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from star.ledger.states import FAILED, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
-from star.scheduler.plan import Plan, PlannedRun
+from star.scheduler.contract import run_row
+from star.scheduler.plan import Plan
 from star.spec.graph import STAGES, needed
 from star.tracking import Tracker
 
@@ -25,20 +27,40 @@ LINES = 2000
 """Lines of metrics in one delivery of one job."""
 
 
+@dataclass(frozen=True)
+class Shipment:
+    """The runs of an experiment, as they are tracked."""
+
+    experiment: str
+    profile: str
+    targets: tuple[str, ...]
+    runs: tuple[tuple[str, RunRow], ...]
+    """(row's label, run)."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> Shipment:
+        """All runs of a plan."""
+        runs = tuple((run.label, run_row(run)) for run in plan.runs)
+        return cls(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, runs)
+
+
 class Courier:
-    """One plan's deliveries.
+    """One experiment's deliveries.
 
     Args:
         connect: makes the tracker; called in the thread, because it is slow, and again after a failure.
     """
 
-    def __init__(self, home: Home, ledger: Ledger, plan: Plan, connect: Callable[[], Tracker]) -> None:
-        self.home, self.ledger, self.plan, self.connect = home, ledger, plan, connect
-        self.stages = needed(plan.experiment.targets)
+    def __init__(self, home: Home, ledger: Ledger, shipment: Shipment, connect: Callable[[], Tracker]) -> None:
+        self.home, self.ledger, self.shipment, self.connect = home, ledger, shipment, connect
+        self.stages = needed(shipment.targets)
         self.tracker: Tracker | None = None
         self.error: Exception | None = None
         """Of the last delivery; what it could not carry is carried by the next."""
         self._opened: dict[str, str] = {}
+        self._over: set[str] = set()
+        """Runs of which everything is there, their status too."""
+        self._more = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
 
@@ -56,67 +78,69 @@ class Courier:
         while True:
             last = self._end.wait(EVERY)
             try:
-                self.deliver()
+                while self.deliver():
+                    pass
                 self.error = None
             except Exception as error:  # a tracker that is away must not end the training; the next round tries again
                 log.debug("tracker: %s", error)
                 self.error, self.tracker = error, None
+                self._opened.clear()  # what comes back may be another database
+                self._over.clear()
             if last:
                 return
 
-    def deliver(self) -> None:
-        """Carry everything that is new."""
+    def deliver(self) -> bool:
+        """Carry everything that is new, of each job at most LINES lines; returns whether more is left."""
+        self._more = False
         if self.tracker is None:
             self.tracker = self.connect()
-        rows = self.ledger.runs(run.key for run in self.plan.runs)
-        for run in self.plan.runs:
-            if run.key in rows:
-                self._deliver_run(self.tracker, run, rows[run.key])
+        open_runs = [(label, run) for label, run in self.shipment.runs if run.key not in self._over]
+        bound = self.ledger.tracking_ids([run.key for _, run in open_runs])
+        known = [(label, run) for label, run in open_runs if run.key in bound]
+        for label, run in known:
+            if run.key not in self._opened:
+                self._open_run(self.tracker, label, run, bound[run.key])
+        held = self.ledger.tracked([run.key for _, run in known])
+        for _, run in known:
+            self._deliver_run(self.tracker, run, held.get(run.key, {}))
+        return self._more
 
-    def _deliver_run(self, tracker: Tracker, run: PlannedRun, row: RunRow) -> None:
-        tracking_id = self._opened.get(run.key)
-        first = tracking_id is None
-        if tracking_id is None:
-            tracking_id = self._open_run(tracker, run, row)
-        held = self.ledger.tracked(run.key)
+    def _deliver_run(self, tracker: Tracker, run: RunRow, held: dict[str, tuple[int, bool]]) -> None:
+        tracking_id = self._opened[run.key]
         stages = {stage: run.stages[stage] for stage in self.stages}
-        if not first and all(held.get(key, (0, False))[1] for key in stages.values()):
-            return  # at first it may still want its status: a kill can come between the last result and that
         complete = True
         for stage, key in stages.items():
             offset, finished = held.get(key, (0, False))
             if not finished:
                 complete &= self._deliver_job(tracker, tracking_id, run, stage, key, offset)
-        failed = any(job.state == FAILED for job in self.ledger.jobs(stages.values()).values())
+        failed = not complete and any(job.state == FAILED for job in self.ledger.jobs(stages.values()).values())
         if complete or failed:
             tracker.finish(tracking_id, "FINISHED" if complete else "FAILED")
+        if complete:
+            self._over.add(run.key)
 
-    def _open_run(self, tracker: Tracker, run: PlannedRun, row: RunRow) -> str:
+    def _open_run(self, tracker: Tracker, label: str, run: RunRow, bound: str | None) -> None:
         """The tracker's run, made when it has none; one that the tracker has lost is delivered from the start."""
-        found = tracker.find(run.key, row.tracking_id)
-        experiment = self.plan.experiment
+        found = tracker.find(run.key, bound)
         tags = {
-            f"star.experiment.{experiment.name}": run.label,
-            "star.profile": experiment.profile,
+            f"star.experiment.{self.shipment.experiment}": label,
+            "star.profile": self.shipment.profile,
             **{f"star.key.{stage}": key for stage, key in run.stages.items()},
         }
         if found is None:
-            tracking_id = tracker.create(run.key, run.name, run.spec.model_dump(mode="json"), tags)
+            tracking_id = tracker.create(run.key, run.label, run.spec, tags)
         else:
             tracking_id = str(found.info.run_id)
             tracker.tag(tracking_id, tags)
-        if tracking_id != row.tracking_id and not self.ledger.set_tracking_id(run.key, row.tracking_id, tracking_id):
+        if tracking_id != bound and not self.ledger.set_tracking_id(run.key, bound, tracking_id):
             # another scheduler was first; the run it bound is the one, which may be ours if it found that
-            bound = self.ledger.runs([run.key])[run.key].tracking_id or tracking_id
-            if found is None and bound != tracking_id:
+            winner = self.ledger.tracking_ids([run.key])[run.key] or tracking_id
+            if found is None and winner != tracking_id:
                 tracker.discard(tracking_id)
-            tracking_id = bound
+            tracking_id = winner
         self._opened[run.key] = tracking_id
-        return tracking_id
 
-    def _deliver_job(
-        self, tracker: Tracker, tracking_id: str, run: PlannedRun, stage: str, key: str, offset: int
-    ) -> bool:
+    def _deliver_job(self, tracker: Tracker, tracking_id: str, run: RunRow, stage: str, key: str, offset: int) -> bool:
         """Carry one job's news; returns whether all of it is there now."""
         folder = self.home.job(stage, key)
         result = read_json(folder.result)  # before the metrics: what is written later is carried next time
@@ -129,6 +153,7 @@ class Courier:
             if len(entries) >= LINES:
                 break
         tracker.log(tracking_id, entries)
+        self._more |= len(entries) >= LINES
         caught_up = result is not None and len(entries) < LINES
         if caught_up:
             self._deliver_result(tracker, tracking_id, folder, stage, result)

@@ -31,7 +31,7 @@ class Start:
     resources: ResourceSpec
     claim: Claim
     after: tuple[Handle, ...] = ()
-    """Attempts that have to succeed first; only for an executor that says it `queues`."""
+    """Attempts that have to succeed first; only for an executor that `chains`."""
 
     @property
     def processes(self) -> int:
@@ -68,7 +68,9 @@ class Executor(Protocol):
 
     name: str
     queues: bool
-    """Whether it takes jobs that wait for others, and starts them by itself."""
+    """Whether its jobs go on, and queued ones start, when no scheduler is there."""
+    chains: bool
+    """Whether it takes jobs that have to wait for others."""
 
     def limits(self) -> Limits | None:
         """What the machine has; None when the engine decides alone what runs when."""

@@ -37,6 +37,7 @@ class LocalExecutor:
 
     name = "local"
     queues = False
+    chains = False
 
     def __init__(self, slots: int | None = None, gpus: ListGpus = visible_gpus, worker: str = WORKER) -> None:
         self.slots = slots or os.cpu_count() or 1

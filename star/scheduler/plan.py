@@ -172,7 +172,7 @@ def _decide(job: PlannedJob, home: Home, folders: set[str], known: Job | None, w
     there = f"{job.stage}-{job.key}" in folders
     folder = home.job(job.stage, job.key)
     has_result = there and folder.result.exists()
-    if has_result and (not is_input or folder.out.exists()):
+    if has_result and (not is_input or folder.has_output()):
         job.action, job.reason = "reuse", "done"
     elif not wanted:
         job.action, job.reason = "not needed", "what needs it is done"

@@ -41,6 +41,7 @@ class RayExecutor:
     """
 
     name = "ray"
+    chains = False
 
     def __init__(self, home: Home, slots: int | None = None, worker: str = WORKER) -> None:
         self.worker = worker

@@ -5,13 +5,12 @@ Slurm's own commands say what became of a job, accounting or not; the job's fold
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import submitit
@@ -22,6 +21,7 @@ from star.ledger.states import Claim
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.scheduler.slurm_task import Attempt
+from star.scheduler.squeue import accounted, ask
 from star.spec.resources import ResourceSpec
 
 HOST = "@slurm"
@@ -44,7 +44,6 @@ OVER = {
     *("LAUNCH_FAILED", "REVOKED"),
 }
 DEPENDENCY = "DependencyNeverSatisfied"
-log = logging.getLogger(__name__)
 
 
 class SlurmExecutor:
@@ -56,6 +55,7 @@ class SlurmExecutor:
 
     name = "slurm"
     queues = True
+    chains = True
 
     def __init__(self, home: Home, worker: str = WORKER, every: float = EVERY) -> None:
         if shutil.which("sbatch") is None:
@@ -112,21 +112,20 @@ class SlurmExecutor:
             self._look()
         numbers = [self._number(one) for one in watched]
         lost = [number for number in numbers if number is not None and number not in self._seen]
-        accounted = _accounting(lost) if lost else {}
-        return [self._exit(number, accounted) for number in numbers]
+        kept = accounted(lost) if lost else {}
+        return [self._exit(number, kept) for number in numbers]
 
-    def _exit(self, number: str | None, accounted: dict[str, tuple[str, str, str]]) -> Exit | None:
+    def _exit(self, number: str | None, kept: dict[str, tuple[str, str, str]]) -> Exit | None:
         if number is None:
             return Exit(None, "it never reached Slurm")
-        found = self._seen.get(number) or accounted.get(number)
+        found = self._seen.get(number) or kept.get(number)
         if found is None:
             return Exit(None, "Slurm does not know it any more")
         state, code, reason = found
         if state not in OVER:
             return None
         if state in ("COMPLETED", "FAILED"):
-            value = int(code.split(":")[0] or 0)
-            return Exit(128 - value if value > 128 else value)
+            return Exit(_exit_code(code))
         return Exit(None, "DEPENDENCY" if reason == DEPENDENCY else state)
 
     def wait(self, seconds: float) -> None:
@@ -138,8 +137,8 @@ class SlurmExecutor:
         number = self._number(watched)
         if number is not None:
             if kill:
-                _run(["scancel", "--quiet", "--full", "--signal=KILL", number])
-            _run(["scancel", "--quiet", number])
+                ask(["scancel", "--quiet", "--full", "--signal=KILL", number])
+            ask(["scancel", "--quiet", number])
             self._looked = float("-inf")
 
     def close(self) -> None:
@@ -157,7 +156,7 @@ class SlurmExecutor:
 
     def _look(self) -> None:
         fields = "JobArrayID:|,State:|,exit_code:|,Reason:|,Name:256"
-        shown = _run(["squeue", "--me", "--noheader", "--states=all", "--array", "-O", fields])
+        shown = ask(["squeue", "--me", "--noheader", "--states=all", "--array", "-O", fields])
         if shown is None:
             return  # the controller is away: everything is as it was
         self._looked = time.monotonic()
@@ -165,6 +164,13 @@ class SlurmExecutor:
             number, state, code, reason, name = (part.strip() for part in line.split("|"))
             self._seen[number] = (state, code, reason)
             self._names[name] = number.split("_")[0]
+
+
+def _exit_code(text: str) -> int:
+    """Of `squeue`, which prints the status that wait() gives, and of `sacct`, which prints code:signal."""
+    code, colon, number = text.partition(":")
+    value = (int(code or 0) or -int(number or 0)) if colon else os.waitstatus_to_exitcode(int(text or 0))
+    return 128 - value if value > 128 else value
 
 
 def _parameters(start: Start) -> dict[str, Any]:
@@ -195,37 +201,3 @@ def _parameters(start: Start) -> dict[str, Any]:
         },
     }
     return {name: value for name, value in parameters.items() if value is not None}
-
-
-def _accounting(numbers: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Of jobs that the controller has forgotten, where the cluster keeps accounts."""
-    shown = _run(["sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", ",".join(numbers)])
-    found = {}
-    for line in (shown or "").splitlines():
-        number, state, code = line.split("|")
-        found[number] = (state.split()[0], code, "")
-    return found
-
-
-def pending_reasons() -> dict[str, str]:
-    """For `status`: Slurm's number of each job that is not over -> its state, and why it waits."""
-    if shutil.which("squeue") is None:
-        return {}
-    shown = _run(["squeue", "--me", "--noheader", "--array", "-O", "JobArrayID:|,State:|,Reason:"])
-    found = {}
-    for line in (shown or "").splitlines():
-        number, state, reason = (part.strip() for part in line.split("|"))
-        found[number] = state.lower() + (f" ({reason})" if reason not in ("None", "") else "")
-    return found
-
-
-def _run(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"LC_ALL": "C"})
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("%s: %s", command[0], error)
-        return None
-    if done.returncode:
-        log.warning("%s: %s", command[0], done.stderr.strip())
-        return None
-    return done.stdout

@@ -57,6 +57,32 @@ class Starter:
         board.give_back(left)
         return self._submit(starts) if starts else []
 
+    def hand_over(self, board: Board) -> list[tuple[PlannedJob, Job]]:
+        """Give an engine that chains everything at once: each job waits in its queue for those that it needs."""
+        started: list[tuple[PlannedJob, Job]] = []
+        left = [planned for planned in board.planned.values() if board.states[planned.key].state == QUEUED]
+        while left:
+            wave: list[PlannedJob] = []
+            later: list[PlannedJob] = []
+            waiting = {planned.key for planned in left}
+            for planned in left:  # those whose inputs have a number in the engine's queue by now
+                (later if waiting & set(planned.inputs.values()) else wave).append(planned)
+            starts = []
+            for planned in wave:
+                claim = self.executor.place(planned.stage, planned.spec.resources, (0, {}))
+                inputs = [board.running[key] for key in planned.inputs.values() if key in board.running]
+                job = self._claim(planned, board.states[planned.key], claim, None) if claim else None
+                if job is None or claim is None:
+                    continue  # another scheduler was first
+                board.see(job)
+                after = tuple(before.handle for before in inputs if before.handle is not None)
+                starts.append((planned, job, self._prepare(planned, job, claim, after)))
+            for planned, job in self._submit(starts) if starts else ():
+                board.see(job)
+                started.append((planned, job))
+            left = later
+        return started
+
     def _claim(self, planned: PlannedJob, job: Job, claim: Claim, limits: Limits | None) -> Job | None:
         reason = f"{'resumed' if job.attempt else 'started'} on {claim.host.lstrip('@')}, code {self.snapshot.version}"
         return self.ledger.claim(job, self.me, reason, claim, limits)
@@ -66,6 +92,8 @@ class Starter:
         folder = self.home.job(planned.stage, planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.failure.unlink(missing_ok=True)  # so that one that is there is this attempt's
+        if not folder.has_output():
+            folder.result.unlink(missing_ok=True)  # numbers without the output that is wanted again
         short_of_memory = failures_since_asked(self.ledger.history(job.key), MEMORY) if job.attempt > 1 else 0
         spec = smaller_passes(planned.spec, short_of_memory)
         resources = spec.resources

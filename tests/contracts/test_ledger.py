@@ -306,9 +306,12 @@ def test_how_much_the_tracker_holds(ledger: Ledger) -> None:
     assert not ledger.set_tracking_id("a", None, "mlflow-of-another-scheduler")
     ledger.set_tracked("a", KEY, 100, False)
     ledger.set_tracked("a", KEY, 2**40, True)
-    assert ledger.tracked("a") == {KEY: (2**40, True)}
+    assert ledger.tracked(["a", "b"]) == {"a": {KEY: (2**40, True)}}
     assert ledger.set_tracking_id("a", "mlflow-1", "mlflow-2")
-    assert ledger.tracked("a") == {}
+    assert ledger.tracked(["a"]) == {}
+    ledger.set_tracked("a", KEY, 1, True)
+    ledger.forget_tracked([KEY])
+    assert ledger.tracked(["a"]) == {}
 
 
 def test_wishes_reach_running_jobs_only(ledger: Ledger) -> None:

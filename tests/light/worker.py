@@ -1,6 +1,7 @@
 """`python -m tests.light.worker JOB_DIR`: a worker whose stage counts, checkpoints, and writes what can be checked.
 
-LIGHT_STEPS and LIGHT_SECONDS (of one step) say how long it takes.
+LIGHT_STEPS and LIGHT_SECONDS (of one step), or `light` in job.json, say how long it takes. LIGHT_EXIT makes it end otherwise:
+`user` by a user's mistake, `memory`, `bug`, or a number.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from star.errors import Stopped
+from star.errors import DataError, Stopped
 from star.rundir import JobDir, MetricLog, read_json, write_bytes, write_json
 from star.spec.graph import STAGES
 from star.worker import finish, main, provenance
+
+USUAL = {"steps": "1", "seconds": "0", "exit": ""}
 
 
 def work(job: dict[str, Any], folder: JobDir, stop: Callable[[], bool]) -> None:
     """As a stage does: resume, record, checkpoint, stop when asked, output, result."""
     started = time.time()
-    steps, seconds = int(os.environ.get("LIGHT_STEPS", "1")), float(os.environ.get("LIGHT_SECONDS", "0"))
+    wants = {name: os.environ.get(f"LIGHT_{name.upper()}", usual) for name, usual in USUAL.items()} | job.get(
+        "light", {}
+    )
+    steps, seconds = int(wants["steps"]), float(wants["seconds"])
     shutil.rmtree(folder.scratch, ignore_errors=True)
     folder.scratch.mkdir()
     folder.checkpoints.mkdir(exist_ok=True)
@@ -36,6 +42,7 @@ def work(job: dict[str, Any], folder: JobDir, stop: Callable[[], bool]) -> None:
         write_json(state, {"done": step}, durable=False)
         if stop():
             raise Stopped
+    misbehave(str(wants["exit"]))
     content = made(job["key"], {name: value(Path(path) / "out") for name, path in job["inputs"].items()})
     write_bytes(folder.scratch / "value.txt", content, durable=False)
     metrics.close()
@@ -43,6 +50,21 @@ def work(job: dict[str, Any], folder: JobDir, stop: Callable[[], bool]) -> None:
         file.write(f"{job['attempt']}\n")
     numbers = dict.fromkeys((name.split("}/")[-1] for name in STAGES[job["stage"]].results), 0.5)
     finish(job, folder, started, numbers, provenance(job, None, 1, 1))
+
+
+def misbehave(how: str) -> None:
+    """End as a job may that has no result."""
+    if how == "user":
+        raise DataError("nowhere is no folder")
+    if how == "memory":
+        raise MemoryError("no room for 8 images")
+    if how == "bug":
+        raise ValueError("a slip")
+    if how == "ecc":
+        print("GPU 0: uncorrectable ECC error encountered", file=sys.stderr)
+        raise RuntimeError("CUDA error")
+    if how:
+        os._exit(int(how))
 
 
 def value(out: Path) -> str:

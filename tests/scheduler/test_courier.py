@@ -17,7 +17,7 @@ from star.ledger.store import Ledger, open_ledger
 from star.report.table import build
 from star.rundir import Home, MetricLog, write_json
 from star.scheduler.contract import run_row
-from star.scheduler.courier import Courier
+from star.scheduler.courier import Courier, Shipment
 from star.scheduler.plan import Plan, make_plan
 from star.spec.load import load
 from star.tracking import Tracker
@@ -72,7 +72,7 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     uri = f"sqlite:///{home.mlflow}"
 
     def deliver() -> Tracker:
-        courier = Courier(home, ledger, plan, lambda: Tracker(uri, home.artifacts))
+        courier = Courier(home, ledger, Shipment.of(plan), lambda: Tracker(uri, home.artifacts))
         courier.deliver()
         assert courier.tracker is not None
         return courier.tracker
@@ -108,7 +108,7 @@ def test_two_couriers_open_a_run_at_once(planned: tuple[Home, Ledger, Plan], fin
     """One makes an MLflow run; before it can bind it, the other comes: one run is left, and both deliver to it."""
     home, ledger, plan = planned
     tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
-    couriers = [Courier(home, ledger, plan, lambda: tracker) for _ in range(2)]
+    couriers = [Courier(home, ledger, Shipment.of(plan), lambda: tracker) for _ in range(2)]
     create, find, others = tracker.create, tracker.find, iter([couriers[1]])
 
     def create_slowly(run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -139,11 +139,11 @@ def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, P
     surplus, bound = (tracker.create(run.key, run.name, {}, {}) for _ in range(2))
     assert ledger.set_tracking_id(run.key, None, bound)
     for _ in range(2):
-        Courier(home, ledger, plan, lambda: tracker).deliver()
+        Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
     assert ledger.runs([run.key])[run.key].tracking_id == bound
     assert tracker.curve(bound, "train/val_nll") == [(0, 2.5)] and tracker.curve(surplus, "train/val_nll") == []
     finish_all(home, plan)
-    Courier(home, ledger, plan, lambda: tracker).deliver()
+    Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
     scores = build(load(TINY), plan, ledger, tracker).rows[0][1]
     assert [source.mlflow_run for source in scores.sources] == [bound]
 
@@ -172,10 +172,10 @@ def test_a_kill_before_the_status_is_set(planned: tuple[Home, Ledger, Plan]) -> 
     tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
     tracker.finish, kept = lambda run_id, status: None, tracker.finish  # type: ignore[method-assign]
     finish_all(home, plan)
-    Courier(home, ledger, plan, lambda: tracker).deliver()
+    Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
     tracker.finish = kept  # type: ignore[method-assign]
     for _ in range(2):
-        Courier(home, ledger, plan, lambda: tracker).deliver()
+        Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
         runs = tracker.client.search_runs([tracker.experiment])
         assert {run.info.status for run in runs} == {"FINISHED"}
 
@@ -186,7 +186,7 @@ def test_a_tracker_that_is_away_stops_nothing(planned: tuple[Home, Ledger, Plan]
     def away() -> Tracker:
         raise ConnectionError("no server")
 
-    courier = Courier(home, ledger, plan, away)
+    courier = Courier(home, ledger, Shipment.of(plan), away)
     courier.start()
     assert isinstance(courier.finish(), ConnectionError)
-    assert ledger.tracked(plan.runs[0].key) == {}
+    assert ledger.tracked([plan.runs[0].key]) == {}

@@ -1,0 +1,83 @@
+"""`star-exp gc`, `reindex`, `export`, `import`: what concerns a home as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from star.cli.plan import amount
+from star.cli.run import connect
+from star.cli.status import look
+from star.ledger.store import open_ledger
+from star.rundir import Home
+from star.scheduler.bundle import pack, unpack
+from star.scheduler.gc import find, remove
+from star.scheduler.plan import make_plan
+from star.scheduler.reindex import deliver, reindex
+from star.spec.experiment import Experiment
+
+
+def collect_garbage(path: Path, delete: bool, intermediates: bool, as_json: bool) -> None:
+    """Show or remove what may go."""
+    home, ledger = look(path)
+    found = find(home, ledger, intermediates)
+    if as_json:
+        listed = [{"kind": one.kind, "path": str(one.path), "bytes": one.size, "why": one.why} for one in found]
+        click.echo(json.dumps({"deleted": delete, "found": listed}, indent=1))
+    else:
+        for one in found:
+            click.echo(f"{amount(one.size, 'B'):>10}  {one.kind:<21}  {one.path.relative_to(home.path)}  ({one.why})")
+    if delete:
+        for one in found:
+            remove(one)
+    if as_json:
+        return
+    sizes: Counter[str] = Counter()
+    for one in found:
+        sizes[one.kind] += one.size
+    total = amount(sum(sizes.values()), "B")
+    if not found:
+        click.echo("nothing to remove: everything here is needed")
+    elif delete:
+        click.echo(f"removed {total}")
+    else:
+        click.echo(f"{total} may go; `star-exp gc{' --intermediates' if intermediates else ''} --delete` removes it")
+
+
+def rebuild(path: Path, mlflow: bool) -> None:
+    """Make the ledger anew from the folders, then bring MLflow up to it."""
+    home = Home(path)
+    ledger = open_ledger(home)
+    found = reindex(home, ledger)
+    click.echo(
+        f"ledger: {found.jobs} jobs in the folders, {found.new_jobs} of them new to it, {found.corrected} states corrected, "
+        f"{found.experiments} experiments"
+    )
+    for name in found.unreadable:
+        click.echo(f"warning: {name}/job.json cannot be read; the folder was left out", err=True)
+    count = deliver(home, ledger, lambda: connect(home), mlflow)
+    click.echo(f"MLflow: {count} experiments are carried over")
+
+
+def export_bundle(experiment: Experiment, path: Path, reports: Path, weights: str, target: Path | None) -> None:
+    """Write an experiment as one file."""
+    home, ledger = look(path)
+    plan = make_plan(experiment, home, ledger)
+    target = target or Path(f"{experiment.name}-{experiment.profile}.tar.gz")
+    count = pack(plan, home, reports, weights, target)
+    click.echo(f"wrote {target}: {count} files, {amount(target.stat().st_size, 'B')}")
+    if plan.to_do:
+        click.echo(f"warning: {len(plan.to_do)} of {len(plan.jobs)} jobs are not done, and not in it", err=True)
+
+
+def import_bundle(bundle: Path, path: Path, reports: Path) -> None:
+    """Take in an experiment."""
+    home = Home(path)
+    ledger = open_ledger(home)
+    name, taken, there = unpack(bundle, home, reports)
+    reindex(home, ledger)
+    deliver(home, ledger, lambda: connect(home))
+    click.echo(f"{name}: took in {taken} jobs; {there} were here already. `star-exp status` shows them.")

@@ -1,0 +1,107 @@
+"""Options that several commands share, and keys that the shell completes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+HOME = click.option(
+    "--home",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    envvar="STAR_HOME",
+    show_default=True,
+    show_envvar=True,
+    help="Folder of ledger, jobs, data, references and MLflow's database.",
+)
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for reports."
+)
+EXTRACTOR = [
+    click.option(
+        "--extractor",
+        type=click.Choice(["inception", "efficientnet-lite0"]),
+        default="inception",
+        show_default=True,
+        help="Network whose features are compared. Only Inception's give FID; the other, which comes with this package, FD.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="Inception's file, when it is not where `weights fetch` keeps it.",
+    ),
+    click.option(
+        "--input-size",
+        type=click.IntRange(32, 512),
+        default=224,
+        show_default=True,
+        help="Side to which efficientnet-lite0 resizes its images.",
+    ),
+    click.option("--batch-size", type=click.IntRange(1), default=50, show_default=True, help="Images of a pass."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    HOME,
+]
+BUDGET = click.option(
+    "--budget-gpu-hours",
+    "budget",
+    type=click.FloatRange(min=0),
+    help="Stop before anything starts when what is left costs more.",
+)
+FILE = click.argument("file", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def experiment_options(command: click.decorators.FC) -> click.decorators.FC:
+    """The options that choose and change an experiment."""
+    options = [
+        FILE,
+        click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file."),
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="Change the base of every row, such as optim.steps=200.",
+        ),
+        click.option("--seeds", metavar="0,1,2", help="Seeds in place of the file's."),
+        click.option("--name", help="Make it an experiment of its own, with this name."),
+        HOME,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def extractor_options(command: click.decorators.FC) -> click.decorators.FC:
+    """The options that choose a network and how it runs."""
+    for option in reversed(EXTRACTOR):
+        command = option(command)
+    return command
+
+
+class KeyType(click.ParamType):  # type: ignore[type-arg]
+    """A key of a run or a job, or the start of one; the shell completes it from the ledger."""
+
+    name = "key"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Keys that begin so."""
+        from star.errors import StarError
+        from star.ledger.store import read_ledger
+        from star.rundir import Home
+
+        try:
+            ledger = read_ledger(Home(ctx.params.get("home") or Path("runs")))
+        except StarError:
+            return []
+        if ledger is None:
+            return []
+        found = [*ledger.runs_that_start(incomplete, 50), *ledger.keys_that_start(incomplete, 50)]
+        return [CompletionItem(key) for key in found]
+
+
+KEY = click.argument("key", type=KeyType())
+KEYS = click.argument("keys", type=KeyType(), nargs=-1)
+EXPERIMENT = click.option("--experiment", help="All runs of the experiment of this name.")

@@ -1,0 +1,181 @@
+"""An experiment as one file, for somebody else: specs, code and its changes, environment, numbers, curves, logs, tables, and the
+weights that were chosen. Every file's SHA-256 stands in the manifest, and is checked before anything is taken in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import star
+from star.errors import DataError
+from star.rundir import REMOVED, Home, read_json
+from star.scheduler.contract import record_path
+from star.scheduler.plan import Plan
+from star.spec.graph import STAGES
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "student": ("student.pt", "vq.pt"),
+    "best": ("best.pt", "student.pt", "vq.pt"),
+    "all": ("*",),
+}
+"""Which files of a job's output go along, beside pictures and data of figures. `best` falls back to the last where none was
+looked for."""
+
+
+def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> int:
+    """Write an experiment to `target` (.tar.gz); returns the number of files.
+
+    Raises:
+        DataError: nothing of it was ever run here.
+    """
+    record = record_path(plan, home)
+    if not record.exists():
+        raise DataError(
+            f"{plan.experiment.name}: was never run in {home.path}; `star-exp run {plan.experiment.file}` does."
+        )
+    files: dict[str, bytes | Path] = {
+        f"experiments/{record.name}": record,
+        "experiment.yaml": Path(plan.experiment.file),
+    }
+    snapshots = set()
+    for job in plan.jobs.values():
+        folder = home.job(job.stage, job.key)
+        if not folder.result.exists():
+            continue
+        inside = f"jobs/{job.stage}-{job.key}"
+        for path in (folder.job, folder.result, folder.metrics, folder.log):
+            if path.exists():
+                files[f"{inside}/{path.name}"] = path
+        complete = True
+        for path in _files(folder.out):
+            name = path.relative_to(folder.out)
+            if _goes_along(name, job.stage, weights, folder.out):
+                files[f"{inside}/out/{name.as_posix()}"] = path
+            else:
+                complete = False
+        if not complete:
+            files[f"{inside}/out/{REMOVED}"] = b""
+        snapshots.add((read_json(folder.job) or {}).get("snapshot"))
+    for snapshot in filter(None, snapshots):
+        for path in _files(Path(snapshot)):
+            files[f"code/{Path(snapshot).name}/{path.relative_to(snapshot).as_posix()}"] = path
+    tables = reports / plan.experiment.name / plan.experiment.profile
+    for path in _files(tables):
+        files[f"reports/{plan.experiment.name}/{plan.experiment.profile}/{path.relative_to(tables).as_posix()}"] = path
+    _write(target, files, {"experiment": plan.experiment.name, "profile": plan.experiment.profile, "weights": weights})
+    return len(files)
+
+
+def _goes_along(name: Path, stage: str, weights: str, out: Path) -> bool:
+    if name.as_posix() in STAGES[stage].files or weights == "all":
+        return True
+    chosen = WEIGHTS[weights]
+    if weights == "best" and (out / "best.pt").exists():
+        chosen = ("best.pt", "vq.pt")
+    return name.as_posix() in chosen
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    if folder.exists():
+        yield from sorted(
+            path
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != REMOVED and "__pycache__" not in path.parts
+        )
+
+
+def _write(target: Path, files: dict[str, bytes | Path], about: dict[str, str]) -> None:
+    sums = {name: _sha256(content) for name, content in files.items()}
+    manifest = {"format": FORMAT, "star": star.__version__, "created": time.time(), **about, "files": sums}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    with tarfile.open(new, "w:gz", compresslevel=6) as archive:
+        _add(archive, MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        for name, content in files.items():
+            if isinstance(content, Path):
+                archive.add(content, name)
+            else:
+                _add(archive, name, content)
+    new.replace(target)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _sha256(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unpack(source: Path, home: Home, reports: Path) -> tuple[str, int, int]:
+    """Take a bundle into a home; jobs that the home has already stay as they are.
+
+    Returns:
+        (experiment, jobs that were taken in, jobs that were there).
+
+    Raises:
+        DataError: it is no bundle, or damaged, or reaches outside of its folder.
+    """
+    try:
+        with tarfile.open(source) as archive:
+            names = archive.getnames()
+            manifest = _manifest(archive, source)
+            _check(archive, manifest["files"], names, source)
+            taken, there = _take(archive, names, home, reports)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{source}: is no bundle of `star-exp export`, or is damaged ({error}).") from None
+    return str(manifest["experiment"]), taken, there
+
+
+def _manifest(archive: tarfile.TarFile, source: Path) -> dict[str, object] | dict[str, dict[str, str]]:
+    file = archive.extractfile(MANIFEST) if MANIFEST in archive.getnames() else None
+    if file is None:
+        raise DataError(f"{source}: is no bundle of `star-exp export`: it has no {MANIFEST}.")
+    manifest: dict[str, object] = json.loads(file.read())
+    if manifest["format"] != FORMAT:
+        raise DataError(f"{source}: has format {manifest['format']}, this star reads {FORMAT}; update star.")
+    return manifest
+
+
+def _check(archive: tarfile.TarFile, sums: object, names: list[str], source: Path) -> None:
+    assert isinstance(sums, dict)
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if name != MANIFEST and (name not in sums or ".." in parts or name.startswith("/")):
+            raise DataError(f"{source}: holds {name}, which its manifest does not name.")
+    for name, expected in sums.items():
+        file = archive.extractfile(name) if name in names and archive.getmember(name).isfile() else None
+        if file is None or _sha256(file.read()) != expected:
+            raise DataError(f"{source}: {name} is damaged or missing; get the file again.")
+
+
+def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> tuple[int, int]:
+    jobs = sorted({name.split("/")[1] for name in names if name.startswith("jobs/")})
+    new = {job for job in jobs if not (home.jobs / job / "result.json").exists()}
+    late = [name for name in names if name.endswith("/result.json")]  # a result's presence says that all is there
+    for name in [*(name for name in names if name not in late), *late]:
+        top, _, rest = name.partition("/")
+        if top == "jobs" and rest.split("/")[0] not in new:
+            continue
+        target = {"jobs": home.jobs, "code": home.code, "experiments": home.experiments, "reports": reports}.get(top)
+        if target is None or (top == "experiments" and (target / rest).exists()):
+            continue
+        (target / rest).parent.mkdir(parents=True, exist_ok=True)
+        file = archive.extractfile(name)
+        assert file is not None
+        (target / rest).write_bytes(file.read())
+    return len(new), len(jobs) - len(new)

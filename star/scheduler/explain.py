@@ -1,0 +1,122 @@
+"""Why a job is computed, and what differs between two: `why` and `diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from star.errors import SpecError
+from star.ledger.states import Job
+from star.ledger.store import Ledger
+from star.rundir import Home, read_json
+from star.spec.diff import Difference, differences
+
+
+@dataclass
+class Reason:
+    """Why a job is not one that was there already."""
+
+    job: Job
+    last: str
+    """The newest entry of its history."""
+    nearest: Job | None = None
+    """The older job of the same stage that differs least."""
+    differences: list[Difference] | None = None
+    """From that one to this, what an input differs by instead of its key."""
+
+
+def why(ledger: Ledger, key: str) -> Reason:
+    """The nearest relative of a job, and what keeps the two apart."""
+    job = ledger.jobs([key])[key]
+    history = ledger.history(key)
+    reason = Reason(job, f"{history[-1].after}: {history[-1].reason}" if history else job.state)
+    contents = {other: content for other, content in ledger.contents(job.stage).items() if content}
+    own = contents.pop(key, None)
+    if own is None:
+        return reason
+    older = ledger.jobs(contents)
+    found = [(_distance(ledger, contents[other], own), -older[other].created, other) for other in contents]
+    if found:
+        best = min(found)[2]
+        reason.nearest = older[best]
+        reason.differences = content_differences(ledger, contents[best], own)
+    return reason
+
+
+def _distance(ledger: Ledger, old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
+    """Fields that differ; an input that differs counts as one."""
+    return sum(1 for _ in differences(old, new))
+
+
+def content_differences(
+    ledger: Ledger, old: Mapping[str, Any], new: Mapping[str, Any], stage: str = ""
+) -> list[Difference]:
+    """What two keys of one stage were made of, from the first input on: an input's key is replaced by what it was made of."""
+    found: list[Difference] = []
+    prefix = f"{stage} " if stage else ""
+    for name, key in new["inputs"].items():
+        before = old["inputs"].get(name)
+        if before != key:
+            contents = ledger.contents_of([before, key])
+            if before in contents and key in contents:
+                found += content_differences(ledger, contents[before], contents[key], name)
+            else:
+                found.append(Difference(f"{prefix}inputs.{name}", before, key))
+    own = [one for one in differences({**old, "inputs": None}, {**new, "inputs": None})]
+    found += [Difference(f"{prefix}{one.path.removeprefix('spec.')}", one.old, one.new) for one in own]
+    return list({str(one): one for one in found}.values())
+
+
+@dataclass
+class Comparison:
+    """Two runs, or two jobs of one stage."""
+
+    spec: list[Difference]
+    results: dict[str, tuple[float | None, float | None]]
+    """Number -> its values, where either has it."""
+    provenance: list[Difference]
+
+
+def compare(home: Home, ledger: Ledger, first: str, second: str) -> Comparison:
+    """What differs between two runs, or two jobs of one stage: spec, results, provenance.
+
+    Raises:
+        SpecError: they cannot be compared.
+    """
+    (kind, one), (other_kind, two) = ledger.resolve(first), ledger.resolve(second)
+    if kind != other_kind:
+        raise SpecError(f"{first} is a {kind} and {second} a {other_kind}; give two runs, or two jobs of one stage.")
+    if kind == "run":
+        runs = ledger.runs([one, two])
+        stages = [runs[one].stages, runs[two].stages]
+        spec = list(differences(runs[one].spec, runs[two].spec))
+    else:
+        jobs = ledger.jobs([one, two])
+        if jobs[one].stage != jobs[two].stage:
+            raise SpecError(
+                f"{first} is a job of {jobs[one].stage}, {second} one of {jobs[two].stage}; give two of one stage."
+            )
+        stages = [{jobs[one].stage: one}, {jobs[two].stage: two}]
+        contents = ledger.contents_of([one, two])
+        spec = content_differences(ledger, contents[one], contents[two]) if len(contents) == 2 else []
+    results: dict[str, tuple[float | None, float | None]] = {}
+    provenance: list[Difference] = []
+    for stage in stages[0]:
+        left, right = (read_json(home.job(stage, keys[stage]).result) for keys in stages)
+        metrics = [(side or {}).get("metrics", {}) for side in (left, right)]
+        for name in dict.fromkeys((*metrics[0], *metrics[1])):
+            results[f"{stage}/{name}"] = (metrics[0].get(name), metrics[1].get(name))
+        if left and right:
+            old, new = (_lasting(side["provenance"]) for side in (left, right))
+            provenance += [Difference(f"{stage} {one.path}", one.old, one.new) for one in differences(old, new)]
+    return Comparison(spec, results, provenance)
+
+
+def _lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what differs between any two jobs."""
+    return {
+        name: value
+        for name, value in provenance.items()
+        if name not in ("inputs", "source", "seed", "snapshot", "command")
+    }

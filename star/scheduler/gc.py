@@ -1,0 +1,133 @@
+"""What may go from a home: what no experiment needs, what was left behind, and, if asked, what can be made again.
+
+Whatever a table shows stays: results, metrics, logs, the last and the best weights, tokenizers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from star.ledger.states import DONE, QUEUED, RUNNING
+from star.ledger.store import Ledger
+from star.rundir import REMOVED, Home, read_json
+from star.spec.graph import STAGES, needed
+
+KEPT_STAGES = ("tokenizer", "train")
+"""Stages whose output is weights: never removed from a job that an experiment needs."""
+YOUNG = 3600.0
+"""Seconds in which a file that looks left behind may still be in use."""
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Something that may go."""
+
+    kind: str
+    path: Path
+    size: int
+    why: str
+
+
+def find(home: Home, ledger: Ledger, intermediates: bool = False) -> list[Waste]:
+    """Everything that may go.
+
+    Args:
+        intermediates: also outputs of jobs that experiments need, where all that reads them is done: generated images, codes.
+    """
+    users = _users(ledger)
+    places = ledger.all_places()
+    found: list[Waste] = []
+    snapshots: set[str] = set()
+    for name in sorted(home.job_folders()):
+        stage, _, key = name.rpartition("-")
+        if stage not in STAGES:
+            continue
+        folder = home.job(stage, key)
+        place = places.get(key)
+        busy = (place is not None and place.state in (QUEUED, RUNNING)) or folder.locked()
+        if key not in users and not busy:
+            found.append(_waste("jobs of no experiment", folder.path, "no experiment needs it"))
+            continue
+        snapshots.add(str((read_json(folder.job) or {}).get("snapshot")))
+        if busy:
+            continue
+        if folder.result.exists():
+            found += [
+                _waste("left behind", path, "its job is done")
+                for path in (folder.scratch, folder.checkpoints)
+                if path.exists()
+            ]
+        read_by = users.get(key, set())
+        done = all(user in places and places[user].state == DONE for user in read_by)
+        removable = stage not in KEPT_STAGES and folder.result.exists() and folder.has_output()
+        if intermediates and removable and read_by and done:
+            found.append(_waste("intermediate outputs", folder.out, f"the {len(read_by)} jobs that read it are done"))
+    found += _others(home, snapshots)
+    return [waste for waste in found if waste.size or waste.kind != "intermediate outputs"]
+
+
+def remove(waste: Waste) -> None:
+    """Take it away; of a job that an experiment needs, all but the pictures and data of figures."""
+    if waste.kind == "intermediate outputs":
+        stage = waste.path.parent.name.rpartition("-")[0]
+        (waste.path / REMOVED).touch()
+        for path in waste.path.iterdir():
+            if path.name not in (REMOVED, *STAGES[stage].files):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif waste.path.is_dir():
+        gone = waste.path.with_name(f".gone.{waste.path.name}")
+        waste.path.rename(gone)
+        shutil.rmtree(gone)
+    else:
+        waste.path.unlink(missing_ok=True)
+
+
+def _users(ledger: Ledger) -> dict[str, set[str]]:
+    """Job that an experiment needs -> the jobs that read it."""
+    users: dict[str, set[str]] = {}
+    stages = ledger.run_stages()
+    for row in ledger.experiments():
+        keys = stages[row.run]
+        for stage in needed(tuple(row.targets)):
+            users.setdefault(keys[stage], set())
+            for before in STAGES[stage].inputs:
+                users.setdefault(keys[before], set()).add(keys[stage])
+    return users
+
+
+def _others(home: Home, snapshots: set[str]) -> Iterator[Waste]:
+    for path in _inside(home.code):
+        if str(path) not in snapshots and _is_old(path):
+            yield _waste("code", path, "no job that is kept ran it")
+    for path in _inside(home.aside):
+        yield _waste("put aside", path, "`rerun` made it anew")
+    for path in _inside(home.references):
+        yield _waste("references", path, "a cache; made again when it is wanted")
+    for path in (*_inside(home.jobs), *_inside(home.path)):
+        if path.name.startswith(".") and _is_old(path):
+            yield _waste("left behind", path, "a process was killed while it wrote")
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > YOUNG
+
+
+def _waste(kind: str, path: Path, why: str) -> Waste:
+    return Waste(kind, path, _size(path), why)
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.lstat().st_size
+    return sum(
+        (Path(root) / name).lstat().st_size for root, _, names in os.walk(path) for name in names if name != REMOVED
+    )

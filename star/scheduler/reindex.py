@@ -1,0 +1,100 @@
+"""The databases made anew from the folders, which are the truth: the ledger, and what MLflow holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from star.ledger.states import DONE, FOUND, GONE, QUEUED, NewJob, RunRow
+from star.ledger.store import Ledger
+from star.rundir import Home, read_json
+from star.scheduler.courier import Courier, Shipment
+from star.spec.graph import STAGES
+from star.tracking import Tracker
+
+
+@dataclass
+class Indexed:
+    """What was found, and what of it was news."""
+
+    jobs: int = 0
+    new_jobs: int = 0
+    corrected: int = 0
+    experiments: int = 0
+    unreadable: tuple[str, ...] = ()
+
+
+def reindex(home: Home, ledger: Ledger) -> Indexed:
+    """Bring the ledger to what the folders say; what they do not know (its history) stays."""
+    found, unreadable = {}, []
+    for name in sorted(home.job_folders()):
+        stage, _, key = name.rpartition("-")
+        if stage not in STAGES or name.startswith("."):
+            continue
+        try:
+            found[key] = (stage, read_json(home.job(stage, key).job) or {})
+        except ValueError:
+            unreadable.append(name)
+    known = ledger.places(found)
+    ledger.add_jobs(
+        [
+            NewJob(key, stage, job.get("label", key), job.get("flops", 0.0), job.get("content"), job.get("attempt", 0))
+            for key, (stage, job) in found.items()
+        ]
+    )
+    outcome = Indexed(len(found), len(found) - len(known), unreadable=tuple(unreadable))
+    for key, job in ledger.jobs(found).items():
+        has_result = home.job(job.stage, key).result.exists()
+        if has_result and job.state != DONE:
+            outcome.corrected += ledger.move(job, DONE, FOUND, "result found in its folder")
+        elif not has_result and job.state == DONE:
+            outcome.corrected += ledger.move(job, QUEUED, GONE, "its result has gone")
+    for key, place in ledger.all_places().items():
+        if place.state == DONE and key not in found:
+            job = ledger.jobs([key])[key]
+            outcome.corrected += ledger.move(job, QUEUED, GONE, "its folder has gone")
+    for shipment in shipments(home):
+        ledger.add_runs([run for _, run in shipment.runs])
+        if not ledger.experiments(shipment.experiment, shipment.profile):
+            rows = [(label, run.seed, run.key) for label, run in shipment.runs]
+            ledger.set_experiment(shipment.experiment, shipment.profile, shipment.targets, rows)
+        outcome.experiments += 1
+    return outcome
+
+
+def shipments(home: Home) -> Iterator[Shipment]:
+    """The experiments that this home has a record of."""
+    for path in sorted(home.experiments.glob("*.json")) if home.experiments.exists() else ():
+        yield read_shipment(json.loads(path.read_text()))
+
+
+def read_shipment(record: dict[str, Any]) -> Shipment:
+    """An experiment from its record."""
+    runs = tuple((row["row"], RunRow(**row["run"])) for row in record["rows"])
+    return Shipment(record["experiment"], record["profile"], tuple(record["targets"]), runs)
+
+
+def deliver(home: Home, ledger: Ledger, connect: Callable[[], Tracker], again: bool = False) -> int:
+    """Carry to MLflow what it does not hold of all experiments; returns how many there are.
+
+    Args:
+        again: everything, as when MLflow's database is new. What it holds already stays one entry.
+    """
+    if again:
+        ledger.forget_tracked()
+    count = 0
+    tracker: list[Tracker] = []
+
+    def once() -> Tracker:
+        if not tracker:
+            tracker.append(connect())
+        return tracker[0]
+
+    for shipment in shipments(home):
+        courier = Courier(home, ledger, shipment, once)
+        while courier.deliver():
+            pass
+        count += 1
+    return count

@@ -1,0 +1,124 @@
+"""`retry`, `cancel` and `rerun`: verbs on states. None of them removes anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from star.errors import NotFoundError
+from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
+from star.ledger.store import Ledger
+from star.rundir import Home
+from star.scheduler.board import Board
+from star.scheduler.executor import Executor
+from star.scheduler.overseer import STOP_TIMEOUT, Overseer
+from star.scheduler.policies import CANCELLATION
+from star.spec.graph import STAGES, needed
+
+ENDED = (FAILED, CANCELLED, LOST)
+
+
+@dataclass
+class Chosen:
+    """The jobs that a verb is about."""
+
+    jobs: dict[str, Job] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
+    """Keys left out, because runs that were not named need them too."""
+
+
+def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alone: bool = False) -> Chosen:
+    """The jobs of keys (of jobs, or of runs: all their jobs) and of an experiment.
+
+    Args:
+        alone: leave out a run's jobs that others need too.
+
+    Raises:
+        NotFoundError: no such key or experiment.
+    """
+    jobs: set[str] = set()
+    runs: set[str] = set()
+    for prefix in prefixes:
+        kind, key = ledger.resolve(prefix)
+        (runs if kind == "run" else jobs).add(key)
+    if experiment is not None:
+        rows = ledger.experiments(experiment)
+        if not rows:
+            known = sorted({row.name for row in ledger.experiments()})
+            raise NotFoundError(
+                f"--experiment {experiment}: there is none of that name; there are: {', '.join(known) or 'none'}."
+            )
+        runs |= {row.run for row in rows}
+    targets = {row.run: needed(tuple(row.targets)) for row in ledger.experiments()}
+    stages = ledger.run_stages()
+
+    def of(run: str) -> set[str]:
+        return {key for stage, key in stages[run].items() if stage in targets.get(run, STAGES)}
+
+    wanted = {key for run in runs for key in of(run)}
+    others = {key for run in targets if run not in runs for key in of(run)} if alone else set()
+    shared = sorted((wanted & others) - jobs)
+    return Chosen(ledger.jobs(jobs | (wanted - set(shared))), shared)
+
+
+def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
+    """Queue those that failed, were cancelled or got lost; returns them."""
+    return [
+        job
+        for job in jobs
+        if job.state in ENDED and ledger.move(job, QUEUED, AGAIN, "asked for again by `star-exp retry`")
+    ]
+
+
+def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
+    """Put what these jobs and all that was made from them have aside, and queue them; returns them."""
+    chosen = {job.key for job in jobs}
+    for stages in ledger.run_stages().values():
+        for name, stage in STAGES.items():  # each after its inputs
+            if any(stages.get(before) in chosen for before in stage.inputs):
+                chosen.add(stages[name])
+    moved = []
+    for job in ledger.jobs(chosen).values():
+        if job.state != DONE:
+            continue
+        folder = home.job(job.stage, job.key).path
+        if folder.exists():
+            aside = home.aside / f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{job.attempt}"
+            aside.parent.mkdir(exist_ok=True)
+            folder.rename(aside)
+        if ledger.move(job, QUEUED, AGAIN, "asked for again by `star-exp rerun`"):
+            moved.append(job)
+    ledger.forget_tracked([job.key for job in moved])
+    return moved
+
+
+def cancel(
+    home: Home,
+    ledger: Ledger,
+    jobs: Iterable[Job],
+    make_executor: Callable[[str], Executor],
+    say: Callable[[str], None],
+) -> list[Job]:
+    """Cancel what is queued; have what runs stopped, by its scheduler, or here where that one is gone.
+
+    Returns:
+        Those that still run: their scheduler, on another machine, has not answered yet.
+    """
+    running = []
+    for job in jobs:
+        if job.state == QUEUED and ledger.move(job, CANCELLED, CANCELLATION, "cancelled by `star-exp cancel`"):
+            say(f"cancelled {job.stage} {job.key}  {job.label}")
+        elif job.state == RUNNING:
+            running.append(job)
+    if not running:
+        return []
+    ledger.want([job.key for job in running], "cancel")
+    say(f"asked {len(running)} running jobs to save their state and stop")
+    engines = {job.host for job in running if job.host and job.host.startswith("@")}
+    executor = make_executor(engines.pop().removeprefix("@")) if len(engines) == 1 else make_executor("local")
+    overseer = Overseer(home, ledger, executor, say, make_executor)
+    board = Board.of_running(running)
+    overseer.attend(board, STOP_TIMEOUT + 10)
+    executor.close()
+    return [job for job in ledger.jobs([job.key for job in running]).values() if job.state == RUNNING]
