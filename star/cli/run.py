@@ -140,8 +140,11 @@ def _conclude(outcome: Outcome, plan: Plan, options: RunOptions, behind: bool) -
         )
     if not behind:
         write_report(experiment, options.home, options.out)
-    if outcome.failed or outcome.blocked:
-        click.echo(f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.blocked)} wait for those")
+    if outcome.failed or outcome.cancelled or outcome.blocked:
+        click.echo(
+            f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.cancelled)} cancelled, "
+            f"{len(outcome.blocked)} wait for those"
+        )
         return 1
     click.echo(
         f"all done: {outcome.done} jobs computed, {len(plan.jobs) - len(plan.to_do)} were there already"

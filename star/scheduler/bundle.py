@@ -46,6 +46,9 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
         f"experiments/{record.name}": record,
         "experiment.yaml": Path(plan.experiment.file),
     }
+    profile = Path(plan.experiment.file).parent / "profiles" / f"{plan.experiment.profile}.yaml"
+    if profile.exists():
+        files["profiles/" + profile.name] = profile
     snapshots = set()
     for job in plan.jobs.values():
         folder = home.job(job.stage, job.key)

@@ -12,6 +12,9 @@ from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.spec.diff import Difference, differences
 
+CANDIDATES = 20
+"""Relatives that are compared to the last field; the others only by which of their inputs differ."""
+
 
 @dataclass
 class Reason:
@@ -36,17 +39,21 @@ def why(ledger: Ledger, key: str) -> Reason:
     if own is None:
         return reason
     older = ledger.jobs(contents)
-    found = [(_distance(ledger, contents[other], own), -older[other].created, other) for other in contents]
+    shallow = sorted((_distance(contents[other], own), -older[other].created, other) for other in contents)
+    found = []
+    for (inputs, _), created, other in shallow[:CANDIDATES]:
+        deep = content_differences(ledger, contents[other], own)
+        found.append((inputs > 0, len(deep), created, other, deep))
     if found:
-        best = min(found)[2]
+        *_, best, reason.differences = min(found, key=lambda one: one[:4])
         reason.nearest = older[best]
-        reason.differences = content_differences(ledger, contents[best], own)
     return reason
 
 
-def _distance(ledger: Ledger, old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
-    """Fields that differ; an input that differs counts as one."""
-    return sum(1 for _ in differences(old, new))
+def _distance(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[int, int]:
+    """(inputs that differ, own fields that differ)."""
+    inputs = sum(old["inputs"].get(name) != key for name, key in new["inputs"].items())
+    return inputs, sum(1 for _ in differences({**old, "inputs": None}, {**new, "inputs": None}))
 
 
 def content_differences(

@@ -66,7 +66,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False) -> list[Waste]
         done = all(user in places and places[user].state == DONE for user in read_by)
         removable = stage not in KEPT_STAGES and folder.result.exists() and folder.has_output()
         if intermediates and removable and read_by and done:
-            found.append(_waste("intermediate outputs", folder.out, f"the {len(read_by)} jobs that read it are done"))
+            found.append(_waste("intermediate outputs", folder.out, f"all {len(read_by)} readers are done"))
     found += _others(home, snapshots)
     return [waste for waste in found if waste.size or waste.kind != "intermediate outputs"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from star.errors import EngineError
-from star.ledger.states import DONE, FAILED, RUNNING, Job
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
 from star.scheduler.board import Board
@@ -34,6 +34,7 @@ class Outcome:
 
     done: int = 0
     failed: list[Job] = field(default_factory=list)
+    cancelled: list[Job] = field(default_factory=list)
     blocked: list[PlannedJob] = field(default_factory=list)
     interrupted: bool = False
 
@@ -156,5 +157,6 @@ class Scheduler(Overseer):
         return Outcome(
             done=sum(job.state == DONE for job in states),
             failed=[job for job in states if job.state == FAILED],
+            cancelled=[job for job in states if job.state in (CANCELLED, LOST)],
             blocked=[job for job in board.blocked() if board.states[job.key].state != RUNNING],
         )
