@@ -43,7 +43,9 @@ class Postgres:
                 parent.chmod(parent.stat().st_mode | 0o011)
         self._run(find_postgres("initdb"), "-D", self.data, "-A", "trust", "-U", "star", "--no-sync")
         with (self.data / "postgresql.conf").open("a") as conf:
-            conf.write(f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = ''\n")
+            conf.write(
+                f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = ''\nfsync = off\n"
+            )
         self.start()
         self.databases = 0
 
@@ -98,6 +100,7 @@ class Slurm:
             f"SlurmdUser={user}",
             "AuthType=auth/none",
             "CredType=cred/none",
+            "AuthInfo=cred_expire=5",  # a requeued job waits so long; usually two minutes
             f"StateSaveLocation={folder}/state",
             f"SlurmdSpoolDir={folder}/spool-%n",
             f"SlurmctldPidFile={folder}/slurmctld.pid",

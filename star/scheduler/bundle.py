@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import star
 from star.errors import DataError
-from star.rundir import REMOVED, Home, read_json
+from star.rundir import REMOVED, Home, JobDir, read_json
 from star.scheduler.contract import record_path
 from star.scheduler.plan import Plan
 from star.spec.graph import STAGES
@@ -52,22 +52,9 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
     snapshots = set()
     for job in plan.jobs.values():
         folder = home.job(job.stage, job.key)
-        if not folder.result.exists():
-            continue
-        inside = f"jobs/{job.stage}-{job.key}"
-        for path in (folder.job, folder.result, folder.metrics, folder.log):
-            if path.exists():
-                files[f"{inside}/{path.name}"] = path
-        complete = True
-        for path in _files(folder.out):
-            name = path.relative_to(folder.out)
-            if _goes_along(name, job.stage, weights, folder.out):
-                files[f"{inside}/out/{name.as_posix()}"] = path
-            else:
-                complete = False
-        if not complete:
-            files[f"{inside}/out/{REMOVED}"] = b""
-        snapshots.add((read_json(folder.job) or {}).get("snapshot"))
+        if folder.result.exists():
+            files |= _job_files(folder, job.stage, weights)
+            snapshots.add((read_json(folder.job) or {}).get("snapshot"))
     for snapshot in filter(None, snapshots):
         for path in _files(Path(snapshot)):
             files[f"code/{Path(snapshot).name}/{path.relative_to(snapshot).as_posix()}"] = path
@@ -76,6 +63,18 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
         files[f"reports/{plan.experiment.name}/{plan.experiment.profile}/{path.relative_to(tables).as_posix()}"] = path
     _write(target, files, {"experiment": plan.experiment.name, "profile": plan.experiment.profile, "weights": weights})
     return len(files)
+
+
+def _job_files(folder: JobDir, stage: str, weights: str) -> dict[str, bytes | Path]:
+    inside = f"jobs/{folder.path.name}"
+    own = (folder.job, folder.result, folder.metrics, folder.log)
+    files: dict[str, bytes | Path] = {f"{inside}/{path.name}": path for path in own if path.exists()}
+    outputs = {path.relative_to(folder.out): path for path in _files(folder.out)}
+    chosen = {name: path for name, path in outputs.items() if _goes_along(name, stage, weights, folder.out)}
+    files |= {f"{inside}/out/{name.as_posix()}": path for name, path in chosen.items()}
+    if len(chosen) < len(outputs) or not folder.has_output():
+        files[f"{inside}/out/{REMOVED}"] = b""
+    return files
 
 
 def _goes_along(name: Path, stage: str, weights: str, out: Path) -> bool:

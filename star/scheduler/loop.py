@@ -112,6 +112,9 @@ class Scheduler(Overseer):
                 self.say(
                     f"{'resumed' if job.attempt > 1 else 'started'}  {planned.stage} {planned.key}  {planned.label}"
                 )
+            if self.starter.was_late:
+                self.starter.was_late = False
+                self.refresh(board)
         except EngineError as error:
             self.say(f"waiting  {error}")
             self._pause_until = time.monotonic() + REFUSED

@@ -50,6 +50,7 @@ class Attempt:
         signal.signal(signal.SIGTERM, lambda number, frame: _ask(signal.SIGTERM))
         _until_over()
         code = _running.wait()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if code == PREEMPTED and _is_still_wanted():
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
             time.sleep(60)  # Slurm ends this process

@@ -33,6 +33,8 @@ class Starter:
 
     def __init__(self, home: Home, ledger: Ledger, executor: Executor, snapshot: Snapshot, me: str) -> None:
         self.home, self.ledger, self.executor, self.snapshot, self.me = home, ledger, executor, snapshot, me
+        self.was_late = False
+        """Another scheduler has claimed something that this one wanted: there is more to see in the ledger."""
 
     def fill(self, board: Board) -> list[tuple[PlannedJob, Job]]:
         """Start all that there is room for; returns each with its new state."""
@@ -45,6 +47,9 @@ class Starter:
             shape = _shape(planned)
             claim = None if shape in too_wide else self.executor.place(planned.stage, planned.spec.resources, held)
             job = self._claim(planned, board.states[planned.key], claim, limits) if claim else None
+            if claim is not None and job is None and self._is_taken(board, planned):
+                self.was_late = True
+                continue
             if claim is None or job is None:
                 too_wide.add(shape)
                 left.append(planned)
@@ -56,6 +61,12 @@ class Starter:
             starts.append((planned, job, self._prepare(planned, job, claim)))
         board.give_back(left)
         return self._submit(starts) if starts else []
+
+    def _is_taken(self, board: Board, planned: PlannedJob) -> bool:
+        """Whether another scheduler was first, or else the machine is full; takes note of what that one did."""
+        before, now = board.states[planned.key], self.ledger.jobs([planned.key])[planned.key]
+        board.see(now)
+        return (now.state, now.attempt) != (before.state, before.attempt)
 
     def hand_over(self, board: Board) -> list[tuple[PlannedJob, Job]]:
         """Give an engine that chains everything at once: each job waits in its queue for those that it needs."""

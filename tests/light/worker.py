@@ -1,11 +1,12 @@
 """`python -m tests.light.worker JOB_DIR`: a worker whose stage counts, checkpoints, and writes what can be checked.
 
 LIGHT_STEPS and LIGHT_SECONDS (of one step), or `light` in job.json, say how long it takes. LIGHT_EXIT makes it end otherwise:
-`user` by a user's mistake, `memory`, `bug`, or a number.
+`user` by a user's mistake, `memory`, `bug`, `ecc`, `disk`, or a number; LIGHT_ONLY names the one job that does.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -20,7 +21,7 @@ from star.rundir import JobDir, MetricLog, read_json, write_bytes, write_json
 from star.spec.graph import STAGES
 from star.worker import finish, main, provenance
 
-USUAL = {"steps": "1", "seconds": "0", "exit": ""}
+USUAL = {"steps": "1", "seconds": "0", "exit": "", "only": ""}
 
 
 def work(job: dict[str, Any], folder: JobDir, stop: Callable[[], bool]) -> None:
@@ -42,7 +43,8 @@ def work(job: dict[str, Any], folder: JobDir, stop: Callable[[], bool]) -> None:
         write_json(state, {"done": step}, durable=False)
         if stop():
             raise Stopped
-    misbehave(str(wants["exit"]))
+    if wants["only"] in ("", job["key"]):
+        misbehave(str(wants["exit"]))
     content = made(job["key"], {name: value(Path(path) / "out") for name, path in job["inputs"].items()})
     write_bytes(folder.scratch / "value.txt", content, durable=False)
     metrics.close()
@@ -58,6 +60,8 @@ def misbehave(how: str) -> None:
         raise DataError("nowhere is no folder")
     if how == "memory":
         raise MemoryError("no room for 8 images")
+    if how == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if how == "bug":
         raise ValueError("a slip")
     if how == "ecc":
