@@ -281,9 +281,12 @@ for command in (images.evaluate, images.reference, images.weights, images.data):
 def _experiment(
     file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None
 ) -> Experiment:
+    import gc
+
     from star.report.published import check
     from star.spec.load import load
 
+    gc.disable()  # a large plan makes millions of objects, and none of them is garbage
     experiment = load(file, profile, sets, _seeds(seeds), name)
     check(experiment)
     return experiment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -48,6 +49,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     if plan.missing and plan.to_do:
         raise DataError(" ".join(plan.missing))
     keep_budget(plan, options.budget)
+    gc.enable()  # what follows lives long
     if not options.fork:
         refuse_fork(plan, compare(plan, ledger))
     if options.detach and options.executor != "slurm":

@@ -43,7 +43,7 @@ def look(path: Path) -> tuple[Home, Ledger]:
 def show_status(path: Path, as_json: bool) -> None:
     """All experiments with the state of their runs, and every job that is not done."""
     home, ledger = look(path)
-    found = overview(home, ledger)
+    found = overview(home, ledger, queued=as_json)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -65,7 +65,7 @@ def watch_status(path: Path, experiment: str | None, every: float) -> None:
         live.start()
     try:
         while True:
-            found = overview(home, ledger, experiment)
+            found = overview(home, ledger, experiment, queued=False)
             text = "\n".join(_lines(found))
             if terminal:
                 live.update(Text(text))
@@ -82,8 +82,12 @@ def watch_status(path: Path, experiment: str | None, every: float) -> None:
             live.stop()
 
 
-def overview(home: Home, ledger: Ledger, experiment: str | None = None) -> dict[str, Any]:
-    """What `status --json` prints: `rows`, `open_jobs`, `schedulers`, `counts`."""
+def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: bool = True) -> dict[str, Any]:
+    """What `status --json` prints: `rows`, `open_jobs`, `schedulers`, `counts`.
+
+    Args:
+        queued: list all queued jobs, and not only the first that `status` shows.
+    """
     listed = ledger.experiments(experiment)
     stages = ledger.run_stages()
     places = ledger.all_places()
@@ -102,7 +106,8 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None) -> dict[
                 "jobs": dict(states),
             }
         )
-    unfinished = ledger.of_state(QUEUED, RUNNING, FAILED, CANCELLED, LOST)
+    unfinished = ledger.of_state(RUNNING, FAILED, CANCELLED, LOST)
+    unfinished += ledger.of_state(QUEUED, limit=None if queued else ROWS + 1)
     waits = _slurm_says() if any(job.host == "@slurm" for job in unfinished) else {}
     if experiment is not None:
         mine = {key for row in listed for key in stages[row.run].values()}
@@ -136,7 +141,7 @@ def _slurm_says() -> dict[str, str]:
 
 
 def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
-    shown = asdict(job)
+    shown: dict[str, Any] = dict(job.__dict__)
     shown["engine"] = waits.get(str((job.handle or {}).get("job"))) if job.host == "@slurm" else None
     if job.state == RUNNING:
         folder = home.job(job.stage, job.key)
@@ -169,12 +174,12 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             rest = Counter(row["state"] for row in mine)
             yield f"  {', '.join(f'{count} {state}' for state, count in rest.items())}"
     jobs = found["open_jobs"]
-    queued = [job for job in jobs if job["state"] == QUEUED]
+    many = sum(job["state"] == QUEUED for job in jobs) > ROWS
     for job in jobs:
-        if job["state"] != QUEUED or len(queued) <= ROWS:
+        if job["state"] != QUEUED or not many:
             yield from _job_lines(job)
-    if len(queued) > ROWS:
-        yield f"queued    {len(queued)} jobs"
+    if many:
+        yield f"queued    {found['counts'][QUEUED]} jobs"
     for watcher in found["schedulers"]:
         if watcher["alive"] is not False:
             yield f"scheduler {watcher['host']} process {watcher['pid']} on {watcher['executor']}: {watcher['command']}"

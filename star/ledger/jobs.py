@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, or_, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from star.ledger.database import Database
 from star.ledger.states import (
@@ -58,7 +57,6 @@ class Jobs:
         """Queue each job unless the ledger knows it."""
 
         def work(connection: Connection) -> None:
-            dialect = sqlite if self.database.sqlite else postgresql
             now = time.time()
             for part in chunks(new, CHUNK // 10):
                 rows = [
@@ -75,7 +73,7 @@ class Jobs:
                     for job in part
                 ]
                 added = connection.execute(
-                    dialect.insert(jobs).values(rows).on_conflict_do_nothing().returning(jobs.c.key)
+                    self.database.insert(jobs).values(rows).on_conflict_do_nothing().returning(jobs.c.key)
                 ).all()
                 if added:
                     connection.execute(
@@ -238,9 +236,9 @@ class Jobs:
         query = select(jobs.c.key).where(jobs.c.key.startswith(prefix, autoescape=True)).limit(limit)
         return self.database.read(lambda connection: [row.key for row in connection.execute(query)])
 
-    def of_state(self, *states: str) -> list[Job]:
-        """All jobs in these states, oldest first."""
-        query = select(*COLUMNS).where(jobs.c.state.in_(states)).order_by(jobs.c.created)
+    def of_state(self, *states: str, limit: int | None = None) -> list[Job]:
+        """Jobs in these states, oldest first."""
+        query = select(*COLUMNS).where(jobs.c.state.in_(states)).order_by(jobs.c.created).limit(limit)
         return self.database.read(lambda connection: [Job(**row._mapping) for row in connection.execute(query)])
 
     def _select(self, columns: Sequence[Any], keys: Iterable[str] | None, order: bool = False) -> list[Row[Any]]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from star.ledger.database import Database
 from star.ledger.jobs import CHUNK, chunks
@@ -24,10 +23,9 @@ class Runs:
         """Enter each run unless the ledger knows it."""
 
         def work(connection: Connection) -> None:
-            dialect = sqlite if self.database.sqlite else postgresql
             for part in chunks(new, CHUNK // 10):
                 rows = [{**run.__dict__, "created": time.time()} for run in part]
-                connection.execute(dialect.insert(runs).values(rows).on_conflict_do_nothing())
+                connection.execute(self.database.insert(runs).values(rows).on_conflict_do_nothing())
 
         if new:
             self.database.write(work)

@@ -34,6 +34,7 @@ def work(job: dict[str, Any], folder: JobDir, stop: Callable[[], bool]) -> None:
     shutil.rmtree(folder.scratch, ignore_errors=True)
     folder.scratch.mkdir()
     folder.checkpoints.mkdir(exist_ok=True)
+    (folder.path / "gpus.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "as they are"))
     metrics = MetricLog(folder.metrics)
     state = folder.checkpoints / "state.json"
     done = (read_json(state) or {"done": 0})["done"]
