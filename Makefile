@@ -1,22 +1,31 @@
 # `make table4` and `make test` set up everything they need. Python 3.11 or 3.12 is all that must be there.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+ENGINES := slurmctld slurmd slurm-client postgresql
 DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
 
 export STAR_HOME := runs
 
-.PHONY: help table4 test check data env clean
+.PHONY: help table4 test check engines data env clean
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run experiments/table4.yaml, write reports/table4'
-	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests'
+	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm and PostgreSQL for them)'
 	@echo 'make clean    remove the environment and everything computed (runs/)'
 
 table4: $(DATA)
 	$(BIN)/star-exp run experiments/table4.yaml
 
-test: $(DATA) check
+test: $(DATA) check engines
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# real servers that the tests start by themselves; without them those tests are skipped, and say so
+engines:
+	@if command -v slurmctld >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(ENGINES) >/dev/null \
+	    || echo "Slurm and PostgreSQL could not be installed: tests on them will be skipped"; \
+	else echo 'no Slurm or no PostgreSQL here: tests on them will be skipped; on Debian: sudo apt-get install $(ENGINES)'; fi
 
 check: env
 	$(BIN)/ruff check star tests

@@ -114,10 +114,10 @@ def _detach(home: Home, experiment: Experiment) -> int:
     """Start the same command again as a process of its own that outlives this terminal."""
     home.logs.mkdir(parents=True, exist_ok=True)
     log = home.logs / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    command = [argument for argument in sys.orig_argv if argument != "--detach"]
     with log.open("ab") as file:
         child = subprocess.Popen(
-            [sys.executable, "-m", "star.cli", *arguments, "--plain"],
+            [*command, "--plain"],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

@@ -72,7 +72,7 @@ def watch_status(path: Path, experiment: str | None, every: float) -> None:
             elif text != last:
                 click.echo(f"{text}\n")
             last = text
-            if not any(job["state"] in (QUEUED, RUNNING) for job in found["open_jobs"]):
+            if not _goes_on(found):
                 return
             time.sleep(every)
     except KeyboardInterrupt:
@@ -80,6 +80,12 @@ def watch_status(path: Path, experiment: str | None, every: float) -> None:
     finally:
         if terminal:
             live.stop()
+
+
+def _goes_on(found: dict[str, Any]) -> bool:
+    """Whether anything may change: a job runs, or a scheduler is at work."""
+    running = any(job["state"] == RUNNING for job in found["open_jobs"])
+    return running or any(watcher["alive"] is not False for watcher in found["schedulers"])
 
 
 def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: bool = True) -> dict[str, Any]:
@@ -273,7 +279,8 @@ def _follow(home: Home, ledger: Ledger, stages: dict[str, str]) -> None:
     last = ""
     while True:
         places = ledger.places(stages.values())
-        over = all(place.state not in (QUEUED, RUNNING) for place in places.values())
+        at_work = any(_alive(one.pid, one.born, one.host) is not False for one in ledger.schedulers().values())
+        over = all(place.state != RUNNING and (place.state != QUEUED or not at_work) for place in places.values())
         for stage, key in stages.items():
             log = home.job(stage, key).log
             if not log.exists():

@@ -1,0 +1,257 @@
+"""The verbs as a user types them, on a home whose jobs only pretended to work."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from star.ledger.states import DONE, FAILED, QUEUED
+from star.rundir import read_json
+from tests.helpers import ROOT, star_exp
+from tests.scheduler.lab import MANY, Lab
+
+FASHION = ROOT / "runs" / "data" / "fashion-mnist"
+
+
+def light(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """star-exp with workers that only pretend to work."""
+    command = [sys.executable, "-m", "tests.light.cli", *map(str, arguments), "--home", str(home)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which tests/many.yaml is done, tracked and reported."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    path = tmp_path_factory.mktemp("finished") / "home"
+    lab = Lab(path)
+    done = light("run", MANY, "--plain", "--out", path / "reports", home=lab.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return path
+
+
+@pytest.fixture
+def lab(finished: Path, tmp_path: Path) -> Lab:
+    """A copy of it."""
+    lab = object.__new__(Lab)
+    lab.path, lab.said = tmp_path / "home", []
+    shutil.copytree(finished, lab.path, symlinks=True)
+    return lab
+
+
+def table(reports: Path) -> str:
+    return (reports / "many" / "tiny" / "table.md").read_text()
+
+
+def test_diff_and_why(lab: Lab) -> None:
+    plan = lab.plan()
+    first, second = plan.runs[0].key, plan.runs[1].key
+    shown = star_exp("diff", first[:8], second[:8], home=lab.path).stdout
+    assert "selfguided.mask_ratio: 0.1 -> 0.2" in shown and "probe/accuracy" in shown
+    found = json.loads(star_exp("diff", first, second, "--json", home=lab.path).stdout)
+    assert found["spec"] == [{"path": "selfguided.mask_ratio", "old": 0.1, "new": 0.2}]
+    assert found["results"]["probe/accuracy"] == [0.5, 0.5] and found["provenance"] == []
+    mixed = star_exp("diff", first, plan.runs[0].stages["train"], home=lab.path)
+    assert mixed.returncode == 2 and "give two runs, or two jobs of one stage" in mixed.stderr
+    shown = star_exp("why", plan.runs[1].stages["score"], home=lab.path).stdout
+    assert "first difference: train selfguided.mask_ratio: 0.1 -> 0.2" in shown or "0.3 -> 0.2" in shown
+    reasons = json.loads(star_exp("why", second, "--json", home=lab.path).stdout)
+    assert [one["stage"] for one in reasons][:3] == ["dataset", "tokenizer", "encode"]
+    assert reasons[0]["nearest"] is None and reasons[3]["state"] == DONE
+
+
+def test_the_ledger_and_mlflow_are_made_anew_from_the_folders(lab: Lab) -> None:
+    plan = lab.plan()
+    for path in lab.path.glob("ledger.sqlite*"):
+        path.unlink()
+    for path in lab.path.glob("mlflow.sqlite*"):
+        path.unlink()
+    shutil.rmtree(lab.home.job("probe", plan.runs[0].stages["probe"]).path)
+    (lab.home.job("score", plan.runs[0].stages["score"]).job).write_text('{"half')
+    done = star_exp("reindex", home=lab.path)
+    assert done.returncode == 0 and "18 jobs in the folders, 18 of them new" in done.stdout, done.stdout + done.stderr
+    assert "score-" in done.stderr and "cannot be read" in done.stderr
+    assert {job.state for job in lab.ledger.jobs().values()} == {DONE} and len(lab.ledger.jobs()) == 18
+    light("run", MANY, "--plain", "--out", lab.path / "again", home=lab.path)
+    assert table(lab.path / "again") == table(lab.path / "reports")
+
+
+def test_reindex_corrects_what_the_ledger_believes(lab: Lab) -> None:
+    plan = lab.plan()
+    shutil.rmtree(lab.home.job("probe", plan.runs[0].stages["probe"]).path)
+    done = star_exp("reindex", home=lab.path)
+    assert "1 states corrected" in done.stdout and lab.job(plan, "probe").state == QUEUED
+
+
+def test_a_bundle_makes_the_same_table_elsewhere(lab: Lab, tmp_path: Path) -> None:
+    bundle = tmp_path / "many.tar.gz"
+    done = star_exp("export", MANY, "--to", bundle, "--out", lab.path / "reports", home=lab.path)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(bundle) as archive:
+        names = archive.getnames()
+    assert {"manifest.json", "experiment.yaml", "profiles/tiny.yaml", "experiments/many@tiny.json"} <= set(names)
+    assert any(name.startswith("code/") and name.endswith("changes.diff") for name in names)
+    assert any(name.endswith("environment.txt") for name in names) and not any("value.txt" in name for name in names)
+
+    there = tmp_path / "there"
+    done = star_exp("import", bundle, "--out", there / "reports", home=there / "home")
+    assert done.returncode == 0 and "took in 20 jobs" in done.stdout, done.stdout + done.stderr
+    assert table(there / "reports") == table(lab.path / "reports")
+    (there / "home" / "data").mkdir()
+    (there / "home" / "data" / "fashion-mnist").symlink_to(FASHION)
+    assert star_exp("report", MANY, "--out", there / "new", home=there / "home").returncode == 0
+    assert table(there / "new") == table(lab.path / "reports")
+    plan = json.loads(star_exp("plan", MANY, "--json", home=there / "home").stdout)
+    assert {job["action"] for job in plan["jobs"]} <= {"reuse", "not needed"}
+    extended = star_exp("plan", MANY, "--seeds", "0,1", "--json", home=there / "home").stdout
+    wanted = {job["stage"]: job["reason"] for job in json.loads(extended)["jobs"] if job["action"] == "run"}
+    assert wanted["encode"] == "its output was removed, and is needed again"
+    again = star_exp("import", bundle, "--out", there / "reports", home=there / "home")
+    assert "took in 0 jobs; 20 were here already" in again.stdout
+
+
+def test_a_bundle_that_was_changed_is_refused(lab: Lab, tmp_path: Path) -> None:
+    bundle = tmp_path / "many.tar.gz"
+    assert star_exp("export", MANY, "--to", bundle, "--weights", "all", home=lab.path).returncode == 0
+    with tarfile.open(bundle) as archive:
+        contents = {entry.name: archive.extractfile(entry).read() for entry in archive if entry.isfile()}  # type: ignore[union-attr]
+    assert any(name.endswith("out/value.txt") for name in contents)
+    result = next(name for name in contents if name.endswith("result.json"))
+    changes = {
+        "is damaged or missing": contents | {result: contents[result].replace(b"0.5", b"0.9")},
+        "which its manifest does not name": contents | {"../outside.txt": b"x"},
+        "is no bundle": {"something.txt": b"x"},
+    }
+    for says, files in changes.items():
+        bad = tmp_path / "bad.tar.gz"
+        with tarfile.open(bad, "w:gz") as archive:
+            for name, content in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+        done = star_exp("import", bad, home=tmp_path / "bad-home")
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert not (tmp_path / "outside.txt").exists() and not (tmp_path / "bad-home" / "jobs").exists()
+    (tmp_path / "bad.tar.gz").write_bytes(bundle.read_bytes()[:1000])
+    assert star_exp("import", tmp_path / "bad.tar.gz", home=tmp_path / "bad-home").returncode == 2
+
+
+def test_gc_shows_first_and_keeps_what_a_table_needs(lab: Lab) -> None:
+    plan = lab.plan()
+    assert "nothing to remove" in star_exp("gc", home=lab.path).stdout
+    orphan = lab.home.jobs / f"train-{'0' * 16}"
+    orphan.mkdir()
+    (orphan / "x").write_bytes(bytes(5000))
+    scratch = lab.folder(plan, "train").checkpoints
+    scratch.mkdir()
+    (scratch / "old.pt").write_bytes(bytes(3000))
+    (lab.path / "references").mkdir()
+    (lab.path / "references" / "r.npz").write_bytes(bytes(2000))
+    shown = json.loads(star_exp("gc", "--json", home=lab.path).stdout)
+    assert {one["kind"]: one["bytes"] for one in shown["found"]} == {
+        "jobs of no experiment": 5000,
+        "left behind": 3000,
+        "references": 2000,
+    }
+    assert orphan.exists() and shown["deleted"] is False
+    assert "removed 10 kB" in star_exp("gc", "--delete", home=lab.path).stdout
+    assert not orphan.exists() and not scratch.exists()
+    before = {path: path.read_bytes() for path in lab.home.jobs.glob("*/result.json")}
+    done = star_exp("gc", "--intermediates", "--delete", home=lab.path)
+    assert done.returncode == 0
+    assert not (lab.folder(plan, "generate").out / "value.txt").exists()
+    for stage in ("train", "tokenizer"):
+        assert (lab.folder(plan, stage).out / "value.txt").exists(), "weights stay"
+    assert before == {path: path.read_bytes() for path in lab.home.jobs.glob("*/result.json")}
+    assert not lab.plan().to_do  # the table is done all the same
+    extended = lab.plan(seeds=[0, 1])
+    assert {job.stage for job in extended.to_do if len(job.runs) > 4} == {"dataset", "encode", "reference"}
+    assert lab.run(extended).failed == []
+    assert (lab.folder(plan, "encode").out / "value.txt").exists()
+
+
+def test_retry_cancel_and_rerun_say_what_they_did(lab: Lab) -> None:
+    plan = lab.plan()
+    key = plan.runs[2].stages["probe"]
+    assert "nothing to retry" in star_exp("retry", "--failed", home=lab.path).stdout
+    assert "nothing to cancel" in star_exp("cancel", key, home=lab.path).stdout
+    shown = star_exp("rerun", key[:9], home=lab.path).stdout
+    assert f"queued   probe {key}" in shown and "1 jobs are queued" in shown
+    assert f"cancelled probe {key}" in star_exp("cancel", key, home=lab.path).stdout
+    shown = star_exp("retry", key, home=lab.path).stdout
+    assert f"queued   probe {key}" in shown and "no scheduler is at work" in shown
+    for mistake, says in (
+        (["retry"], "give keys, --experiment NAME or --failed"),
+        (["cancel", "--experiment", "mani"], "there is none of that name; there are: many"),
+        (["rerun", "zzz"], "is the start of 0 keys"),
+    ):
+        done = star_exp(*mistake, home=lab.path)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
+def test_a_budget_is_a_hard_stop(lab: Lab) -> None:
+    priced = ["--seeds", "5", "--set", "resources.gpu=H100"]
+    for verb in ("plan", "run"):
+        dear = light(verb, MANY, *priced, "--budget-gpu-hours", "0", home=lab.path)
+        assert dear.returncode == 2 and "nothing was started" in dear.stderr, dear.stderr
+        unpriced = light(verb, MANY, "--seeds", "5", "--budget-gpu-hours", "1", home=lab.path)
+        assert unpriced.returncode == 2 and "--set resources.gpu=H100" in unpriced.stderr
+    assert light("plan", MANY, *priced, "--budget-gpu-hours", "1", home=lab.path).returncode == 0
+
+
+def test_a_fork_is_shown_and_refused(lab: Lab) -> None:
+    changed = ["--set", "optim.steps=20"]
+    assert (
+        "fork: 4 runs differ from before: optim.steps: 30 -> 20"
+        in star_exp("plan", MANY, *changed, home=lab.path).stdout
+    )
+    for detach in ([], ["--detach"]):
+        done = light("run", MANY, *changed, *detach, home=lab.path)
+        assert done.returncode == 2 and "give --fork" in done.stderr and "Traceback" not in done.stderr
+    assert read_json(lab.path / "experiments" / "many@tiny.json")["rows"][0]["run"]["spec"]["optim"]["steps"] == 30
+
+
+def test_detach_watch_and_follow(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that goes on alone; `watch` and `logs -f` end when there is nothing more to see."""
+    monkeypatch.setenv("LIGHT_SECONDS", "0.5")
+    done = light("run", MANY, "--seeds", "0,1", "--detach", home=lab.path)
+    assert done.returncode == 0 and "detached: process" in done.stdout, done.stdout + done.stderr
+    deadline = time.time() + 60
+    while not any(job.state != DONE for job in lab.ledger.jobs().values()):
+        assert time.time() < deadline
+        time.sleep(0.1)
+    watched = star_exp("watch", "--every", "0.2", home=lab.path)
+    assert watched.returncode == 0 and watched.stdout.count("many · tiny:") > 2
+    assert "8 of 8 runs done" in watched.stdout.strip().splitlines()[-1] or "8 of 8 runs done" in watched.stdout
+    key = lab.plan(seeds=[0, 1]).runs[4].stages["train"]
+    followed = star_exp("logs", "-f", key, home=lab.path)
+    assert followed.returncode == 0 and "== attempt 1" in followed.stdout
+    log = next((lab.path / "logs").iterdir())
+    while "all done" not in log.read_text():
+        assert time.time() < deadline + 60, log.read_text()
+        time.sleep(0.2)
+    assert lab.ledger.of_state(FAILED) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_learn_to_complete(shell: str) -> None:
+    assert "_STAR_EXP_COMPLETE" in star_exp("completion", shell).stdout
+
+
+def test_keys_are_completed_from_the_ledger(lab: Lab) -> None:
+    key = lab.plan().runs[0].key
+    environment = os.environ | {"COMP_WORDS": f"star-exp show --home {lab.path} {key[:5]}", "COMP_CWORD": "4"}
+    script = Path(sys.executable).parent / "star-exp"
+    done = subprocess.run(
+        [script], env=environment | {"_STAR_EXP_COMPLETE": "bash_complete"}, capture_output=True, text=True
+    )
+    assert f"plain,{key}" in done.stdout
