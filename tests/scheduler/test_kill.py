@@ -1,10 +1,10 @@
-"""Nothing is lost, nothing is done twice: each test kills something and types the same command again."""
+"""The whole machine with real trainings: each test kills something and types the same command again. What concerns the scheduler
+alone is in test_contract.py and chaos.py, with workers that only pretend."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
@@ -145,20 +145,6 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(home: Path, undisturbed: Pa
     check_same_numbers(home, undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_scheduler_saves_and_goes_on(home: Path, undisturbed: Path, number: int) -> None:
-    run = Running(home)
-    run.until(run.has_checkpoint)
-    out = run.kill(number)
-    assert run.process.returncode == 130, out
-    assert "the same command goes on" in out
-    assert run.workers() == []
-    assert "resume" in star_exp("plan", TINY, "--set", STEPS, home=home).stdout
-    assert "resumed" in again(home)
-    check_complete(home)
-    check_same_numbers(home, undisturbed)
-
-
 def test_ctrl_c_stops_both_ranks_and_one_process_goes_on(home: Path, undisturbed: Path) -> None:
     run = Running(home, "resources.processes={train: 2}")
     run.until(run.has_checkpoint)
@@ -171,23 +157,6 @@ def test_ctrl_c_stops_both_ranks_and_one_process_goes_on(home: Path, undisturbed
     check_same_numbers(home, undisturbed, rel=1e-3)
 
 
-def test_a_killed_scheduler_finds_its_workers_again(home: Path, undisturbed: Path) -> None:
-    run = Running(home)
-    run.until(run.has_checkpoint)
-    workers = {worker.pid for worker in run.workers()}
-    run.kill(signal.SIGKILL)
-    assert {worker.pid for worker in run.workers()} <= workers and workers
-    assert "running" in star_exp("status", home=home).stdout
-    out = again(home)
-    for pid in workers:  # adopted, not started a second time
-        logs = [path.read_text() for path in home.glob("jobs/*/log.txt")]
-        mine = next(text for text in logs if f"pid {pid}" in text)
-        assert len(re.findall(r"pid \d+", mine)) == 1
-    assert "all done" in out
-    check_complete(home)
-    check_same_numbers(home, undisturbed)
-
-
 def test_everything_killed_at_once(home: Path, undisturbed: Path) -> None:
     run = Running(home)
     run.until(run.has_checkpoint)
@@ -197,15 +166,5 @@ def test_everything_killed_at_once(home: Path, undisturbed: Path) -> None:
         worker.kill()
     psutil.wait_procs(victims, timeout=10)
     again(home)
-    check_complete(home)
-    check_same_numbers(home, undisturbed)
-
-
-def test_two_schedulers_at_once_share_the_work(home: Path, undisturbed: Path) -> None:
-    runs = [Running(home) for _ in range(2)]
-    outs = [run.process.communicate(timeout=200)[0] for run in runs]
-    assert [run.process.returncode for run in runs] == [0, 0], outs
-    assert sum(out.count(" started  ") for out in outs) == 4
-    print(*outs, sep="\n----\n")  # shown when what follows fails
     check_complete(home)
     check_same_numbers(home, undisturbed)
