@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from star.errors import EngineError
+
 GIB = 2**30
 DRAINED = 0.9
 """Share of a GPU's memory that must be free before a job gets it alone: the last one's processes may still be leaving."""
@@ -42,6 +44,8 @@ def visible_gpus() -> list[Gpu]:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             uuid, name = str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))
             found.append(Gpu(uuid, name, int(memory.total), int(memory.free), driver))
+    except pynvml.NVMLError as error:  # not the same as a machine without GPUs
+        raise EngineError(f"the GPUs' driver does not answer: {error}") from None
     finally:
         pynvml.nvmlShutdown()
     return _chosen(found, os.environ.get("CUDA_VISIBLE_DEVICES"))

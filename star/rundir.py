@@ -67,27 +67,29 @@ class JobDir:
         return int((read_json(self.job) or {}).get("attempt", 0))
 
     def seconds_since_beat(self) -> float | None:
-        """How long no worker has shown a sign of life, by the clock of the file system alone; None when none ever did."""
+        """How long ago an attempt began or a worker last showed a sign of life, by the clock of the file system alone."""
+        signs = [path.stat().st_mtime for path in (self.beat, self.job) if path.exists()]
+        if not signs:
+            return None
+        probe = self.path / f".now.{os.getpid()}"
         try:
-            beat = self.beat.stat().st_mtime
-            probe = self.path / f".now.{os.getpid()}"
             probe.touch()
             now = probe.stat().st_mtime
             probe.unlink(missing_ok=True)
-            return now - beat
-        except FileNotFoundError:
-            return None
+        except OSError:  # a full disk, or somebody else's folder: nothing is known
+            return 0.0
+        return now - max(signs)
 
     def locked(self) -> bool:
         """Whether some worker is at it."""
         try:
-            with self.lock.open("r") as file:
+            with self.lock.open("r+") as file:  # NFS gives such a lock on a file that is open for writing only
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return False
-        except FileNotFoundError:
-            return False
         except BlockingIOError:
             return True
+        except OSError:  # not there, somebody else's, or a file system without locks
+            return False
 
 
 class Home:
@@ -151,10 +153,10 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None when there is none (yet)."""
+    """The content of a JSON file, or None when there is none (yet), or a power cut has left half of it."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -207,11 +209,29 @@ def read_metrics(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
 
 
 def process_born(pid: int) -> float | None:
-    """When a process of this machine was started; None when there is none, or only its exit code is left of it."""
+    """When a process of this machine was started; None when there is none, only its exit code is left, or it is hidden."""
     import psutil
 
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
+
+
+def is_alive(pid: int, born: float) -> bool | None:
+    """Whether the process of this machine that was started then still runs; None when it is hidden from this user."""
+    found = process_born(pid)
+    if found is not None:
+        return abs(found - born) < SAME_PROCESS
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return None
+    return False  # only its exit code is left
+
+
+SAME_PROCESS = 1.0
+"""Seconds by which a process's start time may be off: the clock that it is computed from is adjusted now and then."""

@@ -42,10 +42,13 @@ def main(path: str, work: Work | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     job_dir = JobDir(Path(path))
     job = json.loads(job_dir.job.read_text())
+    if os.environ.get("STAR_ATTEMPT", str(job.get("attempt", 0))) != str(job.get("attempt", 0)):
+        log.error("attempt %s is over before it began: a newer one is at %s", os.environ["STAR_ATTEMPT"], job_dir.path)
+        return BUSY
     work = work or _run
     follow_starter()
     if job.get("processes", 1) * job.get("nodes", 1) > 1 and not is_child():
-        return DONE if job_dir.result.exists() else several(job_dir, job)
+        return DONE if _is_done(job_dir) else several(job_dir, job)
     stop = _Stop()
     if is_child():
         follow_parent()
@@ -54,15 +57,23 @@ def main(path: str, work: Work | None = None) -> int:
     with job_dir.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             log.error("another worker holds %s", job_dir.path)
             return BUSY
-        if job_dir.result.exists():
+        except OSError as error:
+            log.warning(
+                "%s: this file system has no locks (%s); attempts are told apart by their number", job_dir.path, error
+            )
+        if _is_done(job_dir):
             return DONE
         if not is_child():  # so that what stands there afterwards is this attempt's
             job_dir.failure.unlink(missing_ok=True)
         with Heart(job_dir, job.get("attempt", 0)):
             return _guarded(work, job, job_dir, stop)
+
+
+def _is_done(job_dir: JobDir) -> bool:
+    return job_dir.result.exists() and job_dir.has_output()
 
 
 def _guarded(work: Work, job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> int:

@@ -125,7 +125,7 @@ def test_safetensors_load_too(tmp_path: Path) -> None:
 
 
 def exported(home: Path, *arguments: str | Path) -> None:
-    done = star_exp("export", *arguments, home=home, cwd=home)
+    done = star_exp("weights", "export", *arguments, home=home, cwd=home)
     assert done.returncode == 0 and done.stdout.startswith("wrote "), done.stderr
 
 
@@ -176,5 +176,5 @@ def test_exports_load_in_llamagens_layout_and_as_safetensors(home: Path) -> None
         ((next(home.glob("jobs/encode-*")).name.removeprefix("encode-"),), "stage encode has no weights"),
         (("zzz",), "zzz"),
     ):
-        refused = star_exp("export", *arguments, home=home, cwd=home)
+        refused = star_exp("weights", "export", *arguments, home=home, cwd=home)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr

@@ -1,4 +1,4 @@
-"""`star-exp export`: which job, which weights, which file; tensors are another process's business."""
+"""`star-exp weights export`: which job, which weights, which file; tensors are another process's business."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from star.spec.experiment import Experiment
 
 def collect_garbage(path: Path, delete: bool, intermediates: bool, as_json: bool) -> None:
     """Show or remove what may go."""
-    home, ledger = look(path)
+    home, _ = look(path)
+    ledger = open_ledger(home)  # which refuses a ledger of another home
     found = find(home, ledger, intermediates)
     if as_json:
         listed = [{"kind": one.kind, "path": str(one.path), "bytes": one.size, "why": one.why} for one in found]

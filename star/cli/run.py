@@ -135,7 +135,7 @@ def _conclude(outcome: Outcome, plan: Plan, options: RunOptions, behind: bool) -
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
     for job in outcome.failed:
-        message = (job.error or "").splitlines()[0]
+        message = (job.error or "no word").splitlines()[0]
         click.echo(
             f"failed: {job.stage} {job.key} ({job.label}): {job.error_class}: {message}; see `star-exp logs {job.key}`",
             err=True,

@@ -14,15 +14,13 @@ import click
 
 from star.errors import NotFoundError
 from star.ledger.jobs import Place
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher
 from star.ledger.store import Ledger, read_ledger
-from star.rundir import Home, process_born, read_json
+from star.rundir import Home, is_alive, read_json
 from star.spec.graph import needed
 
 ROWS = 40
 """Rows of an experiment, and queued jobs, that are printed one by one; --json has them all."""
-HERE = 1.0
-"""Seconds by which a process's start time may be off."""
 
 
 def look(path: Path) -> tuple[Home, Ledger]:
@@ -123,10 +121,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
         "rows": rows,
         "counts": dict(Counter(place.state for place in places.values())),
         "open_jobs": [_open_job(home, job, waits) for job in unfinished],
-        "schedulers": [
-            {**asdict(watcher), "alive": _alive(watcher.pid, watcher.born, watcher.host)}
-            for watcher in ledger.schedulers().values()
-        ],
+        "schedulers": [{**asdict(watcher), "alive": _alive(watcher)} for watcher in ledger.schedulers().values()],
     }
 
 
@@ -157,14 +152,16 @@ def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
     return shown
 
 
-def _alive(pid: int, born: float, host: str) -> bool | None:
-    """Whether a scheduler of this machine runs; None for one of another machine."""
+def _alive(watcher: Watcher) -> bool | None:
+    """Whether a scheduler of this machine runs; None for one of another machine, or one that is hidden."""
     import socket
 
-    if host != socket.gethostname():
-        return None
-    now = process_born(pid)
-    return now is not None and abs(now - born) < HERE
+    return is_alive(watcher.pid, watcher.born) if watcher.host == socket.gethostname() else None
+
+
+def is_at_work(watcher: Watcher) -> bool:
+    """Whether a scheduler may be alive."""
+    return _alive(watcher) is not False
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
@@ -279,7 +276,7 @@ def _follow(home: Home, ledger: Ledger, stages: dict[str, str]) -> None:
     last = ""
     while True:
         places = ledger.places(stages.values())
-        at_work = any(_alive(one.pid, one.born, one.host) is not False for one in ledger.schedulers().values())
+        at_work = any(map(is_at_work, ledger.schedulers().values()))
         over = all(place.state != RUNNING and (place.state != QUEUED or not at_work) for place in places.values())
         for stage, key in stages.items():
             log = home.job(stage, key).log

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from star.cli.status import look
+from star.cli.status import is_at_work, look
 from star.errors import SpecError
-from star.ledger.states import DONE, FAILED, RUNNING, Job
+from star.ledger.states import DONE, FAILED, Job
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home
 from star.scheduler.engines import make_executor
@@ -95,7 +95,7 @@ def retry_jobs(path: Path, keys: Sequence[str], experiment: str | None, failed: 
         click.echo(f"queued   {job.stage} {job.key}  {job.label}  (was {job.state})")
     if not moved:
         click.echo("nothing to retry: none of these jobs has failed, was cancelled or got lost")
-    elif not ledger.schedulers():
+    elif not any(is_at_work(watcher) for watcher in ledger.schedulers().values()):
         click.echo("no scheduler is at work; `star-exp run FILE` computes them")
 
 
@@ -116,9 +116,6 @@ def rerun_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None:
     """Have done jobs computed anew."""
     home, ledger = _open(path)
     chosen = _chosen(ledger, keys, experiment, None)
-    running = [job for job in chosen.jobs.values() if job.state == RUNNING]
-    if running:
-        raise SpecError(f"{running[0].key}: {running[0].stage} is running; `star-exp cancel` it first, or wait.")
     moved = rerun(home, ledger, chosen.jobs.values())
     for job in moved:
         click.echo(f"queued   {job.stage} {job.key}  {job.label}")

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,9 +52,9 @@ class Database:
             raise LedgerError(
                 f"{URL_VARIABLE}: {error.name} is not installed; `pip install 'star-exp[postgres]'` brings it."
             ) from None
-        except (ArgumentError, NoSuchModuleError) as error:
+        except (ArgumentError, NoSuchModuleError, ValueError):  # what it says may hold a password: it is not shown
             raise LedgerError(
-                f"{URL_VARIABLE}: {url!r} is no database address ({error}); give one such as postgresql://user@host/name."
+                f"{URL_VARIABLE}: what it holds is no database address; give one such as postgresql://user@host/name."
             ) from None
         self.patience = patience
         if self.sqlite:
@@ -108,7 +108,10 @@ class Database:
                 yield connection
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+                with suppress(
+                    DBAPIError
+                ):  # after the commit there is nothing to roll back, and the first error is the one
+                    connection.exec_driver_sql("ROLLBACK")
                 raise
 
     def insert(self, table: Table) -> Any:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, text, update
 
 from star.ledger.database import Database
 from star.ledger.jobs import CHUNK, chunks
@@ -68,6 +68,10 @@ class Runs:
         ]
 
         def work(connection: Connection) -> None:
+            if not self.database.sqlite:  # two that enter the same experiment, one after the other
+                connection.execute(
+                    text("select pg_advisory_xact_lock(hashtext(:name))"), {"name": f"star {name}@{profile}"}
+                )
             connection.execute(delete(experiments).where(experiments.c.name == name, experiments.c.profile == profile))
             connection.execute(insert(experiments), values)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = "queued", "running", "done", "failed", "cancelled", "lost"
 TRANSITIONS: dict[str, set[str]] = {
-    QUEUED: {RUNNING, DONE, CANCELLED},
+    QUEUED: {RUNNING, DONE, FAILED, CANCELLED},
     RUNNING: {DONE, FAILED, QUEUED, LOST, CANCELLED},
     FAILED: {QUEUED, DONE, CANCELLED},
     LOST: {QUEUED, DONE, CANCELLED},

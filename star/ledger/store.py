@@ -7,11 +7,9 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from star.errors import LedgerError, NotFoundError
 from star.ledger.database import Database, address
@@ -46,7 +44,10 @@ class Ledger(Jobs, Runs):
             beats=0,
             seen=time.time(),
         )
-        self.database.write(lambda connection: connection.execute(insert(schedulers).values(**me.__dict__)))
+        row = (
+            self.database.insert(schedulers).values(**me.__dict__).on_conflict_do_nothing()
+        )  # asked twice, entered once
+        self.database.write(lambda connection: connection.execute(row))
         return me
 
     def beat(self, me: Watcher) -> None:
@@ -97,13 +98,11 @@ class Ledger(Jobs, Runs):
         mine = home.identity()
 
         def work(connection: Connection) -> tuple[str, str]:
-            rows: Sequence[Row[Any]] = connection.execute(select(facts)).all()
-            known = {row.name: row.value for row in rows}
-            if "home" not in known:
-                connection.execute(
-                    insert(facts), [{"name": "home", "value": mine}, {"name": "path", "value": str(home.path)}]
-                )
-                return mine, str(home.path)
+            known = {row.name: row.value for row in connection.execute(select(facts))}
+            if "home" not in known:  # two may come at once: the first stays
+                rows = [{"name": "home", "value": mine}, {"name": "path", "value": str(home.path)}]
+                connection.execute(self.database.insert(facts).values(rows).on_conflict_do_nothing())
+                known = {row.name: row.value for row in connection.execute(select(facts))}
             return known["home"], known["path"]
 
         bound, path = self.database.write(work)

@@ -39,10 +39,16 @@ class Board:
         """Jobs to watch, which wait for nothing and are not to be started."""
         board = cls(())
         for job in jobs:
-            board.planned[job.key] = None  # type: ignore[assignment]
-            board._waits_for[job.key] = set()
-            board._order[job.key] = len(board._order)
+            board.add(job)
         return board
+
+    def add(self, job: Job) -> None:
+        """Take note of a job, also of one that is not in the plan: such a one waits for nothing, and is not started."""
+        if job.key not in self.planned:
+            self.planned[job.key] = None  # type: ignore[assignment]
+            self._waits_for[job.key] = {""}
+            self._order[job.key] = len(self._order)
+        self.see(job)
 
     def see(self, job: Job) -> None:
         """Take note of a job as it is now."""

@@ -7,16 +7,20 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import star
 from star.errors import DataError
 from star.rundir import REMOVED, Home, JobDir, read_json
 from star.scheduler.contract import record_path
 from star.scheduler.plan import Plan
+from star.scheduler.snapshot import digest_of
 from star.spec.graph import STAGES
 
 FORMAT = 1
@@ -138,7 +142,7 @@ def unpack(source: Path, home: Home, reports: Path) -> tuple[str, int, int]:
             manifest = _manifest(archive, source)
             _check(archive, manifest["files"], names, source)
             taken, there = _take(archive, names, home, reports)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{source}: is no bundle of `star-exp export`, or is damaged ({error}).") from None
     return str(manifest["experiment"]), taken, there
 
@@ -161,23 +165,54 @@ def _check(archive: tarfile.TarFile, sums: object, names: list[str], source: Pat
             raise DataError(f"{source}: holds {name}, which its manifest does not name.")
     for name, expected in sums.items():
         file = archive.extractfile(name) if name in names and archive.getmember(name).isfile() else None
-        if file is None or _sha256(file.read()) != expected:
+        if file is None or _sha256_of(file) != expected:
             raise DataError(f"{source}: {name} is damaged or missing; get the file again.")
 
 
+def _sha256_of(file: IO[bytes]) -> str:
+    whole = hashlib.sha256()
+    while part := file.read(1 << 20):
+        whole.update(part)
+    return whole.hexdigest()
+
+
 def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> tuple[int, int]:
+    """Put what is not there yet in place, jobs and code each as a whole by one rename."""
     jobs = sorted({name.split("/")[1] for name in names if name.startswith("jobs/")})
-    new = {job for job in jobs if not (home.jobs / job / "result.json").exists()}
-    late = [name for name in names if name.endswith("/result.json")]  # a result's presence says that all is there
-    for name in [*(name for name in names if name not in late), *late]:
-        top, _, rest = name.partition("/")
-        if top == "jobs" and rest.split("/")[0] not in new:
-            continue
-        target = {"jobs": home.jobs, "code": home.code, "experiments": home.experiments, "reports": reports}.get(top)
-        if target is None or (top == "experiments" and (target / rest).exists()):
-            continue
-        (target / rest).parent.mkdir(parents=True, exist_ok=True)
-        file = archive.extractfile(name)
-        assert file is not None
-        (target / rest).write_bytes(file.read())
+    new = [job for job in jobs if not (home.jobs / job).exists()]
+    for job in new:
+        _place(archive, names, f"jobs/{job}", home.jobs / job)
+    for digest in sorted({name.split("/")[1] for name in names if name.startswith("code/")}):
+        if not (home.code / digest).exists():
+            _place(archive, names, f"code/{digest}", home.code / digest, digest)
+    for top, folder in (("experiments", home.experiments), ("reports", reports)):
+        for name in names:
+            target = folder / name.removeprefix(f"{top}/")
+            if name.startswith(f"{top}/") and not target.exists():
+                _extract(archive, name, target)
     return len(new), len(jobs) - len(new)
+
+
+def _place(
+    archive: tarfile.TarFile,
+    names: list[str],
+    inside: str,
+    target: Path,
+    digest: str | None = None,
+) -> None:
+    new = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    for name in names:
+        if name.startswith(f"{inside}/"):
+            _extract(archive, name, new / name.removeprefix(f"{inside}/"))
+    if digest is not None and digest_of(new) != digest:
+        shutil.rmtree(new)
+        raise DataError(f"{inside}: is not the code whose name it bears; get the bundle from where it was made.")
+    new.rename(target)
+
+
+def _extract(archive: tarfile.TarFile, name: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file = archive.extractfile(name)
+    assert file is not None, "checked before"
+    with target.open("wb") as out:
+        shutil.copyfileobj(file, out)

@@ -26,7 +26,7 @@ from star.ledger.states import (
 )
 from star.ledger.store import Ledger
 from star.rundir import Home, write_json
-from star.scheduler.plan import TO_DO, Plan, PlannedRun
+from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
 from star.spec.diff import Difference, differences
 
 Row = tuple[str, int]
@@ -135,9 +135,15 @@ def enter(plan: Plan, home: Home, ledger: Ledger, say: Callable[[str], None], fo
     ledger.add_runs([run_row(run) for run in plan.runs])
     rows = [(run.label, run.seed, run.key) for run in plan.runs]
     ledger.set_experiment(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, rows)
-    needed = [job for job in plan.jobs.values() if job.action != "not needed"]
-    ledger.add_jobs([NewJob(job.key, job.stage, job.label, job.flops, job.run.content(job.stage)) for job in needed])
-    _settle(plan, home, ledger)
+    folders = home.job_folders()
+    ledger.add_jobs([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
+    _settle(plan, home, ledger, folders)
+
+
+def _new_job(job: PlannedJob, home: Home, folders: set[str]) -> NewJob:
+    """Its attempts go on from what its folder knows: an old worker may still be at it when the ledger is new."""
+    attempt = home.job(job.stage, job.key).attempt() if f"{job.stage}-{job.key}" in folders else 0
+    return NewJob(job.key, job.stage, job.label, job.flops, job.run.content(job.stage), attempt)
 
 
 def run_row(run: PlannedRun) -> RunRow:
@@ -165,10 +171,9 @@ def record_path(plan: Plan, home: Home) -> Path:
     return home.experiments / f"{plan.experiment.name}@{profile}.json"
 
 
-def _settle(plan: Plan, home: Home, ledger: Ledger) -> None:
+def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:
     """Jobs whose folder knows more than the ledger, and those that failed and are wanted again."""
     wanted = {key for key, job in plan.jobs.items() if job.action in TO_DO}
-    folders = home.job_folders()
     for key, job in ledger.jobs(plan.jobs).items():
         has_result = f"{job.stage}-{key}" in folders and home.job(job.stage, key).result.exists()
         if key not in wanted:

@@ -58,6 +58,7 @@ class Courier:
         self.error: Exception | None = None
         """Of the last delivery; what it could not carry is carried by the next."""
         self._opened: dict[str, str] = {}
+        self._status: dict[str, str] = {}
         self._over: set[str] = set()
         """Runs of which everything is there, their status too."""
         self._more = False
@@ -86,6 +87,7 @@ class Courier:
                 self.error, self.tracker = error, None
                 self._opened.clear()  # what comes back may be another database
                 self._over.clear()
+                self._status.clear()
             if last:
                 return
 
@@ -101,11 +103,14 @@ class Courier:
             if run.key not in self._opened:
                 self._open_run(self.tracker, label, run, bound[run.key])
         held = self.ledger.tracked([run.key for _, run in known])
+        failed = {job.key for job in self.ledger.of_state(FAILED)}
         for _, run in known:
-            self._deliver_run(self.tracker, run, held.get(run.key, {}))
+            self._deliver_run(self.tracker, run, held.get(run.key, {}), failed)
         return self._more
 
-    def _deliver_run(self, tracker: Tracker, run: RunRow, held: dict[str, tuple[int, bool]]) -> None:
+    def _deliver_run(
+        self, tracker: Tracker, run: RunRow, held: dict[str, tuple[int, bool]], failures: set[str]
+    ) -> None:
         tracking_id = self._opened[run.key]
         stages = {stage: run.stages[stage] for stage in self.stages}
         complete = True
@@ -113,9 +118,10 @@ class Courier:
             offset, finished = held.get(key, (0, False))
             if not finished:
                 complete &= self._deliver_job(tracker, tracking_id, run, stage, key, offset)
-        failed = not complete and any(job.state == FAILED for job in self.ledger.jobs(stages.values()).values())
-        if complete or failed:
-            tracker.finish(tracking_id, "FINISHED" if complete else "FAILED")
+        status = "FINISHED" if complete else "FAILED" if failures & set(stages.values()) else ""
+        if status and self._status.get(run.key) != status:
+            tracker.finish(tracking_id, status)
+            self._status[run.key] = status
         if complete:
             self._over.add(run.key)
 

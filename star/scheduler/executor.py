@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from star.errors import EngineError
 from star.ledger.states import Claim
 from star.rundir import JobDir
 from star.spec.resources import ResourceSpec
@@ -32,6 +33,8 @@ class Start:
     claim: Claim
     after: tuple[Handle, ...] = ()
     """Attempts that have to succeed first; only for an executor that `chains`."""
+    attempt: int = 1
+    """Given to the worker, which ends at once when its job's folder knows a newer one."""
 
     @property
     def processes(self) -> int:
@@ -80,12 +83,12 @@ class Executor(Protocol):
         """What a job would hold, next to what is held already; None when there is no room now."""
         ...
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle]:
-        """Start `python -m star.worker` for each.
+    def never(self, stage: str, resources: ResourceSpec) -> str | None:
+        """Why there will never be room for a job, however long it waits; None when there can be."""
+        ...
 
-        Raises:
-            EngineError: the engine refuses.
-        """
+    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
+        """Start `python -m star.worker` for each; an error where the engine refused that one."""
         ...
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:

@@ -6,12 +6,14 @@ Whatever a table shows stays: results, metrics, logs, the last and the best weig
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from star.ledger.jobs import Place
 from star.ledger.states import DONE, QUEUED, RUNNING
 from star.ledger.store import Ledger
 from star.rundir import REMOVED, Home, read_json
@@ -19,6 +21,8 @@ from star.spec.graph import STAGES, needed
 
 KEPT_STAGES = ("tokenizer", "train")
 """Stages whose output is weights: never removed from a job that an experiment needs."""
+LEFT = re.compile(r"\.gone\.[a-z]+-[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{32}|\.home\.json\.[0-9a-f]{32}")
+"""Names that this program gives to what it writes or removes, and to nothing else."""
 YOUNG = 3600.0
 """Seconds in which a file that looks left behind may still be in use."""
 
@@ -49,11 +53,17 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False) -> list[Waste]
             continue
         folder = home.job(stage, key)
         place = places.get(key)
-        busy = (place is not None and place.state in (QUEUED, RUNNING)) or folder.locked()
+        busy = (
+            place is not None
+            and (place.state == RUNNING or (place.state == QUEUED and key in users))
+            or folder.locked()
+        )
+        if place is None:
+            continue  # the ledger does not know it: `reindex` comes first
         if key not in users and not busy:
             found.append(_waste("jobs of no experiment", folder.path, "no experiment needs it"))
             continue
-        snapshots.add(str((read_json(folder.job) or {}).get("snapshot")))
+        snapshots.add(Path(str((read_json(folder.job) or {}).get("snapshot"))).name)
         if busy:
             continue
         if folder.result.exists():
@@ -67,7 +77,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False) -> list[Waste]
         removable = stage not in KEPT_STAGES and folder.result.exists() and folder.has_output()
         if intermediates and removable and read_by and done:
             found.append(_waste("intermediate outputs", folder.out, f"all {len(read_by)} readers are done"))
-    found += _others(home, snapshots)
+    found += _others(home, snapshots, places)
     return [waste for waste in found if waste.size or waste.kind != "intermediate outputs"]
 
 
@@ -100,17 +110,19 @@ def _users(ledger: Ledger) -> dict[str, set[str]]:
     return users
 
 
-def _others(home: Home, snapshots: set[str]) -> Iterator[Waste]:
+def _others(home: Home, snapshots: set[str], places: dict[str, Place]) -> Iterator[Waste]:
     for path in _inside(home.code):
-        if str(path) not in snapshots and _is_old(path):
+        if path.name not in snapshots and _is_old(path):
             yield _waste("code", path, "no job that is kept ran it")
     for path in _inside(home.aside):
-        yield _waste("put aside", path, "`rerun` made it anew")
+        key = path.name.split("-")[1] if "-" in path.name else ""
+        if key in places and places[key].state == DONE:
+            yield _waste("put aside", path, "`rerun` made it anew")
     for path in _inside(home.references):
         yield _waste("references", path, "a cache; made again when it is wanted")
-    for path in (*_inside(home.jobs), *_inside(home.path)):
-        if path.name.startswith(".") and _is_old(path):
-            yield _waste("left behind", path, "a process was killed while it wrote")
+    for path in (*_inside(home.jobs), *_inside(home.code), *_inside(home.path)):
+        if LEFT.fullmatch(path.name) and _is_old(path):
+            yield _waste("left behind", path, "a process was killed while it wrote or removed it")
 
 
 def _inside(folder: Path) -> list[Path]:

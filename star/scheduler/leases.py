@@ -15,21 +15,13 @@ from types import TracebackType
 from star.errors import LedgerError
 from star.ledger.states import Job, Watcher
 from star.ledger.store import Ledger
-from star.rundir import process_born
+from star.rundir import is_alive
 
 BEAT = 3.0
 """Seconds between heartbeats."""
 SILENCE = 30.0
 """Seconds without a heartbeat after which a scheduler of another machine counts as dead."""
-SAME_PROCESS = 1.0
-"""Seconds by which a process's start time may be off."""
 log = logging.getLogger(__name__)
-
-
-def is_here(watcher: Watcher) -> bool:
-    """Whether a scheduler of this machine still runs."""
-    born = process_born(watcher.pid)
-    return born is not None and abs(born - watcher.born) < SAME_PROCESS
 
 
 class Lease:
@@ -43,6 +35,9 @@ class Lease:
         self._last_change: dict[str, tuple[int, float]] = {}
 
     def __enter__(self) -> Lease:
+        for other in self.ledger.schedulers().values():  # of dead ones nothing but their jobs is left to do
+            if other.host == self.me.host and is_alive(other.pid, other.born) is False:
+                self.ledger.leave_scheduler(other)
         self._thread.start()
         return self
 
@@ -78,8 +73,9 @@ class Lease:
     def _death(self, other: Watcher | None) -> str | None:
         if other is None:
             return "its scheduler has left"
-        if other.host == self.me.host:
-            return None if is_here(other) else f"its scheduler, process {other.pid}, is gone"
+        here = is_alive(other.pid, other.born) if other.host == self.me.host else None
+        if here is not None:
+            return None if here else f"its scheduler, process {other.pid}, is gone"
         beats, since = self._last_change.get(other.id, (-1, 0.0))
         now = time.monotonic()
         if beats != other.beats:

@@ -15,15 +15,14 @@ from pathlib import Path
 import psutil
 
 from star.devices import GIB, Gpu, ListGpus, choose, visible_gpus
+from star.errors import EngineError
 from star.ledger.states import Claim
-from star.rundir import process_born
+from star.rundir import is_alive, process_born
 from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
 from star.spec.resources import ResourceSpec
 
 SILENCE = 90.0
 """Seconds without a sign of life after which a worker on another machine counts as gone."""
-SAME_PROCESS = 1.0
-"""Seconds by which a process's start time may be off: the clock that it is computed from is adjusted now and then."""
 
 
 class LocalExecutor:
@@ -58,7 +57,7 @@ class LocalExecutor:
         busy, memory = held
         gpus = self._current_gpus()
         slots = min(resources.slots_of(stage), self.slots)
-        if busy and busy + slots > self.slots:
+        if resources.nodes_of(stage) > 1 or (busy and busy + slots > self.slots):
             return None
         if not gpus or not resources.uses_gpu(stage):
             return Claim(self.host, slots, {} if gpus else None)
@@ -66,12 +65,38 @@ class LocalExecutor:
         chosen = choose(gpus, memory, resources.processes_of(stage), None if wanted is None else int(wanted * GIB))
         return None if chosen is None else Claim(self.host, slots, chosen)
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle]:
+    def never(self, stage: str, resources: ResourceSpec) -> str | None:
+        """More GPUs than there are, or larger ones."""
+        gpus, count = self._current_gpus(), resources.processes_of(stage)
+        if resources.nodes_of(stage) > 1:
+            return f"resources.nodes.{stage}: a job of several machines runs on Slurm or Ray; give --executor, or 1."
+        if not gpus or not resources.uses_gpu(stage):
+            return None
+        wanted = resources.gpu_memory_gb_of(stage) or 0.0
+        large = sum(gpu.memory >= wanted * GIB for gpu in gpus)
+        if large >= count:
+            return None
+        size = f" of {wanted:g} GiB" if wanted else ""
+        return (
+            f"resources.processes.{stage}: {count} GPUs{size} asked for, but this machine has {large}; "
+            "give fewer, less resources.gpu_memory_gb, or device: cpu."
+        )
+
+    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
         """Start the workers; what they print is appended to their jobs' logs."""
-        return [self._submit(start) for start in starts]
+        done: list[Handle | EngineError] = []
+        for start in starts:
+            try:
+                done.append(self._submit(start))
+            except OSError as error:
+                done.append(EngineError(f"this machine could not start it: {error}"))
+        return done
 
     def _submit(self, start: Start) -> Handle:
-        environment = os.environ | {"PYTHONPATH": _joined(start.code, os.environ.get("PYTHONPATH"))}
+        environment = os.environ | {
+            "PYTHONPATH": _joined(start.code, os.environ.get("PYTHONPATH")),
+            "STAR_ATTEMPT": str(start.attempt),
+        }
         if start.claim.gpus is not None:  # the machine has some; an empty text hides them all
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(start.claim.gpus)
         with start.job.log.open("ab") as log:
@@ -116,7 +141,10 @@ class LocalExecutor:
         gates = select.poll()
         for gate in self._gates.values():
             gates.register(gate, select.POLLIN)
-        gates.poll(max(0.0, seconds) * 1000)
+        ended = {gate for gate, _ in gates.poll(max(0.0, seconds) * 1000)}
+        for pid, gate in list(self._gates.items()):
+            if gate in ended:  # it has told what it can; left open it would end every wait at once
+                os.close(self._gates.pop(pid))
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
         """Signal the worker's whole session, if it is still the process of the handle."""
@@ -172,6 +200,5 @@ def _joined(code: Path, others: str | None) -> str:
 
 
 def _alive(handle: Handle) -> bool:
-    """The pid alone may belong to somebody else by now."""
-    born = process_born(handle["pid"])
-    return born is not None and handle["started"] is not None and abs(born - handle["started"]) < SAME_PROCESS
+    """The pid alone may belong to somebody else by now; one that is hidden from this user is left to its lock."""
+    return handle["started"] is not None and is_alive(handle["pid"], handle["started"]) is True

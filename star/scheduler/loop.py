@@ -94,6 +94,8 @@ class Scheduler(Overseer):
             self.refresh(board)
             self.look(board, self.owned(board))  # of a scheduler that has left
             started = self.starter.hand_over(board)
+        for line in self.starter.news():
+            self.say(line)
         self.say(
             f"handed {len(started)} jobs to {self.executor.name}; the same command, or `star-exp status`, finds them again"
         )
@@ -101,24 +103,25 @@ class Scheduler(Overseer):
 
     def _step(self, board: Board) -> None:
         """Settle what has ended, start what is ready."""
-        self.look(board, self.owned(board))
-        if time.monotonic() >= self.next_refresh:
-            self.refresh(board)
-        if time.monotonic() < self._pause_until:
-            return
         try:
+            self.look(board, self.owned(board))
+            if time.monotonic() >= self.next_refresh:
+                self.refresh(board)
+            if time.monotonic() < self._pause_until:
+                return
             for planned, job in self.starter.fill(board):
                 board.see(job)
                 self.say(
                     f"{'resumed' if job.attempt > 1 else 'started'}  {planned.stage} {planned.key}  {planned.label}"
                 )
+            for line in self.starter.news():
+                self.say(line)
             if self.starter.was_late:
                 self.starter.was_late = False
                 self.refresh(board)
         except EngineError as error:
             self.say(f"waiting  {error}")
             self._pause_until = time.monotonic() + REFUSED
-            self.refresh(board)
 
     def _until_next(self, board: Board) -> float:
         moments = [self.next_refresh, self._next_tick]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from star.errors import EngineError
-from star.ledger.states import CANCELLED, DONE, FAILED, FINISHED, QUEUED, Job
+from star.ledger.states import CANCELLED, DONE, FAILED, FINISHED, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.scheduler.board import Board
@@ -20,6 +20,8 @@ from star.scheduler.policies import CANCELLATION, pause
 
 REFRESH = 1.0
 """Seconds between looks at what others did to the ledger."""
+STRAYS = 10.0
+"""Seconds between looks for jobs that a dead scheduler of another experiment left on this machine."""
 GRACE = 2.0
 """Seconds in which a started worker without a handle may still come up."""
 STOP_TIMEOUT = 60.0
@@ -48,9 +50,13 @@ class Overseer:
         self.engines = engines
         self.known_engines: dict[str, Executor] = {executor.name: executor}
         self.lease = Lease(ledger, executor.name)
-        self._cancelled: dict[str, float] = {}
-        """Jobs that were asked to stop for good: key -> when they are killed."""
-        self.next_refresh = 0.0
+        self._cancelled: dict[tuple[str, int], float] = {}
+        """Attempts that were asked to stop for good: (key, number) -> when they are killed."""
+        self._unreachable: dict[str, float] = {}
+        """Engines that could not be reached: name -> when they are tried again."""
+        self._strays = Board(())
+        """Jobs of other experiments that run on this machine, and whose scheduler is dead: they hold room that is wanted."""
+        self.next_refresh = self._next_strays = 0.0
 
     def attend(self, board: Board, seconds: float) -> None:
         """Watch until nothing of the board runs any more, or `seconds` have passed; start nothing."""
@@ -79,24 +85,42 @@ class Overseer:
         ]
         for job in self.ledger.jobs(changed).values() if changed else ():
             board.see(job)
-        others = [job for job in board.running.values() if job.owner != self.lease.me.id]
-        for job, reason in self.lease.abandoned(others):
-            adopted = self.ledger.adopt(job, self.lease.me.id, reason)
-            if adopted is not None:
-                board.see(adopted)
-                self.say(f"attached {job.stage} {job.key}  {job.label}  ({reason})")
+        self._adopt(board, [job for job in board.running.values() if job.owner != self.lease.me.id])
+        if time.monotonic() >= self._next_strays:
+            self._next_strays = time.monotonic() + STRAYS
+            here = [job for job in self.ledger.of_state(RUNNING) if job.host == self.lease.me.host]
+            self._adopt(
+                self._strays, [job for job in here if job.key not in board.planned and job.owner != self.lease.me.id]
+            )
+        self.look(self._strays, self.owned(self._strays))
         for job in list(board.running.values()):
             if job.wish == "cancel" and job.owner == self.lease.me.id:
                 self._cancel(job)
 
+    def _adopt(self, board: Board, jobs: list[Job]) -> None:
+        """Take over those whose scheduler is dead."""
+        for job, reason in self.lease.abandoned(jobs):
+            folder = self.home.job(job.stage, job.key)
+            if self.engine_of(job) is None and not folder.result.exists():
+                continue  # whoever can reach its engine watches it
+            adopted = self.ledger.adopt(job, self.lease.me.id, reason)
+            if adopted is None:
+                continue
+            board.add(adopted)
+            self.say(f"attached {job.stage} {job.key}  {job.label}  ({reason})")
+            if self.engine_of(job) is None:
+                self._settle(board, adopted, Exit(None))
+
     def engine_of(self, job: Job) -> Executor | None:
         """Where a running job runs; None when that cannot be reached from here."""
         name = job.host.removeprefix("@") if job.host and job.host.startswith("@") else "local"
-        if name not in self.known_engines and self.engines is not None:
+        tried = self._unreachable.get(name, 0.0) > time.monotonic()
+        if name not in self.known_engines and self.engines is not None and not tried:
             try:
                 self.known_engines[name] = self.engines(name)
             except EngineError as error:
-                log.warning("%s %s runs on %s, which cannot be reached: %s", job.stage, job.key, name, error)
+                self._unreachable[name] = time.monotonic() + 60
+                self.say(f"waiting  {job.stage} {job.key} runs on {name}, which cannot be reached from here: {error}")
         return self.known_engines.get(name)
 
     def watched(self, job: Job) -> Watched:
@@ -117,20 +141,21 @@ class Overseer:
             for job, ended in zip(mine, engine.poll([self.watched(job) for job in mine]), strict=True):
                 if ended is not None:
                     self._settle(board, job, ended)
-                elif self._cancelled.get(job.key, float("inf")) < time.monotonic():
+                elif self._cancelled.get((job.key, job.attempt), float("inf")) < time.monotonic():
                     engine.stop(self.watched(job), kill=True)
 
     def _settle(self, board: Board, job: Job, ended: Exit) -> None:
         folder = self.home.job(job.stage, job.key)
         result = read_json(folder.result)
-        wished = self._cancelled.pop(job.key, None) is not None
-        if result is not None:
+        wished = self._cancelled.pop((job.key, job.attempt), None) is not None
+        if result is not None and folder.has_output():
             if self._moved(board, job, DONE, FINISHED, "finished"):
                 numbers = f"{result['seconds']:.0f} s{_numbers(result['metrics'])}"
                 self.say(f"done     {job.stage} {job.key}  {job.label}  {numbers}")
             return
         failure = classify(ended, read_json(folder.failure), folder.log)
-        if wished:
+        place = self.ledger.places([job.key])[job.key]
+        if wished or (place.wish == "cancel" and place.attempt == job.attempt):
             if self._moved(board, job, CANCELLED, CANCELLATION, "cancelled on request"):
                 self.say(f"cancelled {job.stage} {job.key}  {job.label}")
             return
@@ -167,8 +192,8 @@ class Overseer:
         return moved
 
     def _cancel(self, job: Job) -> None:
-        if job.key not in self._cancelled:
-            self._cancelled[job.key] = time.monotonic() + STOP_TIMEOUT
+        if (job.key, job.attempt) not in self._cancelled:
+            self._cancelled[job.key, job.attempt] = time.monotonic() + STOP_TIMEOUT
             engine = self.engine_of(job)
             if engine is not None:
                 engine.stop(self.watched(job))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from star.spec.resources import ResourceSpec
 
 HOST = "@ray"
 NAMESPACE = "star"
+OWN = "own "
 OLDEST = (2, 52)
 """The first version with token authentication."""
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class RayExecutor:
     def __init__(self, home: Home, slots: int | None = None, worker: str = WORKER) -> None:
         self.worker = worker
         self.own = not os.environ.get("RAY_ADDRESS")
+        self.cluster = os.environ.get("RAY_ADDRESS") or f"{OWN}{socket.gethostname()} {os.getpid()} {time.time_ns()}"
         self.queues = not self.own
         version = tuple(int(part) for part in ray.__version__.split(".")[:2])
         if version < OLDEST:
@@ -80,12 +83,18 @@ class RayExecutor:
         """Always: it waits in Ray's queue."""
         return Claim(HOST)
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle]:
+    def never(self, stage: str, resources: ResourceSpec) -> None:
+        """A cluster may grow."""
+
+    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
         """One actor for each, or one for each machine of a job of several."""
-        try:
-            return [self._submit(start) for start in starts]
-        except RayError as error:
-            raise EngineError(f"Ray refused a job: {error}") from None
+        done: list[Handle | EngineError] = []
+        for start in starts:
+            try:
+                done.append(self._submit(start))
+            except (RayError, ValueError) as error:
+                done.append(EngineError(f"Ray refused it: {error}"))
+        return done
 
     def _submit(self, start: Start) -> Handle:
         resources, stage = start.resources, start.stage
@@ -106,10 +115,10 @@ class RayExecutor:
                 **wants,
                 **where,
             )
-            made = actor.remote(str(start.job.path), str(start.code), self.worker, rank)
+            made = actor.remote(str(start.job.path), str(start.code), self.worker, rank, start.attempt)
             if rank == 0:
                 self._ends[start.name] = made.wait.remote()
-        return {"actor": start.name, "nodes": nodes}
+        return {"actor": start.name, "nodes": nodes, "cluster": self.cluster}
 
     def _widest(self) -> int:
         """CPUs of the largest machine: a job that wants more would wait for ever."""
@@ -117,9 +126,17 @@ class RayExecutor:
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
         """None while the actor runs its worker, or waits for room."""
-        return [self._poll(one) for one in watched]
+        try:
+            return [self._poll(one) for one in watched]
+        except RayError as error:
+            raise EngineError(f"Ray does not answer: {error}") from None
 
     def _poll(self, watched: Watched) -> Exit | None:
+        cluster = (watched.handle or {}).get("cluster", self.cluster)
+        if (
+            cluster != self.cluster
+        ):  # another scheduler's own Ray ended with it; another cluster cannot be asked from here
+            return Exit(None) if cluster.startswith(OWN) else None
         end = self._end_of(watched.name)
         if end is None:
             return Exit(None)
@@ -151,8 +168,12 @@ class RayExecutor:
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
         """Ask the workers to save their state and end; with `kill`, end them now."""
+        begun = watched.job.locked()
         for actor in _actors(watched):
-            actor.stop.remote(kill)
+            if kill or not begun:  # one that waits for room would not hear it
+                ray.kill(actor)
+            else:
+                actor.stop.remote(kill)
 
     def _let_go(self, watched: Watched) -> None:
         for actor in _actors(watched):
@@ -200,7 +221,7 @@ def _runner_class() -> Any:
     """The actor. Defined here, so that Ray sends its code along and no node has to import `star` to start it."""
 
     class Runner:
-        def __init__(self, job: str, code: str, worker: str, rank: int) -> None:
+        def __init__(self, job: str, code: str, worker: str, rank: int, attempt: int) -> None:
             import os
             import subprocess
             import sys
@@ -210,6 +231,7 @@ def _runner_class() -> Any:
                 "PYTHONPATH": os.pathsep.join(filter(None, (code, inherited))),
                 "STAR_NODE_RANK": str(rank),
                 "STAR_PARENT": str(os.getpid()),
+                "STAR_ATTEMPT": str(attempt),
             }
             with open(f"{job}/log.txt", "ab") as log:
                 self.process = subprocess.Popen(

@@ -33,10 +33,11 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
         stage, _, key = name.rpartition("-")
         if stage not in STAGES or name.startswith("."):
             continue
-        try:
-            found[key] = (stage, read_json(home.job(stage, key).job) or {})
-        except ValueError:
+        described = read_json(home.job(stage, key).job)
+        if described is None and home.job(stage, key).job.exists():
             unreadable.append(name)
+        else:
+            found[key] = (stage, described or {})
     known = ledger.places(found)
     ledger.add_jobs(
         [
@@ -53,8 +54,9 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
             outcome.corrected += ledger.move(job, QUEUED, GONE, "its result has gone")
     for key, place in ledger.all_places().items():
         if place.state == DONE and key not in found:
-            job = ledger.jobs([key])[key]
-            outcome.corrected += ledger.move(job, QUEUED, GONE, "its folder has gone")
+            lost = ledger.jobs([key])[key]
+            if not home.job(lost.stage, key).result.exists():
+                outcome.corrected += ledger.move(lost, QUEUED, GONE, "its folder has gone")
     for shipment in shipments(home):
         ledger.add_runs([run for _, run in shipment.runs])
         if not ledger.experiments(shipment.experiment, shipment.profile):

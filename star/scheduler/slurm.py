@@ -1,11 +1,13 @@
 """Workers as jobs of Slurm, by submitit: arrays of what is alike, requeued by Slurm itself, so the login node may be left.
 
-Slurm's own commands say what became of a job, accounting or not; the job's folder says what it made.
+Slurm's own commands say what became of a job, accounting or not; the job's folder says what it made. A question that Slurm
+does not answer proves nothing: no job counts as gone before two answers have missed it.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -21,12 +23,14 @@ from star.ledger.states import Claim
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.scheduler.slurm_task import Attempt
-from star.scheduler.squeue import accounted, ask
+from star.scheduler.squeue import Seen, accounted, by_name, by_number
 from star.spec.resources import ResourceSpec
 
 HOST = "@slurm"
 EVERY = 2.0
 """Seconds between questions to Slurm."""
+ARRAY = 500
+"""Jobs of one array; clusters allow 1001 by default."""
 TOKEN = "slurm.json"
 """Written before a submission, so that it is found again when the scheduler dies before it learns the job's number."""
 OVER = {
@@ -62,71 +66,85 @@ class SlurmExecutor:
             raise EngineError("--executor slurm: there is no `sbatch` on the PATH; run on a login node of the cluster.")
         self.home, self.worker, self.every = home, worker, every
         self.folder = home.path / "slurm"
-        self._seen: dict[str, tuple[str, str, str]] = {}
-        """Slurm's number of a job -> (state, exit code, reason)."""
-        self._names: dict[str, str] = {}
+        self._seen: dict[str, Seen] = {}
+        """Of the newest answer: Slurm's number of a job -> what it says."""
+        self._missed: dict[str, int] = {}
+        """Answers in a row that did not name a job."""
         self._looked = float("-inf")
 
     def limits(self) -> None:
         """Slurm decides what runs when."""
 
+    def never(self, stage: str, resources: ResourceSpec) -> None:
+        """What cannot be had is refused when it is submitted."""
+
     def place(self, stage: str, resources: ResourceSpec, held: object) -> Claim:
         """Always: it waits in Slurm's queue."""
         return Claim(HOST)
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle]:
+    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
         """Submit jobs of one shape as one array."""
-        handles: dict[str, Handle] = {}
+        done: dict[str, Handle | EngineError] = {}
         groups: dict[str, list[Start]] = {}
         for start in starts:
             groups.setdefault(repr((start.stage, _parameters(start))), []).append(start)
         for group in groups.values():
-            for start, handle in zip(group, self._submit(group), strict=True):
-                handles[start.name] = handle
-        return [handles[start.name] for start in starts]
+            for first in range(0, len(group), ARRAY):
+                part = group[first : first + ARRAY]
+                done |= zip((start.name for start in part), self._submit(part), strict=True)
+        self._looked = float("-inf")
+        return [done[start.name] for start in starts]
 
-    def _submit(self, starts: list[Start]) -> list[Handle]:
+    def _submit(self, starts: list[Start]) -> Sequence[Handle | EngineError]:
         first, name = starts[0], f"star-{starts[0].stage}-{uuid.uuid4().hex[:12]}"
         for index, start in enumerate(starts):
-            write_json(
-                start.job.path / TOKEN, {"name": name, "index": index if len(starts) > 1 else None, "start": start.name}
-            )
+            token = {"name": name, "index": index if len(starts) > 1 else None, "start": start.name}
+            write_json(start.job.path / TOKEN, token)
         try:
             executor = submitit.SlurmExecutor(self.folder, max_num_timeout=first.resources.slurm.timeouts)
             executor.update_parameters(job_name=name, **_parameters(first))
             executor.parameters["setup"] = [
                 *first.resources.slurm.setup,
-                f"export PYTHONPATH={first.code}${{PYTHONPATH:+:$PYTHONPATH}}",
+                f"export PYTHONPATH={shlex.quote(str(first.code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             ]
-            tasks = [Attempt(str(start.job.path), str(start.code), self.worker) for start in starts]
+            tasks = [Attempt(str(start.job.path), str(start.code), self.worker, start.attempt) for start in starts]
             jobs = executor.submit_array(tasks) if len(tasks) > 1 else [executor.submit(tasks[0])]
+            return [{"job": str(job.job_id)} for job in jobs]
         except (FailedSubmissionError, subprocess.CalledProcessError, OSError, RuntimeError) as error:
+            accepted = (by_name([name]) or {}).get(name)  # a time-out of `sbatch` says nothing about Slurm
+            if accepted is not None:
+                return [{"job": _element(accepted, index, len(starts))} for index in range(len(starts))]
             said = getattr(error, "stderr", None) or str(error)
-            raise EngineError(f"Slurm refused {len(starts)} jobs: {str(said).strip().splitlines()[-1]}") from None
-        self._looked = float("-inf")
-        return [{"job": str(job.job_id)} for job in jobs]
+            return [EngineError(f"Slurm refused it: {str(said).strip().splitlines()[-1]}")] * len(starts)
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
-        """One question to Slurm for all."""
-        if time.monotonic() - self._looked > self.every:
-            self._look()
-        numbers = [self._number(one) for one in watched]
-        lost = [number for number in numbers if number is not None and number not in self._seen]
-        kept = accounted(lost) if lost else {}
-        return [self._exit(number, kept) for number in numbers]
+        """One question to Slurm for all; None as long as it does not answer."""
+        numbers = self._numbers(watched)
+        if numbers is None:
+            return [None] * len(watched)
+        wanted = [number for number in numbers if number is not None]
+        if time.monotonic() - self._looked > self.every or not all(number in self._seen for number in wanted):
+            found = by_number(wanted)
+            if found is None:
+                return [None] * len(watched)
+            self._looked = time.monotonic()
+            self._seen = found
+            missing = [number for number in wanted if number not in found]
+            self._missed = {number: self._missed.get(number, 0) + 1 for number in missing}
+            self._seen |= accounted(missing) if missing else {}
+        return [self._exit(number) for number in numbers]
 
-    def _exit(self, number: str | None, kept: dict[str, tuple[str, str, str]]) -> Exit | None:
+    def _exit(self, number: str | None) -> Exit | None:
         if number is None:
             return Exit(None, "it never reached Slurm")
-        found = self._seen.get(number) or kept.get(number)
+        found = self._seen.get(number)
         if found is None:
-            return Exit(None, "Slurm does not know it any more")
-        state, code, reason = found
-        if state not in OVER:
+            return Exit(None, "Slurm does not know it any more") if self._missed.get(number, 0) > 1 else None
+        if found.state not in OVER:
             return None
-        if state in ("COMPLETED", "FAILED"):
-            return Exit(_exit_code(code))
-        return Exit(None, "DEPENDENCY" if reason == DEPENDENCY else state)
+        if found.state in ("COMPLETED", "FAILED"):
+            return Exit(_exit_code(found.code))
+        return Exit(None, "DEPENDENCY" if found.reason == DEPENDENCY else found.state)
 
     def wait(self, seconds: float) -> None:
         """Slurm tells nobody when a job ends."""
@@ -134,36 +152,40 @@ class SlurmExecutor:
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
         """`scancel`: SIGTERM first, and after a while SIGKILL, as the cluster is set up; with `kill`, at once."""
-        number = self._number(watched)
-        if number is not None:
+        for number in filter(None, self._numbers([watched]) or ()):
             if kill:
-                ask(["scancel", "--quiet", "--full", "--signal=KILL", number])
-            ask(["scancel", "--quiet", number])
+                subprocess.run(["scancel", "--quiet", "--full", "--signal=KILL", number], check=False)
+            subprocess.run(["scancel", "--quiet", number], check=False)
             self._looked = float("-inf")
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _number(self, watched: Watched) -> str | None:
-        """Slurm's number of a job; by its name where nobody kept the number."""
-        if watched.handle is not None:
-            return str(watched.handle["job"])
-        token = read_json(watched.job.path / TOKEN)
-        if token is None or token["start"] != watched.name:
+    def _numbers(self, watched: Sequence[Watched]) -> list[str | None] | None:
+        """Slurm's numbers; by name where nobody kept the number. None when Slurm does not answer."""
+        tokens = {}
+        for one in watched:
+            token = read_json(one.job.path / TOKEN) if one.handle is None else None
+            if token is not None and token["start"] == one.name:
+                tokens[one.name] = token
+        names = by_name([token["name"] for token in tokens.values()]) if tokens else {}
+        if names is None:
             return None
-        array = self._names.get(token["name"])
-        return None if array is None else array if token["index"] is None else f"{array}_{token['index']}"
+        numbers: list[str | None] = []
+        for one in watched:
+            token = tokens.get(one.name)
+            array = names.get(token["name"]) if token else None
+            if one.handle is not None:
+                numbers.append(str(one.handle["job"]))
+            elif token is None or array is None:
+                numbers.append(None)
+            else:
+                numbers.append(array if token["index"] is None else f"{array}_{token['index']}")
+        return numbers
 
-    def _look(self) -> None:
-        fields = "JobArrayID:|,State:|,exit_code:|,Reason:|,Name:256"
-        shown = ask(["squeue", "--me", "--noheader", "--states=all", "--array", "-O", fields])
-        if shown is None:
-            return  # the controller is away: everything is as it was
-        self._looked = time.monotonic()
-        for line in shown.splitlines():
-            number, state, code, reason, name = (part.strip() for part in line.split("|"))
-            self._seen[number] = (state, code, reason)
-            self._names[name] = number.split("_")[0]
+
+def _element(array: str, index: int, count: int) -> str:
+    return f"{array}_{index}" if count > 1 else array
 
 
 def _exit_code(text: str) -> int:
@@ -178,6 +200,7 @@ def _parameters(start: Start) -> dict[str, Any]:
     resources, stage, slurm = start.resources, start.stage, start.resources.slurm
     processes, memory = resources.processes_of(stage), resources.memory_gb_of(stage)
     gpus = resources.gpus_of(stage)
+    additional = {"requeue": True, **({"kill-on-invalid-dep": "yes"} if start.after else {}), **slurm.options}
     parameters: dict[str, Any] = {
         "time": resources.minutes_of(stage),
         "nodes": resources.nodes_of(stage),
@@ -194,10 +217,6 @@ def _parameters(start: Start) -> dict[str, Any]:
         "array_parallelism": slurm.array_parallelism,
         "stderr_to_stdout": True,
         "dependency": f"afterok:{':'.join(handle['job'] for handle in start.after)}" if start.after else None,
-        "additional_parameters": {
-            "requeue": True,
-            **({"kill-on-invalid-dep": "yes"} if start.after else {}),
-            **slurm.options,
-        },
+        "additional_parameters": additional,
     }
     return {name: value for name, value in parameters.items() if value is not None}

@@ -26,15 +26,19 @@ class Attempt:
         job: the job's folder.
         code: the snapshot that the worker imports `star` from.
         worker: the module that is run.
+        attempt: its number; the worker ends at once when a newer one has begun.
     """
 
-    def __init__(self, job: str, code: str, worker: str) -> None:
-        self.job, self.code, self.worker = job, code, worker
+    def __init__(self, job: str, code: str, worker: str, attempt: int) -> None:
+        self.job, self.code, self.worker, self.attempt = job, code, worker, attempt
 
     def __call__(self) -> None:
         """Run the worker; this process ends with its exit code."""
         global _running
-        environment = os.environ | {"STAR_NODE_RANK": os.environ.get("SLURM_NODEID", "0")}
+        environment = os.environ | {
+            "STAR_NODE_RANK": os.environ.get("SLURM_NODEID", "0"),
+            "STAR_ATTEMPT": str(self.attempt),
+        }
         inherited = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (self.code, inherited)))
         with (Path(self.job) / "log.txt").open("ab") as log:
@@ -62,7 +66,7 @@ class Attempt:
 
         _ask(signal.SIGTERM)
         _until_over()
-        return DelayedSubmission(Attempt(self.job, self.code, self.worker))
+        return DelayedSubmission(Attempt(self.job, self.code, self.worker, self.attempt))
 
 
 _running: subprocess.Popen[bytes] | None = None

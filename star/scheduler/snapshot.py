@@ -48,6 +48,7 @@ def take(home: Home) -> Snapshot:
     path = home.code / digest
     origin = read_json(path / ORIGIN)
     if origin is None:
+        shutil.rmtree(path, ignore_errors=True)  # half of one that somebody copied here
         _write(path, contents, digest)
     elif origin["dirty"] and not _git()[1]:  # the same code has been committed since
         write_json(path / ORIGIN, {**origin, "commit": _git()[0], "dirty": False, "diff": None})
@@ -101,6 +102,13 @@ def _git() -> tuple[str | None, str]:
 def _as_new(name: str) -> str:
     text = (PACKAGE / name).read_text(errors="replace")
     return f"--- /dev/null\n+++ b/star/{name}\n" + "".join(f"+{line}\n" for line in text.splitlines())
+
+
+def digest_of(path: Path) -> str:
+    """What a snapshot's folder has to be called, by its contents."""
+    package = path / "star"
+    files = sorted(found for found in package.rglob("*") if found.is_file() and "__pycache__" not in found.parts)
+    return _digest({found.relative_to(package).as_posix(): found.read_bytes() for found in files})
 
 
 def _digest(contents: dict[str, bytes]) -> str:

@@ -6,18 +6,63 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
 
+CHUNK = 400
+"""Jobs in one question."""
+FIELDS = "JobArrayID:|,State:|,exit_code:|,Reason:|,Name:256"
 log = logging.getLogger(__name__)
 
 
-def accounted(numbers: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+class Seen(NamedTuple):
+    """What Slurm says of a job."""
+
+    state: str
+    code: str
+    reason: str
+
+
+def by_number(numbers: Iterable[str]) -> dict[str, Seen] | None:
+    """Slurm's number of each of these jobs that the controller still knows -> what it says; None when it does not answer.
+
+    Whoever's they are: a colleague's jobs are adopted too.
+    """
+    found: dict[str, Seen] = {}
+    for part in _chunks(dict.fromkeys(number.split("_")[0] for number in numbers)):
+        shown = ask(["squeue", "--noheader", "--states=all", "--array", f"--jobs={','.join(part)}", "-O", FIELDS])
+        if shown is None:
+            return None
+        found |= {number: seen for number, _, seen in _lines(shown)}
+    return found
+
+
+def by_name(names: Iterable[str]) -> dict[str, str] | None:
+    """Name of a job or an array -> its number; None when the controller does not answer."""
+    found: dict[str, str] = {}
+    for part in _chunks(dict.fromkeys(names)):
+        shown = ask(["squeue", "--noheader", "--states=all", "--array", f"--name={','.join(part)}", "-O", FIELDS])
+        if shown is None:
+            return None
+        found |= {name: number.split("_")[0] for number, name, _ in _lines(shown)}
+    return found
+
+
+def _lines(shown: str) -> Iterator[tuple[str, str, Seen]]:
+    for line in shown.splitlines():
+        number, state, code, reason, name = (part.strip() for part in line.split("|", 4))
+        yield number, name, Seen(state, code, reason)
+
+
+def accounted(numbers: Iterable[str]) -> dict[str, Seen]:
     """Of jobs that the controller has forgotten, where the cluster keeps accounts."""
-    shown = ask(["sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", ",".join(numbers)])
     found = {}
-    for line in (shown or "").splitlines():
-        number, state, code = line.split("|")
-        found[number] = (state.split()[0], code, "")
+    for part in _chunks(numbers):
+        shown = ask(["sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", ",".join(part)])
+        for line in (shown or "").splitlines():
+            number, state, code = line.split("|")
+            found[number] = Seen(state.split()[0], code, "")
     return found
 
 
@@ -25,12 +70,12 @@ def in_queue() -> dict[str, str]:
     """For `status`: Slurm's number of each job that is not over -> its state, and why it waits."""
     if shutil.which("squeue") is None:
         return {}
-    shown = ask(["squeue", "--me", "--noheader", "--array", "-O", "JobArrayID:|,State:|,Reason:"])
-    found = {}
-    for line in (shown or "").splitlines():
-        number, state, reason = (part.strip() for part in line.split("|"))
-        found[number] = state.lower() + (f" ({reason})" if reason not in ("None", "") else "")
-    return found
+    shown = ask(["squeue", "--noheader", "--array", "--me", "-O", FIELDS])
+    waits = {number: seen for number, _, seen in _lines(shown or "")}
+    return {
+        number: seen.state.lower() + (f" ({seen.reason})" if seen.reason not in ("None", "") else "")
+        for number, seen in waits.items()
+    }
 
 
 def ask(command: list[str]) -> str | None:
@@ -40,7 +85,13 @@ def ask(command: list[str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         log.info("%s: %s", command[0], error)
         return None
-    if done.returncode:
+    if done.returncode and "Invalid job id" not in done.stderr:  # of jobs that are all forgotten: an answer, too
         log.info("%s: %s", command[0], done.stderr.strip())
         return None
     return done.stdout
+
+
+def _chunks(values: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(values)
+    while part := list(islice(rest, CHUNK)):
+        yield part

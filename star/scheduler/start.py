@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import socket
 import sys
@@ -11,14 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from star.errors import EngineError
-from star.ledger.states import QUEUED, Claim, Job
+from star.ledger.states import DONE, FAILED, QUEUED, Claim, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, write_json
 from star.scheduler.board import Board
 from star.scheduler.executor import Executor, Handle, Limits, Start
 from star.scheduler.failures import failures_since_asked
 from star.scheduler.plan import PlannedJob
-from star.scheduler.policies import INFRASTRUCTURE, MEMORY, POLICIES, pause
+from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFUSED, USER, pause
 from star.scheduler.snapshot import Snapshot
 from star.spec.resources import ResourceSpec
 from star.spec.run import RunSpec
@@ -35,6 +36,12 @@ class Starter:
         self.home, self.ledger, self.executor, self.snapshot, self.me = home, ledger, executor, snapshot, me
         self.was_late = False
         """Another scheduler has claimed something that this one wanted: there is more to see in the ledger."""
+        self._news: list[str] = []
+
+    def news(self) -> list[str]:
+        """What went wrong since the last call, a line each."""
+        news, self._news = self._news, []
+        return news
 
     def fill(self, board: Board) -> list[tuple[PlannedJob, Job]]:
         """Start all that there is room for; returns each with its new state."""
@@ -51,16 +58,57 @@ class Starter:
                 self.was_late = True
                 continue
             if claim is None or job is None:
+                if shape not in too_wide and self._will_never_fit(board, planned):
+                    continue
                 too_wide.add(shape)
                 left.append(planned)
                 if limits is not None and held[0] >= limits[0]:
                     break  # no slot is free at all
                 continue
             board.see(job)
-            held = _added(held, claim)
-            starts.append((planned, job, self._prepare(planned, job, claim)))
+            start = self._prepared(board, planned, job, claim)
+            if start is not None:
+                held = _added(held, claim)
+                starts.append((planned, job, start))
         board.give_back(left)
-        return self._submit(starts) if starts else []
+        return self._submit(board, starts) if starts else []
+
+    def _will_never_fit(self, board: Board, planned: PlannedJob) -> bool:
+        """Fail a job that no waiting will help."""
+        reason = self.executor.never(planned.stage, planned.spec.resources)
+        if reason is None:
+            return False
+        job = board.states[planned.key]
+        if self.ledger.move(job, FAILED, USER, reason, error_class="ResourceError", error=reason):
+            self._news.append(f"FAILED   {planned.stage} {planned.key}  {planned.label}  {reason}")
+        board.see(self.ledger.jobs([job.key])[job.key])
+        return True
+
+    def _prepared(
+        self, board: Board, planned: PlannedJob, job: Job, claim: Claim, after: tuple[Handle, ...] = ()
+    ) -> Start | None:
+        """The attempt's folder; a disk that is full, or a folder that may not be written, ends the attempt and not the scheduler."""
+        try:
+            return self._prepare(planned, job, claim, after)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            self._undo(board, planned, job, DISK if full else INFRASTRUCTURE, str(error))
+            return None
+
+    def _undo(self, board: Board, planned: PlannedJob, job: Job, kind: str, message: str) -> None:
+        """End an attempt of which no process was started."""
+        policy = POLICIES[kind]
+        before = failures_since_asked(self.ledger.history(job.key), kind)
+        if policy.after == QUEUED and (policy.attempts is None or before < policy.attempts):
+            wait = pause(policy, before)
+            self.ledger.move(job, QUEUED, kind, f"not started: {message}", not_before=time.time() + wait)
+            self._news.append(f"waiting  {planned.stage} {planned.key}  ({message}); again in {wait:.0f} s")
+        else:
+            self.ledger.move(job, FAILED, kind, f"not started: {message}", error_class=kind, error=message)
+            self._news.append(
+                f"FAILED   {planned.stage} {planned.key}  {planned.label}  {message}\n         {policy.advice}"
+            )
+        board.see(self.ledger.jobs([job.key])[job.key])
 
     def _is_taken(self, board: Board, planned: PlannedJob) -> bool:
         """Whether another scheduler was first, or else the machine is full; takes note of what that one did."""
@@ -69,30 +117,49 @@ class Starter:
         return (now.state, now.attempt) != (before.state, before.attempt)
 
     def hand_over(self, board: Board) -> list[tuple[PlannedJob, Job]]:
-        """Give an engine that chains everything at once: each job waits in its queue for those that it needs."""
+        """Give an engine that chains everything at once: each job waits in its queue for those that it needs.
+
+        What waits for a job that runs elsewhere stays queued here.
+        """
         started: list[tuple[PlannedJob, Job]] = []
         left = [planned for planned in board.planned.values() if board.states[planned.key].state == QUEUED]
+        waiting = {planned.key for planned in left}
         while left:
-            wave: list[PlannedJob] = []
-            later: list[PlannedJob] = []
-            waiting = {planned.key for planned in left}
-            for planned in left:  # those whose inputs have a number in the engine's queue by now
-                (later if waiting & set(planned.inputs.values()) else wave).append(planned)
+            wave = [planned for planned in left if not waiting & set(planned.inputs.values())]
+            if not wave:
+                self._news.append(
+                    f"left     {len(left)} jobs queued: what they need runs elsewhere; the same command hands them over"
+                )
+                break
             starts = []
             for planned in wave:
-                claim = self.executor.place(planned.stage, planned.spec.resources, (0, {}))
-                inputs = [board.running[key] for key in planned.inputs.values() if key in board.running]
-                job = self._claim(planned, board.states[planned.key], claim, None) if claim else None
-                if job is None or claim is None:
-                    continue  # another scheduler was first
-                board.see(job)
-                after = tuple(before.handle for before in inputs if before.handle is not None)
-                starts.append((planned, job, self._prepare(planned, job, claim, after)))
-            for planned, job in self._submit(starts) if starts else ():
+                waiting.discard(planned.key)
+                start = self._chained(board, planned)
+                if start is None:
+                    waiting.add(planned.key)  # and all that need it
+                else:
+                    starts.append((planned, board.states[planned.key], start))
+            for planned, job in self._submit(board, starts) if starts else ():
                 board.see(job)
                 started.append((planned, job))
-            left = later
+            submitted = {planned.key for planned, _ in started}
+            waiting |= {planned.key for planned, _, _ in starts} - submitted
+            left = [planned for planned in left if planned not in wave]
         return started
+
+    def _chained(self, board: Board, planned: PlannedJob) -> Start | None:
+        """An attempt that waits for its inputs in the engine's queue; None when one of them runs elsewhere."""
+        claim = self.executor.place(planned.stage, planned.spec.resources, (0, {}))
+        inputs = [board.states[key] for key in planned.inputs.values() if key in board.states]
+        unfinished = [before for before in inputs if before.state != DONE]
+        if claim is None or any(before.host != claim.host or before.handle is None for before in unfinished):
+            return None
+        job = self._claim(planned, board.states[planned.key], claim, None)
+        if job is None:
+            return None  # another scheduler was first
+        board.see(job)
+        after = tuple(before.handle for before in unfinished if before.handle is not None)
+        return self._prepared(board, planned, job, claim, after)
 
     def _claim(self, planned: PlannedJob, job: Job, claim: Claim, limits: Limits | None) -> Job | None:
         reason = f"{'resumed' if job.attempt else 'started'} on {claim.host.lstrip('@')}, code {self.snapshot.version}"
@@ -132,21 +199,17 @@ class Starter:
         with folder.log.open("a") as log:
             log.write(f"== attempt {job.attempt} · {claim.host.lstrip('@')} · {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         name = f"star-{planned.stage}-{planned.key}-{job.attempt}"
-        return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after)
+        return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt)
 
-    def _submit(self, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
-        try:
-            handles = self.executor.submit([start for _, _, start in starts])
-        except EngineError as error:  # the engine is away or full: the attempts did not begin
-            for _, job, _ in starts:
-                before = failures_since_asked(self.ledger.history(job.key), INFRASTRUCTURE)
-                due = time.time() + pause(POLICIES[INFRASTRUCTURE], before)
-                self.ledger.move(job, QUEUED, INFRASTRUCTURE, f"not started: {error}", not_before=due)
-            raise
+    def _submit(self, board: Board, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
+        handles = self.executor.submit([start for _, _, start in starts])
         started = []
         for (planned, job, _), handle in zip(starts, handles, strict=True):
-            self.ledger.set_handle(job, handle)
-            started.append((planned, replace(job, handle=handle)))
+            if isinstance(handle, EngineError):
+                self._undo(board, planned, job, REFUSED, str(handle))
+            else:
+                self.ledger.set_handle(job, handle)
+                started.append((planned, replace(job, handle=handle)))
         return started
 
 

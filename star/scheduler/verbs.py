@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from star.errors import NotFoundError
+from star.errors import NotFoundError, SpecError
 from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
@@ -72,14 +72,24 @@ def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
 
 
 def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
-    """Put what these jobs and all that was made from them have aside, and queue them; returns them."""
+    """Put what these jobs and all that was made from them have aside, and queue them; returns them.
+
+    Raises:
+        SpecError: one of them is running.
+    """
     chosen = {job.key for job in jobs}
     for stages in ledger.run_stages().values():
         for name, stage in STAGES.items():  # each after its inputs
             if any(stages.get(before) in chosen for before in stage.inputs):
                 chosen.add(stages[name])
+    known = ledger.jobs(chosen)
+    for job in known.values():
+        if job.state == RUNNING:
+            raise SpecError(
+                f"{job.stage} {job.key} is running, and reads what would be made anew; `star-exp cancel` it first, or wait."
+            )
     moved = []
-    for job in ledger.jobs(chosen).values():
+    for job in known.values():
         if job.state != DONE:
             continue
         folder = home.job(job.stage, job.key).path
@@ -109,8 +119,10 @@ def cancel(
     for job in jobs:
         if job.state == QUEUED and ledger.move(job, CANCELLED, CANCELLATION, "cancelled by `star-exp cancel`"):
             say(f"cancelled {job.stage} {job.key}  {job.label}")
-        elif job.state == RUNNING:
-            running.append(job)
+            continue
+        now = ledger.jobs([job.key])[job.key]  # it may have been started meanwhile
+        if now.state == RUNNING:
+            running.append(now)
     if not running:
         return []
     ledger.want([job.key for job in running], "cancel")

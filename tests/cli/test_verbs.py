@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from star.ledger.states import DONE, FAILED, QUEUED
+from star.ledger.states import DONE, FAILED, QUEUED, NewJob
 from star.rundir import read_json
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
@@ -119,6 +120,36 @@ def test_a_bundle_makes_the_same_table_elsewhere(lab: Lab, tmp_path: Path) -> No
     assert "took in 0 jobs; 20 were here already" in again.stdout
 
 
+def test_gc_of_another_homes_ledger_is_refused(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Lab(tmp_path / "other")
+    other.enter(other.plan())
+    monkeypatch.setenv("STAR_LEDGER_URL", f"sqlite:///{other.home.ledger}")
+    done = star_exp("gc", "--delete", home=lab.path)
+    assert done.returncode == 2 and "belongs to the home" in done.stderr
+    assert len(list(lab.home.jobs.iterdir())) == 20
+
+
+def test_a_bundle_cannot_plant_code(lab: Lab, tmp_path: Path) -> None:
+    """Its manifest agrees with itself, but the code is not the one whose name it bears."""
+    bundle, bad = tmp_path / "many.tar.gz", tmp_path / "bad.tar.gz"
+    assert star_exp("export", MANY, "--to", bundle, home=lab.path).returncode == 0
+    with tarfile.open(bundle) as archive:
+        contents = {entry.name: archive.extractfile(entry).read() for entry in archive if entry.isfile()}  # type: ignore[union-attr]
+    worker = next(name for name in contents if name.endswith("star/worker.py"))
+    contents[worker] += b"# planted\n"
+    manifest = json.loads(contents["manifest.json"])
+    manifest["files"][worker] = hashlib.sha256(contents[worker]).hexdigest()
+    contents["manifest.json"] = json.dumps(manifest).encode()
+    with tarfile.open(bad, "w:gz") as archive:
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    done = star_exp("import", bad, home=tmp_path / "there")
+    assert done.returncode == 2 and "is not the code whose name it bears" in done.stderr
+    assert not any((tmp_path / "there" / "code").glob("[!.]*"))
+
+
 def test_a_bundle_that_was_changed_is_refused(lab: Lab, tmp_path: Path) -> None:
     bundle = tmp_path / "many.tar.gz"
     assert star_exp("export", MANY, "--to", bundle, "--weights", "all", home=lab.path).returncode == 0
@@ -151,6 +182,11 @@ def test_gc_shows_first_and_keeps_what_a_table_needs(lab: Lab) -> None:
     orphan = lab.home.jobs / f"train-{'0' * 16}"
     orphan.mkdir()
     (orphan / "x").write_bytes(bytes(5000))
+    unknown = lab.home.jobs / f"train-{'1' * 16}"
+    unknown.mkdir()  # the ledger knows nothing of it: it stays
+    lab.ledger.add_jobs([NewJob("0" * 16, "train", "of a row that was left out", 0)])
+    (lab.path / ".git").mkdir()
+    os.utime(lab.path / ".git", (0, 0))
     scratch = lab.folder(plan, "train").checkpoints
     scratch.mkdir()
     (scratch / "old.pt").write_bytes(bytes(3000))
@@ -164,7 +200,7 @@ def test_gc_shows_first_and_keeps_what_a_table_needs(lab: Lab) -> None:
     }
     assert orphan.exists() and shown["deleted"] is False
     assert "removed 10 kB" in star_exp("gc", "--delete", home=lab.path).stdout
-    assert not orphan.exists() and not scratch.exists()
+    assert not orphan.exists() and not scratch.exists() and unknown.exists() and (lab.path / ".git").exists()
     before = {path: path.read_bytes() for path in lab.home.jobs.glob("*/result.json")}
     done = star_exp("gc", "--intermediates", "--delete", home=lab.path)
     assert done.returncode == 0

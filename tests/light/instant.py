@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from star.errors import EngineError
 from star.ledger.states import Claim
 from star.ledger.store import open_ledger
 from star.rundir import Home, read_json, write_json
@@ -38,7 +39,10 @@ class InstantExecutor:
         self.placed += 1
         return Claim("@instant") if self.placed <= self.AT_ONCE else None
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle]:
+    def never(self, stage: str, resources: ResourceSpec) -> None:
+        """There is always room, sooner or later."""
+
+    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
         """Write down that it was done, and its result."""
         for start in starts:
             with (start.job.path / "done.txt").open("a") as file:

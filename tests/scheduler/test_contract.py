@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -410,6 +411,65 @@ def test_a_living_scheduler_adopts_what_a_dead_one_left(lab: Lab, monkeypatch: p
     assert outcome.failed == [] and {job.state for job in lab.ledger.jobs().values()} == {DONE}
     assert any(row.why == "adopted" for key in lab.ledger.jobs() for row in lab.ledger.history(key))
     assert set(lab.times_done().values()) == {1}
+
+
+@pytest.mark.contract("P2")
+def test_what_a_dead_scheduler_of_another_experiment_left_holds_no_room(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGHT_STEPS", "20")
+    monkeypatch.setenv("LIGHT_SECONDS", "0.1")
+    first = command(lab, "--set", "optim.steps=20", "--name", "first")
+    plan = lab.plan(sets=("optim.steps=20",), name="first")
+    until(lambda: len(workers(lab)) == 2, "two workers fill the machine")
+    first.kill()
+    first.wait()
+    monkeypatch.setenv("LIGHT_STEPS", "1")
+    other = lab.file(("experiment: many", "experiment: second"), ("table:", "base: {data: {test_images: 150}}\ntable:"))
+    outcome = lab.run(lab.plan(other))
+    assert outcome.failed == [] == outcome.blocked
+    assert lab.job(plan, "tokenizer").state == DONE, "it ran to its end, and was settled"
+
+
+@pytest.mark.contract("V4")
+def test_rerun_leaves_a_running_reader_its_input(lab: Lab) -> None:
+    plan = lab.plan()
+    lab.run(plan)
+    rerun(lab.home, lab.ledger, [lab.job(plan, "probe")])
+    assert lab.ledger.claim(lab.job(plan, "probe"), "me", "started", Claim("here", 1))
+    with pytest.raises(SpecError, match="is running, and reads what would be made anew"):
+        rerun(lab.home, lab.ledger, [lab.job(plan, "train")])
+    assert lab.folder(plan, "train").result.exists()
+
+
+def test_numbers_without_their_output_are_no_result(lab: Lab) -> None:
+    """`gc` took the output, it is wanted again, and the scheduler died before it could begin."""
+    plan = lab.plan()
+    lab.run(plan)
+    (lab.folder(plan, "encode").out / ".removed").touch()
+    lab.enter(lab.plan(seeds=[0, 1]))
+    assert lab.ledger.claim(lab.job(plan, "encode"), "it died at once", "started", Claim(socket.gethostname(), 1))
+    outcome = lab.run(lab.plan(seeds=[0, 1]))
+    assert outcome.failed == [] and lab.folder(plan, "encode").has_output()
+
+
+def test_a_folder_that_cannot_be_written_ends_the_attempt_and_not_the_scheduler(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import star.scheduler.start as start
+
+    plan, write = lab.plan(), start.write_json
+    victim = lab.folder(plan, "train", 1).job
+
+    def failing(path: Path, value: object, durable: bool = True) -> None:
+        if path == victim:
+            raise OSError(28, "No space left on device")
+        write(path, value, durable)
+
+    monkeypatch.setattr(start, "write_json", failing)
+    outcome = lab.run(plan)
+    assert [(job.key, job.why) for job in outcome.failed] == [(plan.runs[1].stages["train"], "disk_full")]
+    assert outcome.done == 16
 
 
 @pytest.mark.contract("P3")

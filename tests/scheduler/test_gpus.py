@@ -117,6 +117,19 @@ def test_a_gpu_whose_memory_is_not_free_yet_is_waited_for(lab: Lab) -> None:
     assert started["running"] - began > 1.5
 
 
+@pytest.mark.parametrize(
+    ("change", "stage", "says"),
+    [
+        ("resources.gpu_memory_gb={tokenizer: 11}", "tokenizer", "1 GPUs of 11 GiB asked for, but this machine has 0"),
+        ("resources.nodes={train: 2}", "train", "runs on Slurm or Ray"),
+    ],
+)
+def test_a_job_that_fits_no_machine_fails_at_once(lab: Lab, change: str, stage: str, says: str) -> None:
+    outcome = lab.run(lab.plan(sets=(change,)), LocalExecutor(2, gpus=lambda: [gpu(0)], worker=WORKER))
+    assert {(job.stage, job.why) for job in outcome.failed} == {(stage, "user_error")}
+    assert all(says in (job.error or "") for job in outcome.failed)
+
+
 def test_cpu_threads_are_divided_on_a_small_machine(lab: Lab) -> None:
     plan = lab.plan(sets=("resources.threads={train: 8, tokenizer: 2}", "resources.device=cpu"))
     assert lab.run(plan, LocalExecutor(2, gpus=list, worker=WORKER)).done == 20

@@ -15,7 +15,7 @@ import pytest
 
 from star.ledger.states import CANCELLED, DONE, QUEUED, RUNNING, Job
 from star.rundir import JobDir, read_json
-from star.scheduler.executor import Start
+from star.scheduler.executor import Start, Watched
 from star.scheduler.plan import Plan
 from star.scheduler.slurm import SlurmExecutor
 from star.spec.resources import ResourceSpec
@@ -220,6 +220,20 @@ def test_a_refused_job_waits_and_says_why(lab: Lab, slurm: Slurm) -> None:
     assert lab.run(plan, engine(lab), tick=stop).interrupted
     job = lab.job(plan, "dataset")
     assert job.state == QUEUED and job.not_before is not None and job.not_before > time.time()
+
+
+def test_a_question_that_slurm_does_not_answer_proves_nothing(
+    lab: Lab, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import star.scheduler.squeue as squeue
+
+    executor, ask, away = engine(lab), squeue.ask, [True]
+    monkeypatch.setattr(squeue, "ask", lambda command: None if away else ask(command))
+    unknown = Watched(JobDir(lab.path / "x"), "star-train-x-1", {"job": "987654"}, "@slurm")
+    assert [executor.poll([unknown]) for _ in range(3)] == [[None]] * 3
+    away.clear()
+    assert executor.poll([unknown]) == [None]  # missed once may be an accident
+    assert executor.poll([unknown])[0] is not None
 
 
 def test_what_a_job_asks_slurm_for(lab: Lab, slurm: Slurm, tmp_path: Path) -> None:
