@@ -196,6 +196,7 @@ class RayCluster:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("RAY_")
         } | self.environment
+        environment |= {"PYTHONPATH": str(Path(__file__).parent.parent)}  # for workers that only pretend
         environment.pop("RAY_ADDRESS")
         self._started.append(
             subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from star.ledger.states import Job
 from star.ledger.store import Ledger, open_ledger
@@ -89,3 +93,36 @@ class Lab:
     def times_done(self) -> dict[str, int]:
         """Job's folder -> how often a worker finished it."""
         return {path.parent.name: len(path.read_text().split()) for path in self.home.jobs.glob("*/done.txt")}
+
+
+def command(lab: Lab, *options: str) -> subprocess.Popen[str]:
+    """`star-exp run` in a process of its own."""
+    line = [
+        sys.executable,
+        "-m",
+        "tests.light.cli",
+        "run",
+        str(MANY),
+        "--plain",
+        "--slots",
+        "2",
+        "--home",
+        str(lab.path),
+    ]
+    return subprocess.Popen(
+        [*line, "--out", str(lab.path / "reports"), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def workers(lab: Lab) -> list[psutil.Process]:
+    """The living ones of this home."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if WORKER in line and str(lab.home.path) in line[-1] and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
