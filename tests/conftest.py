@@ -49,13 +49,13 @@ def home(prepared: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A real PostgreSQL server."""
     if not find_postgres("initdb"):
         pytest.skip("PostgreSQL is not installed; `make engines` installs it on Debian")
-    server = Postgres(tmp_path_factory.mktemp("postgres") / "server")
+    server = Postgres()
     yield server
-    server.stop()
+    server.remove()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

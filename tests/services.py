@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
@@ -33,14 +34,14 @@ def until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None
 class Postgres:
     """A PostgreSQL server of one's own, as its own user where the tests run as root (PostgreSQL refuses root)."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.data, self.port = folder, folder / "data", free_port()
-        folder.mkdir(parents=True)
-        folder.chmod(0o777)
-        self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-        for parent in folder.parents:  # pytest makes its folders for their owner alone
-            if os.getuid() == 0 and str(parent).startswith("/tmp/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
+    def __init__(self) -> None:
+        # not in pytest's folder, which is its owner's alone
+        self.folder = Path(tempfile.mkdtemp(prefix="star-postgres-"))
+        self.data, self.port = self.folder / "data", free_port()
+        self._as: list[str] = []
+        if os.getuid() == 0:
+            shutil.chown(self.folder, "postgres")
+            self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         self._run(find_postgres("initdb"), "-D", self.data, "-A", "trust", "-U", "star", "--no-sync")
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.write(
@@ -62,6 +63,11 @@ class Postgres:
     def stop(self) -> None:
         """Stop it at once, as a crash would."""
         self._run(find_postgres("pg_ctl"), "-D", self.data, "-m", "immediate", "-w", "stop")
+
+    def remove(self) -> None:
+        """Stop it for good."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_database(self) -> str:
         """The address of an empty database."""

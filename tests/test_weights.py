@@ -165,7 +165,7 @@ def test_exports_load_in_llamagens_layout_and_as_safetensors(home: Path) -> None
     assert content.pop(BUFFER).shape == (65536,)
     same(content, tokenizer / "out" / "vq.pt")
 
-    again = star_exp("run", spec, "--plain", "--set", f"model.weights={home / 'student.pt'}", "--set", "optim.steps=0",
+    again = star_exp("run", spec, "--plain", "--name", "two", "--set", f"model.weights={home / 'student.pt'}", "--set", "optim.steps=0",
                      home=home, cwd=home)  # fmt: skip
     assert again.returncode == 0, again.stderr
     results = [json.loads(path.read_text())["metrics"]["val_nll"] for path in home.glob("jobs/train-*/result.json")]

@@ -20,11 +20,11 @@ from star.scheduler.reindex import deliver, reindex
 from star.spec.experiment import Experiment
 
 
-def collect_garbage(path: Path, delete: bool, intermediates: bool, as_json: bool) -> None:
+def collect_garbage(path: Path, delete: bool, intermediates: bool, left_out: bool, as_json: bool) -> None:
     """Show or remove what may go."""
     home, _ = look(path)
     ledger = open_ledger(home)  # which refuses a ledger of another home
-    found = find(home, ledger, intermediates)
+    found = find(home, ledger, intermediates, left_out)
     if as_json:
         listed = [{"kind": one.kind, "path": str(one.path), "bytes": one.size, "why": one.why} for one in found]
         click.echo(json.dumps({"deleted": delete, "found": listed}, indent=1))
@@ -45,7 +45,7 @@ def collect_garbage(path: Path, delete: bool, intermediates: bool, as_json: bool
     elif delete:
         click.echo(f"removed {total}")
     else:
-        click.echo(f"{total} may go; `star-exp gc{' --intermediates' if intermediates else ''} --delete` removes it")
+        click.echo(f"{total} may go; the same command with --delete removes it")
 
 
 def rebuild(path: Path, mlflow: bool) -> None:

@@ -204,13 +204,16 @@ def rerun(keys: tuple[str, ...], experiment: str | None, home: Path) -> None:
 @click.option(
     "--intermediates", is_flag=True, help="Also images and codes that were needed on the way; weights and numbers stay."
 )
+@click.option(
+    "--left-out", is_flag=True, help="Also runs that left their experiment: rows left out, or replaced by --fork."
+)
 @HOME
 @JSON
-def gc(delete: bool, intermediates: bool, home: Path, as_json: bool) -> None:
-    """Show, or remove, what no experiment needs. Whatever a table shows, and the last and best weights, stay."""
+def gc(delete: bool, intermediates: bool, left_out: bool, home: Path, as_json: bool) -> None:
+    """Show, or remove, what no run needs. Whatever a table shows, and the last and best weights, stay."""
     from star.cli.home import collect_garbage
 
-    collect_garbage(home, delete, intermediates, as_json)
+    collect_garbage(home, delete, intermediates, left_out, as_json)
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from star.cli.status import nothing_yet
 from star.cli.view import View
 from star.errors import DataError, SpecError
 from star.ledger.store import Ledger, open_ledger, read_ledger
@@ -57,10 +58,8 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     executor = make_executor(options.executor, home, options.slots)
     if options.detach and executor.chains:
         enter(plan, home, ledger, click.echo, options.fork)
-        Scheduler(home, ledger, executor, take(home), click.echo, lambda name: make_executor(name, home)).hand_over(
-            plan
-        )
-        return 0
+        scheduler = Scheduler(home, ledger, executor, take(home), click.echo, lambda name: make_executor(name, home))
+        return 0 if scheduler.hand_over(plan) else 1
     # a polite kill is a Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     courier = Courier(home, ledger, Shipment.of(plan), lambda: connect(home))
@@ -176,9 +175,7 @@ def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger
     """
     ledger = read_ledger(home)
     if ledger is None:
-        raise DataError(
-            f"{home.path}: holds no runs yet; `star-exp run {file}` makes some, or name another folder with --home."
-        )
+        raise nothing_yet(home, file)
     return ledger
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from star.errors import NotFoundError
+from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher
 from star.ledger.store import Ledger, read_ledger
@@ -32,10 +34,24 @@ def look(path: Path) -> tuple[Home, Ledger]:
     home = Home(path)
     ledger = read_ledger(home)
     if ledger is None:
-        raise NotFoundError(
-            f"{home.path}: holds no runs yet; `star-exp run experiments/table4.yaml` makes some, or name another folder with --home."
-        )
+        raise nothing_yet(home)
     return home, ledger
+
+
+def nothing_yet(home: Home, file: str = "experiments/table4.yaml") -> NotFoundError:
+    """What to say of a home without a ledger."""
+    if os.environ.get(URL_VARIABLE):
+        return NotFoundError(
+            f"{URL_VARIABLE}: the database that it names holds no ledger yet; `star-exp run {file}` makes one."
+        )
+    count = len(home.job_folders())
+    if count:
+        return NotFoundError(
+            f"{home.path}: has {count} jobs but no ledger; `star-exp reindex` makes it anew from their folders."
+        )
+    return NotFoundError(
+        f"{home.path}: holds no runs yet; `star-exp run {file}` makes some, or name another folder with --home."
+    )
 
 
 def show_status(path: Path, as_json: bool) -> None:
@@ -93,8 +109,18 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
         queued: list all queued jobs, and not only the first that `status` shows.
     """
     listed = ledger.experiments(experiment)
+    if experiment is not None and not listed:
+        known = sorted({row.name for row in ledger.experiments()})
+        raise NotFoundError(
+            f"--experiment {experiment}: there is none of that name; there are: {', '.join(known) or 'none'}."
+        )
     stages = ledger.run_stages()
     places = ledger.all_places()
+    unfinished = ledger.of_state(RUNNING, FAILED, CANCELLED, LOST)
+    for job in unfinished:  # one that has a result is done, though its scheduler is gone, or about to notice
+        if job.state == RUNNING and home.job(job.stage, job.key).result.exists():
+            places[job.key] = places[job.key]._replace(state=DONE)
+    unfinished = [job for job in unfinished if places[job.key].state != DONE]
     rows = []
     for row in listed:
         keys = stages[row.run]
@@ -110,7 +136,6 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
                 "jobs": dict(states),
             }
         )
-    unfinished = ledger.of_state(RUNNING, FAILED, CANCELLED, LOST)
     unfinished += ledger.of_state(QUEUED, limit=None if queued else ROWS + 1)
     waits = _slurm_says() if any(job.host == "@slurm" for job in unfinished) else {}
     if experiment is not None:
@@ -145,10 +170,7 @@ def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
     shown: dict[str, Any] = dict(job.__dict__)
     shown["engine"] = waits.get(str((job.handle or {}).get("job"))) if job.host == "@slurm" else None
     if job.state == RUNNING:
-        folder = home.job(job.stage, job.key)
-        shown["progress"] = read_json(folder.progress)
-        if folder.result.exists():  # its scheduler is gone, or about to notice
-            shown["state"] = DONE
+        shown["progress"] = read_json(home.job(job.stage, job.key).progress)
     return shown
 
 
@@ -183,6 +205,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             yield from _job_lines(job)
     if many:
         yield f"queued    {found['counts'][QUEUED]} jobs"
+    if any(job["state"] == QUEUED for job in jobs) and not _goes_on(found):
+        yield "no scheduler is at work; `star-exp run FILE` goes on with what is queued"
     for watcher in found["schedulers"]:
         if watcher["alive"] is not False:
             yield f"scheduler {watcher['host']} process {watcher['pid']} on {watcher['executor']}: {watcher['command']}"

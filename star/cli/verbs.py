@@ -134,5 +134,5 @@ def _chosen(
     ledger: Ledger, keys: Sequence[str], experiment: str | None, option: str | None, alone: bool = False
 ) -> Chosen:
     if not keys and experiment is None:
-        raise SpecError(f"give keys, --experiment NAME{f' or {option}' if option else ''}.")
+        raise SpecError(f"give keys, or --experiment NAME{f', or {option}' if option else ''}.")
     return choose(ledger, keys, experiment, alone)

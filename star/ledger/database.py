@@ -135,7 +135,7 @@ class Database:
 
     def _insist(self, once: Callable[[], T]) -> T:
         deadline = time.monotonic() + self.patience
-        pause = 0.05
+        pause, told = 0.05, False
         while True:
             try:
                 return once()
@@ -149,7 +149,9 @@ class Database:
                         f"the ledger {self.name} cannot be reached ({_said(error)}); nothing is lost: "
                         "the same command goes on when it is back."
                     ) from None
-                log.warning("the ledger %s is away (%s); trying again", self.name, _said(error))
+                if not told:
+                    log.warning("the ledger %s is away (%s); trying again", self.name, _said(error))
+                    told = True
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)
 

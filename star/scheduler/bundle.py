@@ -136,6 +136,8 @@ def unpack(source: Path, home: Home, reports: Path) -> tuple[str, int, int]:
     Raises:
         DataError: it is no bundle, or damaged, or reaches outside of its folder.
     """
+    if not source.is_file():
+        raise DataError(f"{source}: there is no such file.")
     try:
         with tarfile.open(source) as archive:
             names = archive.getnames()
@@ -143,7 +145,9 @@ def unpack(source: Path, home: Home, reports: Path) -> tuple[str, int, int]:
             _check(archive, manifest["files"], names, source)
             taken, there = _take(archive, names, home, reports)
     except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{source}: is no bundle of `star-exp export`, or is damaged ({error}).") from None
+        raise DataError(
+            f"{source}: is no bundle of `star-exp export`, or is damaged ({str(error).splitlines()[0]})."
+        ) from None
     return str(manifest["experiment"]), taken, there
 
 

@@ -37,13 +37,14 @@ class Waste:
     why: str
 
 
-def find(home: Home, ledger: Ledger, intermediates: bool = False) -> list[Waste]:
+def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool = False) -> list[Waste]:
     """Everything that may go.
 
     Args:
+        left_out: also jobs of runs that an experiment once had: rows that were left out, or replaced by a fork.
         intermediates: also outputs of jobs that experiments need, where all that reads them is done: generated images, codes.
     """
-    users = _users(ledger)
+    users = _users(ledger, left_out)
     places = ledger.all_places()
     found: list[Waste] = []
     snapshots: set[str] = set()
@@ -61,7 +62,8 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False) -> list[Waste]
         if place is None:
             continue  # the ledger does not know it: `reindex` comes first
         if key not in users and not busy:
-            found.append(_waste("jobs of no experiment", folder.path, "no experiment needs it"))
+            why = "its run left its experiment" if left_out else "no run that was ever asked for needs it"
+            found.append(_waste("jobs of no experiment", folder.path, why))
             continue
         snapshots.add(Path(str((read_json(folder.job) or {}).get("snapshot"))).name)
         if busy:
@@ -97,13 +99,15 @@ def remove(waste: Waste) -> None:
         waste.path.unlink(missing_ok=True)
 
 
-def _users(ledger: Ledger) -> dict[str, set[str]]:
-    """Job that an experiment needs -> the jobs that read it."""
+def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
+    """Job that a run needs -> the jobs that read it. Without `left_out`, of all runs that were ever asked for."""
     users: dict[str, set[str]] = {}
-    stages = ledger.run_stages()
-    for row in ledger.experiments():
-        keys = stages[row.run]
-        for stage in needed(tuple(row.targets)):
+    stages, places = ledger.run_stages(), ledger.all_places()
+    wanted = [(stages[row.run], needed(tuple(row.targets))) for row in ledger.experiments()]
+    if not left_out:
+        wanted += [(keys, tuple(stage for stage in STAGES if keys.get(stage) in places)) for keys in stages.values()]
+    for keys, names in wanted:
+        for stage in names:
             users.setdefault(keys[stage], set())
             for before in STAGES[stage].inputs:
                 users.setdefault(keys[before], set()).add(keys[stage])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from star.errors import EngineError
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, RUNNING, Job
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
 from star.scheduler.board import Board
@@ -70,6 +70,9 @@ class Scheduler(Overseer):
         with self.lease:
             try:
                 self.refresh(board)
+                elsewhere = len(board.running) - len(self.owned(board))
+                if elsewhere:
+                    self.say(f"waiting  {elsewhere} jobs run under another scheduler; their results are used here too")
                 while True:
                     self._step(board)
                     if time.monotonic() >= self._next_tick or not board.is_open():
@@ -87,8 +90,8 @@ class Scheduler(Overseer):
                 for engine in self.known_engines.values():
                     engine.close()
 
-    def hand_over(self, plan: Plan) -> int:
-        """Give everything that is left to an engine that chains, and leave; returns how many jobs that are."""
+    def hand_over(self, plan: Plan) -> bool:
+        """Give everything that is left to an engine that chains, and leave; returns whether it took all of it."""
         board = Board(plan.to_do)
         with self.lease:
             self.refresh(board)
@@ -99,7 +102,7 @@ class Scheduler(Overseer):
         self.say(
             f"handed {len(started)} jobs to {self.executor.name}; the same command, or `star-exp status`, finds them again"
         )
-        return len(started)
+        return not any(job.state == QUEUED for job in board.states.values())
 
     def _step(self, board: Board) -> None:
         """Settle what has ended, start what is ready."""

@@ -16,7 +16,7 @@ from star.scheduler.board import Board
 from star.scheduler.executor import Executor, Exit, Watched
 from star.scheduler.failures import Failure, classify, failures_since_asked
 from star.scheduler.leases import Lease
-from star.scheduler.policies import CANCELLATION, pause
+from star.scheduler.policies import CANCEL, pause
 
 REFRESH = 1.0
 """Seconds between looks at what others did to the ledger."""
@@ -156,7 +156,7 @@ class Overseer:
         failure = classify(ended, read_json(folder.failure), folder.log)
         place = self.ledger.places([job.key])[job.key]
         if wished or (place.wish == "cancel" and place.attempt == job.attempt):
-            if self._moved(board, job, CANCELLED, CANCELLATION, "cancelled on request"):
+            if self._moved(board, job, CANCELLED, CANCEL, "cancelled on request"):
                 self.say(f"cancelled {job.stage} {job.key}  {job.label}")
             return
         self._apply(board, job, failure)

@@ -10,7 +10,7 @@ PREEMPTION, TIMEOUT, MEMORY, DISK, NUMBERS, INFRASTRUCTURE, DEATH, USER, BUG, CA
     *("preempted", "timeout", "out_of_memory", "disk_full", "nan", "infrastructure"),
     *("died", "user_error", "error", "cancelled_outside", "busy"),
 )
-DEPENDENCY, REFUSED = "input_failed", "refused"
+DEPENDENCY, REFUSED, CANCEL = "input_failed", "refused", "cancelled"
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ POLICIES: dict[str, Policy] = {
     BUG: Policy(
         FAILED, 0, 0, "the traceback is in `star-exp logs KEY`; mended code is used by `star-exp retry KEY`, then run"
     ),
+    CANCEL: Policy(CANCELLED, None, 0, "`star-exp retry KEY` queues it again"),
     REFUSED: Policy(QUEUED, None, 10, "the engine did not take it; it is offered again"),
     DEPENDENCY: Policy(QUEUED, None, 0, "what it needs has failed; see there"),
     CANCELLATION: Policy(

@@ -23,7 +23,7 @@ from star.ledger.states import Claim
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.scheduler.slurm_task import Attempt
-from star.scheduler.squeue import Seen, accounted, by_name, by_number
+from star.scheduler.squeue import Seen, accounted, ask, by_name, by_number
 from star.spec.resources import ResourceSpec
 
 HOST = "@slurm"
@@ -64,6 +64,10 @@ class SlurmExecutor:
     def __init__(self, home: Home, worker: str = WORKER, every: float = EVERY) -> None:
         if shutil.which("sbatch") is None:
             raise EngineError("--executor slurm: there is no `sbatch` on the PATH; run on a login node of the cluster.")
+        if ask(["squeue", "--noheader", "--me"]) is None:
+            raise EngineError(
+                "--executor slurm: Slurm does not answer `squeue --me`; is this a login node, and its controller up?"
+            )
         self.home, self.worker, self.every = home, worker, every
         self.folder = home.path / "slurm"
         self._seen: dict[str, Seen] = {}

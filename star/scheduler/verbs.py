@@ -13,7 +13,7 @@ from star.rundir import Home
 from star.scheduler.board import Board
 from star.scheduler.executor import Executor
 from star.scheduler.overseer import STOP_TIMEOUT, Overseer
-from star.scheduler.policies import CANCELLATION
+from star.scheduler.policies import CANCEL
 from star.spec.graph import STAGES, needed
 
 ENDED = (FAILED, CANCELLED, LOST)
@@ -59,7 +59,8 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
     wanted = {key for run in runs for key in of(run)}
     others = {key for run in targets if run not in runs for key in of(run)} if alone else set()
     shared = sorted((wanted & others) - jobs)
-    return Chosen(ledger.jobs(jobs | (wanted - set(shared))), shared)
+    active = [key for key, place in ledger.places(shared).items() if place.state in (QUEUED, RUNNING)]
+    return Chosen(ledger.jobs(jobs | (wanted - set(shared))), sorted(active))
 
 
 def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
@@ -117,7 +118,7 @@ def cancel(
     """
     running = []
     for job in jobs:
-        if job.state == QUEUED and ledger.move(job, CANCELLED, CANCELLATION, "cancelled by `star-exp cancel`"):
+        if job.state == QUEUED and ledger.move(job, CANCELLED, CANCEL, "cancelled by `star-exp cancel`"):
             say(f"cancelled {job.stage} {job.key}  {job.label}")
             continue
         now = ledger.jobs([job.key])[job.key]  # it may have been started meanwhile

@@ -136,7 +136,8 @@ def legal_values(part: dict[str, Any], schema: dict[str, Any]) -> str:
         return ("a whole number" if kind == "integer" else "a number") + _range(part)
     if kind == "array":
         return "a list; each entry: " + legal_values(part.get("items", {}), schema)
-    words = {"string": "text", "boolean": "true or false", "null": "null", "object": "a mapping of keys to values"}
+    text = f"text that matches {part['pattern']}" if "pattern" in part else "text"
+    words = {"string": text, "boolean": "true or false", "null": "null", "object": "a mapping of keys to values"}
     return words.get(str(kind), "a value")
 
 

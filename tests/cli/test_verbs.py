@@ -226,7 +226,7 @@ def test_retry_cancel_and_rerun_say_what_they_did(lab: Lab) -> None:
     shown = star_exp("retry", key, home=lab.path).stdout
     assert f"queued   probe {key}" in shown and "no scheduler is at work" in shown
     for mistake, says in (
-        (["retry"], "give keys, --experiment NAME or --failed"),
+        (["retry"], "give keys, or --experiment NAME, or --failed"),
         (["cancel", "--experiment", "mani"], "there is none of that name; there are: many"),
         (["rerun", "zzz"], "is the start of 0 keys"),
     ):
