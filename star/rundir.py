@@ -233,5 +233,6 @@ def is_alive(pid: int, born: float) -> bool | None:
     return False  # only its exit code is left
 
 
-SAME_PROCESS = 1.0
-"""Seconds by which a process's start time may be off: the clock that it is computed from is adjusted now and then."""
+SAME_PROCESS = 3.0
+"""Seconds by which a process's start time may be off: it is reckoned from the time of boot, which is rounded to seconds and
+moves when the clock is adjusted."""

@@ -96,7 +96,7 @@ def test_every_published_row_of_ours_is_found(name: str) -> None:
 
 def test_a_table_before_and_after_its_runs(home: Path) -> None:
     early = star_exp("report", TINY, home=home, cwd=home)
-    assert early.returncode == 2 and "holds no runs yet" in early.stderr
+    assert early.returncode == 2 and "jobs but no ledger; `star-exp reindex`" in early.stderr
     short = ["--set", "optim.steps=5"]
     temporary = home / "tmp"
     temporary.mkdir()
