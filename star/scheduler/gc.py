@@ -59,15 +59,13 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
             and (place.state == RUNNING or (place.state == QUEUED and key in users))
             or folder.locked()
         )
-        if place is None:
-            continue  # the ledger does not know it: `reindex` comes first
-        if key not in users and not busy:
+        if place is not None and key not in users and not busy:
             why = "its run left its experiment" if left_out else "no run that was ever asked for needs it"
             found.append(_waste("jobs of no experiment", folder.path, why))
             continue
         snapshots.add(Path(str((read_json(folder.job) or {}).get("snapshot"))).name)
-        if busy:
-            continue
+        if busy or place is None:
+            continue  # one that the ledger does not know stays as it is: `reindex` comes first
         if folder.result.exists():
             found += [
                 _waste("left behind", path, "its job is done")

@@ -183,7 +183,12 @@ def test_gc_shows_first_and_keeps_what_a_table_needs(lab: Lab) -> None:
     orphan.mkdir()
     (orphan / "x").write_bytes(bytes(5000))
     unknown = lab.home.jobs / f"train-{'1' * 16}"
-    unknown.mkdir()  # the ledger knows nothing of it: it stays
+    unknown.mkdir()  # the ledger knows nothing of it: it stays, and so does the code that it ran
+    code = lab.home.code / ("c" * 16)
+    code.mkdir()
+    (code / "x").write_bytes(bytes(10))
+    os.utime(code, (0, 0))
+    (unknown / "job.json").write_text(json.dumps({"snapshot": f"/elsewhere/code/{code.name}"}))
     lab.ledger.add_jobs([NewJob("0" * 16, "train", "of a row that was left out", 0)])
     (lab.path / ".git").mkdir()
     os.utime(lab.path / ".git", (0, 0))
@@ -200,7 +205,13 @@ def test_gc_shows_first_and_keeps_what_a_table_needs(lab: Lab) -> None:
     }
     assert orphan.exists() and shown["deleted"] is False
     assert "removed 10 kB" in star_exp("gc", "--delete", home=lab.path).stdout
-    assert not orphan.exists() and not scratch.exists() and unknown.exists() and (lab.path / ".git").exists()
+    assert (
+        not orphan.exists()
+        and not scratch.exists()
+        and unknown.exists()
+        and code.exists()
+        and (lab.path / ".git").exists()
+    )
     before = {path: path.read_bytes() for path in lab.home.jobs.glob("*/result.json")}
     done = star_exp("gc", "--intermediates", "--delete", home=lab.path)
     assert done.returncode == 0
