@@ -206,33 +206,3 @@ def read_metrics(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
                 return
             offset += len(line)
             yield offset, json.loads(line)
-
-
-def process_born(pid: int) -> float | None:
-    """When a process of this machine was started; None when there is none, only its exit code is left, or it is hidden."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
-
-
-def is_alive(pid: int, born: float) -> bool | None:
-    """Whether the process of this machine that was started then still runs; None when it is hidden from this user."""
-    found = process_born(pid)
-    if found is not None:
-        return abs(found - born) < SAME_PROCESS
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return None
-    return False  # only its exit code is left
-
-
-SAME_PROCESS = 3.0
-"""Seconds by which a process's start time may be off: it is reckoned from the time of boot, which is rounded to seconds and
-moves when the clock is adjusted."""

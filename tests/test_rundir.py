@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import tempfile
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star.rundir import MetricLog, is_alive, process_born, read_json, read_metrics, write_json
+from star.rundir import MetricLog, read_json, read_metrics, write_json
 
 
 def lines_of(path: Path) -> list[tuple[int, dict[str, float]]]:
@@ -56,13 +54,3 @@ def test_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_json(path, {"a": 2}, durable=False)
     assert read_json(path) == {"a": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_a_process_is_known_by_its_start_up_to_the_rounding_of_the_clock() -> None:
-    pid = os.getpid()
-    born = process_born(pid)
-    assert born is not None
-    assert [is_alive(pid, born + off) for off in (-1.01, 0, 1.01, 60)] == [True, True, True, False]
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    assert is_alive(gone.pid, born) is False

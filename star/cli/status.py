@@ -18,7 +18,8 @@ from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher
 from star.ledger.store import Ledger, read_ledger
-from star.rundir import Home, is_alive, read_json
+from star.process import is_alive
+from star.rundir import Home, read_json
 from star.spec.graph import needed
 
 ROWS = 40

@@ -97,8 +97,8 @@ class Watcher:
     id: str
     host: str
     pid: int
-    born: float
-    """When its process was started: a process id alone may belong to somebody else by now."""
+    born: str
+    """As `star.process` knows it: a process id alone may belong to somebody else by now."""
     executor: str
     command: str
     beats: int

@@ -17,7 +17,8 @@ from star.ledger.jobs import Jobs
 from star.ledger.runs import Runs
 from star.ledger.states import Watcher
 from star.ledger.tables import facts, schedulers
-from star.rundir import Home, process_born
+from star.process import process_born
+from star.rundir import Home
 
 READ_PATIENCE = 5.0
 """Seconds for which a command that only looks waits for a database that is away."""
@@ -38,7 +39,7 @@ class Ledger(Jobs, Runs):
             id=uuid.uuid4().hex,
             host=socket.gethostname(),
             pid=pid,
-            born=process_born(pid) or 0.0,
+            born=process_born(pid) or "",
             executor=executor,
             command=" ".join(sys.argv),
             beats=0,

@@ -15,7 +15,7 @@ from types import TracebackType
 from star.errors import LedgerError
 from star.ledger.states import Job, Watcher
 from star.ledger.store import Ledger
-from star.rundir import is_alive
+from star.process import is_alive
 
 BEAT = 3.0
 """Seconds between heartbeats."""

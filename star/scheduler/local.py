@@ -17,7 +17,7 @@ import psutil
 from star.devices import GIB, Gpu, ListGpus, choose, visible_gpus
 from star.errors import EngineError
 from star.ledger.states import Claim
-from star.rundir import is_alive, process_born
+from star.process import is_alive, process_born
 from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
 from star.spec.resources import ResourceSpec
 
@@ -173,8 +173,8 @@ class LocalExecutor:
                 found.append((process.info["create_time"], process.pid))
         if not found:
             return None
-        born, pid = min(found)  # torchrun's children have the same last word, and are younger
-        return {"pid": pid, "started": born, "host": self.host}
+        pid = min(found)[1]  # torchrun's children have the same last word, and are younger
+        return {"pid": pid, "started": process_born(pid), "host": self.host}
 
     def _current_gpus(self) -> list[Gpu]:
         if time.monotonic() - self._looked > 1.0:
@@ -201,4 +201,4 @@ def _joined(code: Path, others: str | None) -> str:
 
 def _alive(handle: Handle) -> bool:
     """The pid alone may belong to somebody else by now; one that is hidden from this user is left to its lock."""
-    return handle["started"] is not None and is_alive(handle["pid"], handle["started"]) is True
+    return is_alive(handle["pid"], str(handle["started"])) is True

@@ -23,7 +23,7 @@ REFRESH = 1.0
 STRAYS = 10.0
 """Seconds between looks for jobs that a dead scheduler of another experiment left on this machine."""
 GRACE = 2.0
-"""Seconds in which a started worker without a handle may still come up."""
+"""Seconds from its adoption in which a worker without a handle may still come up."""
 STOP_TIMEOUT = 60.0
 """Seconds that workers get to save their state."""
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class Overseer:
         self.lease = Lease(ledger, executor.name)
         self._cancelled: dict[tuple[str, int], float] = {}
         """Attempts that were asked to stop for good: (key, number) -> when they are killed."""
+        self._adopted: dict[tuple[str, int], float] = {}
+        """Attempts taken over without a handle: (key, number) -> when."""
         self._unreachable: dict[str, float] = {}
         """Engines that could not be reached: name -> when they are tried again."""
         self._strays = Board(())
@@ -107,6 +109,8 @@ class Overseer:
             if adopted is None:
                 continue
             board.add(adopted)
+            if adopted.handle is None:
+                self._adopted[adopted.key, adopted.attempt] = time.monotonic()
             self.say(f"attached {job.stage} {job.key}  {job.label}  ({reason})")
             if self.engine_of(job) is None:
                 self._settle(board, adopted, Exit(None))
@@ -132,8 +136,8 @@ class Overseer:
         """Settle those of `jobs` that have ended."""
         by_engine: dict[str, tuple[Executor, list[Job]]] = {}
         for job in jobs:
-            if job.handle is None and job.started and time.time() - job.started < GRACE:
-                continue  # its scheduler may be about to write the handle, its worker about to come up
+            if job.handle is None and time.monotonic() - self._adopted.get((job.key, job.attempt), 0.0) < GRACE:
+                continue  # its scheduler died just now: the worker may be about to come up
             engine = self.engine_of(job)
             if engine is not None:
                 by_engine.setdefault(engine.name, (engine, []))[1].append(job)

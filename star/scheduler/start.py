@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from star.errors import EngineError
-from star.ledger.states import DONE, FAILED, QUEUED, Claim, Job
+from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Claim, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, write_json
 from star.scheduler.board import Board
@@ -202,6 +202,7 @@ class Starter:
         return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt)
 
     def _submit(self, board: Board, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
+        starts = self._still_mine(board, starts)
         handles = self.executor.submit([start for _, _, start in starts])
         started = []
         for (planned, job, _), handle in zip(starts, handles, strict=True):
@@ -211,6 +212,16 @@ class Starter:
                 self.ledger.set_handle(job, handle)
                 started.append((planned, replace(job, handle=handle)))
         return started
+
+    def _still_mine(
+        self, board: Board, starts: list[tuple[PlannedJob, Job, Start]]
+    ) -> list[tuple[PlannedJob, Job, Start]]:
+        """Without those that another scheduler took over since they were claimed: this one may have slept, and counted as dead."""
+        now = self.ledger.places([job.key for _, job, _ in starts])
+        mine = [start for start in starts if now[start[1].key][:3] == (RUNNING, start[1].attempt, self.me)]
+        if len(mine) < len(starts):
+            self.was_late = True
+        return mine
 
 
 def smaller_passes(spec: RunSpec, times: int) -> RunSpec:

@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import star.scheduler.snapshot as snapshot
 from star.errors import SpecError
-from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Claim
+from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Claim, Job
 from star.rundir import read_json, write_json
 from star.scheduler.contract import compare
+from star.scheduler.executor import Start
 from star.scheduler.explain import why
 from star.scheduler.local import LocalExecutor
+from star.scheduler.plan import PlannedJob
+from star.scheduler.policies import DEATH
 from star.spec.graph import STAGES
 from tests.helpers import ROOT
 from tests.scheduler.lab import WORKER, Lab, command, workers
@@ -166,6 +170,29 @@ def test_a_worker_that_was_not_noted_down_is_found(lab: Lab, monkeypatch: pytest
     monkeypatch.setenv("LIGHT_SECONDS", "0")
     assert lab.run().done == 20
     assert lab.job(plan, "dataset").attempt == 1 and set(lab.times_done().values()) == {1}
+
+
+@pytest.mark.contract("F7")
+def test_a_scheduler_that_slept_leaves_what_was_taken_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = lab.plan()
+    lab.enter(plan)
+    scheduler = lab.scheduler()
+    prepare, slept = scheduler.starter._prepare, []
+
+    def sleepily(planned: PlannedJob, job: Job, *rest: Any) -> Start:
+        start = prepare(planned, job, *rest)
+        if not slept:
+            slept.append(job.key)
+            taken = lab.ledger.adopt(job, "another", "its scheduler is silent")
+            assert taken is not None and lab.ledger.move(taken, QUEUED, DEATH, "no trace of it")
+        return start
+
+    monkeypatch.setattr(scheduler.starter, "_prepare", sleepily)
+    assert scheduler.run(plan, lambda states: None).done == 20
+    (key,) = slept
+    folder = lab.home.job(plan.jobs[key].stage, key)
+    assert (folder.path / "done.txt").read_text().split() == ["2"]
+    assert set(lab.times_done().values()) == {1}
 
 
 @pytest.mark.contract("S1", "S2")

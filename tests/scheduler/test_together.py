@@ -32,7 +32,9 @@ def test_two_schedulers_and_a_thousand_jobs(database: str, lab: Lab) -> None:
     ledger = lab.ledger
     jobs = ledger.jobs()
     assert len(jobs) == 1000 and {job.state for job in jobs.values()} == {DONE}
-    assert Counter(lab.times_done().values()) == {1: 1000}
+    twice = [name.split("-")[1] for name, times in lab.times_done().items() if times != 1]
+    assert not twice, [tuple(row) for row in ledger.history(twice[0])]
+    assert len(lab.times_done()) == 1000
     rows = [row for key in jobs for row in ledger.history(key)]
     assert Counter(row.why for row in rows if row.job in jobs) >= Counter(asked=1000, started=1000)
     assert Counter(row.after for row in rows)[DONE] == 1000

@@ -44,7 +44,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("host", sa.String(255), nullable=False),
         sa.Column("pid", sa.Integer, nullable=False),
-        sa.Column("born", sa.Float, nullable=False),
+        sa.Column("born", sa.String(80), nullable=False),
         sa.Column("executor", sa.String(16), nullable=False),
         sa.Column("command", sa.Text, nullable=False),
         sa.Column("beats", sa.Integer, nullable=False),

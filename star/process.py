@@ -1,0 +1,57 @@
+"""Processes of this machine, known so exactly that none is ever taken for another, or for dead."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+
+def process_born(pid: int) -> str | None:
+    """What tells this process from all others that had its number: `BOOT NAMESPACE TICKS`.
+
+    Ticks are counted from the machine's boot. A start in seconds of the clock would not do: it moves whenever the clock is
+    set, and then every living process seems to be another one.
+
+    Returns:
+        None when there is no such process, only its exit code is left, or it is hidden from this user.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if state in "ZX" else f"{_here()} {fields[18]}"
+
+
+def is_alive(pid: int, born: str) -> bool | None:
+    """Whether the process of this machine for which `process_born` gave `born` still runs.
+
+    Returns:
+        None when that cannot be known: it is hidden from this user, or lives in a container with numbers of its own.
+    """
+    boot, _, rest = born.partition(" ")
+    mine, _, namespace = _here().partition(" ")
+    if boot != mine:
+        return False
+    if rest.partition(" ")[0] != namespace:
+        return None
+    found = process_born(pid)
+    if found is not None:
+        return found == born
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return None
+    except OSError:
+        pass
+    return False  # gone, or only its exit code is left
+
+
+@cache
+def _here() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # a sandbox that shows less: one machine as far as anybody can tell
+        return "? ?"

@@ -1,0 +1,58 @@
+"""A living process is never taken for another one, nor for dead."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from star.process import is_alive, process_born
+
+
+def test_a_process_is_known_as_long_as_it_lives() -> None:
+    born = process_born(os.getpid())
+    assert born is not None and is_alive(os.getpid(), born) is True
+    child = subprocess.Popen(["sleep", "60"])
+    its = process_born(child.pid)
+    assert its is not None and is_alive(child.pid, its) is True
+    assert is_alive(child.pid, born.rsplit(" ", 1)[0] + " 1") is False  # the number is somebody else's by now
+    child.kill()
+    while process_born(child.pid):
+        pass
+    assert is_alive(child.pid, its) is False  # only its exit code is left
+    child.wait()
+    assert process_born(child.pid) is None and is_alive(child.pid, its) is False
+
+
+def test_where_it_cannot_be_known() -> None:
+    """After a boot nothing of before lives; of a container with numbers of its own nothing is known."""
+    born = process_born(os.getpid())
+    assert born is not None
+    boot, namespace, ticks = born.split()
+    assert is_alive(os.getpid(), f"another-boot {namespace} {ticks}") is False
+    assert is_alive(os.getpid(), f"{boot} 1 {ticks}") is None
+    assert is_alive(os.getpid(), "1795583268.5") is False  # as older versions wrote it
+
+
+def test_a_name_with_spaces_and_parentheses(tmp_path: Path) -> None:
+    odd = tmp_path / "a) S 1 (b"
+    odd.symlink_to(sys.executable)
+    child = subprocess.Popen([odd, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline()
+    its = process_born(child.pid)
+    assert its is not None and its.split()[-1].isdigit() and int(its.split()[-1]) > 100
+    child.communicate(b"\n")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may start a process in a namespace of its own")
+def test_the_numbers_of_a_container_are_its_own() -> None:
+    """Its process 1 is not this machine's."""
+    code = "import os; from star.process import process_born; print(process_born(os.getpid()))"
+    line = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
+    found = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    if found.returncode:
+        pytest.skip(found.stderr.strip())
+    assert is_alive(1, found.stdout.strip()) is None
