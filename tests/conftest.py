@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 from star.data.fetch import fashion_mnist, is_complete
@@ -30,12 +31,16 @@ def images() -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that holds the images and the stages up to `encode` and `reference` of tests/tiny.yaml."""
-    home = tmp_path_factory.mktemp("prepared")
-    (home / "data").mkdir()
-    (home / "data" / "fashion-mnist").symlink_to(images)
-    done = star_exp("run", ROOT / "tests" / "tiny_shared.yaml", "--plain", home=home, cwd=home)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """A home that holds the images and the stages up to `encode` and `reference` of tests/tiny.yaml: one for all test processes."""
+    mine = tmp_path_factory.getbasetemp()
+    home = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "prepared"
+    with FileLock(f"{home}.lock"):
+        if not (home / "whole").exists():
+            (home / "data").mkdir(parents=True)
+            (home / "data" / "fashion-mnist").symlink_to(images)
+            done = star_exp("run", ROOT / "tests" / "tiny_shared.yaml", "--plain", home=home, cwd=home)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (home / "whole").touch()
     return home
 
 

@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.helpers import empty_tracking_store
+
 
 def free_port() -> int:
     """A port on which nothing listens."""
@@ -226,6 +228,7 @@ class MlflowServer:
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
         folder.mkdir(parents=True)
+        shutil.copy(empty_tracking_store(), folder / "mlflow.sqlite")
         self.uri = f"http://127.0.0.1:{self.port}"
         self.start()
 
@@ -234,8 +237,9 @@ class MlflowServer:
         store = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.sqlite"]
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), *store]
         command += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # ten processes that nobody asks
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment
         )
         until(self._answers, "the MLflow server comes up", 90)
 
