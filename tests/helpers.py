@@ -42,7 +42,7 @@ def empty_tracking_store() -> Path:
         new = path.with_name(f"{path.name}.{os.getpid()}")
         new.parent.mkdir(exist_ok=True)
         code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{new}').search_experiments()"
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=200)
         new.replace(path)
     return path
 

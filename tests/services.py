@@ -25,7 +25,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
+def until(condition: Callable[[], bool], what: str, timeout: float = 120) -> None:
     """Wait."""
     deadline = time.time() + timeout
     while not condition():
@@ -53,13 +53,13 @@ class Postgres:
         self.databases = 0
 
     def _run(self, *command: object) -> None:
-        done = subprocess.run([*self._as, *map(str, command)], capture_output=True, text=True, timeout=120, cwd="/")
+        done = subprocess.run([*self._as, *map(str, command)], capture_output=True, text=True, timeout=200, cwd="/")
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
         """Start the server; returns when it answers."""
         command = (find_postgres("pg_ctl"), "-D", self.data, "-l", self.folder / "log", "-w", "start")
-        done = subprocess.run([*self._as, *map(str, command)], stdout=subprocess.DEVNULL, timeout=120, cwd="/")
+        done = subprocess.run([*self._as, *map(str, command)], stdout=subprocess.DEVNULL, timeout=200, cwd="/")
         assert done.returncode == 0, (self.folder / "log").read_text()
 
     def stop(self) -> None:
@@ -153,7 +153,7 @@ class Slurm:
     def __call__(self, *command: object) -> str:
         """Run one of Slurm's commands; returns what it prints."""
         environment = os.environ | {"SLURM_CONF": str(self.conf)}
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, env=environment)
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=200, env=environment)
         return done.stdout if done.returncode == 0 else ""
 
     def state(self, job: object) -> str:
@@ -241,7 +241,11 @@ class MlflowServer:
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment
         )
-        until(self._answers, "the MLflow server comes up", 90)
+        try:
+            until(self._answers, "the MLflow server comes up")
+        except AssertionError:
+            self.stop()
+            raise
 
     def _answers(self) -> bool:
         try:

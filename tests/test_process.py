@@ -52,7 +52,7 @@ def test_the_numbers_of_a_container_are_its_own() -> None:
     """Its process 1 is not this machine's."""
     code = "import os; from star.process import process_born; print(process_born(os.getpid()))"
     line = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
-    found = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(line, capture_output=True, text=True, timeout=200)
     if found.returncode:
         pytest.skip(found.stderr.strip())
     assert is_alive(1, found.stdout.strip()) is None

@@ -73,8 +73,8 @@ def killed_until_done(job: JobDir, rng: random.Random, kills: int, between: tupl
             chosen = victims if rng.random() < 0.5 else [rng.choice(victims)]
             for process in chosen:
                 process.send_signal(signal.SIGKILL)
-            worker.wait(timeout=90)
-            psutil.wait_procs(victims, timeout=90)
+            worker.wait(timeout=200)
+            psutil.wait_procs(victims, timeout=200)
             hit += not job.result.exists()
         if job.result.exists():
             return hit
@@ -136,7 +136,7 @@ def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(made: Path, tm
         worker = start_worker(job)
         until(lambda: newest(job) > before or worker.poll() is not None)  # noqa: B023
         worker.send_signal(signal.SIGUSR1 if processes == 2 else signal.SIGTERM)
-        if worker.wait(timeout=90) == DONE:
+        if worker.wait(timeout=200) == DONE:
             break
         assert worker.returncode == PREEMPTED, job.log.read_text()[-3000:]
     else:

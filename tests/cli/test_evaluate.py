@@ -212,8 +212,8 @@ def test_a_signal_ends_both_processes(number: signal.Signals, sets: Path, tmp_pa
         children = psutil.Process(process.pid).children()
     time.sleep(0.3)  # torch is still being imported
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=200)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
     assert "Traceback" not in said
-    psutil.wait_procs(children, timeout=60)
+    psutil.wait_procs(children, timeout=200)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)

@@ -26,7 +26,7 @@ FASHION = ROOT / "runs" / "data" / "fashion-mnist"
 def light(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
     """star-exp with workers that only pretend to work."""
     command = [sys.executable, "-m", "tests.light.cli", *map(str, arguments), "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=home)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=home)
 
 
 @pytest.fixture(scope="module")

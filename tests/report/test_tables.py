@@ -67,7 +67,7 @@ def test_latex_compiles(table: Table, tmp_path: Path) -> None:
         "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{table}\\end{document}"
     )
     done = subprocess.run(
-        ["pdflatex", "-halt-on-error", "paper.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        ["pdflatex", "-halt-on-error", "paper.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "paper.pdf").exists()

@@ -110,7 +110,7 @@ def test_an_interrupt_saves_and_queues(lab: Lab, monkeypatch: pytest.MonkeyPatch
     plan, running = lab.plan(), command(lab)
     until(lambda: lab.folder(plan, "dataset").metrics.exists(), "the first worker is at it")
     running.send_signal(number)
-    out = running.communicate(timeout=60)[0]
+    out = running.communicate(timeout=200)[0]
     assert running.returncode == 130 and "the same command goes on" in out
     assert workers(lab) == [] and lab.ledger.schedulers() == {}
     job = lab.job(plan, "dataset")
@@ -151,7 +151,7 @@ def test_an_older_attempt_writes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPat
     until(start.job.metrics.exists, "the older worker is at it")
     content = read_json(start.job.job)
     write_json(start.job.job, {**content, "attempt": 2})  # as a scheduler does that takes it for dead
-    assert older.wait(timeout=60) == 3
+    assert older.wait(timeout=200) == 3
     assert not start.job.result.exists() and not start.job.out.exists()
 
 

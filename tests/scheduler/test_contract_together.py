@@ -67,7 +67,7 @@ def test_cancel_stops_what_runs_and_what_waits(lab: Lab, monkeypatch: pytest.Mon
     whole = choose(lab.ledger, [], "many").jobs.values()
     left = cancel(lab.home, lab.ledger, whole, lambda name: LocalExecutor(1, gpus=list), lab.said.append)
     assert left == [] and {job.state for job in lab.ledger.jobs().values()} == {CANCELLED}
-    assert running.wait(timeout=60) == 1 and workers(lab) == []
+    assert running.wait(timeout=200) == 1 and workers(lab) == []
     assert 0 < read_json(lab.folder(plan, "dataset").checkpoints / "state.json")["done"] < 200
 
 
@@ -108,7 +108,7 @@ def test_two_people_share_the_work(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     seen = []
     first = command(lab)
     outcome = lab.scheduler().run(plan, lambda states: seen.append(len(workers(lab))))
-    assert first.wait(timeout=120) == 0 and outcome.failed == [] == outcome.blocked
+    assert first.wait(timeout=200) == 0 and outcome.failed == [] == outcome.blocked
     assert set(lab.times_done().values()) == {1} and len(lab.times_done()) == 24
     assert max(seen) <= 2
     owners = {row.owner for key in lab.ledger.jobs() for row in lab.ledger.history(key) if row.why == "started"}

@@ -162,7 +162,7 @@ def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:
     victim.wait()
     assert not path.exists()
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    first, second = (process.communicate(timeout=120)[0] for process in both)
+    first, second = (process.communicate(timeout=200)[0] for process in both)
     assert first == second != ""
     assert {left.name for left in tmp_path.iterdir()} == {"mlflow.sqlite", "mlflow.sqlite.lock"}
 

@@ -49,7 +49,7 @@ class Running:
 
     def kill(self, number: int) -> str:
         self.process.send_signal(number)
-        return self.process.communicate(timeout=60)[0]
+        return self.process.communicate(timeout=200)[0]
 
     def has_checkpoint(self) -> bool:
         return any(self.home.glob("jobs/train-*/checkpoints/step-*.pt"))

