@@ -115,6 +115,16 @@ def test_two_people_share_the_work(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     assert len(owners) == 2, "one of them did it all"
 
 
+@pytest.mark.contract("P1")
+def test_what_another_did_between_plan_and_start_is_not_done_again(lab: Lab) -> None:
+    plan = lab.plan()
+    lab.run()
+    assert len(plan.to_do) == 20  # when this one looked, nothing was there
+    assert lab.run(plan).done == 20
+    assert set(lab.times_done().values()) == {1}
+    assert {job.attempt for job in lab.ledger.jobs().values()} == {1}
+
+
 @pytest.mark.contract("P2")
 def test_a_living_scheduler_adopts_what_a_dead_one_left(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHT_STEPS", "25")
