@@ -38,8 +38,13 @@ class Chaos:
             "LIGHT_STEPS": str(STEPS),
             "LIGHT_SECONDS": str(seconds / STEPS),
         }
+        self.target = self.draw()
         self.hits: Counter[str] = Counter()
         self.codes: Counter[int] = Counter()
+
+    def draw(self) -> str:
+        """What is killed next."""
+        return self.rng.choice(("worker", "worker", "scheduler", "all"))
 
     def start(self) -> subprocess.Popen[bytes]:
         """The one command."""
@@ -82,10 +87,11 @@ class Chaos:
             running = self.start()
 
     def hit(self, scheduler: subprocess.Popen[bytes]) -> None:
-        """Kill something; a target that is not there does not count."""
-        target, workers = self.rng.choice(("worker", "worker", "scheduler", "all")), self.workers()
+        """Kill the next target, as soon as it is there: on a slow machine a scheduler takes its time to start workers."""
+        target, workers = self.target, self.workers()
         if target != "scheduler" and not workers:
             return
+        self.target = self.draw()
         if target != "worker":
             scheduler.kill()
         victims = {"worker": [self.rng.choice(workers)] if workers else [], "scheduler": [], "all": workers}[target]
