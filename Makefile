@@ -17,7 +17,7 @@ table4: $(DATA)
 	$(BIN)/star-exp run experiments/table4.yaml
 
 test: $(DATA) check engines
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # real servers that the tests start by themselves; without them those tests are skipped, and say so
 engines:

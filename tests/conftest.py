@@ -20,6 +20,15 @@ torch.set_num_threads(1)  # two test processes on two cores: more threads would 
 settings.register_profile("star", derandomize=True, deadline=None)  # a slow machine is no failure
 settings.load_profile("star")
 
+LONGEST = """test_workers test_kill test_slurm test_verbs test_together test_commands test_evaluate test_weights test_measuring
+test_contract test_ranks test_tables test_ray test_contract_together test_executor test_courier test_training test_chaos""".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no test process is left alone with one of them at the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(scope="session")
 def images() -> Path:
