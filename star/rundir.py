@@ -62,6 +62,17 @@ class JobDir:
         """Whether what the job made is still there; `gc` may have removed it and kept the numbers."""
         return self.out.exists() and not (self.out / REMOVED).exists()
 
+    def is_complete(self) -> bool:
+        """Whether result and output are there now.
+
+        A network file system may remember for a minute that a file was not there; it asks its server when a folder is listed.
+        """
+        try:
+            names = set(os.listdir(self.path))
+        except FileNotFoundError:
+            return False
+        return {"result.json", "out"} <= names and self.has_output()
+
     def attempt(self) -> int:
         """The newest attempt that a scheduler has begun; an older one's worker has to leave everything alone."""
         return int((read_json(self.job) or {}).get("attempt", 0))

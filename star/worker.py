@@ -48,7 +48,7 @@ def main(path: str, work: Work | None = None) -> int:
     work = work or _run
     follow_starter()
     if job.get("processes", 1) * job.get("nodes", 1) > 1 and not is_child():
-        return DONE if _is_done(job_dir) else several(job_dir, job)
+        return DONE if job_dir.is_complete() else several(job_dir, job)
     stop = _Stop()
     if is_child():
         follow_parent()
@@ -64,16 +64,12 @@ def main(path: str, work: Work | None = None) -> int:
             log.warning(
                 "%s: this file system has no locks (%s); attempts are told apart by their number", job_dir.path, error
             )
-        if _is_done(job_dir):
+        if job_dir.is_complete():
             return DONE
         if not is_child():  # so that what stands there afterwards is this attempt's
             job_dir.failure.unlink(missing_ok=True)
         with Heart(job_dir, job.get("attempt", 0)):
             return _guarded(work, job, job_dir, stop)
-
-
-def _is_done(job_dir: JobDir) -> bool:
-    return job_dir.result.exists() and job_dir.has_output()
 
 
 def _guarded(work: Work, job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star.rundir import MetricLog, read_json, read_metrics, write_json
+from star.rundir import REMOVED, JobDir, MetricLog, read_json, read_metrics, write_json
 
 
 def lines_of(path: Path) -> list[tuple[int, dict[str, float]]]:
@@ -45,6 +45,21 @@ def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:
         file.write('{"half a li')
     assert first["metrics"] == {"a": 1.0}
     assert [line["step"] for _, line in read_metrics(path, offset)] == [2]
+
+
+def test_a_job_is_complete_with_its_result_and_its_output(tmp_path: Path) -> None:
+    job = JobDir(tmp_path / "train-1")
+    assert not job.is_complete()  # no folder
+    job.path.mkdir()
+    write_json(job.result, {})
+    assert not job.is_complete()  # numbers alone
+    job.out.mkdir()
+    assert job.is_complete()
+    (job.out / REMOVED).touch()
+    assert not job.is_complete()  # its large files are gone
+    (job.out / REMOVED).unlink()
+    job.result.unlink()
+    assert not job.is_complete()  # killed between the two
 
 
 def test_json_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from star.ledger.states import (
     RunRow,
 )
 from star.ledger.store import Ledger
-from star.rundir import Home, JobDir, write_json
+from star.rundir import Home, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
 from star.spec.diff import Difference, differences
 
@@ -171,11 +171,6 @@ def record_path(plan: Plan, home: Home) -> Path:
     return home.experiments / f"{plan.experiment.name}@{profile}.json"
 
 
-def _is_there(folder: JobDir) -> bool:
-    """Looked at after the ledger: the plan is older, and another scheduler may have done the job since."""
-    return folder.result.exists() and folder.has_output()
-
-
 def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:
     """Jobs whose folder knows more than the ledger, and those that failed and are wanted again."""
     wanted = {key for key, job in plan.jobs.items() if job.action in TO_DO}
@@ -186,6 +181,6 @@ def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:
                 ledger.move(job, DONE, FOUND, "result found in its folder")
         elif job.state in (FAILED, LOST, CANCELLED):
             ledger.move(job, QUEUED, AGAIN, "asked for again")
-        elif job.state == DONE and not _is_there(home.job(job.stage, key)):
+        elif job.state == DONE and not home.job(job.stage, key).is_complete():  # the plan may be older than its end
             ledger.move(job, QUEUED, GONE, "its result, or an output that is needed again, has gone")
             ledger.forget_tracked([key])

@@ -150,9 +150,9 @@ class Overseer:
 
     def _settle(self, board: Board, job: Job, ended: Exit) -> None:
         folder = self.home.job(job.stage, job.key)
-        result = read_json(folder.result)
+        result = read_json(folder.result) if folder.is_complete() else None
         wished = self._cancelled.pop((job.key, job.attempt), None) is not None
-        if result is not None and folder.has_output():
+        if result is not None:
             if self._moved(board, job, DONE, FINISHED, "finished"):
                 numbers = f"{result['seconds']:.0f} s{_numbers(result['metrics'])}"
                 self.say(f"done     {job.stage} {job.key}  {job.label}  {numbers}")

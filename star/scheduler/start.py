@@ -170,7 +170,7 @@ class Starter:
         folder = self.home.job(planned.stage, planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.failure.unlink(missing_ok=True)  # so that one that is there is this attempt's
-        if not folder.has_output():
+        if not folder.is_complete():
             folder.result.unlink(missing_ok=True)  # numbers without the output that is wanted again
         short_of_memory = failures_since_asked(self.ledger.history(job.key), MEMORY) if job.attempt > 1 else 0
         spec = smaller_passes(planned.spec, short_of_memory)
