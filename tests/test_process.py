@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_a_name_with_spaces_and_parentheses(tmp_path: Path) -> None:
     child.communicate(b"\n")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root may start a process in a namespace of its own")
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="wants root, and util-linux")
 def test_the_numbers_of_a_container_are_its_own() -> None:
     """Its process 1 is not this machine's."""
     code = "import os; from star.process import process_born; print(process_born(os.getpid()))"
