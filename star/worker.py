@@ -245,6 +245,7 @@ def provenance(job: dict[str, Any], device: Any, threads: int, processes: int) -
         "host": platform.node(),
         "system": platform.platform(),
         "device": _device_name(device),
+        "cpu": _cpu(device),
         "gpus": _gpus(device),
         "threads": threads,
         "processes": processes,
@@ -259,6 +260,18 @@ def _device_name(device: Any) -> str:
 
         return str(torch.cuda.get_device_name())
     return platform.processor() or platform.machine()
+
+
+def _cpu(device: Any) -> str:
+    """Model, and the widest vectors that torch uses on it: another order of addition ends in another table."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    if device is None:
+        return model
+    import torch
+
+    return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _gpus(device: Any) -> list[dict[str, Any]]:
