@@ -117,4 +117,4 @@ def start_worker(job: JobDir) -> subprocess.Popen[bytes]:
 
 def work(job: JobDir) -> int:
     """Run a worker to its end; returns its exit code."""
-    return start_worker(job).wait(timeout=300)
+    return start_worker(job).wait(timeout=500)
