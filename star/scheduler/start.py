@@ -202,8 +202,8 @@ class Starter:
         return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt)
 
     def _submit(self, board: Board, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
-        starts = self._still_mine(board, starts)
-        handles = self.executor.submit([start for _, _, start in starts])
+        starts = self._still_mine(starts)
+        handles = self.executor.submit([start for _, _, start in starts]) if starts else []
         started = []
         for (planned, job, _), handle in zip(starts, handles, strict=True):
             if isinstance(handle, EngineError):
@@ -213,9 +213,7 @@ class Starter:
                 started.append((planned, replace(job, handle=handle)))
         return started
 
-    def _still_mine(
-        self, board: Board, starts: list[tuple[PlannedJob, Job, Start]]
-    ) -> list[tuple[PlannedJob, Job, Start]]:
+    def _still_mine(self, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job, Start]]:
         """Without those that another scheduler took over since they were claimed: this one may have slept, and counted as dead."""
         now = self.ledger.places([job.key for _, job, _ in starts])
         mine = [start for start in starts if now[start[1].key][:3] == (RUNNING, start[1].attempt, self.me)]
