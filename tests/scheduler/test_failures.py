@@ -21,6 +21,7 @@ from star.scheduler.policies import POLICIES, pause
 from star.scheduler.start import smaller_passes
 from tests.helpers import ROOT, tiny
 from tests.scheduler.lab import Lab
+from tests.services import until
 
 TOLD = {"class": "RuntimeError", "message": "CUDA error", "user": False}
 
@@ -144,6 +145,15 @@ def test_the_first_failure_is_shown_at_once_and_the_rest_goes_on(lab: Lab, monke
     assert lab.run().done == 4
 
 
+def at_work(folder: Path) -> bool:
+    """Whether a process was started for a job's folder and has not ended."""
+    lines = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(entry.read_bytes())
+    return any(str(folder).encode() in line for line in lines)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small disk")
 def test_a_full_disk(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The home on a disk of 8 MB, which something else fills while a training writes checkpoints."""
@@ -158,10 +168,11 @@ def test_a_full_disk(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         long = lab.plan(sets=("optim.steps=20",), name="long")
         monkeypatch.setenv("LIGHT_STEPS", "200")
         monkeypatch.setenv("LIGHT_SECONDS", "0.02")
+        saved = lab.folder(long, "train").checkpoints / "state.json"
         filler, full = disk / "filler", threading.Event()
 
         def fill(states: object) -> None:
-            if lab.folder(long, "train").metrics.exists() and not full.is_set():
+            if saved.exists() and not full.is_set():
                 full.set()
                 monkeypatch.setenv("LIGHT_SECONDS", "0")  # what is started later is quick
                 with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -169,8 +180,9 @@ def test_a_full_disk(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
                         file.write(bytes(1 << 16))
 
         def make_room() -> None:
-            full.wait(60)
-            time.sleep(3)
+            full.wait(200)
+            until(lambda: not at_work(lab.folder(long, "train").path), "the end of the training")
+            time.sleep(1)  # the scheduler must do without room for a while, too
             filler.unlink()
 
         helper = threading.Thread(target=make_room)
@@ -181,7 +193,6 @@ def test_a_full_disk(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert kinds == {"disk_full"} and all(
             "No space left" in (job.error or "") or job.error for job in outcome.failed
         )
-        saved = lab.folder(long, "train").checkpoints / "state.json"
         assert 0 < json.loads(saved.read_text())["done"] < 200  # whole, from before
         monkeypatch.setenv("LIGHT_SECONDS", "0")
         monkeypatch.setenv("LIGHT_STEPS", "200")
