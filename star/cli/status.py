@@ -125,7 +125,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     rows = []
     for row in listed:
         keys = stages[row.run]
-        states = Counter(places[keys[stage]].state for stage in needed(tuple(row.targets)) if keys[stage] in places)
+        states = Counter(places[keys[stage]].state for stage in needed(tuple(row.targets)) if keys.get(stage) in places)
         rows.append(
             {
                 "experiment": row.name,

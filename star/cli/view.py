@@ -80,10 +80,8 @@ class View:
         for column in ("run", *stages):
             table.add_column(column, no_wrap=True)
         for run in self.plan.runs:
-            keys = [run.stages[stage] for stage in stages]
-            table.add_row(
-                run.name, *(self._cell(stage, key, states.get(key)) for stage, key in zip(stages, keys, strict=True))
-            )
+            keys = [(stage, run.stages.get(stage)) for stage in stages]
+            table.add_row(run.name, *(self._cell(stage, key, states.get(key)) if key else "" for stage, key in keys))
         return table
 
     def _cell(self, stage: str, key: str, job: Job | None) -> str:

@@ -112,7 +112,7 @@ class Courier:
         self, tracker: Tracker, run: RunRow, held: dict[str, tuple[int, bool]], failures: set[str]
     ) -> None:
         tracking_id = self._opened[run.key]
-        stages = {stage: run.stages[stage] for stage in self.stages}
+        stages = {stage: run.stages[stage] for stage in self.stages if stage in run.stages}
         complete = True
         for stage, key in stages.items():
             offset, finished = held.get(key, (0, False))

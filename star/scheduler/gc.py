@@ -105,9 +105,9 @@ def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
     if not left_out:
         wanted += [(keys, tuple(stage for stage in STAGES if keys.get(stage) in places)) for keys in stages.values()]
     for keys, names in wanted:
-        for stage in names:
+        for stage in (name for name in names if name in keys):
             users.setdefault(keys[stage], set())
-            for before in STAGES[stage].inputs:
+            for before in (name for name in STAGES[stage].inputs if name in keys):
                 users.setdefault(keys[before], set()).add(keys[stage])
     return users
 

@@ -28,7 +28,7 @@ class PlannedRun:
     spec: RunSpec
     key: str
     stages: dict[str, str]
-    """Stage -> key, for every stage of the graph."""
+    """Stage -> key, for every stage that it has."""
     sources: Mapping[str, str]
     """Fingerprints of what it reads of the outside world."""
 
@@ -39,7 +39,7 @@ class PlannedRun:
 
     def content(self, stage: str) -> dict[str, Any]:
         """What the key of a stage is made of."""
-        inputs = {before: self.stages[before] for before in STAGES[stage].inputs}
+        inputs = {before: self.stages[before] for before in STAGES[stage].inputs if before in self.stages}
         return stage_content(STAGES[stage], self.spec, self.sources, inputs)
 
 
@@ -128,16 +128,16 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     missing: list[str] = []
     fingerprints: dict[str, str] = {}
     keys, stages = Keys(), needed(experiment.targets)
-    for variant in experiment.variants:
+    for variant in (variant for variant in experiment.variants if variant.runs):
         sources = sources_of(variant.runs[0], stages, home, fingerprints, missing)
         for spec in variant.runs:  # they differ in their seeds alone
             known = keys.of(spec, sources)
             run = PlannedRun(variant.label, spec.seed, spec, run_key(known), known, sources)
             runs.append(run)
-            for stage in stages:
+            for stage in (stage for stage in stages if stage in known):
                 job = jobs.get(known[stage])
                 if job is None:
-                    inputs = {before: known[before] for before in STAGES[stage].inputs}
+                    inputs = {before: known[before] for before in STAGES[stage].inputs if before in known}
                     job = jobs[known[stage]] = PlannedJob(known[stage], stage, run, inputs)
                 job.runs.append(run.name)
     plan = Plan(experiment, runs, jobs, missing)
@@ -148,7 +148,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
 def _decide_all(plan: Plan, home: Home, ledger: Ledger | None) -> None:
     jobs, folders = plan.jobs, home.job_folders()
     known = ledger.jobs(jobs) if ledger else {}
-    wanted = {run.stages[target] for run in plan.runs for target in plan.experiment.targets}
+    wanted = {run.stages[target] for run in plan.runs for target in plan.experiment.targets if target in run.stages}
     inputs: set[str] = set()
     costs: dict[tuple[object, ...], float] = {}
     for job in reversed(jobs.values()):  # later stages first: what they do not need is not computed

@@ -81,7 +81,7 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
     chosen = {job.key for job in jobs}
     for stages in ledger.run_stages().values():
         for name, stage in STAGES.items():  # each after its inputs
-            if any(stages.get(before) in chosen for before in stage.inputs):
+            if name in stages and any(stages.get(before) in chosen for before in stage.inputs):
                 chosen.add(stages[name])
     known = ledger.jobs(chosen)
     for job in known.values():

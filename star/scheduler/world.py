@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from star.data import inception_file, llamagen_codes, sources
-from star.data.image_sets import absent_members
+from star.data.image_sets import absent_members, open_images
 from star.errors import DataError
 from star.rundir import Home
 from star.spec.run import RunSpec
@@ -41,6 +41,11 @@ def sources_of(
             found[source] = cache[given]
     if "reference" in stages:
         _check_score_files(spec.score, home, cache, missing)
+    given = spec.generate.samples
+    if given:
+        if given not in cache:
+            cache[given] = _images(Path(given), missing)
+        found["samples"] = cache[given]
     if spec.data.codes:
         if spec.data.codes not in cache:
             cache[spec.data.codes] = llamagen_codes.fingerprint(Path(spec.data.codes))
@@ -67,6 +72,13 @@ def _check_score_files(score: ScoreSpec, home: Home, cache: dict[str, str], miss
             raise DataError(
                 f"score.reference: {score.reference} lacks {', '.join(absent)}; give an .npz in the layout of ADM's reference files."
             )
+
+
+def _images(path: Path, missing: list[str]) -> str:
+    if not path.exists():
+        missing.append(f"generate.samples: {path} is not there; give an .npz, an .npy or a folder of images.")
+        return "absent"
+    return open_images(path).fingerprint()
 
 
 def _sha256(path: Path) -> str:

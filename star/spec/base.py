@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -12,6 +13,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+GivenPath = Annotated[str, AfterValidator(lambda text: str(Path(text).expanduser().absolute()))]
+"""A file or folder of the user's. It is made absolute when it is read: workers run elsewhere."""
 
 
 def _layer_ref(value: int | str) -> int | str:

@@ -1,59 +1,21 @@
-"""An experiment: a base, rows or axes, seeds, and the table to make of them."""
+"""An experiment: a base, rows or axes, seeds, and the table, figures and claims to make of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from star.errors import SpecError
 from star.spec.base import FieldError, Section
+from star.spec.claims import Claim
+from star.spec.reporting import Figure, Name, TableSpec
 from star.spec.run import RunSpec
 
 Target = Literal["tokenizer", "encode", "reference", "train", "generate", "score", "probe", "attention", "invariance"]
-
-
-class Column(Section):
-    """One column: a spec field, a row's own cell, or a measured number."""
-
-    title: str = Field(description="head of the column")
-    latex: str | None = Field(None, description="the head in LaTeX, when it differs")
-    label: bool = Field(False, description="shows the row's label")
-    cell: str | None = Field(None, description="shows this entry of the row's `cells`")
-    spec: str | None = Field(None, description="shows this field of the row's spec, as a dotted path")
-    metric: str | None = Field(None, description="shows this result, as stage/name")
-    check: bool = Field(False, description="a spec field as a check mark: on when it is neither 0 nor false")
-    better: Literal["lower", "higher"] | None = Field(None, description="which values are best")
-    published: str | None = Field(None, description="the published table's column to stand beside it")
-    scale: float = Field(1.0, description="factor before printing: 100 for per cent")
-    digits: Annotated[int, Field(ge=0, le=6)] = 2
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Column:
-        if sum((self.label, self.cell is not None, self.spec is not None, self.metric is not None)) != 1:
-            raise FieldError("title", f"column {self.title!r} shows exactly one of label, cell, spec and metric")
-        return self
-
-
-class TableSpec(Section):
-    """The table that `report` writes."""
-
-    caption: str
-    published: str | None = Field(None, description="the published table to compare with, such as table4")
-    match: dict[str, str] = Field(
-        default_factory=dict, description="published column -> spec path: a row's published row agrees in all of them"
-    )
-    columns: list[Column] = Field(min_length=1)
-    note: str | None = None
-
-
-class CurveSpec(Section):
-    """A metric by its step, such as probe accuracy by position, to show beside the table."""
-
-    title: str
-    metric: str = Field(description="shows these numbers, as stage/name")
-    scale: float = Field(1.0, description="factor before printing: 100 for per cent")
-    digits: Annotated[int, Field(ge=0, le=6)] = 2
 
 
 class Row(Section):
@@ -63,8 +25,13 @@ class Row(Section):
     use: list[str] = Field(default_factory=list, description="presets of the profile, applied in order")
     spec: dict[str, Any] = Field(default_factory=dict, description="a partial spec")
     cells: dict[str, str | int | float] = Field(default_factory=dict, description="texts for columns")
+    group: str | None = Field(None, description="rows of one group stand together under this head")
     published: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="what picks its published row"
+    )
+    quoted: bool = Field(
+        False,
+        description="only the literature has it: nothing runs, unless `generate.samples` names images that are there",
     )
 
 
@@ -82,8 +49,26 @@ class ExperimentSpec(Section):
     rows: list[Row] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
     targets: list[Target] = Field(["score", "probe"], min_length=1, description="the stages to reach")
-    table: TableSpec
-    curves: list[CurveSpec] = Field(default_factory=list)
+    metrics: dict[Name, str] = Field(
+        default_factory=dict,
+        description='own numbers: name -> formula over tracked ones, such as "[probe/accuracy] * 100"',
+    )
+    reference: str | None = Field(
+        None, description="YAML file of published values, beside this file; ST-AR's by default"
+    )
+    table: TableSpec | None = None
+    figures: list[Figure] = Field(default_factory=list)
+    claims: list[Claim] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _something_to_show(self) -> ExperimentSpec:
+        if self.table is None and not self.figures and not self.claims:
+            raise FieldError("table", "an experiment shows something: give a table, figures or claims")
+        for path, names in (("figures", [f.name for f in self.figures]), ("claims", [c.id for c in self.claims])):
+            for i, name in enumerate(names):
+                if name in names[:i]:
+                    raise FieldError(f"{path}.{i}", f"the name {name!r} stands twice; each needs its own")
+        return self
 
     @model_validator(mode="after")
     def _rows_or_axes(self) -> ExperimentSpec:
@@ -113,6 +98,7 @@ class Variant:
     label: str
     row: Row
     runs: tuple[RunSpec, ...]
+    """One per seed; none where the row is only quoted."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +109,19 @@ class Experiment:
     spec: ExperimentSpec
     profile: str
     variants: tuple[Variant, ...]
+
+    def only(self, patterns: Sequence[str]) -> Experiment:
+        """The same with those rows alone whose labels match one of the patterns (`*`, `?`, `[BL]`); with all where there is none.
+
+        Raises:
+            SpecError: a pattern matches no row.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(variant.label, pattern) for variant in self.variants):
+                labels = "; ".join(variant.label for variant in self.variants)
+                raise SpecError(f"--rows {pattern}: matches no row of {self.file}; the rows are: {labels}.")
+        kept = [v for v in self.variants if not patterns or any(fnmatchcase(v.label, one) for one in patterns)]
+        return replace(self, variants=tuple(kept))
 
     @property
     def name(self) -> str:

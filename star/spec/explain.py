@@ -38,8 +38,9 @@ def _sentences(error: ValidationError, model: type[BaseModel], doc: Doc, name: s
         if item["type"] == "value_error" and hasattr(item["ctx"]["error"], "path"):
             loc = (*loc, *(int(step) if step.isdigit() else step for step in item["ctx"]["error"].path))
         known = _known_part(schema, loc, keep_last=item["type"] == "extra_forbidden")
-        mark = doc.mark(known) or name
-        path = ".".join(str(step) for step in (*prefix, *known)) or "the file"
+        written = _without_tags(schema, known)
+        mark = doc.mark(written) or name
+        path = ".".join(str(step) for step in (*prefix, *written)) or "the file"
         lines.setdefault(known, f"{mark}: {path}: {_complaint(item, schema, known)}")
     return list(lines.values())
 
@@ -47,10 +48,16 @@ def _sentences(error: ValidationError, model: type[BaseModel], doc: Doc, name: s
 def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
     kind, value = item["type"], _shown(item["input"])
     if kind == "extra_forbidden":
-        legal = list(_at(schema, loc[:-1]).get("properties", {}))
+        legal = list(_section(_at(schema, loc[:-1]), schema).get("properties", {}))
         return f"unknown key{meant(str(loc[-1]), legal)}; legal here: {', '.join(legal)}."
     if kind == "missing":
         return f"is missing; give {legal_values(_at(schema, loc), schema)}."
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        field, legal = str(item["ctx"]["discriminator"]).strip("'"), list(_tags(_at(schema, loc)))
+        if kind == "union_tag_not_found":
+            return f"{field} is missing; give one of {', '.join(legal)}."
+        tag = item["ctx"]["tag"]
+        return f"{field}: {tag!r} is not legal{meant(tag, legal)}; give one of {', '.join(legal)}."
     if kind == "value_error":
         return f"{item['ctx']['error']}."
     target = _at(schema, loc)
@@ -88,31 +95,51 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
 def _known_part(schema: dict[str, Any], loc: Loc, keep_last: bool) -> Loc:
     """`loc` without the names of union members that pydantic appends."""
     for size, step in enumerate(loc):
-        here = _at(schema, loc[:size])
+        here = _section(_at(schema, loc[:size]), schema)
         last_unknown = keep_last and size == len(loc) - 1
         if not (
             last_unknown
             or step in here.get("properties", {})
             or "additionalProperties" in here
+            or step in _tags(here)
             or (isinstance(step, int) and "items" in here)
         ):
             return loc[:size]
     return loc
 
 
+def _without_tags(schema: dict[str, Any], loc: Loc) -> Loc:
+    """`loc` as a file has it: pydantic adds which kind of several an entry is."""
+    return tuple(step for size, step in enumerate(loc) if step not in _tags(_at(schema, loc[:size])))
+
+
+def _tags(part: dict[str, Any]) -> dict[str, str]:
+    """Kinds that a part may be, by the field that says which."""
+    found: dict[str, str] = part.get("discriminator", {}).get("mapping", {})
+    return found
+
+
 def _at(schema: dict[str, Any], loc: Loc) -> dict[str, Any]:
     here = schema
     for step in loc:
-        here = _resolved(here, schema)
+        here = _section(here, schema)
         if step in here.get("properties", {}):
             here = here["properties"][step]
         elif isinstance(step, int) and "items" in here:
             here = here["items"]
         elif isinstance(here.get("additionalProperties"), dict):
             here = here["additionalProperties"]
+        elif step in _tags(here):
+            here = {"$ref": _tags(here)[str(step)]}
         else:
             return {}
     return _resolved(here, schema)
+
+
+def _section(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """What lies in a part, of one that may be null the other kind."""
+    options = [option for option in part.get("anyOf", ()) if option.get("type") != "null"]
+    return _resolved(options[0] if len(options) == 1 else part, schema)
 
 
 def _resolved(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     source: str | None = None
     """What of the outside world it reads, by fingerprint: `data` (images), `codes` (imported ones), `reference` (a file of
-    moments), `tokenizer` or `model` (weights)."""
+    moments), `samples` (another model's images), `tokenizer` or `model` (weights)."""
     results: tuple[str, ...] = ()
     """The numbers it ends with, as columns of a table name them; `{extractor}` is filled from the run's spec."""
     curves: dict[str, str] = field(default_factory=dict)
@@ -30,7 +30,10 @@ class Stage:
 
 
 _SCORES = ("frechet_distance", "spatial_frechet_distance", "inception_score", "precision", "recall")
+_LOSSES = ("loss", "ar_loss", "mim_loss", "inter_step_loss", "inter_view_loss")
 _ATTENTION = ("distance", "condition_share", "self_share", "neighbour_share")
+
+_OF_SAMPLES = ("dataset", "reference", "generate", "score")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -45,9 +48,17 @@ STAGES: dict[str, Stage] = {
             results=("mse", "psnr", "codebook_usage", "codebook_perplexity"),
         ),
         Stage("encode", 1, (), ("dataset", "tokenizer"), source="codes", results=("skipped",)),
-        Stage("train", 1, ("model", "selfguided", "optim", "seed"), ("encode",), source="model", results=("val_nll",)),
+        Stage(
+            "train",
+            1,
+            ("model", "selfguided", "optim", "seed"),
+            ("encode",),
+            source="model",
+            results=("val_nll",),
+            curves=dict.fromkeys((*_LOSSES, "grad_norm", "val_nll_by_step"), "step"),
+        ),
         Stage("reference", 2, ("score",), ("dataset",), source="reference"),
-        Stage("generate", 1, ("generate", "seed"), ("train", "tokenizer"), files=("samples.png",)),
+        Stage("generate", 1, ("generate", "seed"), ("train", "tokenizer"), source="samples", files=("samples.png",)),
         Stage(
             "score",
             2,
@@ -85,6 +96,11 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+
+def stages_of(samples_given: bool) -> dict[str, Stage]:
+    """The stages of a run: all, or those that score given images. Inputs that it lacks do not count."""
+    return {name: stage for name, stage in STAGES.items() if not samples_given or name in _OF_SAMPLES}
 
 
 def result_names() -> list[str]:

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from star.spec.base import Count, NonNegative, Positive, Section
+from star.spec.base import Count, GivenPath, NonNegative, Positive, Section
 
 
 class DataSpec(Section):
     """Images and their crops."""
 
     name: Literal["fashion-mnist", "image-folder", "parquet"] = Field("fashion-mnist", description="which images")
-    path: str | None = Field(
+    path: GivenPath | None = Field(
         None,
         description="image-folder: one subfolder per class, or train/ and val/ of such; parquet: a folder of train*.parquet "
         "and validation*.parquet, as Hugging Face stores images; outside the key",
@@ -23,7 +23,7 @@ class DataSpec(Section):
     bad_images: Literal["error", "skip"] = Field(
         "error", description="an image or label that cannot be read: stop there, or leave it out and count it"
     )
-    codes: str | None = Field(
+    codes: GivenPath | None = Field(
         None,
         description="a folder of LlamaGen's codes to import instead of encoding the training images; outside the key",
     )
@@ -62,7 +62,7 @@ class DataSpec(Section):
 class TokenizerSpec(Section):
     """The VQ model: LlamaGen's VQGAN at any size, trained here or loaded."""
 
-    weights: str | None = Field(
+    weights: GivenPath | None = Field(
         None, description="a LlamaGen checkpoint to load instead of training; the file's hash enters the key"
     )
     channels: Count = Field(128, description="width of the first level")

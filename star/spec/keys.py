@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from star.spec.graph import STAGES, Stage
+from star.spec.graph import Stage, stages_of
 from star.spec.run import RunSpec
 
 SCHEMA = 1
@@ -42,7 +42,7 @@ def stage_content(stage: Stage, spec: RunSpec, sources: Mapping[str, str], input
 
 def _section(spec: RunSpec, name: str) -> Any:
     if name == "seed":
-        return spec.seed
+        return None if spec.generate.samples else spec.seed  # given images were made without it
     values = getattr(spec, name).identity()
     # "1/2" of 12 layers and 6 are the same layer
     if name == "selfguided" and "contrastive_layer" in values:
@@ -62,14 +62,14 @@ class Keys:
         """So that no other section gets the identity of one that is gone."""
 
     def of(self, spec: RunSpec, sources: Mapping[str, str]) -> dict[str, str]:
-        """The key of every stage of a run; `sources` maps what stages read of the outside world to fingerprints."""
+        """The key of every stage that a run has; `sources` maps what stages read of the outside world to fingerprints."""
         self._kept.append(spec)
         parts = {name: id(value) for name, value in spec.__dict__.items()} | {"seed": spec.seed}
         keys: dict[str, str] = {}
-        for name, stage in STAGES.items():
+        for name, stage in stages_of(spec.generate.samples is not None).items():
             source = sources.get(stage.source) if stage.source else None
             sections = tuple(parts[section] for section in stage.sections)
-            place = (name, source, parts["model"], sections, tuple(keys[before] for before in stage.inputs))
+            place = (name, source, parts["model"], sections, tuple(keys.get(before) for before in stage.inputs))
             if place not in self._digests:
                 text = self._text(stage, spec, source, keys)
                 self._digests[place] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -78,7 +78,7 @@ class Keys:
 
     def _text(self, stage: Stage, spec: RunSpec, source: str | None, keys: Mapping[str, str]) -> str:
         """`canonical(stage_content(...))`, put together from parts that are there already; a test keeps the two equal."""
-        inputs = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(stage.inputs))
+        inputs = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(stage.inputs) if name in keys)
         sections = ",".join(f'"{name}":{self._section_text(spec, name)}' for name in sorted(stage.sections))
         return (
             f'{{"inputs":{{{inputs}}},"schema":{SCHEMA},"source":{canonical(source)},"spec":{{{sections}}},'
@@ -87,7 +87,7 @@ class Keys:
 
     def _section_text(self, spec: RunSpec, name: str) -> str:
         if name == "seed":
-            return str(spec.seed)
+            return canonical(_section(spec, name))
         place = (id(getattr(spec, name)), id(spec.model), name)
         if place not in self._texts:
             self._texts[place] = canonical(_section(spec, name))

@@ -9,12 +9,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from star.errors import SpecError
+from star.spec.check import check_report, check_rows
 from star.spec.experiment import Experiment, ExperimentSpec, ProfileSpec, Row, Variant
 from star.spec.explain import field_schema, meant, validated
-from star.spec.graph import curve_names, needed, result_names
 from star.spec.keys import Keys, run_key
 from star.spec.run import RunSpec
 from star.spec.yamldoc import Doc, Mark, nested, overlay, parse, read
@@ -40,7 +39,7 @@ def load(
     """
     doc = read(path)
     spec = validated(ExperimentSpec, doc, str(path))
-    _check_table(spec, doc, str(path))
+    check_report(spec, doc, str(path))
     if name is not None:
         spec = validated(ExperimentSpec, overlay(doc, nested(("experiment",), name, Mark(f"--name {name}"))), str(path))
     chosen = profile or spec.profile
@@ -54,6 +53,7 @@ def load(
         base = overlay(base, _parse_set(text, rows))
     used_seeds = list(seeds) if seeds else spec.seeds
     variants = tuple(_resolve(base, row, patch, used_seeds, str(path)) for row, patch in rows)
+    check_rows(spec, [variant.label for variant in variants], doc, str(path))
     _check_distinct(spec, variants, doc, str(path))
     return Experiment(str(path), spec, Path(chosen).stem, variants)
 
@@ -152,17 +152,29 @@ def _parse_set(text: str, rows: list[tuple[Row, Doc]]) -> Doc:
 
 def _resolve(base: Doc, row: Row, patch: Doc, seeds: list[int], name: str) -> Variant:
     whole = overlay(base, patch)
+    samples = (whole.value.get("generate") or {}).get("samples")
+    if row.quoted and not (samples and Path(str(samples)).expanduser().exists()):
+        return Variant(row.label, row, ())
+    if samples and not {"steps", "epochs"} & set(whole.value.get("optim") or {}):  # of a training that there is none of
+        whole = overlay(whole, nested(("optim", "steps"), 1, Mark(name)))
     first = validated(RunSpec, whole, name)
     if "seed" in whole.value:
         raise SpecError(
             f"{whole.mark(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds."
         )
+    if first.generate.samples:  # no seed made them that we know of
+        return Variant(row.label, row, (first,))
     return Variant(row.label, row, tuple(first.model_copy(update={"seed": seed}) for seed in seeds))
 
 
 def _check_distinct(spec: ExperimentSpec, variants: tuple[Variant, ...], doc: Doc, name: str) -> None:
     known = Keys()
-    keys = [run_key(known.of(variant.runs[0], {})) for variant in variants]
+    keys = [
+        run_key(known.of(variant.runs[0], {"samples": variant.runs[0].generate.samples or ""}))
+        if variant.runs
+        else f"quoted {i}"
+        for i, variant in enumerate(variants)
+    ]
     for axis, values in spec.axes.items():
         if len(values) > 1 and _changes_nothing(list(spec.axes), axis, [len(v) for v in spec.axes.values()], keys):
             raise SpecError(
@@ -184,43 +196,3 @@ def _changes_nothing(axes: list[str], axis: str, sizes: list[int], keys: list[st
     for indices, key in zip(itertools.product(*(range(size) for size in sizes)), keys, strict=True):
         groups.setdefault(indices[:place] + indices[place + 1 :], set()).add(key)
     return all(len(group) == 1 for group in groups.values())
-
-
-def _check_table(spec: ExperimentSpec, doc: Doc, name: str) -> None:
-    def complain(path: tuple[Any, ...], text: str) -> None:
-        raise SpecError(f"{doc.mark(path) or name}: {'.'.join(map(str, path))}: {text}.")
-
-    legal = result_names()
-    for i, column in enumerate(spec.table.columns):
-        if column.metric is not None:
-            if column.metric not in legal:
-                complain(
-                    ("table", "columns", i, "metric"),
-                    f"{column.metric!r} is no result{meant(column.metric, legal)}; legal: {', '.join(legal)}",
-                )
-            _check_reached(column.metric, spec, ("table", "columns", i, "metric"), complain)
-        if column.spec is not None:
-            _check_path(column.spec, ("table", "columns", i, "spec"), complain)
-    curves = list(curve_names())
-    for i, curve in enumerate(spec.curves):
-        if curve.metric not in curves:
-            complain(
-                ("curves", i, "metric"),
-                f"{curve.metric!r} is no curve{meant(curve.metric, curves)}; legal: {', '.join(curves)}",
-            )
-        _check_reached(curve.metric, spec, ("curves", i, "metric"), complain)
-    for published, path in spec.table.match.items():
-        _check_path(path, ("table", "match", published), complain)
-
-
-def _check_reached(metric: str, spec: ExperimentSpec, where: tuple[Any, ...], complain: Any) -> None:
-    stage = metric.split("/")[0]
-    if stage not in needed(tuple(spec.targets)):
-        complain(where, f"{metric!r} needs the stage {stage}; add it to targets")
-
-
-def _check_path(path: str, where: tuple[Any, ...], complain: Any) -> None:
-    try:
-        field_schema(RunSpec, path)
-    except SpecError as error:
-        complain(where, str(error))

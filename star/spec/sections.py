@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from star.spec.base import Count, FieldError, LayerRef, NonNegative, Positive, Section, Share
+from star.spec.base import Count, FieldError, GivenPath, LayerRef, NonNegative, Positive, Section, Share
 
 
 class ModelSpec(Section):
     """The LlamaGen transformer."""
 
-    weights: str | None = Field(
+    weights: GivenPath | None = Field(
         None, description="a LlamaGen checkpoint to start from (with optim.steps: 0 as it is); its hash enters the key"
     )
     n_layer: Count = 12
@@ -199,6 +199,14 @@ class GenerateSpec(Section):
     temperature: Positive = 1.0
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 keeps all codes")
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    samples: GivenPath | None = Field(
+        None,
+        description="images of another model to score in place of ours: an .npz or .npy, or a folder; nothing is trained",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Images that are given are known by their contents alone."""
+        return {} if self.samples else self.model_dump(mode="json", exclude={"samples"})
 
 
 class ScoreSpec(Section):
@@ -207,12 +215,12 @@ class ScoreSpec(Section):
     extractor: Literal["efficientnet-lite0", "inception"] = Field(
         "efficientnet-lite0", description="inception gives the field's FID, sFID and IS; it needs its weights"
     )
-    weights: str | None = Field(
+    weights: GivenPath | None = Field(
         None,
         description="inception: its file; null: the one that `star-exp weights fetch inception` keeps. Only the published file "
         "is taken, so it is outside the key",
     )
-    reference: str | None = Field(
+    reference: GivenPath | None = Field(
         None,
         description="a reference file in ADM's layout to compare with, in place of training images; its hash enters the key",
     )

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from star.data.codes import CodeStore
+from star.data.image_sets import open_images
 from star.data.pixels import Images
 from star.data.sharded import ShardedArray
+from star.errors import DataError
 from star.model.sample import noise_for, sample
 from star.stages.context import Context, Result, gpt_of, shared_shards, vq_of
 from star.tokenizer.train import to_bytes
@@ -37,6 +39,8 @@ def train(ctx: Context) -> Result:
 def generate(ctx: Context) -> Result:
     """Images of every class from the trained model, streamed to disk shard by shard."""
     spec, classes, data = ctx.spec.generate, ctx.spec.data.num_classes, ctx.spec.data
+    if spec.samples:
+        return _given_samples(ctx, Path(spec.samples))
     batch, shown = ctx.spec.resources.sample_batch_size, ctx.spec.resources.eval_batch_size
     model, vq = gpt_of(ctx, spec.weights), vq_of(ctx)
     rng = np.random.default_rng((ctx.spec.seed, 5))
@@ -61,6 +65,25 @@ def generate(ctx: Context) -> Result:
         np.save(ctx.out / "labels.npy", labels)
         everything = np.load(ctx.out / "images.npy", mmap_mode="r")
         save_grid(ctx.out / "samples.png", everything, labels, classes)
+    return {}
+
+
+def _given_samples(ctx: Context, path: Path) -> Result:
+    """Another model's images, (N, H, W, 3) bytes as they are; rank 0 writes them."""
+    given, size = open_images(path, ctx.threads), ctx.spec.resources.eval_batch_size
+    if given.shape != (ctx.spec.data.image_size,) * 2:
+        raise DataError(
+            f"generate.samples: {path} has images of {given.shape[1]} x {given.shape[0]} pixels, the data's are "
+            f"{ctx.spec.data.image_size} x {ctx.spec.data.image_size}; sets that are compared have one size: resize them first."
+        )
+    if ctx.ranks.first:
+        shape = (len(given), *given.shape, 3)
+        stored = np.lib.format.open_memmap(ctx.out / "images.npy", "w+", np.uint8, shape)
+        for i, images in enumerate(given.batches(size)):
+            stored[i * size : i * size + len(images)] = images
+            ctx.progress(min((i + 1) * size, len(given)), len(given))
+        stored.flush()
+    ctx.ranks.wait()
     return {}
 
 

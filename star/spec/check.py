@@ -1,0 +1,146 @@
+"""Whether what an experiment's report asks for can be there: metrics, rows and fields, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NoReturn
+
+from star.errors import SpecError
+from star.spec.base import Section
+from star.spec.claims import BestAt, Compares, DeclineAfter, Monotone, NoDeclineAfter
+from star.spec.experiment import ExperimentSpec
+from star.spec.explain import field_schema, meant
+from star.spec.graph import curve_names, needed
+from star.spec.measure import Measure, parse_formula, parse_measure
+from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure
+from star.spec.run import RunSpec
+from star.spec.yamldoc import Doc
+
+Where = tuple[str | int, ...]
+NEEDS = {AttentionFigure: "attention", CodesFigure: "invariance", SamplesFigure: "generate"}
+"""Figures drawn from what a stage made, not from its numbers."""
+
+
+class _Checker:
+    def __init__(self, spec: ExperimentSpec, doc: Doc, name: str) -> None:
+        self.spec, self.doc, self.name = spec, doc, name
+        self.stages = needed(tuple(spec.targets))
+
+    def complain(self, where: Where, text: str) -> NoReturn:
+        path = ".".join(map(str, where))
+        raise SpecError(f"{self.doc.mark(where) or self.name}: {path}: {text}.")
+
+    def measure(self, text: str, where: Where, curves: bool = False, numbers: bool = True) -> None:
+        """A metric's name: one of `metrics`, a number, and where they are legal a curve."""
+        if text in self.spec.metrics and numbers:
+            return
+        try:
+            found = parse_measure(text)
+        except ValueError as error:
+            own = list(self.spec.metrics)
+            hint = f"; this file's own are {', '.join(own)}{meant(text, own)}" if own else ""
+            self.complain(where, f"{error}{hint}")
+        if found.is_curve and not curves:
+            self.complain(where, f"{text!r} is a curve; say where to read it, such as {text}@last")
+        if not found.is_curve and not numbers:
+            legal = list(curve_names())
+            self.complain(where, f"{text!r} is no curve{meant(text, legal)}; legal: {', '.join(legal)}")
+        self.reached(found, where)
+
+    def reached(self, measure: Measure, where: Where) -> None:
+        """That the experiment computes it."""
+        if measure.stage is not None and measure.stage not in self.stages:
+            self.complain(where, f"{measure.name!r} needs the stage {measure.stage}; add it to targets")
+
+    def field(self, path: str, where: Where) -> None:
+        """A dotted path of a run's spec."""
+        try:
+            field_schema(RunSpec, path)
+        except SpecError as error:
+            self.complain(where, str(error))
+
+    def labels(self, wanted: list[str], legal: list[str], where: Where) -> None:
+        """Rows of this experiment."""
+        for label in wanted:
+            if label not in legal:
+                self.complain(where, f"{label!r} is no row{meant(label, legal)}; the rows are: {'; '.join(legal)}")
+
+
+def check_report(spec: ExperimentSpec, doc: Doc, name: str) -> None:
+    """Metrics and fields that columns, figures and claims name.
+
+    Raises:
+        SpecError: with file, line and dotted path.
+    """
+    check = _Checker(spec, doc, name)
+    for own, text in spec.metrics.items():
+        try:
+            formula = parse_formula(text)
+        except ValueError as error:
+            check.complain(("metrics", own), str(error))
+        for measure in formula.measures.values():
+            check.reached(measure, ("metrics", own))
+    for i, column in enumerate(spec.table.columns if spec.table else ()):
+        if column.metric is not None:
+            check.measure(column.metric, ("table", "columns", i, "metric"))
+        if column.spec is not None:
+            check.field(column.spec, ("table", "columns", i, "spec"))
+    for published, path in (spec.table.match if spec.table else {}).items():
+        check.field(path, ("table", "match", published))
+    for i, figure in enumerate(spec.figures):
+        _check_figure(check, figure, ("figures", i))
+    for i, claim in enumerate(spec.claims):
+        for j, predicate in enumerate(claim.that):
+            _check_predicate(check, predicate, ("claims", i, "that", j, "metric"))
+
+
+def _check_figure(check: _Checker, figure: Section, where: Where) -> None:
+    if isinstance(figure, CurvesFigure):
+        check.measure(figure.metric, (*where, "metric"), curves=True, numbers=False)
+    if isinstance(figure, AblationFigure):
+        check.field(figure.x, (*where, "x"))
+        titles = [c.title for c in check.spec.table.columns if c.metric] if check.spec.table else []
+        if not titles:
+            check.complain(where, "an ablation plots the measured columns of the table; give a table")
+        for title in figure.columns:
+            if title not in titles:
+                check.complain(
+                    (*where, "columns"),
+                    f"{title!r} is no measured column{meant(title, titles)}; legal: {', '.join(titles)}",
+                )
+    stage = NEEDS.get(type(figure))
+    if stage and stage not in check.stages:
+        check.complain(where, f"such a figure needs the stage {stage}; add it to targets")
+
+
+def _check_predicate(check: _Checker, predicate: Section, where: Where) -> None:
+    whole = isinstance(predicate, NoDeclineAfter | DeclineAfter)
+    check.measure(predicate.metric, where, curves=whole or isinstance(predicate, Compares), numbers=not whole)  # type: ignore[attr-defined]
+
+
+def check_rows(spec: ExperimentSpec, labels: list[str], doc: Doc, name: str) -> None:
+    """Row labels that the table, figures and claims name.
+
+    Raises:
+        SpecError: with file, line and dotted path.
+    """
+    check = _Checker(spec, doc, name)
+    if spec.table and spec.table.baseline is not None:
+        check.labels([spec.table.baseline], labels, ("table", "baseline"))
+    for i, figure in enumerate(spec.figures):
+        check.labels(figure.rows, labels, ("figures", i, "rows"))
+        if isinstance(figure, CurvesFigure):
+            check.labels(list(figure.series), labels, ("figures", i, "series"))
+    for i, claim in enumerate(spec.claims):
+        for j, predicate in enumerate(claim.that):
+            for key, wanted in _named_rows(predicate):
+                check.labels(wanted, labels, ("claims", i, "that", j, key))
+
+
+def _named_rows(predicate: Section) -> Iterator[tuple[str, list[str]]]:
+    if not isinstance(predicate, Monotone):
+        yield "row", [predicate.row]  # type: ignore[attr-defined]
+    if isinstance(predicate, Compares):
+        yield "than", predicate.than
+    if isinstance(predicate, BestAt | Monotone):
+        yield "rows", predicate.rows

@@ -1,0 +1,193 @@
+"""What a report may call a metric: a tracked number, a point of a tracked curve, or a formula over those.
+
+`stage/name` is a result; `stage/curve@where` is one number of a curve, where `where` is `last`, `first`, `max`, `min`, `mean`, a step, or
+a share of the last step such as `3/4`; `mlflow:NAME` is a number that somebody else logged to the tracked run. A formula has such
+names in brackets: `100 * ([probe/accuracy_by_position@max] - [probe/accuracy])`.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from star.spec.explain import meant
+from star.spec.graph import curve_names, result_names
+
+FOREIGN = "mlflow:"
+NAMED = ("last", "first", "max", "min", "mean")
+_BRACKETS = re.compile(r"\[([^\[\]]+)\]")
+_OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: math.pow,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+_FUNCTIONS: dict[str, Callable[..., float]] = {
+    "min": min,
+    "max": max,
+    "abs": abs,
+    "sqrt": math.sqrt,
+    "log": math.log,
+    "exp": math.exp,
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One tracked number, or a whole curve."""
+
+    name: str
+    """As tracked; `{extractor}` is filled from the run's spec."""
+    at: str | None = None
+    """Of a curve: where to read it."""
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether it is a curve as a whole."""
+        return self.at is None and self.name in curve_names()
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that makes it; None of a foreign one."""
+        return None if self.name.startswith(FOREIGN) else self.name.split("/")[0]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Arithmetic over measures."""
+
+    text: str
+    tree: ast.Expression
+    measures: dict[str, Measure]
+    """Variable of the tree -> measure."""
+
+    def value(self, values: Mapping[str, float]) -> float:
+        """The number for these values of its variables; NaN where it has none (a division by zero)."""
+        try:
+            return float(_evaluate(self.tree.body, values))
+        except (ArithmeticError, ValueError):
+            return math.nan
+
+
+def parse_measure(text: str) -> Measure:
+    """`stage/name`, `stage/curve`, `stage/curve@where` or `mlflow:NAME`.
+
+    Raises:
+        ValueError: it is none of these; the message says what is legal.
+    """
+    if text.startswith(FOREIGN) and len(text) > len(FOREIGN):
+        return Measure(text)
+    name, at_sign, where = text.partition("@")
+    curves, results = list(curve_names()), result_names()
+    if at_sign:
+        if name not in curves:
+            raise ValueError(f"{name!r} is no curve{meant(name, curves)}; legal: {', '.join(curves)}")
+        if where not in NAMED and not re.fullmatch(r"\d+|[1-9]\d*/[1-9]\d*", where):
+            raise ValueError(
+                f"{text!r}: {where!r} is no place on a curve{meant(where, list(NAMED))}; "
+                f"give {', '.join(NAMED)}, a step, or a share such as 3/4"
+            )
+        return Measure(name, where)
+    if name not in results and name not in curves:
+        raise ValueError(
+            f"{name!r} is no result{meant(name, results + curves)}; legal: {', '.join(results)}, "
+            f"and with @last, @max, @3/4 the curves {', '.join(curves)}"
+        )
+    return Measure(name)
+
+
+def parse_formula(text: str) -> Formula:
+    """Numbers, measures in brackets, + - * / **, min, max, abs, sqrt, log, exp.
+
+    Raises:
+        ValueError: it is not such a formula, or one of its measures is not legal.
+    """
+    measures: dict[str, Measure] = {}
+
+    def variable(match: re.Match[str]) -> str:
+        measure = parse_measure(match[1].strip())
+        if measure.is_curve:
+            raise ValueError(f"{match[1]!r} is a curve; say where to read it, such as {match[1]}@last")
+        name = f"v{len(measures)}"
+        measures[name] = measure
+        return name
+
+    source = _BRACKETS.sub(variable, text)
+    try:
+        tree = ast.parse(source.strip(), mode="eval")
+    except SyntaxError:
+        raise ValueError(f'{text!r} is no formula; write it as in "100 * [probe/accuracy] - 1"') from None
+    if not measures:
+        raise ValueError(f'{text!r} names no metric; put its names in brackets, as in "[probe/accuracy] - 0.1"')
+    _check(tree.body, measures, text)
+    return Formula(text, tree, measures)
+
+
+def curve_value(points: Mapping[int, float], where: str) -> float | None:
+    """A curve's value at `where`; None where it has none."""
+    if not points:
+        return None
+    steps = sorted(points)
+    if where in ("last", "first"):
+        return points[steps[-1] if where == "last" else steps[0]]
+    if where in ("max", "min"):
+        return (max if where == "max" else min)(points.values())
+    if where == "mean":
+        return math.fsum(points.values()) / len(points)
+    if "/" in where:
+        return points[nearest(steps, where)]
+    return points.get(int(where))
+
+
+def nearest(steps: list[int], share: str) -> int:
+    """The recorded step nearest to a share of the last one; the later of two."""
+    wanted = Fraction(share) * steps[-1]
+    return min(steps, key=lambda step: (abs(step - wanted), -step))
+
+
+def _check(node: ast.AST, measures: Mapping[str, Measure], text: str) -> None:
+    legal = (
+        (isinstance(node, ast.Constant) and type(node.value) in (int, float))
+        or (isinstance(node, ast.Name) and node.id in measures)
+        or (isinstance(node, ast.BinOp | ast.UnaryOp) and type(node.op) in _OPERATORS)
+        or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS)
+    )
+    if isinstance(node, ast.Call) and legal:
+        several = ast.unparse(node.func) in ("min", "max")
+        legal = not node.keywords and (len(node.args) >= 2 if several else len(node.args) == 1)
+    if not legal:
+        raise ValueError(
+            f"{text!r}: {ast.unparse(node)!r} is not allowed in a formula; it may have numbers, metrics in brackets, + - * / **, "
+            f"min and max of several, {', '.join(list(_FUNCTIONS)[2:])} of one"
+        )
+    for child in _operands(node):
+        _check(child, measures, text)
+
+
+def _operands(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp):
+        return [node.left, node.right]
+    if isinstance(node, ast.UnaryOp):
+        return [node.operand]
+    return node.args if isinstance(node, ast.Call) else []
+
+
+def _evaluate(node: ast.AST, values: Mapping[str, float]) -> float:
+    if isinstance(node, ast.Constant):
+        return float(node.value)  # type: ignore[arg-type]
+    if isinstance(node, ast.Name):
+        return values[node.id]
+    operands = [_evaluate(child, values) for child in _operands(node)]
+    if isinstance(node, ast.Call):
+        assert isinstance(node.func, ast.Name)
+        return _FUNCTIONS[node.func.id](*operands)
+    assert isinstance(node, ast.BinOp | ast.UnaryOp)
+    return _OPERATORS[type(node.op)](*operands)

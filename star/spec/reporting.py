@@ -1,0 +1,115 @@
+"""What a report shows of an experiment: its table and its figures. Its claims are in `claims.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from star.spec.base import Count, FieldError, Section
+
+Better = Literal["lower", "higher"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class Column(Section):
+    """One column: a spec field, a row's own cell, or a measured number."""
+
+    title: str = Field(description="head of the column")
+    latex: str | None = Field(None, description="the head in LaTeX, when it differs")
+    label: bool = Field(False, description="shows the row's label")
+    cell: str | None = Field(None, description="shows this entry of the row's `cells`")
+    spec: str | None = Field(None, description="shows this field of the row's spec, as a dotted path")
+    metric: str | None = Field(
+        None, description="shows this number: stage/name, stage/curve@where, or one of `metrics`"
+    )
+    parameters: bool = Field(False, description="shows the number of the transformer's parameters")
+    check: bool = Field(False, description="a spec field as a check mark: on when it is neither 0 nor false")
+    better: Better | None = Field(None, description="which values are best")
+    published: str | None = Field(None, description="the published table's column to compare with")
+    scale: float = Field(1.0, description="factor before printing: 100 for per cent")
+    digits: Annotated[int, Field(ge=0, le=6)] = 2
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Column:
+        sources = (self.label, self.cell is not None, self.spec is not None, self.metric is not None, self.parameters)
+        if sum(sources) != 1:
+            raise FieldError(
+                "title", f"column {self.title!r} shows exactly one of label, cell, spec, metric and parameters"
+            )
+        return self
+
+
+class TableSpec(Section):
+    """The table that `report` writes."""
+
+    caption: str
+    published: str | None = Field(None, description="the published table to compare with, such as table4")
+    match: dict[str, str] = Field(
+        default_factory=dict, description="published column -> spec path: a row's published row agrees in all of them"
+    )
+    columns: list[Column] = Field(min_length=1)
+    note: str | None = None
+    baseline: str | None = Field(None, description="label of the row that the others' differences are taken from")
+    spread: Literal["std", "interval"] = Field(
+        "std", description="after the mean: the seeds' standard deviation, or half the 95% t interval"
+    )
+    paper: Literal["beside", "below"] = Field("beside", description="where published values stand")
+
+
+class FigureSpec(Section):
+    """What all figures have."""
+
+    name: Name = Field(description="of its files")
+    title: str
+    rows: list[str] = Field(default_factory=list, description="labels of the rows to show; all of them by default")
+
+
+class CurvesFigure(FigureSpec):
+    """A metric by its step (position, layer, shift, optimizer step), a line per row with a band over seeds."""
+
+    kind: Literal["curves"]
+    metric: str = Field(description="a curve, as stage/name")
+    scale: float = Field(1.0, description="factor before printing: 100 for per cent")
+    digits: Annotated[int, Field(ge=0, le=6)] = 2
+    published: str | None = Field(None, description="published curves to show in a panel beside")
+    series: dict[str, str] = Field(default_factory=dict, description="row -> the published curve that is its own")
+
+
+class AblationFigure(FigureSpec):
+    """The table's measured columns against the value that the rows differ in, published values beside."""
+
+    kind: Literal["ablation"]
+    x: str = Field(description="the ablated field, as a dotted path")
+    columns: list[str] = Field(default_factory=list, description="titles of the columns to plot; all measured ones")
+
+
+class AttentionFigure(FigureSpec):
+    """Where models look: attention maps of one head average over images, layers or positions, a model per band of rows."""
+
+    kind: Literal["attention"]
+    vary: Literal["layer", "position", "image"] = Field("layer", description="what changes from left to right")
+    layer: Count | None = Field(None, description="1-based; the last by default")
+    position: Count | None = Field(
+        None, description="which of the stored positions, 1-based; the middle one by default"
+    )
+    images: Count = Field(2, description="images shown, the first ones of the test set")
+
+
+class CodesFigure(FigureSpec):
+    """Two slightly shifted views of images, and which of their codes differ."""
+
+    kind: Literal["codes"]
+    shift: Count = Field(1, description="pixels; one of invariance.shifts")
+    images: Count = 4
+
+
+class SamplesFigure(FigureSpec):
+    """Sample grids of rows beside each other: a class in each line, the same random numbers in all."""
+
+    kind: Literal["samples"]
+
+
+Figure = Annotated[
+    CurvesFigure | AblationFigure | AttentionFigure | CodesFigure | SamplesFigure, Field(discriminator="kind")
+]
