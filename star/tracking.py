@@ -106,22 +106,6 @@ class Tracker:
         if self.client.get_run(run_id).info.status != status:
             self.client.set_terminated(run_id, status)
 
-    def read(self, run_id: str, path: str) -> bytes | None:
-        """The contents of an attached file, or None."""
-        from tempfile import TemporaryDirectory
-
-        from mlflow.exceptions import MlflowException
-
-        with TemporaryDirectory() as folder:  # without one of ours MLflow makes one and leaves it behind
-            try:
-                return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
-            except (MlflowException, OSError):
-                return None
-
-    def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of a metric, in order."""
-        return sorted({(point.step, point.value) for point in self.client.get_metric_history(run_id, metric)})
-
 
 def _make_store(path: Path) -> None:
     """Make a SQLite store whose tables are complete when it appears under its name.

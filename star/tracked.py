@@ -1,0 +1,196 @@
+"""Reading what is tracked: runs with their numbers, curves and files, for reports.
+
+A report looks at thousands of numbers of hundreds of runs. MLflow's client gives them one run after the other (12 s for 1,000
+runs, after an import of 2 s and more), so where the store is a database its tables are read; a server is asked through the client.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlparse
+
+from star.errors import LedgerError
+from star.tracking import KEY_TAG, MLFLOW_EXPERIMENT
+
+CHUNK = 400
+"""Run ids in one question."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run of MLflow that stands for a RunSpec."""
+
+    id: str
+    experiment_id: str
+    artifacts: str
+    metrics: dict[str, float]
+    """The newest value of each."""
+    tags: dict[str, str]
+
+
+class Reader(Protocol):
+    """A store of tracked runs, for reading."""
+
+    def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
+        """Run key -> its run, where there is one: that with the id given, or else the oldest."""
+
+    def curves(self, ids: Sequence[str], metric: str) -> dict[str, dict[int, float]]:
+        """Run id -> step -> the newest value."""
+
+    def file(self, run: TrackedRun, path: str) -> bytes | None:
+        """The contents of an attached file, or None."""
+
+
+def open_reader(uri: str) -> Reader:
+    """The reader for a tracking store: a database's URL, or a server's address."""
+    return ClientReader(uri) if uri.startswith(("http://", "https://")) else DatabaseReader(uri)
+
+
+class DatabaseReader:
+    """MLflow's tables, as they are since 1.0. Nothing is ever written.
+
+    Raises:
+        LedgerError: (by all methods) the database cannot be read.
+    """
+
+    def __init__(self, uri: str) -> None:
+        from sqlalchemy import create_engine
+
+        path = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+        self.engine = None if path is not None and not path.exists() else create_engine(uri)
+
+    def _ask(self, question: str, **values: Any) -> Iterator[Any]:
+        from sqlalchemy import bindparam, text
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if self.engine is None:
+            return
+        lists = [name for name, value in values.items() if isinstance(value, list)]
+        statement = text(question).bindparams(*(bindparam(name, expanding=True) for name in lists))
+        try:
+            with self.engine.connect() as connection:
+                yield from connection.execute(statement, values)
+        except SQLAlchemyError as error:
+            raise LedgerError(
+                f"MLflow's database {self.engine.url.render_as_string()} cannot be read: {str(error).splitlines()[0]}; "
+                "is it a tracking store, and there?"
+            ) from None
+
+    def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
+        rows: dict[str, Any] = {}
+        for row in self._ask(
+            "SELECT t.value AS key, r.run_uuid AS id, r.experiment_id AS experiment, r.artifact_uri AS artifacts FROM runs r "
+            "JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = :tag "
+            "JOIN experiments e ON e.experiment_id = r.experiment_id AND e.name = :experiment "
+            "WHERE r.lifecycle_stage = 'active' ORDER BY r.start_time, r.run_uuid",
+            tag=KEY_TAG,
+            experiment=MLFLOW_EXPERIMENT,
+        ):
+            if row.key in bound and (row.key not in rows or row.id == bound[row.key]):
+                rows[row.key] = row
+        ids = [row.id for row in rows.values()]
+        metrics: dict[str, dict[str, float]] = {run: {} for run in ids}
+        tags: dict[str, dict[str, str]] = {run: {} for run in ids}
+        for part in _parts(ids):
+            for run, name, value, is_nan in self._ask(
+                "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN :ids", ids=part
+            ):
+                metrics[run][name] = math.nan if is_nan else value
+            for run, name, value in self._ask("SELECT run_uuid, key, value FROM tags WHERE run_uuid IN :ids", ids=part):
+                tags[run][name] = value
+        return {
+            key: TrackedRun(row.id, str(row.experiment), row.artifacts, metrics[row.id], tags[row.id])
+            for key, row in rows.items()
+        }
+
+    def curves(self, ids: Sequence[str], metric: str) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for part in _parts(ids):
+            for run, step, value, is_nan in self._ask(
+                "SELECT run_uuid, step, value, is_nan FROM metrics WHERE run_uuid IN :ids AND key = :metric "
+                "ORDER BY step, timestamp",
+                ids=part,
+                metric=metric,
+            ):
+                found.setdefault(run, {})[step] = math.nan if is_nan else value
+        return found
+
+    def file(self, run: TrackedRun, path: str) -> bytes | None:
+        place = urlparse(run.artifacts)
+        if place.scheme not in ("file", ""):
+            return _download(run.id, path, None if self.engine is None else str(self.engine.url))
+        wanted = Path(unquote(place.path)) / path
+        return wanted.read_bytes() if wanted.is_file() else None
+
+
+class ClientReader:
+    """Any store that MLflow's client knows; slower."""
+
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self.uri, self.client = uri, MlflowClient(uri)
+
+    def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
+        experiment = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
+        if experiment is None:
+            return {}
+        found: dict[str, TrackedRun] = {}
+        filters = [
+            "attributes.run_id IN (" + ", ".join(f"'{run}'" for run in part) + ")"
+            for part in _parts([run for run in bound.values() if run])
+        ]
+        for text in filters:
+            found |= {run.tags[KEY_TAG]: run for run in self._search(experiment.experiment_id, text)}
+        for key in bound.keys() - found.keys():
+            for run in self._search(experiment.experiment_id, f"tags.`{KEY_TAG}` = '{key}'"):
+                found.setdefault(key, run)
+        return {key: run for key, run in found.items() if key in bound}
+
+    def _search(self, experiment: str, text: str) -> Iterator[TrackedRun]:
+        token = None
+        while True:
+            page = self.client.search_runs([experiment], text, order_by=["attributes.start_time ASC"], page_token=token)
+            for run in page:
+                info, data = run.info, run.data
+                if KEY_TAG in data.tags:
+                    yield TrackedRun(
+                        info.run_id, info.experiment_id, info.artifact_uri, dict(data.metrics), dict(data.tags)
+                    )
+            token = page.token
+            if not token:
+                return
+
+    def curves(self, ids: Sequence[str], metric: str) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for run in ids:
+            points = sorted(self.client.get_metric_history(run, metric), key=lambda point: point.timestamp)
+            if points:
+                found[run] = {point.step: point.value for point in points}
+        return found
+
+    def file(self, run: TrackedRun, path: str) -> bytes | None:
+        return _download(run.id, path, self.uri)
+
+
+def _download(run_id: str, path: str, uri: str | None) -> bytes | None:
+    from tempfile import TemporaryDirectory
+
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    with TemporaryDirectory() as folder:  # without one of ours MLflow makes one and leaves it behind
+        try:
+            return Path(MlflowClient(uri).download_artifacts(run_id, path, folder)).read_bytes()
+        except (MlflowException, OSError):
+            return None
+
+
+def _parts(ids: Iterable[str]) -> Iterator[list[str]]:
+    whole = list(ids)
+    for first in range(0, len(whole), CHUNK):
+        yield whole[first : first + CHUNK]
