@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 import click
 
 from star.cli import images
-from star.cli.options import BUDGET, EXPERIMENT, HOME, JSON, KEY, KEYS, OUT, KeyType, experiment_options
+from star.cli.options import (
+    BUDGET,
+    EXPERIMENT,
+    HOME,
+    JSON,
+    KEY,
+    KEYS,
+    OUT,
+    ROWS,
+    KeyType,
+    experiment_changes,
+    experiment_options,
+)
 from star.errors import StarError
 
 if TYPE_CHECKING:
@@ -22,11 +34,12 @@ if TYPE_CHECKING:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="star-exp")
 def cli() -> None:
-    """Run ablations of ST-AR, see how far they are, and write the tables."""
+    """Run ablations of ST-AR, see how far they are, and write the tables, figures and claims."""
 
 
 @cli.command()
 @experiment_options
+@ROWS
 @OUT
 @click.option(
     "--executor",
@@ -49,6 +62,7 @@ def run(
     seeds: str | None,
     name: str | None,
     home: Path,
+    rows: tuple[str, ...],
     out: Path,
     executor: str,
     slots: int | None,
@@ -57,16 +71,17 @@ def run(
     fork: bool,
     budget: float | None,
 ) -> None:
-    """Compute what FILE asks for and is not there yet; then write its table."""
+    """Compute what FILE asks for and is not there yet; then write its report."""
     experiment = _experiment(file, profile, sets, seeds, name)
     from star.cli.run import RunOptions, run_experiment
 
     plain = plain or not sys.stdout.isatty()
-    sys.exit(run_experiment(experiment, RunOptions(home, out, executor, slots, plain, fork, detach, budget)))
+    sys.exit(run_experiment(experiment, RunOptions(home, out, executor, slots, plain, fork, detach, budget, rows)))
 
 
 @cli.command()
 @experiment_options
+@ROWS
 @BUDGET
 @JSON
 def plan(
@@ -76,6 +91,7 @@ def plan(
     seeds: str | None,
     name: str | None,
     home: Path,
+    rows: tuple[str, ...],
     budget: float | None,
     as_json: bool,
 ) -> None:
@@ -83,20 +99,65 @@ def plan(
     experiment = _experiment(file, profile, sets, seeds, name)
     from star.cli.plan import show_plan
 
-    show_plan(experiment, home, budget, as_json)
+    show_plan(experiment.only(rows), home, budget, as_json)
 
 
 @cli.command()
-@experiment_options
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1)
+@experiment_changes
 @OUT
+@click.option("--all", "everything", is_flag=True, help="All experiments in experiments/, and one index of them.")
+@click.option("--spread", type=click.Choice(["std", "interval"]), help="After each mean; the file's choice by default.")
+@click.option(
+    "--mlflow-ui",
+    metavar="URL",
+    help="Where cells of the HTML link to; the tracking server, or http://127.0.0.1:5000, by default.",
+)
 def report(
-    file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None, home: Path, out: Path
+    files: tuple[Path, ...],
+    profile: str | None,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    name: str | None,
+    home: Path,
+    out: Path,
+    everything: bool,
+    spread: str | None,
+    mlflow_ui: str | None,
 ) -> None:
-    """Write the table of FILE from tracked metrics: Markdown, LaTeX, CSV, and where each number came from."""
-    experiment = _experiment(file, profile, sets, seeds, name)
-    from star.cli.run import write_report
+    """Write tables, figures and claims of FILES from tracked metrics: Markdown, LaTeX, HTML, CSV, PNG and PDF."""
+    from star.cli.report import all_files, write_reports
 
-    write_report(experiment, home, out)
+    chosen = all_files(files, everything)
+    experiments = [_experiment(file, profile, sets, seeds, name) for file in chosen]
+    write_reports(experiments, home, out, everything, mlflow_ui, spread)
+
+
+@cli.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@experiment_changes
+@click.option(
+    "--fail-on",
+    multiple=True,
+    type=click.Choice(["contradicted", "undecided"]),
+    help="Exit with 1 when a claim has this verdict; may be given twice.",
+)
+@JSON
+def claims(
+    files: tuple[Path, ...],
+    profile: str | None,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    name: str | None,
+    home: Path,
+    fail_on: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Judge the claims of FILES from tracked metrics: supported, contradicted or undecided."""
+    experiments = [_experiment(file, profile, sets, seeds, name) for file in files]
+    from star.cli.report import show_claims
+
+    sys.exit(show_claims(experiments, home, fail_on, as_json))
 
 
 @cli.command()

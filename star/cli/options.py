@@ -49,14 +49,24 @@ BUDGET = click.option(
     type=click.FloatRange(min=0),
     help="Stop before anything starts when what is left costs more.",
 )
+ROWS = click.option(
+    "--rows",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only rows whose label matches, such as 'LlamaGen-[BL]*'; may be given several times.",
+)
 FILE = click.argument("file", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 def experiment_options(command: click.decorators.FC) -> click.decorators.FC:
     """The options that choose and change an experiment."""
+    return FILE(experiment_changes(command))
+
+
+def experiment_changes(command: click.decorators.FC) -> click.decorators.FC:
+    """The options that change an experiment."""
     options = [
-        FILE,
         click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file."),
         click.option(
             "--set",

@@ -40,13 +40,15 @@ class RunOptions:
     fork: bool = False
     detach: bool = False
     budget: float | None = None
+    rows: tuple[str, ...] = ()
+    """Patterns of the rows to compute; all by default."""
 
 
 def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     """Do what is left of an experiment, then report; returns the exit code."""
     home = Home(options.home)
     ledger = open_ledger(home)
-    plan = make_plan(experiment, home, ledger)
+    plan = make_plan(experiment.only(options.rows), home, ledger)
     if plan.missing and plan.to_do:
         raise DataError(" ".join(plan.missing))
     keep_budget(plan, options.budget)
@@ -77,7 +79,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     behind = courier.finish()
     if behind:
         click.echo(f"warning: MLflow is behind ({behind}); the same command carries the rest.", err=True)
-    return _conclude(outcome, plan, options, bool(behind))
+    return _conclude(outcome, plan, experiment, options, bool(behind))
 
 
 def _where(name: str, limits: tuple[int, dict[str, int]] | None) -> str:
@@ -128,8 +130,7 @@ def _detach(home: Home, experiment: Experiment) -> int:
     return 0
 
 
-def _conclude(outcome: Outcome, plan: Plan, options: RunOptions, behind: bool) -> int:
-    experiment = plan.experiment
+def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptions, behind: bool) -> int:
     if outcome.interrupted:
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
@@ -140,7 +141,9 @@ def _conclude(outcome: Outcome, plan: Plan, options: RunOptions, behind: bool) -
             err=True,
         )
     if not behind:
-        write_report(experiment, options.home, options.out)
+        from star.cli.report import write_reports
+
+        write_reports([whole], options.home, options.out)
     if outcome.failed or outcome.cancelled or outcome.blocked:
         click.echo(
             f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.cancelled)} cancelled, "
@@ -153,18 +156,6 @@ def _conclude(outcome: Outcome, plan: Plan, options: RunOptions, behind: bool) -
         else "all done: nothing was left to compute"
     )
     return 0
-
-
-def write_report(experiment: Experiment, path: Path, out: Path) -> None:
-    """Write an experiment's table from what is tracked."""
-    from star.report.render import write
-    from star.report.table import build
-
-    home = Home(path)
-    ledger = existing_ledger(home, experiment.file)
-    table = build(experiment, make_plan(experiment, home, ledger), ledger, connect(home))
-    for written in write(table, out / experiment.name / experiment.profile):
-        click.echo(f"wrote {written}")
 
 
 def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger:
@@ -181,5 +172,9 @@ def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger
 
 def connect(home: Home) -> Tracker:
     """The home's own MLflow database, or the server that MLFLOW_TRACKING_URI names."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return Tracker(uri or f"sqlite:///{home.mlflow}", None if uri else home.artifacts)
+    return Tracker(tracking_uri(home), None if os.environ.get("MLFLOW_TRACKING_URI") else home.artifacts)
+
+
+def tracking_uri(home: Home) -> str:
+    """Of the same."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow}"

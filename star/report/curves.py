@@ -1,78 +1,64 @@
-"""Curves of an experiment as data: a metric by its step, each row's seeds together, beside the table."""
+"""Curves as data: a metric by its step, each row's seeds together; in Markdown and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
 from statistics import mean, stdev
 
-from star.scheduler.plan import PlannedRun
-from star.spec.experiment import CurveSpec, Experiment
+from star.report.evidence import Evidence
 from star.spec.graph import curve_names
-from star.tracking import Tracker
+from star.spec.reporting import CurvesFigure
+
+WIDEST = 16
+"""Steps that a table may have; longer curves are only drawn, and in the CSV."""
 
 
-@dataclass
-class Curve:
-    """One metric of all rows."""
-
-    spec: CurveSpec
-    rows: dict[str, dict[int, list[float]]]
-    """Row label -> step -> values, one for each seed that has it."""
-
-    @property
-    def steps(self) -> list[int]:
-        """All steps, in order."""
-        return sorted({step for row in self.rows.values() for step in row})
-
-    @property
-    def step_name(self) -> str:
-        """What a step is: position, layer or shift."""
-        return curve_names()[self.spec.metric]
+def step_name(metric: str) -> str:
+    """What a step of a curve is: position, layer, shift or step."""
+    return curve_names()[metric]
 
 
-def build_curves(
-    experiment: Experiment, runs: list[PlannedRun], tracked: dict[str, str], tracker: Tracker
-) -> list[Curve]:
-    """What the tracker holds of an experiment's curves.
-
-    Args:
-        tracked: run key -> the tracker's run, for runs that have one.
-    """
-    curves = []
-    for spec in experiment.spec.curves:
-        rows: dict[str, dict[int, list[float]]] = {variant.label: {} for variant in experiment.variants}
-        for run in runs:
-            if run.key in tracked:
-                for step, value in tracker.curve(tracked[run.key], spec.metric):
-                    rows[run.label].setdefault(step, []).append(value * spec.scale)
-        curves.append(Curve(spec, rows))
-    return curves
+def curves_of(evidence: Evidence) -> list[CurvesFigure]:
+    """The curves that an experiment shows."""
+    return [figure for figure in evidence.experiment.spec.figures if isinstance(figure, CurvesFigure)]
 
 
-def markdown(curves: list[Curve]) -> list[str]:
-    """A small table for each curve: rows under steps, mean and standard deviation over seeds."""
-    lines = []
-    for curve in curves:
-        head = [curve.step_name, *map(str, curve.steps)]
-        lines += ["", f"{curve.spec.title}:", "", f"| {' | '.join(head)} |", "|---" + "|---:" * len(curve.steps) + "|"]
-        for label, row in curve.rows.items():
-            cells = [_cell(row.get(step, []), curve.spec.digits) for step in curve.steps]
-            lines.append(f"| {' | '.join([label.replace('|', chr(92) + '|'), *cells])} |")
+def by_step(figure: CurvesFigure, evidence: Evidence) -> dict[str, dict[int, list[float]]]:
+    """Row -> step -> scaled values, one for each seed that has it."""
+    rows: dict[str, dict[int, list[float]]] = {}
+    for label in figure.rows or [variant.label for variant in evidence.experiment.variants if variant.runs]:
+        rows[label] = {}
+        for points in evidence.curve(label, figure.metric).values():
+            for step, value in points.items():
+                rows[label].setdefault(step, []).append(value * figure.scale)
+    return rows
+
+
+def markdown(figure: CurvesFigure, evidence: Evidence) -> list[str]:
+    """A small table: rows under steps, mean and standard deviation over seeds; nothing where it would be too wide."""
+    rows = by_step(figure, evidence)
+    steps = sorted({step for row in rows.values() for step in row})
+    if not 0 < len(steps) <= WIDEST:
+        return []
+    head = [step_name(figure.metric), *map(str, steps)]
+    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * len(steps) + "|"]
+    for label, row in rows.items():
+        cells = [_cell(row.get(step, []), figure.digits) for step in steps]
+        lines.append(f"| {' | '.join([label.replace('|', chr(92) + '|'), *cells])} |")
     return lines
 
 
-def comma_separated(curves: list[Curve]) -> str:
-    """One line per metric, row and step: mean, spread and number of seeds."""
+def comma_separated(evidence: Evidence) -> str:
+    """One line per metric, row and step: mean, spread and number of seeds, unscaled."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["metric", "row", "step", "mean", "std", "n"])
-    for curve in curves:
-        for label, row in curve.rows.items():
+    for figure in curves_of(evidence):
+        for label, row in by_step(figure.model_copy(update={"scale": 1.0}), evidence).items():
             for step, values in sorted(row.items()):
                 spread = stdev(values) if len(values) > 1 else None
-                writer.writerow([curve.spec.metric, label, step, mean(values), spread, len(values)])
+                writer.writerow([figure.metric, label, step, mean(values), spread, len(values)])
     return buffer.getvalue()
 
 

@@ -1,50 +1,103 @@
-"""The paper's printed values, and which of them a row of ours stands beside."""
+"""Published values: a paper's tables and curves, and which of them a row of ours stands beside."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from star.errors import SpecError
+from star.spec.base import FieldError, Section
 from star.spec.experiment import Experiment, Variant
-from star.spec.explain import meant
+from star.spec.explain import meant, validated
+from star.spec.reporting import CurvesFigure
+from star.spec.yamldoc import parse, read
+
+Value = str | int | float | bool | None
+BUILT_IN = "st-ar.yaml"
+
+
+class PublishedCurves(Section):
+    """Curves of one figure."""
+
+    steps: list[int] = Field(min_length=1)
+    series: dict[str, list[float | None]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> PublishedCurves:
+        for name, values in self.series.items():
+            if len(values) != len(self.steps):
+                raise FieldError(f"series.{name}", f"has {len(values)} values for {len(self.steps)} steps")
+        return self
+
+
+class Published(Section):
+    """A file of published values."""
+
+    source: str = Field(description="what a report calls it, such as the paper's number and data set")
+    tables: dict[str, list[dict[str, Value]]] = Field(
+        default_factory=dict, description="table -> rows -> column -> value"
+    )
+    curves: dict[str, PublishedCurves] = Field(default_factory=dict)
+
+
+def published_of(experiment: Experiment) -> Published:
+    """The file that an experiment names, or ST-AR's own values.
+
+    Raises:
+        SpecError: there is no such file, or it is not one.
+    """
+    name = experiment.spec.reference
+    return _built_in() if name is None else _read(str(Path(experiment.file).parent / name))
 
 
 @cache
-def tables() -> dict[str, list[dict[str, Any]]]:
-    """Table name -> rows."""
-    import yaml
+def _built_in() -> Published:
+    text = resources.files("star.report.reference").joinpath(BUILT_IN).read_text(encoding="utf-8")
+    return validated(Published, parse(text, BUILT_IN), BUILT_IN)
 
-    text = resources.files("star.report.reference").joinpath("tables.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, list[dict[str, Any]]] = yaml.safe_load(text)
-    return loaded
+
+@cache
+def _read(path: str) -> Published:
+    return validated(Published, read(Path(path)), path)
 
 
 def check(experiment: Experiment) -> None:
     """Whether everything that an experiment says of published values can be found, before anything is computed.
 
     Raises:
-        SpecError: an unknown table or column, or a row that stands beside several published rows.
+        SpecError: an unknown table, column or curve, or a row that stands beside several published rows.
     """
+    published = published_of(experiment)
     layout = experiment.spec.table
-    if layout.published is None:
+    for i, figure in enumerate(experiment.spec.figures):
+        if isinstance(figure, CurvesFigure) and figure.published is not None:
+            _known(
+                figure.published,
+                list(published.curves),
+                f"{experiment.file}: figures.{i}.published",
+                "published curves",
+            )
+            series = list(published.curves[figure.published].series)
+            for name in figure.series.values():
+                _known(name, series, f"{experiment.file}: figures.{i}.series", f"curve of {figure.published}")
+    if layout is None or layout.published is None:
         return
-    if layout.published not in tables():
-        raise SpecError(
-            f"{experiment.file}: table.published: {layout.published!r} is no published table"
-            f"{meant(layout.published, list(tables()))}; legal: {', '.join(tables())}."
-        )
-    legal = sorted({column for row in tables()[layout.published] for column in row})
+    _known(layout.published, list(published.tables), f"{experiment.file}: table.published", "published table")
+    legal = sorted({column for row in published.tables[layout.published] for column in row})
     asked = [column.published for column in layout.columns if column.published] + list(layout.match)
     for name in asked + [name for variant in experiment.variants for name in variant.row.published]:
-        if name not in legal:
-            raise SpecError(
-                f"{experiment.file}: table: {name!r} is no column of the published {layout.published}"
-                f"{meant(name, legal)}; legal: {', '.join(legal)}."
-            )
+        _known(name, legal, f"{experiment.file}: table", f"column of the published {layout.published}")
     for variant in experiment.variants:
         row_for(experiment, variant)
+
+
+def _known(name: str, legal: list[str], where: str, what: str) -> None:
+    if name not in legal:
+        raise SpecError(f"{where}: {name!r} is no {what}{meant(name, legal)}; legal: {', '.join(legal) or 'none'}.")
 
 
 def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
@@ -54,23 +107,32 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
         SpecError: several rows agree.
     """
     table = experiment.spec.table
-    wanted = {column: spec_value(variant, path) for column, path in table.match.items()} | variant.row.published
-    if table.published is None or not wanted:
+    if table is None or table.published is None:
         return None
-    found = [
-        row for row in tables()[table.published] if all(row.get(key, False) == value for key, value in wanted.items())
-    ]
+    match = table.match if variant.runs else {}
+    wanted = {column: spec_value(variant, path) for column, path in match.items()} | variant.row.published
+    if not wanted:
+        return None
+    rows = published_of(experiment).tables[table.published]
+    found = [row for row in rows if all(row.get(key, False) == value for key, value in wanted.items())]
     if len(found) > 1:
         raise SpecError(
             f"{experiment.file}: row {variant.label!r} stands beside {len(found)} rows of the published {table.published}; "
             "say more in its `published`."
         )
+    if not found and variant.row.quoted:
+        raise SpecError(
+            f"{experiment.file}: row {variant.label!r} is quoted, but the published {table.published} has no row with "
+            f"{wanted}; mend its `published`."
+        )
     return found[0] if found else None
 
 
 def spec_value(variant: Variant, path: str) -> Any:
-    """The value of a field of the variant's spec at a dotted path."""
-    value: Any = variant.runs[0]
+    """The value of a field of the variant's spec at a dotted path; None of a row that is only quoted."""
+    value: Any = variant.runs[0] if variant.runs else {}
     for step in path.split("."):
-        value = value[step] if isinstance(value, dict) else getattr(value, step)
+        value = value.get(step) if isinstance(value, dict) else getattr(value, step)
+        if value is None:
+            return None
     return value

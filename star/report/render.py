@@ -1,205 +1,129 @@
-"""A table as Markdown, LaTeX and CSV, and the file that says where each number came from."""
+"""A table as LaTeX, HTML and CSV, and where each of its numbers came from."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
+from html import escape
 
-from star.report import curves
+from star.report import markup
+from star.report.grid import Grid, difference_grid, main_grid
+from star.report.markup import Link, escaped
 from star.report.table import Cell, Table
-from star.rundir import write_bytes
-from star.spec.experiment import Column
+from star.spec.reporting import Column
 
-ARROWS = {"lower": "↓", "higher": "↑", None: ""}
-
-
-def write(table: Table, folder: Path) -> Iterator[Path]:
-    """Write all files of a table into `folder`; yields their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = _write_pictures(table, folder)
-    texts = {
-        "table.md": markdown(table, pictures),
-        "table.tex": latex(table),
-        "table.csv": comma_separated(table),
-        "provenance.json": provenance(table),
-    }
-    if table.curves:
-        texts["curves.csv"] = curves.comma_separated(table.curves)
-    for name, text in texts.items():
-        write_bytes(folder / name, text.encode())
-        yield folder / name
-
-
-def markdown(table: Table, pictures: dict[str, str] | None = None) -> str:
-    """GitHub Markdown: the table, its notes, a sample grid for each row."""
-    head, lines = _head(table.columns, lambda column: column.title + ARROWS[column.better], "paper {}"), []
-    for row in table.rows:
-        cells = _cells(table.columns, row, lambda text: f"**{text}**", " ± ", lambda text: text.replace("|", "\\|"))
-        lines.append("| " + " | ".join(cells) + " |")
-    divider = "|" + "|".join("---" if not number else "---:" for number in _numeric(table.columns)) + "|"
-    text = [f"# {table.experiment.spec.title}", "", "| " + " | ".join(head) + " |", divider, *lines, ""]
-    text += [f"{note}  " for note in table.notes]
-    text += curves.markdown(table.curves)
-    for label, name in (pictures or {}).items():
-        text += ["", f"{label}, samples of the first seed, a class in each row:", "", f"![samples, {label}]({name})"]
-    return "\n".join(text) + "\n"
+LATEX_WIDTHS = ((r"\footnotesize", 82), (r"\scriptsize", 94))
+"""Characters of a line in the standard classes' 345 pt, two for the space between columns."""
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap; vertical-align: top; }
+td.w { white-space: normal; min-width: 14rem; }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
+thead th { border-top: 2px solid; border-bottom: 1px solid; }
+tbody tr:last-child td { border-bottom: 2px solid; }
+tr.g td { border-top: 1px solid #999; color: #555; }
+small { color: #555; }
+a { color: inherit; text-decoration-color: #9bb; }
+figure { margin: 1.5rem 0; } figcaption { color: #555; }
+img { max-width: 100%; height: auto; }
+.supported { color: #00674f; } .contradicted { color: #a33c00; } .undecided { color: #555; }
+"""
 
 
 def latex(table: Table) -> str:
-    """A `table` environment; it needs \\usepackage{booktabs}."""
-    arrows = {"lower": r"$\downarrow$", "higher": r"$\uparrow$", None: ""}
-    head = _head(
-        table.columns,
-        lambda column: (column.latex or escaped(column.title)) + arrows[column.better],
-        r"\textit{{paper {}}}",
-    )
-    lines = [
-        " & ".join(_cells(table.columns, row, lambda text: rf"\textbf{{{text}}}", r" $\pm$ ", escaped)) + r" \\"
-        for row in table.rows
-    ]
-    spec = "".join("r" if number else "l" for number in _numeric(table.columns))
+    """A `table` environment; it needs \\usepackage{booktabs}. Columns that do not fit the line stand in a second tabular below."""
     notes = " ".join(escaped(note) for note in table.notes)
-    return (
-        "\n".join(
-            [
-                r"% \usepackage{booktabs}",
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{escaped(table.experiment.spec.table.caption)}}}",
-                rf"\begin{{tabular}}{{{spec}}}",
-                r"\toprule",
-                " & ".join(head) + r" \\",
-                r"\midrule",
-                *lines,
-                r"\bottomrule",
-                r"\end{tabular}",
-                rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}",
-                r"\end{table}",
-            ]
-        )
-        + "\n"
-    )
+    lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering"]
+    lines += [rf"\caption{{{escaped(table.spec.caption)}}}", *_stacked(main_grid(table))]
+    differences = difference_grid(table)
+    if differences:
+        lines += [r"\par\medskip", *_stacked(differences)]
+        notes += " Differences with 95\\% Welch intervals over seeds, in bold where they exclude 0."
+    return "\n".join([*lines, rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}", r"\end{table}"]) + "\n"
+
+
+def _stacked(grid: Grid) -> list[str]:
+    """As many tabulars as the line's width wants, the first column in each."""
+    size, width = next(((s, w) for s, w in LATEX_WIDTHS if grid.width <= w), LATEX_WIDTHS[-1])
+    lines = [rf"\begingroup{size}\setlength{{\tabcolsep}}{{4pt}}"]
+    for i, part in enumerate(grid.parts(width)):
+        lines += [r"\par\smallskip"] if i else []
+        lines += markup.latex(part)
+    return [*lines, r"\par\endgroup"]
+
+
+def html_parts(table: Table, link: Link) -> list[str]:
+    """The table with its differences and notes, as lines of HTML."""
+    lines = markup.html(main_grid(table), link)
+    differences = difference_grid(table)
+    if differences:
+        lines += [
+            "<p>Differences with 95% Welch intervals over seeds, in bold where they exclude 0:</p>",
+            *markup.html(differences, link),
+        ]
+    return lines + ["<p><small>" + "<br>".join(escape(note) for note in table.notes) + "</small></p>"]
+
+
+def html(table: Table, link: Link) -> str:
+    """A page of its own, without anything from elsewhere."""
+    title = escape(table.experiment.spec.title)
+    return page(title, [f"<h1>{title}</h1>", *html_parts(table, link)])
+
+
+def page(title: str, lines: list[str]) -> str:
+    """A self-contained HTML page."""
+    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
+    return "\n".join([head, "<body>", *lines, "</body></html>"]) + "\n"
 
 
 def comma_separated(table: Table) -> str:
-    """One line per row; mean, spread, number of seeds, state and published value of each metric."""
+    """One line per row; mean, spread, seeds, state, published value and difference of each metric."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    head = ["row"]
+    head = ["row", "group", "quoted"]
     for column in table.columns:
-        name = column.title
-        head += (
-            [name]
-            if column.metric is None
-            else [name, f"{name} std", f"{name} n", f"{name} state", *([f"{name} paper"] if column.published else [])]
-        )
+        head += [column.title] if column.metric is None else [column.title, *_names(table, column)]
     writer.writerow(head)
-    for label, row in zip(table.labels, table.rows, strict=True):
-        line: list[object] = [label]
-        for column, cell in zip(table.columns, row, strict=True):
-            if column.metric is None:
-                line.append(cell.text)
-                continue
-            line += [
-                cell.mean,
-                cell.spread,
-                len(cell.sources),
-                cell.state or "done",
-                *([cell.published] if column.published else []),
-            ]
+    for row in table.rows:
+        line: list[object] = [row.label, row.group or "", "quoted" if row.quoted else ""]
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            line += [cell.text] if column.metric is None else _values(table, column, cell)
         writer.writerow(line)
     return buffer.getvalue()
 
 
-def provenance(table: Table) -> str:
-    """JSON: for each measured cell the runs, keys and code it came from."""
-    cells = [
-        {
-            "row": label,
-            "column": column.title,
-            "sources": [asdict(source) for source in cell.sources],
-            "missing": cell.state or None,
-        }
-        for label, row in zip(table.labels, table.rows, strict=True)
-        for column, cell in zip(table.columns, row, strict=True)
-        if column.metric is not None
+def _names(table: Table, column: Column) -> list[str]:
+    names = ["std", "n", "state", *(["paper"] if column.published else [])]
+    names += ["difference", "low", "high"] if table.spec.baseline else []
+    return [f"{column.title} {name}" for name in names]
+
+
+def _values(table: Table, column: Column, cell: Cell) -> list[object]:
+    values: list[object] = [
+        cell.mean,
+        cell.spread("std"),
+        len(cell.values),
+        cell.state or ("done" if cell.values else ""),
     ]
-    return (
-        json.dumps({"experiment": table.experiment.name, "profile": table.experiment.profile, "cells": cells}, indent=1)
-        + "\n"
-    )
+    values += [cell.published] if column.published else []
+    if table.spec.baseline:
+        found = cell.difference
+        values += [found.estimate, found.low, found.high] if found else [None, None, None]
+    return values
 
 
-def escaped(text: str) -> str:
-    """Plain text for LaTeX."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "✓": r"$\checkmark$",
-        "±": r"$\pm$",
-        "“": "``",
-        "”": "''",
-        "†": r"$\dagger$",
-        "·": r"$\cdot$",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-    special |= {character: "\\" + character for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text).replace(r"$\checkmark$", r"$\surd$")
-
-
-def _head(columns: list[Column], title: Callable[[Column], str], paper: str) -> list[str]:
-    head = []
-    for column in columns:
-        head.append(title(column))
-        if column.published:
-            head.append(
-                paper.format(
-                    column.published.replace("_", " ").upper()
-                    if len(column.published) <= 4
-                    else column.published.replace("_", " ")
-                )
-            )
-    return head
-
-
-def _numeric(columns: list[Column]) -> list[bool]:
-    return [flag for column in columns for flag in ([column.metric is not None] + [True] * bool(column.published))]
-
-
-def _cells(
-    columns: list[Column], row: list[Cell], bold: Callable[[str], str], plus_minus: str, plain: Callable[[str], str]
-) -> list[str]:
-    cells = []
-    for column, cell in zip(columns, row, strict=True):
-        cells.append(
-            plain(cell.text or "") if column.metric is None else _number(column, cell, bold, plus_minus, plain)
-        )
-        if column.published:
-            cells.append("" if cell.published is None else f"{cell.published:.2f}")
-    return cells
-
-
-def _number(
-    column: Column, cell: Cell, bold: Callable[[str], str], plus_minus: str, plain: Callable[[str], str]
-) -> str:
-    if cell.mean is None:
-        return plain(f"({cell.state})")
-    text = f"{cell.mean:.{column.digits}f}"
-    text = bold(text) if cell.best else text
-    if cell.spread is not None:
-        text += f"{plus_minus}{cell.spread:.{column.digits}f}"
-    if len(cell.sources) < cell.seeds:
-        text += plain(f" ({len(cell.sources)} of {cell.seeds} seeds; {cell.state})")
-    return text
-
-
-def _write_pictures(table: Table, folder: Path) -> dict[str, str]:
-    names = {}
-    for i, (label, picture) in enumerate(table.pictures.items()):
-        names[label] = f"samples-{i}.png"
-        write_bytes(folder / names[label], picture)
-    return names
+def cells_of(table: Table) -> list[dict[str, object]]:
+    """For each measured cell the runs, stages' keys and code it came from."""
+    return [
+        {
+            "row": row.label,
+            "column": column.title,
+            "sources": [asdict(source) for source in cell.numbers.sources],
+            "missing": cell.numbers.missing,
+        }
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+        if cell.numbers is not None
+    ]

@@ -1,35 +1,21 @@
-"""An experiment's table as data: each cell with its values per seed, its state, and the runs it came from."""
+"""An experiment's table as data: each cell with its values per seed, its state, its rank, and the runs it came from."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from star.ledger.store import Ledger
-from star.report.curves import Curve, build_curves
-from star.report.published import row_for, spec_value
-from star.scheduler.plan import Plan, PlannedRun
-from star.spec.experiment import Column, Experiment, Variant
+from star.report.evidence import Evidence, Numbers
+from star.report.published import published_of, row_for, spec_value
+from star.report.stats import Interval, Sample, contrast, half_interval, kendall
+from star.scheduler.estimate import parameters
+from star.spec.experiment import Experiment, Variant
+from star.spec.reporting import Column, TableSpec
 from star.spec.run import RunSpec
-from star.tracking import Tracker
 
 INCEPTION_TITLES = {"FD": "FID", "sFD": "sFID"}
-
-
-@dataclass
-class Source:
-    """Where one seed's number came from."""
-
-    run: str
-    seed: int
-    mlflow_run: str
-    metric: str
-    stage_key: str
-    code: str
-    value: float
 
 
 @dataclass
@@ -38,28 +24,57 @@ class Cell:
 
     text: str | None = None
     """Of a column that is not measured."""
-    sources: list[Source] = field(default_factory=list)
-    seeds: int = 0
-    """Seeds that should be there."""
-    state: str = ""
-    """Of the first seed that is missing."""
-    published: float | None = None
-    best: bool = False
+    numbers: Numbers | None = None
+    published: float | str | None = None
+    rank: int | None = None
+    """1 the best of its column, 2 the second; equal prints have equal ranks."""
+    difference: Interval | None = None
+    """To the baseline row."""
 
     @property
     def values(self) -> list[float]:
-        """One per seed."""
-        return [source.value for source in self.sources]
+        """One per seed that has one."""
+        return self.numbers.values if self.numbers else []
 
     @property
     def mean(self) -> float | None:
         """Over seeds; None without any."""
-        return mean(self.values) if self.sources else None
+        return mean(self.values) if self.values else None
 
     @property
-    def spread(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two."""
-        return stdev(self.values) if len(self.sources) > 1 else None
+    def state(self) -> str:
+        """Of the first seed that is missing."""
+        return next(iter(self.numbers.missing.values()), "") if self.numbers else ""
+
+    @property
+    def seeds(self) -> int:
+        """Seeds that should be there."""
+        return len(self.values) + len(self.numbers.missing) if self.numbers else 0
+
+    def spread(self, kind: str) -> float | None:
+        """`std`: sample standard deviation over seeds; `interval`: half the 95% t interval; None for fewer than two."""
+        if len(self.values) < 2:
+            return None
+        return stdev(self.values) if kind == "std" else half_interval(self.values)
+
+
+@dataclass
+class Row:
+    """One line of a table."""
+
+    label: str
+    group: str | None
+    quoted: bool
+    cells: list[Cell]
+
+
+@dataclass
+class Agreement:
+    """How well a column's order agrees with the published one."""
+
+    title: str
+    tau: float
+    rows: int
 
 
 @dataclass
@@ -67,47 +82,61 @@ class Table:
     """Rows under columns, and what the reader must know."""
 
     experiment: Experiment
-    rows: list[list[Cell]]
-    labels: list[str]
-    pictures: dict[str, bytes]
-    """Row label -> sample grid of its first seed."""
-    notes: list[str]
-    curves: list[Curve]
+    columns: list[Column]
+    """As the experiment lays them out, a distance under the name that it has."""
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
 
     @property
-    def columns(self) -> list[Column]:
-        """As the experiment lays them out, a distance under the name that it has."""
-        return [_named(column, self.experiment) for column in self.experiment.spec.table.columns]
+    def spec(self) -> TableSpec:
+        """How it is laid out."""
+        assert self.experiment.spec.table is not None
+        return self.experiment.spec.table
 
 
-def build(experiment: Experiment, plan: Plan, ledger: Ledger, tracker: Tracker) -> Table:
-    """The table of an experiment from what its tracker holds."""
-    known = ledger.runs(run.key for run in plan.runs)
-    tracked = {
-        run.key: tracker.find(run.key, known[run.key].tracking_id if run.key in known else None) for run in plan.runs
-    }
-    rows, pictures = [], {}
-    for variant in experiment.variants:
-        runs = [run for run in plan.runs if run.label == variant.label]
-        published = row_for(experiment, variant) or {}
-        rows.append(
-            [_cell(column, variant, runs, tracked, ledger, published) for column in experiment.spec.table.columns]
+def build_table(evidence: Evidence, spread: str | None = None) -> Table:
+    """The table of an experiment from what is tracked.
+
+    Args:
+        spread: `std` or `interval`, in place of the experiment's choice.
+    """
+    experiment = evidence.experiment
+    layout = experiment.spec.table
+    assert layout is not None
+    if spread is not None:
+        spec = experiment.spec.model_copy(update={"table": layout.model_copy(update={"spread": spread})})
+        experiment = replace(experiment, spec=spec)
+    rows = [
+        Row(
+            variant.label,
+            variant.row.group,
+            not variant.runs,
+            [_cell(column, variant, evidence, row_for(experiment, variant) or {}) for column in layout.columns],
         )
-        first = tracked[runs[0].key]
-        picture = tracker.read(first.info.run_id, "generate/samples.png") if first else None
-        if picture:
-            pictures[variant.label] = picture
-    for i, column in enumerate(experiment.spec.table.columns):
-        _mark_best(column, [row[i] for row in rows])
-    bound = {key: str(run.info.run_id) for key, run in tracked.items() if run is not None}
-    return Table(
-        experiment,
-        rows,
-        [variant.label for variant in experiment.variants],
-        pictures,
-        _notes(experiment, plan, rows),
-        build_curves(experiment, plan.runs, bound, tracker),
-    )
+        for variant in experiment.variants
+    ]
+    for i, column in enumerate(layout.columns):
+        rank(column, [row.cells[i] for row in rows])
+    for row in rows:
+        _compare(row, next((other for other in rows if other.label == layout.baseline), None), layout.columns)
+    table = Table(experiment, [_named(column, experiment) for column in layout.columns], rows)
+    table.notes += notes_of(evidence, table)
+    return table
+
+
+def agreements(table: Table) -> list[Agreement]:
+    """Kendall's tau of measured and published values, of each column that has three pairs."""
+    found = []
+    for i, column in enumerate(table.columns):
+        pairs = [
+            (cell.mean, cell.published)
+            for cell in (row.cells[i] for row in table.rows)
+            if cell.mean is not None and isinstance(cell.published, int | float)
+        ]
+        tau = kendall([a for a, _ in pairs], [b for _, b in pairs])
+        if tau is not None:
+            found.append(Agreement(column.title, tau, len(pairs)))
+    return found
 
 
 def _named(column: Column, experiment: Experiment) -> Column:
@@ -118,77 +147,63 @@ def _named(column: Column, experiment: Experiment) -> Column:
     return column.model_copy(update={"title": title}) if title and measured else column
 
 
-def _cell(
-    column: Column,
-    variant: Variant,
-    runs: list[PlannedRun],
-    tracked: dict[str, Any],
-    ledger: Ledger,
-    published: dict[str, Any],
-) -> Cell:
+def _cell(column: Column, variant: Variant, evidence: Evidence, published: dict[str, Any]) -> Cell:
+    beside = published.get(column.published) if column.published else None
     if column.metric is None:
-        return Cell(text=_text(column, variant))
-    cell = Cell(seeds=len(runs), published=published.get(column.published) if column.published else None)
-    for run in runs:
-        metric = column.metric.format(extractor=run.spec.score.extractor)
-        stage = metric.split("/")[0]
-        found = tracked[run.key]
-        if found is not None and metric in found.data.metrics:
-            provenance = json.loads(found.data.tags.get(f"star.provenance.{stage}", "{}"))
-            value = found.data.metrics[metric] * column.scale
-            cell.sources.append(
-                Source(
-                    run.key,
-                    run.seed,
-                    found.info.run_id,
-                    metric,
-                    run.stages[stage],
-                    provenance.get("code", "unknown"),
-                    value,
-                )
-            )
-        elif not cell.state:
-            cell.state = _state(run, stage, ledger)
-    return cell
+        return Cell(text=_text(column, variant, beside))
+    if not variant.runs:
+        return Cell(published=beside)
+    numbers = evidence.numbers(variant.label, column.metric)
+    for i, source in enumerate(numbers.sources):
+        numbers.sources[i] = type(source)(**{**vars(source), "value": source.value * column.scale})
+    return Cell(numbers=numbers, published=beside)
 
 
-def _state(run: PlannedRun, stage: str, ledger: Ledger) -> str:
-    """Why a number is missing: the state of its job, or of the first one before it that is not done."""
-    from star.spec.graph import needed
-
-    keys = [run.stages[name] for name in needed((stage,))]
-    known = ledger.jobs(keys)
-    if run.stages[stage] in known and known[run.stages[stage]].state == "done":
-        return "not tracked yet"
-    for key in keys:
-        if key in known and known[key].state not in ("done", "queued"):
-            return f"{known[key].stage} {known[key].state}"
-    return "queued" if run.stages[stage] in known else "not run"
-
-
-def _text(column: Column, variant: Variant) -> str:
+def _text(column: Column, variant: Variant, published: object) -> str:
     if column.label:
         return variant.label
     if column.cell is not None:
         return str(variant.row.cells.get(column.cell, ""))
+    if column.parameters:
+        if not variant.runs or variant.runs[0].generate.samples:
+            return str(published or "")
+        return _count(parameters(variant.runs[0]))
     assert column.spec is not None
     value = spec_value(variant, column.spec)
     if column.check:
         return "✓" if value else ""
-    return str(value)
+    return "" if value is None else str(value)
 
 
-def _mark_best(column: Column, cells: list[Cell]) -> None:
-    """The best of what is printed: values that look the same are equally good."""
-    means = [round(cell.mean, column.digits) for cell in cells if cell.mean is not None]
-    if column.better is None or len(means) < 2:
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M")):
+        if number >= size / 10:
+            return f"{number / size:.3g}{unit}"
+    return f"{number / 1e3:.3g}K"
+
+
+def rank(column: Column, cells: list[Cell]) -> None:
+    """Best and second best of what is printed: values that look the same are equally good."""
+    if column.better is None:
         return
-    best = min(means) if column.better == "lower" else max(means)
-    for cell in cells:
-        cell.best = cell.mean is not None and round(cell.mean, column.digits) == best
+    printed = [None if cell.mean is None else round(cell.mean, column.digits) for cell in cells]
+    order = sorted({value for value in printed if value is not None}, reverse=column.better == "higher")
+    if sum(value is not None for value in printed) < 2:
+        return
+    for cell, value in zip(cells, printed, strict=True):
+        cell.rank = next((place for place, best in enumerate(order[:2], 1) if value == best), None)
 
 
-def _scored(spec: RunSpec) -> str:
+def _compare(row: Row, baseline: Row | None, columns: list[Column]) -> None:
+    if baseline is None or row is baseline:
+        return
+    for cell, other, _ in zip(row.cells, baseline.cells, columns, strict=True):
+        if cell.values and other.values:
+            cell.difference = contrast([Sample(1.0, cell.values), Sample(-1.0, other.values)])
+
+
+def scored(spec: RunSpec) -> str:
+    """What the scores of a run are computed from."""
     score = spec.score
     compared = (
         f"the reference file {Path(score.reference).name}"
@@ -204,26 +219,57 @@ def _scored(spec: RunSpec) -> str:
     )
 
 
-def _notes(experiment: Experiment, plan: Plan, rows: list[list[Cell]]) -> list[str]:
-    spec = plan.runs[0].spec
-    sources = [source for row in rows for cell in row for source in cell.sources]
-    codes = sorted({source.code for source in sources})
-    seeds = sorted({run.seed for run in plan.runs})
-    notes = [
+def conditions(evidence: Evidence) -> str:
+    """Profile, data, codes and lengths of an experiment, in one sentence."""
+    experiment, runs = evidence.experiment, [run for run in evidence.plan.runs if not run.spec.generate.samples]
+    if not runs:
+        return f"Profile {experiment.profile}."
+    spec = runs[0].spec
+    steps = sorted({run.spec.total_steps for run in runs})
+    return (
         f"Profile {experiment.profile}: {spec.data.name}, {spec.data.train_images} training images of "
         f"{spec.data.image_size} x {spec.data.image_size}, "
-        f"{spec.grid} x {spec.grid} codes of {spec.tokenizer.codebook_size}, {spec.total_steps} steps of {spec.optim.batch_size} images; "
-        + (
-            f"seed {seeds[0]}."
-            if len(seeds) == 1
-            else f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
-        ),
-    ]
-    if any(column.metric and column.metric.startswith("score/") for column in experiment.spec.table.columns):
-        notes.append(_scored(spec))
-    if any(column.published for column in experiment.spec.table.columns):
-        notes.append("“Paper” columns: arXiv:2509.15185, class-conditional ImageNet 256 x 256.")
-    if experiment.spec.table.note:
-        notes.append(experiment.spec.table.note)
-    notes.append(f"Code {', '.join(codes)}." if codes else "Nothing is measured yet.")
-    return notes
+        f"{spec.grid} x {spec.grid} codes of {spec.tokenizer.codebook_size}, "
+        f"{' or '.join(map(str, steps))} steps of {spec.optim.batch_size} images."
+    )
+
+
+def versions(evidence: Evidence) -> list[str]:
+    """Code and processors that made what is tracked of an experiment's runs."""
+    codes, machines = set(), set()
+    for run in evidence.plan.runs:
+        for stage in run.stages:
+            origin = evidence.provenance(run, stage)
+            if origin:
+                codes.add(str(origin.get("code")))
+                machines.add(str(origin.get("device") if origin.get("gpus") else origin.get("cpu")))
+    if not codes:
+        return ["Nothing is measured yet."]
+    # a stage without tensors knows less of its processor
+    named = [name for name in machines if not any(other != name and other.startswith(name) for other in machines)]
+    return [f"Code {', '.join(sorted(codes))}, on {', '.join(sorted(named))}."]
+
+
+def notes_of(evidence: Evidence, table: Table) -> list[str]:
+    """What stands under a table."""
+    layout, experiment = table.spec, evidence.experiment
+    seeds = sorted({run.seed for run in evidence.plan.runs})
+    after = {"std": "standard deviation", "interval": "half the 95% t interval"}[layout.spread]
+    notes = [conditions(evidence)]
+    if len(seeds) == 1:
+        notes.append(f"One seed ({seeds[0]}) in each row: differences may be chance.")
+    elif seeds:
+        notes.append(f"Mean ± {after} over n = {len(seeds)} seeds ({', '.join(map(str, seeds))}).")
+    ranked = any(column.better for column in table.columns)
+    if ranked:
+        notes.append("Best in bold, second best underlined.")
+    runs = evidence.plan.runs
+    if runs and any(column.metric and column.metric.startswith("score/") for column in table.columns):
+        notes.append(scored(runs[0].spec))
+    if layout.published:
+        notes.append(f"“Paper”: {published_of(experiment).source}.")
+    if any(row.quoted for row in table.rows):
+        notes.append("Rows without a number of ours are quoted from there, not measured.")
+    if layout.note:
+        notes.append(layout.note)
+    return notes + versions(evidence)

@@ -1,68 +1,173 @@
-"""Tables: what is measured, what is missing, what is best, and that LaTeX takes them."""
+"""Tables: what is measured, missing, quoted, best; the same in Markdown, LaTeX, HTML and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from star.report.published import row_for, tables
-from star.report.render import comma_separated, escaped, latex, markdown, provenance
-from star.report.table import Cell, Source, Table, _mark_best
+from star.report import markup, render
+from star.report.grid import difference_grid, main_grid
+from star.report.markup import escaped
+from star.report.published import published_of, row_for
+from star.report.table import Table, agreements, build_table
+from star.report.write import build, provenance
 from star.spec.load import load
-from tests.helpers import ROOT, TINY, star_exp
+from tests.helpers import ROOT
+from tests.report.stored import FD, STUDY, TABLE, Study
 
 
-def measured(*values: float, seeds: int | None = None, state: str = "", published: float | None = None) -> Cell:
-    sources = [Source(f"run{i}", i, f"mlflow{i}", "score/x", "key", "0.1.0", value) for i, value in enumerate(values)]
-    return Cell(sources=sources, seeds=seeds or len(values), state=state, published=published)
+def filled(folder: Path, text: str = STUDY + TABLE) -> Study:
+    """A study with numbers that can be checked by eye."""
+    study = Study(folder, text)
+    study.put("plain", FD, 30.0, 31.0, 32.0)
+    study.put("a & b_1", FD, 20.0, 20.0, None)
+    study.put("c|d", FD, 24.0, 26.0, 25.0)
+    study.put("plain", "probe/accuracy", 0.70, 0.72, 0.71)
+    study.put("a & b_1", "probe/accuracy", 0.75, 0.75, 0.75)
+    return study
 
 
 @pytest.fixture
-def table() -> Table:
-    experiment = load(TINY)
-    rows = [
-        [Cell(text="0.25"), measured(3.0, 5.0, published=26.58), measured(71.5)],
-        [
-            Cell(text="0.5 & 1_0%"),
-            measured(2.0, seeds=2, state="train running", published=27.5),
-            Cell(seeds=2, state="train failed"),
-        ],
-    ]
-    for i, column in enumerate(experiment.spec.table.columns):
-        _mark_best(column, [row[i] for row in rows])
-    return Table(experiment, rows, ["a", "b"], {}, ["“Paper” columns & more: 5 % ± 1."], [])
+def table(tmp_path: Path) -> Table:
+    return build_table(filled(tmp_path).evidence)
 
 
 def test_markdown(table: Table) -> None:
-    lines = markdown(table).splitlines()
-    assert lines[2:6] == [
-        "| Mask ratio | FD↓ | paper FID | Probe %↑ |",
+    assert markup.markdown(main_grid(table)) == [
+        "| Row | FD↓ | paper FID | Probe %↑ |",
         "|---|---:|---:|---:|",
-        "| 0.25 | 4.00 ± 1.41 | 26.58 | 71.50 |",
-        "| 0.5 & 1_0% | **2.00** (1 of 2 seeds; train running) | 27.50 | (train failed) |",
+        "| *without* |  |  |  |",
+        "| plain | 31.00 ± 1.00 | *28.62* | <ins>71.00</ins> ± 1.00 |",
+        "| *with* |  |  |  |",
+        "| a & b_1 | **20.00** ± 0.00 (2 of 3 seeds; not run) | *26.58* | **75.00** ± 0.00 |",
+        "| c\\|d | <ins>25.00</ins> ± 1.00 | *26.36* | (not run) |",
+        "| *literature* |  |  |  |",
+        "| theirs (quoted) |  | *27.50* |  |",
     ]
 
 
-def test_csv_and_provenance(table: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(comma_separated(table))))
-    assert (rows[0]["FD"], rows[0]["FD n"], rows[0]["FD paper"]) == ("4.0", "2", "26.58")
-    assert (rows[1]["Probe %"], rows[1]["Probe % state"]) == ("", "train failed")
-    cells = json.loads(provenance(table))["cells"]
-    assert [source["mlflow_run"] for source in cells[0]["sources"]] == ["mlflow0", "mlflow1"]
-    assert cells[3]["missing"] == "train failed"
+def test_published_values_below(tmp_path: Path) -> None:
+    text = (STUDY + TABLE).replace("  baseline: plain\n", "  paper: below\n")
+    lines = markup.markdown(main_grid(build_table(filled(tmp_path, text).evidence)))
+    assert lines[0] == "| Row | FD↓ | Probe %↑ |"
+    assert lines[3:5] == ["| plain | 31.00 ± 1.00 | <ins>71.00</ins> ± 1.00 |", "| *paper* | *28.62* |  |"]
+    assert lines[-1] == "| theirs (quoted) | *27.50* |  |"
+
+
+def test_spread_as_an_interval(tmp_path: Path) -> None:
+    text = markup.markdown(main_grid(build_table(filled(tmp_path).evidence, spread="interval")))[3]
+    assert text.startswith("| plain | 31.00 ± 2.48 |")  # 4.303 / sqrt(3)
+
+
+def test_differences_to_the_baseline(table: Table) -> None:
+    grid = difference_grid(table)
+    assert grid is not None
+    assert [line.cells[0].text for line in grid.lines] == ["a & b_1", "c|d"]
+    assert grid.lines[1].cells[1].text == "-6.00 [-8.27, -3.73]" and grid.lines[1].cells[1].bold
+    assert grid.lines[1].cells[2].text == ""
+
+
+def test_equal_prints_are_equally_good(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    for label, value in (("plain", 20.001), ("a & b_1", 20.004), ("c|d", 21.0)):
+        study.put(label, FD, value, value, value)
+    ranks = [row.cells[1].rank for row in build_table(study.evidence).rows]
+    assert ranks == [1, 1, 2, None]
+
+
+def test_one_row_alone_is_not_the_best(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.put("plain", FD, 1.0)
+    assert [row.cells[1].rank for row in build_table(study.evidence).rows] == [None] * 4
+
+
+def test_rank_agreement(table: Table) -> None:
+    assert [(a.title, a.rows) for a in agreements(table)] == [("FD", 3)]
+    assert agreements(table)[0].tau == pytest.approx(1 / 3)  # 31, 20, 25 beside 28.62, 26.58, 26.36
+
+
+def test_notes_say_what_a_reader_must_know(table: Table) -> None:
+    text = " ".join(table.notes)
+    for told in (
+        "Profile tiny",
+        "n = 3 seeds (0, 1, 2)",
+        "efficientnet-lite0",
+        "not the Inception FID",
+        "arXiv:2509.15185",
+    ):
+        assert told in text
+    assert table.notes[-1] == "Code 0.1.0+abc, on some CPU (AVX2)."
+
+
+def test_csv_and_provenance(tmp_path: Path) -> None:
+    study = filled(tmp_path)
+    report = build(study.evidence)
+    assert report.table is not None
+    rows = list(csv.DictReader(io.StringIO(render.comma_separated(report.table))))
+    assert (rows[0]["FD"], rows[0]["FD n"], rows[0]["FD paper"], rows[0]["FD state"]) == ("31.0", "3", "28.62", "done")
+    assert (rows[2]["Probe %"], rows[2]["Probe % state"], rows[3]["quoted"]) == ("", "not run", "quoted")
+    assert float(rows[2]["FD high"]) == pytest.approx(-3.733, abs=1e-3)
+    found = json.loads(provenance(report))
+    cell = next(cell for cell in found["cells"] if cell["row"] == "a & b_1" and cell["column"] == "FD")
+    keys = study.keys("a & b_1")
+    assert [source["run"] for source in cell["sources"]] == keys[:2] and cell["missing"] == {"2": "not run"}
+    assert found["runs"][keys[0]]["stages"]["score"]["code"] == "0.1.0+abc"
+    assert cell["sources"][0]["stages"] == {"score": found["runs"][keys[0]]["stages"]["score"]["key"]}
+
+
+class Page(HTMLParser):
+    """Collects links, and finds tags that are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.links += [values["href"] or ""] if tag == "a" else []
+        self.sources += [value or "" for name, value in attrs if name in ("src", "srcset", "data")]
+        if tag not in ("meta", "br", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_links_each_cell_to_its_runs(tmp_path: Path) -> None:
+    study = filled(tmp_path)
+    study.put("c|d", "probe/accuracy", 0.5)
+    report = build(study.evidence, "http://server:5000/")
+    assert report.table is not None
+    text = render.html(report.table, report.link)
+    page = Page(text)
+    assert len(page.links) == 6 and page.sources == []
+    one = study.keys("c|d")[0]
+    assert f"http://server:5000/#/experiments/1/runs/id-{one}" in page.links
+    assert any(
+        "compare-runs" in link and all(f"id-{key}" in link for key in study.keys("plain")) for link in page.links
+    )
+    assert "a &amp; b_1" in text and 'title="30, 31, 32"' in text
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
-def test_latex_compiles(table: Table, tmp_path: Path) -> None:
-    (tmp_path / "table.tex").write_text(latex(table))
+@pytest.mark.parametrize("name", ["study", *(str(path) for path in sorted((ROOT / "reports").glob("*/*/table.tex")))])
+def test_latex_compiles_and_fits_the_line(name: str, table: Table, tmp_path: Path) -> None:
+    text = render.latex(table)
+    if name != "study":
+        text = Path(name).read_text()
+    (tmp_path / "table.tex").write_text(text)
     (tmp_path / "paper.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{table}\\end{document}"
     )
@@ -70,42 +175,29 @@ def test_latex_compiles(table: Table, tmp_path: Path) -> None:
         ["pdflatex", "-halt-on-error", "paper.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    assert (tmp_path / "paper.pdf").exists()
+    assert (tmp_path / "paper.pdf").exists() and "Overfull" not in done.stdout and "too large" not in done.stdout
 
 
 def test_latex_is_booktabs_with_everything_escaped(table: Table) -> None:
-    text = latex(table)
-    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\textbf{2.00}"))
-    assert r"0.5 \& 1\_0\%" in text
-    assert not re.search(r"(?<!\\)[%#&_](?!\s)", text.split(r"\midrule")[1].replace(" & ", ""))
+    text = render.latex(table)
+    assert all(
+        rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\textbf{20.00}", r"\underline{25.00}")
+    )
+    assert r"a \& b\_1" in text and r"50\% \& more" in text and r"theirs (quoted)" in text
+    assert not re.search(r"(?<!\\)[%#&_](?!\s)", text.split(r"\midrule", 1)[1].replace(" & ", ""))
     assert escaped("a_b ✓ 50%") == r"a\_b $\surd$ 50\%"
 
 
+def test_a_wide_table_stands_in_two(table: Table) -> None:
+    parts = main_grid(table).parts(70)
+    assert [[head.title for head in part.heads] for part in parts] == [["Row", "FD", "paper FID"], ["Row", "Probe %"]]
+    assert [mark.text for mark in parts[1].lines[1].cells] == ["plain", "71.00"]
+
+
 @pytest.mark.parametrize("name", [f"table{i}" for i in range(1, 7)])
-def test_every_published_row_of_ours_is_found(name: str) -> None:
-    """Each row stands beside exactly one published row, but for those that the paper does not have."""
+def test_every_published_row_is_found_once_and_in_order(name: str) -> None:
+    """Each row stands beside exactly one published row, but for those that the paper does not have; nothing is left out."""
     experiment = load(ROOT / "experiments" / f"{name}.yaml")
     found = [row_for(experiment, variant) for variant in experiment.variants]
-    without = {"table3": 1}.get(name, 0)
-    assert found.count(None) == without
-    present = [row for row in found if row is not None]
-    assert len({id(row) for row in present}) == len(present)
-    ours = [row for row in tables()[name] if name != "table2" or str(row["model"]).startswith("LlamaGen")]
-    assert len(present) == len(ours)
-
-
-def test_a_table_before_and_after_its_runs(home: Path) -> None:
-    early = star_exp("report", TINY, home=home, cwd=home)
-    assert early.returncode == 2 and "jobs but no ledger; `star-exp reindex`" in early.stderr
-    short = ["--set", "optim.steps=5"]
-    temporary = home / "tmp"
-    temporary.mkdir()
-    done = star_exp("run", TINY, "--plain", *short, home=home, cwd=home, env={**os.environ, "TMPDIR": str(temporary)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    text = (home / "reports" / "tiny" / "tiny" / "table.md").read_text()
-    assert len(re.findall(r"\| \**\d+\.\d\d\** \| (26\.58|)", text)) >= 2 and "samples-0.png" in text
-    assert (home / "reports" / "tiny" / "tiny" / "samples-1.png").exists()
-    assert not list(temporary.rglob("*.png")), "a report leaves nothing behind"
-    longer = star_exp("report", TINY, "--set", "optim.steps=6", home=home, cwd=home)
-    assert longer.returncode == 0
-    assert (home / "reports" / "tiny" / "tiny" / "table.md").read_text().count("(not run)") == 4
+    assert found.count(None) == {"table3": 1}.get(name, 0)
+    assert [row for row in found if row is not None] == published_of(experiment).tables[name]

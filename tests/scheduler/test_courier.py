@@ -14,12 +14,13 @@ import pytest
 
 from star.ledger.states import NewJob
 from star.ledger.store import Ledger, open_ledger
-from star.report.table import build
+from star.report.evidence import Evidence
 from star.rundir import Home, MetricLog, write_json
 from star.scheduler.contract import run_row
 from star.scheduler.courier import Courier, Shipment
 from star.scheduler.plan import Plan, make_plan
 from star.spec.load import load
+from star.tracked import open_reader
 from star.tracking import Tracker
 from tests.helpers import TINY
 
@@ -67,6 +68,11 @@ def finish_all(home: Home, plan: Plan) -> None:
         finish(home, plan, i, *run.stages)
 
 
+def history(tracker: Tracker, run: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value), each once, in order."""
+    return sorted({(point.step, point.value) for point in tracker.client.get_metric_history(run, metric)})
+
+
 def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> None:
     home, ledger, plan = planned
     uri = f"sqlite:///{home.mlflow}"
@@ -81,8 +87,8 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     found = [tracker.find(run.key, None) for run in plan.runs]
     assert [run.data.metrics.get("train/val_nll") for run in found if run] == [2.5, None]
     first, second = (str(run.info.run_id) for run in found if run)
-    assert tracker.curve(first, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
-    assert tracker.curve(second, "train/loss") == [(1, 2.9), (2, 1.9), (3, 0.9), (4, pytest.approx(-0.1))]
+    assert history(tracker, first, "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
+    assert history(tracker, second, "train/loss") == [(1, 2.9), (2, 1.9), (3, 0.9), (4, pytest.approx(-0.1))]
     assert found[0] and found[0].data.params["selfguided.mask_ratio"] == "0.25"
     assert found[0].data.tags["star.key.train"] == plan.runs[0].stages["train"]
     assert json.loads(found[0].data.tags["star.provenance.train"]) == PROVENANCE
@@ -93,14 +99,14 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     deliver()
     assert len(tracker.client.get_metric_history(first, "train/loss")) == 4
     assert len(tracker.client.get_metric_history(first, "train/val_nll")) == 1
-    assert tracker.curve(second, "train/val_nll") == [(0, 2.5)]
+    assert history(tracker, second, "train/val_nll") == [(0, 2.5)]
     assert len(tracker.client.search_runs([tracker.experiment])) == 2
 
     # MLflow's database is lost: it is filled again from the folders
     uri = f"sqlite:///{tmp_path / 'other.sqlite'}"
     other = deliver()
     again = other.find(plan.runs[0].key, None)
-    assert again and other.curve(str(again.info.run_id), "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
+    assert again and history(other, str(again.info.run_id), "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
 
 
 @pytest.mark.parametrize("finds", [True, False], ids=["finds the new run", "makes one too"])
@@ -128,7 +134,7 @@ def test_two_couriers_open_a_run_at_once(planned: tuple[Home, Ledger, Plan], fin
     for courier in couriers:
         courier.deliver()
     assert {run.info.status for run in tracker.client.search_runs([tracker.experiment])} == {"FINISHED"}
-    assert tracker.curve(str(runs[plan.runs[1].key]), "train/val_nll") == [(0, 2.5)]
+    assert history(tracker, str(runs[plan.runs[1].key]), "train/val_nll") == [(0, 2.5)]
 
 
 def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, Plan]) -> None:
@@ -141,10 +147,12 @@ def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, P
     for _ in range(2):
         Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
     assert ledger.runs([run.key])[run.key].tracking_id == bound
-    assert tracker.curve(bound, "train/val_nll") == [(0, 2.5)] and tracker.curve(surplus, "train/val_nll") == []
+    assert history(tracker, bound, "train/val_nll") == [(0, 2.5)] and history(tracker, surplus, "train/val_nll") == []
     finish_all(home, plan)
     Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
-    scores = build(load(TINY), plan, ledger, tracker).rows[0][1]
+    scores = Evidence(plan, ledger, open_reader(f"sqlite:///{home.mlflow}")).numbers(
+        plan.runs[0].label, "train/val_nll"
+    )
     assert [source.mlflow_run for source in scores.sources] == [bound]
 
 

@@ -1,0 +1,103 @@
+"""`star-exp report` and `claims`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from star.cli.run import existing_ledger, tracking_uri
+from star.errors import SpecError
+from star.report.claims import judge_all
+from star.report.evidence import Evidence
+from star.rundir import Home
+from star.scheduler.plan import make_plan
+from star.spec.experiment import Experiment
+from star.tracked import Reader, open_reader
+
+EXPERIMENTS = Path("experiments")
+
+
+def all_files(files: Sequence[Path], everything: bool) -> list[Path]:
+    """The files to report on: those given, or all of experiments/.
+
+    Raises:
+        SpecError: neither or both were asked for, or there is none.
+    """
+    if bool(files) == everything:
+        raise SpecError(
+            "report: give experiment files, such as experiments/table4.yaml, or --all for those of experiments/."
+        )
+    found = list(files) or sorted(EXPERIMENTS.glob("*.yaml"))
+    if not found:
+        raise SpecError(f"--all: {EXPERIMENTS.resolve()} holds no *.yaml; go to the folder that holds experiments/.")
+    return found
+
+
+def write_reports(
+    experiments: list[Experiment],
+    path: Path,
+    out: Path,
+    index: bool = False,
+    mlflow_ui: str | None = None,
+    spread: str | None = None,
+) -> None:
+    """Write reports from what is tracked; with an index of those that ever ran."""
+    from star.report.index import write_index
+    from star.report.write import MLFLOW_UI, build, write
+
+    home = Home(path)
+    ledger = existing_ledger(home, experiments[0].file)
+    reader, reports, never = open_reader(tracking_uri(home)), [], []
+    address = mlflow_ui or os.environ.get("MLFLOW_TRACKING_URI", "")
+    for experiment in experiments:
+        evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
+        if index and not evidence.tracked:
+            never.append(experiment.name)
+            continue
+        report = build(evidence, address if address.startswith("http") else MLFLOW_UI, spread)
+        reports.append(report)
+        for written in write(report, out / experiment.name / experiment.profile):
+            click.echo(f"wrote {written}")
+    if index:
+        for written in write_index(reports, out):
+            click.echo(f"wrote {written}")
+        if never:
+            click.echo(f"left out, because none of their runs is tracked here: {', '.join(never)}")
+
+
+def show_claims(experiments: list[Experiment], path: Path, fail_on: Sequence[str], as_json: bool) -> int:
+    """Print verdicts; returns the exit code.
+
+    Raises:
+        SpecError: an experiment declares no claim.
+    """
+    from star.report import judged
+    from star.report.table import agreements, build_table
+
+    home = Home(path)
+    ledger = existing_ledger(home, experiments[0].file)
+    reader: Reader = open_reader(tracking_uri(home))
+    shown, verdicts = {}, []
+    for experiment in experiments:
+        if not experiment.spec.claims:
+            raise SpecError(f"{experiment.file}: declares no claims; add `claims:` with an id, a text and predicates.")
+        evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
+        judgements = judge_all(evidence)
+        verdicts += [one.verdict for one in judgements]
+        agreement = agreements(build_table(evidence)) if experiment.spec.table else []
+        shown[experiment.name] = judged.data(judgements, agreement)
+        if not as_json:
+            lines = [
+                f"{experiment.name} ({experiment.profile})",
+                *(li for one in judgements for li in judged.plain(one)),
+            ]
+            click.echo("\n".join([*lines, *filter(None, [judged.agreement_text(agreement)])]))
+    if as_json:
+        json.dump(shown, sys.stdout, indent=1)
+        click.echo()
+    return int(any(verdict in fail_on for verdict in verdicts))

@@ -1,0 +1,227 @@
+"""Claims judged: each predicate becomes contrasts between rows, each contrast an interval, and all of them a verdict.
+
+A claim holds when all its contrasts do. It is *supported* when every contrast's 95% interval lies on the claimed side (together
+that still errs in at most one case of twenty: an intersection of tests), *contradicted* when at least one lies on the other
+side at 95% for all of them together (Bonferroni), and *undecided* otherwise, also when a row is missing or has one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from star.report.evidence import Evidence
+from star.report.stats import (
+    LEVEL,
+    MIN_BOOTSTRAP,
+    Interval,
+    Sample,
+    contrast,
+    effect_of_one,
+    effect_size,
+    seeds_to_decide,
+)
+from star.spec.base import Section
+from star.spec.claims import BestAt, Claim, Compares, DeclineAfter, Greater, Less, Monotone, NoDeclineAfter
+from star.spec.measure import nearest, parse_measure
+
+SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+
+
+@dataclass
+class Part:
+    """One contrast of a claim: `estimate` should be above `bound`."""
+
+    text: str
+    """What it says, such as `ST-AR > baseline`."""
+    metric: str
+    samples: list[Sample] = field(default_factory=list)
+    bound: float = 0.0
+    against: bool = True
+    """Whether an interval on the other side contradicts the claim; the step of a trend may only do that."""
+    decides: bool = True
+    """Whether an interval on the claimed side is needed."""
+    missing: str = ""
+    found: Interval | None = None
+    effect: float | None = None
+    seeds: int | None = None
+    """Seeds per row that would likely decide it."""
+    verdict: str = UNDECIDED
+
+    @property
+    def count(self) -> int:
+        """The smallest number of seeds behind it."""
+        return min((len(sample.values) for sample in self.samples), default=0)
+
+
+@dataclass
+class Judgement:
+    """A claim and its verdict."""
+
+    claim: Claim
+    parts: list[Part]
+    verdict: str
+    note: str = ""
+    """Of an undecided claim: what would decide it."""
+
+    @property
+    def count(self) -> int:
+        """The smallest number of seeds behind it."""
+        return min(part.count for part in self.parts)
+
+
+def judge_all(evidence: Evidence) -> list[Judgement]:
+    """All claims of an experiment, in order."""
+    return [judge(claim, evidence) for claim in evidence.experiment.spec.claims]
+
+
+def judge(claim: Claim, evidence: Evidence) -> Judgement:
+    """One claim, from what is tracked now."""
+    parts = [part for predicate in claim.that for part in _parts(predicate, evidence)]
+    testing = max(1, sum(part.against for part in parts))
+    for part in parts:
+        _judge_part(part, claim.interval, 1 - (1 - LEVEL) / testing)
+    if any(part.verdict == CONTRADICTED for part in parts):
+        return Judgement(claim, parts, CONTRADICTED)
+    open_parts = [part for part in parts if part.decides and part.verdict != SUPPORTED]
+    blocked = [part for part in parts if not part.decides and part.found is None]
+    if not open_parts and not blocked:
+        return Judgement(claim, parts, SUPPORTED)
+    return Judgement(claim, parts, UNDECIDED, _what_would_decide(open_parts + blocked))
+
+
+def _judge_part(part: Part, method: str, strict: float) -> None:
+    if part.missing:
+        return
+    part.found = contrast(part.samples, LEVEL, method)
+    if part.found.low is None:
+        return
+    severe = contrast(part.samples, strict, method)
+    assert severe.high is not None
+    if part.against and severe.high < part.bound:
+        part.verdict = CONTRADICTED
+    elif part.found.low > part.bound:
+        part.verdict = SUPPORTED
+    else:
+        distance = part.found.estimate - part.bound
+        part.seeds = seeds_to_decide(part.samples, distance, LEVEL if distance > 0 else strict)
+
+
+def _what_would_decide(parts: list[Part]) -> str:
+    missing = sorted({part.missing for part in parts if part.missing})
+    if missing:
+        return f"missing: {'; '.join(missing)}"
+    if any(part.count < 2 for part in parts):
+        return "one seed has no spread; three or more would tell"
+    if any(part.found and part.found.low is None for part in parts):
+        return f"the bootstrap wants {MIN_BOOTSTRAP} seeds in each row"
+    wrong = [part.seeds for part in parts if part.seeds and part.found and part.found.estimate < part.bound]
+    if wrong:  # one contradiction is enough
+        return f"if means stay as they are, about {min(wrong)} seeds would contradict it"
+    if all(part.seeds for part in parts):
+        return f"if means stay as they are, about {max(part.seeds or 0 for part in parts)} seeds would support it"
+    return "the means lie too close for any number of seeds up to 1000"
+
+
+def _parts(predicate: Section, evidence: Evidence) -> Iterator[Part]:
+    if isinstance(predicate, Compares):
+        for other in predicate.than:
+            yield from _comparison(predicate, other, evidence)
+    elif isinstance(predicate, BestAt):
+        sign = -1.0 if predicate.better == "lower" else 1.0
+        others = predicate.rows or [variant.label for variant in evidence.experiment.variants]
+        for other in (label for label in others if label != predicate.row):
+            yield _difference(predicate.row, other, predicate.metric, sign, evidence)
+    elif isinstance(predicate, Monotone):
+        yield from _trend(predicate, evidence)
+    elif isinstance(predicate, NoDeclineAfter | DeclineAfter):
+        yield _decline(predicate, evidence)
+
+
+def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator[Part]:
+    sign = -1.0 if isinstance(predicate, Less) else 1.0
+    assert isinstance(predicate, Less | Greater)
+    metric = predicate.metric
+    whole = metric not in evidence.experiment.spec.metrics and parse_measure(metric).is_curve
+    names = [metric]
+    if whole:
+        points = [*evidence.curve(predicate.row, metric).values(), *evidence.curve(other, metric).values()]
+        names = [f"{metric}@{step}" for step in sorted({step for curve in points for step in curve})] or [
+            f"{metric}@last"
+        ]
+    for name in names:
+        part = _difference(predicate.row, other, name, sign, evidence)
+        if isinstance(predicate.margin, str):  # a share of the other's mean, which varies with its seeds too
+            share = float(predicate.margin[:-1]) / 100
+            mine, its = part.samples or (None, None)
+            if mine and its:
+                part.samples = [mine, Sample(its.weight * (1 + sign * share), its.values)]
+            part.text += f" by {predicate.margin}"
+        elif predicate.margin:
+            part.bound = predicate.margin
+            part.text += f" by {predicate.margin:g}"
+        yield part
+
+
+def _difference(row: str, other: str, metric: str, sign: float, evidence: Evidence) -> Part:
+    """row > other with sign 1, row < other with sign -1."""
+    part = Part(f"{row} {'>' if sign > 0 else '<'} {other}", metric)
+    both = [_values(label, metric, evidence, part) for label in (row, other)]
+    if not part.missing:
+        part.samples = [Sample(sign, both[0]), Sample(-sign, both[1])]
+        part.effect = effect_size(both[0], both[1])
+    return part
+
+
+def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Part]:
+    """The slope over the rows' ranks must go the claimed way; no step between neighbours may go the other way."""
+    labels = predicate.rows or [variant.label for variant in evidence.experiment.variants]
+    sign = 1.0 if predicate.direction == "increasing" else -1.0
+    slope = Part(f"{predicate.direction} over {', '.join(labels)}", predicate.metric)
+    values = [_values(label, predicate.metric, evidence, slope) for label in labels]
+    middle = (len(labels) - 1) / 2
+    scale = sum((i - middle) ** 2 for i in range(len(labels)))
+    if not slope.missing:
+        slope.samples = [Sample(sign * (i - middle) / scale, found) for i, found in enumerate(values)]
+        slope.effect = effect_size(values[-1], values[0])
+    yield slope
+    for before, after in pairwise(labels):
+        step = _difference(after, before, predicate.metric, sign, evidence)
+        step.decides = False
+        yield step
+
+
+def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Part:
+    """Each seed's last value minus its own value at the step; the curve's noise between seeds falls out."""
+    curves = evidence.curve(predicate.row, predicate.metric)
+    keeps = isinstance(predicate, NoDeclineAfter)
+    part = Part(
+        f"{predicate.row} {'keeps its height' if keeps else 'declines'} after {predicate.after}", predicate.metric
+    )
+    if not curves:
+        part.missing = f"{predicate.row} ({_reason(predicate.row, predicate.metric + '@last', evidence)})"
+        return part
+    rises = []
+    for curve in curves.values():
+        steps = sorted(curve)
+        rises.append(curve[steps[-1]] - curve[nearest(steps, predicate.after)])
+    part.samples = [Sample(1.0 if keeps else -1.0, rises)]
+    if isinstance(predicate, NoDeclineAfter):
+        part.bound = -predicate.tolerance
+        part.text += f", to {predicate.tolerance:g}" if predicate.tolerance else ""
+    part.effect = effect_of_one(rises)
+    return part
+
+
+def _values(label: str, metric: str, evidence: Evidence, part: Part) -> list[float]:
+    values = evidence.numbers(label, metric).values
+    if not values:
+        reason = f"{label} ({_reason(label, metric, evidence)})"
+        part.missing = f"{part.missing}, {reason}" if part.missing else reason
+    return values
+
+
+def _reason(label: str, metric: str, evidence: Evidence) -> str:
+    missing = evidence.numbers(label, metric).missing
+    return next(iter(missing.values()), "not measured")

@@ -1,0 +1,67 @@
+"""What rows cost: hours of GPUs, or of CPU cores, from the tracked seconds of each stage; what rows share stands apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from star.report.evidence import Evidence
+from star.scheduler.plan import PlannedRun
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hours of one row over all its seeds."""
+
+    label: str
+    cpu_hours: float = 0.0
+    """Of CPU slots, of stages that ran without a GPU."""
+    gpu_hours: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [
+            f"{hours:.2f} {unit}" for hours, unit in ((self.gpu_hours, "GPU-h"), (self.cpu_hours, "CPU-h")) if hours
+        ]
+        return ", ".join(parts) or "-"
+
+
+def costs(evidence: Evidence) -> list[Cost]:
+    """One per row that has tracked stages; the last is called `shared by rows`. A stage counts once, whoever asked for it."""
+    users: dict[tuple[str, str], set[str]] = {}
+    runs: dict[tuple[str, str], PlannedRun] = {}
+    for run in evidence.plan.runs:
+        for stage, key in run.stages.items():
+            users.setdefault((stage, key), set()).add(run.label)
+            runs.setdefault((stage, key), run)
+    hours: dict[str, list[tuple[float, float]]] = {}
+    for place, labels in users.items():
+        label = next(iter(labels)) if len(labels) == 1 else "shared by rows"
+        hours.setdefault(label, []).append(_hours(evidence, runs[place], place[0]))
+    order = [*(variant.label for variant in evidence.experiment.variants), "shared by rows"]
+    found = [_summed(label, hours[label]) for label in order if label in hours]
+    return [cost for cost in found if cost.cpu_hours or cost.gpu_hours]
+
+
+def total(parts: Iterable[Evidence]) -> Cost:
+    """Of several experiments together, each stage once."""
+    seen: dict[tuple[str, str], tuple[float, float]] = {}
+    for evidence in parts:
+        for run in evidence.plan.runs:
+            for stage, key in run.stages.items():
+                if not any(seen.get((stage, key), ())):
+                    seen[stage, key] = _hours(evidence, run, stage)
+    return _summed("all experiments, each stage once", list(seen.values()))
+
+
+def _summed(label: str, hours: list[tuple[float, float]]) -> Cost:
+    return Cost(label, sum(cpu for cpu, _ in hours), sum(gpu for _, gpu in hours))
+
+
+def _hours(evidence: Evidence, run: PlannedRun, stage: str) -> tuple[float, float]:
+    tracked = evidence.tracked.get(run.key)
+    seconds = tracked.metrics.get(f"{stage}/seconds", 0.0) if tracked else 0.0
+    origin = evidence.provenance(run, stage)
+    processes = int(str(origin.get("processes") or 1)) * int(str(origin.get("nodes") or 1))
+    if origin.get("gpus"):
+        return 0.0, seconds * processes / 3600
+    return seconds * processes * int(str(origin.get("threads") or 1)) / 3600, 0.0

@@ -1,0 +1,160 @@
+"""What is tracked of an experiment: each row's numbers by seed, with where they came from, and why others are missing."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from star.ledger.states import DONE, QUEUED, Job
+from star.ledger.store import Ledger
+from star.scheduler.plan import Plan, PlannedRun
+from star.spec.graph import needed
+from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
+from star.tracked import Reader, TrackedRun
+
+Curves = dict[int, dict[int, float]]
+"""Seed -> step -> value."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one seed's number came from."""
+
+    run: str
+    seed: int
+    mlflow_run: str
+    metric: str
+    stages: dict[str, str]
+    """Stage -> key, of those that made it."""
+    code: str
+    value: float
+
+
+@dataclass
+class Numbers:
+    """One metric of one row."""
+
+    sources: list[Source] = field(default_factory=list)
+    """One per seed, in the order of the seeds."""
+    missing: dict[int, str] = field(default_factory=dict)
+    """Seed -> why its number is not there."""
+
+    @property
+    def values(self) -> list[float]:
+        """One per seed that has one."""
+        return [source.value for source in self.sources]
+
+
+class Evidence:
+    """Everything that a report may ask of an experiment, read in bulk and once."""
+
+    def __init__(self, plan: Plan, ledger: Ledger | None, reader: Reader) -> None:
+        self.plan, self.experiment, self.reader = plan, plan.experiment, reader
+        known = ledger.tracking_ids([run.key for run in plan.runs]) if ledger else {}
+        self.tracked = reader.runs({run.key: known.get(run.key) for run in plan.runs})
+        self._ledger = ledger
+        self._curves: dict[str, dict[str, dict[int, float]]] = {}
+        self._formulas = {name: parse_formula(text) for name, text in self.experiment.spec.metrics.items()}
+        self._by_label: dict[str, dict[int, PlannedRun]] = {}
+        for run in plan.runs:  # a seed counts once, whatever a plan holds
+            self._by_label.setdefault(run.label, {}).setdefault(run.seed, run)
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """What the ledger knows of the experiment's jobs."""
+        return self._ledger.jobs(self.plan.jobs) if self._ledger else {}
+
+    def runs(self, label: str) -> list[PlannedRun]:
+        """The runs of a row, one per seed; none where it is only quoted."""
+        return list(self._by_label.get(label, {}).values())
+
+    def numbers(self, label: str, metric: str) -> Numbers:
+        """A row's numbers: of a tracked result, a point of a curve, or one of the experiment's own formulas."""
+        formula = self._formulas.get(metric)
+        found = Numbers()
+        for run in self.runs(label):
+            source = self._formula(run, metric, formula) if formula else self._one(run, parse_measure(metric))
+            if isinstance(source, str):
+                found.missing[run.seed] = source
+            else:
+                found.sources.append(source)
+        return found
+
+    def curve(self, label: str, metric: str) -> Curves:
+        """A row's curves; seeds without one are left out."""
+        return {
+            run.seed: points
+            for run in self.runs(label)
+            if run.key in self.tracked and (points := self._points(self.tracked[run.key], metric))
+        }
+
+    def file(self, label: str, path: str) -> bytes | None:
+        """A file that the row's first seed that has it has attached."""
+        for run in self.runs(label):
+            content = self.reader.file(self.tracked[run.key], path) if run.key in self.tracked else None
+            if content is not None:
+                return content
+        return None
+
+    def provenance(self, run: PlannedRun, stage: str) -> dict[str, object]:
+        """What a stage's worker wrote about itself; empty where nothing is tracked."""
+        tracked = self.tracked.get(run.key)
+        found: dict[str, object] = json.loads(tracked.tags.get(f"star.provenance.{stage}", "{}")) if tracked else {}
+        return found
+
+    def state(self, run: PlannedRun, stage: str | None) -> str:
+        """Why a number is missing: the state of its job, or of the first one before it that is not done."""
+        if stage is None:
+            return "not tracked"
+        if stage not in run.stages:
+            return "images alone"
+        keys = [run.stages[name] for name in needed((stage,)) if name in run.stages]
+        job = self.jobs.get(run.stages[stage])
+        if job is not None and job.state == DONE:
+            return "not tracked yet"
+        for key in keys:
+            before = self.jobs.get(key)
+            if before is not None and before.state not in (DONE, QUEUED):
+                return f"{before.stage} {before.state}"
+        return "queued" if job is not None else "not run"
+
+    def _formula(self, run: PlannedRun, name: str, formula: Formula) -> Source | str:
+        parts: dict[str, Source] = {}
+        for variable, measure in formula.measures.items():
+            part = self._one(run, measure)
+            if isinstance(part, str):
+                return part
+            parts[variable] = part
+        value = formula.value({variable: part.value for variable, part in parts.items()})
+        if not math.isfinite(value):
+            return "not a number"
+        first = next(iter(parts.values()))
+        stages = {stage: key for part in parts.values() for stage, key in part.stages.items()}
+        codes = ", ".join(sorted({part.code for part in parts.values()}))
+        return Source(run.key, run.seed, first.mlflow_run, name, stages, codes, value)
+
+    def _one(self, run: PlannedRun, measure: Measure) -> Source | str:
+        tracked, stage = self.tracked.get(run.key), measure.stage
+        if tracked is None:
+            return self.state(run, stage)
+        name = measure.name.removeprefix(FOREIGN).replace("{extractor}", run.spec.score.extractor)
+        value = curve_value(self._points(tracked, name), measure.at) if measure.at else tracked.metrics.get(name)
+        if value is None:
+            return self.state(run, stage)
+        if not math.isfinite(value):
+            return "not a number"
+        if stage is None:
+            return Source(run.key, run.seed, tracked.id, name, {}, "not ours", value)
+        if tracked.tags.get(f"star.key.{stage}", run.stages[stage]) != run.stages[stage]:
+            return "tracked of another configuration"
+        code = str(self.provenance(run, stage).get("code", "unknown"))
+        shown = f"{name}@{measure.at}" if measure.at else name
+        return Source(run.key, run.seed, tracked.id, shown, {stage: run.stages[stage]}, code, value)
+
+    def _points(self, run: TrackedRun, metric: str) -> dict[int, float]:
+        if metric not in self._curves:
+            self._curves[metric] = self.reader.curves([one.id for one in self.tracked.values()], metric)
+        points = self._curves[metric].get(run.id, {})
+        return {step: value for step, value in points.items() if math.isfinite(value)}

@@ -1,0 +1,52 @@
+"""Figures of a report, as PNG and PDF. matplotlib and seaborn are imported when the first one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from star.report.evidence import Evidence
+from star.report.table import Table
+from star.rundir import write_bytes
+from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, FigureSpec, SamplesFigure
+
+
+def draw(figure: FigureSpec, evidence: Evidence, table: Table | None) -> Any | None:
+    """A matplotlib figure, or None while nothing of it is tracked."""
+    if isinstance(figure, CurvesFigure):
+        from star.report.figures.curves import draw_curves
+
+        return draw_curves(figure, evidence)
+    if isinstance(figure, AblationFigure):
+        from star.report.figures.ablation import draw_ablation
+
+        assert table is not None
+        return draw_ablation(figure, table)
+    from star.report.figures import arrays
+
+    drawn: dict[type[FigureSpec], Callable[..., Any]] = {
+        AttentionFigure: arrays.draw_attention,
+        CodesFigure: arrays.draw_codes,
+        SamplesFigure: arrays.draw_samples,
+    }
+    return drawn[type(figure)](figure, evidence)
+
+
+def write(figure: FigureSpec, evidence: Evidence, table: Table | None, folder: Path) -> Path | None:
+    """Draw a figure into FOLDER/NAME.png and .pdf; returns the PNG's path, or None while nothing of it is tracked."""
+    from star.report.figures.style import as_pdf, as_png, close
+
+    drawn = draw(figure, evidence, table)
+    if drawn is None:
+        return None
+    path = folder / f"{figure.name}.png"
+    write_bytes(path, as_png(drawn))
+    write_bytes(path.with_suffix(".pdf"), as_pdf(drawn))
+    close(drawn)
+    return path
+
+
+def shown_rows(figure: FigureSpec, evidence: Evidence) -> list[str]:
+    """Labels of the rows that a figure shows."""
+    return figure.rows or [variant.label for variant in evidence.experiment.variants if variant.runs]

@@ -1,0 +1,90 @@
+"""A metric by its step: a line per row, a band over its seeds, published curves in a panel beside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas
+import seaborn
+
+from star.report.curves import step_name
+from star.report.evidence import Evidence
+from star.report.figures import shown_rows, style
+from star.report.published import published_of
+from star.spec.reporting import CurvesFigure
+
+MANY = 20
+"""Steps from which on points are not marked."""
+
+
+def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
+    """Mean and standard deviation over seeds."""
+    labels = shown_rows(figure, evidence)
+    curves = {label: evidence.curve(label, figure.metric) for label in labels}
+    points = [
+        {"row": label, "seed": seed, "step": step, "value": value * figure.scale}
+        for label, seeds in curves.items()
+        for seed, points in seeds.items()
+        for step, value in points.items()
+    ]
+    if not points:
+        return None
+    frame = pandas.DataFrame(points)
+    drawn = [label for label in labels if curves[label]]
+    drawing, axes = style.new(1, 2 if figure.published else 1, 2.7, style.WIDTH if figure.published else 4.2)
+    few = frame["step"].nunique() <= MANY
+    seaborn.lineplot(
+        frame,
+        x="step",
+        y="value",
+        hue="row",
+        style="row",
+        hue_order=drawn,
+        palette=style.colours(labels),
+        markers=style.markers(labels) if few else False,
+        dashes=style.dashes(labels),
+        errorbar="sd",
+        ax=axes[0, 0],
+    )
+    most = max(len(seeds) for seeds in curves.values())
+    title = f"{evidence.experiment.profile}, n = {most}" + (", band: standard deviation" if most > 1 else "")
+    axes[0, 0].set(xlabel=step_name(figure.metric), ylabel=figure.title, title=title)
+    if few:
+        axes[0, 0].set_xticks(sorted(frame["step"].unique()))
+    axes[0, 0].legend(title=None)
+    if figure.published:
+        _published(figure, evidence, labels, axes[0, 1])
+    return drawing
+
+
+def _published(figure: CurvesFigure, evidence: Evidence, labels: list[str], axis: Any) -> None:
+    assert figure.published is not None
+    given = published_of(evidence.experiment)
+    curves = given.curves[figure.published]
+    colours = style.colours(labels)
+    owners = {name: label for label, name in figure.series.items() if label in colours}
+    shown = {name: curves.series[name] for name in (owners or curves.series)}
+    frame = pandas.DataFrame(
+        [
+            {"row": owners.get(name, name), "step": step, "value": value}
+            for name, values in shown.items()
+            for step, value in zip(curves.steps, values, strict=True)
+            if value is not None
+        ]
+    )
+    order = [label for label in labels if label in owners.values()] or list(shown)
+    seaborn.lineplot(
+        frame,
+        x="step",
+        y="value",
+        hue="row",
+        style="row",
+        hue_order=order,
+        palette={name: colours[name] for name in order} if owners else "colorblind",
+        markers=style.markers(labels if owners else order),
+        dashes=style.dashes(labels if owners else order),
+        ax=axis,
+    )
+    axis.set(xlabel=step_name(figure.metric), ylabel="", title=f"published: {given.source.split(',')[0]}")
+    axis.set_xticks(curves.steps)
+    axis.legend(title=None)

@@ -1,0 +1,178 @@
+"""A table as lines of marked texts, the same for Markdown, LaTeX and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from star.report.stats import Interval
+from star.report.table import Cell, Row, Table
+from star.spec.reporting import Column
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One cell's text and how it stands out."""
+
+    text: str
+    bold: bool = False
+    underlined: bool = False
+    italic: bool = False
+    after: str = ""
+    """The spread, and what is missing; never bold."""
+    runs: tuple[str, ...] = ()
+    """MLflow runs behind it."""
+    values: tuple[float, ...] = ()
+    """One per seed."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's head."""
+
+    title: str
+    better: str | None = None
+    latex: str | None = None
+    numeric: bool = True
+    paper: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table; a group's head has one cell, which spans all."""
+
+    cells: list[Mark]
+    group: bool = False
+
+
+@dataclass
+class Grid:
+    """Heads and lines."""
+
+    heads: list[Head]
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        """Characters of a line."""
+        return sum(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        rows = [line.cells for line in self.lines if not line.group]
+        return [
+            2 + max(len(head.title), *(len(cells[i].text + cells[i].after) for cells in rows)) if rows else 2
+            for i, head in enumerate(self.heads)
+        ]
+
+    def parts(self, width: int) -> list[Grid]:
+        """The grid cut into grids of at most `width` characters, the first column in each; a column is never cut."""
+        sizes = self._sizes()
+        blocks: list[list[int]] = [[]]
+        for i in range(1, len(self.heads)):
+            if blocks[-1] and sizes[0] + sum(sizes[j] for j in blocks[-1]) + sizes[i] > width:
+                blocks.append([])
+            blocks[-1].append(i)
+        return [self._columns([0, *block]) for block in blocks]
+
+    def _columns(self, kept: list[int]) -> Grid:
+        lines = [line if line.group else Line([line.cells[i] for i in kept]) for line in self.lines]
+        told = [line for line in lines if line.group or any(mark.text for mark in line.cells[1:])]
+        return Grid([self.heads[i] for i in kept], told)
+
+
+def main_grid(table: Table) -> Grid:
+    """The table itself."""
+    beside = table.spec.paper == "beside"
+    grid = Grid(list(_heads(table, beside)))
+    for group, rows in groupby(table.rows, key=lambda row: row.group):
+        if group is not None:
+            grid.lines.append(Line([Mark(group, italic=True)], group=True))
+        for row in rows:
+            grid.lines += _lines(table, row, beside)
+    return grid
+
+
+def difference_grid(table: Table) -> Grid | None:
+    """Differences to the baseline row with their 95% intervals; None where there are none."""
+    shown = [i for i, column in enumerate(table.columns) if column.metric is not None]
+    rows = [row for row in table.rows if any(cell.difference for cell in row.cells)]
+    if not rows:
+        return None
+    grid = Grid([Head(f"Minus {table.spec.baseline}", numeric=False)])
+    grid.heads += [Head(table.columns[i].title, table.columns[i].better, table.columns[i].latex) for i in shown]
+    for row in rows:
+        marks = [_difference(row.cells[i], table.columns[i]) for i in shown]
+        grid.lines.append(Line([Mark(row.label), *marks]))
+    return grid
+
+
+def _heads(table: Table, beside: bool) -> Iterator[Head]:
+    for column in table.columns:
+        yield Head(column.title, column.better, column.latex, column.metric is not None)
+        if beside and column.published and column.metric:
+            name = column.published.replace("_", " ")
+            yield Head(f"paper {name.upper() if len(name) <= 4 else name}", paper=True)
+
+
+def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
+    if not (row.quoted and not beside):
+        cells: list[Mark] = []
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            cells.append(_mark(table, row, column, cell))
+            if beside and column.published and column.metric:
+                cells.append(_paper(column, cell))
+        yield Line(cells)
+    published = [_paper(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
+    if beside or not any(mark.text for mark in published):
+        return
+    if row.quoted:
+        plain = [Mark(cell.text or "") for cell in row.cells]
+        plain[0] = Mark(plain[0].text, after=" (quoted)")
+        yield Line([p if c.metric else t for p, t, c in zip(published, plain, table.columns, strict=True)])
+    else:
+        yield Line([Mark("paper", italic=True), *published[1:]])
+
+
+def _mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
+    if column.metric is None:
+        after = " (quoted)" if row.quoted and cell is row.cells[0] else ""
+        return Mark(cell.text or "", after=after)
+    if row.quoted:
+        return Mark("")
+    assert cell.numbers is not None
+    if cell.mean is None:
+        return Mark(f"({cell.state})")
+    spread = cell.spread(table.spec.spread)
+    after = "" if spread is None else f" ± {spread:.{column.digits}f}"
+    if cell.numbers.missing:
+        after += f" ({len(cell.values)} of {cell.seeds} seeds; {cell.state})"
+    runs = tuple(source.mlflow_run for source in cell.numbers.sources)
+    return Mark(
+        f"{cell.mean:.{column.digits}f}", cell.rank == 1, cell.rank == 2, False, after, runs, tuple(cell.values)
+    )
+
+
+def _paper(column: Column, cell: Cell) -> Mark:
+    value = cell.published if column.metric else None
+    if value is None:
+        return Mark("")
+    return Mark(f"{value:.2f}" if isinstance(value, int | float) else str(value), italic=True)
+
+
+def _difference(cell: Cell, column: Column) -> Mark:
+    if cell.difference is None:
+        return Mark("")
+    return Mark(interval_text(cell.difference, column.digits), bold=_excludes_zero(cell.difference))
+
+
+def _excludes_zero(found: Interval) -> bool:
+    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+
+
+def interval_text(found: Interval, digits: int) -> str:
+    """Such as `+1.20 [+0.40, +2.00]`."""
+    text = f"{found.estimate:+.{digits}f}"
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"

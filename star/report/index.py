@@ -1,0 +1,118 @@
+"""Everything in one report: tables, figures, claims, what it cost, and what is missing."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+from star.report import cost, markup, render
+from star.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judgement
+from star.report.grid import Grid, Head, Line, Mark
+from star.report.write import Report, html, markdown
+from star.rundir import write_bytes
+
+TITLE = "All results"
+
+
+def write_index(reports: list[Report], out: Path) -> Iterator[Path]:
+    """Write OUT/index.md and OUT/index.html, self-contained, of reports that were written below OUT; yields their paths."""
+    for name, text in (("index.md", "\n".join(_markdown(reports)) + "\n"), ("index.html", _html(reports))):
+        write_bytes(out / name, text.encode())
+        yield out / name
+
+
+def _markdown(reports: list[Report]) -> list[str]:
+    lines = [f"# {TITLE}", "", *(f"- [{r.experiment.spec.title}](#{_anchor(r)})" for r in reports), ""]
+    judgements = [one for report in reports for one in report.judgements]
+    if judgements:
+        lines += ["## Claims of all experiments", "", _counted(judgements), "", *markup.markdown(_verdicts(reports))]
+    for report in reports:
+        lines += ["", *markdown(report, 2, f"{report.experiment.name}/{report.experiment.profile}/")]
+    lines += ["", "## Cost", "", _costs_note(reports), "", *markup.markdown(_costs(reports))]
+    return [*lines, "", "## Missing", "", *(f"- {line}" for line in _missing(reports) or ["nothing"])]
+
+
+def _html(reports: list[Report]) -> str:
+    links = "".join(f'<li><a href="#{r.experiment.name}">{escape(r.experiment.spec.title)}</a></li>' for r in reports)
+    lines = [f"<h1>{TITLE}</h1>", f"<ul>{links}</ul>"]
+    judgements = [one for report in reports for one in report.judgements]
+    if judgements:
+        lines += ["<h2>Claims of all experiments</h2>", f"<p>{escape(_counted(judgements))}</p>"]
+        lines += markup.html(_verdicts(reports), lambda runs: "")
+    for report in reports:
+        lines += html(report, _embedded)
+    lines += ["<h2>Cost</h2>", f"<p>{escape(_costs_note(reports))}</p>", *markup.html(_costs(reports), lambda runs: "")]
+    missing = "".join(f"<li>{escape(line)}</li>" for line in _missing(reports) or ["nothing"])
+    return render.page(TITLE, [*lines, "<h2>Missing</h2>", f"<ul>{missing}</ul>"])
+
+
+def _embedded(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _anchor(report: Report) -> str:
+    """As GitHub makes it of a title."""
+    kept = (c for c in report.experiment.spec.title.lower() if c.isalnum() or c in " -_")
+    return "".join(kept).replace(" ", "-")
+
+
+def _counted(judgements: list[Judgement]) -> str:
+    found = Counter(one.verdict for one in judgements)
+    parts = [f"{found[verdict]} {verdict}" for verdict in (SUPPORTED, CONTRADICTED, UNDECIDED)]
+    return f"{len(judgements)} claims: {', '.join(parts)}. What each rests on stands with its experiment."
+
+
+def _verdicts(reports: list[Report]) -> Grid:
+    grid = Grid(
+        [Head("claim", numeric=False), Head("verdict", numeric=False), Head("n"), Head("experiment", numeric=False)]
+    )
+    for report in reports:
+        for one in report.judgements:
+            cells = [
+                Mark(one.claim.text),
+                Mark(one.verdict, bold=True),
+                Mark(str(one.count)),
+                Mark(report.experiment.name),
+            ]
+            grid.lines.append(Line(cells))
+    return grid
+
+
+def _costs(reports: list[Report]) -> Grid:
+    grid = Grid([Head("row", numeric=False), Head("hours")])
+    for report in reports:
+        grid.lines.append(Line([Mark(report.experiment.spec.title, italic=True)], group=True))
+        grid.lines += [Line([Mark(one.label), Mark(str(one))]) for one in cost.costs(report.evidence)]
+    whole = cost.total(report.evidence for report in reports)
+    grid.lines.append(Line([Mark(whole.label, bold=True), Mark(str(whole), bold=True)]))
+    return grid
+
+
+def _costs_note(reports: list[Report]) -> str:
+    return (
+        "Hours of GPUs, or of CPU cores where there was none, over all seeds of a row; stages that several rows of an "
+        "experiment share stand apart, and experiments share runs, so that the whole is less than the sum."
+    )
+
+
+def _missing(reports: list[Report]) -> list[str]:
+    lines = []
+    for report in reports:
+        for row in report.table.rows if report.table else ():
+            states = Counter(state for cell in row.cells if cell.numbers for state in cell.numbers.missing.values())
+            if states:
+                lines.append(f"{report.experiment.name}: {row.label}: {', '.join(states)}")
+        lines += [
+            f"{report.experiment.name}: figure {figure.name}"
+            for figure in report.figures
+            if figure.name not in report.pictures
+        ]
+        lines += [
+            f"{report.experiment.name}: claim {one.claim.id}: {one.note}"
+            for one in report.judgements
+            if one.note.startswith("missing")
+        ]
+    return lines

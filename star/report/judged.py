@@ -1,0 +1,132 @@
+"""Verdicts on claims as Markdown, HTML and JSON."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from star.report.claims import UNDECIDED, Judgement, Part
+from star.report.table import Agreement
+
+WORST_SHOWN = 6
+"""Contrasts of one claim that a report shows; all are in the JSON."""
+
+
+def markdown(judgements: list[Judgement]) -> list[str]:
+    """A table: claim, verdict, n, and what it rests on."""
+    lines = ["| claim | verdict | n | rests on |", "|---|---|---:|---|"]
+    for one in judgements:
+        parts = "<br>".join(_part(part) for part in shown(one))
+        text = one.claim.text.replace("|", "\\|")
+        lines.append(
+            f"| {text} | **{one.verdict}** | {one.count} | {parts.replace('|', chr(92) + '|')}{_rest(one, '<br>')} |"
+        )
+    return lines
+
+
+def html(judgements: list[Judgement]) -> list[str]:
+    """The same table."""
+    lines = [
+        "<table>",
+        '<thead><tr><th>claim</th><th>verdict</th><th class="n">n</th><th>rests on</th></tr></thead>',
+        "<tbody>",
+    ]
+    for one in judgements:
+        parts = "<br>".join(escape(_part(part)) for part in shown(one))
+        lines.append(
+            f'<tr><td class="w">{escape(one.claim.text)}</td><td class="{one.verdict}"><b>{one.verdict}</b></td>'
+            f'<td class="n">{one.count}</td><td class="w"><small>{parts}{_rest(one, "<br>")}</small></td></tr>'
+        )
+    return [*lines, "</tbody>", "</table>"]
+
+
+def plain(judgement: Judgement) -> list[str]:
+    """For a terminal: the verdict, then what it rests on."""
+    lines = [f"{judgement.verdict:<12} {judgement.claim.id}: {judgement.claim.text} (n = {judgement.count})"]
+    lines += [f"{'':<13}{_part(part)}" for part in shown(judgement)]
+    return lines + ([f"{'':<13}{judgement.note}"] if judgement.note else [])
+
+
+def data(judgements: list[Judgement], agreement: list[Agreement]) -> dict[str, Any]:
+    """Everything, for programs."""
+    return {
+        "claims": [
+            {
+                "id": one.claim.id,
+                "text": one.claim.text,
+                "verdict": one.verdict,
+                "n": one.count,
+                "note": one.note or None,
+                "parts": [_data(part) for part in one.parts],
+            }
+            for one in judgements
+        ],
+        "rank_agreement": [{"column": a.title, "kendall_tau": a.tau, "rows": a.rows} for a in agreement],
+    }
+
+
+def agreement_text(agreement: list[Agreement]) -> str:
+    """One sentence, or nothing."""
+    if not agreement:
+        return ""
+    parts = ", ".join(f"{a.title} {a.tau:+.2f} ({a.rows} rows)" for a in agreement)
+    return f"Rank agreement with the published rows (Kendall's tau: 1 the same order, -1 the opposite): {parts}."
+
+
+def shown(judgement: Judgement) -> list[Part]:
+    """The parts that decide the verdict first, then those nearest to not holding."""
+
+    def order(part: Part) -> tuple[bool, bool, float]:
+        found = part.found
+        distance = 0.0 if found is None else (found.estimate - part.bound) / _width(part)
+        return part.verdict != judgement.verdict, found is None, distance
+
+    wanted = [part for part in judgement.parts if part.decides or part.verdict == judgement.verdict != UNDECIDED]
+    return sorted(wanted or judgement.parts, key=order)[:WORST_SHOWN]
+
+
+def _width(part: Part) -> float:
+    found = part.found
+    if found is None or found.low is None or found.high is None:
+        return 1.0
+    return max(found.high - found.low, 1e-12)
+
+
+def _rest(judgement: Judgement, newline: str) -> str:
+    left = len(judgement.parts) - len(shown(judgement))
+    more = f"{newline}and {left} more" if left > 0 else ""
+    return more + (f"{newline}{escape(judgement.note)}" if judgement.note else "")
+
+
+def _part(part: Part) -> str:
+    if part.found is None:
+        return f"{part.text}: missing {part.missing}"
+    found = part.found
+    name = part.metric.split("/")[-1].replace("_", " ")
+    text = f"{name}: {part.text}: {number(found.estimate)}"
+    if found.low is not None and found.high is not None:
+        text += f" [{number(found.low)}, {number(found.high)}]"
+    effect = "" if part.effect is None else f", g = {part.effect:+.1f}"
+    return f"{text}{effect}, {part.verdict}"
+
+
+def number(value: float) -> str:
+    """Signed, three significant digits or more."""
+    return f"{value:+.3g}" if abs(value) < 1000 else f"{value:+.0f}"
+
+
+def _data(part: Part) -> dict[str, Any]:
+    found = part.found
+    return {
+        "text": part.text,
+        "metric": part.metric,
+        "verdict": part.verdict,
+        "estimate": found.estimate if found else None,
+        "interval": [found.low, found.high] if found and found.low is not None else None,
+        "bound": part.bound,
+        "hedges_g": part.effect,
+        "n": part.count,
+        "missing": part.missing or None,
+        "seeds_to_decide": part.seeds,
+        "must_hold": part.decides,
+    }

@@ -1,0 +1,171 @@
+"""One experiment's report: its table, figures and claims, and the files that say where they came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from star.report import curves, judged, markup, render
+from star.report.claims import Judgement, judge_all
+from star.report.evidence import Evidence
+from star.report.grid import difference_grid, main_grid
+from star.report.markup import Link
+from star.report.table import Agreement, Table, agreements, build_table, conditions, versions
+from star.rundir import write_bytes
+from star.spec.experiment import Experiment
+from star.spec.reporting import CurvesFigure, FigureSpec
+
+MLFLOW_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens unless told otherwise."""
+HELD = "Differences with 95% Welch intervals over seeds, in bold where they exclude 0:"
+
+
+@dataclass
+class Report:
+    """What is known of one experiment."""
+
+    evidence: Evidence
+    table: Table | None
+    judgements: list[Judgement]
+    agreement: list[Agreement]
+    link: Link
+    pictures: dict[str, Path]
+    """Figure -> its PNG, of those that could be drawn."""
+
+    @property
+    def experiment(self) -> Experiment:
+        """Whose report it is."""
+        return self.evidence.experiment
+
+    @property
+    def figures(self) -> list[FigureSpec]:
+        """All figures, drawn or not."""
+        return list(self.experiment.spec.figures)
+
+
+def build(evidence: Evidence, mlflow_ui: str = MLFLOW_UI, spread: str | None = None) -> Report:
+    """Everything but the pictures, from what is tracked."""
+    table = build_table(evidence, spread) if evidence.experiment.spec.table else None
+    agreement = agreements(table) if table else []
+    return Report(evidence, table, judge_all(evidence), agreement, linker(evidence, mlflow_ui), {})
+
+
+def linker(evidence: Evidence, mlflow_ui: str) -> Link:
+    """Addresses of MLflow's pages for one run, or for several side by side."""
+    experiments = {run.id: run.experiment_id for run in evidence.tracked.values()}
+
+    def link(runs: tuple[str, ...]) -> str:
+        base, experiment = mlflow_ui.rstrip("/"), experiments[runs[0]]
+        if len(runs) == 1:
+            return f"{base}/#/experiments/{experiment}/runs/{runs[0]}"
+        listed = ",".join(f'"{run}"' for run in runs)
+        return f'{base}/#/compare-runs?runs=[{listed}]&experiments=["{experiment}"]'
+
+    return link
+
+
+def write(report: Report, folder: Path) -> Iterator[Path]:
+    """Write all files of a report into `folder`; yields their paths."""
+    from star.report import figures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in report.figures:
+        path = figures.write(figure, report.evidence, report.table, folder)
+        if path is not None:
+            report.pictures[figure.name] = path
+            yield path
+            yield path.with_suffix(".pdf")
+    for name, text in _texts(report).items():
+        write_bytes(folder / name, text.encode())
+        yield folder / name
+
+
+def _texts(report: Report) -> dict[str, str]:
+    table = report.table
+    texts = {"report.md": "\n".join(markdown(report)) + "\n", "provenance.json": provenance(report)}
+    if table is not None:
+        texts["table.tex"] = render.latex(table)
+        texts["table.html"] = render.html(table, report.link)
+        texts["table.csv"] = render.comma_separated(table)
+    if curves.curves_of(report.evidence):
+        texts["curves.csv"] = curves.comma_separated(report.evidence)
+    if report.judgements or report.agreement:
+        texts["claims.json"] = json.dumps(judged.data(report.judgements, report.agreement), indent=1) + "\n"
+    return texts
+
+
+def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
+    """The report as lines of GitHub Markdown.
+
+    Args:
+        level: of its title.
+        folder: of its pictures, with a slash at the end, relative to where the text will be.
+    """
+    evidence, below = report.evidence, "#" * (level + 1)
+    lines = [f"{'#' * level} {report.experiment.spec.title}", ""]
+    if report.table is not None:
+        lines += markup.markdown(main_grid(report.table))
+        differences = difference_grid(report.table)
+        if differences:
+            lines += ["", HELD, "", *markup.markdown(differences)]
+        lines += ["", *(f"{note}  " for note in report.table.notes)]
+    else:
+        lines += [f"{note}  " for note in (conditions(evidence), *versions(evidence))]
+    if report.judgements:
+        lines += ["", f"{below} Claims", "", *judged.markdown(report.judgements)]
+    if report.agreement:
+        lines += ["", judged.agreement_text(report.agreement)]
+    for figure in report.figures:
+        lines += ["", f"{below} {figure.title}", ""]
+        picture = report.pictures.get(figure.name)
+        lines += [f"![{figure.title}]({folder}{picture.name})" if picture else "(not measured yet)"]
+        if isinstance(figure, CurvesFigure):
+            values = curves.markdown(figure, evidence)
+            lines += ["", *values] if values else []
+    return lines
+
+
+def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
+    """The report as lines of HTML; `picture` makes a source of a PNG."""
+    title = escape(report.experiment.spec.title)
+    lines = [f'<h2 id="{report.experiment.name}">{title}</h2>']
+    if report.table is not None:
+        lines += render.html_parts(report.table, report.link)
+    else:
+        notes = (conditions(report.evidence), *versions(report.evidence))
+        lines.append("<p><small>" + "<br>".join(escape(note) for note in notes) + "</small></p>")
+    if report.judgements:
+        lines += ["<h3>Claims</h3>", *judged.html(report.judgements)]
+    if report.agreement:
+        lines.append(f"<p>{escape(judged.agreement_text(report.agreement))}</p>")
+    for figure in report.figures:
+        path = report.pictures.get(figure.name)
+        shown = f'<img alt="{escape(figure.title)}" src="{picture(path)}">' if path else "(not measured yet)"
+        lines.append(f"<figure>{shown}<figcaption>{escape(figure.title)}</figcaption></figure>")
+    return lines
+
+
+def provenance(report: Report) -> str:
+    """JSON: for each cell the runs, keys and code it came from, and for each run its stages."""
+    evidence = report.evidence
+    runs = {
+        run.key: {
+            "row": run.label,
+            "seed": run.seed,
+            "mlflow_run": evidence.tracked[run.key].id,
+            "stages": {
+                stage: {"key": key, "code": origin.get("code")}
+                for stage, key in run.stages.items()
+                if (origin := evidence.provenance(run, stage))
+            },
+        }
+        for run in evidence.plan.runs
+        if run.key in evidence.tracked
+    }
+    experiment = report.experiment
+    cells = render.cells_of(report.table) if report.table else []
+    found = {"experiment": experiment.name, "profile": experiment.profile, "cells": cells, "runs": runs}
+    return json.dumps(found, indent=1) + "\n"

@@ -1,0 +1,162 @@
+"""Figures from stored numbers: what they show, the same bytes each time, fonts inside, and nothing from nothing."""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from star.report import curves, figures
+from star.report.figures.style import as_pdf, as_png, close, markers
+from star.report.table import build_table
+from tests.report.stored import FD, STUDY, TABLE, Study
+
+FIGURES = """figures:
+  - {name: probe, kind: curves, title: Probe, metric: probe/accuracy_by_position, scale: 100, published: figure4,
+     series: {plain: baseline_50e}}
+  - {name: ablation, kind: ablation, title: By ratio, x: selfguided.mask_ratio, rows: ["a & b_1", "c|d"]}
+  - {name: layers, kind: attention, title: Layers, vary: layer, images: 2}
+  - {name: positions, kind: attention, title: Positions, vary: position, layer: 1}
+  - {name: images, kind: attention, title: Images, vary: image, images: 2}
+  - {name: codes, kind: codes, title: Codes, shift: 1, images: 2}
+  - {name: samples, kind: samples, title: Samples}
+"""
+NAMES = ["probe", "ablation", "layers", "positions", "images", "codes", "samples"]
+
+
+def packed(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def attention_maps() -> bytes:
+    rng = np.random.default_rng(0)
+    maps = rng.dirichlet(np.ones(49), size=(2, 2, 2, 3))  # 2 images, 2 layers, 2 heads, 3 positions
+    images = rng.integers(0, 255, (2, 28, 28, 1)).astype(np.uint8)
+    return packed(maps=maps.astype(np.float16), positions=[1, 24, 49], images=images)
+
+
+def shifted_views() -> bytes:
+    rng = np.random.default_rng(0)
+    codes, others = rng.integers(0, 32, (2, 2, 7, 7))
+    images = rng.integers(0, 255, (2, 28, 28, 1)).astype(np.uint8)
+    return packed(
+        images=images, codes=codes, images_right_1=images, codes_right_1=others, changed_right_1=codes != others
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    made = Study(tmp_path, STUDY + TABLE + FIGURES)
+    for i, label in enumerate(("plain", "a & b_1", "c|d")):
+        made.put(label, FD, 30.0 - i, 31.0 - i, 32.0 - i)
+        made.put(label, "probe/accuracy", 0.7, 0.71, 0.72)
+        made.put_curve(label, "probe/accuracy_by_position", {12: 0.5, 49: 0.7}, {12: 0.6, 49: 0.8})
+    for label in ("plain", "a & b_1"):
+        made.put_file(label, "attention/attention.npz", attention_maps())
+        picture = io.BytesIO()
+        Image.fromarray(np.full((28, 56), 99, dtype=np.uint8)).save(picture, "png")
+        made.put_file(label, "generate/samples.png", picture.getvalue())
+    made.put_file("c|d", "invariance/invariance.npz", shifted_views())
+    return made
+
+
+def draw(study: Study, name: str) -> Any:
+    figure = next(one for one in study.experiment.spec.figures if one.name == name)
+    evidence = study.evidence
+    return figures.draw(figure, evidence, build_table(evidence))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_bytes_each_time_and_fonts_inside(name: str, study: Study) -> None:
+    drawn = [draw(study, name) for _ in range(2)]
+    png, pdf = ([make(one) for one in drawn] for make in (as_png, as_pdf))
+    for one in drawn:
+        close(one)
+    assert png[0] == png[1] and pdf[0] == pdf[1]
+    assert np.asarray(Image.open(io.BytesIO(png[0])).convert("L")).std() > 5, "something is drawn"
+    assert b"/FontFile2" in pdf[0] and b"/Type3" not in pdf[0], "TrueType, embedded"
+    assert b"CreationDate" not in pdf[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_drawn_of_nothing(name: str, tmp_path: Path) -> None:
+    assert draw(Study(tmp_path, STUDY + TABLE + FIGURES), name) is None
+
+
+def lines_of(axis: Any) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in axis.get_lines() if len(line.get_ydata()) > 1}
+
+
+def test_curves_show_the_mean_and_the_published_ones_beside(study: Study) -> None:
+    drawn = draw(study, "probe")
+    own, paper = drawn.axes
+    means = [line.get_ydata() for line in own.get_lines() if len(line.get_ydata()) == 2]
+    assert len(means) == 3 and all(np.allclose(values, [55.0, 75.0]) for values in means)
+    assert "n = 2" in own.get_title() and [text.get_text() for text in own.get_legend().get_texts()][:1] == ["plain"]
+    assert any(
+        np.allclose(line.get_ydata(), [5.8, 10.5, 15.7, 20.3, 22.7, 22.7, 21.3, 18.7])
+        for line in paper.get_lines()
+        if len(line.get_ydata()) == 8
+    )
+    assert own.get_xlabel() == "position" and "2509.15185" in paper.get_title()
+    colours = {line.get_color() for line in own.get_lines() if len(line.get_ydata()) == 2}
+    assert len(colours) == 3 and len(set(markers(["plain", "a & b_1", "c|d"]).values())) == 3
+    close(drawn)
+
+
+def test_curves_as_text(study: Study) -> None:
+    figure = curves.curves_of(study.evidence)[0]
+    assert curves.markdown(figure, study.evidence)[2] == "| plain | 55.00 ± 7.07 | 75.00 ± 7.07 |"
+    text = curves.comma_separated(study.evidence).splitlines()
+    assert text[1] == "probe/accuracy_by_position,plain,12,0.55,0.07071067811865474,2"
+    long = {step: 1.0 for step in range(curves.WIDEST + 1)}
+    study.put_curve("plain", "probe/accuracy_by_position", long)
+    assert curves.markdown(figure, study.evidence) == [], "too wide for a table"
+
+
+def test_an_ablation_shows_our_values_over_the_papers(study: Study) -> None:
+    drawn = draw(study, "ablation")
+    measured, published = drawn.axes[0], drawn.axes[2]
+    assert any(
+        np.allclose(line.get_ydata(), [30.0, 29.0]) for line in measured.get_lines() if len(line.get_ydata()) == 2
+    )
+    assert any(np.allclose(line.get_ydata(), [26.58, 26.36]) for line in published.get_lines())
+    assert [tick.get_text() for tick in published.get_xticklabels()] == ["0.25", "0.5"]
+    close(drawn)
+
+
+def test_attention_hides_what_is_not_seen_and_marks_the_current_code(study: Study) -> None:
+    drawn = draw(study, "positions")
+    panels = [axis for axis in drawn.axes if axis.get_images() and axis.get_images()[0].get_array().shape == (7, 7)]
+    assert len(panels) == 2 * 2 * 3  # two images, two models, three positions
+    seen = [
+        np.isfinite(np.ma.filled(axis.get_images()[0].get_array().astype(float), np.nan)).sum() for axis in panels[:3]
+    ]
+    assert seen == [1, 23, 48], "the condition alone; 23 codes before the 24th"
+    squares = [axis.patches[0].get_xy() if axis.patches else None for axis in panels[:3]]
+    assert squares == [None, (22 % 7 - 0.5, 22 // 7 - 0.5), (47 % 7 - 0.5, 47 // 7 - 0.5)]
+    close(drawn)
+
+
+def test_changed_codes_are_framed(study: Study) -> None:
+    drawn = draw(study, "codes")
+    with np.load(io.BytesIO(shifted_views())) as arrays:
+        assert [len(axis.patches) for axis in drawn.axes] == [int(n) for n in arrays["changed_right_1"].sum((1, 2))] * 2
+    close(drawn)
+
+
+def test_pdf_text_is_text(study: Study) -> None:
+    """Words can be searched for and copied: glyphs are not outlines."""
+    drawn = draw(study, "probe")
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", as_pdf(drawn), re.DOTALL)
+    texts = [zlib.decompress(stream) for stream in streams if stream[:1] == b"x"]
+    assert any(b"BT" in text and b"Tj" in text or b"TJ" in text for text in texts)
+    close(drawn)
