@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from star.cli.plan import amount
-from star.cli.run import connect
 from star.cli.status import look
+from star.cli.store import connect
 from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler.bundle import pack, unpack

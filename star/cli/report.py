@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from star.cli.run import existing_ledger, tracking_uri
+from star.cli.store import existing_ledger, tracking_uri
 from star.errors import SpecError
 from star.report.claims import judge_all
 from star.report.evidence import Evidence

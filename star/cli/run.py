@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 
-from star.cli.status import nothing_yet
+from star.cli.store import connect
 from star.cli.view import View
 from star.errors import DataError, SpecError
-from star.ledger.store import Ledger, open_ledger, read_ledger
+from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler.contract import compare, enter, refuse_fork
 from star.scheduler.courier import Courier, Shipment
@@ -25,7 +25,6 @@ from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.snapshot import take
 from star.spec.experiment import Experiment
-from star.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -156,25 +155,3 @@ def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptio
         else "all done: nothing was left to compute"
     )
     return 0
-
-
-def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger:
-    """The ledger of a home in which something ran.
-
-    Raises:
-        DataError: nothing ever did.
-    """
-    ledger = read_ledger(home)
-    if ledger is None:
-        raise nothing_yet(home, file)
-    return ledger
-
-
-def connect(home: Home) -> Tracker:
-    """The home's own MLflow database, or the server that MLFLOW_TRACKING_URI names."""
-    return Tracker(tracking_uri(home), None if os.environ.get("MLFLOW_TRACKING_URI") else home.artifacts)
-
-
-def tracking_uri(home: Home) -> str:
-    """Of the same."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow}"

@@ -42,12 +42,24 @@ class Part:
     """Whether an interval on the other side contradicts the claim; the step of a trend may only do that."""
     decides: bool = True
     """Whether an interval on the claimed side is needed."""
+    sign: float = 1.0
+    """-1 where the claim is that something is lower: people are told the change itself."""
     missing: str = ""
     found: Interval | None = None
     effect: float | None = None
     seeds: int | None = None
     """Seeds per row that would likely decide it."""
     verdict: str = UNDECIDED
+
+    @property
+    def change(self) -> Interval | None:
+        """The row less the other, the slope, the rise: what `samples` say, with its own sign."""
+        found = self.found
+        if found is None or self.sign > 0:
+            return found
+        if found.low is None or found.high is None:
+            return Interval(-found.estimate, level=found.level)
+        return Interval(-found.estimate, -found.high, -found.low, found.level)
 
     @property
     def count(self) -> int:
@@ -166,7 +178,7 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
 
 def _difference(row: str, other: str, metric: str, sign: float, evidence: Evidence) -> Part:
     """row > other with sign 1, row < other with sign -1."""
-    part = Part(f"{row} {'>' if sign > 0 else '<'} {other}", metric)
+    part = Part(f"{row} {'>' if sign > 0 else '<'} {other}", metric, sign=sign)
     both = [_values(label, metric, evidence, part) for label in (row, other)]
     if not part.missing:
         part.samples = [Sample(sign, both[0]), Sample(-sign, both[1])]
@@ -178,7 +190,7 @@ def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Part]:
     """The slope over the rows' ranks must go the claimed way; no step between neighbours may go the other way."""
     labels = predicate.rows or [variant.label for variant in evidence.experiment.variants]
     sign = 1.0 if predicate.direction == "increasing" else -1.0
-    slope = Part(f"{predicate.direction} over {', '.join(labels)}", predicate.metric)
+    slope = Part(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, sign=sign)
     values = [_values(label, predicate.metric, evidence, slope) for label in labels]
     middle = (len(labels) - 1) / 2
     scale = sum((i - middle) ** 2 for i in range(len(labels)))
@@ -207,6 +219,7 @@ def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Pa
         steps = sorted(curve)
         rises.append(curve[steps[-1]] - curve[nearest(steps, predicate.after)])
     part.samples = [Sample(1.0 if keeps else -1.0, rises)]
+    part.sign = 1.0 if keeps else -1.0
     if isinstance(predicate, NoDeclineAfter):
         part.bound = -predicate.tolerance
         part.text += f", to {predicate.tolerance:g}" if predicate.tolerance else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 from star.ledger.states import DONE, QUEUED, Job
 from star.ledger.store import Ledger
@@ -45,6 +45,13 @@ class Numbers:
     def values(self) -> list[float]:
         """One per seed that has one."""
         return [source.value for source in self.sources]
+
+
+@cache
+def _parsed(text: str) -> dict[str, object]:
+    """Runs share most of their stages, and so these texts."""
+    found: dict[str, object] = json.loads(text)
+    return found
 
 
 class Evidence:
@@ -101,8 +108,7 @@ class Evidence:
     def provenance(self, run: PlannedRun, stage: str) -> dict[str, object]:
         """What a stage's worker wrote about itself; empty where nothing is tracked."""
         tracked = self.tracked.get(run.key)
-        found: dict[str, object] = json.loads(tracked.tags.get(f"star.provenance.{stage}", "{}")) if tracked else {}
-        return found
+        return _parsed(tracked.tags.get(f"star.provenance.{stage}", "{}")) if tracked else {}
 
     def state(self, run: PlannedRun, stage: str | None) -> str:
         """Why a number is missing: the state of its job, or of the first one before it that is not done."""

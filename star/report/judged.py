@@ -99,10 +99,10 @@ def _rest(judgement: Judgement, newline: str) -> str:
 
 
 def _part(part: Part) -> str:
-    if part.found is None:
-        return f"{part.text}: missing {part.missing}"
-    found = part.found
+    found = part.change
     name = part.metric.split("/")[-1].replace("_", " ")
+    if found is None:
+        return f"{name}: {part.text}: missing {part.missing}"
     text = f"{name}: {part.text}: {number(found.estimate)}"
     if found.low is not None and found.high is not None:
         text += f" [{number(found.low)}, {number(found.high)}]"
@@ -116,14 +116,14 @@ def number(value: float) -> str:
 
 
 def _data(part: Part) -> dict[str, Any]:
-    found = part.found
+    found = part.change
     return {
         "text": part.text,
         "metric": part.metric,
         "verdict": part.verdict,
         "estimate": found.estimate if found else None,
         "interval": [found.low, found.high] if found and found.low is not None else None,
-        "bound": part.bound,
+        "bound": part.bound * part.sign,
         "hedges_g": part.effect,
         "n": part.count,
         "missing": part.missing or None,

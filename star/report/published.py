@@ -71,10 +71,10 @@ def check(experiment: Experiment) -> None:
     Raises:
         SpecError: an unknown table, column or curve, or a row that stands beside several published rows.
     """
-    published = published_of(experiment)
     layout = experiment.spec.table
     for i, figure in enumerate(experiment.spec.figures):
         if isinstance(figure, CurvesFigure) and figure.published is not None:
+            published = published_of(experiment)
             _known(
                 figure.published,
                 list(published.curves),
@@ -86,6 +86,7 @@ def check(experiment: Experiment) -> None:
                 _known(name, series, f"{experiment.file}: figures.{i}.series", f"curve of {figure.published}")
     if layout is None or layout.published is None:
         return
+    published = published_of(experiment)
     _known(layout.published, list(published.tables), f"{experiment.file}: table.published", "published table")
     legal = sorted({column for row in published.tables[layout.published] for column in row})
     asked = [column.published for column in layout.columns if column.published] + list(layout.match)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict
 from html import escape
 
 from star.report import markup
@@ -120,7 +119,7 @@ def cells_of(table: Table) -> list[dict[str, object]]:
         {
             "row": row.label,
             "column": column.title,
-            "sources": [asdict(source) for source in cell.numbers.sources],
+            "sources": [vars(source) for source in cell.numbers.sources],
             "missing": cell.numbers.missing,
         }
         for row in table.rows

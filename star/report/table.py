@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from star.report.evidence import Evidence, Numbers
@@ -39,7 +39,7 @@ class Cell:
     @property
     def mean(self) -> float | None:
         """Over seeds; None without any."""
-        return mean(self.values) if self.values else None
+        return fmean(self.values) if self.values else None
 
     @property
     def state(self) -> str:

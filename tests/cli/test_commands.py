@@ -34,7 +34,7 @@ def test_a_failed_job_is_reported_and_the_rest_goes_on(home: Path) -> None:
     done = star_exp("run", bad, "--plain", "--set", "optim.steps=20", home=home, cwd=home)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "DivergedError: after step 5 loss is nan" in done.stderr and "Traceback" not in done.stderr
-    assert "(train failed)" in (home / "reports" / "tiny" / "tiny" / "table.md").read_text()
+    assert "(train failed)" in (home / "reports" / "tiny" / "tiny" / "report.md").read_text()
     status = star_exp("status", home=home).stdout
     assert "1 of 2 runs done" in status and "lower optim.lr" in status
 

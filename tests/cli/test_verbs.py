@@ -50,7 +50,7 @@ def lab(finished: Path, tmp_path: Path) -> Lab:
 
 
 def table(reports: Path) -> str:
-    return (reports / "many" / "tiny" / "table.md").read_text()
+    return (reports / "many" / "tiny" / "report.md").read_text()
 
 
 def test_diff_and_why(lab: Lab) -> None:

@@ -39,6 +39,8 @@ def test_less_and_best(predicate: str, tmp_path: Path) -> None:
     yes = judge(tmp_path / "yes", predicate, plain=MIDDLE, ab=LOW, cd=HIGH)
     assert yes.verdict == SUPPORTED and yes.count == 3 and all(part.verdict == SUPPORTED for part in yes.parts)
     assert yes.parts[0].found is not None and yes.parts[0].found.estimate == pytest.approx(10.0)
+    assert yes.parts[0].change is not None and yes.parts[0].change.estimate == pytest.approx(-10.0), "told as it is"
+    assert "distance: a & b_1 < plain: -10" in judged.markdown([yes])[2]
     assert yes.parts[0].effect is not None and yes.parts[0].effect < -50
     no = judge(tmp_path / "no", predicate, plain=LOW, ab=MIDDLE, cd=HIGH)
     assert no.verdict == CONTRADICTED and [part.verdict for part in no.parts] == [CONTRADICTED, SUPPORTED]

@@ -27,6 +27,6 @@ def test_st_ar_beats_both_baselines_at_the_last_position_by_more_than_the_spread
 def test_the_readme_shows_the_committed_tables() -> None:
     readme = (ROOT / "README.md").read_text()
     for experiment, shown in (("table4", 1), ("star_vs_baseline", 2)):  # the table, and the probe's curve after it
-        text = (ROOT / "reports" / experiment / "fashion" / "table.md").read_text()
+        text = (ROOT / "reports" / experiment / "fashion" / "report.md").read_text()
         for rows in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)[:shown]:
             assert len(rows.splitlines()) > 3 and rows in readme
