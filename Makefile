@@ -6,15 +6,24 @@ DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
 
 export STAR_HOME := runs
 
-.PHONY: help table4 test check engines data env clean
+# what reports/ holds: tables 3 to 6 and the figures with three seeds, table 1's B and L rows with one
+EXPERIMENTS := star_vs_baseline table3 table4 table5 table6 figure1 figure4
+
+.PHONY: help table4 paper test check engines data env clean
 
 help:
-	@echo 'make table4   set up, fetch Fashion-MNIST, run experiments/table4.yaml, write reports/table4'
+	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write reports/table4'
+	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: hours; write reports/'
 	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm and PostgreSQL for them)'
 	@echo 'make clean    remove the environment and everything computed (runs/)'
 
 table4: $(DATA)
-	$(BIN)/star-exp run experiments/table4.yaml
+	$(BIN)/star-exp run experiments/table4.yaml --seeds 0
+
+paper: $(DATA)
+	for name in $(EXPERIMENTS); do $(BIN)/star-exp run experiments/$$name.yaml || exit; done
+	$(BIN)/star-exp run experiments/table1.yaml --rows 'LlamaGen-[BL][, ]*'
+	$(BIN)/star-exp report --all
 
 test: $(DATA) check engines
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder

@@ -26,7 +26,7 @@ tr.g td { border-top: 1px solid #999; color: #555; }
 small { color: #555; }
 a { color: inherit; text-decoration-color: #9bb; }
 figure { margin: 1.5rem 0; } figcaption { color: #555; }
-img { max-width: 100%; height: auto; }
+img { max-width: min(100%, 46rem); height: auto; }
 .supported { color: #00674f; } .contradicted { color: #a33c00; } .undecided { color: #555; }
 """
 

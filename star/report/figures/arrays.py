@@ -49,7 +49,7 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
     count = len(cases) + (figure.vary != "image")
     side = style.WIDTH / (count + 0.6)
     heads = 1 if figure.vary == "image" else 0
-    drawing, axes = style.new(len(lines) + heads, count, (side + 0.16) * (len(lines) + heads) + 0.2)
+    drawing, axes = style.new(len(lines) + heads, count, (side + 0.16) * (len(lines) + heads) + 0.35)
     for column, case in enumerate(cases):
         picked = [(case[0] if image is None else image, *case[1:]) for image, _ in lines]
         maps = [_map(found[label], *pick) for pick, (_, label) in zip(picked, lines, strict=True)]
@@ -61,7 +61,8 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
                 axis.add_patch(
                     Rectangle((own[1] - 0.5, own[0] - 0.5), 1, 1, fill=False, edgecolor=style.MARK, linewidth=1.2)
                 )
-            _bare(axis, f"{titles[column] + ', ' if line == 0 and not heads else ''}cond. {condition:.0%}")
+            title = titles[column] + "\n" if line == 0 and not heads else ""
+            _bare(axis, f"{title}cond. {condition:.0%}")
     for line, (image, label) in enumerate(lines):
         axis = axes[line + heads, 0]
         if image is not None:

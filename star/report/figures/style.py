@@ -77,6 +77,7 @@ def as_pdf(figure: Any) -> bytes:
 def _saved(figure: Any, kind: str, metadata: dict[str, None]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+    figure.set_layout_engine("none")  # what the first one has laid out stays; doing it again takes as long as drawing
     return buffer.getvalue()
 
 
