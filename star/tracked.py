@@ -7,6 +7,7 @@ runs, after an import of 2 s and more), so where the store is a database its tab
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from urllib.parse import unquote, urlparse
 from star.errors import LedgerError
 from star.tracking import KEY_TAG, MLFLOW_EXPERIMENT
 
+DATABASES = ("sqlite", "postgresql", "mysql")
 CHUNK = 400
 """Run ids in one question."""
 
@@ -47,7 +49,7 @@ class Reader(Protocol):
 
 def open_reader(uri: str) -> Reader:
     """The reader for a tracking store: a database's URL, or a server's address."""
-    return ClientReader(uri) if uri.startswith(("http://", "https://")) else DatabaseReader(uri)
+    return DatabaseReader(uri) if uri.split(":")[0].split("+")[0] in DATABASES else ClientReader(uri)
 
 
 class DatabaseReader:
@@ -83,24 +85,26 @@ class DatabaseReader:
     def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
         rows: dict[str, Any] = {}
         for row in self._ask(
-            "SELECT t.value AS key, r.run_uuid AS id, r.experiment_id AS experiment, r.artifact_uri AS artifacts FROM runs r "
+            "SELECT t.value AS run_key, r.run_uuid AS id, r.experiment_id AS experiment, r.artifact_uri AS artifacts FROM runs r "
             "JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = :tag "
             "JOIN experiments e ON e.experiment_id = r.experiment_id AND e.name = :experiment "
             "WHERE r.lifecycle_stage = 'active' ORDER BY r.start_time, r.run_uuid",
             tag=KEY_TAG,
             experiment=MLFLOW_EXPERIMENT,
         ):
-            if row.key in bound and (row.key not in rows or row.id == bound[row.key]):
-                rows[row.key] = row
+            if row.run_key in bound and (row.run_key not in rows or row.id == bound[row.run_key]):
+                rows[row.run_key] = row
         ids = [row.id for row in rows.values()]
         metrics: dict[str, dict[str, float]] = {run: {} for run in ids}
         tags: dict[str, dict[str, str]] = {run: {} for run in ids}
         for part in _parts(ids):
             for run, name, value, is_nan in self._ask(
-                "SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN :ids", ids=part
+                "SELECT m.run_uuid, m.key, m.value, m.is_nan FROM latest_metrics m WHERE m.run_uuid IN :ids", ids=part
             ):
-                metrics[run][name] = math.nan if is_nan else value
-            for run, name, value in self._ask("SELECT run_uuid, key, value FROM tags WHERE run_uuid IN :ids", ids=part):
+                metrics[run][name] = _number(value, is_nan)
+            for run, name, value in self._ask(
+                "SELECT t.run_uuid, t.key, t.value FROM tags t WHERE t.run_uuid IN :ids", ids=part
+            ):
                 tags[run][name] = value
         return {
             key: TrackedRun(row.id, str(row.experiment), row.artifacts, metrics[row.id], tags[row.id])
@@ -111,18 +115,18 @@ class DatabaseReader:
         found: dict[str, dict[int, float]] = {}
         for part in _parts(ids):
             for run, step, value, is_nan in self._ask(
-                "SELECT run_uuid, step, value, is_nan FROM metrics WHERE run_uuid IN :ids AND key = :metric "
-                "ORDER BY step, timestamp",
+                "SELECT m.run_uuid, m.step, m.value, m.is_nan FROM metrics m WHERE m.run_uuid IN :ids AND m.key = :metric "
+                "ORDER BY m.step, m.timestamp",
                 ids=part,
                 metric=metric,
             ):
-                found.setdefault(run, {})[step] = math.nan if is_nan else value
+                found.setdefault(run, {})[step] = _number(value, is_nan)
         return found
 
     def file(self, run: TrackedRun, path: str) -> bytes | None:
         place = urlparse(run.artifacts)
         if place.scheme not in ("file", ""):
-            return _download(run.id, path, None if self.engine is None else str(self.engine.url))
+            return _download(run.id, path, None if self.engine is None else self.engine.url.render_as_string(False))
         wanted = Path(unquote(place.path)) / path
         return wanted.read_bytes() if wanted.is_file() else None
 
@@ -136,7 +140,12 @@ class ClientReader:
         self.uri, self.client = uri, MlflowClient(uri)
 
     def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
-        experiment = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            experiment = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
+        except MlflowException as error:
+            raise LedgerError(f"MLflow at {self.uri} does not answer: {str(error).splitlines()[0]}") from None
         if experiment is None:
             return {}
         found: dict[str, TrackedRun] = {}
@@ -159,7 +168,11 @@ class ClientReader:
                 info, data = run.info, run.data
                 if KEY_TAG in data.tags:
                     yield TrackedRun(
-                        info.run_id, info.experiment_id, info.artifact_uri, dict(data.metrics), dict(data.tags)
+                        info.run_id,
+                        info.experiment_id,
+                        info.artifact_uri,
+                        {name: _number(value) for name, value in data.metrics.items()},
+                        dict(data.tags),
                     )
             token = page.token
             if not token:
@@ -170,11 +183,18 @@ class ClientReader:
         for run in ids:
             points = sorted(self.client.get_metric_history(run, metric), key=lambda point: point.timestamp)
             if points:
-                found[run] = {point.step: point.value for point in points}
+                found[run] = {point.step: _number(point.value) for point in points}
         return found
 
     def file(self, run: TrackedRun, path: str) -> bytes | None:
         return _download(run.id, path, self.uri)
+
+
+def _number(value: float, is_nan: bool = False) -> float:
+    """MLflow's databases hold infinity as the largest number there is."""
+    if is_nan:
+        return math.nan
+    return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
 
 
 def _download(run_id: str, path: str, uri: str | None) -> bytes | None:

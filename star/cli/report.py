@@ -53,6 +53,15 @@ def write_reports(
     home = Home(path)
     ledger = existing_ledger(home, experiments[0].file)
     reader, reports, never = open_reader(tracking_uri(home)), [], []
+    names = [(experiment.name, experiment.profile) for experiment in experiments]
+    for experiment in experiments:
+        if names.count((experiment.name, experiment.profile)) > 1:
+            raise SpecError(
+                f"{experiment.file}: experiment: {experiment.name!r} is the name of another of these files too, and both would be "
+                f"written to {out / experiment.name}; give each its own."
+            )
+    if mlflow_ui is not None and not mlflow_ui.startswith(("http://", "https://")):
+        raise SpecError(f"--mlflow-ui {mlflow_ui}: give an address such as http://127.0.0.1:5000.")
     address = mlflow_ui or os.environ.get("MLFLOW_TRACKING_URI", "")
     for experiment in experiments:
         evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
@@ -74,7 +83,7 @@ def show_claims(experiments: list[Experiment], path: Path, fail_on: Sequence[str
     """Print verdicts; returns the exit code.
 
     Raises:
-        SpecError: an experiment declares no claim.
+        SpecError: none of the experiments declares a claim.
     """
     from star.report import judged
     from star.report.table import agreements, build_table
@@ -83,14 +92,19 @@ def show_claims(experiments: list[Experiment], path: Path, fail_on: Sequence[str
     ledger = existing_ledger(home, experiments[0].file)
     reader: Reader = open_reader(tracking_uri(home))
     shown, verdicts = {}, []
+    silent = [experiment.file for experiment in experiments if not experiment.spec.claims]
+    if len(silent) == len(experiments):
+        raise SpecError(f"{silent[0]}: declares no claims; add `claims:` with an id, a text and predicates.")
+    if silent:
+        click.echo(f"without claims: {', '.join(silent)}", err=True)
     for experiment in experiments:
         if not experiment.spec.claims:
-            raise SpecError(f"{experiment.file}: declares no claims; add `claims:` with an id, a text and predicates.")
+            continue
         evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
         judgements = judge_all(evidence)
         verdicts += [one.verdict for one in judgements]
         agreement = agreements(build_table(evidence)) if experiment.spec.table else []
-        shown[experiment.name] = judged.data(judgements, agreement)
+        shown[f"{experiment.name}@{experiment.profile}"] = judged.data(judgements, agreement)
         if not as_json:
             lines = [
                 f"{experiment.name} ({experiment.profile})",

@@ -48,17 +48,18 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     home = Home(options.home)
     ledger = open_ledger(home)
     plan = make_plan(experiment.only(options.rows), home, ledger)
+    whole = make_plan(experiment, home, ledger) if options.rows else plan
     if plan.missing and plan.to_do:
         raise DataError(" ".join(plan.missing))
     keep_budget(plan, options.budget)
     gc.enable()  # what follows lives long
     if not options.fork:
-        refuse_fork(plan, compare(plan, ledger))
+        refuse_fork(whole, compare(whole, ledger))
     if options.detach and options.executor != "slurm":
         return _detach(home, experiment)
     executor = make_executor(options.executor, home, options.slots)
     if options.detach and executor.chains:
-        enter(plan, home, ledger, click.echo, options.fork)
+        enter(plan, home, ledger, click.echo, options.fork, whole)
         scheduler = Scheduler(home, ledger, executor, take(home), click.echo, lambda name: make_executor(name, home))
         return 0 if scheduler.hand_over(plan) else 1
     # a polite kill is a Ctrl-C
@@ -71,7 +72,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
             f"{rest} done or not needed; {_where(executor.name, executor.limits())}"
         )
         snapshot = take(home)
-        enter(plan, home, ledger, view.say, options.fork)
+        enter(plan, home, ledger, view.say, options.fork, whole)
         courier.start()
         engines = lambda name: make_executor(name, home)  # noqa: E731
         outcome = Scheduler(home, ledger, executor, snapshot, view.say, engines).run(plan, view.update)

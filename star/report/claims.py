@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import copysign
+from statistics import fmean
 
 from star.report.evidence import Evidence
 from star.report.stats import (
     LEVEL,
+    MAX_SEEDS,
     MIN_BOOTSTRAP,
     Interval,
     Sample,
@@ -24,6 +27,7 @@ from star.report.stats import (
 )
 from star.spec.base import Section
 from star.spec.claims import BestAt, Claim, Compares, DeclineAfter, Greater, Less, Monotone, NoDeclineAfter
+from star.spec.experiment import measured_rows
 from star.spec.measure import nearest, parse_measure
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
@@ -60,6 +64,11 @@ class Part:
         if found.low is None or found.high is None:
             return Interval(-found.estimate, level=found.level)
         return Interval(-found.estimate, -found.high, -found.low, found.level)
+
+    @property
+    def spread(self) -> bool:
+        """Whether the seeds of any row differ."""
+        return any(len(set(sample.values)) > 1 for sample in self.samples)
 
     @property
     def count(self) -> int:
@@ -125,15 +134,25 @@ def _what_would_decide(parts: list[Part]) -> str:
     if missing:
         return f"missing: {'; '.join(missing)}"
     if any(part.count < 2 for part in parts):
-        return "one seed has no spread; three or more would tell"
-    if any(part.found and part.found.low is None for part in parts):
-        return f"the bootstrap wants {MIN_BOOTSTRAP} seeds in each row"
+        return "one measurement has no spread; three seeds or more would tell"
+    boundless = [part for part in parts if part.found and part.found.low is None]
+    if boundless:
+        resampled = f"the bootstrap wants {MIN_BOOTSTRAP} seeds in each row"
+        return (
+            resampled
+            if any(part.spread for part in boundless)
+            else "the seeds agree to the last digit: no spread to judge by"
+        )
+    return _seeds_needed(parts)
+
+
+def _seeds_needed(parts: list[Part]) -> str:
     wrong = [part.seeds for part in parts if part.seeds and part.found and part.found.estimate < part.bound]
     if wrong:  # one contradiction is enough
         return f"if means stay as they are, about {min(wrong)} seeds would contradict it"
     if all(part.seeds for part in parts):
         return f"if means stay as they are, about {max(part.seeds or 0 for part in parts)} seeds would support it"
-    return "the means lie too close for any number of seeds up to 1000"
+    return f"the means lie too close for any number of seeds up to {MAX_SEEDS}"
 
 
 def _parts(predicate: Section, evidence: Evidence) -> Iterator[Part]:
@@ -142,7 +161,7 @@ def _parts(predicate: Section, evidence: Evidence) -> Iterator[Part]:
             yield from _comparison(predicate, other, evidence)
     elif isinstance(predicate, BestAt):
         sign = -1.0 if predicate.better == "lower" else 1.0
-        others = predicate.rows or [variant.label for variant in evidence.experiment.variants]
+        others = predicate.rows or measured_rows(evidence.experiment)
         for other in (label for label in others if label != predicate.row):
             yield _difference(predicate.row, other, predicate.metric, sign, evidence)
     elif isinstance(predicate, Monotone):
@@ -158,18 +177,18 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
     whole = metric not in evidence.experiment.spec.metrics and parse_measure(metric).is_curve
     names = [metric]
     if whole:
-        points = [*evidence.curve(predicate.row, metric).values(), *evidence.curve(other, metric).values()]
-        names = [f"{metric}@{step}" for step in sorted({step for curve in points for step in curve})] or [
-            f"{metric}@last"
+        both = [
+            {step for one in evidence.curve(row, metric).values() for step in one} for row in (predicate.row, other)
         ]
+        names = [f"{metric}@{step}" for step in sorted(both[0] & both[1])] or [f"{metric}@last"]
     for name in names:
         part = _difference(predicate.row, other, name, sign, evidence)
         if isinstance(predicate.margin, str):  # a share of the other's mean, which varies with its seeds too
-            share = float(predicate.margin[:-1]) / 100
-            mine, its = part.samples or (None, None)
-            if mine and its:
-                part.samples = [mine, Sample(its.weight * (1 + sign * share), its.values)]
-            part.text += f" by {predicate.margin}"
+            if part.samples:
+                mine, its = part.samples
+                factor = 1 + sign * float(predicate.margin[:-1]) / 100 * copysign(1, fmean(its.values))
+                part.samples = [mine, Sample(its.weight * factor, its.values)]
+                part.text = f"{predicate.row} {'>' if sign > 0 else '<'} {factor:g} x {other}"
         elif predicate.margin:
             part.bound = predicate.margin
             part.text += f" by {predicate.margin:g}"
@@ -180,6 +199,8 @@ def _difference(row: str, other: str, metric: str, sign: float, evidence: Eviden
     """row > other with sign 1, row < other with sign -1."""
     part = Part(f"{row} {'>' if sign > 0 else '<'} {other}", metric, sign=sign)
     both = [_values(label, metric, evidence, part) for label in (row, other)]
+    if len(evidence.numbers(row, metric).scorings | evidence.numbers(other, metric).scorings) > 1:
+        part.missing = f"{row} and {other} are scored in different ways"
     if not part.missing:
         part.samples = [Sample(sign, both[0]), Sample(-sign, both[1])]
         part.effect = effect_size(both[0], both[1])
@@ -188,7 +209,7 @@ def _difference(row: str, other: str, metric: str, sign: float, evidence: Eviden
 
 def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Part]:
     """The slope over the rows' ranks must go the claimed way; no step between neighbours may go the other way."""
-    labels = predicate.rows or [variant.label for variant in evidence.experiment.variants]
+    labels = predicate.rows or measured_rows(evidence.experiment)
     sign = 1.0 if predicate.direction == "increasing" else -1.0
     slope = Part(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, sign=sign)
     values = [_values(label, predicate.metric, evidence, slope) for label in labels]
@@ -217,7 +238,11 @@ def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Pa
     rises = []
     for curve in curves.values():
         steps = sorted(curve)
-        rises.append(curve[steps[-1]] - curve[nearest(steps, predicate.after)])
+        before = nearest(steps, predicate.after)
+        if before == steps[-1]:
+            part.missing = f"{predicate.row} (no step recorded between {predicate.after} of the curve and its end)"
+            return part
+        rises.append(curve[steps[-1]] - curve[before])
     part.samples = [Sample(1.0 if keeps else -1.0, rises)]
     part.sign = 1.0 if keeps else -1.0
     if isinstance(predicate, NoDeclineAfter):

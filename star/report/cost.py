@@ -28,15 +28,16 @@ class Cost:
 def costs(evidence: Evidence) -> list[Cost]:
     """One per row that has tracked stages; the last is called `shared by rows`. A stage counts once, whoever asked for it."""
     users: dict[tuple[str, str], set[str]] = {}
-    runs: dict[tuple[str, str], PlannedRun] = {}
+    known: dict[tuple[str, str], tuple[float, float]] = {}
     for run in evidence.plan.runs:
         for stage, key in run.stages.items():
             users.setdefault((stage, key), set()).add(run.label)
-            runs.setdefault((stage, key), run)
+            if not any(known.get((stage, key), ())):
+                known[stage, key] = _hours(evidence, run, stage)
     hours: dict[str, list[tuple[float, float]]] = {}
     for place, labels in users.items():
         label = next(iter(labels)) if len(labels) == 1 else "shared by rows"
-        hours.setdefault(label, []).append(_hours(evidence, runs[place], place[0]))
+        hours.setdefault(label, []).append(known[place])
     order = [*(variant.label for variant in evidence.experiment.variants), "shared by rows"]
     found = [_summed(label, hours[label]) for label in order if label in hours]
     return [cost for cost in found if cost.cpu_hours or cost.gpu_hours]
@@ -61,7 +62,7 @@ def _hours(evidence: Evidence, run: PlannedRun, stage: str) -> tuple[float, floa
     tracked = evidence.tracked.get(run.key)
     seconds = tracked.metrics.get(f"{stage}/seconds", 0.0) if tracked else 0.0
     origin = evidence.provenance(run, stage)
-    processes = int(str(origin.get("processes") or 1)) * int(str(origin.get("nodes") or 1))
+    processes = int(str(origin.get("processes") or 1))  # on all nodes together
     if origin.get("gpus"):
         return 0.0, seconds * processes / 3600
     return seconds * processes * int(str(origin.get("threads") or 1)) / 3600, 0.0

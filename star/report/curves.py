@@ -6,6 +6,7 @@ import csv
 import io
 from statistics import mean, stdev
 
+from star.report import markup
 from star.report.evidence import Evidence
 from star.spec.graph import curve_names
 from star.spec.reporting import CurvesFigure
@@ -45,7 +46,7 @@ def markdown(figure: CurvesFigure, evidence: Evidence) -> list[str]:
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * len(steps) + "|"]
     for label, row in rows.items():
         cells = [_cell(row.get(step, []), figure.digits) for step in steps]
-        lines.append(f"| {' | '.join([label.replace('|', chr(92) + '|'), *cells])} |")
+        lines.append(f"| {' | '.join([markup.plain(label), *cells])} |")
     return lines
 
 

@@ -11,9 +11,12 @@ from star.ledger.states import DONE, QUEUED, Job
 from star.ledger.store import Ledger
 from star.scheduler.plan import Plan, PlannedRun
 from star.spec.graph import needed
+from star.spec.keys import canonical
 from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
 from star.tracked import Reader, TrackedRun
 
+IDLE = "no such stage"
+"""State of a number that there cannot be."""
 Curves = dict[int, dict[int, float]]
 """Seed -> step -> value."""
 
@@ -30,6 +33,8 @@ class Source:
     """Stage -> key, of those that made it."""
     code: str
     value: float
+    scoring: str | None = None
+    """How images were scored, where they were: numbers of two ways are not compared."""
 
 
 @dataclass
@@ -40,6 +45,13 @@ class Numbers:
     """One per seed, in the order of the seeds."""
     missing: dict[int, str] = field(default_factory=dict)
     """Seed -> why its number is not there."""
+    idle: bool = False
+    """Whether there can be none: given images have no training."""
+
+    @property
+    def scorings(self) -> set[str]:
+        """How the images behind these numbers were scored."""
+        return {source.scoring for source in self.sources if source.scoring}
 
     @property
     def values(self) -> list[float]:
@@ -80,22 +92,41 @@ class Evidence:
     def numbers(self, label: str, metric: str) -> Numbers:
         """A row's numbers: of a tracked result, a point of a curve, or one of the experiment's own formulas."""
         formula = self._formulas.get(metric)
-        found = Numbers()
+        found, seen = Numbers(), set()
         for run in self.runs(label):
             source = self._formula(run, metric, formula) if formula else self._one(run, parse_measure(metric))
-            if isinstance(source, str):
+            if source == IDLE:
+                found.idle = True
+            elif isinstance(source, str):
                 found.missing[run.seed] = source
-            else:
+            elif (
+                not source.stages or tuple(source.stages.values()) not in seen
+            ):  # seeds may share a stage: one measurement
+                seen.add(tuple(source.stages.values()))
                 found.sources.append(source)
         return found
 
-    def curve(self, label: str, metric: str) -> Curves:
-        """A row's curves; seeds without one are left out."""
-        return {
-            run.seed: points
-            for run in self.runs(label)
-            if run.key in self.tracked and (points := self._points(self.tracked[run.key], metric))
-        }
+    def curve(self, label: str, metric: str, unfinished: bool = False) -> Curves:
+        """A row's curves, one of each job; seeds without one are left out.
+
+        Args:
+            unfinished: also of jobs that have not ended.
+        """
+        stage, found, seen = metric.split("/")[0], {}, set()
+        for run in self.runs(label):
+            tracked = self.tracked.get(run.key)
+            key = run.stages.get(stage)
+            if tracked is None or key in seen or self._foreign(run, stage):
+                continue
+            points = self._points(tracked, metric) if unfinished or self.provenance(run, stage) else {}
+            if points:
+                seen.add(key)
+                found[run.seed] = points
+        return found
+
+    def _foreign(self, run: PlannedRun, stage: str) -> bool:
+        """Whether MLflow says that what it holds of a stage is another job's than the plan's."""
+        return self.tracked[run.key].tags.get(f"star.key.{stage}", run.stages.get(stage)) != run.stages.get(stage)
 
     def file(self, label: str, path: str) -> bytes | None:
         """A file that the row's first seed that has it has attached."""
@@ -115,7 +146,7 @@ class Evidence:
         if stage is None:
             return "not tracked"
         if stage not in run.stages:
-            return "images alone"
+            return IDLE
         keys = [run.stages[name] for name in needed((stage,)) if name in run.stages]
         job = self.jobs.get(run.stages[stage])
         if job is not None and job.state == DONE:
@@ -139,25 +170,36 @@ class Evidence:
         first = next(iter(parts.values()))
         stages = {stage: key for part in parts.values() for stage, key in part.stages.items()}
         codes = ", ".join(sorted({part.code for part in parts.values()}))
-        return Source(run.key, run.seed, first.mlflow_run, name, stages, codes, value)
+        scoring = next((part.scoring for part in parts.values() if part.scoring), None)
+        return Source(run.key, run.seed, first.mlflow_run, name, stages, codes, value, scoring)
 
     def _one(self, run: PlannedRun, measure: Measure) -> Source | str:
-        tracked, stage = self.tracked.get(run.key), measure.stage
-        if tracked is None:
-            return self.state(run, stage)
+        stage = measure.stage
         name = measure.name.removeprefix(FOREIGN).replace("{extractor}", run.spec.score.extractor)
-        value = curve_value(self._points(tracked, name), measure.at) if measure.at else tracked.metrics.get(name)
+        value = self._value(run, measure, name)
+        if isinstance(value, str):
+            return value
+        made = {} if stage is None else {stage: run.stages[stage]}
+        code = "not ours" if stage is None else str(self.provenance(run, stage).get("code", "unknown"))
+        shown = f"{name}@{measure.at}" if measure.at else name
+        scoring = canonical(run.spec.score.identity()) if stage == "score" else None
+        return Source(run.key, run.seed, self.tracked[run.key].id, shown, made, code, value, scoring)
+
+    def _value(self, run: PlannedRun, measure: Measure, name: str) -> float | str:
+        """The tracked number, or why there is none that counts."""
+        stage, tracked = measure.stage, self.tracked.get(run.key)
+        if tracked is None or (stage is not None and stage not in run.stages):
+            return self.state(run, stage)
+        if stage is not None and self._foreign(run, stage):
+            return "tracked of another configuration"
+        ended = stage is None or bool(self.provenance(run, stage))
+        if measure.at:  # points come while their job still runs; results when it has ended
+            value = curve_value(self._points(tracked, name), measure.at) if ended else None
+        else:
+            value = tracked.metrics.get(name)
         if value is None:
             return self.state(run, stage)
-        if not math.isfinite(value):
-            return "not a number"
-        if stage is None:
-            return Source(run.key, run.seed, tracked.id, name, {}, "not ours", value)
-        if tracked.tags.get(f"star.key.{stage}", run.stages[stage]) != run.stages[stage]:
-            return "tracked of another configuration"
-        code = str(self.provenance(run, stage).get("code", "unknown"))
-        shown = f"{name}@{measure.at}" if measure.at else name
-        return Source(run.key, run.seed, tracked.id, shown, {stage: run.stages[stage]}, code, value)
+        return value if math.isfinite(value) else "not a number"
 
     def _points(self, run: TrackedRun, metric: str) -> dict[int, float]:
         if metric not in self._curves:

@@ -78,7 +78,9 @@ class Grid:
     def _columns(self, kept: list[int]) -> Grid:
         lines = [line if line.group else Line([line.cells[i] for i in kept]) for line in self.lines]
         told = [line for line in lines if line.group or any(mark.text for mark in line.cells[1:])]
-        return Grid([self.heads[i] for i in kept], told)
+        ends = [*told[1:], Line([], group=True)]  # a group's head stands with its rows, or not at all
+        shown = [line for line, after in zip(told, ends, strict=True) if not (line.group and after.group)]
+        return Grid([self.heads[i] for i in kept], shown)
 
 
 def main_grid(table: Table) -> Grid:
@@ -127,8 +129,7 @@ def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
     if beside or not any(mark.text for mark in published):
         return
     if row.quoted:
-        plain = [Mark(cell.text or "") for cell in row.cells]
-        plain[0] = Mark(plain[0].text, after=" (quoted)")
+        plain = [_mark(table, row, column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
         yield Line([p if c.metric else t for p, t, c in zip(published, plain, table.columns, strict=True)])
     else:
         yield Line([Mark("paper", italic=True), *published[1:]])
@@ -136,13 +137,13 @@ def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
 
 def _mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
     if column.metric is None:
-        after = " (quoted)" if row.quoted and cell is row.cells[0] else ""
+        after = " (quoted)" if row.quoted and column is _first_text(table) else ""
         return Mark(cell.text or "", after=after)
     if row.quoted:
         return Mark("")
     assert cell.numbers is not None
     if cell.mean is None:
-        return Mark(f"({cell.state})")
+        return Mark(f"({cell.state})" if cell.state else "-")
     spread = cell.spread(table.spec.spread)
     after = "" if spread is None else f" ± {spread:.{column.digits}f}"
     if cell.numbers.missing:
@@ -153,11 +154,18 @@ def _mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
     )
 
 
+def _first_text(table: Table) -> Column:
+    return next(column for column in table.columns if column.metric is None)
+
+
 def _paper(column: Column, cell: Cell) -> Mark:
     value = cell.published if column.metric else None
     if value is None:
         return Mark("")
-    return Mark(f"{value:.2f}" if isinstance(value, int | float) else str(value), italic=True)
+    if isinstance(value, str):
+        return Mark(value, italic=True)
+    printed = len(f"{value}".partition(".")[2]) if isinstance(value, float) else 0
+    return Mark(f"{value:.{max(column.digits, printed)}f}", italic=True)
 
 
 def _difference(cell: Cell, column: Column) -> Mark:

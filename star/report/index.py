@@ -25,7 +25,7 @@ def write_index(reports: list[Report], out: Path) -> Iterator[Path]:
 
 
 def _markdown(reports: list[Report]) -> list[str]:
-    lines = [f"# {TITLE}", "", *(f"- [{r.experiment.spec.title}](#{_anchor(r)})" for r in reports), ""]
+    lines = [f"# {TITLE}", "", *(f"- [{markup.plain(r.experiment.spec.title)}](#{_anchor(r)})" for r in reports), ""]
     judgements = [one for report in reports for one in report.judgements]
     if judgements:
         lines += ["## Claims of all experiments", "", _counted(judgements), "", *markup.markdown(_verdicts(reports))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from star.report import markup
 from star.report.claims import UNDECIDED, Judgement, Part
 from star.report.table import Agreement
 
@@ -16,11 +17,8 @@ def markdown(judgements: list[Judgement]) -> list[str]:
     """A table: claim, verdict, n, and what it rests on."""
     lines = ["| claim | verdict | n | rests on |", "|---|---|---:|---|"]
     for one in judgements:
-        parts = "<br>".join(_part(part) for part in shown(one))
-        text = one.claim.text.replace("|", "\\|")
-        lines.append(
-            f"| {text} | **{one.verdict}** | {one.count} | {parts.replace('|', chr(92) + '|')}{_rest(one, '<br>')} |"
-        )
+        told = "<br>".join(map(markup.plain, [*map(_part, shown(one)), *_rest(one)]))
+        lines.append(f"| {markup.plain(one.claim.text)} | **{one.verdict}** | {one.count} | {told} |")
     return lines
 
 
@@ -32,10 +30,10 @@ def html(judgements: list[Judgement]) -> list[str]:
         "<tbody>",
     ]
     for one in judgements:
-        parts = "<br>".join(escape(_part(part)) for part in shown(one))
+        told = "<br>".join(map(escape, [*map(_part, shown(one)), *_rest(one)]))
         lines.append(
             f'<tr><td class="w">{escape(one.claim.text)}</td><td class="{one.verdict}"><b>{one.verdict}</b></td>'
-            f'<td class="n">{one.count}</td><td class="w"><small>{parts}{_rest(one, "<br>")}</small></td></tr>'
+            f'<td class="n">{one.count}</td><td class="w"><small>{told}</small></td></tr>'
         )
     return [*lines, "</tbody>", "</table>"]
 
@@ -92,10 +90,9 @@ def _width(part: Part) -> float:
     return max(found.high - found.low, 1e-12)
 
 
-def _rest(judgement: Judgement, newline: str) -> str:
+def _rest(judgement: Judgement) -> list[str]:
     left = len(judgement.parts) - len(shown(judgement))
-    more = f"{newline}and {left} more" if left > 0 else ""
-    return more + (f"{newline}{escape(judgement.note)}" if judgement.note else "")
+    return [*([f"and {left} more"] if left > 0 else []), *([judgement.note] if judgement.note else [])]
 
 
 def _part(part: Part) -> str:
@@ -123,7 +120,7 @@ def _data(part: Part) -> dict[str, Any]:
         "verdict": part.verdict,
         "estimate": found.estimate if found else None,
         "interval": [found.low, found.high] if found and found.low is not None else None,
-        "bound": part.bound * part.sign,
+        "bound": part.bound * part.sign + 0.0,
         "hedges_g": part.effect,
         "n": part.count,
         "missing": part.missing or None,

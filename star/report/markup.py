@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from html import escape
 
@@ -16,9 +18,6 @@ Link = Callable[[tuple[str, ...]], str]
 def markdown(grid: Grid) -> list[str]:
     """Lines of a GitHub table."""
 
-    def plain(text: str) -> str:
-        return text.replace("|", "\\|")
-
     def cell(mark: Mark) -> str:
         text = plain(mark.text)
         if text and mark.bold:
@@ -27,7 +26,7 @@ def markdown(grid: Grid) -> list[str]:
             text = f"<ins>{text}</ins>"
         elif text and mark.italic:
             text = f"*{text}*"
-        return text + plain(mark.after)
+        return text + (f" {plain(mark.after)}" if mark.after else "")
 
     heads = [plain(head.title) + ARROWS[head.better] for head in grid.heads]
     lines = [f"| {' | '.join(heads)} |", "|" + "|".join("---:" if h.numeric else "---" for h in grid.heads) + "|"]
@@ -35,6 +34,11 @@ def markdown(grid: Grid) -> list[str]:
         cells = [cell(mark) for mark in line.cells] + [""] * (len(grid.heads) - len(line.cells))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line; an underscore inside a word needs no escape."""
+    return re.sub(r"([|*`\\]|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
 
 
 def latex(grid: Grid) -> list[str]:
@@ -59,7 +63,9 @@ def latex(grid: Grid) -> list[str]:
             rule = [r"\midrule"] if i else []
             lines += [*rule, rf"\multicolumn{{{len(grid.heads)}}}{{@{{}}l}}{{{cell(line.cells[0])}}} \\"]
         else:
-            lines.append(" & ".join(cell(mark) for mark in line.cells) + r" \\")
+            lines.append(
+                "{}" + " & ".join(cell(mark) for mark in line.cells) + r" \\"
+            )  # or `[` would be taken for \\[...]
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
@@ -112,6 +118,23 @@ def escaped(text: str) -> str:
         "^": r"\textasciicircum{}",
         "<": "$<$",
         ">": "$>$",
+        "|": r"\textbar{}",
+        '"': "''",
+        "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "≈": r"$\approx$",
+        "×": r"$\times$",
+        "–": "--",
+        "—": "---",
+        "…": r"\dots{}",
     }
     special |= {character: "\\" + character for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
+    return "".join(special.get(character) or _printable(character) for character in text)
+
+
+def _printable(character: str) -> str:
+    """What pdflatex has without a package: Latin letters and Greek ones; anything else becomes a question mark."""
+    name = unicodedata.name(character, "").split()
+    if name[:3] == ["GREEK", "SMALL", "LETTER"] and len(name) == 4 and name[3] != "OMICRON":
+        return rf"$\{'lambda' if name[3] == 'LAMDA' else name[3].lower()}$"
+    return character if ord(character) < 0x180 else "?"

@@ -72,6 +72,11 @@ def check(experiment: Experiment) -> None:
         SpecError: an unknown table, column or curve, or a row that stands beside several published rows.
     """
     layout = experiment.spec.table
+    for variant in experiment.variants:
+        if variant.row.quoted and layout and not (variant.row.published and layout.published):
+            raise SpecError(
+                f"{experiment.file}: row {variant.label!r} is quoted: say from where, with `published:` in the row and in the table."
+            )
     for i, figure in enumerate(experiment.spec.figures):
         if isinstance(figure, CurvesFigure) and figure.published is not None:
             published = published_of(experiment)
@@ -84,7 +89,15 @@ def check(experiment: Experiment) -> None:
             series = list(published.curves[figure.published].series)
             for name in figure.series.values():
                 _known(name, series, f"{experiment.file}: figures.{i}.series", f"curve of {figure.published}")
-    if layout is None or layout.published is None:
+    if layout is None:
+        return
+    if layout.published is None:
+        for variant in experiment.variants:
+            if variant.row.published or layout.match:
+                raise SpecError(
+                    f"{experiment.file}: row {variant.label!r} stands beside a published one, but the table names no published table "
+                    "to look in; give `table.published`."
+                )
         return
     published = published_of(experiment)
     _known(layout.published, list(published.tables), f"{experiment.file}: table.published", "published table")

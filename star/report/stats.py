@@ -20,7 +20,7 @@ MIN_BOOTSTRAP = 5
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and where the true value lies, at `level`; without bounds where a row has one seed."""
+    """An estimate and where the true value lies, at `level`; without bounds where a row has one seed, or no row a spread."""
 
     estimate: float
     low: float | None = None
@@ -51,7 +51,9 @@ def contrast(samples: Sequence[Sample], level: float = LEVEL, method: str = "t")
         return _bootstrap(samples, estimate, level)
     shares = [sample.weight**2 * variance(sample.values) / len(sample.values) for sample in samples]
     error = math.sqrt(math.fsum(shares))
-    half = error * t_quantile((1 + level) / 2, _freedom(shares, counts)) if error else 0.0
+    if not error:  # seeds that agree to the last digit tell nothing of what another would say
+        return Interval(estimate, level=level)
+    half = error * t_quantile((1 + level) / 2, _freedom(shares, counts))
     return Interval(estimate, estimate - half, estimate + half, level)
 
 

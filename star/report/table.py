@@ -30,11 +30,18 @@ class Cell:
     """1 the best of its column, 2 the second; equal prints have equal ranks."""
     difference: Interval | None = None
     """To the baseline row."""
+    scale: float = 1.0
+    """Factor from what is tracked to what is printed."""
 
     @property
     def values(self) -> list[float]:
-        """One per seed that has one."""
-        return self.numbers.values if self.numbers else []
+        """One per seed that has one, as printed."""
+        return [value * self.scale for value in self.numbers.values] if self.numbers else []
+
+    @property
+    def scorings(self) -> set[str]:
+        """How the images behind it were scored."""
+        return self.numbers.scorings if self.numbers else set()
 
     @property
     def mean(self) -> float | None:
@@ -153,10 +160,7 @@ def _cell(column: Column, variant: Variant, evidence: Evidence, published: dict[
         return Cell(text=_text(column, variant, beside))
     if not variant.runs:
         return Cell(published=beside)
-    numbers = evidence.numbers(variant.label, column.metric)
-    for i, source in enumerate(numbers.sources):
-        numbers.sources[i] = type(source)(**{**vars(source), "value": source.value * column.scale})
-    return Cell(numbers=numbers, published=beside)
+    return Cell(numbers=evidence.numbers(variant.label, column.metric), published=beside, scale=column.scale)
 
 
 def _text(column: Column, variant: Variant, published: object) -> str:
@@ -183,8 +187,8 @@ def _count(number: int) -> str:
 
 
 def rank(column: Column, cells: list[Cell]) -> None:
-    """Best and second best of what is printed: values that look the same are equally good."""
-    if column.better is None:
+    """Best and second best of what is printed: values that look the same are equally good, those scored otherwise have no rank."""
+    if column.better is None or len({scoring for cell in cells for scoring in cell.scorings}) > 1:
         return
     printed = [None if cell.mean is None else round(cell.mean, column.digits) for cell in cells]
     order = sorted({value for value in printed if value is not None}, reverse=column.better == "higher")
@@ -198,7 +202,7 @@ def _compare(row: Row, baseline: Row | None, columns: list[Column]) -> None:
     if baseline is None or row is baseline:
         return
     for cell, other, _ in zip(row.cells, baseline.cells, columns, strict=True):
-        if cell.values and other.values:
+        if cell.values and other.values and len(cell.scorings | other.scorings) <= 1:
             cell.difference = contrast([Sample(1.0, cell.values), Sample(-1.0, other.values)])
 
 
@@ -214,7 +218,8 @@ def scored(spec: RunSpec) -> str:
     if score.extractor == "inception":
         return f"FID, sFID, IS, precision and recall as ADM's evaluator defines them, {sets}."
     return (
-        f"FD, sFD, IS, precision and recall are computed on features of {score.extractor} (ImageNet weights) {sets}. "
+        f"FD, sFD, IS, precision and recall are computed on features of {score.extractor} (ImageNet weights, images at "
+        f"{score.input_size} x {score.input_size}) {sets}. "
         "They are not the Inception FID, sFID and IS of the published columns: compare orders, not values."
     )
 
@@ -253,7 +258,8 @@ def versions(evidence: Evidence) -> list[str]:
 def notes_of(evidence: Evidence, table: Table) -> list[str]:
     """What stands under a table."""
     layout, experiment = table.spec, evidence.experiment
-    seeds = sorted({run.seed for run in evidence.plan.runs})
+    runs = [run for run in evidence.plan.runs if not run.spec.generate.samples]
+    seeds = sorted({run.seed for run in runs})
     after = {"std": "standard deviation", "interval": "half the 95% t interval"}[layout.spread]
     notes = [conditions(evidence)]
     if len(seeds) == 1:
@@ -263,13 +269,18 @@ def notes_of(evidence: Evidence, table: Table) -> list[str]:
     ranked = any(column.better for column in table.columns)
     if ranked:
         notes.append("Best in bold, second best underlined.")
-    runs = evidence.plan.runs
-    if runs and any(column.metric and column.metric.startswith("score/") for column in table.columns):
-        notes.append(scored(runs[0].spec))
+    if any(column.metric and column.metric.startswith("score/") for column in table.columns):
+        ways = list(dict.fromkeys(scored(run.spec) for run in runs))
+        notes += ways if len(ways) <= 1 else ["Rows are scored in different ways, and not ranked: " + " ".join(ways)]
+    for variant in experiment.variants:
+        given = variant.row.spec.get("generate", {}).get("samples") if variant.row.spec else None
+        if given:
+            told = "images of" if variant.runs else "quoted; not there:"
+            notes.append(f"{variant.label}: {told} {given}" + (", one measurement." if variant.runs else "."))
     if layout.published:
         notes.append(f"“Paper”: {published_of(experiment).source}.")
     if any(row.quoted for row in table.rows):
-        notes.append("Rows without a number of ours are quoted from there, not measured.")
+        notes.append("Rows marked (quoted) are from there alone, not measured.")
     if layout.note:
         notes.append(layout.note)
     return notes + versions(evidence)

@@ -29,6 +29,16 @@ from star.rundir import Home, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
 from star.spec.diff import Difference, differences
 
+GIVEN = (
+    "data.path",
+    "data.codes",
+    "generate.samples",
+    "score.reference",
+    "score.weights",
+    "tokenizer.weights",
+    "model.weights",
+)
+"""Fields that name files: their contents are part of a key, not where they lie."""
 Row = tuple[str, int]
 """Label and seed."""
 
@@ -92,7 +102,7 @@ def _explain(change: Change, now: Mapping[Row, PlannedRun], ledger: Ledger) -> N
 def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
     """Of two runs' specs, less what is part of no key."""
     found = differences(old.spec, new.spec.model_dump(mode="json"))
-    return [one for one in found if not one.path.startswith("resources")]
+    return [one for one in found if not one.path.startswith("resources") and one.path not in GIVEN]
 
 
 def refuse_fork(plan: Plan, change: Change) -> None:
@@ -113,15 +123,23 @@ def refuse_fork(plan: Plan, change: Change) -> None:
     )
 
 
-def enter(plan: Plan, home: Home, ledger: Ledger, say: Callable[[str], None], fork: bool = False) -> None:
+def enter(
+    plan: Plan, home: Home, ledger: Ledger, say: Callable[[str], None], fork: bool = False, whole: Plan | None = None
+) -> None:
     """Write an experiment into the ledger, and beside the jobs for `reindex`; settle what happened since somebody looked.
 
+    Args:
+        whole: the experiment with all its rows, when the plan has but some of them.
+
     Raises:
-        SpecError: it would fork, and `fork` was not given.
+        SpecError: it would fork, and `fork` was not given; or no row has anything to run.
     """
-    change = compare(plan, ledger)
+    whole = whole or plan
+    if not plan.runs:
+        raise SpecError(f"{plan.experiment.file}: nothing to run: all these rows are quoted.")
+    change = compare(whole, ledger)
     if not fork:
-        refuse_fork(plan, change)
+        refuse_fork(whole, change)
     if change.added:
         say(f"extended by {len(change.added)} runs")
     if change.forked:
@@ -131,9 +149,9 @@ def enter(plan: Plan, home: Home, ledger: Ledger, say: Callable[[str], None], fo
             f"left out {len(change.removed)} runs that the experiment had; their results stay, their running jobs go on "
             f"(`star-exp cancel {next(iter(change.removed.values()))}` would stop one)"
         )
-    record(plan, home)
-    ledger.add_runs([run_row(run) for run in plan.runs])
-    rows = [(run.label, run.seed, run.key) for run in plan.runs]
+    record(whole, home)
+    ledger.add_runs([run_row(run) for run in whole.runs])
+    rows = [(run.label, run.seed, run.key) for run in whole.runs]
     ledger.set_experiment(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, rows)
     folders = home.job_folders()
     ledger.add_jobs([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])

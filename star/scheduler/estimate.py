@@ -116,6 +116,8 @@ def stage_flops(stage: str, spec: RunSpec) -> float:
         trained = 0 if spec.tokenizer.weights else 3 * spec.tokenizer.steps * spec.tokenizer.batch_size
         return (encode + decode) * (trained + min(spec.data.test_images, 2000))
     if stage == "generate":
+        if spec.generate.samples:
+            return 0.0
         passes = 2 if spec.generate.cfg_scale > 1 else 1
         return spec.generate.num_images * (passes * forward_flops(spec) + decode)
     probe = (probe_passes(spec) + spec.data.test_images) * forward_flops(spec, spec.probe_layer, head=False)

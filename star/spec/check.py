@@ -131,10 +131,27 @@ def check_rows(spec: ExperimentSpec, labels: list[str], doc: Doc, name: str) -> 
         check.labels(figure.rows, labels, ("figures", i, "rows"))
         if isinstance(figure, CurvesFigure):
             check.labels(list(figure.series), labels, ("figures", i, "series"))
+            if figure.series and figure.published is None:
+                check.complain(("figures", i, "series"), "belongs to published curves; name them with `published`")
     for i, claim in enumerate(spec.claims):
         for j, predicate in enumerate(claim.that):
+            where: Where = ("claims", i, "that", j)
             for key, wanted in _named_rows(predicate):
-                check.labels(wanted, labels, ("claims", i, "that", j, key))
+                check.labels(wanted, labels, (*where, key))
+            _check_enough(check, predicate, labels, where)
+
+
+def _check_enough(check: _Checker, predicate: Section, labels: list[str], where: Where) -> None:
+    """That there is something to compare."""
+    if isinstance(predicate, Compares) and predicate.row in predicate.than:
+        check.complain((*where, "than"), f"compares {predicate.row!r} with itself")
+    if isinstance(predicate, BestAt | Monotone):
+        rows = predicate.rows or labels
+        least = 3 if isinstance(predicate, Monotone) else 2
+        if len(set(rows) | ({predicate.row} if isinstance(predicate, BestAt) else set())) < least:
+            check.complain((*where, "rows"), f"wants {least} different rows or more")
+        if len(set(rows)) < len(rows):
+            check.complain((*where, "rows"), "names a row twice")
 
 
 def _named_rows(predicate: Section) -> Iterator[tuple[str, list[str]]]:

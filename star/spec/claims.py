@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from star.spec.base import FieldError, Section
 from star.spec.reporting import Better, Name
 
 Margin = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?%$")]
-Where = Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")]
+
+
+def _below_one(text: str) -> str:
+    if Fraction(text) >= 1:
+        raise ValueError("a share of the curve's last step lies below 1, such as 3/4")
+    return text
+
+
+Where = Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$"), AfterValidator(_below_one)]
 
 
 class Predicate(Section):

@@ -91,6 +91,11 @@ class ProfileSpec(Section):
     presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
+def measured_rows(experiment: Experiment) -> list[str]:
+    """Labels of the rows that are not only quoted."""
+    return [variant.label for variant in experiment.variants if variant.runs]
+
+
 @dataclass(frozen=True)
 class Variant:
     """One row, resolved: its label and one RunSpec per seed."""

@@ -152,10 +152,11 @@ def _parse_set(text: str, rows: list[tuple[Row, Doc]]) -> Doc:
 
 def _resolve(base: Doc, row: Row, patch: Doc, seeds: list[int], name: str) -> Variant:
     whole = overlay(base, patch)
-    samples = (whole.value.get("generate") or {}).get("samples")
+    asked = {name: value if isinstance(value, dict) else {} for name, value in whole.value.items()}
+    samples = asked.get("generate", {}).get("samples")
     if row.quoted and not (samples and Path(str(samples)).expanduser().exists()):
         return Variant(row.label, row, ())
-    if samples and not {"steps", "epochs"} & set(whole.value.get("optim") or {}):  # of a training that there is none of
+    if samples and not {"steps", "epochs"} & set(asked.get("optim", {})):  # of a training that there is none of
         whole = overlay(whole, nested(("optim", "steps"), 1, Mark(name)))
     first = validated(RunSpec, whole, name)
     if "seed" in whole.value:

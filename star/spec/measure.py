@@ -90,7 +90,7 @@ def parse_measure(text: str) -> Measure:
     if at_sign:
         if name not in curves:
             raise ValueError(f"{name!r} is no curve{meant(name, curves)}; legal: {', '.join(curves)}")
-        if where not in NAMED and not re.fullmatch(r"\d+|[1-9]\d*/[1-9]\d*", where):
+        if where not in NAMED and not (re.fullmatch(r"\d+|[1-9]\d*/[1-9]\d*", where) and _in_reach(where)):
             raise ValueError(
                 f"{text!r}: {where!r} is no place on a curve{meant(where, list(NAMED))}; "
                 f"give {', '.join(NAMED)}, a step, or a share such as 3/4"
@@ -120,11 +120,16 @@ def parse_formula(text: str) -> Formula:
         measures[name] = measure
         return name
 
-    source = _BRACKETS.sub(variable, text)
     try:
-        tree = ast.parse(source.strip(), mode="eval")
+        bare = ast.walk(ast.parse(_BRACKETS.sub("(0)", text).strip(), mode="eval"))
+        names = [node.id for node in bare if isinstance(node, ast.Name) and node.id not in _FUNCTIONS]
+        tree = ast.parse(_BRACKETS.sub(variable, text).strip(), mode="eval")
     except SyntaxError:
         raise ValueError(f'{text!r} is no formula; write it as in "100 * [probe/accuracy] - 1"') from None
+    if names:
+        raise ValueError(
+            f'{text!r}: {names[0]!r} is not allowed in a formula; metrics stand in brackets, as in "[probe/accuracy]"'
+        )
     if not measures:
         raise ValueError(f'{text!r} names no metric; put its names in brackets, as in "[probe/accuracy] - 0.1"')
     _check(tree.body, measures, text)
@@ -145,6 +150,10 @@ def curve_value(points: Mapping[int, float], where: str) -> float | None:
     if "/" in where:
         return points[nearest(steps, where)]
     return points.get(int(where))
+
+
+def _in_reach(where: str) -> bool:
+    return "/" not in where or Fraction(where) <= 1
 
 
 def nearest(steps: list[int], share: str) -> int:

@@ -56,6 +56,16 @@ class TableSpec(Section):
     )
     paper: Literal["beside", "below"] = Field("beside", description="where published values stand")
 
+    @model_validator(mode="after")
+    def _heads(self) -> TableSpec:
+        if self.columns[0].metric is not None:
+            raise FieldError("columns.0", "the first column names the row: a label, cell, spec or parameters")
+        titles = [column.title for column in self.columns]
+        for i, title in enumerate(titles):
+            if title in titles[:i]:
+                raise FieldError(f"columns.{i}.title", f"the title {title!r} stands twice; each column needs its own")
+        return self
+
 
 class FigureSpec(Section):
     """What all figures have."""

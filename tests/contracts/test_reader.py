@@ -52,9 +52,10 @@ def key(request: pytest.FixtureRequest) -> str:
 
 def test_numbers_and_tags(store: Store, request: pytest.FixtureRequest) -> None:
     made = store.tracker.create(key(request), "a", {"p": 1}, {"star.key.train": "abc"})
-    store.tracker.log(made, [(1.0, 0, {"probe/accuracy": 0.5, "train/val_nll": math.nan})])
+    store.tracker.log(made, [(1.0, 0, {"probe/accuracy": 0.5, "train/val_nll": math.nan, "train/loss": math.inf})])
     found = store.run(key(request))
     assert found.id == made and found.metrics["probe/accuracy"] == 0.5 and math.isnan(found.metrics["train/val_nll"])
+    assert found.metrics["train/loss"] == math.inf
     assert found.tags["star.key.train"] == "abc" and found.tags["star.run"] == key(request)
     assert found.experiment_id == store.tracker.experiment
 

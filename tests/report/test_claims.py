@@ -60,7 +60,7 @@ def test_a_row_of_ours_that_is_not_there_leaves_it_undecided(tmp_path: Path) -> 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     found = judge(tmp_path, LESS, plain=(20.0,), ab=(10.0,), cd=(30.0,))
-    assert found.verdict == UNDECIDED and "one seed has no spread" in found.note and found.count == 1
+    assert found.verdict == UNDECIDED and "one measurement has no spread" in found.note and found.count == 1
 
 
 def test_margins(tmp_path: Path) -> None:
@@ -136,6 +136,26 @@ def test_a_curve_is_compared_at_every_step(tmp_path: Path) -> None:
     assert found.verdict == CONTRADICTED and judged.shown(found)[0].metric == f"{CURVE}@49", "what decides comes first"
 
 
+def test_curves_that_cannot_tell_do_not(tmp_path: Path) -> None:
+    """The step nearest to three quarters is the last one; a job that has not ended; seeds that agree to the last digit."""
+    keeps = f"kind: no_decline_after, metric: {CURVE}, row: 'a & b_1', after: 3/4"
+    short = [{32: 0.6, 64: 0.3 + shift} for shift in SHIFTS]
+    assert "no step recorded between 3/4" in curves_study(tmp_path / "a", keeps, short, []).note
+    same = [{6: 0.4, 37: 0.6, 49: 0.7}] * 3
+    assert "the seeds agree to the last digit" in curves_study(tmp_path / "b", keeps, same, []).note
+
+
+def test_rows_that_are_only_quoted_are_not_what_a_row_is_the_best_of(tmp_path: Path) -> None:
+    found = judge(tmp_path, BEST.partition(", rows")[0], plain=MIDDLE, ab=LOW, cd=HIGH)
+    assert found.verdict == SUPPORTED and len(found.parts) == 2
+
+
+def test_a_share_of_a_negative_number(tmp_path: Path) -> None:
+    by = LESS.replace(', "c|d"', "").replace("kind: less", "kind: greater") + ', margin: "5%"'
+    found = judge(tmp_path, by, plain=(-10.0, -10.01, -9.99), ab=(-10.2, -10.21, -10.19))
+    assert found.verdict == CONTRADICTED and found.parts[0].text == "a & b_1 > 0.95 x plain"
+
+
 def test_the_bootstrap_wants_five_seeds(tmp_path: Path) -> None:
     found = judge(tmp_path, LESS, interval="bootstrap", plain=MIDDLE, ab=LOW, cd=HIGH)
     assert found.verdict == UNDECIDED and "5 seeds" in found.note
@@ -175,6 +195,9 @@ def test_a_claim_over_equal_rows_is_contradicted_in_at_most_one_of_twenty() -> N
             r"that.0: kind: 'lesser' is not legal \(did you mean less\?\)",
         ),
         (RISES.replace(', "c|d"', ""), "a trend needs three rows"),
+        (LESS.replace("than: [plain", 'than: ["a & b_1"'), "compares 'a & b_1' with itself"),
+        (BEST.replace('[plain, "a & b_1", "c|d"]', '["a & b_1"]'), "wants 2 different rows"),
+        (f"kind: decline_after, metric: {CURVE}, row: plain, after: 3/2", "lies below 1"),
         (LESS + ", margin: 5 percent", "that.0.margin: '5 percent' is not legal; give a number or text"),
     ],
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from star.report.evidence import Evidence
 from tests.report.stored import FD, STUDY, TABLE, Study
@@ -78,3 +79,33 @@ def test_a_curve_is_asked_for_once(study: Study) -> None:
     for label in ("plain", "a & b_1", "c|d"):
         assert evidence.curve(label, "probe/accuracy_by_position") == {0: {1: 0.4}}
     assert study.stored.questions == 1
+
+
+def test_what_seeds_share_is_one_measurement(study: Study) -> None:
+    """The tokenizer has no seed: three runs hold one number of it."""
+    study.put("plain", "invariance/change_rate", 0.3, 0.3, 0.3)
+    study.put_curve("plain", "invariance/change_rate_by_shift", *[{1: 0.3}] * 3)
+    found = study.evidence.numbers("plain", "invariance/change_rate")
+    assert found.values == [0.3] and found.missing == {}
+    assert len(study.evidence.curve("plain", "invariance/change_rate_by_shift", unfinished=True)) == 1
+
+
+def test_a_curve_counts_when_its_job_has_ended(study: Study) -> None:
+    study.put_curve("plain", "train/ar_loss", {1: 5.0, 10: 4.0}, {1: 5.0, 10: 4.0})
+    study.stored.tags[study.keys("plain")[0]] = {"star.provenance.train": "{}"}  # as before its result is there
+    found = study.evidence.numbers("plain", "train/ar_loss@last")
+    assert found.values == [4.0] and set(found.missing) == {0, 2}
+    assert set(study.evidence.curve("plain", "train/ar_loss")) == {1}
+    assert set(study.evidence.curve("plain", "train/ar_loss", unfinished=True)) == {0, 1}
+
+
+def test_given_images_have_no_training(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (28, 28)).save(tmp_path / "images" / "one.png")
+    samples = STUDY.replace("quoted: true", f"spec: {{generate: {{samples: {tmp_path / 'images'}}}}}")
+    study = Study(tmp_path, samples + TABLE)
+    study.put("theirs", FD, 4.0)
+    study.put("theirs", "probe/accuracy", 0.5)  # whoever logged that
+    assert study.evidence.numbers("theirs", "score/{extractor}/frechet_distance").values == [4.0]
+    probe = study.evidence.numbers("theirs", "probe/accuracy")
+    assert probe.idle and probe.values == [] and probe.missing == {}

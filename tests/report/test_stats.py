@@ -40,10 +40,10 @@ def test_one_mean_is_students() -> None:
     assert half_interval([1.0]) is None
 
 
-def test_one_seed_has_no_interval_and_equal_seeds_have_no_width() -> None:
+def test_one_seed_has_no_interval_nor_have_seeds_that_are_equal() -> None:
     assert contrast([Sample(1.0, [3.0]), Sample(-1.0, [1.0, 2.0])]).low is None
     same = contrast([Sample(1.0, [3.0, 3.0]), Sample(-1.0, [1.0, 1.0])])
-    assert (same.low, same.estimate, same.high) == (2.0, 2.0, 2.0)
+    assert (same.low, same.estimate, same.high) == (None, 2.0, None), "no spread is no certainty"
     assert contrast([Sample(1.0, [1.0, 2.0, 3.0, 4.0])], method="bootstrap").low is None, (
         "four seeds are too few to resample"
     )

@@ -18,7 +18,7 @@ from star.report.grid import difference_grid, main_grid
 from star.report.markup import escaped
 from star.report.published import published_of, row_for
 from star.report.table import Table, agreements, build_table
-from star.report.write import build, provenance
+from star.report.write import build, provenance, write
 from star.spec.load import load
 from tests.helpers import ROOT
 from tests.report.stored import FD, STUDY, TABLE, Study
@@ -115,7 +115,7 @@ def test_csv_and_provenance(tmp_path: Path) -> None:
     assert (rows[0]["FD"], rows[0]["FD n"], rows[0]["FD paper"], rows[0]["FD state"]) == ("31.0", "3", "28.62", "done")
     assert (rows[2]["Probe %"], rows[2]["Probe % state"], rows[3]["quoted"]) == ("", "not run", "quoted")
     assert float(rows[2]["FD high"]) == pytest.approx(-3.733, abs=1e-3)
-    found = json.loads(provenance(report))
+    found = json.loads(provenance(report, []))
     cell = next(cell for cell in found["cells"] if cell["row"] == "a & b_1" and cell["column"] == "FD")
     keys = study.keys("a & b_1")
     assert [source["run"] for source in cell["sources"]] == keys[:2] and cell["missing"] == {"2": "not run"}
@@ -201,3 +201,51 @@ def test_every_published_row_is_found_once_and_in_order(name: str) -> None:
     found = [row_for(experiment, variant) for variant in experiment.variants]
     assert found.count(None) == {"table3": 1}.get(name, 0)
     assert [row for row in found if row is not None] == published_of(experiment).tables[name]
+
+
+def test_rows_that_are_scored_otherwise_are_not_ranked(tmp_path: Path) -> None:
+    text = (STUDY + TABLE).replace(
+        "{selfguided: {mask_ratio: 0.5}}", "{selfguided: {mask_ratio: 0.5}, score: {input_size: 64}}"
+    )
+    study = filled(tmp_path, text)
+    table = build_table(study.evidence)
+    assert [row.cells[1].rank for row in table.rows] == [None] * 4
+    assert table.rows[1].cells[1].difference is not None and table.rows[2].cells[1].difference is None
+    assert any("scored in different ways" in note for note in table.notes)
+
+
+def test_published_values_are_quoted_as_they_are_printed(tmp_path: Path) -> None:
+    published = "source: Somebody 2026\ntables: {t: [{r: 1, v: 0.01234}, {r: 2, v: 171.4}, {r: 3, v: 7}]}\n"
+    (tmp_path / "theirs.yaml").write_text(published)
+    text = re.sub(r"published: \{mask_ratio.*\}", "", STUDY).replace(
+        "label: plain", "label: plain\n    published: {r: 1}"
+    )
+    text = text.replace("label: c|d", "label: c|d\n    published: {r: 2}").replace(
+        "quoted: true", "quoted: true\n    published: {r: 3}"
+    )
+    table = TABLE.replace("published: table4", "published: t").replace("published: fid", "published: v")
+    lines = markup.markdown(main_grid(build_table(Study(tmp_path, text + "reference: theirs.yaml\n" + table).evidence)))
+    assert [line.split(" | ")[2] for line in lines if "(not run)" in line or "quoted" in line] == [
+        "*0.01234*",
+        "",
+        "*171.40*",
+        "*7.00*",
+    ]
+
+
+def test_odd_labels_stay_what_they_are() -> None:
+    assert markup.plain("a|b *c* <d> `e` _f_ g_h\n2 < 3") == "a\\|b \\*c\\* \\<d> \\`e\\` \\_f\\_ g_h 2 < 3"
+    assert escaped('α ≤ 1 | "é" 漢') == "$\\alpha$ $\\leq$ 1 \\textbar{} ''é'' ?"
+
+
+def test_files_of_what_is_no_longer_shown_go(tmp_path: Path) -> None:
+    figure = "figures: [{name: probe, kind: curves, title: P, metric: probe/accuracy_by_position}]\n"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    for name, text in (("one", STUDY + figure + TABLE), ("two", STUDY + TABLE)):
+        study = filled(tmp_path / name, text)
+        study.put_curve("plain", "probe/accuracy_by_position", {1: 0.5, 2: 0.6})
+        list(write(build(study.evidence), tmp_path / "report"))
+        (tmp_path / "report" / "mine.txt").touch()
+        left = {path.name for path in (tmp_path / "report").iterdir()}
+        assert ("probe.png" in left and "curves.csv" in left) == (name == "one") and "mine.txt" in left

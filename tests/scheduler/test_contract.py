@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import star.scheduler.snapshot as snapshot
 from star.errors import SpecError
 from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Claim, Job
 from star.rundir import read_json, write_json
-from star.scheduler.contract import compare
+from star.scheduler.contract import compare, enter
 from star.scheduler.executor import Start
 from star.scheduler.explain import why
 from star.scheduler.local import LocalExecutor
-from star.scheduler.plan import PlannedJob
+from star.scheduler.plan import PlannedJob, make_plan
 from star.scheduler.policies import DEATH
 from star.spec.graph import STAGES
 from tests.helpers import ROOT
@@ -208,6 +209,21 @@ def test_rows_come_and_go(lab: Lab) -> None:
     assert any(line.startswith("left out 5 runs") for line in lab.said)
     assert len(lab.ledger.experiments()) == 1 and set(lab.times_done().values()) == {1}
     assert len(lab.times_done()) == 4 + 6 * 4  # nothing was removed
+
+
+@pytest.mark.contract("S7")
+def test_some_rows_are_computed_and_the_others_stay(lab: Lab) -> None:
+    whole = lab.plan()
+    some = make_plan(whole.experiment.only(["mask_ratio=0.[12]"]), lab.home, lab.ledger)
+    enter(some, lab.home, lab.ledger, lab.said.append, whole=whole)
+    assert lab.scheduler().run(some, lambda states: None).done == 4 + 2 * 4
+    assert [row.row for row in lab.ledger.experiments()] == [f"mask_ratio=0.{i}" for i in (1, 2, 3, 4)]
+    assert lab.run().done == 2 * 4 and not any(line.startswith(("left out", "extended")) for line in lab.said)
+    with pytest.raises(SpecError, match=r"--rows 0.5: matches no row.*the rows are: mask_ratio=0.1"):
+        whole.experiment.only(["0.5"])
+    nothing = make_plan(replace(whole.experiment, variants=()), lab.home, lab.ledger)
+    with pytest.raises(SpecError, match="nothing to run"):
+        lab.enter(nothing)
 
 
 @pytest.mark.contract("S3", "S4")

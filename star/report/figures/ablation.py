@@ -32,9 +32,8 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
         axes[-1, place].set_xticks(range(len(ticks)), ticks)
         axes[-1, place].set_xlabel(figure.x.rsplit(".", 1)[-1].replace("_", " "))
         axes[-1, place].set_xlim(-0.4, len(ticks) - 0.6)
-    axes[0, 0].set_ylabel(
-        f"{table.experiment.profile}, n = {max(len(c.values) for col in cells.values() for c in col)}"
-    )
+    counts = [len(cell.values) for column in cells.values() for cell in column if cell.values]
+    axes[0, 0].set_ylabel(f"{table.experiment.profile}, {style.counted(counts)}")
     if papers:
         axes[1, 0].set_ylabel(f"published: {published_of(table.experiment).source.split(',')[0]}")
     return drawing

@@ -43,6 +43,8 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
     if not found:
         return None
     first = next(iter(found.values()))
+    # models of another depth or other positions have other columns
+    found = {label: arrays for label, arrays in found.items() if _layout(arrays) == _layout(first)}
     cases, titles = _cases(figure, first)
     images = list(range(min(figure.images, len(first["images"])))) if figure.vary != "image" else [None]
     lines = [(image, label) for image in images for label in found]
@@ -78,6 +80,11 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
     return drawing
 
 
+def _layout(arrays: Arrays) -> tuple[object, ...]:
+    images, layers, _, positions, length = arrays["maps"].shape
+    return images, layers, positions, length, tuple(arrays["positions"])
+
+
 def _cases(figure: AttentionFigure, arrays: Arrays) -> tuple[list[tuple[int, int, int]], list[str]]:
     """(image, layer, position), 0-based, of each column, and its title."""
     images, layers, _, positions, _ = arrays["maps"].shape
@@ -87,7 +94,7 @@ def _cases(figure: AttentionFigure, arrays: Arrays) -> tuple[list[tuple[int, int
         return [(0, i, position) for i in range(layers)], [f"layer {i + 1}" for i in range(layers)]
     if figure.vary == "position":
         return [(0, layer, i) for i in range(positions)], [f"pos. {p}" for p in arrays["positions"]]
-    shown = min(max(figure.images, 2), images)
+    shown = min(figure.images, images)
     return [(i, layer, position) for i in range(shown)], [""] * shown
 
 

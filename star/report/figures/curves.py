@@ -20,9 +20,10 @@ MANY = 20
 def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
     """Mean and standard deviation over seeds."""
     labels = shown_rows(figure, evidence)
-    curves = {label: evidence.curve(label, figure.metric) for label in labels}
+    curves = {label: evidence.curve(label, figure.metric, unfinished=True) for label in labels}
+    ended = {label: evidence.curve(label, figure.metric) for label in labels}
     points = [
-        {"row": label, "seed": seed, "step": step, "value": value * figure.scale}
+        {"row": style.shown(label), "seed": seed, "step": step, "value": value * figure.scale}
         for label, seeds in curves.items()
         for seed, points in seeds.items()
         for step, value in points.items()
@@ -31,6 +32,7 @@ def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
         return None
     frame = pandas.DataFrame(points)
     drawn = [label for label in labels if curves[label]]
+    order = [style.shown(label) for label in drawn]
     drawing, axes = style.new(1, 2 if figure.published else 1, 2.7, style.WIDTH if figure.published else 4.2)
     few = frame["step"].nunique() <= MANY
     seaborn.lineplot(
@@ -39,15 +41,19 @@ def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
         y="value",
         hue="row",
         style="row",
-        hue_order=drawn,
+        hue_order=order,
         palette=style.colours(labels),
         markers=style.markers(labels) if few else False,
         dashes=style.dashes(labels),
         errorbar="sd",
         ax=axes[0, 0],
     )
-    most = max(len(seeds) for seeds in curves.values())
-    title = f"{evidence.experiment.profile}, n = {most}" + (", band: standard deviation" if most > 1 else "")
+    counts = [len(curves[label]) for label in drawn]
+    title = f"{evidence.experiment.profile}, {style.counted(counts)}" + (
+        ", band: standard deviation" if max(counts) > 1 else ""
+    )
+    if any(len(ended[label]) < len(curves[label]) for label in drawn):
+        title += ", unfinished"
     axes[0, 0].set(xlabel=step_name(figure.metric), ylabel=figure.title, title=title)
     if few:
         axes[0, 0].set_xticks(sorted(frame["step"].unique()))
@@ -62,11 +68,11 @@ def _published(figure: CurvesFigure, evidence: Evidence, labels: list[str], axis
     given = published_of(evidence.experiment)
     curves = given.curves[figure.published]
     colours = style.colours(labels)
-    owners = {name: label for label, name in figure.series.items() if label in colours}
+    owners = {name: label for label, name in figure.series.items() if label in labels}
     shown = {name: curves.series[name] for name in (owners or curves.series)}
     frame = pandas.DataFrame(
         [
-            {"row": owners.get(name, name), "step": step, "value": value}
+            {"row": style.shown(owners.get(name, name)), "step": step, "value": value}
             for name, values in shown.items()
             for step, value in zip(curves.steps, values, strict=True)
             if value is not None
@@ -79,8 +85,8 @@ def _published(figure: CurvesFigure, evidence: Evidence, labels: list[str], axis
         y="value",
         hue="row",
         style="row",
-        hue_order=order,
-        palette={name: colours[name] for name in order} if owners else "colorblind",
+        hue_order=[style.shown(name) for name in order],
+        palette={style.shown(name): colours[style.shown(name)] for name in order} if owners else "colorblind",
         markers=style.markers(labels if owners else order),
         dashes=style.dashes(labels if owners else order),
         ax=axis,

@@ -38,6 +38,7 @@ seaborn.set_theme(
         "legend.frameon": False,
         "figure.constrained_layout.use": True,
         "image.interpolation": "nearest",
+        "text.parse_math": False,  # a dollar in a row's label is a dollar
     },
 )
 
@@ -47,21 +48,31 @@ def new(rows: int, columns: int, height: float, width: float = WIDTH, **options:
     return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
 
 
+def shown(label: str) -> str:
+    """A row's label in a legend, which would leave out one with a leading underscore."""
+    return f" {label}" if label.startswith("_") else label
+
+
+def counted(counts: list[int]) -> str:
+    """Such as `n = 3`, or `n = 1 to 3` where rows differ."""
+    return f"n = {min(counts)}" + (f" to {max(counts)}" if max(counts) > min(counts) else "")
+
+
 def colours(labels: list[str]) -> dict[str, Any]:
-    """Row -> colour."""
+    """Row, as shown -> colour."""
     palette = seaborn.color_palette("colorblind", max(len(labels), 1))
-    return dict(zip(labels, palette, strict=False))
+    return dict(zip(map(shown, labels), palette, strict=False))
 
 
 def markers(labels: list[str]) -> dict[str, str]:
     """Row -> marker."""
-    return {label: "osD^vPX*<>"[i % 10] for i, label in enumerate(labels)}
+    return {shown(label): "osD^vPX*<>"[i % 10] for i, label in enumerate(labels)}
 
 
 def dashes(labels: list[str]) -> dict[str, tuple[float, ...] | str]:
     """Row -> dashes, so that lines differ in grey too."""
     kinds: list[tuple[float, ...] | str] = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 2, 1), (2, 1)]
-    return {label: kinds[i % len(kinds)] for i, label in enumerate(labels)}
+    return {shown(label): kinds[i % len(kinds)] for i, label in enumerate(labels)}
 
 
 def as_png(figure: Any) -> bytes:
