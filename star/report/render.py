@@ -12,8 +12,10 @@ from star.report.markup import Link, escaped
 from star.report.table import Cell, Table
 from star.spec.reporting import Column
 
-LATEX_WIDTHS = ((r"\footnotesize", 82), (r"\scriptsize", 94))
+LATEX_WIDTHS = ((r"\footnotesize", 75), (r"\scriptsize", 84))
 """Characters of a line in the standard classes' 345 pt, two for the space between columns."""
+TINY, LONG = (r"\tiny", 108), 20
+"""For tables of more lines than LONG, which would not fit a page twice."""
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
@@ -45,7 +47,8 @@ def latex(table: Table) -> str:
 
 def _stacked(grid: Grid) -> list[str]:
     """As many tabulars as the line's width wants, the first column in each."""
-    size, width = next(((s, w) for s, w in LATEX_WIDTHS if grid.width <= w), LATEX_WIDTHS[-1])
+    sizes = LATEX_WIDTHS if len(grid.lines) <= LONG else (*LATEX_WIDTHS, TINY)
+    size, width = next(((s, w) for s, w in sizes if grid.width <= w), sizes[-1])
     lines = [rf"\begingroup{size}\setlength{{\tabcolsep}}{{4pt}}"]
     for i, part in enumerate(grid.parts(width)):
         lines += [r"\par\smallskip"] if i else []

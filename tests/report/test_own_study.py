@@ -45,7 +45,7 @@ def test_the_page_is_true(home: Path) -> None:
     for line in text.splitlines():
         rows.setdefault(line.split(" | ")[0].strip("| "), line)
     assert "± " in rows["cold"] and "*12.40*" in rows["cold"] and "Smith et al. 2026" in text
-    assert re.search(r"\*4\.20\* \| \(images alone\)", rows["diffusion"]), "scored like ours, and nothing to probe"
+    assert re.search(r"\*4\.20\* \| - \|", rows["diffusion"]), "scored like ours, and nothing to probe"
     assert "Late decline↓" in text
     assert re.search(r"Kendall's tau.*: FD [-+]\d\.\d\d \(3 rows\)\.$", text, re.MULTILINE), "two pairs have none"
     for name in ("probe.png", "probe.pdf", "by-temperature.png", "table.tex", "table.html", "table.csv", "claims.json"):
