@@ -48,7 +48,8 @@ class Part:
     """Whether an interval on the claimed side is needed."""
     sign: float = 1.0
     """-1 where the claim is that something is lower: people are told the change itself."""
-    missing: str = ""
+    missing: list[str] = field(default_factory=list)
+    """Rows that it lacks, and why."""
     found: Interval | None = None
     effect: float | None = None
     seeds: int | None = None
@@ -130,7 +131,7 @@ def _judge_part(part: Part, method: str, strict: float) -> None:
 
 
 def _what_would_decide(parts: list[Part]) -> str:
-    missing = sorted({part.missing for part in parts if part.missing})
+    missing = sorted({reason for part in parts for reason in part.missing})
     if missing:
         return f"missing: {'; '.join(missing)}"
     if any(part.count < 2 for part in parts):
@@ -200,7 +201,7 @@ def _difference(row: str, other: str, metric: str, sign: float, evidence: Eviden
     part = Part(f"{row} {'>' if sign > 0 else '<'} {other}", metric, sign=sign)
     both = [_values(label, metric, evidence, part) for label in (row, other)]
     if len(evidence.numbers(row, metric).scorings | evidence.numbers(other, metric).scorings) > 1:
-        part.missing = f"{row} and {other} are scored in different ways"
+        part.missing.append(f"{row} and {other} are scored in different ways")
     if not part.missing:
         part.samples = [Sample(sign, both[0]), Sample(-sign, both[1])]
         part.effect = effect_size(both[0], both[1])
@@ -233,14 +234,16 @@ def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Pa
         f"{predicate.row} {'keeps its height' if keeps else 'declines'} after {predicate.after}", predicate.metric
     )
     if not curves:
-        part.missing = f"{predicate.row} ({_reason(predicate.row, predicate.metric + '@last', evidence)})"
+        part.missing.append(f"{predicate.row} ({_reason(predicate.row, predicate.metric + '@last', evidence)})")
         return part
     rises = []
     for curve in curves.values():
         steps = sorted(curve)
         before = nearest(steps, predicate.after)
         if before == steps[-1]:
-            part.missing = f"{predicate.row} (no step recorded between {predicate.after} of the curve and its end)"
+            part.missing.append(
+                f"{predicate.row} (no step recorded between {predicate.after} of the curve and its end)"
+            )
             return part
         rises.append(curve[steps[-1]] - curve[before])
     part.samples = [Sample(1.0 if keeps else -1.0, rises)]
@@ -255,8 +258,7 @@ def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Pa
 def _values(label: str, metric: str, evidence: Evidence, part: Part) -> list[float]:
     values = evidence.numbers(label, metric).values
     if not values:
-        reason = f"{label} ({_reason(label, metric, evidence)})"
-        part.missing = f"{part.missing}, {reason}" if part.missing else reason
+        part.missing.append(f"{label} ({_reason(label, metric, evidence)})")
     return values
 
 

@@ -113,8 +113,14 @@ def _heads(table: Table, beside: bool) -> Iterator[Head]:
     for column in table.columns:
         yield Head(column.title, column.better, column.latex, column.metric is not None)
         if beside and column.published and column.metric:
-            name = column.published.replace("_", " ")
-            yield Head(f"paper {name.upper() if len(name) <= 4 else name}", paper=True)
+            yield Head(f"paper {paper_name(column.published)}", paper=True)
+
+
+def paper_name(column: str) -> str:
+    """A published column's name for people."""
+    if column == "sfid":
+        return "sFID"
+    return column.upper() if len(column) <= 4 else column.replace("_", " ")
 
 
 def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:

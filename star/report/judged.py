@@ -99,7 +99,7 @@ def _part(part: Part) -> str:
     found = part.change
     name = part.metric.split("/")[-1].replace("_", " ")
     if found is None:
-        return f"{name}: {part.text}: missing {part.missing}"
+        return f"{name}: {part.text}: missing {'; '.join(part.missing)}"
     text = f"{name}: {part.text}: {number(found.estimate)}"
     if found.low is not None and found.high is not None:
         text += f" [{number(found.low)}, {number(found.high)}]"
@@ -123,7 +123,7 @@ def _data(part: Part) -> dict[str, Any]:
         "bound": part.bound * part.sign + 0.0,
         "hedges_g": part.effect,
         "n": part.count,
-        "missing": part.missing or None,
+        "missing": part.missing,
         "seeds_to_decide": part.seeds,
         "must_hold": part.decides,
     }

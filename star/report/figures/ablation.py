@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from star.report.figures import style
+from star.report.grid import paper_name
+from star.report.markup import ARROWS
 from star.report.published import published_of, spec_value
 from star.report.table import Cell, Table
 from star.spec.reporting import AblationFigure, Column
-
-ARROWS = {"lower": " (lower is better)", "higher": " (higher is better)", None: ""}
 
 
 def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
@@ -62,7 +62,7 @@ def _published(axis: Any, column: Column, cells: list[Cell], colour: Any) -> Non
         return
     axis.plot(*zip(*there, strict=True), color=colour, marker="s", linestyle="--", linewidth=1.2)
     assert column.published is not None
-    axis.set_title(column.published.replace("_", " ").upper() if len(column.published) <= 4 else column.published)
+    axis.set_title(paper_name(column.published))
 
 
 def _printed(cell: Cell) -> float | None:

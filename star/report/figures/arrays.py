@@ -58,7 +58,7 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
         top = max(float(np.nanmax(map_)) for map_, _, _ in maps)
         for line, ((map_, own, condition), (_, _label)) in enumerate(zip(maps, lines, strict=True)):
             axis = axes[line + heads, column + count - len(cases)]
-            axis.imshow(map_, cmap=style.MAP, vmin=0, vmax=top)
+            axis.imshow(map_, cmap=style.shares(), vmin=0, vmax=top)
             if own is not None:
                 axis.add_patch(
                     Rectangle((own[1] - 0.5, own[0] - 0.5), 1, 1, fill=False, edgecolor=style.MARK, linewidth=1.2)

@@ -14,8 +14,6 @@ from matplotlib import pyplot  # noqa: E402
 
 WIDTH = 6.75
 """Inches: a page's text width."""
-MAP = "cividis"
-"""For shares: even in lightness, and the same to the colour-blind."""
 MARK = "#d55e00"
 """For what is pointed at (vermilion of the palette below)."""
 
@@ -62,6 +60,11 @@ def colours(labels: list[str]) -> dict[str, Any]:
     """Row, as shown -> colour."""
     palette = seaborn.color_palette("colorblind", max(len(labels), 1))
     return dict(zip(map(shown, labels), palette, strict=False))
+
+
+def shares() -> Any:
+    """Colours of shares: even in lightness, the same to the colour-blind, light grey where nothing can be seen."""
+    return matplotlib.colormaps["cividis"].with_extremes(bad="0.92")
 
 
 def markers(labels: list[str]) -> dict[str, str]:
