@@ -77,9 +77,9 @@ class Grid:
 
     def _columns(self, kept: list[int]) -> Grid:
         lines = [line if line.group else Line([line.cells[i] for i in kept]) for line in self.lines]
-        told = [line for line in lines if line.group or any(mark.text for mark in line.cells[1:])]
+        told = [line for line in lines if line.group or len(kept) == 1 or any(mark.text for mark in line.cells[1:])]
         ends = [*told[1:], Line([], group=True)]  # a group's head stands with its rows, or not at all
-        shown = [line for line, after in zip(told, ends, strict=True) if not (line.group and after.group)]
+        shown = [line for line, after in zip(told, ends, strict=False) if not (line.group and after.group)]
         return Grid([self.heads[i] for i in kept], shown)
 
 
@@ -160,8 +160,8 @@ def _mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
     )
 
 
-def _first_text(table: Table) -> Column:
-    return next(column for column in table.columns if column.metric is None)
+def _first_text(table: Table) -> Column | None:
+    return next((column for column in table.columns if column.metric is None), None)
 
 
 def _paper(column: Column, cell: Cell) -> Mark:

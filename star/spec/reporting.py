@@ -58,8 +58,10 @@ class TableSpec(Section):
 
     @model_validator(mode="after")
     def _heads(self) -> TableSpec:
-        if self.columns[0].metric is not None:
-            raise FieldError("columns.0", "the first column names the row: a label, cell, spec or parameters")
+        if self.paper == "below" and self.columns[0].metric is not None:
+            raise FieldError(
+                "columns.0", "with `paper: below` the first column names the row: a label, cell, spec or parameters"
+            )
         titles = [column.title for column in self.columns]
         for i, title in enumerate(titles):
             if title in titles[:i]:

@@ -233,6 +233,15 @@ def test_published_values_are_quoted_as_they_are_printed(tmp_path: Path) -> None
     ]
 
 
+def test_a_table_of_one_number(tmp_path: Path) -> None:
+    table = "table: {caption: c, columns: [{title: NLL, metric: train/val_nll}]}\n"
+    text = STUDY.replace("quoted: true", "quoted: false\n    spec: {selfguided: {mask_ratio: 0.4}}")
+    study = Study(tmp_path, re.sub(r"    published: .*\n", "", text) + table)
+    study.put("plain", "train/val_nll", 2.5)
+    made = build_table(study.evidence)
+    assert "2.50" in render.latex(made) and "2.50" in markup.markdown(main_grid(made))[3]
+
+
 def test_odd_labels_stay_what_they_are() -> None:
     assert markup.plain("a|b *c* <d> `e` _f_ g_h\n2 < 3") == "a\\|b \\*c\\* \\<d> \\`e\\` \\_f\\_ g_h 2 < 3"
     assert escaped('α ≤ 1 | "é" 漢') == "$\\alpha$ $\\leq$ 1 \\textbar{} ''é'' ?"
