@@ -34,6 +34,9 @@ class _Checker:
         """A metric's name: one of `metrics`, a number, and where they are legal a curve."""
         if text in self.spec.metrics and numbers:
             return
+        if not numbers and text not in curve_names():
+            legal = list(curve_names())
+            self.complain(where, f"{text!r} is no curve{meant(text, legal)}; legal: {', '.join(legal)}")
         try:
             found = parse_measure(text)
         except ValueError as error:
@@ -42,9 +45,6 @@ class _Checker:
             self.complain(where, f"{error}{hint}")
         if found.is_curve and not curves:
             self.complain(where, f"{text!r} is a curve; say where to read it, such as {text}@last")
-        if not found.is_curve and not numbers:
-            legal = list(curve_names())
-            self.complain(where, f"{text!r} is no curve{meant(text, legal)}; legal: {', '.join(legal)}")
         self.reached(found, where)
 
     def reached(self, measure: Measure, where: Where) -> None:
