@@ -60,10 +60,11 @@ class DatabaseReader:
     """
 
     def __init__(self, uri: str) -> None:
-        from sqlalchemy import create_engine
+        from sqlalchemy import NullPool, create_engine
 
         path = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-        self.engine = None if path is not None and not path.exists() else create_engine(uri)
+        # no connection outlives its question: figures are drawn in forked processes, which must not share one
+        self.engine = None if path is not None and not path.exists() else create_engine(uri, poolclass=NullPool)
 
     def _ask(self, question: str, **values: Any) -> Iterator[Any]:
         from sqlalchemy import bindparam, text

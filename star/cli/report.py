@@ -69,11 +69,11 @@ def write_reports(
             never.append(experiment.name)
             continue
         report = build(evidence, address if address.startswith("http") else MLFLOW_UI, spread)
-        reports.append(report)
-        for written in write(report, out / experiment.name / experiment.profile):
-            click.echo(f"wrote {written}")
+        reports.append((report, out / experiment.name / experiment.profile))
+    for written in write(reports):
+        click.echo(f"wrote {written}")
     if index:
-        for written in write_index(reports, out):
+        for written in write_index([report for report, _ in reports], out):
             click.echo(f"wrote {written}")
         if never:
             click.echo(f"left out, because none of their runs is tracked here: {', '.join(never)}")

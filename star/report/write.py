@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -68,26 +68,39 @@ def linker(evidence: Evidence, mlflow_ui: str) -> Link:
     return link
 
 
-def write(report: Report, folder: Path) -> Iterator[Path]:
-    """Write all files of a report into `folder`; yields their paths."""
-    from star.report import figures
+def write(reports: Sequence[tuple[Report, Path]]) -> Iterator[Path]:
+    """Write all files of reports into their folders, figures of all of them first; yields the paths."""
+    yield from _draw(reports)
+    for report, folder in reports:
+        files = [file.name for picture in report.pictures.values() for file in both(picture)]
+        before = (read_json(folder / PROVENANCE) or {}).get("files", [])
+        texts = _texts(report)
+        texts[PROVENANCE] = provenance(report, [*files, *texts])
+        for name, text in texts.items():
+            write_bytes(folder / name, text.encode())
+            yield folder / name
+        for name in set(before) - {*files, *texts}:  # of a figure or a claim that the experiment no longer has
+            (folder / Path(name).name).unlink(missing_ok=True)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    before = (read_json(folder / PROVENANCE) or {}).get("files", [])
-    files: list[str] = []
-    for figure in report.figures:
-        path = figures.write(figure, report.evidence, report.table, folder)
-        if path is not None:
-            report.pictures[figure.name] = path
-            files += [path.name, path.with_suffix(".pdf").name]
-            yield from (path, path.with_suffix(".pdf"))
-    texts = _texts(report)
-    texts[PROVENANCE] = provenance(report, [*files, *texts])
-    for name, text in texts.items():
-        write_bytes(folder / name, text.encode())
-        yield folder / name
-    for name in set(before) - {*files, *texts}:  # of a figure or a claim that the experiment no longer has
-        (folder / Path(name).name).unlink(missing_ok=True)
+
+def _draw(reports: Sequence[tuple[Report, Path]]) -> Iterator[Path]:
+    from star.report.figures.together import write_together
+
+    tasks, owners = [], []
+    for report, folder in reports:
+        folder.mkdir(parents=True, exist_ok=True)
+        for figure in report.figures:
+            tasks.append((figure, report.evidence, report.table, folder))
+            owners.append((report, figure.name))
+    for (report, name), picture in zip(owners, write_together(tasks), strict=True):
+        if picture is not None:
+            report.pictures[name] = picture
+            yield from both(picture)
+
+
+def both(picture: Path) -> tuple[Path, Path]:
+    """A figure's PNG, and the PDF beside it."""
+    return picture, picture.with_suffix(".pdf")
 
 
 def _texts(report: Report) -> dict[str, str]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from star.report import curves, figures
 from star.report.figures.style import as_pdf, as_png, close, markers
+from star.report.figures.together import write_together
 from star.report.table import build_table
 from tests.report.stored import FD, STUDY, TABLE, Study
 
@@ -84,6 +85,31 @@ def test_the_same_bytes_each_time_and_fonts_inside(name: str, study: Study) -> N
     assert np.asarray(Image.open(io.BytesIO(png[0])).convert("L")).std() > 5, "something is drawn"
     assert b"/FontFile2" in pdf[0] and b"/Type3" not in pdf[0], "TrueType, embedded"
     assert b"CreationDate" not in pdf[0]
+
+
+def test_processes_side_by_side_write_what_one_writes(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence, written = study.evidence, []
+    for cpus in (1, 3):
+        folder = tmp_path / str(cpus)
+        folder.mkdir()
+        monkeypatch.setattr("os.cpu_count", lambda cpus=cpus: cpus)
+        tasks = [(figure, evidence, build_table(evidence), folder) for figure in study.experiment.spec.figures]
+        assert [path and path.stem for path in write_together(tasks)] == NAMES
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+    assert len(written[0]) == 2 * len(NAMES)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_figure_that_cannot_be_written_is_an_error(
+    cpus: int, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    figure = study.experiment.spec.figures[0]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        list(write_together([(figure, study.evidence, None, tmp_path / "nowhere")] * 2))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -254,7 +254,7 @@ def test_files_of_what_is_no_longer_shown_go(tmp_path: Path) -> None:
     for name, text in (("one", STUDY + figure + TABLE), ("two", STUDY + TABLE)):
         study = filled(tmp_path / name, text)
         study.put_curve("plain", "probe/accuracy_by_position", {1: 0.5, 2: 0.6})
-        list(write(build(study.evidence), tmp_path / "report"))
+        list(write([(build(study.evidence), tmp_path / "report")]))
         (tmp_path / "report" / "mine.txt").touch()
         left = {path.name for path in (tmp_path / "report").iterdir()}
         assert ("probe.png" in left and "curves.csv" in left) == (name == "one") and "mine.txt" in left

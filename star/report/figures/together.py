@@ -1,0 +1,52 @@
+"""Many figures at once: drawing takes most of a report's time, and each figure is its own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from star.report.evidence import Evidence
+from star.report.figures import write
+from star.report.table import Table
+from star.spec.reporting import FigureSpec
+
+Task = tuple[FigureSpec, Evidence, Table | None, Path]
+"""What `write` takes."""
+MODULES = ("ablation", "arrays", "curves")
+"""Imported once, before processes part."""
+_inherited: Sequence[Task] = ()
+
+
+def write_together(tasks: Sequence[Task]) -> Iterator[Path | None]:
+    """Write figures, in as many processes as there are CPUs; yields what `write` returns for each, in their order.
+
+    The processes are forks: what was read of the tracking store is theirs without being read again. Only Linux forks safely;
+    elsewhere figures are drawn one after the other.
+    """
+    processes = min(os.cpu_count() or 1, len(tasks)) if sys.platform == "linux" else 1
+    if processes < 2:
+        yield from (write(*task) for task in tasks)
+        return
+    for name in MODULES:
+        importlib.import_module(f"star.report.figures.{name}")
+    pool = ProcessPoolExecutor(processes, get_context("fork"), _inherit, (tasks,))
+    try:
+        yield from pool.map(_write, range(len(tasks)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _inherit(tasks: Sequence[Task]) -> None:
+    global _inherited
+    _inherited = tasks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent stops the rest
+
+
+def _write(index: int) -> Path | None:
+    return write(*_inherited[index])
