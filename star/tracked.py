@@ -66,17 +66,17 @@ class DatabaseReader:
         # no connection outlives its question: figures are drawn in forked processes, which must not share one
         self.engine = None if path is not None and not path.exists() else create_engine(uri, poolclass=NullPool)
 
-    def _ask(self, question: str, **values: Any) -> Iterator[Any]:
+    def _ask(self, question: str, **values: Any) -> Sequence[Any]:
         from sqlalchemy import bindparam, text
         from sqlalchemy.exc import SQLAlchemyError
 
         if self.engine is None:
-            return
+            return []
         lists = [name for name, value in values.items() if isinstance(value, list)]
         statement = text(question).bindparams(*(bindparam(name, expanding=True) for name in lists))
         try:
             with self.engine.connect() as connection:
-                yield from connection.execute(statement, values)
+                return connection.execute(statement, values).all()
         except SQLAlchemyError as error:
             raise LedgerError(
                 f"MLflow's database {self.engine.url.render_as_string()} cannot be read: {str(error).splitlines()[0]}; "
