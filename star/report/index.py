@@ -25,7 +25,8 @@ def write_index(reports: list[Report], out: Path) -> Iterator[Path]:
 
 
 def _markdown(reports: list[Report]) -> list[str]:
-    lines = [f"# {TITLE}", "", *(f"- [{markup.plain(r.experiment.spec.title)}](#{_anchor(r)})" for r in reports), ""]
+    links = zip(reports, _anchors(reports), strict=True)
+    lines = [f"# {TITLE}", "", *(f"- [{markup.plain(r.experiment.spec.title)}](#{anchor})" for r, anchor in links), ""]
     judgements = [one for report in reports for one in report.judgements]
     if judgements:
         lines += ["## Claims of all experiments", "", _counted(judgements), "", *markup.markdown(_verdicts(reports))]
@@ -53,10 +54,14 @@ def _embedded(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _anchor(report: Report) -> str:
-    """As GitHub makes it of a title."""
-    kept = (c for c in report.experiment.spec.title.lower() if c.isalnum() or c in " -_")
-    return "".join(kept).replace(" ", "-")
+def _anchors(reports: list[Report]) -> Iterator[str]:
+    """As GitHub makes them of titles: a number after one that was there before."""
+    seen: Counter[str] = Counter()
+    for report in reports:
+        kept = (c for c in report.experiment.spec.title.lower() if c.isalnum() or c in " -_")
+        anchor = "".join(kept).replace(" ", "-")
+        yield f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
+        seen[anchor] += 1
 
 
 def _counted(judgements: list[Judgement]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from star.errors import SpecError
 from star.spec.base import Section
 from star.spec.claims import BestAt, Compares, DeclineAfter, Monotone, NoDeclineAfter
-from star.spec.experiment import ExperimentSpec
+from star.spec.experiment import ExperimentSpec, Variant
 from star.spec.explain import field_schema, meant
 from star.spec.graph import curve_names, needed
 from star.spec.measure import Measure, parse_formula, parse_measure
@@ -118,17 +118,26 @@ def _check_predicate(check: _Checker, predicate: Section, where: Where) -> None:
     check.measure(predicate.metric, where, curves=whole or isinstance(predicate, Compares), numbers=not whole)  # type: ignore[attr-defined]
 
 
-def check_rows(spec: ExperimentSpec, labels: list[str], doc: Doc, name: str) -> None:
-    """Row labels that the table, figures and claims name.
+def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: Doc, name: str) -> None:
+    """Row labels that the table, figures and claims name, and what figures want of the rows they show.
 
     Raises:
         SpecError: with file, line and dotted path.
     """
     check = _Checker(spec, doc, name)
+    labels = [variant.label for variant in variants]
     if spec.table and spec.table.baseline is not None:
         check.labels([spec.table.baseline], labels, ("table", "baseline"))
     for i, figure in enumerate(spec.figures):
         check.labels(figure.rows, labels, ("figures", i, "rows"))
+        if isinstance(figure, CodesFigure):
+            shown = [variant for variant in variants if variant.runs and variant.label in (figure.rows or labels)]
+            shifts = sorted({shift for variant in shown for shift in variant.runs[0].invariance.shifts})
+            if figure.shift not in shifts:
+                text = (
+                    f"{figure.shift} is not measured; invariance.shifts holds {', '.join(map(str, shifts)) or 'none'}"
+                )
+                check.complain(("figures", i, "shift"), text)
         if isinstance(figure, CurvesFigure):
             check.labels(list(figure.series), labels, ("figures", i, "series"))
             if figure.series and figure.published is None:

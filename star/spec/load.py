@@ -53,7 +53,7 @@ def load(
         base = overlay(base, _parse_set(text, rows))
     used_seeds = list(seeds) if seeds else spec.seeds
     variants = tuple(_resolve(base, row, patch, used_seeds, str(path)) for row, patch in rows)
-    check_rows(spec, [variant.label for variant in variants], doc, str(path))
+    check_rows(spec, variants, doc, str(path))
     _check_distinct(spec, variants, doc, str(path))
     return Experiment(str(path), spec, Path(chosen).stem, variants)
 

@@ -37,6 +37,10 @@ class Column(Section):
             raise FieldError(
                 "title", f"column {self.title!r} shows exactly one of label, cell, spec, metric and parameters"
             )
+        if self.metric is None and not {"better", "scale", "digits"}.isdisjoint(self.model_fields_set):
+            raise FieldError("title", f"column {self.title!r} shows no metric: better, scale and digits are for those")
+        if self.check and self.spec is None:
+            raise FieldError("check", f"column {self.title!r} shows no spec field: only those become a check mark")
         return self
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from star.report import markup, render
 from star.report.grid import difference_grid, main_grid
+from star.report.index import write_index
 from star.report.markup import escaped
 from star.report.published import published_of, row_for
 from star.report.table import Table, agreements, build_table
@@ -258,3 +259,10 @@ def test_files_of_what_is_no_longer_shown_go(tmp_path: Path) -> None:
         (tmp_path / "report" / "mine.txt").touch()
         left = {path.name for path in (tmp_path / "report").iterdir()}
         assert ("probe.png" in left and "curves.csv" in left) == (name == "one") and "mine.txt" in left
+
+
+def test_reports_with_one_title_have_their_own_places(tmp_path: Path) -> None:
+    report = build(filled(tmp_path).evidence)
+    list(write_index([report, report], tmp_path))
+    text = (tmp_path / "index.md").read_text()
+    assert "- [A study](#a-study)\n- [A study](#a-study-1)\n" in text

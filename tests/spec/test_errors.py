@@ -46,6 +46,13 @@ MISTAKES = [
     ("axes:", "rows: [{label: a}]\naxes:", ["line 4", "either rows or axes"]),
     ("metric: probe/accuracy", "metric: probe/acuracy", ["line 13", "did you mean probe/accuracy?"]),
     ("better: lower", "better: down", ["line 12", "one of lower, higher"]),
+    ("spec: selfguided.mask_ratio}", "spec: selfguided.mask_ratio, better: lower}", ["line 11", "shows no metric"]),
+    ("metric: probe/accuracy", "check: true, metric: probe/accuracy", ["line 13", "shows no spec field"]),
+    (
+        "axes:",
+        "figures: [{name: codes, kind: codes, title: Codes, shift: 3}]\ntargets: [score, probe, invariance]\naxes:",
+        ["line 4", "figures.0.shift: 3 is not measured", "holds 1, 2"],
+    ),
     ("caption: Two runs", "caption: Two runs\n  caption: Two", ["line 8", "written twice"]),
     ("caption: Two runs", "caption: [Two runs", ["not valid YAML"]),
 ]
