@@ -10,6 +10,7 @@ from star.ledger.states import FAILED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
 from star.scheduler.estimate import checkpoint_bytes, gpu_hours, stage_bytes, stage_flops, stage_seconds
+from star.scheduler.fingerprints import Fingerprints
 from star.scheduler.world import sources_of
 from star.spec.experiment import Experiment
 from star.spec.graph import STAGES, needed
@@ -127,9 +128,10 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     jobs: dict[str, PlannedJob] = {}
     missing: list[str] = []
     fingerprints: dict[str, str] = {}
+    remembered = Fingerprints(home)
     keys, stages = Keys(), needed(experiment.targets)
     for variant in (variant for variant in experiment.variants if variant.runs):
-        sources = sources_of(variant.runs[0], stages, home, fingerprints, missing)
+        sources = sources_of(variant.runs[0], stages, home, fingerprints, missing, remembered)
         for spec in variant.runs:  # they differ in their seeds alone
             known = keys.of(spec, sources)
             run = PlannedRun(variant.label, spec.seed, spec, run_key(known), known, sources)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from star.data import inception_file, llamagen_codes, sources
 from star.data.image_sets import absent_members, open_images
 from star.errors import DataError
 from star.rundir import Home
+from star.scheduler.fingerprints import Fingerprints
 from star.spec.run import RunSpec
 from star.spec.sections import ScoreSpec
 
 
 def sources_of(
-    spec: RunSpec, stages: Sequence[str], home: Home, cache: dict[str, str], missing: list[str]
+    spec: RunSpec,
+    stages: Sequence[str],
+    home: Home,
+    cache: dict[str, str],
+    missing: list[str],
+    remembered: Fingerprints,
 ) -> dict[str, str]:
-    """Fingerprints of the images and of given files, each computed once per plan; what `stages` miss goes into `missing`."""
+    """Fingerprints of the images and of given files, each looked for once per plan; what `stages` miss goes into `missing`."""
     where = spec.data.model_dump_json()
     if where not in cache:
         cache[where] = sources.fingerprint(spec.data, home.data)
@@ -33,7 +40,8 @@ def sources_of(
     for source, path, given, what in files:
         if given:
             if given not in cache:
-                cache[given] = _sha256(Path(given)) if Path(given).is_file() else "absent"
+                file = Path(given)
+                cache[given] = remembered.of(file, partial(_sha256, file)) if file.is_file() else "absent"
                 if cache[given] == "absent" and (source != "reference" or "reference" in stages):
                     missing.append(
                         f"{path}: {given} is not there; put {what} there or give its path with --set {path}=PATH."
@@ -44,7 +52,7 @@ def sources_of(
     given = spec.generate.samples
     if given:
         if given not in cache:
-            cache[given] = _images(Path(given), missing)
+            cache[given] = _images(Path(given), missing, remembered)
         found["samples"] = cache[given]
     if spec.data.codes:
         if spec.data.codes not in cache:
@@ -74,11 +82,11 @@ def _check_score_files(score: ScoreSpec, home: Home, cache: dict[str, str], miss
             )
 
 
-def _images(path: Path, missing: list[str]) -> str:
+def _images(path: Path, missing: list[str], remembered: Fingerprints) -> str:
     if not path.exists():
         missing.append(f"generate.samples: {path} is not there; give an .npz, an .npy or a folder of images.")
         return "absent"
-    return open_images(path).fingerprint()
+    return remembered.of(path, lambda: open_images(path).fingerprint())
 
 
 def _sha256(path: Path) -> str:
