@@ -143,7 +143,7 @@ def _codes(figure: CodesFigure, arrays: Arrays) -> Any:
     for i in range(count):
         for line, name, left in ((0, "", skip), (1, f"_{moved}", 0)):
             axis, codes = axes[line, i], arrays[f"codes{name}"][i]
-            _show(axis, arrays[f"images{name}"][i])
+            _show(axis, arrays[f"images{name}"][i] // 2)  # dark, so that white numbers can be read on it
             side = arrays["images"].shape[1] / codes.shape[0]
             for (row, column), code in np.ndenumerate(codes):
                 at = column - left
@@ -170,7 +170,7 @@ def _code(axis: Any, row: int, column: int, side: float, code: int, differs: boo
             fontsize=4.5,
             color="white",
             weight="bold" if differs else "normal",
-            bbox={"boxstyle": "round,pad=0.1", "facecolor": "black", "alpha": 0.55, "linewidth": 0},
+            in_layout=False,  # it lies inside: asking each one costs as much as drawing it
         )
 
 
