@@ -33,7 +33,8 @@ def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
     frame = pandas.DataFrame(points)
     drawn = [label for label in labels if curves[label]]
     order = [style.shown(label) for label in drawn]
-    drawing, axes = style.new(1, 2 if figure.published else 1, 2.7, style.WIDTH if figure.published else 4.2)
+    panels, width = (2, style.WIDTH) if figure.published else (1, 4.2)
+    drawing, axes = style.new(1, panels, 2.4 + style.legend_height(len(labels)), width)
     few = frame["step"].nunique() <= MANY
     seaborn.lineplot(
         frame,
@@ -57,7 +58,7 @@ def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
     axes[0, 0].set(xlabel=step_name(figure.metric), ylabel=figure.title, title=title)
     if few:
         axes[0, 0].set_xticks(sorted(frame["step"].unique()))
-    axes[0, 0].legend(title=None)
+    style.legend_below(axes[0, 0])
     if figure.published:
         _published(figure, evidence, labels, axes[0, 1])
     return drawing
@@ -93,4 +94,4 @@ def _published(figure: CurvesFigure, evidence: Evidence, labels: list[str], axis
     )
     axis.set(xlabel=step_name(figure.metric), ylabel="", title=f"published: {given.source.split(',')[0]}")
     axis.set_xticks(curves.steps)
-    axis.legend(title=None)
+    style.legend_below(axis)

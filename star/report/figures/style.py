@@ -14,6 +14,7 @@ from matplotlib import pyplot  # noqa: E402
 
 WIDTH = 6.75
 """Inches: a page's text width."""
+LEGEND_COLUMNS = 2
 MARK = "#d55e00"
 """For what is pointed at (vermilion of the palette below)."""
 
@@ -60,6 +61,16 @@ def colours(labels: list[str]) -> dict[str, Any]:
     """Row, as shown -> colour."""
     palette = seaborn.color_palette("colorblind", max(len(labels), 1))
     return dict(zip(map(shown, labels), palette, strict=False))
+
+
+def legend_below(axis: Any) -> None:
+    """Under the axes, where no curve can run through it."""
+    axis.legend(title=None, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=LEGEND_COLUMNS)
+
+
+def legend_height(count: int) -> float:
+    """Inches of a legend of so many rows."""
+    return 0.16 * -(-count // LEGEND_COLUMNS)
 
 
 def shares() -> Any:
