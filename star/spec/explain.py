@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -32,7 +33,7 @@ def validated(model: type[M], doc: Doc, name: str, prefix: Loc = ()) -> M:
 
 def _sentences(error: ValidationError, model: type[BaseModel], doc: Doc, name: str, prefix: Loc) -> list[str]:
     lines: dict[Loc, str] = {}
-    schema = model.model_json_schema()
+    schema = _schema(model)
     for item in error.errors(include_url=False):
         loc: Loc = item["loc"]
         if item["type"] == "value_error" and hasattr(item["ctx"]["error"], "path"):
@@ -76,7 +77,7 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
     Raises:
         SpecError: there is no such field; the message names the nearest.
     """
-    schema = model.model_json_schema()
+    schema = _schema(model)
     steps = path.split(".")
     for size, step in enumerate(steps):
         here = _at(schema, tuple(steps[:size]))
@@ -90,6 +91,12 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
                 f"{path}: {where or 'a run'} has no field {step!r}{meant(step, legal)}; legal: {', '.join(legal)}"
             )
     return _at(schema, tuple(steps))
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Made anew it takes as long as reading an experiment, which asks for it again and again."""
+    return model.model_json_schema()
 
 
 def _known_part(schema: dict[str, Any], loc: Loc, keep_last: bool) -> Loc:
