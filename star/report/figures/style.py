@@ -15,6 +15,7 @@ from matplotlib import pyplot  # noqa: E402
 WIDTH = 6.75
 """Inches: a page's text width."""
 LEGEND_COLUMNS = 2
+"""Of a legend below axes: two long labels fit beside each other."""
 MARK = "#d55e00"
 """For what is pointed at (vermilion of the palette below)."""
 
