@@ -154,6 +154,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
             inputs={name: JobDir(Path(folder)).out for name, folder in job["inputs"].items()},
             out=job_dir.scratch,
             checkpoints=job_dir.checkpoints,
+            head_starts=[Path(folder) for folder in job.get("head_starts", ())],
             data_home=Path(job["data_home"]),
             device=device,
             threads=threads,

@@ -92,7 +92,7 @@ def train_flops(spec: RunSpec) -> float:
     if selfguided.contrastive:
         widths = [spec.model.dim, *[selfguided.projector_hidden] * (selfguided.projector_layers - 1), spec.model.dim]
         per_image += 6 * sum(a * b for a, b in pairwise(widths)) * selfguided.num_positions * student_views
-    return per_image * spec.optim.batch_size * spec.total_steps
+    return per_image * spec.optim.batch_size * spec.last_step
 
 
 def probe_passes(spec: RunSpec) -> int:

@@ -60,6 +60,8 @@ class PlannedJob:
     reason: str = "new"
     flops: float = 0.0
     """Operations of the whole job."""
+    head_starts: tuple[str, ...] = ()
+    """Keys of jobs that trained the same run up to an earlier step: those that are there are gone on from."""
 
     @property
     def spec(self) -> RunSpec:

@@ -188,6 +188,7 @@ class Starter:
             "processes": resources.processes_of(planned.stage),
             "nodes": resources.nodes_of(planned.stage),
             "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
+            "head_starts": self._head_starts(planned),
             "data_home": str(self.home.data),
             "content": planned.run.content(planned.stage),
             "flops": planned.flops,
@@ -200,6 +201,10 @@ class Starter:
             log.write(f"== attempt {job.attempt} · {claim.host.lstrip('@')} · {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         name = f"star-{planned.stage}-{planned.key}-{job.attempt}"
         return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt)
+
+    def _head_starts(self, planned: PlannedJob) -> list[str]:
+        folders = [self.home.job(planned.stage, key) for key in planned.head_starts]
+        return [str(folder.out) for folder in folders if folder.is_complete()]
 
     def _submit(self, board: Board, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
         starts = self._still_mine(starts)

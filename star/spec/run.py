@@ -62,6 +62,10 @@ class RunSpec(Section):
             raise FieldError(
                 "optim.steps", "0 steps train nothing; give at least 1, or model.weights to use as they are"
             )
+        if self.optim.until is not None and self.optim.until >= self.total_steps:
+            raise FieldError(
+                "optim.until", f"{self.optim.until} is not before the end, {self.total_steps} steps; leave it out"
+            )
         if self.selfguided.num_views > 10 * len(data.crop_ranges):
             raise FieldError(
                 "selfguided.num_views",
@@ -176,3 +180,8 @@ class RunSpec(Section):
             return self.optim.steps
         assert self.optim.epochs is not None
         return self.optim.epochs * (self.data.train_images // self.optim.batch_size)
+
+    @property
+    def last_step(self) -> int:
+        """The optimizer step after which this run ends: the schedule's last, or `optim.until`."""
+        return self.optim.until or self.total_steps

@@ -174,12 +174,20 @@ class OptimSpec(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     schedule: Literal["constant", "cosine"] = "constant"
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of the autocast region; weights stay in float32")
+    until: Count | None = Field(
+        None,
+        description="end after this step of the same schedule, as a search does to compare runs early; a run to the end goes on from there",
+    )
 
     @model_validator(mode="after")
     def _length(self) -> OptimSpec:
         if (self.steps is None) == (self.epochs is None):
             raise FieldError("", "give exactly one of steps and epochs (null takes one away)")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """A run to the end is what it was before there was another."""
+        return self.model_dump(mode="json", exclude=set() if self.until else {"until"})
 
 
 class GenerateSpec(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Context:
     """An empty folder; it becomes the job's `out` when the stage returns. Only the first rank writes there."""
     checkpoints: Path
     """What outlives an attempt."""
+    head_starts: Sequence[Path]
+    """`out` folders of jobs that trained the same run up to an earlier step."""
     data_home: Path
     device: torch.device
     threads: int

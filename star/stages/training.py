@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from star.data.pixels import Images
 from star.data.sharded import ShardedArray
 from star.errors import DataError
 from star.model.sample import noise_for, sample
+from star.rundir import read_metrics, write_bytes
 from star.stages.context import Context, Result, gpt_of, shared_shards, vq_of
 from star.tokenizer.train import to_bytes
-from star.train.trainer import Trainer
+from star.train.trainer import RECORD_EVERY, Trainer
 from star.weights import save_weights
+
+STATES = "step-*.pt"
+"""Names of what training goes on from."""
 
 
 def train(ctx: Context) -> Result:
@@ -25,6 +30,8 @@ def train(ctx: Context) -> Result:
     if ctx.ranks.first:
         for store in stores:
             store.verify()
+        take_head_start(ctx)
+    ctx.ranks.wait()
     trainer = Trainer(
         ctx.spec, stores[0], stores[1], ctx.checkpoints, ctx.device, ctx.record, ctx.progress, ctx.stop, ctx.ranks
     )
@@ -33,7 +40,25 @@ def train(ctx: Context) -> Result:
     for name, state in weights.items():
         if state is not None and ctx.ranks.first:
             save_weights(ctx.out / f"{name}.pt", state)
+    if ctx.spec.optim.until and ctx.ranks.first:
+        newest = max(ctx.checkpoints.glob(STATES))
+        shutil.copy(newest, ctx.out / newest.name)
     return result
+
+
+def take_head_start(ctx: Context) -> None:
+    """Begin where a run that ended at an earlier step of the same schedule was: what follows is the same, bit for bit."""
+    if ctx.spec.resources.validate_every:  # the best weights on the way are not kept with a state
+        return
+    states = [(path.name, path) for folder in ctx.head_starts for path in folder.glob(STATES)]
+    if not states or any(ctx.checkpoints.glob(STATES)):
+        return
+    name, state = max(states)
+    ctx.checkpoints.mkdir(exist_ok=True)
+    write_bytes(ctx.checkpoints / name, state.read_bytes())
+    for _, line in read_metrics(state.parent.parent / "metrics.jsonl"):
+        if line["step"] == 1 or line["step"] % RECORD_EVERY == 0:  # as a run that was never stopped records
+            ctx.record(line["step"], line["metrics"])
 
 
 def generate(ctx: Context) -> Result:

@@ -88,7 +88,7 @@ class Trainer:
 
     def train(self) -> dict[str, float]:
         """All steps that are left; returns the final numbers."""
-        total, resources = self.spec.total_steps, self.spec.resources
+        total, resources = self.spec.last_step, self.spec.resources
         while self.step < total:
             metrics = self.train_step()
             self.step += 1
@@ -107,6 +107,8 @@ class Trainer:
                 self.checkpoints.wait()
                 raise Stopped
             self.progress(self.step, total)
+        if self.spec.optim.until:  # before the validation, of which a run that goes on from here knows nothing
+            self.save()
         nll = self._validate()
         self.checkpoints.wait()
         return {"val_nll": nll}
