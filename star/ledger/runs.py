@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, text, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from star.ledger.database import Database
 from star.ledger.jobs import CHUNK, chunks
@@ -74,6 +74,23 @@ class Runs:
                 )
             connection.execute(delete(experiments).where(experiments.c.name == name, experiments.c.profile == profile))
             connection.execute(insert(experiments), values)
+
+        self.database.write(work)
+
+    def extend_experiment(
+        self, name: str, profile: str, targets: Sequence[str], rows: Sequence[tuple[str, int, str]]
+    ) -> None:
+        """Add rows (label, seed, run key) to an experiment, or replace those of the same label and seed."""
+
+        def work(connection: Connection) -> None:
+            mine = [experiments.c.name == name, experiments.c.profile == profile]
+            place = connection.execute(select(func.max(experiments.c.place)).where(*mine)).scalar()
+            for i, (label, seed, run) in enumerate(rows, 0 if place is None else place + 1):
+                values = {"run": run, "targets": list(targets)}
+                row = {"name": name, "profile": profile, "row": label, "seed": seed, "place": i, **values}
+                insertion = self.database.insert(experiments).values(row)
+                keys = ["name", "profile", "row", "seed"]
+                connection.execute(insertion.on_conflict_do_update(index_elements=keys, set_=values))
 
         self.database.write(work)
 

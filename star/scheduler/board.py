@@ -17,22 +17,32 @@ class Board:
     """
 
     def __init__(self, jobs: Iterable[PlannedJob]) -> None:
-        self.planned = {job.key: job for job in jobs}
+        self.planned: dict[str, PlannedJob] = {}
         self.states: dict[str, Job] = {}
         self.running: dict[str, Job] = {}
-        self._order = {key: place for place, key in enumerate(self.planned)}
-        self._waits_for = {
-            key: {before for before in job.inputs.values() if before in self.planned}
-            for key, job in self.planned.items()
-        }
+        self._order: dict[str, int] = {}
+        self._waits_for: dict[str, set[str]] = {}
         self._users: dict[str, list[str]] = {}
-        for key, inputs in self._waits_for.items():
-            for before in inputs:
-                self._users.setdefault(before, []).append(key)
         self._ready: list[tuple[int, str]] = []
         self._listed: set[str] = set()
         self._later: dict[str, float] = {}
         """Ready but for a pause: key -> when it ends."""
+        self.extend(jobs)
+
+    def extend(self, jobs: Iterable[PlannedJob]) -> None:
+        """More jobs to do, each after its inputs; those that are here already stay as they are. They start once they are `see`n."""
+        for job in jobs:
+            if job.key in self.planned:
+                continue
+            self.planned[job.key] = job
+            self._order[job.key] = len(self._order)
+            inputs = {before for before in job.inputs.values() if before in self.planned and not self._is_done(before)}
+            self._waits_for[job.key] = inputs
+            for before in inputs:
+                self._users.setdefault(before, []).append(job.key)
+
+    def _is_done(self, key: str) -> bool:
+        return key in self.states and self.states[key].state == DONE
 
     @classmethod
     def of_running(cls, jobs: Iterable[Job]) -> Board:

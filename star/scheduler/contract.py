@@ -25,7 +25,7 @@ from star.ledger.states import (
     RunRow,
 )
 from star.ledger.store import Ledger
-from star.rundir import Home, write_json
+from star.rundir import Home, read_json, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
 from star.spec.diff import Difference, differences
 
@@ -158,6 +158,17 @@ def enter(
     _settle(plan, home, ledger, folders)
 
 
+def add(plan: Plan, home: Home, ledger: Ledger) -> None:
+    """Add runs to an experiment that grows while it runs, as a search does; its earlier rows stay."""
+    rows = [(run.label, run.seed, run.key) for run in plan.runs]
+    ledger.add_runs([run_row(run) for run in plan.runs])
+    ledger.extend_experiment(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, rows)
+    folders = home.job_folders()
+    ledger.add_jobs([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
+    _settle(plan, home, ledger, folders)
+    record(plan, home, extend=True)
+
+
 def _new_job(job: PlannedJob, home: Home, folders: set[str]) -> NewJob:
     """Its attempts go on from what its folder knows: an old worker may still be at it when the ledger is new."""
     attempt = home.job(job.stage, job.key).attempt() if f"{job.stage}-{job.key}" in folders else 0
@@ -169,17 +180,28 @@ def run_row(run: PlannedRun) -> RunRow:
     return RunRow(run.key, run.name, run.seed, run.spec.model_dump(mode="json"), dict(run.stages), None, 0.0)
 
 
-def record(plan: Plan, home: Home) -> None:
-    """The experiment as a file, from which `reindex` makes it anew."""
+def record(plan: Plan, home: Home, extend: bool = False) -> None:
+    """The experiment as a file, from which `reindex` makes it anew.
+
+    Args:
+        extend: keep the rows that the file has.
+    """
     home.experiments.mkdir(parents=True, exist_ok=True)
+    path = record_path(plan, home)
+    rows = [{"row": run.label, "run": run_row(run).__dict__} for run in plan.runs]
+    if extend:
+        new = {(run.label, run.seed) for run in plan.runs}
+        known = (read_json(path) or {"rows": []})["rows"]
+        rows = [*(row for row in known if (row["row"], row["run"]["seed"]) not in new), *rows]
     write_json(
-        record_path(plan, home),
+        path,
         {
             "experiment": plan.experiment.name,
             "profile": plan.experiment.profile,
             "targets": list(plan.experiment.targets),
-            "rows": [{"row": run.label, "run": run_row(run).__dict__} for run in plan.runs],
+            "rows": rows,
         },
+        durable=not extend,
     )
 
 

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from star.ledger.states import FAILED, RunRow
 from star.ledger.store import Ledger
@@ -36,6 +36,8 @@ class Shipment:
     targets: tuple[str, ...]
     runs: tuple[tuple[str, RunRow], ...]
     """(row's label, run)."""
+    study: str | None = None
+    """Of which the rows are trials."""
 
     @classmethod
     def of(cls, plan: Plan) -> Shipment:
@@ -64,6 +66,10 @@ class Courier:
         self._more = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
+
+    def add(self, shipment: Shipment) -> None:
+        """More runs of the same experiment."""
+        self.shipment = replace(self.shipment, runs=(*self.shipment.runs, *shipment.runs))
 
     def start(self) -> None:
         """Begin delivering."""
@@ -133,6 +139,8 @@ class Courier:
             "star.profile": self.shipment.profile,
             **{f"star.key.{stage}": key for stage, key in run.stages.items()},
         }
+        if self.shipment.study is not None:  # of several studies that share a run, the newest
+            tags |= {"star.study": self.shipment.study, "star.trial": label.removeprefix("trial ").split(",")[0]}
         if found is None:
             tracking_id = tracker.create(run.key, run.label, run.spec, tags)
         else:

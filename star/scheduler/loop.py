@@ -8,8 +8,9 @@ belongs to the scheduler that claimed it, and only when that one is dead does an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from star.errors import EngineError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
@@ -26,6 +27,16 @@ TICK = 0.25
 """Seconds between calls of `tick`."""
 REFUSED = 10.0
 """Seconds until an engine that refused jobs is asked again."""
+
+
+class Feed(Protocol):
+    """Where more jobs come from while others run: what a search does with the results it sees."""
+
+    def __call__(self, states: Mapping[str, Job]) -> Sequence[PlannedJob]:
+        """More jobs, each after its inputs, entered into the ledger; `states` are those of all jobs so far."""
+
+    def is_open(self) -> bool:
+        """Whether more may come."""
 
 
 @dataclass
@@ -64,8 +75,12 @@ class Scheduler(Overseer):
         self._pause_until = 0.0
         """The engine refused: it is asked again then."""
 
-    def run(self, plan: Plan, tick: Callable[[dict[str, Job]], None]) -> Outcome:
-        """Everything that is left of `plan`; `tick` sees all its jobs a few times a second."""
+    def run(self, plan: Plan, tick: Callable[[dict[str, Job]], None], feed: Feed | None = None) -> Outcome:
+        """Everything that is left of `plan`; `tick` sees all its jobs a few times a second.
+
+        Args:
+            feed: asked after each step for more jobs, which the ledger knows already.
+        """
         board = Board(plan.to_do)
         with self.lease:
             try:
@@ -75,10 +90,13 @@ class Scheduler(Overseer):
                     self.say(f"waiting  {elsewhere} jobs run under another scheduler; their results are used here too")
                 while True:
                     self._step(board)
-                    if time.monotonic() >= self._next_tick or not board.is_open():
+                    if feed is not None:
+                        self._extend(board, feed)
+                    is_open = board.is_open() or (feed is not None and feed.is_open())
+                    if time.monotonic() >= self._next_tick or not is_open:
                         self._next_tick = time.monotonic() + TICK
                         tick(board.states)
-                    if not board.is_open():
+                    if not is_open:
                         return self._outcome(board)
                     self.executor.wait(self._until_next(board))
             except KeyboardInterrupt:
@@ -89,6 +107,13 @@ class Scheduler(Overseer):
             finally:
                 for engine in self.known_engines.values():
                     engine.close()
+
+    def _extend(self, board: Board, feed: Feed) -> None:
+        jobs = feed(board.states)
+        if jobs:
+            board.extend(jobs)
+            self.refresh(board)
+            self._step(board)
 
     def hand_over(self, plan: Plan) -> bool:
         """Give everything that is left to an engine that chains, and leave; returns whether it took all of it."""
