@@ -118,6 +118,8 @@ class Home:
         self.experiments = self.path / "experiments"
         self.logs = self.path / "logs"
         self.aside = self.path / "aside"
+        self.studies = self.path / "studies.sqlite"
+        self.locks = self.path / "locks"
 
     def job_folders(self) -> set[str]:
         """Names of the jobs' folders that are there: one look instead of one for each job."""

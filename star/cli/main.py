@@ -14,13 +14,17 @@ import click
 from star.cli import images
 from star.cli.options import (
     BUDGET,
+    EXECUTOR,
     EXPERIMENT,
+    FILE,
     HOME,
     JSON,
     KEY,
     KEYS,
     OUT,
+    PLAIN,
     ROWS,
+    SLOTS,
     KeyType,
     experiment_changes,
     experiment_options,
@@ -29,6 +33,7 @@ from star.errors import StarError
 
 if TYPE_CHECKING:
     from star.spec.experiment import Experiment
+    from star.spec.load_search import Search
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,17 +46,9 @@ def cli() -> None:
 @experiment_options
 @ROWS
 @OUT
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "slurm", "ray"]),
-    default="local",
-    envvar="STAR_EXECUTOR",
-    show_default=True,
-    show_envvar=True,
-    help="Where jobs run: this machine, Slurm, or Ray.",
-)
-@click.option("--slots", type=click.IntRange(1), help="CPU slots of this machine to fill; its cores by default.")
-@click.option("--plain", is_flag=True, help="Lines instead of the live view, also on a terminal.")
+@EXECUTOR
+@SLOTS
+@PLAIN
 @click.option("--detach", is_flag=True, help="Leave the terminal: go on in a process of its own.")
 @click.option("--fork", is_flag=True, help="Put runs with changed values in place of the experiment's former ones.")
 @BUDGET
@@ -77,6 +74,53 @@ def run(
 
     plain = plain or not sys.stdout.isatty()
     sys.exit(run_experiment(experiment, RunOptions(home, out, executor, slots, plain, fork, detach, budget, rows)))
+
+
+@cli.command()
+@FILE
+@click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file.")
+@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change the base of every trial.")
+@click.option("--name", help="Make it a study of its own, with this name.")
+@HOME
+@OUT
+@click.option("--trials", type=click.IntRange(1), help="How many trials in all, in place of the file's number.")
+@click.option(
+    "--budget-gpu-hours",
+    "budget",
+    type=click.FloatRange(min=0),
+    help="Ask for no more trials when these hours of GPUs (of CPU slots where there is no GPU) are used up.",
+)
+@click.option("--parallel", type=click.IntRange(1), help="Trials at a time; one for each GPU or slot by default.")
+@click.option("--warm-start", "warm", is_flag=True, help="Begin with what earlier experiments found in the same space.")
+@click.option("--promote", type=click.IntRange(0), multiple=True, help="Take this trial, ended early, to its end.")
+@EXECUTOR
+@SLOTS
+@PLAIN
+def search(
+    file: Path,
+    profile: str | None,
+    sets: tuple[str, ...],
+    name: str | None,
+    home: Path,
+    out: Path,
+    trials: int | None,
+    budget: float | None,
+    parallel: int | None,
+    warm: bool,
+    promote: tuple[int, ...],
+    executor: str,
+    slots: int | None,
+    plain: bool,
+) -> None:
+    """Look for the best values of the fields that FILE names, with Optuna; then write the study's report."""
+    found = _search(file, profile, sets, name)
+    from star.cli.search import SearchOptions, run_search
+
+    plain = plain or not sys.stdout.isatty()
+    options = SearchOptions(
+        home, out, executor, slots, plain, budget=budget, trials=trials, parallel=parallel, warm=warm, promote=promote
+    )
+    sys.exit(run_search(found, options))
 
 
 @cli.command()
@@ -126,11 +170,14 @@ def report(
     mlflow_ui: str | None,
 ) -> None:
     """Write tables, figures and claims of FILES from tracked metrics: Markdown, LaTeX, HTML, CSV, PNG and PDF."""
-    from star.cli.report import all_files, write_reports
+    from star.cli.report import all_files, write_reports, write_studies
 
     chosen = all_files(files, everything)
-    experiments = [_experiment(file, profile, sets, seeds, name) for file in chosen]
-    write_reports(experiments, home, out, everything, mlflow_ui, spread)
+    searches = [file for file in chosen if _is_search(file)]
+    experiments = [_experiment(file, profile, sets, seeds, name) for file in chosen if file not in searches]
+    studies = write_studies([_search(file, profile, sets, name) for file in searches], home, out, everything, mlflow_ui)
+    if experiments:
+        write_reports(experiments, home, out, everything, mlflow_ui, spread, studies)
 
 
 @cli.command()
@@ -354,6 +401,19 @@ def _experiment(
     experiment = load(file, profile, sets, _seeds(seeds), name)
     check(experiment)
     return experiment
+
+
+def _is_search(file: Path) -> bool:
+    from star.spec.load import is_search
+    from star.spec.yamldoc import read
+
+    return is_search(read(file))
+
+
+def _search(file: Path, profile: str | None, sets: tuple[str, ...], name: str | None) -> Search:
+    from star.spec.load_search import load_search
+
+    return load_search(file, profile, sets, name)
 
 
 def _seeds(text: str | None) -> list[int] | None:

@@ -49,6 +49,17 @@ BUDGET = click.option(
     type=click.FloatRange(min=0),
     help="Stop before anything starts when what is left costs more.",
 )
+EXECUTOR = click.option(
+    "--executor",
+    type=click.Choice(["local", "slurm", "ray"]),
+    default="local",
+    envvar="STAR_EXECUTOR",
+    show_default=True,
+    show_envvar=True,
+    help="Where jobs run: this machine, Slurm, or Ray.",
+)
+SLOTS = click.option("--slots", type=click.IntRange(1), help="CPU slots of this machine to fill; its cores by default.")
+PLAIN = click.option("--plain", is_flag=True, help="Lines instead of the live view, also on a terminal.")
 ROWS = click.option(
     "--rows",
     multiple=True,

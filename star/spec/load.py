@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from star.errors import SpecError
 from star.spec.check import check_report, check_rows
@@ -38,19 +39,18 @@ def load(
         SpecError: with file, line, dotted path, value and what is legal.
     """
     doc = read(path)
+    if is_search(doc):
+        raise SpecError(f"{doc.mark(('search',))}: this is a search, not a table; `star-exp search {path}` runs it.")
     spec = validated(ExperimentSpec, doc, str(path))
     check_report(spec, doc, str(path))
     if name is not None:
         spec = validated(ExperimentSpec, overlay(doc, nested(("experiment",), name, Mark(f"--name {name}"))), str(path))
     chosen = profile or spec.profile
-    presets = _Presets(*_read_profile(path, chosen, None if profile else doc.mark(("profile",))))
-    base = presets.base()
-    for i, preset in enumerate(spec.use):
-        base = overlay(base, presets.get(preset, doc.mark(("use", i))))
-    base = overlay(base, doc.at("base") if spec.base else Doc({}))
+    base, presets = base_of(path, doc, chosen, None if profile else doc.mark(("profile",)))
     rows = list(_axis_rows(spec, doc, path) if spec.axes else _written_rows(spec, doc, presets))
     for text in sets:
-        base = overlay(base, _parse_set(text, rows))
+        base = overlay(base, parse_set(text))
+        _refuse_varied(text, rows)
     used_seeds = list(seeds) if seeds else spec.seeds
     variants = tuple(_resolve(base, row, patch, used_seeds, str(path)) for row, patch in rows)
     check_rows(spec, variants, doc, str(path))
@@ -58,8 +58,26 @@ def load(
     return Experiment(str(path), spec, Path(chosen).stem, variants)
 
 
+def is_search(doc: Doc) -> bool:
+    """Whether a file describes a search, and not an experiment."""
+    return isinstance(doc.value, dict) and "search" in doc.value
+
+
+def base_of(path: Path, doc: Doc, profile: str, mark: Mark | None) -> tuple[Doc, Presets]:
+    """What a file's rows, or trials, have in common: the profile, its presets that the file uses, the file's own base.
+
+    Args:
+        mark: where the profile was chosen; None on the command line.
+    """
+    presets = Presets(*_read_profile(path, profile, mark))
+    base = presets.base()
+    for i, preset in enumerate(doc.value.get("use", ())):
+        base = overlay(base, presets.get(preset, doc.mark(("use", i))))
+    return overlay(base, doc.at("base") if doc.value.get("base") else Doc({})), presets
+
+
 @dataclass(frozen=True)
-class _Presets:
+class Presets:
     """A profile's file: its base and its named partial specs."""
 
     spec: ProfileSpec
@@ -80,9 +98,17 @@ class _Presets:
         return self.doc.at("presets", name)
 
 
+def profile_base(path: Path) -> dict[str, Any]:
+    """The partial spec that a profile's file gives to every run."""
+    found: dict[str, Any] = read(path).value["base"]
+    return found
+
+
 def _read_profile(experiment: Path, name: str, mark: Mark | None) -> tuple[ProfileSpec, Doc, str]:
     folder = experiment.parent / "profiles"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if mark is not None and not path.is_file():  # a file names it from where it lies
+        path = experiment.parent / name
     if not path.is_file():
         legal = sorted(p.stem for p in folder.glob("*.yaml"))
         raise SpecError(
@@ -92,7 +118,7 @@ def _read_profile(experiment: Path, name: str, mark: Mark | None) -> tuple[Profi
     return validated(ProfileSpec, doc, str(path)), doc, str(path)
 
 
-def _written_rows(spec: ExperimentSpec, doc: Doc, presets: _Presets) -> list[tuple[Row, Doc]]:
+def _written_rows(spec: ExperimentSpec, doc: Doc, presets: Presets) -> list[tuple[Row, Doc]]:
     rows = []
     for i, row in enumerate(spec.rows):
         patch = Doc({})
@@ -131,7 +157,12 @@ def _axis_rows(spec: ExperimentSpec, doc: Doc, path: Path) -> list[tuple[Row, Do
     return rows
 
 
-def _parse_set(text: str, rows: list[tuple[Row, Doc]]) -> Doc:
+def parse_set(text: str) -> Doc:
+    """A `path=value` of the command line.
+
+    Raises:
+        SpecError: it is none, or a run has no such field.
+    """
     path, equals, value = text.partition("=")
     mark = Mark(f"--set {text}")
     if not equals or not path:
@@ -140,14 +171,18 @@ def _parse_set(text: str, rows: list[tuple[Row, Doc]]) -> Doc:
         field_schema(RunSpec, path)
     except SpecError as error:
         raise SpecError(f"{mark}: {error}.") from None
+    parsed = parse(value, str(mark)).value if value.strip() else None
+    return nested(tuple(path.split(".")), parsed, mark)
+
+
+def _refuse_varied(text: str, rows: list[tuple[Row, Doc]]) -> None:
+    path = text.partition("=")[0]
     steps = tuple(path.split("."))
     for row, patch in rows:
         if steps in patch.marks:
             raise SpecError(
-                f"{mark}: {path} is what the rows vary ({row.label!r} sets it at {patch.marks[steps]}); change it there."
+                f"--set {text}: {path} is what the rows vary ({row.label!r} sets it at {patch.marks[steps]}); change it there."
             )
-    parsed = parse(value, str(mark)).value if value.strip() else None
-    return nested(steps, parsed, mark)
 
 
 def _resolve(base: Doc, row: Row, patch: Doc, seeds: list[int], name: str) -> Variant:

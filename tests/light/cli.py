@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import star.cli.run
+import star.cli.search
 from star.cli.main import main
 from star.rundir import Home
 from star.scheduler import engines
@@ -23,4 +24,5 @@ def make_light(name: str, home: Home, slots: int | None = None) -> Executor:
 
 if __name__ == "__main__":
     star.cli.run.make_executor = make_light
+    star.cli.search.make_executor = make_light
     main()

@@ -52,7 +52,17 @@ def work(job: dict[str, Any], folder: JobDir, stop: Callable[[], bool]) -> None:
     with (folder.path / "done.txt").open("a") as file:
         file.write(f"{job['attempt']}\n")
     numbers = dict.fromkeys((name.split("}/")[-1] for name in STAGES[job["stage"]].results), 0.5)
+    if os.environ.get("LIGHT_BOWL"):
+        numbers |= {name: number for name, number in bowl(job["spec"]).items() if name in numbers}
     finish(job, folder, started, numbers, provenance(job, None, 1, 1))
+
+
+def bowl(spec: dict[str, Any]) -> dict[str, float]:
+    """Numbers that depend on alpha, beta and r, as a search wants them: the best is at 2, 1, 0.3; less after fewer steps."""
+    own = spec["selfguided"]
+    alpha, beta, ratio = own["mim_weight"], own["contrastive_weight"], own["mask_ratio"]
+    away = ((alpha - 2) / 4) ** 2 + ((beta - 1) / 2) ** 2 + (ratio - 0.3) ** 2
+    return {"accuracy": 1 - away - (0.1 if spec["optim"]["until"] else 0.0), "val_nll": 3 + alpha / 4}
 
 
 def misbehave(how: str) -> None:

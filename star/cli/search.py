@@ -1,0 +1,122 @@
+"""`star-exp search`: a study, the scheduler that it feeds, and the couriers, put together."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import click
+
+from star.cli.run import RunOptions
+from star.cli.store import connect
+from star.cli.view import View
+from star.ledger.store import Ledger, open_ledger
+from star.rundir import Home
+from star.scheduler.courier import Courier, Shipment
+from star.scheduler.engines import make_executor
+from star.scheduler.executor import Executor
+from star.scheduler.loop import Outcome, Scheduler
+from star.scheduler.plan import Plan
+from star.scheduler.snapshot import take
+from star.search.feed import Trials
+from star.search.legs import Legs
+from star.search.study import Study, alone
+from star.search.warm import promote, warm_start
+from star.spec.load_search import Search
+
+SHOWN = 16
+"""Runs in the live view: the newest."""
+IN_A_QUEUE = 8
+"""Trials at a time where an engine has its own queue, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class SearchOptions(RunOptions):
+    """How to search, as the command line says."""
+
+    trials: int | None = None
+    parallel: int | None = None
+    warm: bool = False
+    promote: tuple[int, ...] = ()
+
+
+def run_search(search: Search, options: SearchOptions) -> int:
+    """Go on with a search up to its number of trials, then report; returns the exit code."""
+    home = Home(options.home)
+    with alone(search, home):
+        study = Study(search, home)
+        ledger = open_ledger(home)
+        executor = make_executor(options.executor, home, options.slots)
+        promote(study, options.promote)
+        outcome, behind = _searched(search, study, home, ledger, executor, options)
+    if outcome.interrupted:
+        click.echo("interrupted; the same command goes on where this one stopped")
+        return 130
+    if behind:
+        click.echo("warning: MLflow is behind; the same command carries the rest.", err=True)
+    else:
+        from star.cli.report import write_studies
+
+        write_studies([search], options.home, options.out)
+    return 0 if study.complete() else 1
+
+
+def _searched(
+    search: Search, study: Study, home: Home, ledger: Ledger, executor: Executor, options: SearchOptions
+) -> tuple[Outcome, bool]:
+    # a polite kill is a Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    empty = Plan(search.experiment([], [], search.targets), [], {}, [])
+    couriers = _Couriers(search, home, ledger)
+    total = options.trials or search.spec.trials
+    with View(empty, home, options.plain) as view:
+
+        def deliver(plan: Plan) -> None:
+            couriers.deliver(plan)
+            empty.runs[:] = [*empty.runs, *plan.runs][-SHOWN:]
+            empty.jobs.update(plan.jobs)
+
+        legs = Legs(home, ledger, deliver)
+        if options.warm:
+            warm_start(study, legs, view.say)
+        parallel = options.parallel or _at_once(executor)
+        trials = Trials(study, legs, view.say, parallel, total, options.budget)
+        view.say(f"{search.name}: {study.counted()} of {total} trials begun; {parallel} at a time on {executor.name}")
+        snapshot = take(home)
+        engines = lambda name: make_executor(name, home)  # noqa: E731
+        scheduler = Scheduler(home, ledger, executor, snapshot, view.say, engines)
+        first = trials.resume({})
+        outcome = scheduler.run(replace(empty, jobs={job.key: job for job in first}), view.update, trials)
+    return outcome, couriers.finish()
+
+
+def _at_once(executor: Executor) -> int:
+    limits = executor.limits()
+    if limits is None:
+        return IN_A_QUEUE
+    slots, gpus = limits
+    return max(1, len(gpus) or slots)
+
+
+class _Couriers:
+    """One for the whole runs, one for those that end early; each begins with the first of its runs."""
+
+    def __init__(self, search: Search, home: Home, ledger: Ledger) -> None:
+        self.search, self.home, self.ledger = search, home, ledger
+        self.known: dict[str, Courier] = {}
+
+    def deliver(self, plan: Plan) -> None:
+        """Carry what these runs record."""
+        shipment = replace(Shipment.of(plan), study=self.search.name)
+        courier = self.known.get(shipment.experiment)
+        if courier is None:
+            connecting: Callable[[], object] = lambda: connect(self.home)  # noqa: E731
+            courier = self.known[shipment.experiment] = Courier(self.home, self.ledger, shipment, connecting)  # type: ignore[arg-type]
+            courier.start()
+        else:
+            courier.add(shipment)
+
+    def finish(self) -> bool:
+        """Deliver what is left; returns whether something could not be."""
+        return any([courier.finish() is not None for courier in self.known.values()])

@@ -1,0 +1,306 @@
+"""The search's part in the scheduler's loop: it looks at what has ended, tells Optuna, and asks for the next trial."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from star.errors import DataError, SpecError
+from star.ledger.states import Job
+from star.scheduler.plan import PlannedJob
+from star.search.legs import OWN, Leg, Legs
+from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
+from star.spec.load_search import Point
+from star.spec.run import RunSpec
+
+IN_A_ROW = 50
+"""Points without a new run that the sampler may name one after the other; then there are no more."""
+
+ALL_FAIL = 4
+"""Trials that fail before one is complete: then it is not their values."""
+
+
+@dataclass
+class Active:
+    """A trial under way."""
+
+    trial: optuna.Trial | None
+    """None for one that was ended early and is promoted: it is not asked about again."""
+    number: int
+    point: Point
+    spec: RunSpec
+    rungs: list[int]
+    """Steps at which it is still to be compared."""
+    leg: Leg | None = None
+    until: int | None = None
+    trained: dict[int, list[str]] = field(default_factory=dict)
+    """Seed -> keys of its trainings so far."""
+    hours: float = 0.0
+    early_hours: float = 0.0
+    """Of those, what was measured before the end."""
+
+
+class Trials:
+    """Feeds the scheduler with trials until there are `total`, at most `parallel` at a time.
+
+    Args:
+        budget: hours of GPUs (or CPU slots) for the whole search; what is under way and the repetition at the end is set aside.
+        say: receives one line for each thing that happens.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        legs: Legs,
+        say: Callable[[str], None],
+        parallel: int,
+        total: int,
+        budget: float | None = None,
+    ) -> None:
+        self.study, self.search, self.legs, self.say = study, study.search, legs, say
+        self.parallel, self.total, self.budget = parallel, total, budget
+        self.active: dict[int, Active] = {}
+        self.confirming: Leg | None = None
+        self.confirmed = self.search.spec.confirm is None
+        self.stopped = ""
+        """Why no more trials are asked for, before their number is reached."""
+        self._runs = {trial.user_attrs[RUN]: trial.number for trial in study.trials() if RUN in trial.user_attrs}
+        self._in_a_row = 0
+        self._begun: float = study.optuna.user_attrs.get("begun") or time.time()
+        study.optuna.set_user_attr("begun", self._begun)
+
+    def resume(self, states: Mapping[str, Job]) -> list[PlannedJob]:
+        """The trials that were under way when the last search ended, and those that somebody wants promoted."""
+        jobs: list[PlannedJob] = []
+        trials = self.study.trials()
+        for frozen in trials:
+            if frozen.state == TrialState.RUNNING:
+                trial, point = self.study.again(frozen)
+                jobs += self._enter(trial, point)
+        done = {trial.user_attrs.get(PROMOTED) for trial in trials}
+        for number in self.study.optuna.user_attrs.get("promotions", []):
+            if number not in done:
+                point = dict(trials[number].params)
+                active = Active(None, number, point, self.search.run(point), [])
+                self._remember_rungs(active)
+                self.active[number] = active
+                self.say(f"promoted trial {number}: it goes on from where it was ended")
+                jobs += self._go_on(active)
+        return jobs
+
+    def __call__(self, states: Mapping[str, Job]) -> Sequence[PlannedJob]:
+        jobs: list[PlannedJob] = []
+        for active in list(self.active.values()):
+            jobs += self._advance(active, states)
+        while len(self.active) < self.parallel and self._wants_more():
+            jobs += self._enter(*self.study.ask())
+        if not self.active and not self._wants_more() and not (self.confirmed or self.broken):
+            jobs += self._confirm(states)
+        return jobs
+
+    def is_open(self) -> bool:
+        """Whether anything is under way or still to come."""
+        return bool(self.active) or self._wants_more() or not (self.confirmed or self.broken)
+
+    @property
+    def broken(self) -> bool:
+        """Whether something is to be mended before there can be more."""
+        return bool(self.stopped) and not self.study.complete()
+
+    def _wants_more(self) -> bool:
+        if self.stopped or self.study.counted() >= self.total:
+            return False
+        if self._in_a_row >= IN_A_ROW:
+            self.stopped = f"the last {IN_A_ROW} points were no new runs: the space has no more"
+        elif self.budget is not None and not self.study.has_waiting() and self._spent() > self.budget:
+            self.stopped = f"the budget of {self.budget:g} hours is used up by what ran, runs, and is left to repeat"
+        if self.stopped:
+            self.say(f"no more trials: {self.stopped}")
+        return not self.stopped
+
+    def _spent(self) -> float:
+        """Hours that ran since the study began, and those that are expected of another trial and all that is sure to follow."""
+        trials = [trial for trial in self.study.trials() if HOURS in trial.user_attrs]
+        spent = math.fsum(trial.user_attrs[HOURS] for trial in trials)
+        whole = [trial.user_attrs[HOURS] for trial in trials if trial.state == TrialState.COMPLETE]
+        each = max(whole, default=0.0) / len(self.search.spec.seeds)
+        confirm = self.search.spec.confirm
+        repeated = (confirm.top + 1) * len(confirm.seeds) if confirm else 0
+        return spent + each * (repeated + (len(self.active) + 1) * len(self.search.spec.seeds))
+
+    def _enter(self, trial: optuna.Trial, point: Point) -> list[PlannedJob]:
+        """A trial's first jobs; none where its run is known, or there can be none."""
+        number = trial.number
+        try:
+            spec = self.search.run(point)
+        except SpecError as error:
+            self._in_a_row += 1
+            self.study.tell(number, None, TrialState.FAIL, **{IMPOSSIBLE: True, WHY: str(error)})
+            self.say(f"trial {number}: no such run: {error}")
+            return []
+        plan = self.legs.plan(
+            self.search.experiment([(f"trial {number}", spec)], self.search.spec.seeds, self.search.targets)
+        )
+        run = plan.runs[0].key
+        before = self._runs.setdefault(run, number)
+        if before != number:
+            self._in_a_row += 1
+            self._tell_again(number, before)
+            return []
+        self._in_a_row = 0
+        trial.set_user_attr(RUN, run)
+        active = Active(trial, number, point, spec, self.search.rungs(spec))
+        if len([job for job in plan.to_do if job.stage == "train"]) == 0:
+            active.rungs = []  # it is trained already: nothing is to be saved
+        self.active[number] = active
+        self.say(f"trial {number}: {told(point)}")
+        return self._go_on(active)
+
+    def _tell_again(self, number: int, before: int) -> None:
+        """A point whose run an earlier trial is: it has that one's values, and is not counted."""
+        first = self.study.trials()[before]
+        if first.state == TrialState.COMPLETE:
+            self.study.tell(number, list(first.values), TrialState.COMPLETE, **{SAME_AS: before})
+        else:
+            self.study.tell(number, None, TrialState.FAIL, **{SAME_AS: before})
+        self.say(f"trial {number}: the same run as trial {before}")
+
+    def _go_on(self, active: Active) -> list[PlannedJob]:
+        """Its next leg: to the next comparison, or to the end."""
+        active.until = active.rungs[0] if active.rungs else None
+        spec, targets, label = active.spec, self.search.targets, f"trial {active.number}"
+        experiment = self.search.experiment([(label, spec)], self.search.spec.seeds, targets)
+        if active.until is not None:
+            spec = self.search.run(active.point, active.until)
+            targets = (str(self.search.measures[0].stage),)
+            experiment = self.search.early(label, active.until, spec)
+        active.leg = self.legs.begin(self.legs.plan(experiment), active.trained)
+        for run in active.leg.runs:
+            active.trained.setdefault(run.seed, []).append(run.stages["train"])
+        return active.leg.plan.to_do
+
+    def _remember_rungs(self, active: Active) -> None:
+        """Keys of the trainings that a trial, ended early, has had."""
+        for step in self.search.rungs(active.spec):
+            experiment = self.search.early(f"trial {active.number}", step, self.search.run(active.point, step))
+            for run in self.legs.plan(experiment).runs:
+                active.trained.setdefault(run.seed, []).append(run.stages["train"])
+
+    def _advance(self, active: Active, states: Mapping[str, Job]) -> list[PlannedJob]:
+        leg = active.leg
+        assert leg is not None
+        failed = leg.failed(states)
+        if failed is not None:
+            self._failed(active, failed)
+            return []
+        if not leg.done(states):
+            return []
+        training, measuring = self.legs.hours(leg, self._begun)
+        active.hours += training + measuring
+        active.early_hours += measuring if active.until else 0.0
+        try:
+            values = [self.legs.value(leg, measure) for measure in self.search.measures[: 1 if active.until else None]]
+        except DataError as error:
+            values, problem = [math.nan], str(error)
+        else:
+            problem = "an objective is not a number"
+        if any(math.isnan(value) for value in values):
+            self._end(active, None, TrialState.FAIL, problem)
+            return []
+        if active.until is None:
+            self._end(active, values, TrialState.COMPLETE)
+            return []
+        return self._compare(active, active.until, values[0])
+
+    def _failed(self, active: Active, job: Job) -> None:
+        """A trial's own failure is its end; that of a stage which all share is no trial's, and what all first trials meet is none's."""
+        first = (job.error or job.state).splitlines()[0]
+        why = f"{job.stage} {job.key} {job.state}: {first}"
+        if job.stage not in OWN:
+            self.stopped = f"{why}; all trials need it. Mend that, then the same command goes on"
+            del self.active[active.number]  # it stays under way in the study
+            self.say(f"no more trials: {self.stopped}")
+            return
+        self._end(active, None, TrialState.FAIL, why)
+        trials = self.study.trials()
+        failures = sum(trial.state == TrialState.FAIL and counts(trial) for trial in trials)
+        if not self.stopped and failures >= ALL_FAIL and not self.study.complete():
+            self.stopped = f"the first {failures} trials failed, and none is complete"
+            self.say(f"no more trials: {self.stopped}")
+
+    def _compare(self, active: Active, step: int, value: float) -> list[PlannedJob]:
+        """Let the pruner decide whether a trial goes on."""
+        trial = active.trial
+        assert trial is not None
+        noted = self.study.trials()[active.number].user_attrs.get("ended_at")
+        if step not in self.study.trials()[active.number].intermediate_values:
+            trial.report(value, step)
+        if noted == step or trial.should_prune():
+            trial.set_user_attr("ended_at", step)
+            self._end(active, None, TrialState.PRUNED, f"{value:.4g} at step {step}")
+            return []
+        active.rungs = [rung for rung in active.rungs if rung > step]
+        return self._go_on(active)
+
+    def _end(self, active: Active, values: list[float] | None, state: TrialState, why: str = "") -> None:
+        del self.active[active.number]
+        hours = {HOURS: round(active.hours, 6), EARLY_HOURS: round(active.early_hours, 6)}
+        word = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "ended early", TrialState.FAIL: "FAILED"}[state]
+        shown = f"  {', '.join(f'{value:.4g}' for value in values or [])}{why}"
+        self.say(f"trial {active.number}: {word}{shown}")
+        if active.trial is None:
+            if values is not None:
+                self.study.add(active.point, values, **{PROMOTED: active.number}, **hours)
+            return
+        notes = {WHY: why} if why else {}
+        self.study.tell(active.number, values, state, **notes, **hours)
+
+    def _confirm(self, states: Mapping[str, Job]) -> list[PlannedJob]:
+        """The best trials and the default once more, on seeds that did not choose them."""
+        confirm = self.search.spec.confirm
+        assert confirm is not None
+        if self.confirming is not None:
+            if self.confirming.done(states) or self.confirming.failed(states):
+                self.confirmed = True
+            return []
+        chosen = best(self.study, confirm.top)
+        if not chosen:
+            self.confirmed = True
+            return []
+        rows = [(f"trial {number}", self.search.run(point)) for number, point in chosen]
+        self.say(f"repeating {', '.join(label for label, _ in rows)} on seeds {', '.join(map(str, confirm.seeds))}")
+        plan = self.legs.plan(self.search.experiment(rows, confirm.seeds, self.search.targets))
+        self.confirming = self.legs.begin(plan)
+        return plan.to_do
+
+
+def best(study: Study, top: int) -> list[tuple[int, Point]]:
+    """Number and point of the default and of the `top` best trials: by the objective, or from the Pareto front."""
+    complete = study.complete()
+    if not complete:
+        return []
+    objectives = study.search.spec.objectives
+    if len(objectives) > 1:
+        front = {trial.number for trial in study.optuna.best_trials}
+        complete = [trial for trial in complete if trial.number in front or trial.number == 0]
+    sign = -1.0 if objectives[0].direction == "maximize" else 1.0
+    order = sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
+    default = [trial for trial in study.trials()[:1] if trial.state == TrialState.COMPLETE]
+    chosen = [*default, *[trial for trial in order if trial.number != 0][:top]]
+    return [(trial.number, dict(trial.params)) for trial in chosen]
+
+
+def told(point: Point) -> str:
+    """A point for people."""
+    return ", ".join(f"{name.rsplit('.', 1)[-1]} {short(value)}" for name, value in point.items())
+
+
+def short(value: Any) -> str:
+    """A parameter's value for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

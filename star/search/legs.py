@@ -1,0 +1,120 @@
+"""A leg of a trial: its runs up to a step, or to the end, as jobs of the ledger, and the numbers that they end with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from star.errors import DataError
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, Job
+from star.ledger.store import Ledger
+from star.rundir import Home, read_json, read_metrics
+from star.scheduler.contract import add
+from star.scheduler.plan import Plan, PlannedRun, make_plan
+from star.spec.experiment import Experiment
+from star.spec.graph import STAGES
+from star.spec.measure import Measure, curve_value
+
+ENDED = (FAILED, CANCELLED, LOST)
+OWN = tuple(name for name, stage in STAGES.items() if "train" in stage.inputs or name in ("train", "score"))
+"""Stages that a trial does not share with the others."""
+
+
+@dataclass
+class Leg:
+    """Runs of one trial that are under way."""
+
+    plan: Plan
+    targets: tuple[str, ...]
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        """One per seed."""
+        return self.plan.runs
+
+    def failed(self, states: Mapping[str, Job]) -> Job | None:
+        """The first of its jobs that has ended without a result."""
+        jobs = (states.get(job.key) for job in self.plan.to_do)
+        return next((job for job in jobs if job is not None and job.state in ENDED), None)
+
+    def done(self, states: Mapping[str, Job]) -> bool:
+        """Whether all that it was to reach is there."""
+        open_ = {job.key for job in self.plan.to_do}
+        wanted = (run.stages[target] for run in self.runs for target in self.targets)
+        return all(key not in open_ or (key in states and states[key].state == DONE) for key in wanted)
+
+
+class Legs:
+    """Makes legs: plans, enters them into the ledger, and tells what they cost."""
+
+    def __init__(self, home: Home, ledger: Ledger, deliver: Callable[[Plan], None]) -> None:
+        self.home, self.ledger, self.deliver = home, ledger, deliver
+
+    def plan(self, experiment: Experiment) -> Plan:
+        """What it needs that is not there."""
+        return make_plan(experiment, self.home, self.ledger)
+
+    def begin(self, plan: Plan, head_starts: Mapping[int, Sequence[str]] | None = None) -> Leg:
+        """Enter a plan's jobs; the scheduler may start them.
+
+        Args:
+            head_starts: seed -> keys of trainings that ended earlier, from which it may go on.
+
+        Raises:
+            DataError: data that it needs is not there.
+        """
+        if plan.missing and plan.to_do:
+            raise DataError(" ".join(plan.missing))
+        for job in plan.jobs.values():
+            if job.stage == "train" and head_starts:
+                job.head_starts = tuple(head_starts.get(job.spec.seed, ()))
+        add(plan, self.home, self.ledger)
+        self.deliver(plan)
+        return Leg(plan, plan.experiment.targets)
+
+    def value(self, leg: Leg, measure: Measure) -> float:
+        """The mean over seeds of a number that all runs of a leg have; NaN where one is not a number."""
+        return fmean(value_of(self.home, run, measure) for run in leg.runs)
+
+    def hours(self, leg: Leg, since: float = 0.0) -> tuple[float, float]:
+        """Hours of GPUs, or of CPU slots, that its own jobs took, of those that ended after `since`: training, and all else."""
+        spent = [0.0, 0.0]
+        for stage, key in {(stage, run.stages[stage]) for run in leg.runs for stage in OWN if stage in run.stages}:
+            result = read_json(self.home.job(stage, key).result)
+            if result and result["finished"] >= since:
+                spent[stage != "train"] += device_hours(result)
+        return spent[0], spent[1]
+
+
+def value_of(home: Home, run: PlannedRun, measure: Measure) -> float:
+    """A number of a run that is done, from its job's folder.
+
+    Raises:
+        DataError: the job has no such number.
+    """
+    stage = str(measure.stage)
+    folder = home.job(stage, run.stages[stage])
+    name = measure.name.replace("{extractor}", run.spec.score.extractor).removeprefix(f"{stage}/")
+    if measure.at is None:
+        found = (read_json(folder.result) or {"metrics": {}})["metrics"].get(name)
+    else:
+        found = curve_value(_curve(folder.metrics, name), measure.at)
+    if found is None:
+        raise DataError(f"{stage} {run.stages[stage]} ({run.name}) has no {name}.")
+    return float(found)
+
+
+def device_hours(result: Mapping[str, Any]) -> float:
+    """Of GPUs where a job had some, else of CPU slots."""
+    origin = result.get("provenance") or {}
+    wide = int(origin.get("processes") or 1)
+    threads = 1 if origin.get("gpus") else int(origin.get("threads") or 1)
+    return float(result["seconds"]) * wide * threads / 3600
+
+
+def _curve(path: Path, name: str) -> dict[int, float]:
+    lines = (line for _, line in read_metrics(path))
+    return {line["step"]: line["metrics"][name] for line in lines if name in line["metrics"]}

@@ -1,0 +1,269 @@
+"""A study: Optuna's trials of one search, in a database that its dashboard reads while the search goes on.
+
+One process asks and tells. Everything that a trial is waiting for is in the ledger and in the jobs' folders, so what is
+kept here is what Optuna needs to choose, and no more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from star.errors import LedgerError, NotFoundError, SpecError
+from star.ledger.database import Database, address
+from star.rundir import Home
+from star.scheduler.contract import GIVEN
+from star.spec.diff import differences
+from star.spec.load_search import Point, Search, number_kind, start_points
+from star.spec.search import Parameter
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+logging.getLogger().addHandler(logging.NullHandler())  # or its migrations would take over the root logger
+SCHEMA = "star_studies"
+"""Of a PostgreSQL database that holds the ledger too: Optuna's tables have a schema of their own."""
+SAME_AS, IMPOSSIBLE, WARM, PROMOTED, WHY, RUN = "same_as", "impossible", "warm_start", "promoted", "why", "run"
+HOURS, EARLY_HOURS = "hours", "early_hours"
+"""What is noted at a trial: the earlier one at the same point; values that do not fit together; results of earlier experiments;
+the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end."""
+
+
+def studies_url(home: Home) -> str:
+    """Where the studies of a home are: beside its ledger; also what optuna-dashboard takes."""
+    url = address(home.ledger)
+    if url.startswith("sqlite"):
+        return f"sqlite:///{home.studies}"
+    made = Database(url).url
+    return made.update_query_dict({"options": f"-csearch_path={SCHEMA}"}).render_as_string(hide_password=False)
+
+
+def open_storage(home: Home) -> optuna.storages.BaseStorage:
+    """The studies' database, made when it is not there.
+
+    Raises:
+        LedgerError: it cannot be reached.
+    """
+    url = studies_url(home)
+    try:
+        if url.startswith("sqlite"):
+            home.path.mkdir(parents=True, exist_ok=True)
+            return optuna.storages.get_storage(
+                optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+            )
+        ledger = Database(address(home.ledger))
+        ledger.write(lambda connection: connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
+    except optuna.exceptions.StorageInternalError as error:
+        raise LedgerError(f"the studies' database cannot be used: {str(error).splitlines()[0]}") from None
+
+
+class Study:
+    """One search's trials.
+
+    Args:
+        begin: make the study when there is none, with the points that are named as its first trials.
+
+    Raises:
+        SpecError: the study was begun with another base, space or objective; or what it needs is not installed.
+        NotFoundError: it was not begun.
+    """
+
+    def __init__(self, search: Search, home: Home, begin: bool = True) -> None:
+        self.search = search
+        self.distributions = {name: _distribution(name, parameter) for name, parameter in search.spec.space.items()}
+        make_sampler(search, 0)  # whether it is installed
+        storage, name, pruner = open_storage(home), study_name(search), make_pruner(search)
+        if begin:
+            directions = [objective.direction for objective in search.spec.objectives]
+            self.optuna = optuna.create_study(
+                storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
+            )
+        else:
+            try:
+                self.optuna = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
+            except KeyError:
+                raise NotFoundError(
+                    f"{search.file}: the study {name} has no trials yet; `star-exp search {search.file}` begins it."
+                ) from None
+        self._refuse_others()
+        if not begin:
+            return
+        for point in start_points(search):
+            if not self._has(point):
+                self.optuna.enqueue_trial(point)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, in the order of their numbers."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    def complete(self) -> list[FrozenTrial]:
+        """Those that reached their end, each run once."""
+        return [t for t in self.trials() if t.state == TrialState.COMPLETE and SAME_AS not in t.user_attrs]
+
+    def counted(self) -> int:
+        """Trials that count towards the total: not those that cost nothing."""
+        return sum(counts(trial) for trial in self.trials())
+
+    def has_waiting(self) -> bool:
+        """Whether a point that was named waits for its turn."""
+        return any(trial.state == TrialState.WAITING for trial in self.trials())
+
+    def ask(self) -> tuple[optuna.Trial, Point]:
+        """A new trial, and its point: the next that was named, or the sampler's choice."""
+        number = sum(trial.state != TrialState.WAITING for trial in self.trials())
+        self.optuna.sampler = make_sampler(self.search, number)
+        trial = self.optuna.ask()
+        return trial, self.suggested(trial)
+
+    def again(self, frozen: FrozenTrial) -> tuple[optuna.Trial, Point]:
+        """A trial that was running when the last search ended; a kill may have left it with half a point."""
+        self.optuna.sampler = make_sampler(self.search, frozen.number)
+        trial = optuna.Trial(self.optuna, frozen._trial_id)
+        return trial, self.suggested(trial)
+
+    def suggested(self, trial: optuna.Trial) -> Point:
+        """The point of a trial, as far as it is not chosen yet by the sampler."""
+        point: Point = {}
+        for name in self.search.spec.space:
+            if self.search.active(point, name):
+                point[name] = trial._suggest(name, self.distributions[name])
+        return point
+
+    def tell(self, number: int, values: list[float] | None, state: TrialState, **notes: Any) -> None:
+        """The end of a trial."""
+        trial_id = self.trials()[number]._trial_id
+        for name, value in notes.items():
+            self.optuna._storage.set_trial_user_attr(trial_id, name, value)
+        self.optuna.tell(number, values, state)
+
+    def add(self, point: Point, values: list[float], **notes: Any) -> None:
+        """A trial whose values are known without asking."""
+        distributions = {name: self.distributions[name] for name in point}
+        self.optuna.add_trial(
+            optuna.trial.create_trial(params=point, distributions=distributions, values=values, user_attrs=notes)
+        )
+
+    def _has(self, point: Point) -> bool:
+        return any(trial.params == point or trial.system_attrs.get("fixed_params") == point for trial in self.trials())
+
+    def _refuse_others(self) -> None:
+        now = identity(self.search)
+        before = self.optuna.user_attrs.get("search")
+        if before is None:
+            self.optuna.set_user_attr("search", now)
+            return
+        found = [str(one) for one in differences(before, now)]
+        if found:
+            more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+            raise SpecError(
+                f"{self.search.file}: the study {study_name(self.search)} was begun with other values: {'; '.join(found[:5])}{more}. "
+                "Its trials cannot be compared with new ones: give --name NAME to begin another, or undo the change."
+            )
+
+
+def study_name(search: Search) -> str:
+    """A search at a profile."""
+    return f"{search.name}@{search.profile}"
+
+
+def identity(search: Search) -> dict[str, Any]:
+    """What all trials of a study must have in common."""
+    base = search.default.model_dump(mode="json", exclude={"resources"})
+    for path in GIVEN:  # what these files contain is part of a run's key; where they lie is not
+        section, field = path.split(".")
+        base[section].pop(field, None)
+    spec = search.spec.model_dump(mode="json", include={"space", "seeds"})
+    objectives = [[objective.metric, objective.direction] for objective in search.spec.objectives]
+    return {"base": base, "objectives": objectives, **spec}
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of those that were asked for, and not one that cost nothing."""
+    return trial.state != TrialState.WAITING and not {SAME_AS, IMPOSSIBLE, WARM, PROMOTED} & trial.user_attrs.keys()
+
+
+@contextmanager
+def alone(search: Search, home: Home) -> Iterator[None]:
+    """One process at a time asks and tells.
+
+    Raises:
+        SpecError: another one is at it.
+    """
+    home.locks.mkdir(parents=True, exist_ok=True)
+    path = home.locks / f"search-{study_name(search).replace('/', '_')}"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise SpecError(
+                f"{search.file}: another `star-exp search` ({file.read().strip() or 'a process'}) is at {study_name(search)}; "
+                "it takes more slots than two would: stop that one, or wait for its end."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def make_sampler(search: Search, number: int) -> BaseSampler:
+    """The sampler for one trial: its random numbers are a function of the trial's number, so a search that was stopped repeats nothing.
+
+    Raises:
+        SpecError: what it needs is not installed.
+    """
+    spec, several = search.spec.sampler, len(search.spec.objectives) > 1
+    name = spec.name if spec.name != "default" else "nsgaii" if several else "tpe"
+    seed = (spec.seed * 1_000_003 + number) % 2**32
+    samplers = optuna.samplers
+    try:
+        if name == "tpe":
+            branches = any(parameter.when for parameter in search.spec.space.values())
+            return samplers.TPESampler(seed=seed, n_startup_trials=spec.startup, multivariate=True, group=branches)
+        if name == "gp":
+            import scipy  # noqa: F401
+
+            return samplers.GPSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
+        if name == "cmaes":
+            import cmaes  # noqa: F401
+
+            return samplers.CmaEsSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
+    except ImportError as error:
+        raise SpecError(
+            f"{search.file}: sampler.name: {name} needs {error.name}, which is not installed; `pip install 'star-exp[search]'` "
+            "brings it, or choose tpe."
+        ) from None
+    if name == "nsgaii":
+        return samplers.NSGAIISampler(seed=seed, population_size=spec.startup)
+    return samplers.RandomSampler(seed=seed)
+
+
+def make_pruner(search: Search) -> BasePruner:
+    """The pruner, whose steps are those of the optimizer."""
+    spec = search.spec.pruner
+    if spec.name == "none" or spec.min_steps is None:
+        return NopPruner()
+    if spec.name == "halving":
+        return SuccessiveHalvingPruner(spec.min_steps, spec.reduction)
+    return HyperbandPruner(spec.min_steps, search.default.total_steps, spec.reduction)
+
+
+def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
+    if parameter.choices:
+        return CategoricalDistribution(parameter.choices)
+    low, high, step = parameter.low, parameter.high, parameter.step
+    assert low is not None and high is not None
+    if number_kind(name) == "integer":
+        return IntDistribution(int(low), int(high), parameter.log, int(step or 1))
+    return FloatDistribution(float(low), float(high), parameter.log, None if step is None else float(step))

@@ -1,0 +1,79 @@
+"""What a study knows before it asks: results of earlier experiments, and trials that somebody wants promoted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from optuna.trial import TrialState
+
+from star.errors import DataError, SpecError
+from star.ledger.states import DONE
+from star.scheduler.contract import GIVEN
+from star.search.legs import Leg, Legs
+from star.search.study import RUN, WARM, Study
+from star.spec.diff import differences
+from star.spec.load_search import Point
+from star.spec.run import RunSpec
+
+
+def warm_start(study: Study, legs: Legs, say: Callable[[str], None]) -> int:
+    """Enter the results of runs that lie in the search's space and differ from its base in nothing else.
+
+    A point counts when all seeds of a trial are there with all that the objectives need. Returns how many there were.
+    """
+    search, found = study.search, 0
+    known = {trial.user_attrs.get(RUN) for trial in study.trials()}
+    waiting = [trial.system_attrs.get("fixed_params") for trial in study.trials()]
+    for point in _points(study, legs):
+        if point in waiting or any(trial.params == point for trial in study.trials()):
+            continue
+        experiment = search.experiment([("earlier", search.run(point))], search.spec.seeds, search.targets)
+        plan = legs.plan(experiment)
+        if plan.runs[0].key in known or any(job.action not in ("reuse", "not needed") for job in plan.jobs.values()):
+            continue
+        leg = Leg(plan, search.targets)
+        try:
+            values = [legs.value(leg, measure) for measure in search.measures]
+        except DataError:
+            continue
+        study.add(point, values, **{WARM: [run.key for run in plan.runs], RUN: plan.runs[0].key})
+        found += 1
+    say(f"warm start: {found} points of earlier experiments")
+    return found
+
+
+def _points(study: Study, legs: Legs) -> list[Point]:
+    """Of all runs that the ledger knows, those that lie in the space."""
+    search = study.search
+    base = search.default.model_dump(mode="json", exclude={"resources", "seed"})
+    points: list[Point] = []
+    trained = {key for key, place in legs.ledger.all_places().items() if place.state == DONE}
+    for row in legs.ledger.runs().values():
+        if row.stages.get("train") not in trained or row.seed not in search.spec.seeds:
+            continue
+        now = {name: value for name, value in row.spec.items() if name not in ("resources", "seed")}
+        changed = {one.path for one in differences(base, now)} - set(GIVEN) - set(search.spec.space)
+        if changed - {"optim.until"} or row.spec["optim"].get("until"):
+            continue
+        point = search.point_of(RunSpec.model_validate(row.spec))
+        if search.contains(point) and point not in points:
+            points.append(point)
+    return points
+
+
+def promote(study: Study, numbers: Sequence[int]) -> None:
+    """Note trials that were ended early and shall go on to the end.
+
+    Raises:
+        SpecError: there is no such trial, or it was not ended early.
+    """
+    trials = study.trials()
+    wanted = list(study.optuna.user_attrs.get("promotions", []))
+    for number in numbers:
+        ended = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
+        if number not in ended:
+            listed = ", ".join(map(str, ended)) or "none"
+            raise SpecError(f"--promote {number}: no trial of this number was ended early; those that were: {listed}.")
+        if number not in wanted:
+            wanted.append(number)
+    study.optuna.set_user_attr("promotions", wanted)

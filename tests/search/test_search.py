@@ -1,0 +1,196 @@
+"""Searches with workers that only pretend: who asks what, when, and what is remembered."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from star.errors import SpecError
+from star.search.study import PROMOTED, SAME_AS, WARM, counts
+from tests.search.lab import SearchLab
+from tests.search.test_spec import ALPHA, BETA, PRUNER
+
+CONFIRM = "confirm: {top: 2, seeds: [1, 2]}"
+FEW = [(PRUNER + "\n", ""), (CONFIRM, "")]
+
+
+def test_a_search_ends_with_its_trials_its_winner_and_its_report(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, ("trials: 6", "trials: 5"))
+    said = lab.search("--slots", "2")
+    trials = lab.trials()
+    assert len(trials) == 5 and trials[0].params["selfguided.mim_weight"] == 1.0  # the default is the first
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.PRUNED] and states[TrialState.COMPLETE] >= 2
+    early = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert all(list(trial.intermediate_values) == [10] for trial in early)
+    assert all(times == 1 for times in lab.times_done().values())
+    assert "repeating trial 0, trial" in said
+    report = (tmp_path / "reports" / "tiny-search" / "tiny" / "report.md").read_text()
+    assert "within the noise of seeds" in report  # the pretended numbers do not depend on the seed: no interval
+    with sqlite3.connect(tmp_path / "mlflow.sqlite") as store:
+        rows = store.execute("select key, value from tags where key in ('star.study', 'star.trial')").fetchall()
+    assert set(rows) == {("star.study", "tiny-search"), *(("star.trial", str(number)) for number in range(5))}
+
+
+def test_ten_kills_leave_as_many_trials_and_nothing_done_twice(tmp_path: Path, images: Path) -> None:
+    lab, draws = SearchLab(tmp_path, ("trials: 6", "trials: 8")), random.Random(0)
+    slow = {"LIGHT_STEPS": "5", "LIGHT_SECONDS": "0.05"}
+    for _ in range(10):
+        process = lab.start("--slots", "2", **slow)
+        time.sleep(draws.uniform(0.8, 3.0))
+        assert process.poll() is None, process.communicate()[0]  # every kill hits a search that goes on
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    lab.search("--slots", "2", **slow)
+    trials = lab.trials()
+    assert len(trials) == 8 and all(trial.state.is_finished() and counts(trial) for trial in trials)
+    assert TrialState.FAIL not in {trial.state for trial in trials}
+    assert len({json.dumps(trial.params, sort_keys=True) for trial in trials}) == 8
+    assert all(times == 1 for times in lab.times_done().values())
+
+
+def test_the_same_command_again_asks_nothing(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path)
+    lab.run()
+    assert not any(line.startswith(("started", "trial")) for line in lab.run()) and len(lab.trials()) == 6
+    lab.run(total=8)
+    assert len(lab.trials()) == 8
+
+
+def test_several_trials_run_at_a_time(tmp_path: Path, images: Path) -> None:
+    said = SearchLab(tmp_path, *FEW).run(parallel=3)
+    first = [line for line in said if line.startswith("trial")][:3]
+    assert [line.split(":")[0] for line in first] == ["trial 0", "trial 1", "trial 2"]
+    assert not any("complete" in line for line in first)
+
+
+def test_two_objectives_have_a_front(tmp_path: Path, images: Path) -> None:
+    second = "scale: 100}\n  - {metric: train/val_nll, direction: minimize}"
+    lab = SearchLab(tmp_path, ("scale: 100}", second), ("name: tpe", "name: default"), *FEW)
+    lab.run()
+    assert all(len(trial.values) == 2 for trial in lab.trials())
+
+
+@pytest.mark.parametrize("name", ["gp", "cmaes", "random", "default"])
+def test_every_sampler_searches(tmp_path: Path, images: Path, name: str) -> None:
+    lab = SearchLab(tmp_path, ("name: tpe", f"name: {name}"), *FEW)
+    lab.run()
+    assert len({json.dumps(trial.params) for trial in lab.trials()}) == 6
+
+
+def test_hyperband_ends_trials_too(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, ("name: halving, min_steps: 10", "name: hyperband, min_steps: 5"), (CONFIRM, ""))
+    lab.run(total=9)
+    assert len(lab.trials()) == 9 and TrialState.PRUNED in {trial.state for trial in lab.trials()}
+
+
+def test_conditional_parameters_are_searched(tmp_path: Path, images: Path) -> None:
+    space = (
+        "selfguided.inter_step: {choices: [true, false]}\n"
+        "  selfguided.temperature: {low: 0.05, high: 1, log: true, when: {selfguided.inter_step: [true]}}"
+    )
+    lab = SearchLab(tmp_path, (BETA, space), *FEW)
+    lab.run(total=12)
+    there = [
+        ("selfguided.temperature" in trial.params) == trial.params["selfguided.inter_step"] for trial in lab.trials()
+    ]
+    assert all(there) and len({trial.params["selfguided.inter_step"] for trial in lab.trials()}) == 2
+
+
+def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(
+        tmp_path,
+        (ALPHA, "selfguided.mim_weight: {choices: [1.0, 2.0]}"),
+        (f"  {BETA}\n", ""),
+        ("  selfguided.mask_ratio: {low: 0, high: 0.6}\n", ""),
+        *FEW,
+    )
+    assert any("the space has no more" in line for line in lab.run())
+    assert sum(counts(trial) for trial in lab.trials()) == 2
+    assert all(times == 1 for times in lab.times_done().values())
+    assert any(SAME_AS in trial.user_attrs for trial in lab.trials())
+
+
+def test_trials_that_all_fail_end_the_search(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, *FEW)
+    said = lab.run(total=20, parallel=1, broken=["probe"])
+    assert [trial.state for trial in lab.trials()] == [TrialState.FAIL] * 4
+    assert any("the first 4 trials failed" in line for line in said)
+    assert lab.trials()[0].user_attrs["why"].startswith("probe ")
+
+
+def test_what_all_share_fails_no_trial(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, *FEW)
+    said = lab.run(broken=["tokenizer"])
+    assert any("all trials need it" in line for line in said)
+    assert {trial.state for trial in lab.trials()} == {TrialState.RUNNING}
+    lab.run()
+    assert [trial.state for trial in lab.trials()] == [TrialState.COMPLETE] * 6
+
+
+def test_a_warm_start_takes_what_is_there(tmp_path: Path, images: Path) -> None:
+    first = SearchLab(tmp_path, *FEW)
+    first.run()
+    values = [trial.value for trial in first.trials()]
+    second = SearchLab(tmp_path, ("search: tiny-search", "search: second"), *FEW)
+    assert "warm start: 5 points of earlier experiments" in second.run(total=2, warm=True)
+    warm = [trial for trial in second.trials() if WARM in trial.user_attrs]
+    assert sorted(trial.value for trial in warm) == sorted(values[1:])  # the default is the study's own first trial
+    assert sum(counts(trial) for trial in second.trials()) == 2
+
+
+def test_a_trial_that_was_ended_goes_on_when_it_is_promoted(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, (CONFIRM, ""))
+    lab.run()
+    ended = next(trial.number for trial in lab.trials() if trial.state == TrialState.PRUNED)
+    with pytest.raises(SpecError, match=f"--promote 77: .*those that were: {ended}"):
+        lab.run(promoted=[77])
+    lab.run(promoted=[ended])
+    added = [trial for trial in lab.trials() if trial.user_attrs.get(PROMOTED) == ended]
+    assert len(added) == 1 and added[0].params == lab.trials()[ended].params
+    jobs = [json.loads(path.read_text()) for path in tmp_path.glob("jobs/train-*/job.json")]
+    mine = [job for job in jobs if job["label"].startswith(f"trial {ended} ") and not job["spec"]["optim"]["until"]]
+    assert len(mine) == 1 and len(mine[0]["head_starts"]) == 1  # it goes on from its checkpoint
+    lab.run(promoted=[ended])
+    assert sum(PROMOTED in trial.user_attrs for trial in lab.trials()) == 1
+
+
+def test_a_budget_ends_it(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, *FEW)
+    said = lab.run(total=50, parallel=1, budget=0.0095)  # a trial takes two jobs of a thousandth of an hour
+    assert any("the budget of 0.0095 hours is used up" in line for line in said)
+    assert len(lab.trials()) == 4
+
+
+def test_another_space_is_another_study(tmp_path: Path, images: Path) -> None:
+    SearchLab(tmp_path, *FEW).run(total=1)
+    with pytest.raises(SpecError, match="was begun with other values: space.selfguided.mim_weight.high: 4 -> 3"):
+        SearchLab(tmp_path, ("high: 4", "high: 3"), *FEW).run(total=1)
+
+
+def test_two_at_one_study_are_one_too_many(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, *FEW)
+    first = lab.start(LIGHT_STEPS="100", LIGHT_SECONDS="0.1")
+    deadline = time.time() + 60
+    while not (tmp_path / "studies.sqlite").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    assert "another `star-exp search`" in lab.search(code=2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+
+
+def test_a_report_before_the_first_trial_says_so(tmp_path: Path, images: Path) -> None:
+    import subprocess
+
+    lab = SearchLab(tmp_path, *FEW)
+    done = subprocess.run(lab.command(verb="report"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "has no trials yet; `star-exp search" in done.stderr
