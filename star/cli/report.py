@@ -7,17 +7,23 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from star.cli.store import existing_ledger, tracking_uri
-from star.errors import SpecError
+from star.errors import NotFoundError, SpecError
+from star.ledger.store import read_ledger
 from star.report.claims import judge_all
 from star.report.evidence import Evidence
 from star.rundir import Home
 from star.scheduler.plan import make_plan
 from star.spec.experiment import Experiment
 from star.tracked import Reader, open_reader
+
+if TYPE_CHECKING:
+    from star.report.study import StudyReport
+    from star.spec.load_search import Search
 
 EXPERIMENTS = Path("experiments")
 
@@ -45,14 +51,16 @@ def write_reports(
     index: bool = False,
     mlflow_ui: str | None = None,
     spread: str | None = None,
+    studies: Sequence[StudyReport] = (),
 ) -> None:
     """Write reports from what is tracked; with an index of those that ever ran."""
     from star.report.index import write_index
-    from star.report.write import MLFLOW_UI, build, write
+    from star.report.write import build, write
 
     home = Home(path)
     ledger = existing_ledger(home, experiments[0].file)
     reader, reports, never = open_reader(tracking_uri(home)), [], []
+    address = _address(mlflow_ui)
     names = [(experiment.name, experiment.profile) for experiment in experiments]
     for experiment in experiments:
         if names.count((experiment.name, experiment.profile)) > 1:
@@ -60,23 +68,60 @@ def write_reports(
                 f"{experiment.file}: experiment: {experiment.name!r} is the name of another of these files too, and both would be "
                 f"written to {out / experiment.name}; give each its own."
             )
-    if mlflow_ui is not None and not mlflow_ui.startswith(("http://", "https://")):
-        raise SpecError(f"--mlflow-ui {mlflow_ui}: give an address such as http://127.0.0.1:5000.")
-    address = mlflow_ui or os.environ.get("MLFLOW_TRACKING_URI", "")
     for experiment in experiments:
         evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
         if index and not evidence.tracked:
             never.append(experiment.name)
             continue
-        report = build(evidence, address if address.startswith("http") else MLFLOW_UI, spread)
+        report = build(evidence, address, spread)
         reports.append((report, out / experiment.name / experiment.profile))
     for written in write(reports):
         click.echo(f"wrote {written}")
     if index:
-        for written in write_index([report for report, _ in reports], out):
+        for written in write_index([report for report, _ in reports], out, studies):
             click.echo(f"wrote {written}")
         if never:
             click.echo(f"left out, because none of their runs is tracked here: {', '.join(never)}")
+
+
+def write_studies(
+    searches: Sequence[Search], path: Path, out: Path, lenient: bool = False, mlflow_ui: str | None = None
+) -> list[StudyReport]:
+    """Write reports of searches, and return what they say.
+
+    Args:
+        lenient: leave out those that were never begun.
+    """
+    if not searches:
+        return []
+    from star.report.study import StudyReport
+    from star.report.study_files import write_study
+    from star.search.study import Study
+
+    home, reports = Home(path), []
+    reader = open_reader(tracking_uri(home))
+    for search in searches:
+        try:
+            study = Study(search, home, begin=False)
+        except NotFoundError:
+            if not lenient:
+                raise
+            continue
+        report = StudyReport(search, study, home, read_ledger(home), reader, _address(mlflow_ui))
+        for written in write_study(report, out):
+            click.echo(f"wrote {written}")
+        reports.append(report)
+    return reports
+
+
+def _address(mlflow_ui: str | None) -> str:
+    """Where cells link to."""
+    from star.report.write import MLFLOW_UI
+
+    if mlflow_ui is not None and not mlflow_ui.startswith(("http://", "https://")):
+        raise SpecError(f"--mlflow-ui {mlflow_ui}: give an address such as http://127.0.0.1:5000.")
+    address = mlflow_ui or os.environ.get("MLFLOW_TRACKING_URI", "")
+    return address if address.startswith("http") else MLFLOW_UI
 
 
 def show_claims(experiments: list[Experiment], path: Path, fail_on: Sequence[str], as_json: bool) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from star.report import cost, markup, render
 from star.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judgement
@@ -14,30 +15,41 @@ from star.report.grid import Grid, Head, Line, Mark
 from star.report.write import Report, html, markdown
 from star.rundir import write_bytes
 
+if TYPE_CHECKING:
+    from star.report.study import StudyReport
+
 TITLE = "All results"
 
 
-def write_index(reports: list[Report], out: Path) -> Iterator[Path]:
+def write_index(reports: list[Report], out: Path, studies: Sequence[StudyReport] = ()) -> Iterator[Path]:
     """Write OUT/index.md and OUT/index.html, self-contained, of reports that were written below OUT; yields their paths."""
-    for name, text in (("index.md", "\n".join(_markdown(reports)) + "\n"), ("index.html", _html(reports))):
+    pages = {"index.md": "\n".join(_markdown(reports, studies)) + "\n", "index.html": _html(reports, studies)}
+    for name, text in pages.items():
         write_bytes(out / name, text.encode())
         yield out / name
 
 
-def _markdown(reports: list[Report]) -> list[str]:
-    links = zip(reports, _anchors(reports), strict=True)
-    lines = [f"# {TITLE}", "", *(f"- [{markup.plain(r.experiment.spec.title)}](#{anchor})" for r, anchor in links), ""]
+def _markdown(reports: list[Report], studies: Sequence[StudyReport]) -> list[str]:
+    titles = [*(report.experiment.spec.title for report in reports), *(study.search.spec.title for study in studies)]
+    links = zip(titles, _anchors(titles), strict=True)
+    lines = [f"# {TITLE}", "", *(f"- [{markup.plain(title)}](#{anchor})" for title, anchor in links), ""]
     judgements = [one for report in reports for one in report.judgements]
     if judgements:
         lines += ["## Claims of all experiments", "", _counted(judgements), "", *markup.markdown(_verdicts(reports))]
     for report in reports:
         lines += ["", *markdown(report, 2, f"{report.experiment.name}/{report.experiment.profile}/")]
+    if studies:  # Optuna is imported with it
+        from star.report.study_text import markdown as study_markdown
+    for study in studies:
+        lines += ["", *study_markdown(study, 2, study.folder)]
     lines += ["", "## Cost", "", _costs_note(reports), "", *markup.markdown(_costs(reports))]
     return [*lines, "", "## Missing", "", *(f"- {line}" for line in _missing(reports) or ["nothing"])]
 
 
-def _html(reports: list[Report]) -> str:
-    links = "".join(f'<li><a href="#{r.experiment.name}">{escape(r.experiment.spec.title)}</a></li>' for r in reports)
+def _html(reports: list[Report], studies: Sequence[StudyReport]) -> str:
+    titles = {report.experiment.name: report.experiment.spec.title for report in reports}
+    titles |= {study.search.name: study.search.spec.title for study in studies}
+    links = "".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for name, title in titles.items())
     lines = [f"<h1>{TITLE}</h1>", f"<ul>{links}</ul>"]
     judgements = [one for report in reports for one in report.judgements]
     if judgements:
@@ -45,6 +57,10 @@ def _html(reports: list[Report]) -> str:
         lines += markup.html(_verdicts(reports), lambda runs: "")
     for report in reports:
         lines += html(report, _embedded)
+    if studies:
+        from star.report.study_text import html as study_html
+    for study in studies:
+        lines += study_html(study, _embedded)
     lines += ["<h2>Cost</h2>", f"<p>{escape(_costs_note(reports))}</p>", *markup.html(_costs(reports), lambda runs: "")]
     missing = "".join(f"<li>{escape(line)}</li>" for line in _missing(reports) or ["nothing"])
     return render.page(TITLE, [*lines, "<h2>Missing</h2>", f"<ul>{missing}</ul>"])
@@ -54,11 +70,11 @@ def _embedded(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _anchors(reports: list[Report]) -> Iterator[str]:
+def _anchors(titles: Sequence[str]) -> Iterator[str]:
     """As GitHub makes them of titles: a number after one that was there before."""
     seen: Counter[str] = Counter()
-    for report in reports:
-        kept = (c for c in report.experiment.spec.title.lower() if c.isalnum() or c in " -_")
+    for title in titles:
+        kept = (c for c in title.lower() if c.isalnum() or c in " -_")
         anchor = "".join(kept).replace(" ", "-")
         yield f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
         seen[anchor] += 1

@@ -1,0 +1,152 @@
+"""A search's report in words: Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from statistics import fmean
+
+from optuna.trial import FrozenTrial, TrialState
+
+from star.report import markup, render
+from star.report.grid import Grid, Head, Line, Mark, difference_grid, main_grid
+from star.report.study import StudyReport
+from star.report.write import HELD
+from star.search.feed import told
+from star.search.study import EARLY_HOURS, HOURS, WARM, counts
+
+
+def summary(report: StudyReport) -> list[str]:
+    """In sentences: how many trials, what they cost, what ending some early saved."""
+    spec, trials = report.search.spec, [trial for trial in report.trials if counts(trial)]
+    states = Counter(trial.state for trial in trials)
+    parts = [f"{states[TrialState.COMPLETE]} complete", f"{states[TrialState.PRUNED]} ended early"]
+    parts += [f"{states[TrialState.FAIL]} failed"] if states[TrialState.FAIL] else []
+    parts += [f"{states[TrialState.RUNNING]} under way"] if states[TrialState.RUNNING] else []
+    goals = " and ".join(f"{one.direction} {one.title or one.metric}" for one in spec.objectives)
+    pruner = spec.pruner
+    how = f"sampler {spec.sampler.name}"
+    if pruner.min_steps:
+        kind = {"halving": "successive halving", "hyperband": "Hyperband"}[pruner.name]
+        how += f", {kind} from {pruner.min_steps} of {report.search.default.total_steps} steps, one of {pruner.reduction} goes on"
+    lines = [f"{len(trials)} trials ({', '.join(parts)}) to {goals}; {how}."]
+    warm = sum(WARM in trial.user_attrs for trial in report.trials)
+    if warm:
+        lines.append(f"Begun with {warm} points of earlier experiments.")
+    return [*lines, *_cost(trials)]
+
+
+def _cost(trials: Sequence[FrozenTrial]) -> list[str]:
+    hours = {trial.number: trial.user_attrs.get(HOURS, 0.0) for trial in trials}
+    early = {trial.number: trial.user_attrs.get(EARLY_HOURS, 0.0) for trial in trials}
+    spent = sum(hours.values())
+    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
+    own = [hours[trial.number] - early[trial.number] for trial in trials if trial.state == TrialState.COMPLETE]
+    whole = [one for one in own if one > 0]
+    if not spent:
+        return []
+    lines = [f"The trials took {spent:.2f} hours of GPUs, or of CPU slots where there was none."]
+    if pruned and whole:
+        others = sum(hours[number] - early[number] for number in hours if number not in pruned)
+        without = others + len(pruned) * fmean(whole)
+        saved = without - spent
+        word = "saved" if saved >= 0 else "cost"
+        lines.append(
+            f"To the end, and with no comparisons before it, all would have taken about {without:.2f}: ending {len(pruned)} early "
+            f"{word} {abs(saved):.2f} hours ({abs(saved) / without:.0%})."
+        )
+    return lines
+
+
+def outcome(report: StudyReport) -> str:
+    """Whether something beats the default."""
+    verdict = report.verdict
+    if verdict is None:
+        return "No trial was repeated on fresh seeds yet: the best of many is best partly by chance, so there is no winner."
+    objective = report.search.spec.objectives[0]
+    number, digits = int(verdict.label.split()[1]), objective.digits
+    held, seeds = verdict.difference, report.search.spec.confirm
+    assert seeds is not None
+    name, shown = objective.title or objective.metric, f".{digits}f"
+    bounds = "no interval"
+    if held.low is not None:
+        bounds = f"{held.level:.1%} interval {held.low:{shown}} to {held.high:{shown}}"
+    lead = (
+        f"{verdict.label} ({told(dict(report.trials[number].params))}) has {verdict.mean:{shown}}, "
+        f"the default {verdict.default:{shown}} ({name}, means of seeds {', '.join(map(str, seeds.seeds))}): "
+        f"better by {held.estimate:{shown}} ({bounds})"
+    )
+    if verdict.held:
+        return f"**{lead}. It beats the default beyond the noise of seeds.**"
+    return f"**{lead}. That is within the noise of seeds: the default is not beaten.**"
+
+
+def markdown(report: StudyReport, level: int = 1, folder: str = "") -> list[str]:
+    """The report as lines of GitHub Markdown.
+
+    Args:
+        level: of its title.
+        folder: of its pictures, with a slash at the end.
+    """
+    below = "#" * (level + 1)
+    lines = [f"{'#' * level} {markup.plain(report.search.spec.title)}", "", *summary(report), "", outcome(report), ""]
+    lines += [f"The trials of these tables as an experiment: [best.yaml]({folder}best.yaml)."]
+    for part in filter(None, (report.confirmed, report.top)):
+        assert part.table is not None
+        lines += ["", f"{below} {part.experiment.spec.title}", "", *markup.markdown(main_grid(part.table))]
+        differences = difference_grid(part.table)
+        lines += ["", HELD, "", *markup.markdown(differences)] if differences else []
+        lines += ["", *(f"{markup.plain(note)}  " for note in part.table.notes)]
+    if report.importances:
+        lines += ["", f"{below} What mattered", "", IMPORTANCE, "", *markup.markdown(importance_grid(report))]
+    for name, picture in report.pictures.items():
+        lines += ["", f"{below} {TITLES[name]}", "", f"![{TITLES[name]}]({folder}{picture.name})"]
+    return lines
+
+
+def html(report: StudyReport, picture: Callable[[Path], str]) -> list[str]:
+    """The report as lines of HTML; `picture` makes a source of a PNG."""
+    plain = [*summary(report), outcome(report).strip("*")]
+    lines = [
+        f'<h2 id="{report.search.name}">{escape(report.search.spec.title)}</h2>',
+        *(f"<p>{escape(line)}</p>" for line in plain),
+    ]
+    for part in filter(None, (report.confirmed, report.top)):
+        assert part.table is not None
+        lines += [f"<h3>{escape(part.experiment.spec.title)}</h3>", *render.html_parts(part.table, part.link)]
+    if report.importances:
+        lines += [
+            "<h3>What mattered</h3>",
+            f"<p>{escape(IMPORTANCE)}</p>",
+            *markup.html(importance_grid(report), lambda runs: ""),
+        ]
+    for name, path in report.pictures.items():
+        caption = f"<figcaption>{TITLES[name]}</figcaption>"
+        lines.append(f'<figure><img alt="{TITLES[name]}" src="{picture(path)}">{caption}</figure>')
+    return lines
+
+
+IMPORTANCE = (
+    "Share of each parameter in the variance of the first objective (fANOVA over the trials' points), with its standard deviation "
+    "over bootstrapped sets of trials: a share within its deviation of another's is not larger."
+)
+TITLES = {
+    "history": "Trials in their order",
+    "importances": "Importance of the parameters",
+    "slices": "The objective by each parameter",
+    "contours": "The objective by pairs of parameters",
+    "pareto": "Objectives against each other",
+}
+
+
+def importance_grid(report: StudyReport) -> Grid:
+    """Parameters under where they were measured."""
+    found = report.importances
+    grid = Grid([Head("parameter", numeric=False), *(Head(where) for where in found)])
+    for name in report.search.spec.space:
+        shares = [next((one for one in ones if one.name == name), None) for ones in found.values()]
+        cells = [Mark(f"{one.mean:.2f}", after=f" ± {one.deviation:.2f}") if one else Mark("-") for one in shares]
+        grid.lines.append(Line([Mark(name), *cells]))
+    return grid

@@ -1,0 +1,95 @@
+"""A study's report from what a search left behind: its files, its verdict, and an experiment that finds the same runs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from star.cli.report import write_studies
+from star.ledger.store import open_ledger
+from star.report.study import StudyReport, Verdict
+from star.report.study_text import outcome
+from star.rundir import Home
+from star.scheduler.plan import make_plan
+from star.search.study import Study
+from star.spec.load import load
+from star.spec.load_search import load_search
+from star.tracked import open_reader
+from tests.search.lab import SearchLab
+
+
+@pytest.fixture(scope="module")
+def searched(images: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchLab:
+    """A search with its tracked runs, of workers that pretend."""
+    lab = SearchLab(tmp_path_factory.mktemp("searched"), ("trials: 6", "trials: 12"))
+    lab.search("--slots", "2")
+    return lab
+
+
+def folder(lab: SearchLab) -> Path:
+    return lab.path / "reports" / "tiny-search" / "tiny"
+
+
+def test_all_files_are_there(searched: SearchLab) -> None:
+    names = {path.name for path in folder(searched).iterdir()}
+    texts = {
+        "report.md",
+        "report.html",
+        "trials.csv",
+        "best.yaml",
+        "top.tex",
+        "top.csv",
+        "confirmed.tex",
+        "confirmed.csv",
+    }
+    figures = {f"{name}.{kind}" for name in ("history", "importances", "slices", "contours") for kind in ("png", "pdf")}
+    assert texts | figures <= names
+    text = (folder(searched) / "report.md").read_text()
+    assert "12 trials (" in text and "ended early" in text and "best.yaml" in text
+    assert "early saved" in text or "early cost" in text
+    lines = list(csv.DictReader((folder(searched) / "trials.csv").read_text().splitlines()))
+    assert [line["trial"] for line in lines] == [str(i) for i in range(12)]
+    assert all(line["last step"] == "10" for line in lines if line["state"] == "pruned")
+
+
+def test_the_same_bytes_again(searched: SearchLab) -> None:
+    before = {path.name: path.read_bytes() for path in folder(searched).iterdir()}
+    write_studies([load_search(searched.file)], searched.path, searched.path / "reports")
+    assert {path.name: path.read_bytes() for path in folder(searched).iterdir()} == before
+
+
+def test_the_best_trials_are_an_experiment_of_the_same_runs(searched: SearchLab) -> None:
+    experiment = load(folder(searched) / "best.yaml")
+    home = Home(searched.path)
+    plan = make_plan(experiment, home, open_ledger(home))
+    assert {run.label.split()[0] for run in plan.runs} == {"trial"} and len(plan.runs) == 6
+    assert plan.to_do == []  # all of it was computed by the search
+
+
+def test_importances_find_what_matters(searched: SearchLab) -> None:
+    study = Study(load_search(searched.file), Home(searched.path), begin=False)
+    found = StudyReport(study.search, study, Home(searched.path), None, open_reader("sqlite:///none"), "").importances
+    for ones in found.values():
+        assert sum(one.mean for one in ones) == pytest.approx(1) and all(0 <= one.deviation <= 0.5 for one in ones)
+        assert min(ones, key=lambda one: one.mean).name == "selfguided.mask_ratio"  # the bowl is flattest there
+
+
+def test_a_report_of_everything_has_the_study(searched: SearchLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    from star.report.index import write_index
+
+    [study] = write_studies([load_search(searched.file)], searched.path, searched.path / "reports")
+    index, page = write_index([], searched.path / "reports", [study])
+    assert "## A search in seconds" in index.read_text() and "(#a-search-in-seconds)" in index.read_text()
+    assert '<h2 id="tiny-search">' in page.read_text() and "data:image/png;base64," in page.read_text()
+
+
+@pytest.mark.parametrize("low, word", [(0.1, "beats the default beyond"), (-0.1, "the default is not beaten")])
+def test_the_verdict_follows_its_interval(searched: SearchLab, low: float, word: str) -> None:
+    from star.report.stats import Interval
+
+    study = Study(load_search(searched.file), Home(searched.path), begin=False)
+    report = StudyReport(study.search, study, Home(searched.path), None, open_reader("sqlite:///none"), "")
+    report.__dict__["verdict"] = Verdict("trial 1", 70.0, 69.0, Interval(1.0, low, 2.0, 0.975))
+    assert word in outcome(report)
