@@ -201,7 +201,10 @@ def claims(
     as_json: bool,
 ) -> None:
     """Judge the claims of FILES from tracked metrics: supported, contradicted or undecided."""
-    experiments = [_experiment(file, profile, sets, seeds, name) for file in files]
+    found = [file for file in files if not _is_search(file)]  # those are judged by their own reports
+    if not found:
+        raise StarError(f"{files[0]}: a search declares no claims; its report says whether it beats the default.")
+    experiments = [_experiment(file, profile, sets, seeds, name) for file in found]
     from star.cli.report import show_claims
 
     sys.exit(show_claims(experiments, home, fail_on, as_json))

@@ -62,6 +62,7 @@ def write_reports(
     reader, reports, never = open_reader(tracking_uri(home)), [], []
     address = _address(mlflow_ui)
     names = [(experiment.name, experiment.profile) for experiment in experiments]
+    names += [(study.search.name, study.search.profile) for study in studies]
     for experiment in experiments:
         if names.count((experiment.name, experiment.profile)) > 1:
             raise SpecError(

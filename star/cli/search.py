@@ -11,6 +11,7 @@ import click
 from star.cli.run import RunOptions
 from star.cli.store import connect
 from star.cli.view import View
+from star.errors import SpecError
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home
 from star.scheduler.courier import Courier, Shipment
@@ -47,6 +48,7 @@ def run_search(search: Search, options: SearchOptions) -> int:
     with alone(search, home):
         study = Study(search, home)
         ledger = open_ledger(home)
+        refuse_name(search, ledger)
         executor = make_executor(options.executor, home, options.slots)
         promote(study, options.promote)
         outcome, behind = _searched(search, study, home, ledger, executor, options)
@@ -60,6 +62,19 @@ def run_search(search: Search, options: SearchOptions) -> int:
 
         write_studies([search], options.home, options.out)
     return 0 if study.complete() else 1
+
+
+def refuse_name(search: Search, ledger: Ledger) -> None:
+    """That no experiment has the study's name: each would take the other's rows away.
+
+    Raises:
+        SpecError: one has.
+    """
+    rows = ledger.experiments(search.name, search.profile)
+    if any(not row.row.startswith("trial ") for row in rows):
+        raise SpecError(
+            f"{search.file}: search: {search.name!r} is the name of an experiment that ran here; give another with --name."
+        )
 
 
 def _searched(

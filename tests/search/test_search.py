@@ -15,7 +15,11 @@ import pytest
 from optuna.trial import TrialState
 
 from star.errors import SpecError
+from star.ledger.store import open_ledger
+from star.rundir import Home
 from star.search.study import PROMOTED, SAME_AS, WARM, counts
+from star.spec.load import load
+from tests.helpers import ROOT
 from tests.search.lab import SearchLab
 from tests.search.test_spec import ALPHA, BETA, PRUNER
 
@@ -186,6 +190,19 @@ def test_two_at_one_study_are_one_too_many(tmp_path: Path, images: Path) -> None
     assert "another `star-exp search`" in lab.search(code=2)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
+
+
+def test_an_experiment_keeps_its_name(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, ("search: tiny-search", "search: tiny"), *FEW)
+    experiment = load(ROOT / "tests" / "tiny.yaml")
+    open_ledger(Home(tmp_path)).set_experiment("tiny", "tiny", experiment.targets, [("a row", 0, "0" * 16)])
+    assert "is the name of an experiment that ran here" in lab.search(code=2)
+
+
+def test_a_trial_of_several_seeds_has_their_mean(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, ("trials: 6", "trials: 6\nseeds: [0, 7]"), *FEW)
+    lab.run(total=2)
+    assert len(list(tmp_path.glob("jobs/train-*"))) == 4 and len(lab.trials()) == 2
 
 
 def test_a_report_before_the_first_trial_says_so(tmp_path: Path, images: Path) -> None:
