@@ -13,7 +13,7 @@ EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write reports/table4'
-	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: hours; write reports/'
+	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: an hour or two; write reports/'
 	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm and PostgreSQL for them)'
 	@echo 'make clean    remove the environment and everything computed (runs/)'
 

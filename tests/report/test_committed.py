@@ -23,10 +23,20 @@ def test_what_the_readme_says_of_st_ars_probe() -> None:
     gain, more = (
         contrast([Sample(100, found["ST-AR"]), Sample(-100, found[row])]) for row in ("baseline", "baseline, two views")
     )
-    assert gain.low is not None and gain.high is not None and more.low is not None
+    assert gain.low is not None and gain.high is not None and more.low is not None and more.high is not None
     assert f"is {gain.estimate:.1f} points higher than the baseline's" in text
     assert f"(95% interval {gain.low:.1f} to {gain.high:.1f}) and {more.estimate:.1f} higher than" in text
-    assert more.low < 0 < gain.low, "decided, and not decided"
+    assert f"sees as many codes ({more.low:.1f} to {more.high:.1f});" in text
+    assert more.low > 0 and gain.low > 0, "both decided"
+
+
+def test_what_the_readme_says_of_the_claims() -> None:
+    verdicts: dict[str, str] = {}
+    for path in (ROOT / "reports").glob("*/fashion/claims.json"):
+        verdicts |= {claim["id"]: claim["verdict"] for claim in json.loads(path.read_text())["claims"]}
+    assert len(verdicts) == 11
+    assert [name for name, verdict in verdicts.items() if verdict != "undecided"] == ["mask-ratio-sfid"]
+    assert verdicts["mask-ratio-sfid"] == "supported"
 
 
 def test_the_readme_shows_the_committed_tables() -> None:
