@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from star.data.codes import CodeStore, distinct_views
+from star.spec.load_search import load_search
 from tests.helpers import ROOT
 
 
@@ -47,3 +48,16 @@ def test_the_foreign_transformer_of_the_docs_learns(home: Path) -> None:
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs" / page).read_text()):
         assert target.startswith("http") or (ROOT / "docs" / target).exists(), target
+
+
+def test_the_search_of_the_docs_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "search.md").read_text()
+    (tmp_path / "search.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    (tmp_path / "profiles").symlink_to(ROOT / "experiments" / "profiles")
+    search = load_search(tmp_path / "search.yaml")
+    assert search.rungs(search.default) == [200] and len(search.spec.space) == 5
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "experiments").glob("search_*.yaml")))
+def test_every_search_here_can_begin(file: str) -> None:
+    assert load_search(ROOT / "experiments" / file).spec.trials >= 16

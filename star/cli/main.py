@@ -33,7 +33,7 @@ from star.errors import StarError
 
 if TYPE_CHECKING:
     from star.spec.experiment import Experiment
-    from star.spec.load_search import Search
+    from star.spec.points import Search
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

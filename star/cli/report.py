@@ -23,7 +23,7 @@ from star.tracked import Reader, open_reader
 
 if TYPE_CHECKING:
     from star.report.study import StudyReport
-    from star.spec.load_search import Search
+    from star.spec.points import Search
 
 EXPERIMENTS = Path("experiments")
 

@@ -24,7 +24,7 @@ from star.search.feed import Trials
 from star.search.legs import Legs
 from star.search.study import Study, alone
 from star.search.warm import promote, warm_start
-from star.spec.load_search import Search
+from star.spec.points import Search
 
 SHOWN = 16
 """Runs in the live view: the newest."""
@@ -101,7 +101,7 @@ def _searched(
         snapshot = take(home)
         engines = lambda name: make_executor(name, home)  # noqa: E731
         scheduler = Scheduler(home, ledger, executor, snapshot, view.say, engines)
-        first = trials.resume({})
+        first = trials.resume()
         outcome = scheduler.run(replace(empty, jobs={job.key: job for job in first}), view.update, trials)
     return outcome, couriers.finish()
 

@@ -18,9 +18,9 @@ from star.report.stats import Interval, Sample, contrast
 from star.report.write import Report, build
 from star.rundir import Home
 from star.scheduler.plan import make_plan
-from star.search.feed import best, short
+from star.search.best import best, short
 from star.search.study import Study
-from star.spec.load_search import Search
+from star.spec.points import Search
 from star.spec.reporting import Column, TableSpec
 from star.tracked import Reader
 

@@ -16,7 +16,7 @@ from star.report.study import StudyReport, cells_of
 from star.report.study_text import html, markdown
 from star.report.write import provenance
 from star.rundir import write_bytes
-from star.search.feed import best
+from star.search.best import best
 from star.search.study import HOURS, RUN, WHY
 from star.spec.diff import ABSENT, differences
 from star.spec.load import profile_base

@@ -14,7 +14,7 @@ from star.report import markup, render
 from star.report.grid import Grid, Head, Line, Mark, difference_grid, main_grid
 from star.report.study import StudyReport
 from star.report.write import HELD
-from star.search.feed import told
+from star.search.best import told
 from star.search.study import EARLY_HOURS, HOURS, WARM, counts
 
 

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -14,9 +13,10 @@ from optuna.trial import TrialState
 from star.errors import DataError, SpecError
 from star.ledger.states import Job
 from star.scheduler.plan import PlannedJob
+from star.search.best import Repeated, told
 from star.search.legs import OWN, Leg, Legs
-from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
-from star.spec.load_search import Point
+from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, USED_UP, WHY, Study, counts
+from star.spec.points import Point
 from star.spec.run import RunSpec
 
 IN_A_ROW = 50
@@ -66,16 +66,15 @@ class Trials:
         self.study, self.search, self.legs, self.say = study, study.search, legs, say
         self.parallel, self.total, self.budget = parallel, total, budget
         self.active: dict[int, Active] = {}
-        self.confirming: Leg | None = None
-        self.confirmed = self.search.spec.confirm is None
-        self.stopped = ""
+        self.repeated = Repeated(study, legs, say)
+        self.stopped = study.optuna.user_attrs.get(USED_UP, "")
         """Why no more trials are asked for, before their number is reached."""
         self._runs = {trial.user_attrs[RUN]: trial.number for trial in study.trials() if RUN in trial.user_attrs}
         self._in_a_row = 0
         self._begun: float = study.optuna.user_attrs.get("begun") or time.time()
         study.optuna.set_user_attr("begun", self._begun)
 
-    def resume(self, states: Mapping[str, Job]) -> list[PlannedJob]:
+    def resume(self) -> list[PlannedJob]:
         """The trials that were under way when the last search ended, and those that somebody wants promoted."""
         jobs: list[PlannedJob] = []
         trials = self.study.trials()
@@ -100,13 +99,13 @@ class Trials:
             jobs += self._advance(active, states)
         while len(self.active) < self.parallel and self._wants_more():
             jobs += self._enter(*self.study.ask())
-        if not self.active and not self._wants_more() and not (self.confirmed or self.broken):
-            jobs += self._confirm(states)
+        if not self.active and not self._wants_more() and not self.broken:
+            jobs += self.repeated(states)
         return jobs
 
     def is_open(self) -> bool:
         """Whether anything is under way or still to come."""
-        return bool(self.active) or self._wants_more() or not (self.confirmed or self.broken)
+        return bool(self.active) or self._wants_more() or not (self.repeated.over or self.broken)
 
     @property
     def broken(self) -> bool:
@@ -118,6 +117,7 @@ class Trials:
             return False
         if self._in_a_row >= IN_A_ROW:
             self.stopped = f"the last {IN_A_ROW} points were no new runs: the space has no more"
+            self.study.optuna.set_user_attr(USED_UP, self.stopped)
         elif self.budget is not None and not self.study.has_waiting() and self._spent() > self.budget:
             self.stopped = f"the budget of {self.budget:g} hours is used up by what ran, runs, and is left to repeat"
         if self.stopped:
@@ -260,47 +260,3 @@ class Trials:
             return
         notes = {WHY: why} if why else {}
         self.study.tell(active.number, values, state, **notes, **hours)
-
-    def _confirm(self, states: Mapping[str, Job]) -> list[PlannedJob]:
-        """The best trials and the default once more, on seeds that did not choose them."""
-        confirm = self.search.spec.confirm
-        assert confirm is not None
-        if self.confirming is not None:
-            if self.confirming.done(states) or self.confirming.failed(states):
-                self.confirmed = True
-            return []
-        chosen = best(self.study, confirm.top)
-        if not chosen:
-            self.confirmed = True
-            return []
-        rows = [(f"trial {number}", self.search.run(point)) for number, point in chosen]
-        self.say(f"repeating {', '.join(label for label, _ in rows)} on seeds {', '.join(map(str, confirm.seeds))}")
-        plan = self.legs.plan(self.search.experiment(rows, confirm.seeds, self.search.targets))
-        self.confirming = self.legs.begin(plan)
-        return plan.to_do
-
-
-def best(study: Study, top: int) -> list[tuple[int, Point]]:
-    """Number and point of the default and of the `top` best trials: by the objective, or from the Pareto front."""
-    complete = study.complete()
-    if not complete:
-        return []
-    objectives = study.search.spec.objectives
-    if len(objectives) > 1:
-        front = {trial.number for trial in study.optuna.best_trials}
-        complete = [trial for trial in complete if trial.number in front or trial.number == 0]
-    sign = -1.0 if objectives[0].direction == "maximize" else 1.0
-    order = sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
-    default = [trial for trial in study.trials()[:1] if trial.state == TrialState.COMPLETE]
-    chosen = [*default, *[trial for trial in order if trial.number != 0][:top]]
-    return [(trial.number, dict(trial.params)) for trial in chosen]
-
-
-def told(point: Point) -> str:
-    """A point for people."""
-    return ", ".join(f"{name.rsplit('.', 1)[-1]} {short(value)}" for name, value in point.items())
-
-
-def short(value: Any) -> str:
-    """A parameter's value for people."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -15,18 +15,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from star.errors import LedgerError, NotFoundError, SpecError
 from star.ledger.database import Database, address
 from star.rundir import Home
 from star.scheduler.contract import GIVEN
+from star.search.choosing import distribution, make_pruner, make_sampler
 from star.spec.diff import differences
-from star.spec.load_search import Point, Search, number_kind, start_points
-from star.spec.search import Parameter
+from star.spec.points import Point, Search, start_points
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -34,9 +31,10 @@ logging.getLogger().addHandler(logging.NullHandler())  # or its migrations would
 SCHEMA = "star_studies"
 """Of a PostgreSQL database that holds the ledger too: Optuna's tables have a schema of their own."""
 SAME_AS, IMPOSSIBLE, WARM, PROMOTED, WHY, RUN = "same_as", "impossible", "warm_start", "promoted", "why", "run"
-HOURS, EARLY_HOURS = "hours", "early_hours"
+HOURS, EARLY_HOURS, USED_UP = "hours", "early_hours", "used_up"
 """What is noted at a trial: the earlier one at the same point; values that do not fit together; results of earlier experiments;
-the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end."""
+the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end.
+At a study: why there are no more points."""
 
 
 def studies_url(home: Home) -> str:
@@ -81,7 +79,7 @@ class Study:
 
     def __init__(self, search: Search, home: Home, begin: bool = True) -> None:
         self.search = search
-        self.distributions = {name: _distribution(name, parameter) for name, parameter in search.spec.space.items()}
+        self.distributions = {name: distribution(name, parameter) for name, parameter in search.spec.space.items()}
         make_sampler(search, 0)  # whether it is installed
         storage, name, pruner = open_storage(home), study_name(search), make_pruner(search)
         if begin:
@@ -215,55 +213,3 @@ def alone(search: Search, home: Home) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield
-
-
-def make_sampler(search: Search, number: int) -> BaseSampler:
-    """The sampler for one trial: its random numbers are a function of the trial's number, so a search that was stopped repeats nothing.
-
-    Raises:
-        SpecError: what it needs is not installed.
-    """
-    spec, several = search.spec.sampler, len(search.spec.objectives) > 1
-    name = spec.name if spec.name != "default" else "nsgaii" if several else "tpe"
-    seed = (spec.seed * 1_000_003 + number) % 2**32
-    samplers = optuna.samplers
-    try:
-        if name == "tpe":
-            branches = any(parameter.when for parameter in search.spec.space.values())
-            return samplers.TPESampler(seed=seed, n_startup_trials=spec.startup, multivariate=True, group=branches)
-        if name == "gp":
-            import scipy  # noqa: F401
-
-            return samplers.GPSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
-        if name == "cmaes":
-            import cmaes  # noqa: F401
-
-            return samplers.CmaEsSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
-    except ImportError as error:
-        raise SpecError(
-            f"{search.file}: sampler.name: {name} needs {error.name}, which is not installed; `pip install 'star-exp[search]'` "
-            "brings it, or choose tpe."
-        ) from None
-    if name == "nsgaii":
-        return samplers.NSGAIISampler(seed=seed, population_size=spec.startup)
-    return samplers.RandomSampler(seed=seed)
-
-
-def make_pruner(search: Search) -> BasePruner:
-    """The pruner, whose steps are those of the optimizer."""
-    spec = search.spec.pruner
-    if spec.name == "none" or spec.min_steps is None:
-        return NopPruner()
-    if spec.name == "halving":
-        return SuccessiveHalvingPruner(spec.min_steps, spec.reduction)
-    return HyperbandPruner(spec.min_steps, search.default.total_steps, spec.reduction)
-
-
-def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
-    if parameter.choices:
-        return CategoricalDistribution(parameter.choices)
-    low, high, step = parameter.low, parameter.high, parameter.step
-    assert low is not None and high is not None
-    if number_kind(name) == "integer":
-        return IntDistribution(int(low), int(high), parameter.log, int(step or 1))
-    return FloatDistribution(float(low), float(high), parameter.log, None if step is None else float(step))

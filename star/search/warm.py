@@ -12,7 +12,7 @@ from star.scheduler.contract import GIVEN
 from star.search.legs import Leg, Legs
 from star.search.study import RUN, WARM, Study
 from star.spec.diff import differences
-from star.spec.load_search import Point
+from star.spec.points import Point
 from star.spec.run import RunSpec
 
 

@@ -89,7 +89,7 @@ class SearchLab:
         trials = Trials(study, legs, said.append, parallel, total, budget)
         scheduler = Scheduler(home, ledger, BowlExecutor(broken), take(home), said.append)
         empty = legs.plan(study.search.experiment([], [], study.search.targets))
-        scheduler.run(replace(empty, jobs={job.key: job for job in trials.resume({})}), lambda states: None, trials)
+        scheduler.run(replace(empty, jobs={job.key: job for job in trials.resume()}), lambda states: None, trials)
         return said
 
     def command(self, *options: str, verb: str = "search") -> list[str]:

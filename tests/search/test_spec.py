@@ -11,7 +11,8 @@ from star.errors import SpecError
 from star.rundir import Home
 from star.search.study import Study
 from star.spec.load import load
-from star.spec.load_search import load_search, start_points
+from star.spec.load_search import load_search
+from star.spec.points import start_points
 from tests.search.lab import SEARCH, SearchLab
 
 ALPHA = "selfguided.mim_weight: {low: 0, high: 4}"

@@ -1,0 +1,67 @@
+"""The best trials, and the search's last part: they and the default once more, on seeds that did not choose them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optuna.trial import TrialState
+
+from star.ledger.states import Job
+from star.scheduler.plan import PlannedJob
+from star.search.legs import Leg, Legs
+from star.search.study import Study
+from star.spec.points import Point
+
+
+class Repeated:
+    """Repeats the best trials once all trials have ended."""
+
+    def __init__(self, study: Study, legs: Legs, say: Callable[[str], None]) -> None:
+        self.study, self.legs, self.say = study, legs, say
+        self.over = study.search.spec.confirm is None
+        """Whether nothing is left to repeat."""
+        self._leg: Leg | None = None
+
+    def __call__(self, states: Mapping[str, Job]) -> list[PlannedJob]:
+        """Jobs to start, when there are some; `states` are those of all jobs so far."""
+        confirm, search = self.study.search.spec.confirm, self.study.search
+        if self.over or confirm is None:
+            return []
+        if self._leg is not None:
+            self.over = self._leg.done(states) or self._leg.failed(states) is not None
+            return []
+        chosen = best(self.study, confirm.top)
+        if not chosen:
+            self.over = True
+            return []
+        rows = [(f"trial {number}", search.run(point)) for number, point in chosen]
+        self.say(f"repeating {', '.join(label for label, _ in rows)} on seeds {', '.join(map(str, confirm.seeds))}")
+        self._leg = self.legs.begin(self.legs.plan(search.experiment(rows, confirm.seeds, search.targets)))
+        return self._leg.plan.to_do
+
+
+def best(study: Study, top: int) -> list[tuple[int, Point]]:
+    """Number and point of the default and of the `top` best trials: by the objective, or from the Pareto front."""
+    complete = study.complete()
+    if not complete:
+        return []
+    objectives = study.search.spec.objectives
+    if len(objectives) > 1:
+        front = {trial.number for trial in study.optuna.best_trials}
+        complete = [trial for trial in complete if trial.number in front or trial.number == 0]
+    sign = -1.0 if objectives[0].direction == "maximize" else 1.0
+    order = sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
+    default = [trial for trial in study.trials()[:1] if trial.state == TrialState.COMPLETE]
+    chosen = [*default, *[trial for trial in order if trial.number != 0][:top]]
+    return [(trial.number, dict(trial.params)) for trial in chosen]
+
+
+def told(point: Point) -> str:
+    """A point for people."""
+    return ", ".join(f"{name.rsplit('.', 1)[-1]} {short(value)}" for name, value in point.items())
+
+
+def short(value: Any) -> str:
+    """A parameter's value for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

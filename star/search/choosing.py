@@ -1,0 +1,64 @@
+"""Optuna's samplers, pruners and distributions for what a search's file says."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler
+
+from star.errors import SpecError
+from star.spec.points import Search, number_kind
+from star.spec.search import Parameter
+
+
+def make_sampler(search: Search, number: int) -> BaseSampler:
+    """The sampler for one trial: its random numbers are a function of the trial's number, so a search that was stopped repeats nothing.
+
+    Raises:
+        SpecError: what it needs is not installed.
+    """
+    spec, several = search.spec.sampler, len(search.spec.objectives) > 1
+    name = spec.name if spec.name != "default" else "nsgaii" if several else "tpe"
+    seed = (spec.seed * 1_000_003 + number) % 2**32
+    samplers = optuna.samplers
+    try:
+        if name == "tpe":
+            branches = any(parameter.when for parameter in search.spec.space.values())
+            return samplers.TPESampler(seed=seed, n_startup_trials=spec.startup, multivariate=True, group=branches)
+        if name == "gp":
+            import scipy  # noqa: F401
+
+            return samplers.GPSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
+        if name == "cmaes":
+            import cmaes  # noqa: F401
+
+            return samplers.CmaEsSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
+    except ImportError as error:
+        raise SpecError(
+            f"{search.file}: sampler.name: {name} needs {error.name}, which is not installed; `pip install 'star-exp[search]'` "
+            "brings it, or choose tpe."
+        ) from None
+    if name == "nsgaii":
+        return samplers.NSGAIISampler(seed=seed, population_size=spec.startup)
+    return samplers.RandomSampler(seed=seed)
+
+
+def make_pruner(search: Search) -> BasePruner:
+    """The pruner, whose steps are those of the optimizer."""
+    spec = search.spec.pruner
+    if spec.name == "none" or spec.min_steps is None:
+        return NopPruner()
+    if spec.name == "halving":
+        return SuccessiveHalvingPruner(spec.min_steps, spec.reduction)
+    return HyperbandPruner(spec.min_steps, search.default.total_steps, spec.reduction)
+
+
+def distribution(name: str, parameter: Parameter) -> BaseDistribution:
+    if parameter.choices:
+        return CategoricalDistribution(parameter.choices)
+    low, high, step = parameter.low, parameter.high, parameter.step
+    assert low is not None and high is not None
+    if number_kind(name) == "integer":
+        return IntDistribution(int(low), int(high), parameter.log, int(step or 1))
+    return FloatDistribution(float(low), float(high), parameter.log, None if step is None else float(step))

@@ -1,0 +1,122 @@
+"""What can be wrong with a search beyond its types: told with file and line before there is a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from star.errors import SpecError
+from star.spec.explain import field_schema
+from star.spec.keys import stage_keys
+from star.spec.measure import FOREIGN, parse_measure
+from star.spec.points import Point, Search, completed, fits, number_kind_of
+from star.spec.run import RunSpec
+from star.spec.search import Parameter
+from star.spec.yamldoc import Doc
+
+EVALUATION = ("generate", "score", "probe", "attention", "resources")
+"""Sections that a comparison on the way may change: training must stay what it is, so that it can go on from there."""
+
+
+def check_search(search: Search, doc: Doc) -> None:
+    """Fields, ranges and their ends, objectives, the pruner, starting points.
+
+    Raises:
+        SpecError: with file, line and dotted path.
+    """
+    _Checker(search, doc).check()
+
+
+class _Checker:
+    """What can be wrong with a search beyond its types."""
+
+    def __init__(self, search: Search, doc: Doc) -> None:
+        self.search, self.doc = search, doc
+
+    def check(self) -> None:
+        """Fields, ranges and their ends, objectives, starting points."""
+        for name, parameter in self.search.spec.space.items():
+            self._field(name, parameter)
+        for i, objective in enumerate(self.search.spec.objectives):
+            self._objective(objective.metric, ("objectives", i, "metric"))
+        self._pruner()
+        default = self.search.point_of(self.search.default)
+        for name, value in default.items():
+            if not fits(self.search.spec.space[name], value):
+                self._complain(
+                    ("space", name),
+                    f"the base's own {value!r} is the first trial and must lie in it; widen it, or change base",
+                )
+        for name in self.search.spec.space:
+            self._ends(name, default)
+        for i, start in enumerate(self.search.spec.start):
+            self._start(i, start, default)
+
+    def _complain(self, where: tuple[str | int, ...], text: str) -> NoReturn:
+        path = ".".join(map(str, where))
+        raise SpecError(f"{self.doc.mark(where) or self.search.file}: {path}: {text}.")
+
+    def _field(self, name: str, parameter: Parameter) -> None:
+        try:
+            schema = field_schema(RunSpec, name)
+        except SpecError as error:
+            self._complain(("space", name), str(error).removeprefix(f"{name}: "))
+        if name == "seed":
+            self._complain(("space", name), "seeds are no parameter; `seeds` says how many runs a trial has")
+        if not parameter.choices and not number_kind_of(schema):
+            self._complain(("space", name), "is no number; give choices in place of a range")
+        whole = number_kind_of(schema) == "integer" and not parameter.choices
+        ends = [value for value in (parameter.low, parameter.high, parameter.step) if value is not None]
+        if whole and any(value != int(value) for value in ends):
+            self._complain(("space", name), "is a whole number; so must low, high and step be")
+
+    def _objective(self, metric: str, where: tuple[str | int, ...]) -> None:
+        try:
+            measure = parse_measure(metric)
+        except ValueError as error:
+            self._complain(where, str(error))
+        if metric.startswith(FOREIGN):
+            self._complain(where, f"{metric!r} is not computed here; give a result of a stage")
+        if measure.is_curve:
+            self._complain(where, f"{metric!r} is a curve; say where to read it, such as {metric}@last")
+
+    def _pruner(self) -> None:
+        pruner = self.search.spec.pruner
+        for section in pruner.spec:
+            if section not in EVALUATION:
+                self._complain(
+                    ("pruner", "spec", section),
+                    f"trials go on from these comparisons, which may only change {', '.join(EVALUATION)}",
+                )
+        if pruner.min_steps is not None:
+            if pruner.min_steps >= self.search.default.total_steps:
+                self._complain(
+                    ("pruner", "min_steps"),
+                    f"{pruner.min_steps} is not before the end of training, {self.search.default.total_steps} steps",
+                )
+            self.search.run(self.search.point_of(self.search.default), pruner.min_steps)
+
+    def _ends(self, name: str, default: Point) -> None:
+        """That a run can be made of each end of a range, or each choice, and that they are different runs."""
+        parameter = self.search.spec.space[name]
+        keys = set()
+        for value in parameter.choices or (parameter.low, parameter.high):
+            point = completed(
+                self.search, {**default, **{other: values[0] for other, values in parameter.when.items()}, name: value}
+            )
+            keys.add(tuple(stage_keys(self.search.run(point), {}).items()))
+        if len(keys) == 1:
+            self._complain(
+                ("space", name),
+                "changes nothing: the part that it sets is switched off, or lies outside what a run is made of",
+            )
+
+    def _start(self, index: int, start: Mapping[str, Any], default: Point) -> None:
+        for name, value in start.items():
+            if name not in self.search.spec.space:
+                self._complain(
+                    ("start", index, name), f"is no parameter; space has: {', '.join(self.search.spec.space)}"
+                )
+            if not fits(self.search.spec.space[name], value):
+                self._complain(("start", index, name), f"{value!r} lies outside of its range")
+        self.search.run(completed(self.search, {**default, **start}))

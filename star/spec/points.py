@@ -1,0 +1,176 @@
+"""A search resolved at a profile: its points, and the runs that lie there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from star.spec.experiment import Experiment, ExperimentSpec, Row, Variant
+from star.spec.explain import field_schema, validated
+from star.spec.measure import Measure, parse_measure
+from star.spec.run import RunSpec
+from star.spec.search import Parameter, SearchSpec
+from star.spec.yamldoc import Doc, Mark, nested, overlay
+
+Point = dict[str, Any]
+"""Dotted path -> value, of the parameters that are there."""
+EARLY = "-early"
+"""After the search's name: the experiment of the runs that end before their last step."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search, resolved at a profile."""
+
+    file: str
+    spec: SearchSpec
+    profile: str
+    profile_file: Path
+    base: Doc
+    marks: Mapping[str, Mark | None]
+    """Parameter -> where the file has it."""
+    default: RunSpec
+    """The base's own run."""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.spec.search
+
+    @property
+    def measures(self) -> list[Measure]:
+        """Of the objectives."""
+        return [parse_measure(objective.metric) for objective in self.spec.objectives]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The stages that a whole trial reaches."""
+        return tuple(dict.fromkeys([*(str(m.stage) for m in self.measures), *self.spec.targets]))
+
+    def active(self, point: Mapping[str, Any], name: str) -> bool:
+        """Whether a parameter is there at a point that has all parameters above it."""
+        return all(other in point and point[other] in values for other, values in self.spec.space[name].when.items())
+
+    def point_of(self, spec: RunSpec) -> Point:
+        """The point at which a run lies."""
+        point: Point = {}
+        for name in self.spec.space:
+            if self.active(point, name):
+                point[name] = value_at(spec, name)
+        return point
+
+    def contains(self, point: Mapping[str, Any]) -> bool:
+        """Whether a trial may lie there."""
+        return all(fits(self.spec.space[name], value) for name, value in point.items())
+
+    def rungs(self, spec: RunSpec) -> list[int]:
+        """Steps at which a trial is compared with others before its end."""
+        pruner, steps = self.spec.pruner, []
+        step = pruner.min_steps
+        while step is not None and step < spec.total_steps:
+            steps.append(step)
+            step *= pruner.reduction
+        return steps
+
+    def run(self, point: Mapping[str, Any], until: int | None = None) -> RunSpec:
+        """The run at a point, to its end, or up to a step and as cheaply measured as the pruner says.
+
+        Raises:
+            SpecError: the values do not fit together.
+        """
+        doc = self.base
+        for name, value in point.items():
+            doc = overlay(doc, nested(tuple(name.split(".")), value, self.marks.get(name) or Mark(self.file)))
+        if until is not None:
+            doc = overlay(doc, Doc({**self.spec.pruner.spec}))
+            doc = overlay(doc, nested(("optim", "until"), until, Mark(self.file)))
+        return validated(RunSpec, doc, self.file)
+
+    def early(self, label: str, until: int, spec: RunSpec) -> Experiment:
+        """The runs of a trial up to a comparison: an experiment beside the whole ones, which reaches the first objective alone."""
+        target = str(self.measures[0].stage)
+        name = f"{self.name}{EARLY}"
+        return self.experiment([(f"{label}, {until} steps", spec)], self.spec.seeds, [target], experiment=name)
+
+    def experiment(
+        self,
+        rows: Sequence[tuple[str, RunSpec]],
+        seeds: Sequence[int],
+        targets: Sequence[str],
+        cells: Mapping[str, dict[str, str | int | float]] | None = None,
+        **more: Any,
+    ) -> Experiment:
+        """Runs with labels as an experiment that can be planned, run and reported.
+
+        Args:
+            cells: label -> texts for columns of its table.
+            more: fields of the experiment's own spec.
+        """
+        told = cells or {}
+        variants = tuple(
+            Variant(
+                label,
+                Row(label=label, cells=told.get(label, {})),
+                tuple(spec.model_copy(update={"seed": seed}) for seed in seeds),
+            )
+            for label, spec in rows
+        )
+        about: dict[str, Any] = {
+            "experiment": self.name,
+            "title": self.spec.title,
+            "profile": self.profile,
+            "seeds": list(seeds),
+            "rows": [variant.row for variant in variants],
+            "targets": list(targets),
+        }
+        spec = ExperimentSpec.model_construct(**{**about, **more})
+        return Experiment(self.file, spec, self.profile, variants)
+
+
+def completed(search: Search, point: Mapping[str, Any]) -> Point:
+    """With the default's value, or the first legal one, for parameters that a choice brings with it; without those it takes away."""
+    whole: Point = {}
+    for name, parameter in search.spec.space.items():
+        if search.active(whole, name):
+            value = point.get(name, value_at(search.default, name))
+            legal = fits(parameter, value) or name in point
+            whole[name] = value if legal else (parameter.choices or [parameter.low])[0]
+    return whole
+
+
+def start_points(search: Search) -> list[Point]:
+    """The default, then the points that the file names, what they leave out as in the default."""
+    default = search.point_of(search.default)
+    return [default, *(completed(search, {**default, **start}) for start in search.spec.start)]
+
+
+def value_at(spec: RunSpec, path: str) -> Any:
+    """The value of a field."""
+    found: Any = spec
+    for step in path.split("."):
+        found = found[step] if isinstance(found, Mapping) else getattr(found, step)
+    return found
+
+
+def number_kind(path: str) -> str | None:
+    """`integer` or `number`, of a field that may be one."""
+    return number_kind_of(field_schema(RunSpec, path))
+
+
+def number_kind_of(schema: Mapping[str, Any]) -> str | None:
+    kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
+    return "number" if "number" in kinds else "integer" if "integer" in kinds else None
+
+
+def fits(parameter: Parameter, value: Any) -> bool:
+    if parameter.choices:
+        return any(value == choice and type(value) is type(choice) for choice in parameter.choices)
+    low, high = parameter.low, parameter.high
+    if isinstance(value, bool) or not isinstance(value, int | float) or low is None or high is None:
+        return False
+    if not low <= value <= high:
+        return False
+    steps = (value - low) / parameter.step if parameter.step else 0.0
+    return abs(steps - round(steps)) < 1e-8
