@@ -11,11 +11,13 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
+from star.cli.store import connect
 from star.errors import EngineError
 from star.ledger.store import open_ledger
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import Exit, Handle, Start, Watched
 from star.scheduler.loop import Scheduler
+from star.scheduler.reindex import deliver
 from star.scheduler.snapshot import take
 from star.search.feed import Trials
 from star.search.legs import Legs
@@ -45,7 +47,11 @@ class BowlExecutor(InstantExecutor):
             result = read_json(start.job.result)
             names = {name.split("}/")[-1] for name in STAGES[start.stage].results}
             found = {name: value for name, value in bowl(read_json(start.job.job)["spec"]).items() if name in names}
-            write_json(start.job.result, {**result, "metrics": found, "seconds": 3.6}, durable=False)
+            write_json(
+                start.job.result,
+                {**result, "metrics": found, "seconds": 3.6, "provenance": {"code": "none"}},
+                durable=False,
+            )
         return [{"name": start.name} for start in starts]
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
@@ -91,6 +97,11 @@ class SearchLab:
         empty = legs.plan(study.search.experiment([], [], study.search.targets))
         scheduler.run(replace(empty, jobs={job.key: job for job in trials.resume()}), lambda states: None, trials)
         return said
+
+    def deliver(self) -> None:
+        """Carry all to MLflow, as `star-exp reindex --mlflow` does."""
+        home = Home(self.path)
+        deliver(home, open_ledger(home), lambda: connect(home))
 
     def command(self, *options: str, verb: str = "search") -> list[str]:
         home = ["--home", str(self.path), "--out", str(self.path / "reports")]

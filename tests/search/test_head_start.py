@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from star.rundir import DONE, JobDir, read_metrics
+from star.rundir import JobDir, MetricLog, read_json, read_metrics, write_json
 from star.stages import STAGES
 from star.weights import load_weights
-from tests.helpers import context, job_in, tiny, work
+from tests.helpers import context, tiny
 
 SPEC = tiny(data__train_images=100, optim__steps=30, resources__checkpoint_every=7)
 
@@ -26,10 +25,12 @@ def encoded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(folder: Path, encoded: Path, until: int | None, *head_starts: JobDir) -> JobDir:
     spec = SPEC.model_copy(update={"optim": SPEC.optim.model_copy(update={"until": until})})
-    job = job_in(folder, "train", spec, encode=encoded)
-    described = json.loads(job.job.read_text()) | {"head_starts": [str(one.out) for one in head_starts]}
-    job.job.write_text(json.dumps(described))
-    assert work(job) == DONE, job.log.read_text()
+    job = JobDir(folder / "train")
+    made = context(spec, "train", folder, encode=encoded / "out")
+    log = MetricLog(job.metrics)
+    made.head_starts, made.record = [one.out for one in head_starts], log.record
+    write_json(job.result, STAGES["train"](made))
+    log.close()
     return job
 
 
@@ -47,8 +48,7 @@ def test_going_on_is_never_having_stopped(encoded: Path, tmp_path: Path) -> None
     for name in ("student", "teacher"):
         first, second = (load_weights(job.out / f"{name}.pt") for job in (straight, gone_on))
         assert all(torch.equal(first[key], second[key]) for key in first)
-    began = json.loads(gone_on.result.read_text())["metrics"]
-    assert began == json.loads(straight.result.read_text())["metrics"]
+    assert read_json(gone_on.result) == read_json(straight.result)
 
 
 def test_a_damaged_head_start_costs_steps_and_not_the_run(encoded: Path, tmp_path: Path) -> None:
