@@ -45,3 +45,11 @@ def test_the_readme_shows_the_committed_tables() -> None:
         text = (ROOT / "reports" / experiment / "fashion" / "report.md").read_text()
         for rows in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)[:shown]:
             assert len(rows.splitlines()) > 3 and rows in readme
+
+
+def test_what_the_readme_says_of_the_search() -> None:
+    report = " ".join((ROOT / "reports" / "alpha_beta_r" / "fashion" / "report.md").read_text().split())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    found = re.search(r"^.*? (\d+) trials .*better by ([\d.]+) .*within the noise of seeds", report)
+    assert found and f"{found[1]} trials and 12 repetitions" in readme
+    assert f"probe {float(found[2]):.1f} point higher, which is within the noise" in readme
