@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import click
@@ -11,20 +13,22 @@ import click
 from star.cli.run import RunOptions
 from star.cli.store import connect
 from star.cli.view import View
-from star.errors import SpecError
+from star.errors import LedgerError, SpecError
 from star.ledger.store import Ledger, open_ledger
-from star.rundir import Home
+from star.rundir import Home, read_json
+from star.scheduler.contract import record_path
 from star.scheduler.courier import Courier, Shipment
 from star.scheduler.engines import make_executor
 from star.scheduler.executor import Executor
 from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan
+from star.scheduler.reindex import read_shipment
 from star.scheduler.snapshot import take
 from star.search.feed import Trials
 from star.search.legs import Legs
 from star.search.study import Study, alone
 from star.search.warm import promote, warm_start
-from star.spec.points import Search
+from star.spec.points import EARLY, Search
 
 SHOWN = 16
 """Runs in the live view: the newest."""
@@ -45,13 +49,13 @@ class SearchOptions(RunOptions):
 def run_search(search: Search, options: SearchOptions) -> int:
     """Go on with a search up to its number of trials, then report; returns the exit code."""
     home = Home(options.home)
-    with alone(search, home):
-        study = Study(search, home)
+    with alone(search, home), answering():
         ledger = open_ledger(home)
         refuse_name(search, ledger)
+        study = Study(search, home)
         executor = make_executor(options.executor, home, options.slots)
         promote(study, options.promote)
-        outcome, behind = _searched(search, study, home, ledger, executor, options)
+        outcome, broken, behind = _searched(search, study, home, ledger, executor, options)
     if outcome.interrupted:
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
@@ -61,7 +65,25 @@ def run_search(search: Search, options: SearchOptions) -> int:
         from star.cli.report import write_studies
 
         write_studies([search], options.home, options.out)
-    return 0 if study.complete() else 1
+    return 0 if study.complete() and not broken else 1
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """What Optuna's database refuses is one sentence.
+
+    Raises:
+        LedgerError: it was away, locked or full for too long.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise LedgerError(
+            f"the studies' database does not answer: {str(error).splitlines()[0]}; nothing is lost: the same command goes on."
+        ) from None
 
 
 def refuse_name(search: Search, ledger: Ledger) -> None:
@@ -70,7 +92,7 @@ def refuse_name(search: Search, ledger: Ledger) -> None:
     Raises:
         SpecError: one has.
     """
-    rows = ledger.experiments(search.name, search.profile)
+    rows = [row for name in (search.name, f"{search.name}{EARLY}") for row in ledger.experiments(name, search.profile)]
     if any(not row.row.startswith("trial ") for row in rows):
         raise SpecError(
             f"{search.file}: search: {search.name!r} is the name of an experiment that ran here; give another with --name."
@@ -79,12 +101,12 @@ def refuse_name(search: Search, ledger: Ledger) -> None:
 
 def _searched(
     search: Search, study: Study, home: Home, ledger: Ledger, executor: Executor, options: SearchOptions
-) -> tuple[Outcome, bool]:
+) -> tuple[Outcome, bool, bool]:
     # a polite kill is a Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     empty = Plan(search.experiment([], [], search.targets), [], {}, [])
     couriers = _Couriers(search, home, ledger)
-    total = options.trials or search.spec.trials
+    total = options.trials or (math.inf if options.budget is not None else search.spec.trials)
     with View(empty, home, options.plain) as view:
 
         def deliver(plan: Plan) -> None:
@@ -92,18 +114,19 @@ def _searched(
             empty.runs[:] = [*empty.runs, *plan.runs][-SHOWN:]
             empty.jobs.update(plan.jobs)
 
-        legs = Legs(home, ledger, deliver)
+        legs = Legs(home, ledger, search.name, deliver)
         if options.warm:
             warm_start(study, legs, view.say)
         parallel = options.parallel or _at_once(executor)
+        shown = f"{total:g}" if math.isfinite(total) else f"as many as {options.budget:g} hours allow"
         trials = Trials(study, legs, view.say, parallel, total, options.budget)
-        view.say(f"{search.name}: {study.counted()} of {total} trials begun; {parallel} at a time on {executor.name}")
+        view.say(f"{search.name}: {study.counted()} trials of {shown} begun; {parallel} at a time on {executor.name}")
         snapshot = take(home)
         engines = lambda name: make_executor(name, home)  # noqa: E731
         scheduler = Scheduler(home, ledger, executor, snapshot, view.say, engines)
         first = trials.resume()
         outcome = scheduler.run(replace(empty, jobs={job.key: job for job in first}), view.update, trials)
-    return outcome, couriers.finish()
+    return outcome, trials.broken, couriers.finish()
 
 
 def _at_once(executor: Executor) -> int:
@@ -120,10 +143,16 @@ class _Couriers:
     def __init__(self, search: Search, home: Home, ledger: Ledger) -> None:
         self.search, self.home, self.ledger = search, home, ledger
         self.known: dict[str, Courier] = {}
+        for name in (search.name, f"{search.name}{EARLY}"):  # what a search that was killed has left undelivered
+            record = read_json(record_path(home, name, search.profile))
+            if record is not None:
+                self._carry(read_shipment(record))
 
     def deliver(self, plan: Plan) -> None:
         """Carry what these runs record."""
-        shipment = replace(Shipment.of(plan), study=self.search.name)
+        self._carry(replace(Shipment.of(plan), study=self.search.name))
+
+    def _carry(self, shipment: Shipment) -> None:
         courier = self.known.get(shipment.experiment)
         if courier is None:
             connecting: Callable[[], object] = lambda: connect(self.home)  # noqa: E731

@@ -77,4 +77,7 @@ def _fanova(study: Study, points: Sequence[tuple[FrozenTrial, float]], names: li
             create_trial(state=TrialState.COMPLETE, params=params, distributions=distributions, value=value)
         )
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=0)
-    return dict(optuna.importance.get_param_importances(copied, evaluator=evaluator, params=names))
+    try:
+        return dict(optuna.importance.get_param_importances(copied, evaluator=evaluator, params=names))
+    except RuntimeError:  # a set in which no parameter varies
+        return {}

@@ -84,12 +84,13 @@ class StudyReport:
 
     @cached_property
     def verdict(self) -> Verdict | None:
-        """None while nothing was repeated."""
+        """None while nothing was repeated on all its seeds."""
         if self.confirmed is None:
             return None
         objective, rows = self.search.spec.objectives[0], {}
         for variant in self.confirmed.experiment.variants:
-            rows[variant.label] = self.confirmed.evidence.numbers(variant.label, objective.metric).values
+            numbers = self.confirmed.evidence.numbers(variant.label, objective.metric)
+            rows[variant.label] = [] if numbers.missing else numbers.values
         default = rows.pop(DEFAULT, [])
         rows = {label: values for label, values in rows.items() if values}
         if not rows or not default:

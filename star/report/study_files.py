@@ -17,7 +17,7 @@ from star.report.study_text import html, markdown
 from star.report.write import provenance
 from star.rundir import write_bytes
 from star.search.best import best
-from star.search.study import HOURS, RUN, WHY
+from star.search.study import HOURS, PROMOTED, RUN, WHY
 from star.spec.diff import ABSENT, differences
 from star.spec.load import profile_base
 
@@ -57,7 +57,19 @@ def trials_csv(report: StudyReport) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     space, objectives = list(report.search.spec.space), report.search.spec.objectives
-    writer.writerow(["trial", "state", *(one.metric for one in objectives), *space, "last step", "hours", "run", "why"])
+    writer.writerow(
+        [
+            "trial",
+            "goes on from",
+            "state",
+            *(one.metric for one in objectives),
+            *space,
+            "last step",
+            "hours",
+            "run",
+            "why",
+        ]
+    )
     for trial in report.trials:
         ended_early = trial.state.name == "PRUNED"
         values: list[Any] = [] if ended_early else list(trial.values or [])
@@ -66,7 +78,8 @@ def trials_csv(report: StudyReport) -> str:
         last = max(steps) if ended_early and steps else ""
         notes = [trial.user_attrs.get(name, "") for name in (HOURS, RUN, WHY)]
         point = [trial.params.get(name, "") for name in space]
-        writer.writerow([trial.number, trial.state.name.lower(), *values, *point, last, *notes])
+        before = trial.user_attrs.get(PROMOTED, "")
+        writer.writerow([trial.number, before, trial.state.name.lower(), *values, *point, last, *notes])
     return buffer.getvalue()
 
 

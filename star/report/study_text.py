@@ -15,7 +15,8 @@ from star.report.grid import Grid, Head, Line, Mark, difference_grid, main_grid
 from star.report.study import StudyReport
 from star.report.write import HELD
 from star.search.best import told
-from star.search.study import EARLY_HOURS, HOURS, WARM, counts
+from star.search.choosing import sampler_name
+from star.search.study import EARLY_HOURS, HOURS, PROMOTED, WARM, counts
 
 
 def summary(report: StudyReport) -> list[str]:
@@ -27,7 +28,7 @@ def summary(report: StudyReport) -> list[str]:
     parts += [f"{states[TrialState.RUNNING]} under way"] if states[TrialState.RUNNING] else []
     goals = " and ".join(f"{one.direction} {one.title or one.metric}" for one in spec.objectives)
     pruner = spec.pruner
-    how = f"sampler {spec.sampler.name}"
+    how = f"sampler {sampler_name(report.search)}"
     if pruner.min_steps:
         kind = {"halving": "successive halving", "hyperband": "Hyperband"}[pruner.name]
         how += f", {kind} from {pruner.min_steps} of {report.search.default.total_steps} steps, one of {pruner.reduction} goes on"
@@ -35,15 +36,17 @@ def summary(report: StudyReport) -> list[str]:
     warm = sum(WARM in trial.user_attrs for trial in report.trials)
     if warm:
         lines.append(f"Begun with {warm} points of earlier experiments.")
-    return [*lines, *_cost(trials)]
+    return [*lines, *_cost(report.trials)]
 
 
 def _cost(trials: Sequence[FrozenTrial]) -> list[str]:
     hours = {trial.number: trial.user_attrs.get(HOURS, 0.0) for trial in trials}
     early = {trial.number: trial.user_attrs.get(EARLY_HOURS, 0.0) for trial in trials}
     spent = sum(hours.values())
-    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
-    own = [hours[trial.number] - early[trial.number] for trial in trials if trial.state == TrialState.COMPLETE]
+    promoted = {trial.user_attrs.get(PROMOTED) for trial in trials}
+    pruned = [trial.number for trial in trials if trial.state == TrialState.PRUNED and trial.number not in promoted]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and PROMOTED not in trial.user_attrs]
+    own = [hours[trial.number] - early[trial.number] for trial in complete]
     whole = [one for one in own if one > 0]
     if not spent:
         return []

@@ -36,9 +36,9 @@ class Board:
                 continue
             self.planned[job.key] = job
             self._order[job.key] = len(self._order)
-            inputs = {before for before in job.inputs.values() if before in self.planned and not self._is_done(before)}
-            self._waits_for[job.key] = inputs
-            for before in inputs:
+            inputs = {before for before in job.inputs.values() if before in self.planned}
+            self._waits_for[job.key] = {before for before in inputs if not self._is_done(before)}
+            for before in inputs:  # also of those that are done: somebody may ask for one again
                 self._users.setdefault(before, []).append(job.key)
 
     def _is_done(self, key: str) -> bool:

@@ -41,7 +41,7 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
     Raises:
         DataError: nothing of it was ever run here.
     """
-    record = record_path(plan, home)
+    record = record_path(home, plan.experiment.name, plan.experiment.profile)
     if not record.exists():
         raise DataError(
             f"{plan.experiment.name}: was never run in {home.path}; `star-exp run {plan.experiment.file}` does."

@@ -158,15 +158,15 @@ def enter(
     _settle(plan, home, ledger, folders)
 
 
-def add(plan: Plan, home: Home, ledger: Ledger) -> None:
-    """Add runs to an experiment that grows while it runs, as a search does; its earlier rows stay."""
+def add(plan: Plan, home: Home, ledger: Ledger, study: str) -> None:
+    """Add trials of a study to its experiment, which grows while it runs; its earlier rows stay."""
     rows = [(run.label, run.seed, run.key) for run in plan.runs]
     ledger.add_runs([run_row(run) for run in plan.runs])
     ledger.extend_experiment(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, rows)
     folders = home.job_folders()
     ledger.add_jobs([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
     _settle(plan, home, ledger, folders)
-    record(plan, home, extend=True)
+    record(plan, home, study)
 
 
 def _new_job(job: PlannedJob, home: Home, folders: set[str]) -> NewJob:
@@ -180,16 +180,16 @@ def run_row(run: PlannedRun) -> RunRow:
     return RunRow(run.key, run.name, run.seed, run.spec.model_dump(mode="json"), dict(run.stages), None, 0.0)
 
 
-def record(plan: Plan, home: Home, extend: bool = False) -> None:
+def record(plan: Plan, home: Home, study: str | None = None) -> None:
     """The experiment as a file, from which `reindex` makes it anew.
 
     Args:
-        extend: keep the rows that the file has.
+        study: of which the rows are trials; the rows that the file has stay.
     """
     home.experiments.mkdir(parents=True, exist_ok=True)
-    path = record_path(plan, home)
+    path = record_path(home, plan.experiment.name, plan.experiment.profile)
     rows = [{"row": run.label, "run": run_row(run).__dict__} for run in plan.runs]
-    if extend:
+    if study is not None:
         new = {(run.label, run.seed) for run in plan.runs}
         known = (read_json(path) or {"rows": []})["rows"]
         rows = [*(row for row in known if (row["row"], row["run"]["seed"]) not in new), *rows]
@@ -200,15 +200,16 @@ def record(plan: Plan, home: Home, extend: bool = False) -> None:
             "profile": plan.experiment.profile,
             "targets": list(plan.experiment.targets),
             "rows": rows,
+            "study": study,
         },
-        durable=not extend,
+        durable=study is None,
     )
 
 
-def record_path(plan: Plan, home: Home) -> Path:
+def record_path(home: Home, name: str, profile: str) -> Path:
     """Where `record` writes."""
-    profile = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in plan.experiment.profile)
-    return home.experiments / f"{plan.experiment.name}@{profile}.json"
+    kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in profile)
+    return home.experiments / f"{name}@{kept}.json"
 
 
 def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:

@@ -75,7 +75,7 @@ def shipments(home: Home) -> Iterator[Shipment]:
 def read_shipment(record: dict[str, Any]) -> Shipment:
     """An experiment from its record."""
     runs = tuple((row["row"], RunRow(**row["run"])) for row in record["rows"])
-    return Shipment(record["experiment"], record["profile"], tuple(record["targets"]), runs)
+    return Shipment(record["experiment"], record["profile"], tuple(record["targets"]), runs, record.get("study"))
 
 
 def deliver(home: Home, ledger: Ledger, connect: Callable[[], Tracker], again: bool = False) -> int:

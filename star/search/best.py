@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from star.ledger.states import Job
 from star.scheduler.plan import PlannedJob
 from star.search.legs import Leg, Legs
-from star.search.study import Study
+from star.search.study import PROMOTED, Study
 from star.spec.points import Point
+
+DEFAULT = 0
+"""Number of the trial that is the file's own values."""
 
 
 class Repeated:
@@ -21,6 +24,7 @@ class Repeated:
         self.study, self.legs, self.say = study, legs, say
         self.over = study.search.spec.confirm is None
         """Whether nothing is left to repeat."""
+        self.failed = False
         self._leg: Leg | None = None
 
     def __call__(self, states: Mapping[str, Job]) -> list[PlannedJob]:
@@ -29,7 +33,8 @@ class Repeated:
         if self.over or confirm is None:
             return []
         if self._leg is not None:
-            self.over = self._leg.done(states) or self._leg.failed(states) is not None
+            self.failed = self._leg.failed(states) is not None
+            self.over = self._leg.done(states)
             return []
         chosen = best(self.study, confirm.top)
         if not chosen:
@@ -52,9 +57,14 @@ def best(study: Study, top: int) -> list[tuple[int, Point]]:
         complete = [trial for trial in complete if trial.number in front or trial.number == 0]
     sign = -1.0 if objectives[0].direction == "maximize" else 1.0
     order = sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
-    default = [trial for trial in study.trials()[:1] if trial.state == TrialState.COMPLETE]
-    chosen = [*default, *[trial for trial in order if trial.number != 0][:top]]
-    return [(trial.number, dict(trial.params)) for trial in chosen]
+    default = [trial for trial in study.trials()[:1] if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    chosen = [*default, *[trial for trial in order if number_of(trial) != DEFAULT][:top]]
+    return [(number_of(trial), dict(trial.params)) for trial in chosen]
+
+
+def number_of(trial: FrozenTrial) -> int:
+    """A trial's number; of one that was promoted that of its beginning, as its runs are called."""
+    return int(trial.user_attrs.get(PROMOTED, trial.number))
 
 
 def told(point: Point) -> str:

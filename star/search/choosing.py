@@ -18,8 +18,7 @@ def make_sampler(search: Search, number: int) -> BaseSampler:
     Raises:
         SpecError: what it needs is not installed.
     """
-    spec, several = search.spec.sampler, len(search.spec.objectives) > 1
-    name = spec.name if spec.name != "default" else "nsgaii" if several else "tpe"
+    spec, name = search.spec.sampler, sampler_name(search)
     seed = (spec.seed * 1_000_003 + number) % 2**32
     samplers = optuna.samplers
     try:
@@ -40,8 +39,14 @@ def make_sampler(search: Search, number: int) -> BaseSampler:
             "brings it, or choose tpe."
         ) from None
     if name == "nsgaii":
-        return samplers.NSGAIISampler(seed=seed, population_size=spec.startup)
+        return samplers.NSGAIISampler(seed=seed, population_size=max(2, spec.startup))
     return samplers.RandomSampler(seed=seed)
+
+
+def sampler_name(search: Search) -> str:
+    """The sampler that is used."""
+    name = search.spec.sampler.name
+    return name if name != "default" else "nsgaii" if len(search.spec.objectives) > 1 else "tpe"
 
 
 def make_pruner(search: Search) -> BasePruner:

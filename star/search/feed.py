@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 from star.errors import DataError, SpecError
 from star.ledger.states import Job
 from star.scheduler.plan import PlannedJob
-from star.search.best import Repeated, told
-from star.search.legs import OWN, Leg, Legs
-from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, USED_UP, WHY, Study, counts
+from star.search.best import DEFAULT, Repeated, told
+from star.search.legs import Leg, Legs
+from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
 from star.spec.points import Point
 from star.spec.run import RunSpec
 
@@ -60,17 +60,23 @@ class Trials:
         legs: Legs,
         say: Callable[[str], None],
         parallel: int,
-        total: int,
+        total: float,
         budget: float | None = None,
     ) -> None:
         self.study, self.search, self.legs, self.say = study, study.search, legs, say
         self.parallel, self.total, self.budget = parallel, total, budget
         self.active: dict[int, Active] = {}
         self.repeated = Repeated(study, legs, say)
-        self.stopped = study.optuna.user_attrs.get(USED_UP, "")
+        self.stopped = ""
         """Why no more trials are asked for, before their number is reached."""
         self._runs = {trial.user_attrs[RUN]: trial.number for trial in study.trials() if RUN in trial.user_attrs}
         self._in_a_row = 0
+        self.to_mend = False
+        """Something that all trials need has failed."""
+        default = self.search.experiment(
+            [("default", self.search.default)], self.search.spec.seeds, self.search.targets
+        )
+        legs.share(legs.plan(default))
         self._begun: float = study.optuna.user_attrs.get("begun") or time.time()
         study.optuna.set_user_attr("begun", self._begun)
 
@@ -109,16 +115,15 @@ class Trials:
 
     @property
     def broken(self) -> bool:
-        """Whether something is to be mended before there can be more."""
-        return bool(self.stopped) and not self.study.complete()
+        """Whether something is to be mended before there can be more: nothing is repeated yet."""
+        return self.to_mend or self.repeated.failed or (bool(self.stopped) and not self.study.complete())
 
     def _wants_more(self) -> bool:
         if self.stopped or self.study.counted() >= self.total:
             return False
         if self._in_a_row >= IN_A_ROW:
             self.stopped = f"the last {IN_A_ROW} points were no new runs: the space has no more"
-            self.study.optuna.set_user_attr(USED_UP, self.stopped)
-        elif self.budget is not None and not self.study.has_waiting() and self._spent() > self.budget:
+        elif self.budget is not None and self._spent() > self.budget:
             self.stopped = f"the budget of {self.budget:g} hours is used up by what ran, runs, and is left to repeat"
         if self.stopped:
             self.say(f"no more trials: {self.stopped}")
@@ -156,8 +161,9 @@ class Trials:
         self._in_a_row = 0
         trial.set_user_attr(RUN, run)
         active = Active(trial, number, point, spec, self.search.rungs(spec))
-        if len([job for job in plan.to_do if job.stage == "train"]) == 0:
-            active.rungs = []  # it is trained already: nothing is to be saved
+        compared = self.study.trials()[number].intermediate_values
+        if not compared and not any(job.stage == "train" for job in plan.to_do):
+            active.rungs = []  # another experiment has trained it: nothing is to be saved
         self.active[number] = active
         self.say(f"trial {number}: {told(point)}")
         return self._go_on(active)
@@ -210,7 +216,7 @@ class Trials:
             values, problem = [math.nan], str(error)
         else:
             problem = "an objective is not a number"
-        if any(math.isnan(value) for value in values):
+        if not all(math.isfinite(value) for value in values):
             self._end(active, None, TrialState.FAIL, problem)
             return []
         if active.until is None:
@@ -222,11 +228,14 @@ class Trials:
         """A trial's own failure is its end; that of a stage which all share is no trial's, and what all first trials meet is none's."""
         first = (job.error or job.state).splitlines()[0]
         why = f"{job.stage} {job.key} {job.state}: {first}"
-        if job.stage not in OWN:
+        if job.key in self.legs.shared:
+            self.to_mend = True
             self.stopped = f"{why}; all trials need it. Mend that, then the same command goes on"
             del self.active[active.number]  # it stays under way in the study
             self.say(f"no more trials: {self.stopped}")
             return
+        if active.leg is not None:
+            active.hours += math.fsum(self.legs.hours(active.leg, self._begun))
         self._end(active, None, TrialState.FAIL, why)
         trials = self.study.trials()
         failures = sum(trial.state == TrialState.FAIL and counts(trial) for trial in trials)
@@ -241,7 +250,10 @@ class Trials:
         noted = self.study.trials()[active.number].user_attrs.get("ended_at")
         if step not in self.study.trials()[active.number].intermediate_values:
             trial.report(value, step)
-        if noted == step or trial.should_prune():
+        # asked also of the default, so that the others are compared with it; but it is what they are measured by, and goes on.
+        # A kill between Optuna's note that a step was compared and ours sends the trial on: it costs time and no wrong number
+        ends = noted == step or trial.should_prune()
+        if ends and active.number != DEFAULT:
             trial.set_user_attr("ended_at", step)
             self._end(active, None, TrialState.PRUNED, f"{value:.4g} at step {step}")
             return []
@@ -256,7 +268,9 @@ class Trials:
         self.say(f"trial {active.number}: {word}{shown}")
         if active.trial is None:
             if values is not None:
-                self.study.add(active.point, values, **{PROMOTED: active.number}, **hours)
+                first = self.study.trials()[active.number]
+                notes = {PROMOTED: active.number, RUN: first.user_attrs.get(RUN)}
+                self.study.add(active.point, values, **notes, **hours)
             return
         notes = {WHY: why} if why else {}
         self.study.tell(active.number, values, state, **notes, **hours)

@@ -15,12 +15,10 @@ from star.rundir import Home, read_json, read_metrics
 from star.scheduler.contract import add
 from star.scheduler.plan import Plan, PlannedRun, make_plan
 from star.spec.experiment import Experiment
-from star.spec.graph import STAGES
+from star.spec.graph import needed
 from star.spec.measure import Measure, curve_value
 
 ENDED = (FAILED, CANCELLED, LOST)
-OWN = tuple(name for name, stage in STAGES.items() if "train" in stage.inputs or name in ("train", "score"))
-"""Stages that a trial does not share with the others."""
 
 
 @dataclass
@@ -50,8 +48,15 @@ class Leg:
 class Legs:
     """Makes legs: plans, enters them into the ledger, and tells what they cost."""
 
-    def __init__(self, home: Home, ledger: Ledger, deliver: Callable[[Plan], None]) -> None:
-        self.home, self.ledger, self.deliver = home, ledger, deliver
+    def __init__(self, home: Home, ledger: Ledger, study: str, deliver: Callable[[Plan], None]) -> None:
+        self.home, self.ledger, self.study, self.deliver = home, ledger, study, deliver
+        self.shared: set[str] = set()
+        """Keys of jobs that the default needs before it is trained: no trial's own."""
+
+    def share(self, plan: Plan) -> None:
+        """Take note of what trials share: the stages of the default that its training and its scores build on."""
+        stages = set(needed(("train", "reference"))) - {"train"}
+        self.shared = {key for run in plan.runs for stage, key in run.stages.items() if stage in stages}
 
     def plan(self, experiment: Experiment) -> Plan:
         """What it needs that is not there."""
@@ -71,7 +76,7 @@ class Legs:
         for job in plan.jobs.values():
             if job.stage == "train" and head_starts:
                 job.head_starts = tuple(head_starts.get(job.spec.seed, ()))
-        add(plan, self.home, self.ledger)
+        add(plan, self.home, self.ledger, self.study)
         self.deliver(plan)
         return Leg(plan, plan.experiment.targets)
 
@@ -82,7 +87,11 @@ class Legs:
     def hours(self, leg: Leg, since: float = 0.0) -> tuple[float, float]:
         """Hours of GPUs, or of CPU slots, that its own jobs took, of those that ended after `since`: training, and all else."""
         spent = [0.0, 0.0]
-        for stage, key in {(stage, run.stages[stage]) for run in leg.runs for stage in OWN if stage in run.stages}:
+        wanted = needed(leg.targets)
+        keys = {(stage, key) for run in leg.runs for stage, key in run.stages.items() if stage in wanted}
+        for stage, key in keys:
+            if key in self.shared:
+                continue
             result = read_json(self.home.job(stage, key).result)
             if result and result["finished"] >= since:
                 spent[stage != "train"] += device_hours(result)

@@ -15,26 +15,29 @@ from contextlib import contextmanager
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from star.errors import LedgerError, NotFoundError, SpecError
 from star.ledger.database import Database, address
 from star.rundir import Home
 from star.scheduler.contract import GIVEN
+from star.scheduler.plan import make_plan
 from star.search.choosing import distribution, make_pruner, make_sampler
-from star.spec.diff import differences
+from star.spec.diff import ABSENT, differences
 from star.spec.points import Point, Search, start_points
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 logging.getLogger().addHandler(logging.NullHandler())  # or its migrations would take over the root logger
+log = logging.getLogger(__name__)
 SCHEMA = "star_studies"
 """Of a PostgreSQL database that holds the ledger too: Optuna's tables have a schema of their own."""
 SAME_AS, IMPOSSIBLE, WARM, PROMOTED, WHY, RUN = "same_as", "impossible", "warm_start", "promoted", "why", "run"
-HOURS, EARLY_HOURS, USED_UP = "hours", "early_hours", "used_up"
+HOURS, EARLY_HOURS = "hours", "early_hours"
 """What is noted at a trial: the earlier one at the same point; values that do not fit together; results of earlier experiments;
-the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end.
-At a study: why there are no more points."""
+the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end."""
 
 
 def studies_url(home: Home) -> str:
@@ -43,26 +46,28 @@ def studies_url(home: Home) -> str:
     if url.startswith("sqlite"):
         return f"sqlite:///{home.studies}"
     made = Database(url).url
-    return made.update_query_dict({"options": f"-csearch_path={SCHEMA}"}).render_as_string(hide_password=False)
+    given = made.query.get("options", "")
+    options = f"{given} -csearch_path={SCHEMA}".strip()
+    return made.update_query_dict({"options": options}).render_as_string(hide_password=False)
 
 
 def open_storage(home: Home) -> optuna.storages.BaseStorage:
     """The studies' database, made when it is not there.
 
     Raises:
-        LedgerError: it cannot be reached.
+        LedgerError: it cannot be used.
     """
     url = studies_url(home)
+    patient: dict[str, Any] = {"pool_pre_ping": True}
     try:
         if url.startswith("sqlite"):
             home.path.mkdir(parents=True, exist_ok=True)
-            return optuna.storages.get_storage(
-                optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-            )
-        ledger = Database(address(home.ledger))
-        ledger.write(lambda connection: connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
-    except optuna.exceptions.StorageInternalError as error:
+            patient = {"connect_args": {"timeout": 60}}
+        else:
+            statement = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
+            Database(address(home.ledger)).write(lambda connection: connection.exec_driver_sql(statement))
+        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=patient))
+    except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
         raise LedgerError(f"the studies' database cannot be used: {str(error).splitlines()[0]}") from None
 
 
@@ -80,23 +85,20 @@ class Study:
     def __init__(self, search: Search, home: Home, begin: bool = True) -> None:
         self.search = search
         self.distributions = {name: distribution(name, parameter) for name, parameter in search.spec.space.items()}
-        make_sampler(search, 0)  # whether it is installed
-        storage, name, pruner = open_storage(home), study_name(search), make_pruner(search)
-        if begin:
-            directions = [objective.direction for objective in search.spec.objectives]
-            self.optuna = optuna.create_study(
-                storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
-            )
-        else:
-            try:
-                self.optuna = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
-            except KeyError:
-                raise NotFoundError(
-                    f"{search.file}: the study {name} has no trials yet; `star-exp search {search.file}` begins it."
-                ) from None
-        self._refuse_others()
+        name, pruner = study_name(search), make_pruner(search)
         if not begin:
+            self.optuna = _existing(search, home, pruner)
+            self._refuse_others(identity(search))
             return
+        make_sampler(search, 0)  # whether it is installed
+        directions = [objective.direction for objective in search.spec.objectives]
+        self.optuna = optuna.create_study(
+            storage=open_storage(home), study_name=name, directions=directions, pruner=pruner, load_if_exists=True
+        )
+        default = make_plan(
+            search.experiment([("default", search.default)], search.spec.seeds, search.targets), home, None
+        )
+        self._refuse_others({**identity(search), "default run": default.runs[0].key})
         for point in start_points(search):
             if not self._has(point):
                 self.optuna.enqueue_trial(point)
@@ -112,10 +114,6 @@ class Study:
     def counted(self) -> int:
         """Trials that count towards the total: not those that cost nothing."""
         return sum(counts(trial) for trial in self.trials())
-
-    def has_waiting(self) -> bool:
-        """Whether a point that was named waits for its turn."""
-        return any(trial.state == TrialState.WAITING for trial in self.trials())
 
     def ask(self) -> tuple[optuna.Trial, Point]:
         """A new trial, and its point: the next that was named, or the sampler's choice."""
@@ -155,19 +153,32 @@ class Study:
     def _has(self, point: Point) -> bool:
         return any(trial.params == point or trial.system_attrs.get("fixed_params") == point for trial in self.trials())
 
-    def _refuse_others(self) -> None:
-        now = identity(self.search)
+    def _refuse_others(self, now: dict[str, Any]) -> None:
         before = self.optuna.user_attrs.get("search")
         if before is None:
             self.optuna.set_user_attr("search", now)
             return
-        found = [str(one) for one in differences(before, now)]
+        # a field that is newer than the study had its default; what else it means is in the default's run
+        found = [str(one) for one in differences(before, now) if ABSENT not in (one.old, one.new)]
         if found:
             more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
             raise SpecError(
                 f"{self.search.file}: the study {study_name(self.search)} was begun with other values: {'; '.join(found[:5])}{more}. "
                 "Its trials cannot be compared with new ones: give --name NAME to begin another, or undo the change."
             )
+
+
+def _existing(search: Search, home: Home, pruner: BasePruner) -> optuna.Study:
+    name, url = study_name(search), studies_url(home)
+    missing = NotFoundError(
+        f"{search.file}: the study {name} has no trials yet; `star-exp search {search.file}` begins it."
+    )
+    if url.startswith("sqlite") and not home.studies.exists():
+        raise missing
+    try:
+        return optuna.load_study(storage=open_storage(home), study_name=name, pruner=pruner)
+    except KeyError:
+        raise missing from None
 
 
 def study_name(search: Search) -> str:
@@ -181,7 +192,7 @@ def identity(search: Search) -> dict[str, Any]:
     for path in GIVEN:  # what these files contain is part of a run's key; where they lie is not
         section, field = path.split(".")
         base[section].pop(field, None)
-    spec = search.spec.model_dump(mode="json", include={"space", "seeds"})
+    spec = search.spec.model_dump(mode="json", include={"space", "seeds", "pruner"})
     objectives = [[objective.metric, objective.direction] for objective in search.spec.objectives]
     return {"base": base, "objectives": objectives, **spec}
 
@@ -207,8 +218,10 @@ def alone(search: Search, home: Home) -> Iterator[None]:
             file.seek(0)
             raise SpecError(
                 f"{search.file}: another `star-exp search` ({file.read().strip() or 'a process'}) is at {study_name(search)}; "
-                "it takes more slots than two would: stop that one, or wait for its end."
+                "only one asks at a time: stop that one, or wait for its end. --parallel says how many trials run at once."
             ) from None
+        except OSError as error:
+            log.warning("%s: this file system has no locks (%s); begin one search of a study at a time", path, error)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()

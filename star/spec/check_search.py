@@ -9,7 +9,7 @@ from star.errors import SpecError
 from star.spec.explain import field_schema
 from star.spec.keys import stage_keys
 from star.spec.measure import FOREIGN, parse_measure
-from star.spec.points import Point, Search, completed, fits, number_kind_of
+from star.spec.points import Point, Search, completed, fits, number_kind_of, value_at
 from star.spec.run import RunSpec
 from star.spec.search import Parameter
 from star.spec.yamldoc import Doc
@@ -37,6 +37,13 @@ class _Checker:
         """Fields, ranges and their ends, objectives, starting points."""
         for name, parameter in self.search.spec.space.items():
             self._field(name, parameter)
+        base = self.search.default
+        for field in ("optim.until", "generate.samples"):
+            if value_at(base, field) is not None or field in self.search.spec.space:
+                mark = self.search.base.mark(tuple(field.split("."))) or self.doc.mark(("space", field))
+                raise SpecError(
+                    f"{mark or self.search.file}: {field}: has no place in a search, whose trials train to the end."
+                )
         for i, objective in enumerate(self.search.spec.objectives):
             self._objective(objective.metric, ("objectives", i, "metric"))
         self._pruner()
@@ -79,6 +86,11 @@ class _Checker:
             self._complain(where, f"{metric!r} is not computed here; give a result of a stage")
         if measure.is_curve:
             self._complain(where, f"{metric!r} is a curve; say where to read it, such as {metric}@last")
+        if measure.name == "train/val_nll_by_step" and not self.search.default.resources.validate_every:
+            self._complain(where, f"{metric!r} is not recorded; set resources.validate_every, or give train/val_nll")
+        first = self.search.spec.pruner.min_steps
+        if first and measure.stage == "train" and (measure.at or "").isdigit() and int(measure.at or 0) > first:
+            self._complain(where, f"{metric!r} lies after the first comparison, at step {first}; give @last")
 
     def _pruner(self) -> None:
         pruner = self.search.spec.pruner
@@ -94,6 +106,12 @@ class _Checker:
                     ("pruner", "min_steps"),
                     f"{pruner.min_steps} is not before the end of training, {self.search.default.total_steps} steps",
                 )
+            if self.search.default.resources.validate_every:
+                mark = self.search.base.mark(("resources", "validate_every"))
+                raise SpecError(
+                    f"{mark or self.search.file}: resources.validate_every: the best weights on the way are not kept where a trial is "
+                    "compared, so none could go on from there; set it to 0, or leave the pruner out."
+                )
             self.search.run(self.search.point_of(self.search.default), pruner.min_steps)
 
     def _ends(self, name: str, default: Point) -> None:
@@ -101,15 +119,20 @@ class _Checker:
         parameter = self.search.spec.space[name]
         keys = set()
         for value in parameter.choices or (parameter.low, parameter.high):
-            point = completed(
-                self.search, {**default, **{other: values[0] for other, values in parameter.when.items()}, name: value}
-            )
+            point = completed(self.search, {**default, **self._conditions(name), name: value})
             keys.add(tuple(stage_keys(self.search.run(point), {}).items()))
         if len(keys) == 1:
             self._complain(
                 ("space", name),
                 "changes nothing: the part that it sets is switched off, or lies outside what a run is made of",
             )
+
+    def _conditions(self, name: str) -> Point:
+        """Values of the parameters above that let this one be there."""
+        wanted: Point = {}
+        for other, values in self.search.spec.space[name].when.items():
+            wanted |= {**self._conditions(other), other: values[0]}
+        return wanted
 
     def _start(self, index: int, start: Mapping[str, Any], default: Point) -> None:
         for name, value in start.items():
@@ -119,4 +142,8 @@ class _Checker:
                 )
             if not fits(self.search.spec.space[name], value):
                 self._complain(("start", index, name), f"{value!r} lies outside of its range")
-        self.search.run(completed(self.search, {**default, **start}))
+        whole = completed(self.search, {**default, **start})
+        for name in start:
+            if name not in whole:
+                self._complain(("start", index, name), "is not there: the values above do not fulfil its `when`")
+        self.search.run(whole)

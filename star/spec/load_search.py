@@ -12,7 +12,7 @@ from star.spec.load import base_of, parse_set
 from star.spec.points import Search
 from star.spec.run import RunSpec
 from star.spec.search import SearchSpec
-from star.spec.yamldoc import Mark, nested, overlay, read
+from star.spec.yamldoc import Doc, Mark, nested, overlay, read
 
 
 def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = (), name: str | None = None) -> Search:
@@ -45,6 +45,7 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
         base = overlay(base, parse_set(text))
     marks = {field: doc.mark(("space", field)) for field in spec.space}
     default = validated(RunSpec, base, str(path))
-    search = Search(str(path), spec, Path(chosen).stem, Path(presets.file), base, marks, default)
+    early = doc.at("pruner", "spec") if spec.pruner.spec else Doc({})
+    search = Search(str(path), spec, Path(chosen).stem, Path(presets.file), base, marks, default, early)
     check_search(search, doc)
     return search

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class Search:
     """Parameter -> where the file has it."""
     default: RunSpec
     """The base's own run."""
+    comparison: Doc
+    """What the pruner changes for comparisons before the end."""
 
     @property
     def name(self) -> str:
@@ -82,9 +85,10 @@ class Search:
         """
         doc = self.base
         for name, value in point.items():
-            doc = overlay(doc, nested(tuple(name.split(".")), value, self.marks.get(name) or Mark(self.file)))
+            mark = self.marks.get(name) or Mark(self.file)
+            doc = overlay(doc, nested(tuple(name.split(".")), tidied(self.spec.space[name], value), mark))
         if until is not None:
-            doc = overlay(doc, Doc({**self.spec.pruner.spec}))
+            doc = overlay(doc, self.comparison)
             doc = overlay(doc, nested(("optim", "until"), until, Mark(self.file)))
         return validated(RunSpec, doc, self.file)
 
@@ -164,9 +168,20 @@ def number_kind_of(schema: Mapping[str, Any]) -> str | None:
     return "number" if "number" in kinds else "integer" if "integer" in kinds else None
 
 
+def tidied(parameter: Parameter, value: Any) -> Any:
+    """A value on its step as it is written: samplers say 0.30000000000000004, a file 0.3, and both are one run."""
+    if parameter.step is None or parameter.low is None or not isinstance(value, float):
+        return value
+    low, step = Decimal(str(parameter.low)), Decimal(str(parameter.step))
+    return float(low + step * round((Decimal(str(value)) - low) / step))
+
+
 def fits(parameter: Parameter, value: Any) -> bool:
+    """Whether a parameter may have a value."""
     if parameter.choices:
-        return any(value == choice and type(value) is type(choice) for choice in parameter.choices)
+        return any(
+            value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in parameter.choices
+        )
     low, high = parameter.low, parameter.high
     if isinstance(value, bool) or not isinstance(value, int | float) or low is None or high is None:
         return False

@@ -10,16 +10,17 @@ from star.spec.base import Count, FieldError, Section
 from star.spec.experiment import Target
 
 Scalar = bool | int | float | str | None
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Parameter(Section):
     """The values that a field may take: a range from `low` to `high`, or `choices`."""
 
-    low: int | float | None = None
-    high: int | float | None = None
+    low: Number | None = None
+    high: Number | None = None
     log: bool = Field(False, description="even in the logarithm; the range begins above 0")
-    step: int | float | None = Field(None, description="distance of the values that are tried; any value by default")
+    step: Number | None = Field(None, description="distance of the values that are tried; any value by default")
     choices: list[Scalar] = Field(default_factory=list, description="the values, where they are no range")
     when: dict[str, list[Scalar]] = Field(
         default_factory=dict,
@@ -92,6 +93,8 @@ class Pruner(Section):
     def _steps(self) -> Pruner:
         if (self.name == "none") != (self.min_steps is None):
             raise FieldError("min_steps", "belongs to a pruner: give both, or neither")
+        if self.name == "none" and self.spec:
+            raise FieldError("spec", "changes what a pruner compares; without one there is nothing to change")
         return self
 
 

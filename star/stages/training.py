@@ -54,11 +54,11 @@ def take_head_start(ctx: Context) -> None:
     if not states or any(ctx.checkpoints.glob(STATES)):
         return
     name, state = max(states)
-    ctx.checkpoints.mkdir(exist_ok=True)
-    write_bytes(ctx.checkpoints / name, state.read_bytes())
     for _, line in read_metrics(state.parent.parent / "metrics.jsonl"):
         if line["step"] == 1 or line["step"] % RECORD_EVERY == 0:  # as a run that was never stopped records
             ctx.record(line["step"], line["metrics"])
+    ctx.checkpoints.mkdir(exist_ok=True)
+    write_bytes(ctx.checkpoints / name, state.read_bytes())  # last: an attempt that finds it looks no further
 
 
 def generate(ctx: Context) -> Result:

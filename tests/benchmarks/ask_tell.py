@@ -38,7 +38,7 @@ def measured(finished: int, folder: Path, rounds: int = 20) -> dict[str, float]:
     study = Study(search, home)
     len(study.trials())
     times: dict[str, list[float]] = {"open": [time.perf_counter() - began], "ask": [], "plan": [], "tell": []}
-    legs = Legs(home, open_ledger(home), lambda plan: None)
+    legs = Legs(home, open_ledger(home), search.name, lambda plan: None)
     for _ in range(rounds):
         began = time.perf_counter()
         trial, point = study.ask()

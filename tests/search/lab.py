@@ -89,7 +89,7 @@ class SearchLab:
         home, said = Home(self.path), list[str]()
         study, ledger = Study(load_search(self.file), home), open_ledger(home)
         promote(study, promoted)
-        legs = Legs(home, ledger, lambda plan: None)
+        legs = Legs(home, ledger, study.search.name, lambda plan: None)
         if warm:
             warm_start(study, legs, said.append)
         trials = Trials(study, legs, said.append, parallel, total, budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import time
@@ -19,7 +20,7 @@ from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.search.study import PROMOTED, SAME_AS, WARM, counts
 from star.spec.load import load
-from tests.helpers import ROOT
+from tests.helpers import ROOT, empty_tracking_store
 from tests.search.lab import SearchLab
 from tests.search.test_spec import ALPHA, BETA, PRUNER
 
@@ -95,6 +96,42 @@ def test_hyperband_ends_trials_too(tmp_path: Path, images: Path) -> None:
     lab = SearchLab(tmp_path, ("name: halving, min_steps: 10", "name: hyperband, min_steps: 5"), (CONFIRM, ""))
     lab.run(total=9)
     assert len(lab.trials()) == 9 and TrialState.PRUNED in {trial.state for trial in lab.trials()}
+
+
+def test_the_default_goes_on_whatever_is_ended(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optuna.Trial.should_prune", lambda trial: True)
+    lab = SearchLab(tmp_path)
+    said = lab.run(total=3)
+    states = [trial.state for trial in lab.trials()]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert "repeating trial 0 on seeds 1, 2" in said
+
+
+def test_what_a_kill_left_undelivered_is_delivered(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, *FEW)
+    shutil.copy(empty_tracking_store(), tmp_path / "mlflow.sqlite")
+    lab.run(total=2)  # nothing carries it to MLflow
+    lab.search("--trials", "2")
+    with sqlite3.connect(tmp_path / "mlflow.sqlite") as store:
+        found = store.execute("select value from tags where key = 'star.trial'").fetchall()
+        values = store.execute("select count(*) from latest_metrics where key = 'probe/accuracy'").fetchone()
+    assert sorted(found) == [("0",), ("1",)] and values == (2,)
+
+
+def test_values_on_a_step_are_as_they_are_written(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, ("high: 0.6", "high: 0.6, step: 0.05"), *FEW)
+    lab.run(total=8)
+    ratios = {
+        json.loads(path.read_text())["spec"]["selfguided"]["mask_ratio"]
+        for path in tmp_path.glob("jobs/train-*/job.json")
+    }
+    assert ratios <= {round(0.05 * i, 2) for i in range(13)} and len(ratios) > 3
+
+
+def test_another_pruner_or_other_images_are_another_study(tmp_path: Path, images: Path) -> None:
+    SearchLab(tmp_path).run(total=1)
+    with pytest.raises(SpecError, match="pruner.min_steps: 10 -> 5"):
+        SearchLab(tmp_path, ("min_steps: 10", "min_steps: 5")).run(total=1)
 
 
 def test_conditional_parameters_are_searched(tmp_path: Path, images: Path) -> None:

@@ -66,6 +66,37 @@ MISTAKES = {
         PRUNER + "\nstart: [{selfguided.mim_weight: 5}]",
         r":12: start.0.selfguided.mim_weight: 5 lies outside",
     ),
+    "an infinite range": ("high: 4", "high: .inf", r":5: space.selfguided.mim_weight.high: inf is not legal"),
+    "a comparison after a number": (
+        "metric: probe/accuracy",
+        "metric: train/loss@25",
+        r":9: .*lies after the first comparison",
+    ),
+    "a curve that is not recorded": (
+        "metric: probe/accuracy",
+        "metric: train/val_nll_by_step@last",
+        r":9: .*is not recorded",
+    ),
+    "a probe's misspelt field": (
+        "min_steps: 10",
+        "min_steps: 10, spec: {probe: {epoch: 1}}",
+        r"search.yaml:11: probe.epoch: unknown key",
+    ),
+    "a change of no comparison": (
+        PRUNER,
+        "pruner: {spec: {probe: {epochs: 1}}}",
+        r":11: pruner.spec: .*without one there is nothing",
+    ),
+    "a search that ends early": (
+        "space:",
+        "base: {optim: {until: 5}}\nspace:",
+        r":4: optim.until: has no place in a search",
+    ),
+    "a search of given images": (
+        "space:",
+        "base: {generate: {samples: /tmp}}\nspace:",
+        r":4: generate.samples: has no place",
+    ),
     "a start elsewhere": (PRUNER, PRUNER + "\nstart: [{optim.lr: 5}]", r":12: start.0.optim.lr: is no parameter"),
 }
 
@@ -124,6 +155,21 @@ def test_a_condition_names_a_choice_above_it(tmp_path: Path) -> None:
         SpecError, match=":4: space: selfguided.contrastive_weight: when: selfguided.inter_step must be a parameter"
     ):
         load_search(lab.file)
+
+
+def test_conditions_may_stand_in_two_levels(tmp_path: Path) -> None:
+    space = (
+        "selfguided.inter_step: {choices: [false, true]}\n"
+        "  selfguided.normalize: {choices: [true, false], when: {selfguided.inter_step: [true]}}\n"
+        "  selfguided.temperature: {low: 0.05, high: 1, when: {selfguided.normalize: [false]}}"
+    )
+    lab = SearchLab(tmp_path, (BETA, space), ("space:", "base: {selfguided: {inter_step: false}}\nspace:"))
+    assert "selfguided.temperature" not in start_points(load_search(lab.file))[0]
+
+
+def test_choices_of_numbers_are_numbers(tmp_path: Path) -> None:
+    lab = SearchLab(tmp_path, (ALPHA, "selfguided.mim_weight: {choices: [0, 1, 2]}"))
+    assert start_points(load_search(lab.file))[0]["selfguided.mim_weight"] == 1
 
 
 def test_runs_to_the_end_keep_the_keys_they_had() -> None:

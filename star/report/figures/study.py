@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def contours(report: StudyReport) -> Any | None:
     values, filled = [scale * t.values[0] for t in complete], None
     for axis, (x, y) in zip(axes.flat, pairs, strict=False):
         across, up = ([float(t.params[name]) for t in complete] for name in (x, y))
-        if len(set(across)) > 2 and len(set(up)) > 2:
+        with suppress(RuntimeError):  # points on one line span no area
             filled = axis.tricontourf(across, up, values, levels=LEVELS, cmap="cividis")
         axis.plot(across, up, "o", color="black", markersize=2.5, clip_on=False)
         if complete[0].number == 0:
