@@ -67,7 +67,10 @@ class StudyReport:
     def top(self) -> Report:
         """The default and the best trials, each on the trials' own seeds."""
         chosen = best(self.study, SHOWN)
-        return self._report(chosen, self.search.spec.seeds, f"The default and the {len(chosen) - 1} best trials")
+        what = f"the {len(chosen) - 1} best trials"
+        if len(self.search.spec.objectives) > 1:
+            what = "the trials that no other beats in every objective"
+        return self._report(chosen, self.search.spec.seeds, f"The default and {what}")
 
     @cached_property
     def confirmed(self) -> Report | None:

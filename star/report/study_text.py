@@ -67,7 +67,12 @@ def outcome(report: StudyReport) -> str:
     """Whether something beats the default."""
     verdict = report.verdict
     if verdict is None:
-        return "No trial was repeated on fresh seeds yet: the best of many is best partly by chance, so there is no winner."
+        why = (
+            "was repeated on fresh seeds yet"
+            if report.search.spec.confirm
+            else "is repeated on fresh seeds (`confirm`)"
+        )
+        return f"No trial {why}: the best of many is best partly by chance, so there is no winner."
     objective = report.search.spec.objectives[0]
     number, digits = int(verdict.label.split()[1]), objective.digits
     held, seeds = verdict.difference, report.search.spec.confirm

@@ -111,7 +111,8 @@ def slices(report: StudyReport) -> Any | None:
         there = [t for t in complete if name in t.params]
         axis.plot([_place(t.params[name]) for t in there], [scale * t.values[0] for t in there], "o", markersize=4)
         gone = [_place(t.params[name]) for t in early if name in t.params]
-        axis.plot(gone, [0.02] * len(gone), "x", color="0.5", transform=axis.get_xaxis_transform(), clip_on=False)
+        if gone:  # an empty plot that is not clipped has no size, and takes the layout's from the others
+            axis.plot(gone, [0.02] * len(gone), "x", color="0.5", transform=axis.get_xaxis_transform(), clip_on=False)
         if complete[0].number == 0 and name in complete[0].params:
             axis.plot(
                 _place(complete[0].params[name]), scale * complete[0].values[0], "D", color=style.MARK, markersize=5
