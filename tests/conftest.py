@@ -21,7 +21,8 @@ settings.register_profile("star", derandomize=True, deadline=None)  # a slow mac
 settings.load_profile("star")
 
 LONGEST = """test_workers test_kill test_slurm test_verbs test_together test_commands test_evaluate test_weights test_measuring
-test_contract test_ranks test_tables test_ray test_contract_together test_executor test_courier test_training test_chaos""".split()
+test_contract test_ranks test_tables test_ray test_contract_together test_executor test_courier test_training test_chaos
+test_search""".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
