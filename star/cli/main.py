@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from star.cli import images
+from star.cli import images, results
+from star.cli.files import read_experiment
 from star.cli.options import (
     BUDGET,
     EXECUTOR,
     EXPERIMENT,
-    FILE,
     HOME,
     JSON,
     KEY,
@@ -26,14 +25,9 @@ from star.cli.options import (
     ROWS,
     SLOTS,
     KeyType,
-    experiment_changes,
     experiment_options,
 )
 from star.errors import StarError
-
-if TYPE_CHECKING:
-    from star.spec.experiment import Experiment
-    from star.spec.points import Search
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,58 +63,11 @@ def run(
     budget: float | None,
 ) -> None:
     """Compute what FILE asks for and is not there yet; then write its report."""
-    experiment = _experiment(file, profile, sets, seeds, name)
+    experiment = read_experiment(file, profile, sets, seeds, name)
     from star.cli.run import RunOptions, run_experiment
 
     plain = plain or not sys.stdout.isatty()
     sys.exit(run_experiment(experiment, RunOptions(home, out, executor, slots, plain, fork, detach, budget, rows)))
-
-
-@cli.command()
-@FILE
-@click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file.")
-@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change the base of every trial.")
-@click.option("--name", help="Make it a study of its own, with this name.")
-@HOME
-@OUT
-@click.option("--trials", type=click.IntRange(1), help="How many trials in all, in place of the file's number.")
-@click.option(
-    "--budget-gpu-hours",
-    "budget",
-    type=click.FloatRange(min=0),
-    help="Ask for no more trials when these hours of GPUs (of CPU slots where there is no GPU) are used up.",
-)
-@click.option("--parallel", type=click.IntRange(1), help="Trials at a time; one for each GPU or slot by default.")
-@click.option("--warm-start", "warm", is_flag=True, help="Begin with what earlier experiments found in the same space.")
-@click.option("--promote", type=click.IntRange(0), multiple=True, help="Take this trial, ended early, to its end.")
-@EXECUTOR
-@SLOTS
-@PLAIN
-def search(
-    file: Path,
-    profile: str | None,
-    sets: tuple[str, ...],
-    name: str | None,
-    home: Path,
-    out: Path,
-    trials: int | None,
-    budget: float | None,
-    parallel: int | None,
-    warm: bool,
-    promote: tuple[int, ...],
-    executor: str,
-    slots: int | None,
-    plain: bool,
-) -> None:
-    """Look for the best values of the fields that FILE names, with Optuna; then write the study's report."""
-    found = _search(file, profile, sets, name)
-    from star.cli.search import SearchOptions, run_search
-
-    plain = plain or not sys.stdout.isatty()
-    options = SearchOptions(
-        home, out, executor, slots, plain, budget=budget, trials=trials, parallel=parallel, warm=warm, promote=promote
-    )
-    sys.exit(run_search(found, options))
 
 
 @cli.command()
@@ -140,74 +87,10 @@ def plan(
     as_json: bool,
 ) -> None:
     """Show rows, runs and stages of FILE, what is done or shared, and what the rest will cost."""
-    experiment = _experiment(file, profile, sets, seeds, name)
+    experiment = read_experiment(file, profile, sets, seeds, name)
     from star.cli.plan import show_plan
 
     show_plan(experiment.only(rows), home, budget, as_json)
-
-
-@cli.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1)
-@experiment_changes
-@OUT
-@click.option("--all", "everything", is_flag=True, help="All experiments in experiments/, and one index of them.")
-@click.option("--spread", type=click.Choice(["std", "interval"]), help="After each mean; the file's choice by default.")
-@click.option(
-    "--mlflow-ui",
-    metavar="URL",
-    help="Where cells of the HTML link to; the tracking server, or http://127.0.0.1:5000, by default.",
-)
-def report(
-    files: tuple[Path, ...],
-    profile: str | None,
-    sets: tuple[str, ...],
-    seeds: str | None,
-    name: str | None,
-    home: Path,
-    out: Path,
-    everything: bool,
-    spread: str | None,
-    mlflow_ui: str | None,
-) -> None:
-    """Write tables, figures and claims of FILES from tracked metrics: Markdown, LaTeX, HTML, CSV, PNG and PDF."""
-    from star.cli.report import all_files, write_reports, write_studies
-
-    chosen = all_files(files, everything)
-    searches = [file for file in chosen if _is_search(file)]
-    experiments = [_experiment(file, profile, sets, seeds, name) for file in chosen if file not in searches]
-    studies = write_studies([_search(file, profile, sets, name) for file in searches], home, out, everything, mlflow_ui)
-    if experiments:
-        write_reports(experiments, home, out, everything, mlflow_ui, spread, studies)
-
-
-@cli.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
-@experiment_changes
-@click.option(
-    "--fail-on",
-    multiple=True,
-    type=click.Choice(["contradicted", "undecided"]),
-    help="Exit with 1 when a claim has this verdict; may be given twice.",
-)
-@JSON
-def claims(
-    files: tuple[Path, ...],
-    profile: str | None,
-    sets: tuple[str, ...],
-    seeds: str | None,
-    name: str | None,
-    home: Path,
-    fail_on: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Judge the claims of FILES from tracked metrics: supported, contradicted or undecided."""
-    found = [file for file in files if not _is_search(file)]  # those are judged by their own reports
-    if not found:
-        raise StarError(f"{files[0]}: a search declares no claims; its report says whether it beats the default.")
-    experiments = [_experiment(file, profile, sets, seeds, name) for file in found]
-    from star.cli.report import show_claims
-
-    sys.exit(show_claims(experiments, home, fail_on, as_json))
 
 
 @cli.command()
@@ -360,7 +243,7 @@ def export(
     target: Path | None,
 ) -> None:
     """Write an experiment as one file: specs, code and its changes, environment, numbers, logs, tables, chosen weights."""
-    experiment = _experiment(file, profile, sets, seeds, name)
+    experiment = read_experiment(file, profile, sets, seeds, name)
     from star.cli.home import export_bundle
 
     export_bundle(experiment, home, out, weights, target)
@@ -388,44 +271,11 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "star-exp", "_STAR_EXP_COMPLETE").source())
 
 
-for command in (images.evaluate, images.reference, images.weights, images.data):
+for command in (
+    *(results.search, results.report, results.claims),
+    *(images.evaluate, images.reference, images.weights, images.data),
+):
     cli.add_command(command)
-
-
-def _experiment(
-    file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None
-) -> Experiment:
-    import gc
-
-    from star.report.published import check
-    from star.spec.load import load
-
-    gc.disable()  # a large plan makes millions of objects, and none of them is garbage
-    experiment = load(file, profile, sets, _seeds(seeds), name)
-    check(experiment)
-    return experiment
-
-
-def _is_search(file: Path) -> bool:
-    from star.spec.load import is_search
-    from star.spec.yamldoc import read
-
-    return is_search(read(file))
-
-
-def _search(file: Path, profile: str | None, sets: tuple[str, ...], name: str | None) -> Search:
-    from star.spec.load_search import load_search
-
-    return load_search(file, profile, sets, name)
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts) or len({int(part) for part in parts}) != len(parts):
-        raise StarError(f"--seeds {text}: give different whole numbers from 0, separated by commas, such as 0,1,2.")
-    return [int(part) for part in parts]
 
 
 def main() -> None:

@@ -1,0 +1,125 @@
+"""Commands about results: `report`, `claims`, and `search`, which looks for better ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from star.cli.files import describes_search, read_experiment, read_search
+from star.cli.options import EXECUTOR, FILE, HOME, JSON, OUT, PLAIN, SLOTS, experiment_changes
+from star.errors import StarError
+
+
+@click.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1)
+@experiment_changes
+@OUT
+@click.option("--all", "everything", is_flag=True, help="All experiments in experiments/, and one index of them.")
+@click.option("--spread", type=click.Choice(["std", "interval"]), help="After each mean; the file's choice by default.")
+@click.option(
+    "--mlflow-ui",
+    metavar="URL",
+    help="Where cells of the HTML link to; the tracking server, or http://127.0.0.1:5000, by default.",
+)
+def report(
+    files: tuple[Path, ...],
+    profile: str | None,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    name: str | None,
+    home: Path,
+    out: Path,
+    everything: bool,
+    spread: str | None,
+    mlflow_ui: str | None,
+) -> None:
+    """Write tables, figures and claims of FILES from tracked metrics: Markdown, LaTeX, HTML, CSV, PNG and PDF."""
+    from star.cli.report import all_files, write_reports, write_studies
+
+    chosen = all_files(files, everything)
+    searches = [file for file in chosen if describes_search(file)]
+    experiments = [read_experiment(file, profile, sets, seeds, name) for file in chosen if file not in searches]
+    studies = write_studies(
+        [read_search(file, profile, sets, name) for file in searches], home, out, everything, mlflow_ui
+    )
+    if experiments:
+        write_reports(experiments, home, out, everything, mlflow_ui, spread, studies)
+
+
+@click.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@experiment_changes
+@click.option(
+    "--fail-on",
+    multiple=True,
+    type=click.Choice(["contradicted", "undecided"]),
+    help="Exit with 1 when a claim has this verdict; may be given twice.",
+)
+@JSON
+def claims(
+    files: tuple[Path, ...],
+    profile: str | None,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    name: str | None,
+    home: Path,
+    fail_on: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Judge the claims of FILES from tracked metrics: supported, contradicted or undecided."""
+    found = [file for file in files if not describes_search(file)]  # those are judged by their own reports
+    if not found:
+        raise StarError(f"{files[0]}: a search declares no claims; its report says whether it beats the default.")
+    experiments = [read_experiment(file, profile, sets, seeds, name) for file in found]
+    from star.cli.report import show_claims
+
+    sys.exit(show_claims(experiments, home, fail_on, as_json))
+
+
+@click.command()
+@FILE
+@click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file.")
+@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change the base of every trial.")
+@click.option("--name", help="Make it a study of its own, with this name.")
+@HOME
+@OUT
+@click.option("--trials", type=click.IntRange(1), help="How many trials in all, in place of the file's number.")
+@click.option(
+    "--budget-gpu-hours",
+    "budget",
+    type=click.FloatRange(min=0),
+    help="Ask for no more trials when these hours of GPUs (of CPU slots where there is no GPU) are used up.",
+)
+@click.option("--parallel", type=click.IntRange(1), help="Trials at a time; one for each GPU or slot by default.")
+@click.option("--warm-start", "warm", is_flag=True, help="Begin with what earlier experiments found in the same space.")
+@click.option("--promote", type=click.IntRange(0), multiple=True, help="Take this trial, ended early, to its end.")
+@EXECUTOR
+@SLOTS
+@PLAIN
+def search(
+    file: Path,
+    profile: str | None,
+    sets: tuple[str, ...],
+    name: str | None,
+    home: Path,
+    out: Path,
+    trials: int | None,
+    budget: float | None,
+    parallel: int | None,
+    warm: bool,
+    promote: tuple[int, ...],
+    executor: str,
+    slots: int | None,
+    plain: bool,
+) -> None:
+    """Look for the best values of the fields that FILE names, with Optuna; then write the study's report."""
+    found = read_search(file, profile, sets, name)
+    from star.cli.search import SearchOptions, run_search
+
+    plain = plain or not sys.stdout.isatty()
+    options = SearchOptions(
+        home, out, executor, slots, plain, budget=budget, trials=trials, parallel=parallel, warm=warm, promote=promote
+    )
+    sys.exit(run_search(found, options))
