@@ -30,7 +30,19 @@ from star.cli.options import (
 from star.errors import StarError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """Commands that Ctrl-C ends as docs/resume.md says, where click would call it an abort and a failure."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """As the parent."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="star-exp")
 def cli() -> None:
     """Run ablations of ST-AR, see how far they are, and write the tables, figures and claims."""

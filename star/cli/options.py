@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -43,10 +45,23 @@ EXTRACTOR = [
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     HOME,
 ]
+
+
+class Hours(click.FloatRange):
+    """Hours: a number from 0, and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As the parent, which takes `nan` and `inf` for numbers."""
+        hours: float = super().convert(value, param, ctx)
+        if not math.isfinite(hours):
+            self.fail(f"{value} is no number of hours; give one from 0.", param, ctx)
+        return hours
+
+
 BUDGET = click.option(
     "--budget-gpu-hours",
     "budget",
-    type=click.FloatRange(min=0),
+    type=Hours(min=0),
     help="Stop before anything starts when what is left costs more.",
 )
 EXECUTOR = click.option(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from star.cli.files import describes_search, read_experiment, read_search
-from star.cli.options import EXECUTOR, FILE, HOME, JSON, OUT, PLAIN, SLOTS, experiment_changes
+from star.cli.options import EXECUTOR, FILE, HOME, JSON, OUT, PLAIN, SLOTS, Hours, experiment_changes
 from star.errors import StarError
 
 
@@ -40,6 +40,8 @@ def report(
 
     chosen = all_files(files, everything)
     searches = [file for file in chosen if describes_search(file)]
+    if searches and seeds is not None and not everything:
+        raise StarError(f"--seeds {seeds}: {searches[0]} is a search, whose seeds are its own; leave the option out.")
     experiments = [read_experiment(file, profile, sets, seeds, name) for file in chosen if file not in searches]
     studies = write_studies(
         [read_search(file, profile, sets, name) for file in searches], home, out, everything, mlflow_ui
@@ -89,8 +91,8 @@ def claims(
 @click.option(
     "--budget-gpu-hours",
     "budget",
-    type=click.FloatRange(min=0),
-    help="Ask for no more trials when these hours of GPUs (of CPU slots where there is no GPU) are used up.",
+    type=Hours(min=0),
+    help="As many trials as these hours of GPUs (of CPU slots where there is no GPU) allow; --trials is then the most.",
 )
 @click.option("--parallel", type=click.IntRange(1), help="Trials at a time; one for each GPU or slot by default.")
 @click.option("--warm-start", "warm", is_flag=True, help="Begin with what earlier experiments found in the same space.")

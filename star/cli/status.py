@@ -207,7 +207,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if many:
         yield f"queued    {found['counts'][QUEUED]} jobs"
     if any(job["state"] == QUEUED for job in jobs) and not _goes_on(found):
-        yield "no scheduler is at work; `star-exp run FILE` goes on with what is queued"
+        yield "no scheduler is at work; `star-exp run FILE`, or `search FILE`, goes on with what is queued"
     for watcher in found["schedulers"]:
         if watcher["alive"] is not False:
             yield f"scheduler {watcher['host']} process {watcher['pid']} on {watcher['executor']}: {watcher['command']}"

@@ -18,7 +18,7 @@ from star.report.stats import Interval, Sample, contrast
 from star.report.write import Report, build
 from star.rundir import Home
 from star.scheduler.plan import make_plan
-from star.search.best import best, short
+from star.search.best import DEFAULT, best, short
 from star.search.study import Study
 from star.spec.points import Search
 from star.spec.reporting import Column, TableSpec
@@ -26,18 +26,18 @@ from star.tracked import Reader
 
 SHOWN = 10
 """Trials in the table of the best."""
-DEFAULT = "trial 0"
+DEFAULT_ROW = f"trial {DEFAULT}"
 
 
 @dataclass
 class Verdict:
-    """The best repeated trial against the default, on seeds that had no part in choosing it."""
+    """A repeated trial against the default, on seeds that had no part in choosing it."""
 
     label: str
     mean: float
     default: float
     difference: Interval
-    """In the objective's own direction: positive is better."""
+    """In the objective's own direction: positive is better. At 95% over all comparisons together."""
 
     @property
     def held(self) -> bool:
@@ -67,10 +67,13 @@ class StudyReport:
     def top(self) -> Report:
         """The default and the best trials, each on the trials' own seeds."""
         chosen = best(self.study, SHOWN)
-        what = f"the {len(chosen) - 1} best trials"
+        what = {0: "nothing yet", 1: "the best trial"}.get(len(chosen) - 1, f"the {len(chosen) - 1} best trials")
         if len(self.search.spec.objectives) > 1:
             what = "the trials that no other beats in every objective"
-        return self._report(chosen, self.search.spec.seeds, f"The default and {what}")
+        report = self._report(chosen, self.search.spec.seeds, f"The default and {what}")
+        assert report.table is not None
+        report.table.notes.append("These trials were chosen by these seeds: what lies between them is partly chance.")
+        return report
 
     @cached_property
     def confirmed(self) -> Report | None:
@@ -86,25 +89,23 @@ class StudyReport:
         return importances(self.study)
 
     @cached_property
-    def verdict(self) -> Verdict | None:
-        """None while nothing was repeated on all its seeds."""
+    def verdicts(self) -> list[Verdict]:
+        """Of each repeated trial that has all its seeds, the best first; none while the default lacks some."""
         if self.confirmed is None:
-            return None
+            return []
         objective, rows = self.search.spec.objectives[0], {}
         for variant in self.confirmed.experiment.variants:
             numbers = self.confirmed.evidence.numbers(variant.label, objective.metric)
             rows[variant.label] = [] if numbers.missing else numbers.values
-        default = rows.pop(DEFAULT, [])
-        rows = {label: values for label, values in rows.items() if values}
-        if not rows or not default:
-            return None
-        sign = 1.0 if objective.direction == "maximize" else -1.0
-        label = max(rows, key=lambda one: sign * fmean(rows[one]))
-        samples = [Sample(sign * objective.scale, rows[label]), Sample(-sign * objective.scale, default)]
-        # the best of several is picked on these seeds too: each comparison gets its share of the error
-        held = contrast(samples, 1 - 0.05 / len(rows))
-        scale = objective.scale
-        return Verdict(label, scale * fmean(rows[label]), scale * fmean(default), held)
+        default = rows.pop(DEFAULT_ROW, [])
+        rows = {label: values for label, values in rows.items() if values and default}
+        sign, scale, found = 1.0 if objective.direction == "maximize" else -1.0, objective.scale, []
+        for label, values in rows.items():
+            samples = [Sample(sign * scale, values), Sample(-sign * scale, default)]
+            # the best of several is picked on these seeds too: each comparison gets its share of the error
+            held = contrast(samples, 1 - 0.05 / len(rows))
+            found.append(Verdict(label, scale * fmean(values), scale * fmean(default), held))
+        return sorted(found, key=lambda one: -one.difference.estimate)
 
     @property
     def folder(self) -> str:
@@ -121,10 +122,8 @@ class StudyReport:
             title = objective.title or objective.metric
             shown = {"scale": objective.scale, "digits": objective.digits}
             columns.append(Column(title=title, metric=objective.metric, better=better, **shown))  # type: ignore[arg-type]
-        has_default = bool(chosen) and chosen[0][0] == 0
-        baseline = DEFAULT if has_default and len(seeds) > 1 else None
-        note = "Trial 0 is the default." if has_default else None
-        table = TableSpec(caption=f"{self.search.spec.title}: {caption}", columns=columns, baseline=baseline, note=note)
+        note = "Trial 0 is the default." if chosen and chosen[0][0] == DEFAULT else None
+        table = TableSpec(caption=f"{self.search.spec.title}: {caption}", columns=columns, note=note)
         about = {"table": table, "metrics": {}, "figures": [], "claims": [], "reference": None, "title": caption}
         experiment = self.search.experiment(rows, seeds, self.search.targets, cells, **about)
         plan = make_plan(experiment, self.home, self.ledger)

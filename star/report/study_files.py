@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from optuna.trial import FrozenTrial, TrialState
 
 from star.report import render
 from star.report.study import StudyReport, cells_of
-from star.report.study_text import html, markdown
+from star.report.study_text import html, markdown, note_comparisons
 from star.report.write import provenance
 from star.rundir import write_bytes
 from star.search.best import best
-from star.search.study import HOURS, PROMOTED, RUN, WHY
+from star.search.study import EARLY_RUN, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY
 from star.spec.diff import ABSENT, differences
 from star.spec.load import profile_base
 
@@ -27,6 +28,7 @@ def write_study(report: StudyReport, out: Path) -> Iterator[Path]:
     folder = out / report.folder
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"trials.csv": trials_csv(report)}
+    note_comparisons(report)
     if report.study.complete():
         from star.report.figures.study import write_all
 
@@ -57,30 +59,29 @@ def trials_csv(report: StudyReport) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     space, objectives = list(report.search.spec.space), report.search.spec.objectives
-    writer.writerow(
-        [
-            "trial",
-            "goes on from",
-            "state",
-            *(one.metric for one in objectives),
-            *space,
-            "last step",
-            "hours",
-            "run",
-            "why",
-        ]
-    )
+    head = ["trial", "goes on from", "state", *(one.metric for one in objectives), *space]
+    writer.writerow([*head, "compared at step", "value there", "hours", "run", "why"])
     for trial in report.trials:
-        ended_early = trial.state.name == "PRUNED"
-        values: list[Any] = [] if ended_early else list(trial.values or [])
+        values: list[Any] = [] if trial.state == TrialState.PRUNED else list(trial.values or [])
         values += [""] * (len(objectives) - len(values))
-        steps = trial.intermediate_values
-        last = max(steps) if ended_early and steps else ""
-        notes = [trial.user_attrs.get(name, "") for name in (HOURS, RUN, WHY)]
+        last = max(trial.intermediate_values, default=None)
+        compared = ["", ""] if last is None else [last, trial.intermediate_values[last]]
+        run = trial.user_attrs.get(EARLY_RUN, trial.user_attrs.get(RUN, ""))
+        notes = [trial.user_attrs.get(HOURS, ""), run, trial.user_attrs.get(WHY, "")]
         point = [trial.params.get(name, "") for name in space]
         before = trial.user_attrs.get(PROMOTED, "")
-        writer.writerow([trial.number, before, trial.state.name.lower(), *values, *point, last, *notes])
+        writer.writerow([trial.number, before, _state(trial), *values, *point, *compared, *notes])
     return buffer.getvalue()
+
+
+def _state(trial: FrozenTrial) -> str:
+    """In the words of the report."""
+    if IMPOSSIBLE in trial.user_attrs:
+        return "no legal run"
+    if SAME_AS in trial.user_attrs:
+        return f"the run of {trial.user_attrs[SAME_AS]}"
+    words = {TrialState.PRUNED: "ended early", TrialState.FAIL: "failed", TrialState.RUNNING: "under way"}
+    return words.get(trial.state, trial.state.name.lower())
 
 
 def best_yaml(report: StudyReport, folder: Path) -> str:

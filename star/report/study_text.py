@@ -11,18 +11,18 @@ from statistics import fmean
 from optuna.trial import FrozenTrial, TrialState
 
 from star.report import markup, render
-from star.report.grid import Grid, Head, Line, Mark, difference_grid, main_grid
-from star.report.study import StudyReport
-from star.report.write import HELD
+from star.report.grid import Grid, Head, Line, Mark, main_grid
+from star.report.study import StudyReport, Verdict
 from star.search.best import told
 from star.search.choosing import sampler_name
-from star.search.study import EARLY_HOURS, HOURS, PROMOTED, WARM, counts
+from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, WARM, WHY, counts
 
 
 def summary(report: StudyReport) -> list[str]:
     """In sentences: how many trials, what they cost, what ending some early saved."""
     spec, trials = report.search.spec, [trial for trial in report.trials if counts(trial)]
-    states = Counter(trial.state for trial in trials)
+    promoted = {trial.user_attrs.get(PROMOTED) for trial in report.trials}
+    states = Counter(TrialState.COMPLETE if trial.number in promoted else trial.state for trial in trials)
     parts = [f"{states[TrialState.COMPLETE]} complete", f"{states[TrialState.PRUNED]} ended early"]
     parts += [f"{states[TrialState.FAIL]} failed"] if states[TrialState.FAIL] else []
     parts += [f"{states[TrialState.RUNNING]} under way"] if states[TrialState.RUNNING] else []
@@ -31,12 +31,21 @@ def summary(report: StudyReport) -> list[str]:
     how = f"sampler {sampler_name(report.search)}"
     if pruner.min_steps:
         kind = {"halving": "successive halving", "hyperband": "Hyperband"}[pruner.name]
-        how += f", {kind} from {pruner.min_steps} of {report.search.default.total_steps} steps, one of {pruner.reduction} goes on"
+        how += f", {kind} from {pruner.min_steps} of {report.search.default.total_steps} steps (the best 1 in {pruner.reduction} go on)"
     lines = [f"{len(trials)} trials ({', '.join(parts)}) to {goals}; {how}."]
     warm = sum(WARM in trial.user_attrs for trial in report.trials)
     if warm:
         lines.append(f"Begun with {warm} points of earlier experiments.")
+    none = [trial for trial in report.trials if IMPOSSIBLE in trial.user_attrs]
+    if none:
+        why = str(none[0].user_attrs.get(WHY, "")).splitlines()[0]
+        lines.append(f"{len(none)} points gave no legal run and are not counted; the first: {why}")
     return [*lines, *_cost(report.trials)]
+
+
+def amount(hours: float) -> str:
+    """Hours, or minutes of less than two."""
+    return f"{hours:.1f} hours" if hours >= 2 else f"{60 * hours:.1f} minutes"
 
 
 def _cost(trials: Sequence[FrozenTrial]) -> list[str]:
@@ -50,45 +59,60 @@ def _cost(trials: Sequence[FrozenTrial]) -> list[str]:
     whole = [one for one in own if one > 0]
     if not spent:
         return []
-    lines = [f"The trials took {spent:.2f} hours of GPUs, or of CPU slots where there was none."]
+    lines = [f"The trials took {amount(spent)} of GPUs, or of CPU slots where there was none."]
     if pruned and whole:
         others = sum(hours[number] - early[number] for number in hours if number not in pruned)
         without = others + len(pruned) * fmean(whole)
         saved = without - spent
         word = "saved" if saved >= 0 else "cost"
         lines.append(
-            f"To the end, and with no comparisons before it, all would have taken about {without:.2f}: ending {len(pruned)} early "
-            f"{word} {abs(saved):.2f} hours ({abs(saved) / without:.0%})."
+            f"To the end, and with no comparisons before it, all would have taken about {amount(without)}: ending {len(pruned)} early "
+            f"{word} {amount(abs(saved))} ({abs(saved) / without:.0%})."
         )
     return lines
 
 
 def outcome(report: StudyReport) -> str:
     """Whether something beats the default."""
-    verdict = report.verdict
-    if verdict is None:
-        why = (
-            "was repeated on fresh seeds yet"
-            if report.search.spec.confirm
-            else "is repeated on fresh seeds (`confirm`)"
-        )
-        return f"No trial {why}: the best of many is best partly by chance, so there is no winner."
-    objective = report.search.spec.objectives[0]
-    number, digits = int(verdict.label.split()[1]), objective.digits
-    held, seeds = verdict.difference, report.search.spec.confirm
-    assert seeds is not None
-    name, shown = objective.title or objective.metric, f".{digits}f"
-    bounds = "no interval"
-    if held.low is not None:
-        bounds = f"{held.level:.1%} interval {held.low:{shown}} to {held.high:{shown}}"
+    if not report.search.spec.confirm:
+        return "No trial is repeated on fresh seeds (`confirm`): the best of many is best partly by chance, so there is no winner."
+    if not report.verdicts:
+        if report.confirmed is not None and len(report.confirmed.experiment.variants) == 1:
+            return "**No other trial is left to repeat beside the default: it is not beaten.**"
+        return "The repetition on fresh seeds is not complete yet: the best of many is best partly by chance, so there is no winner."
+    best, objective = report.verdicts[0], report.search.spec.objectives[0]
+    shown, point = f".{objective.digits}f", report.trials[int(best.label.split()[1])].params
     lead = (
-        f"{verdict.label} ({told(dict(report.trials[number].params))}) has {verdict.mean:{shown}}, "
-        f"the default {verdict.default:{shown}} ({name}, means of seeds {', '.join(map(str, seeds.seeds))}): "
-        f"better by {held.estimate:{shown}} ({bounds})"
+        f"{best.label} ({told(dict(point))}) has {best.mean:{shown}}, the default {best.default:{shown}} "
+        f"({objective.title or objective.metric}, means of seeds {', '.join(map(str, report.search.spec.confirm.seeds))}): "
+        f"better by {interval(best, shown)}"
     )
-    if verdict.held:
+    if best.held:
         return f"**{lead}. It beats the default beyond the noise of seeds.**"
     return f"**{lead}. That is within the noise of seeds: the default is not beaten.**"
+
+
+def interval(verdict: Verdict, shown: str) -> str:
+    """A difference with its bounds."""
+    held = verdict.difference
+    if held.low is None:
+        return f"{held.estimate:{shown}} (no interval)"
+    return f"{held.estimate:{shown}} ({100 * held.level:.3g}% interval {held.low:{shown}} to {held.high:{shown}})"
+
+
+def note_comparisons(report: StudyReport) -> None:
+    """Put the comparisons under the table of repeated trials, where LaTeX has them too."""
+    if report.verdicts and report.confirmed is not None and report.confirmed.table is not None:
+        note = comparisons(report)
+        if note not in report.confirmed.table.notes:
+            report.confirmed.table.notes.append(note)
+
+
+def comparisons(report: StudyReport) -> str:
+    """All repeated trials against the default, in one sentence."""
+    shown = f".{report.search.spec.objectives[0].digits}f"
+    each = "; ".join(f"{one.label} {interval(one, shown)}" for one in report.verdicts)
+    return f"Better than the default by (Welch intervals, 95% over all {len(report.verdicts)} comparisons together): {each}."
 
 
 def markdown(report: StudyReport, level: int = 1, folder: str = "") -> list[str]:
@@ -101,11 +125,10 @@ def markdown(report: StudyReport, level: int = 1, folder: str = "") -> list[str]
     below = "#" * (level + 1)
     lines = [f"{'#' * level} {markup.plain(report.search.spec.title)}", "", *summary(report), "", outcome(report), ""]
     lines += [f"The trials of these tables as an experiment: [best.yaml]({folder}best.yaml)."]
+    note_comparisons(report)
     for part in filter(None, (report.confirmed, report.top)):
         assert part.table is not None
         lines += ["", f"{below} {part.experiment.spec.title}", "", *markup.markdown(main_grid(part.table))]
-        differences = difference_grid(part.table)
-        lines += ["", HELD, "", *markup.markdown(differences)] if differences else []
         lines += ["", *(f"{markup.plain(note)}  " for note in part.table.notes)]
     if report.importances:
         lines += ["", f"{below} What mattered", "", IMPORTANCE, "", *markup.markdown(importance_grid(report))]

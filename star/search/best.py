@@ -41,8 +41,10 @@ class Repeated:
             self.over = True
             return []
         rows = [(f"trial {number}", search.run(point)) for number, point in chosen]
-        self.say(f"repeating {', '.join(label for label, _ in rows)} on seeds {', '.join(map(str, confirm.seeds))}")
-        self._leg = self.legs.begin(self.legs.plan(search.experiment(rows, confirm.seeds, search.targets)))
+        plan = self.legs.plan(search.experiment(rows, confirm.seeds, search.targets))
+        if plan.to_do:
+            self.say(f"repeating {', '.join(label for label, _ in rows)} on seeds {', '.join(map(str, confirm.seeds))}")
+        self._leg = self.legs.begin(plan)
         return self._leg.plan.to_do
 
 
@@ -74,4 +76,6 @@ def told(point: Point) -> str:
 
 def short(value: Any) -> str:
     """A parameter's value for people."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)

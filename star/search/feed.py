@@ -15,7 +15,7 @@ from star.ledger.states import Job
 from star.scheduler.plan import PlannedJob
 from star.search.best import DEFAULT, Repeated, told
 from star.search.legs import Leg, Legs
-from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
+from star.search.study import EARLY_HOURS, EARLY_RUN, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
 from star.spec.points import Point
 from star.spec.run import RunSpec
 
@@ -76,7 +76,8 @@ class Trials:
         default = self.search.experiment(
             [("default", self.search.default)], self.search.spec.seeds, self.search.targets
         )
-        legs.share(legs.plan(default))
+        self._default = legs.plan(default)
+        legs.share(self._default)
         self._begun: float = study.optuna.user_attrs.get("begun") or time.time()
         study.optuna.set_user_attr("begun", self._begun)
 
@@ -130,14 +131,15 @@ class Trials:
         return not self.stopped
 
     def _spent(self) -> float:
-        """Hours that ran since the study began, and those that are expected of another trial and all that is sure to follow."""
+        """Hours that ran since the study began, and those expected: of what is under way, of another trial, of the repetition."""
         trials = [trial for trial in self.study.trials() if HOURS in trial.user_attrs]
         spent = math.fsum(trial.user_attrs[HOURS] for trial in trials)
         whole = [trial.user_attrs[HOURS] for trial in trials if trial.state == TrialState.COMPLETE]
-        each = max(whole, default=0.0) / len(self.search.spec.seeds)
+        each: float = max([*whole, self.legs.expected_hours(self._default)])
+        under_way = math.fsum(max(each, active.hours) for active in self.active.values())
         confirm = self.search.spec.confirm
-        repeated = (confirm.top + 1) * len(confirm.seeds) if confirm else 0
-        return spent + each * (repeated + (len(self.active) + 1) * len(self.search.spec.seeds))
+        repeated = (confirm.top + 1) * len(confirm.seeds) / len(self.search.spec.seeds) if confirm else 0
+        return spent + under_way + each * (1 + repeated)
 
     def _enter(self, trial: optuna.Trial, point: Point) -> list[PlannedJob]:
         """A trial's first jobs; none where its run is known, or there can be none."""
@@ -236,6 +238,7 @@ class Trials:
             return
         if active.leg is not None:
             active.hours += math.fsum(self.legs.hours(active.leg, self._begun))
+            active.hours += self.legs.failed_hours(active.leg, job)
         self._end(active, None, TrialState.FAIL, why)
         trials = self.study.trials()
         failures = sum(trial.state == TrialState.FAIL and counts(trial) for trial in trials)
@@ -255,6 +258,8 @@ class Trials:
         ends = noted == step or trial.should_prune()
         if ends and active.number != DEFAULT:
             trial.set_user_attr("ended_at", step)
+            assert active.leg is not None
+            trial.set_user_attr(EARLY_RUN, active.leg.runs[0].key)
             self._end(active, None, TrialState.PRUNED, f"{value:.4g} at step {step}")
             return []
         active.rungs = [rung for rung in active.rungs if rung > step]

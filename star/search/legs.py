@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from star.ledger.states import CANCELLED, DONE, FAILED, LOST, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json, read_metrics
 from star.scheduler.contract import add
-from star.scheduler.plan import Plan, PlannedRun, make_plan
+from star.scheduler.estimate import stage_seconds
+from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.spec.experiment import Experiment
 from star.spec.graph import needed
 from star.spec.measure import Measure, curve_value
@@ -96,6 +98,24 @@ class Legs:
             if result and result["finished"] >= since:
                 spent[stage != "train"] += device_hours(result)
         return spent[0], spent[1]
+
+    def failed_hours(self, leg: Leg, job: Job) -> float:
+        """Hours of a job's last attempt that left no result."""
+        planned = leg.plan.jobs[job.key]
+        return max(0.0, (job.finished or 0.0) - (job.started or job.finished or 0.0)) * _width(planned) / 3600
+
+    def expected_hours(self, plan: Plan) -> float:
+        """Hours of all that is a plan's own, done or not, by the speeds that the ledger has seen."""
+        speeds = self.ledger.speeds()
+        own = [job for job in plan.jobs.values() if job.key not in self.shared]
+        seconds = [stage_seconds(job.stage, job.spec, speeds, job.flops) * _width(job) for job in own]
+        return math.fsum(seconds) / 3600
+
+
+def _width(job: PlannedJob) -> int:
+    """GPUs, or CPU slots, that a job takes."""
+    resources = job.spec.resources
+    return resources.processes_of(job.stage) if resources.uses_gpu(job.stage) else job.slots
 
 
 def value_of(home: Home, run: PlannedRun, measure: Measure) -> float:

@@ -28,16 +28,17 @@ from star.search.choosing import distribution, make_pruner, make_sampler
 from star.spec.diff import ABSENT, differences
 from star.spec.points import Point, Search, start_points
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 logging.getLogger().addHandler(logging.NullHandler())  # or its migrations would take over the root logger
 log = logging.getLogger(__name__)
 SCHEMA = "star_studies"
 """Of a PostgreSQL database that holds the ledger too: Optuna's tables have a schema of their own."""
 SAME_AS, IMPOSSIBLE, WARM, PROMOTED, WHY, RUN = "same_as", "impossible", "warm_start", "promoted", "why", "run"
-HOURS, EARLY_HOURS = "hours", "early_hours"
+HOURS, EARLY_HOURS, EARLY_RUN = "hours", "early_hours", "early_run"
 """What is noted at a trial: the earlier one at the same point; values that do not fit together; results of earlier experiments;
-the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end."""
+the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end; the
+run up to the comparison that ended it."""
 
 
 def studies_url(home: Home) -> str:

@@ -10,7 +10,7 @@ from star.errors import DataError, SpecError
 from star.ledger.states import DONE
 from star.scheduler.contract import GIVEN
 from star.search.legs import Leg, Legs
-from star.search.study import RUN, WARM, Study
+from star.search.study import PROMOTED, RUN, WARM, Study
 from star.spec.diff import differences
 from star.spec.points import Point
 from star.spec.run import RunSpec
@@ -70,7 +70,10 @@ def promote(study: Study, numbers: Sequence[int]) -> None:
     trials = study.trials()
     wanted = list(study.optuna.user_attrs.get("promotions", []))
     for number in numbers:
-        ended = [trial.number for trial in trials if trial.state == TrialState.PRUNED]
+        gone_on = {trial.user_attrs.get(PROMOTED) for trial in trials}
+        if number in gone_on:
+            raise SpecError(f"--promote {number}: this trial went on to its end already; see the report.")
+        ended = [t.number for t in trials if t.state == TrialState.PRUNED and t.number not in gone_on]
         if number not in ended:
             listed = ", ".join(map(str, ended)) or "none"
             raise SpecError(f"--promote {number}: no trial of this number was ended early; those that were: {listed}.")

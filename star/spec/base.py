@@ -39,10 +39,9 @@ def resolve_layer(layer: int | str, n_layer: int) -> int:
     exact = Fraction(layer) * n_layer if isinstance(layer, str) else Fraction(layer)
     if exact.denominator == 1 and 1 <= exact <= n_layer:
         return int(exact)
-    fractions = [f"{Fraction(i, n_layer)}" for i in range(1, n_layer)]
-    raise ValueError(
-        f"hits no layer of a model with {n_layer}; legal are 1 to {n_layer} or the fractions {', '.join(fractions)}"
-    )
+    fractions = ", ".join(f"{Fraction(i, n_layer)}" for i in range(1, n_layer))
+    legal = f"1 to {n_layer} or the fractions {fractions}" if fractions else "1 alone"
+    raise ValueError(f"hits no layer of a model with {n_layer}; legal: {legal}")
 
 
 class Section(BaseModel):

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from star.errors import SpecError
 from star.spec.explain import field_schema
+from star.spec.graph import needed
 from star.spec.keys import stage_keys
 from star.spec.measure import FOREIGN, parse_measure
 from star.spec.points import Point, Search, completed, fits, number_kind_of, value_at
@@ -68,6 +69,9 @@ class _Checker:
             schema = field_schema(RunSpec, name)
         except SpecError as error:
             self._complain(("space", name), str(error).removeprefix(f"{name}: "))
+        if schema.get("properties"):
+            first = next(iter(schema["properties"]))
+            self._complain(("space", name), f"is a section of a run; name one of its fields, such as {name}.{first}")
         if name == "seed":
             self._complain(("space", name), "seeds are no parameter; `seeds` says how many runs a trial has")
         if not parameter.choices and not number_kind_of(schema):
@@ -120,11 +124,18 @@ class _Checker:
         keys = set()
         for value in parameter.choices or (parameter.low, parameter.high):
             point = completed(self.search, {**default, **self._conditions(name), name: value})
-            keys.add(tuple(stage_keys(self.search.run(point), {}).items()))
+            try:
+                run = self.search.run(point)
+            except SpecError as error:
+                if f" {name}: " in str(error):
+                    raise
+                self._complain(("space", name), f"at {value!r} there is no legal run: {str(error).rstrip('.')}")
+            found = stage_keys(run, {})
+            keys.add(tuple(found[stage] for stage in needed(self.search.targets) if stage in found))
         if len(keys) == 1:
             self._complain(
                 ("space", name),
-                "changes nothing: the part that it sets is switched off, or lies outside what a run is made of",
+                "changes nothing that the objectives see: the part that it sets is switched off, or comes after them",
             )
 
     def _conditions(self, name: str) -> Point:
@@ -141,7 +152,10 @@ class _Checker:
                     ("start", index, name), f"is no parameter; space has: {', '.join(self.search.spec.space)}"
                 )
             if not fits(self.search.spec.space[name], value):
-                self._complain(("start", index, name), f"{value!r} lies outside of its range")
+                parameter = self.search.spec.space[name]
+                legal = f"from {parameter.low:g} to {parameter.high:g}" if parameter.low is not None else "a choice"
+                legal = f"one of {', '.join(map(str, parameter.choices))}" if parameter.choices else legal
+                self._complain(("start", index, name), f"{value!r} lies outside of its range; give {legal}")
         whole = completed(self.search, {**default, **start})
         for name in start:
             if name not in whole:

@@ -169,10 +169,17 @@ def legal_values(part: dict[str, Any], schema: dict[str, Any]) -> str:
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(part)
     if kind == "array":
-        return "a list; each entry: " + legal_values(part.get("items", {}), schema)
+        return f"a list{_count(part)}; each entry: " + legal_values(part.get("items", {}), schema)
     text = f"text that matches {part['pattern']}" if "pattern" in part else "text"
     words = {"string": text, "boolean": "true or false", "null": "null", "object": "a mapping of keys to values"}
     return words.get(str(kind), "a value")
+
+
+def _count(part: dict[str, Any]) -> str:
+    least, most = part.get("minItems", 0), part.get("maxItems")
+    if most is not None:
+        return f" of {least} to {most}"
+    return f" of {least} or more" if least else ""
 
 
 def _range(part: dict[str, Any]) -> str:

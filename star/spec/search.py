@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from star.spec.base import Count, FieldError, Section
+from star.spec.base import Count, FieldError, Positive, Section
 from star.spec.experiment import Target
 
 Scalar = bool | int | float | str | None
@@ -61,7 +61,7 @@ class Objective(Section):
     metric: str = Field(description="stage/name or stage/curve@where")
     direction: Literal["maximize", "minimize"]
     title: str | None = Field(None, description="for tables and figures")
-    scale: float = Field(1.0, description="factor before printing: 100 for per cent")
+    scale: Positive = Field(1.0, description="factor before printing: 100 for per cent")
     digits: Annotated[int, Field(ge=0, le=6)] = 2
 
 
@@ -132,6 +132,10 @@ class SearchSpec(Section):
         if len(set(self.seeds)) != len(self.seeds):
             raise FieldError("seeds", "a seed stands twice")
         several = len(self.objectives) > 1
+        metrics = [objective.metric for objective in self.objectives]
+        for i, metric in enumerate(metrics):
+            if metric in metrics[:i]:
+                raise FieldError(f"objectives.{i}.metric", f"{metric!r} stands twice; each objective is its own")
         if several and self.pruner.name != "none":
             raise FieldError("pruner.name", f"{self.pruner.name} compares by one objective; with several give none")
         if several and self.sampler.name == "cmaes":

@@ -23,6 +23,7 @@ from star.tracked import open_reader
 from tests.helpers import empty_tracking_store
 from tests.light.worker import bowl
 from tests.search.lab import SearchLab
+from tests.search.test_spec import ALPHA
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,16 @@ def test_all_files_are_there(searched: SearchLab) -> None:
     text = (folder(searched) / "report.md").read_text()
     assert "20 trials (" in text and "ended early" in text and "best.yaml" in text
     assert "early saved" in text or "early cost" in text
+    assert "Minus trial 0" not in text  # one interval for a difference, and not two
+    note = "Better than the default by (Welch intervals, 95% over all 2 comparisons together)"
+    assert note in text and "all 2 comparisons together" in (folder(searched) / "confirmed.tex").read_text()
     lines = list(csv.DictReader((folder(searched) / "trials.csv").read_text().splitlines()))
     assert [line["trial"] for line in lines] == [str(i) for i in range(20)]
-    assert all(line["last step"] == "10" for line in lines if line["state"] == "pruned")
+    early = [line for line in lines if line["state"] == "ended early"]
+    assert early and all(line["compared at step"] == "10" and float(line["value there"]) > 0 for line in early)
+    runs = open_ledger(Home(searched.path)).runs([line["run"] for line in lines])
+    assert len(runs) == 20  # of those that were ended early, what ran
+    assert {run.spec["optim"]["until"] for run in runs.values()} == {10, None}
 
 
 def test_the_same_bytes_again(searched: SearchLab) -> None:
@@ -102,5 +110,21 @@ def test_the_verdict_follows_its_interval(searched: SearchLab, low: float, word:
 
     study = Study(load_search(searched.file), Home(searched.path), begin=False)
     report = StudyReport(study.search, study, Home(searched.path), None, open_reader("sqlite:///none"), "")
-    report.__dict__["verdict"] = Verdict("trial 1", 70.0, 69.0, Interval(1.0, low, 2.0, 0.975))
+    report.__dict__["verdicts"] = [Verdict("trial 1", 70.0, 69.0, Interval(1.0, low, 2.0, 0.975))]
     assert word in outcome(report)
+
+
+def test_logarithmic_axes_have_numbers(tmp_path: Path, images: Path) -> None:
+    from star.report.figures.study import contours, slices
+
+    rate = "optim.lr: {low: 1.0e-3, high: 1.0, log: true}"
+    search = load_search(SearchLab(tmp_path, (ALPHA, rate)).file)
+    study, draws = Study(search, Home(tmp_path)), random.Random(0)
+    for _ in range(9):
+        point = {name: draws.uniform(0.0, 0.6) for name in search.spec.space} | {"optim.lr": 10 ** draws.uniform(-3, 0)}
+        study.add(point, [draws.random()])
+    report = StudyReport(search, study, Home(tmp_path), None, open_reader("sqlite:///none"), "")
+    for drawn in (slices(report), contours(report)):
+        drawn.canvas.draw()
+        ticks = [tick.get_text() for tick in drawn.axes[0].get_xticklabels()]
+        assert "0.1" in ticks and not any("$" in tick for tick in ticks)

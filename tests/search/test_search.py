@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -201,15 +202,32 @@ def test_a_trial_that_was_ended_goes_on_when_it_is_promoted(tmp_path: Path, imag
     jobs = [json.loads(path.read_text()) for path in tmp_path.glob("jobs/train-*/job.json")]
     mine = [job for job in jobs if job["label"].startswith(f"trial {ended} ") and not job["spec"]["optim"]["until"]]
     assert len(mine) == 1 and len(mine[0]["head_starts"]) == 1  # it goes on from its checkpoint
-    lab.run(promoted=[ended])
+    with pytest.raises(SpecError, match=f"--promote {ended}: this trial went on to its end already"):
+        lab.run(promoted=[ended])
+    lab.run()
     assert sum(PROMOTED in trial.user_attrs for trial in lab.trials()) == 1
 
 
 def test_a_budget_ends_it(tmp_path: Path, images: Path) -> None:
     lab = SearchLab(tmp_path, *FEW)
-    said = lab.run(total=50, parallel=1, budget=0.0095)  # a trial takes two jobs of a thousandth of an hour
-    assert any("the budget of 0.0095 hours is used up" in line for line in said)
-    assert len(lab.trials()) == 4
+    said = lab.run(total=math.inf, parallel=2, budget=0.05)
+    assert any("the budget of 0.05 hours is used up" in line for line in said)
+    trials = lab.trials()
+    assert len(trials) > 6 and sum(trial.user_attrs["hours"] for trial in trials) <= 0.05 + 1e-9
+    assert lab.run(total=math.inf, budget=0.0)[-1].startswith("no more trials")
+    assert len(lab.trials()) == len(trials)
+
+
+def test_what_a_failed_trial_took_counts(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, *FEW)
+    lab.run(total=1, broken=["probe"])
+    assert lab.trials()[0].user_attrs["hours"] >= 0.001  # its training; the probe's own seconds come on top
+
+
+def test_hours_that_are_no_number_are_refused(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, *FEW)
+    for hours in ("nan", "inf", "-1"):
+        assert "--budget-gpu-hours" in lab.search("--budget-gpu-hours", hours, code=2)
 
 
 def test_another_space_is_another_study(tmp_path: Path, images: Path) -> None:

@@ -97,6 +97,27 @@ MISTAKES = {
         "base: {generate: {samples: /tmp}}\nspace:",
         r":4: generate.samples: has no place",
     ),
+    "a section": (
+        ALPHA,
+        "selfguided: {choices: [1, 2]}",
+        r":5: space.selfguided: is a section of a run; name one of its fields",
+    ),
+    "what no objective sees": (
+        ALPHA,
+        "generate.num_images: {low: 40, high: 60}",
+        r":5: .*changes nothing that the objectives see",
+    ),
+    "no legal run at an end": (
+        ALPHA,
+        "model.n_layer: {low: 1, high: 4}",
+        r":5: space.model.n_layer: at 1 there is no .*1 alone",
+    ),
+    "a scale of nothing": ("scale: 100", "scale: 0", r":9: objectives.0.scale: 0 is not legal; give a number above 0"),
+    "one fresh seed": (
+        "seeds: [1, 2]",
+        "seeds: [1]",
+        r":13: confirm.seeds: \[1\] is not legal; give a list of 2 or more",
+    ),
     "a start elsewhere": (PRUNER, PRUNER + "\nstart: [{optim.lr: 5}]", r":12: start.0.optim.lr: is no parameter"),
 }
 
@@ -126,6 +147,14 @@ def test_a_sampler_that_is_not_installed(
     ):
         Study(load_search(lab.file), Home(tmp_path))
     assert not (tmp_path / "studies.sqlite").exists()
+
+
+def test_an_objective_stands_once(tmp_path: Path) -> None:
+    lab = SearchLab(
+        tmp_path, ("scale: 100}", "scale: 100}\n  - {metric: probe/accuracy, direction: minimize}"), (PRUNER, "")
+    )
+    with pytest.raises(SpecError, match=":10: objectives.1.metric: 'probe/accuracy' stands twice"):
+        load_search(lab.file)
 
 
 def test_a_search_is_no_table() -> None:

@@ -17,6 +17,8 @@ from star.rundir import write_bytes
 PAIRS = 6
 """Most pairs of parameters that are drawn."""
 LEVELS = 10
+FEWEST = 8
+"""Trials below which what lies between them is invented."""
 
 
 def write_all(report: StudyReport, folder: Path) -> None:
@@ -109,18 +111,23 @@ def slices(report: StudyReport) -> Any | None:
     early = [trial for trial in report.trials if trial.state == TrialState.PRUNED]
     for axis, name in zip(axes[0], names, strict=True):
         there = [t for t in complete if name in t.params]
-        axis.plot([_place(t.params[name]) for t in there], [scale * t.values[0] for t in there], "o", markersize=4)
+        values = [scale * t.values[0] for t in there]
+        axis.plot([_place(t.params[name]) for t in there], values, "o", markersize=4, label="complete")
         gone = [_place(t.params[name]) for t in early if name in t.params]
         if gone:  # an empty plot that is not clipped has no size, and takes the layout's from the others
-            axis.plot(gone, [0.02] * len(gone), "x", color="0.5", transform=axis.get_xaxis_transform(), clip_on=False)
+            below = {"transform": axis.get_xaxis_transform(), "clip_on": False}
+            axis.plot(gone, [-0.03] * len(gone), "x", color="0.5", label="ended early", **below)
         if complete[0].number == 0 and name in complete[0].params:
-            axis.plot(
-                _place(complete[0].params[name]), scale * complete[0].values[0], "D", color=style.MARK, markersize=5
-            )
+            value = scale * complete[0].values[0]
+            axis.plot(_place(complete[0].params[name]), value, "D", color=style.MARK, markersize=5, label="the default")
         axis.set_xlabel(_short(name))
         if report.search.spec.space[name].log:
-            axis.set_xscale("log")
+            style.logarithmic(axis.xaxis)
     axes[0, 0].set_ylabel(_title(report, 0))
+    handles = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    drawing.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     return drawing
 
 
@@ -130,7 +137,7 @@ def contours(report: StudyReport) -> Any | None:
     names = [name for name, parameter in space.items() if not parameter.choices]
     complete = [t for t in _complete(report) if all(name in t.params for name in names)]
     pairs = list(combinations(names, 2))[:PAIRS]
-    if not pairs or len(complete) < 4:
+    if not pairs or len(complete) < FEWEST:
         return None
     columns = min(3, len(pairs))
     drawing, axes = style.new(-(-len(pairs) // columns), columns, 2.3 * -(-len(pairs) // columns))
@@ -145,8 +152,9 @@ def contours(report: StudyReport) -> Any | None:
             axis.plot(across[0], up[0], "D", color=style.MARK, markersize=5, clip_on=False)
         axis.set_xlabel(_short(x))
         axis.set_ylabel(_short(y))
-        axis.set_xscale("log" if space[x].log else "linear")
-        axis.set_yscale("log" if space[y].log else "linear")
+        for side, name in ((axis.xaxis, x), (axis.yaxis, y)):
+            if space[name].log:
+                style.logarithmic(side)
         axis.set_xlim(space[x].low, space[x].high)
         axis.set_ylim(space[y].low, space[y].high)
     for axis in list(axes.flat)[len(pairs) :]:

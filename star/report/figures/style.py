@@ -11,6 +11,7 @@ import seaborn
 matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 WIDTH = 6.75
 """Inches: a page's text width."""
@@ -72,6 +73,14 @@ def legend_below(axis: Any) -> None:
 def legend_height(count: int) -> float:
     """Inches of a legend of so many rows."""
     return 0.16 * -(-count // LEGEND_COLUMNS)
+
+
+def logarithmic(axis: Any) -> None:
+    """Ticks of an axis (`.xaxis`, `.yaxis`) on a logarithmic scale, as plain numbers: mathematics is not parsed here."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def shares() -> Any:
