@@ -18,9 +18,10 @@ from star.report.study_text import html, markdown, note_comparisons
 from star.report.write import provenance
 from star.rundir import write_bytes
 from star.search.best import best
-from star.search.study import EARLY_RUN, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY
+from star.search.study import HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY
 from star.spec.diff import ABSENT, differences
 from star.spec.load import profile_base
+from star.spec.points import EARLY, early_label
 
 
 def write_study(report: StudyReport, out: Path) -> Iterator[Path]:
@@ -59,6 +60,7 @@ def trials_csv(report: StudyReport) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     space, objectives = list(report.search.spec.space), report.search.spec.objectives
+    early = early_runs(report)
     head = ["trial", "goes on from", "state", *(one.metric for one in objectives), *space]
     writer.writerow([*head, "compared at step", "value there", "hours", "run", "why"])
     for trial in report.trials:
@@ -66,12 +68,21 @@ def trials_csv(report: StudyReport) -> str:
         values += [""] * (len(objectives) - len(values))
         last = max(trial.intermediate_values, default=None)
         compared = ["", ""] if last is None else [last, trial.intermediate_values[last]]
-        run = trial.user_attrs.get(EARLY_RUN, trial.user_attrs.get(RUN, ""))
+        run = trial.user_attrs.get(RUN, "")
+        if trial.state == TrialState.PRUNED and last is not None:  # the whole run was never asked for
+            run = early.get(early_label(f"trial {trial.number}", last), "")
         notes = [trial.user_attrs.get(HOURS, ""), run, trial.user_attrs.get(WHY, "")]
         point = [trial.params.get(name, "") for name in space]
         before = trial.user_attrs.get(PROMOTED, "")
         writer.writerow([trial.number, before, _state(trial), *values, *point, *compared, *notes])
     return buffer.getvalue()
+
+
+def early_runs(report: StudyReport) -> dict[str, str]:
+    """Row -> the run of its first seed, of the runs up to a comparison."""
+    name, profile = f"{report.search.name}{EARLY}", report.search.profile
+    rows = report.ledger.experiments(name, profile) if report.ledger else []
+    return {row.row: row.run for row in reversed(rows)}
 
 
 def _state(trial: FrozenTrial) -> str:

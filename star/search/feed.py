@@ -15,7 +15,7 @@ from star.ledger.states import Job
 from star.scheduler.plan import PlannedJob
 from star.search.best import DEFAULT, Repeated, told
 from star.search.legs import Leg, Legs
-from star.search.study import EARLY_HOURS, EARLY_RUN, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
+from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
 from star.spec.points import Point
 from star.spec.run import RunSpec
 
@@ -181,13 +181,11 @@ class Trials:
 
     def _go_on(self, active: Active) -> list[PlannedJob]:
         """Its next leg: to the next comparison, or to the end."""
-        active.until = active.rungs[0] if active.rungs else None
-        spec, targets, label = active.spec, self.search.targets, f"trial {active.number}"
-        experiment = self.search.experiment([(label, spec)], self.search.spec.seeds, targets)
-        if active.until is not None:
-            spec = self.search.run(active.point, active.until)
-            targets = (str(self.search.measures[0].stage),)
-            experiment = self.search.early(label, active.until, spec)
+        active.until, label = (active.rungs[0] if active.rungs else None), f"trial {active.number}"
+        if active.until is None:
+            experiment = self.search.experiment([(label, active.spec)], self.search.spec.seeds, self.search.targets)
+        else:
+            experiment = self.search.early(label, active.until, self.search.run(active.point, active.until))
         active.leg = self.legs.begin(self.legs.plan(experiment), active.trained)
         for run in active.leg.runs:
             active.trained.setdefault(run.seed, []).append(run.stages["train"])
@@ -258,8 +256,6 @@ class Trials:
         ends = noted == step or trial.should_prune()
         if ends and active.number != DEFAULT:
             trial.set_user_attr("ended_at", step)
-            assert active.leg is not None
-            trial.set_user_attr(EARLY_RUN, active.leg.runs[0].key)
             self._end(active, None, TrialState.PRUNED, f"{value:.4g} at step {step}")
             return []
         active.rungs = [rung for rung in active.rungs if rung > step]

@@ -35,10 +35,9 @@ log = logging.getLogger(__name__)
 SCHEMA = "star_studies"
 """Of a PostgreSQL database that holds the ledger too: Optuna's tables have a schema of their own."""
 SAME_AS, IMPOSSIBLE, WARM, PROMOTED, WHY, RUN = "same_as", "impossible", "warm_start", "promoted", "why", "run"
-HOURS, EARLY_HOURS, EARLY_RUN = "hours", "early_hours", "early_run"
+HOURS, EARLY_HOURS = "hours", "early_hours"
 """What is noted at a trial: the earlier one at the same point; values that do not fit together; results of earlier experiments;
-the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end; the
-run up to the comparison that ended it."""
+the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end."""
 
 
 def studies_url(home: Home) -> str:

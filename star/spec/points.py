@@ -96,7 +96,7 @@ class Search:
         """The runs of a trial up to a comparison: an experiment beside the whole ones, which reaches the first objective alone."""
         target = str(self.measures[0].stage)
         name = f"{self.name}{EARLY}"
-        return self.experiment([(f"{label}, {until} steps", spec)], self.spec.seeds, [target], experiment=name)
+        return self.experiment([(early_label(label, until), spec)], self.spec.seeds, [target], experiment=name)
 
     def experiment(
         self,
@@ -131,6 +131,11 @@ class Search:
         }
         spec = ExperimentSpec.model_construct(**{**about, **more})
         return Experiment(self.file, spec, self.profile, variants)
+
+
+def early_label(label: str, until: int) -> str:
+    """Of the row of a trial's runs up to a comparison."""
+    return f"{label}, {until} steps"
 
 
 def completed(search: Search, point: Mapping[str, Any]) -> Point:
