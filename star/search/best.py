@@ -56,7 +56,7 @@ def best(study: Study, top: int) -> list[tuple[int, Point]]:
     objectives = study.search.spec.objectives
     if len(objectives) > 1:
         front = {trial.number for trial in study.optuna.best_trials}
-        complete = [trial for trial in complete if trial.number in front or trial.number == 0]
+        complete = [trial for trial in complete if trial.number in front]
     sign = -1.0 if objectives[0].direction == "maximize" else 1.0
     order = sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
     default = [trial for trial in study.trials()[:1] if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
