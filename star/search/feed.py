@@ -41,6 +41,8 @@ class Active:
     until: int | None = None
     trained: dict[int, list[str]] = field(default_factory=dict)
     """Seed -> keys of its trainings so far."""
+    reached: int = 0
+    """The step at which the last of them ended."""
     hours: float = 0.0
     early_hours: float = 0.0
     """Of those, what was measured before the end."""
@@ -94,6 +96,7 @@ class Trials:
             if number not in done:
                 point = dict(trials[number].params)
                 active = Active(None, number, point, self.search.run(point), [])
+                active.reached = max(trials[number].intermediate_values, default=0)
                 self._remember_rungs(active)
                 self.active[number] = active
                 self.say(f"promoted trial {number}: it goes on from where it was ended")
@@ -186,7 +189,8 @@ class Trials:
             experiment = self.search.experiment([(label, active.spec)], self.search.spec.seeds, self.search.targets)
         else:
             experiment = self.search.early(label, active.until, self.search.run(active.point, active.until))
-        active.leg = self.legs.begin(self.legs.plan(experiment), active.trained)
+        active.leg = self.legs.begin(self.legs.plan(experiment), active.trained, active.reached)
+        active.reached = active.until or 0
         for run in active.leg.runs:
             active.trained.setdefault(run.seed, []).append(run.stages["train"])
         return active.leg.plan.to_do

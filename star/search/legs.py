@@ -64,11 +64,12 @@ class Legs:
         """What it needs that is not there."""
         return make_plan(experiment, self.home, self.ledger)
 
-    def begin(self, plan: Plan, head_starts: Mapping[int, Sequence[str]] | None = None) -> Leg:
+    def begin(self, plan: Plan, head_starts: Mapping[int, Sequence[str]] | None = None, reached: int = 0) -> Leg:
         """Enter a plan's jobs; the scheduler may start them.
 
         Args:
             head_starts: seed -> keys of trainings that ended earlier, from which it may go on.
+            reached: the step at which the last of these ended: what came before is no work of this one.
 
         Raises:
             DataError: data that it needs is not there.
@@ -78,6 +79,7 @@ class Legs:
         for job in plan.jobs.values():
             if job.stage == "train" and head_starts:
                 job.head_starts = tuple(head_starts.get(job.spec.seed, ()))
+                job.flops *= 1 - reached / job.spec.last_step
         add(plan, self.home, self.ledger, self.study)
         self.deliver(plan)
         return Leg(plan, plan.experiment.targets)

@@ -202,6 +202,10 @@ def test_a_trial_that_was_ended_goes_on_when_it_is_promoted(tmp_path: Path, imag
     jobs = [json.loads(path.read_text()) for path in tmp_path.glob("jobs/train-*/job.json")]
     mine = [job for job in jobs if job["label"].startswith(f"trial {ended} ") and not job["spec"]["optim"]["until"]]
     assert len(mine) == 1 and len(mine[0]["head_starts"]) == 1  # it goes on from its checkpoint
+    [early] = [job for job in jobs if job["label"] == f"trial {ended}, 10 steps · seed 0"]
+    assert mine[0]["flops"] == pytest.approx(
+        2 * early["flops"]
+    )  # twenty steps after ten: what speeds are reckoned from
     with pytest.raises(SpecError, match=f"--promote {ended}: this trial went on to its end already"):
         lab.run(promoted=[ended])
     lab.run()
