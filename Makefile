@@ -38,8 +38,8 @@ engines:
 	else echo 'no Slurm or no PostgreSQL here: tests on them will be skipped; on Debian: sudo apt-get install $(ENGINES)'; fi
 
 check: env
-	$(BIN)/ruff check star tests
-	$(BIN)/ruff format --check star tests
+	$(BIN)/ruff check star dashboards tests
+	$(BIN)/ruff format --check star dashboards tests
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 

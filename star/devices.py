@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from star.errors import EngineError
 
@@ -26,6 +27,8 @@ class Gpu:
     memory: int
     free: int
     driver: str = ""
+    use: int | None = None
+    """Per cent of the last moment in which it computed; None where the driver does not say."""
 
 
 def visible_gpus() -> list[Gpu]:
@@ -43,12 +46,21 @@ def visible_gpus() -> list[Gpu]:
         for handle in handles:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             uuid, name = str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))
-            found.append(Gpu(uuid, name, int(memory.total), int(memory.free), driver))
+            found.append(Gpu(uuid, name, int(memory.total), int(memory.free), driver, _use(handle)))
     except pynvml.NVMLError as error:  # not the same as a machine without GPUs
         raise EngineError(f"the GPUs' driver does not answer: {error}") from None
     finally:
         pynvml.nvmlShutdown()
     return _chosen(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _use(handle: Any) -> int | None:
+    import pynvml
+
+    try:
+        return int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:  # a GPU that is cut into instances has no such number
+        return None
 
 
 def _chosen(gpus: list[Gpu], names: str | None) -> list[Gpu]:

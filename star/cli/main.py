@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from star.cli import images, results
+from star.cli.board import board
 from star.cli.files import read_experiment
 from star.cli.options import (
     BUDGET,
@@ -286,6 +287,7 @@ def completion(shell: str) -> None:
 for command in (
     *(results.search, results.report, results.claims),
     *(images.evaluate, images.reference, images.weights, images.data),
+    board,
 ):
     cli.add_command(command)
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import click
 from star.errors import NotFoundError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, read_json
@@ -133,7 +133,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
                 "row": row.row,
                 "seed": row.seed,
                 "run": row.run,
-                "state": _row_state([keys[stage] for stage in row.targets], states, places),
+                "state": row_state([_state(places, keys.get(stage)) for stage in row.targets if stage in keys], states),
                 "jobs": dict(states),
             }
         )
@@ -151,13 +151,9 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     }
 
 
-def _row_state(targets: list[str], states: Counter[str], places: dict[str, Place]) -> str:
-    if all(key in places and places[key].state == DONE for key in targets):
-        return "done"
-    for state in (FAILED, CANCELLED, LOST, RUNNING):
-        if states[state]:
-            return state
-    return "waiting"
+def _state(places: Mapping[str, Place], key: str | None) -> str | None:
+    place = places.get(key or "")
+    return place.state if place else None
 
 
 def _slurm_says() -> dict[str, str]:

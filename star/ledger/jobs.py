@@ -214,6 +214,15 @@ class Jobs:
         query = select(history).where(history.c.job == key).order_by(history.c.id)
         return self.database.read(lambda connection: connection.execute(query).all())
 
+    def newest(self) -> int:
+        """The number of the newest transition; 0 without any."""
+        return self.database.read(lambda connection: connection.execute(select(func.max(history.c.id))).scalar() or 0)
+
+    def changed_since(self, number: int) -> list[str]:
+        """Keys of the jobs with transitions after this number."""
+        query = select(history.c.job).where(history.c.id > number).distinct()
+        return self.database.read(lambda connection: [row.job for row in connection.execute(query)])
+
     def speeds(self) -> dict[str, float]:
         """FLOP/s of each stage as measured on the jobs that were done in one attempt."""
         total = func.sum(jobs.c.flops) / func.sum(jobs.c.finished - jobs.c.started)

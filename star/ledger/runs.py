@@ -40,10 +40,27 @@ class Runs:
 
         return self.database.read(work)
 
-    def run_stages(self) -> dict[str, dict[str, str]]:
-        """Run -> its stages' keys, of all runs: without their specs, which are large."""
+    def run_stages(self, since: float | None = None) -> dict[str, dict[str, str]]:
+        """Run -> its stages' keys, of all runs: without their specs, which are large.
+
+        Args:
+            since: a time (seconds since 1970); only runs that were entered then or later.
+        """
         query = select(runs.c.key, runs.c.stages)
+        if since is not None:
+            query = query.where(runs.c.created >= since)
         return self.database.read(lambda connection: {row.key: row.stages for row in connection.execute(query)})
+
+    def size(self) -> tuple[int, int, float]:
+        """(rows of experiments, runs, when the newest run was entered): cheap signs that something was added."""
+        rows = select(func.count()).select_from(experiments).scalar_subquery()
+        query = select(rows, func.count(), func.max(runs.c.created)).select_from(runs)
+
+        def work(connection: Connection) -> tuple[int, int, float]:
+            listed, known, newest = connection.execute(query).one()
+            return int(listed), int(known), float(newest or 0.0)
+
+        return self.database.read(work)
 
     def runs_that_start(self, prefix: str, limit: int = 6) -> list[str]:
         """Keys of runs."""

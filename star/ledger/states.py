@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,18 @@ ASKED, STARTED, ADOPTED, FINISHED, FOUND, AGAIN, GONE = (
 )
 """Why, where nothing failed: first asked for; claimed by a scheduler; taken over from a dead one; its worker is done; a
 result was found in its folder; asked for again; the result it had is no longer there."""
+
+
+def row_state(targets: Iterable[str | None], states: Collection[str]) -> str:
+    """Of a run: `done` when all its targets are, else the worst that befell one of its jobs, else `waiting`.
+
+    Args:
+        targets: states of the jobs that it should reach; None of one that is not known.
+        states: of all its jobs.
+    """
+    if all(state == DONE for state in targets):
+        return DONE
+    return next((state for state in (FAILED, CANCELLED, LOST, RUNNING) if state in states), "waiting")
 
 
 @dataclass(frozen=True)

@@ -127,21 +127,22 @@ def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
     if not (row.quoted and not beside):
         cells: list[Mark] = []
         for column, cell in zip(table.columns, row.cells, strict=True):
-            cells.append(_mark(table, row, column, cell))
+            cells.append(cell_mark(table, row, column, cell))
             if beside and column.published and column.metric:
-                cells.append(_paper(column, cell))
+                cells.append(paper_mark(column, cell))
         yield Line(cells)
-    published = [_paper(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
+    published = [paper_mark(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
     if beside or not any(mark.text for mark in published):
         return
     if row.quoted:
-        plain = [_mark(table, row, column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
+        plain = [cell_mark(table, row, column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
         yield Line([p if c.metric else t for p, t, c in zip(published, plain, table.columns, strict=True)])
     else:
         yield Line([Mark("paper", italic=True), *published[1:]])
 
 
-def _mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
+def cell_mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
+    """What a cell says: mean and spread, or why there is none."""
     if column.metric is None:
         after = " (quoted)" if row.quoted and column is _first_text(table) else ""
         return Mark(cell.text or "", after=after)
@@ -164,7 +165,8 @@ def _first_text(table: Table) -> Column | None:
     return next((column for column in table.columns if column.metric is None), None)
 
 
-def _paper(column: Column, cell: Cell) -> Mark:
+def paper_mark(column: Column, cell: Cell) -> Mark:
+    """The published value of a cell."""
     value = cell.published if column.metric else None
     if value is None:
         return Mark("")

@@ -17,8 +17,8 @@ def markdown(judgements: list[Judgement]) -> list[str]:
     """A table: claim, verdict, n, and what it rests on."""
     lines = ["| claim | verdict | n | rests on |", "|---|---|---:|---|"]
     for one in judgements:
-        told = "<br>".join(map(markup.plain, [*map(_part, shown(one)), *_rest(one)]))
-        lines.append(f"| {markup.plain(one.claim.text)} | **{one.verdict}** | {one.count} | {told} |")
+        rests = "<br>".join(map(markup.plain, told(one)))
+        lines.append(f"| {markup.plain(one.claim.text)} | **{one.verdict}** | {one.count} | {rests} |")
     return lines
 
 
@@ -30,12 +30,17 @@ def html(judgements: list[Judgement]) -> list[str]:
         "<tbody>",
     ]
     for one in judgements:
-        told = "<br>".join(map(escape, [*map(_part, shown(one)), *_rest(one)]))
+        rests = "<br>".join(map(escape, told(one)))
         lines.append(
             f'<tr><td class="w">{escape(one.claim.text)}</td><td class="{one.verdict}"><b>{one.verdict}</b></td>'
-            f'<td class="n">{one.count}</td><td class="w"><small>{told}</small></td></tr>'
+            f'<td class="n">{one.count}</td><td class="w"><small>{rests}</small></td></tr>'
         )
     return [*lines, "</tbody>", "</table>"]
+
+
+def told(judgement: Judgement) -> list[str]:
+    """What a verdict rests on, a line for each contrast, and what would decide it."""
+    return [*map(_part, shown(judgement)), *_rest(judgement)]
 
 
 def plain(judgement: Judgement) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from star.errors import SpecError
 from star.ledger.states import (
@@ -28,6 +29,7 @@ from star.ledger.store import Ledger
 from star.rundir import Home, read_json, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
 from star.spec.diff import Difference, differences
+from star.spec.experiment import Experiment
 
 GIVEN = (
     "data.path",
@@ -201,9 +203,19 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
             "targets": list(plan.experiment.targets),
             "rows": rows,
             "study": study,
+            # a study's table is its report's; an experiment's is shown while it fills, wherever its file is
+            "layout": None if study is not None else _layout(plan.experiment),
         },
         durable=study is None,
     )
+
+
+def _layout(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "file": str(Path(experiment.file).resolve()),
+        "spec": experiment.spec.model_dump(mode="json", exclude_unset=True),
+        "rows": [variant.row.model_dump(mode="json") for variant in experiment.variants],
+    }
 
 
 def record_path(home: Home, name: str, profile: str) -> Path:

@@ -115,13 +115,13 @@ def compare(home: Home, ledger: Ledger, first: str, second: str) -> Comparison:
         for name in dict.fromkeys((*metrics[0], *metrics[1])):
             results[f"{stage}/{name}"] = (metrics[0].get(name), metrics[1].get(name))
         if left and right:
-            old, new = (_lasting(side["provenance"]) for side in (left, right))
+            old, new = (lasting(side["provenance"]) for side in (left, right))
             provenance += [Difference(f"{stage} {one.path}", one.old, one.new) for one in differences(old, new)]
     return Comparison(spec, results, provenance)
 
 
-def _lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what differs between any two jobs."""
+def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance without what differs between any two jobs."""
     return {
         name: value
         for name, value in provenance.items()

@@ -1,0 +1,163 @@
+"""The board as an ASGI application: which address is which page."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from star.errors import NotFoundError, StarError
+from star.ledger.store import Ledger
+from star_board import __name__ as package
+from star_board.board import Board, address
+from star_board.door import Door
+from star_board.settings import Settings
+from star_board.views import actions, experiments, jobs, overview, runs, searches
+
+log = logging.getLogger(__name__)
+View = Callable[[Board, Request], Any]
+ONE = "/experiments/{name}/{profile}"
+PAGES: tuple[tuple[str, View], ...] = (
+    ("/", overview.overview),
+    ("/queue", overview.queue),
+    ("/failures", overview.failures),
+    (ONE, experiments.experiment),
+    (f"{ONE}/results", experiments.table),
+    (f"{ONE}/cell", experiments.cell),
+    (f"{ONE}/claims", experiments.claims_of),
+    (f"{ONE}/figures/{{figure}}.png", experiments.figure),
+    ("/claims", experiments.claims),
+    ("/runs", runs.listed),
+    ("/runs/{key}", runs.run),
+    ("/runs/{key}/mlflow", runs.in_mlflow),
+    ("/compare", runs.compare),
+    ("/gallery", runs.gallery),
+    ("/curves.json", runs.curve_data),
+    ("/jobs/{key}", jobs.job),
+    ("/jobs/{key}/log", jobs.log),
+    ("/jobs/{key}/log.txt", jobs.whole_log),
+    ("/jobs/{key}/attention.png", jobs.attention),
+    ("/jobs/{key}/files/{name}", jobs.output),
+    ("/searches", searches.searches),
+    ("/searches/{name}/{profile}", searches.search),
+    ("/searches/{name}/{profile}/points.json", searches.search_data),
+    ("/start", actions.start),
+    ("/ask/{verb}", actions.ask),
+    ("/login", actions.login_page),
+)
+CHANGES: tuple[tuple[str, View], ...] = (
+    ("/do/{verb}", actions.do),
+    ("/login", actions.login),
+    ("/logout", actions.logout),
+)
+
+
+class _Static(StaticFiles):
+    """Files of the package; a browser asks whether they are still the same."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def create_app(settings: Settings, ledger: Ledger) -> Starlette:
+    """A board of one home."""
+    board = Board(settings, ledger)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(board.live.look)  # the first page does not wait for it
+        task = asyncio.create_task(board.live.watch())
+        yield
+        board.live.stopping = True
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    def endpoint(view: View) -> Callable[[Request], Any]:
+        if inspect.iscoroutinefunction(view):
+
+            async def change(request: Request) -> Response:
+                try:
+                    found: Response = await view(board, request)
+                    return found
+                except StarError as error:
+                    return _problem(board, request, error)
+
+            return change
+
+        def page(request: Request) -> Response:
+            try:
+                found: Response = view(board, request)
+                return found
+            except StarError as error:
+                return _problem(board, request, error)
+
+        return page
+
+    async def missing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        text = "There is no such page." if error.status_code == 404 else str(error.detail)
+        return board.fresh(request, "problem.html", error.status_code, title=str(error.detail), message=text)
+
+    async def broken(request: Request, error: Exception) -> Response:
+        log.error("%s", request.url.path, exc_info=error)
+        text = "The board met something that it was not made for; its log has the details."
+        return board.fresh(request, "problem.html", 500, title="A fault of the board", message=text)
+
+    routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES]
+    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in CHANGES]
+    routes += [
+        Route("/events", board.live.events, methods=["GET"]),
+        Route("/find", endpoint(find), methods=["GET"]),
+        Route("/health", endpoint(health), methods=["GET"]),
+    ]
+    mounts = [Mount("/static", _Static(packages=[(package, "static")]))]
+    handlers: dict[Any, Any] = {HTTPException: missing, Exception: broken}
+    app = Starlette(
+        routes=[*routes, *mounts],
+        lifespan=lifespan,
+        middleware=[Middleware(Door, settings=settings)],
+        exception_handlers=handlers,
+    )
+    app.state.board = board
+    return app
+
+
+def find(board: Board, request: Request) -> Response:
+    """Where a key, or the beginning of one, leads; otherwise the runs whose names hold the words."""
+    wanted = request.query_params.get("q", "").strip()
+    try:
+        kind, key = board.model.ledger.resolve(wanted) if wanted.isalnum() else ("", "")
+    except NotFoundError:
+        kind = ""
+    return RedirectResponse(address(f"{kind}s", key) if kind else address("runs", q=wanted), 303)
+
+
+def health(board: Board, request: Request) -> Response:
+    """Whether the ledger answers: 200, or 503 with why not."""
+    board.live.look()
+    if board.live.trouble:
+        return JSONResponse({"ledger": board.live.trouble}, 503)
+    return JSONResponse({"ledger": "answers", "runs": len(board.model.stages), "jobs": len(board.model.jobs)})
+
+
+def _problem(board: Board, request: Request, error: StarError) -> Response:
+    absent = isinstance(error, NotFoundError)
+    title = "Not here" if absent else "That cannot be shown"
+    if request.url.path.endswith((".json", "/log")):
+        return JSONResponse({"error": str(error)}, 404 if absent else 400)
+    return board.fresh(request, "problem.html", 404 if absent else 400, title=title, message=str(error))

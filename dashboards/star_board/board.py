@@ -1,0 +1,138 @@
+"""What all pages share: the model, caches, sessions, templates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import Response
+
+from star.errors import NotFoundError
+from star.ledger.states import Job
+from star.ledger.store import Ledger
+from star.rundir import Home
+from star.spec.graph import STAGES
+from star_board import __name__ as package
+from star_board.curves import Curves
+from star_board.door import Sessions
+from star_board.live import Live, Pages, answer
+from star_board.model import Group, Model
+from star_board.results import LAG, Shelf
+from star_board.settings import Settings
+
+ROWS = 100
+"""Rows of a list on one page."""
+
+
+class Board:
+    """One home's board."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self.settings, self.home = settings, Home(settings.home)
+        self.model = Model(self.home, ledger)
+        self.live, self.pages, self.curves = Live(self.model), Pages(), Curves()
+        self.shelf, self.sessions = Shelf(self.model, settings.tracking_uri), Sessions(settings.token)
+        self.templates = Environment(loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined)
+        self.templates.trim_blocks = self.templates.lstrip_blocks = True
+        self.templates.filters |= {"duration": duration, "number": number, "moment": moment, "at": address}
+        self.templates.globals |= {"settings": settings, "stages": list(STAGES), "now": time.time}
+
+    def page(
+        self, request: Request, template: str, make: Callable[[], Mapping[str, Any]], numbers: bool = False
+    ) -> Response:
+        """A page of what `make` finds, made once per version and viewer's rights.
+
+        Args:
+            numbers: whether it shows tracked numbers, which come some seconds after the ledger knows of them.
+        """
+        self.live.look()
+        session = self.sessions.of(request)
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        version = (self.model.version, int(time.monotonic() / LAG) if numbers else 0)
+
+        def made() -> str:
+            about = {"path": path, "signed_in": session is not None, "trouble": self.live.trouble}
+            return self.templates.get_template(template).render(about | dict(make()))
+
+        return answer(request, self.pages.get(f"{session is not None} {path}", version, made))
+
+    def fresh(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
+        """A page of one viewer alone: with a form, or of what went wrong."""
+        session = self.sessions.of(request)
+        about = {
+            "path": request.url.path,
+            "signed_in": session is not None,
+            "trouble": self.live.trouble,
+            "form_key": self.sessions.form_key(session) if session else "",
+        }
+        text = self.templates.get_template(template).render(about | context)
+        return Response(text, status, media_type="text/html")
+
+    def group(self, request: Request) -> Group:
+        """The experiment that an address names.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        name, profile = request.path_params["name"], request.path_params["profile"]
+        self.live.look()
+        found = self.model.groups.get((name, profile))
+        if found is None:
+            raise NotFoundError(f"There is no experiment {name} at profile {profile} in this home.")
+        return found
+
+    def job(self, key: str) -> Job:
+        """The job with this key.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        self.live.look()
+        found = self.model.jobs.get(key)
+        if found is None:
+            raise NotFoundError(f"There is no job {key[:40]} in this home.")
+        return found
+
+
+def address(*parts: str, **query: object) -> str:
+    """A path of these parts, each of them quoted, and a query of what is not None or empty."""
+    path = "/" + "/".join(quote(part, safe="") for part in parts)
+    pairs = [(k, v) for k, v in query.items() if v not in (None, "", [])]
+    return f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
+
+
+def duration(seconds: float | None) -> str:
+    """Such as `4 s`, `12 min`, `3 h 20 min`, `5 days`."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    hours = minutes / 60
+    if hours < 48:
+        whole, rest = divmod(round(minutes), 60)
+        return f"{whole} h {rest} min" if whole < 10 and rest else f"{hours:.0f} h"
+    return f"{hours / 24:.1f} days" if hours < 480 else f"{hours / 24:,.0f} days"
+
+
+def number(value: object) -> str:
+    """Four significant digits; whole numbers as they are."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
+        return f"{int(value):,}"
+    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.3e}"
+
+
+def moment(seconds: float | None) -> str:
+    """A time as the machine's standards write it; browsers show it in the reader's own zone."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

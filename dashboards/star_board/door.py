@@ -1,0 +1,135 @@
+"""Who may come in: names of the host, origins of changes, sessions, and what browsers are told not to do."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import deque
+from urllib.parse import urlsplit
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from star_board.settings import Settings
+
+COOKIE = "star_board"
+HOURS = 12
+"""How long a sign-in lasts."""
+TRIES, WINDOW = 10, 60.0
+"""Wrong tokens that are answered in so many seconds; after them nobody is let in until some have passed."""
+LARGEST = 64 * 1024
+"""Bytes of a form."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class Door:
+    """Before every request: the Host must be one of the board's, a change must come from the board's own pages."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.hosts = app, settings.allowed_hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refusal(scope, headers)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    told.setdefault(name, value)
+                told.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await (refusal or self.app)(scope, receive, with_headers)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        host = headers.get("host", "")
+        if _name(host) not in self.hosts:
+            return PlainTextResponse(
+                "This board is not addressed by that name; `star-exp board --allow-host NAME` adds one.\n", 421
+            )
+        if scope["method"] in ("GET", "HEAD"):
+            return None
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
+        if (origin is not None and urlsplit(origin).netloc != host) or site not in ("same-origin", "none"):
+            return PlainTextResponse("A change must come from the board's own pages.\n", 403)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > LARGEST or "transfer-encoding" in headers:
+            return PlainTextResponse("The form is too large.\n", 413)
+        return None
+
+
+def _name(host: str) -> str:
+    """Of `name:port`."""
+    name, colon, port = host.lower().rpartition(":")
+    return name if colon and port.isdecimal() else host.lower()
+
+
+class Sessions:
+    """Who has shown the token. A session is a signed cookie; another token makes all of them void."""
+
+    def __init__(self, token: str | None) -> None:
+        self.token = token
+        self._signer = URLSafeTimedSerializer(token or secrets.token_hex(16), salt="star-board session")
+        self._forms = URLSafeTimedSerializer(token or secrets.token_hex(16), salt="star-board form")
+        self._wrong: deque[float] = deque(maxlen=TRIES)
+
+    def is_throttled(self) -> bool:
+        """Whether too many wrong tokens came in the last minute."""
+        return len(self._wrong) == TRIES and time.monotonic() - self._wrong[0] < WINDOW
+
+    def is_token(self, given: str) -> bool:
+        """Whether this is the token; compared in constant time."""
+        right = self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
+        if not right:
+            self._wrong.append(time.monotonic())
+        return right
+
+    def begin(self, response: Response, secure: bool) -> None:
+        """Let a viewer in: the browser sends the cookie to this board's own pages alone."""
+        value = self._signer.dumps(secrets.token_hex(8))
+        response.set_cookie(
+            COOKIE, value, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path="/"
+        )
+
+    def of(self, request: Request) -> str | None:
+        """The session of a request; None of a viewer who may only look."""
+        value = request.cookies.get(COOKIE)
+        if self.token is None or not value:
+            return None
+        try:
+            return str(self._signer.loads(value, max_age=HOURS * 3600))
+        except BadSignature:
+            return None
+
+    def form_key(self, session: str) -> str:
+        """What a form of this session carries, so that no other page's form passes for it."""
+        return str(self._forms.dumps(session))
+
+    def may_change(self, request: Request, form_key: str | None) -> bool:
+        """Whether a change is asked for by somebody with the token: in the header, or by a form of an own page."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return not self.is_throttled() and self.is_token(given.strip())
+        session = self.of(request)
+        if session is None or not form_key:
+            return False
+        try:
+            return hmac.compare_digest(str(self._forms.loads(form_key, max_age=HOURS * 3600)), session)
+        except BadSignature:
+            return False

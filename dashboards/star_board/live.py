@@ -1,0 +1,135 @@
+"""One look for all: the model is refreshed by one task while anybody watches, and all pages hear of it at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from star.errors import StarError
+from star_board.model import Model
+
+log = logging.getLogger(__name__)
+EVERY = 0.3
+"""Seconds between looks while somebody watches."""
+PULSE = 15.0
+"""Seconds after which a silent stream says that it lives."""
+MOST = 500
+"""Streams at a time."""
+PAGES_KEPT = 300
+
+
+class Live:
+    """The events of one board."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.trouble: str | None = None
+        """What the ledger says when it does not answer; pages show it, with what was known before."""
+        self._listeners: set[asyncio.Event] = set()
+        self._looked = 0.0
+        self._lock = threading.Lock()
+        self.stopping = False
+
+    def look(self) -> None:
+        """Refresh unless somebody just has."""
+        with self._lock:
+            if time.monotonic() - self._looked < EVERY:
+                return
+            try:
+                self.model.refresh()
+                self.trouble = None
+            except StarError as error:
+                if self.trouble is None:
+                    self.model.version += 1
+                self.trouble = str(error)
+            self._looked = time.monotonic()
+
+    async def watch(self) -> None:
+        """Look again and again while there are listeners; tell them of what is new."""
+        told = self.model.version
+        while True:
+            await asyncio.sleep(EVERY)
+            if not self._listeners:
+                continue
+            try:
+                await run_in_threadpool(self.look)
+            except Exception:  # the task must outlive whatever one look meets
+                log.exception("the ledger could not be looked at")
+            if self.model.version != told:
+                told = self.model.version
+                for one in self._listeners:
+                    one.set()
+
+    async def events(self, request: Request) -> Response:
+        """`change` events with the model's version, for as long as the viewer stays."""
+        if len(self._listeners) >= MOST:
+            return PlainTextResponse("Too many viewers; the page works without live updates.\n", 503)
+        return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+    async def _stream(self) -> AsyncIterator[str]:
+        mine = asyncio.Event()
+        self._listeners.add(mine)
+        try:
+            yield f"retry: 2000\nevent: change\ndata: {self.model.version}\n\n"
+            while not self.stopping:
+                try:
+                    await asyncio.wait_for(mine.wait(), PULSE)
+                    mine.clear()
+                    yield f"event: change\ndata: {self.model.version}\n\n"
+                except TimeoutError:
+                    yield ": still here\n\n"
+        finally:
+            self._listeners.discard(mine)
+
+
+@dataclass
+class _Page:
+    version: object
+    digest: str
+    body: bytes
+
+
+class Pages:
+    """Pages that were made: for all viewers of one address each version is made, and packed, once."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, _Page] = OrderedDict()
+        self._locks: dict[str, threading.Lock] = {}
+
+    def get(self, address: str, version: object, make: Callable[[], str]) -> _Page:
+        """The page of an address, made when it is not there or of an older version."""
+        lock = self._locks.setdefault(address, threading.Lock())
+        with lock:
+            held = self._held.get(address)
+            if held is None or held.version != version:
+                text = make().encode()
+                digest = hashlib.blake2b(text, digest_size=9).hexdigest()
+                held = _Page(version, digest, gzip.compress(text, 5, mtime=0))
+                self._held[address] = held
+            self._held.move_to_end(address)
+            while len(self._held) > PAGES_KEPT:
+                old, _ = self._held.popitem(last=False)
+                self._locks.pop(old, None)
+            return held
+
+
+def answer(request: Request, page: _Page, status: int = 200) -> Response:
+    """A page as it was packed; nothing where the viewer has it already."""
+    if request.headers.get("x-have") == page.digest:
+        return Response(status_code=204)
+    headers = {"X-Digest": page.digest, "Vary": "Accept-Encoding, X-Have"}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+        return Response(page.body, status, headers, "text/html")
+    return Response(gzip.decompress(page.body), status, headers, "text/html")

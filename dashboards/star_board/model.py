@@ -1,0 +1,231 @@
+"""Experiments, runs and jobs of a ledger in memory. One reader keeps them up to date for all viewers.
+
+A page about 10,000 runs is made from here in milliseconds; the ledger is asked only for what its history says has changed.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from star.ledger.states import DONE, QUEUED, RUNNING, Job, Watcher, row_state
+from star.ledger.store import Ledger
+from star.process import is_alive
+from star.rundir import Home, read_json
+from star.spec.graph import needed
+
+OVERLAP = 500
+"""Transitions that are read again each time: PostgreSQL may commit a lower number after a higher one."""
+WHOLE_EVERY, PROGRESS_EVERY, SPEEDS_EVERY = 60.0, 1.0, 20.0
+"""Seconds after which experiments are read whole again (a row may be replaced by a known run, which no number tells),
+between looks at what running jobs say of themselves, and between looks at the stages' speeds."""
+Name = tuple[str, str]
+"""Of an experiment: its name and profile."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One row of an experiment with one seed."""
+
+    group: Group
+    label: str
+    seed: int
+    run: str
+    targets: tuple[str, ...]
+    jobs: dict[str, str]
+    """Stage -> key, of the stages that it needs."""
+    state: str = "waiting"
+    changed: float = 0.0
+    """When a job of it last began or ended."""
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """An experiment at a profile."""
+
+    name: str
+    profile: str
+    rows: list[Row] = field(default_factory=list)
+    states: Counter[str] = field(default_factory=Counter)
+    """State -> rows."""
+    dirty: bool = True
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def address(self) -> Name:
+        return self.name, self.profile
+
+
+class Model:
+    """What all pages are made from. Whoever reads more than one attribute holds `lock`."""
+
+    def __init__(self, home: Home, ledger: Ledger) -> None:
+        self.home, self.ledger = home, ledger
+        self.lock = threading.RLock()
+        self.version = 0
+        """Grows whenever something that a page may show has changed."""
+        self.jobs: dict[str, Job] = {}
+        self.stages: dict[str, dict[str, str]] = {}
+        self.groups: dict[Name, Group] = {}
+        self.schedulers: dict[str, Watcher] = {}
+        self.progress: dict[str, dict[str, Any]] = {}
+        """Running job -> what its worker says: done, total, rate."""
+        self.rows_of_run: dict[str, list[Row]] = {}
+        self._rows_of_job: dict[str, list[Row]] = {}
+        self._running: set[str] = set()
+        self._newest, self._size = 0, (0, 0, 0.0)
+        self._speeds: dict[str, float] = {}
+        self._next = {"whole": 0.0, "progress": 0.0, "speeds": 0.0}
+
+    def refresh(self) -> bool:
+        """Bring everything up to date; returns whether anything changed.
+
+        Raises:
+            LedgerError: the ledger does not answer.
+        """
+        with self.lock:
+            before = self.version
+            size, newest, now = self.ledger.size(), self.ledger.newest(), time.monotonic()
+            if newest != self._newest:
+                self._take(self.ledger.jobs(self.ledger.changed_since(self._newest - OVERLAP if self.jobs else 0)))
+                self._newest = newest
+            if size != self._size or now > self._next["whole"]:
+                self._read_experiments(size)
+                self._next["whole"] = now + WHOLE_EVERY
+            if now > self._next["progress"]:
+                self._look_at_running()
+                self._next["progress"] = now + PROGRESS_EVERY
+            return self.version != before
+
+    def running(self) -> list[Job]:
+        """Jobs that run, the oldest first."""
+        return sorted((self.jobs[key] for key in self._running), key=lambda job: job.started or 0.0)
+
+    def at_work(self) -> list[Watcher]:
+        """Schedulers that may be alive."""
+        return [one for one in self.schedulers.values() if self.alive(one) is not False]
+
+    @staticmethod
+    def alive(watcher: Watcher) -> bool | None:
+        """Whether a scheduler of this machine runs; None for one that cannot be seen from here."""
+        return is_alive(watcher.pid, watcher.born) if watcher.host == socket.gethostname() else None
+
+    def users(self, key: str) -> list[Row]:
+        """Rows that need a job."""
+        return self._rows_of_job.get(key, [])
+
+    def summary(self, group: Group) -> dict[str, Any]:
+        """Counts, time spent and to come (seconds of jobs, each job once), and when it may be done."""
+        if group.dirty:
+            group.summary = self._summed(group)
+            group.dirty = False
+        speeds, at_once = self._speeds_now(), max(1, len(self._running))
+        rest: float | None = 0.0
+        for stage, flops in group.summary["flops_left"].items():
+            rest = None if rest is None or (flops and stage not in speeds) else rest + flops / speeds.get(stage, 1.0)
+        is_moving = bool(group.summary["running"]) or (group.summary["queued"] and bool(self.at_work()))
+        eta = rest / at_once if rest and is_moving else None
+        return {**group.summary, "rest": rest, "eta": eta, "is_moving": is_moving}
+
+    def _summed(self, group: Group) -> dict[str, Any]:
+        jobs = {key: self.jobs[key] for row in group.rows for key in row.jobs.values() if key in self.jobs}
+        counts = Counter(job.state for job in jobs.values())
+        left: Counter[str] = Counter()
+        spent, now = 0.0, time.time()
+        for key, job in jobs.items():
+            if job.started and job.state != QUEUED:
+                spent += (job.finished or now) - job.started
+            if job.state in (QUEUED, RUNNING):
+                told = self.progress.get(key) or {}
+                left[job.stage] += job.flops * (1 - min(1.0, told.get("done", 0) / (told.get("total") or 1)))
+        changed = max((row.changed for row in group.rows), default=0.0)
+        return {
+            **{state: counts[state] for state in (DONE, RUNNING, QUEUED, "failed", "cancelled", "lost")},
+            "jobs": len(jobs),
+            "rows": len(group.rows),
+            "states": group.states,
+            "spent": spent,
+            "flops_left": dict(left),
+            "changed": changed,
+        }
+
+    def _speeds_now(self) -> dict[str, float]:
+        if time.monotonic() > self._next["speeds"]:
+            self._speeds = self.ledger.speeds()
+            self._next["speeds"] = time.monotonic() + SPEEDS_EVERY
+        return self._speeds
+
+    # keeping up
+
+    def _take(self, changed: dict[str, Job]) -> None:
+        news = {key: job for key, job in changed.items() if not self._knows(job)}
+        if not news:
+            return
+        self.jobs.update(news)
+        for key, job in news.items():
+            if job.state == RUNNING:
+                self._running.add(key)
+            else:
+                self._running.discard(key)
+                self.progress.pop(key, None)
+        touched = {id(row): row for key in news for row in self._rows_of_job.get(key, ())}
+        self._settle(touched.values())
+        self.version += 1
+
+    def _knows(self, job: Job) -> bool:
+        """Whether this is no news; a result that was seen in a job's folder is newer than a ledger that has not heard of it."""
+        known = self.jobs.get(job.key)
+        ahead = known is not None and known.state == DONE and job.state == RUNNING and known.attempt == job.attempt
+        return ahead or known == job
+
+    def _settle(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            mine = {stage: self.jobs[key] for stage, key in row.jobs.items() if key in self.jobs}
+            targets = [mine[stage].state if stage in mine else None for stage in row.targets if stage in row.jobs]
+            state = row_state(targets, {job.state for job in mine.values()})
+            row.group.states[row.state] -= 1
+            row.group.states[state] += 1
+            row.state, row.group.dirty = state, True
+            row.changed = max((job.finished or job.started or job.created for job in mine.values()), default=0.0)
+
+    def _read_experiments(self, size: tuple[int, int, float]) -> None:
+        # a run of just before may have been committed just after
+        self.stages |= self.ledger.run_stages(self._size[2] - 60 if self.stages else None)
+        listed = self.ledger.experiments()
+        self._size = size
+        now = [(row.name, row.profile, row.row, row.seed, row.run) for row in listed]
+        if now == [(*r.group.address, r.label, r.seed, r.run) for g in self.groups.values() for r in g.rows]:
+            return
+        self.groups, self._rows_of_job, self.rows_of_run = {}, {}, {}
+        for one in listed:
+            group = self.groups.setdefault((one.name, one.profile), Group(one.name, one.profile))
+            known = self.stages.get(one.run, {})
+            keys = {stage: known[stage] for stage in needed(tuple(one.targets)) if stage in known}
+            row = Row(group, one.row, one.seed, one.run, tuple(one.targets), keys)
+            group.rows.append(row)
+            group.states[row.state] += 1
+            self.rows_of_run.setdefault(one.run, []).append(row)
+            for key in keys.values():
+                self._rows_of_job.setdefault(key, []).append(row)
+        self._settle([row for group in self.groups.values() for row in group.rows])
+        self.version += 1
+
+    def _look_at_running(self) -> None:
+        schedulers = self.ledger.schedulers()
+        news = self.schedulers.keys() != schedulers.keys()
+        self.schedulers = schedulers
+        for job in self.running():
+            folder = self.home.job(job.stage, job.key)
+            told = read_json(folder.progress)
+            if told != self.progress.get(job.key):
+                self.progress[job.key], news = told or {}, True
+                for row in self._rows_of_job.get(job.key, ()):
+                    row.group.dirty = True
+            if folder.result.exists():  # done, though its scheduler is gone, or about to notice
+                self._take({job.key: replace(job, state=DONE, finished=job.finished or time.time())})
+        self.version += news

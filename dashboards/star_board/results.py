@@ -1,0 +1,154 @@
+"""Tables, claims and figures of experiments, as `star-exp report` makes them, kept until something behind them changes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from star.errors import StarError
+from star.ledger.states import DONE
+from star.report.claims import Judgement, judge_all
+from star.report.evidence import Evidence
+from star.report.table import Agreement, Cell, Row, Table, agreements, build_table
+from star.scheduler.recorded import recorded_plan
+from star.spec.experiment import Experiment
+from star.spec.reporting import FigureSpec
+from star.tracked import Reader, open_reader
+from star_board.model import Group, Model
+
+KEPT = 24
+"""Experiments whose numbers are held."""
+LAG = 4.0
+"""Seconds after which numbers are read again while jobs run, or have just ended: the tracker comes after the ledger."""
+SETTLED = 30.0
+"""Seconds after the last change from which on nothing new is expected."""
+_drawing = threading.Lock()
+"""matplotlib draws one figure at a time."""
+
+
+@dataclass
+class Results:
+    """What is known of one experiment."""
+
+    evidence: Evidence
+    table: Table | None
+    judgements: list[Judgement]
+    agreement: list[Agreement]
+    pictures: dict[str, bytes | None] = field(default_factory=dict)
+    """Figure -> PNG; None of one that nothing is measured of."""
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.evidence.experiment
+
+    def row(self, label: str) -> Row | None:
+        """A row of the table."""
+        return next((row for row in self.table.rows if row.label == label), None) if self.table else None
+
+    def cell(self, row: Row, title: str) -> Cell | None:
+        """The cell of a row under a column."""
+        assert self.table is not None
+        titles = [column.title for column in self.table.columns]
+        return row.cells[titles.index(title)] if title in titles else None
+
+    def figure(self, name: str) -> bytes | None:
+        """A figure's PNG; None of one that there is not, or that nothing is measured of yet."""
+        found: FigureSpec | None = next((one for one in self.experiment.spec.figures if one.name == name), None)
+        if found is not None and name not in self.pictures:
+            from star.report.figures import draw
+            from star.report.figures.style import as_png, close
+
+            with _drawing:
+                drawn = draw(found, self.evidence, self.table)
+                self.pictures[name] = None if drawn is None else as_png(drawn)
+                if drawn is not None:
+                    close(drawn)
+        return self.pictures.get(name)
+
+
+class Shelf:
+    """Results by experiment, read again when they may have changed."""
+
+    def __init__(self, model: Model, tracking_uri: str) -> None:
+        self.model, self.uri = model, tracking_uri
+        self._held: OrderedDict[tuple[str, str], tuple[object, float, Results | str]] = OrderedDict()
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
+        self._reader: Reader | None = None
+
+    def of(self, group: Group) -> Results | str:
+        """The results of an experiment, or why there are none to show."""
+        lock = self._locks.setdefault(group.address, threading.Lock())
+        with lock:  # asked by many at once, read once
+            with self.model.lock:
+                summary = self.model.summary(group)
+                sign = (summary["states"].total(), summary[DONE], summary["changed"], len(summary["states"]))
+            held = self._held.get(group.address)
+            if held and held[0] == sign and (_is_settled(summary) or time.monotonic() - held[1] < LAG):
+                return held[2]
+            found = self._read(group)
+            if isinstance(found, Results) and held and isinstance(held[2], Results) and not _changed(found, held[2]):
+                found.pictures = held[2].pictures
+            self._held[group.address] = (sign, time.monotonic(), found)
+            self._held.move_to_end(group.address)
+            while len(self._held) > KEPT:
+                self._held.popitem(last=False)
+            return found
+
+    def reader(self) -> Reader:
+        """Of the tracking store."""
+        if self._reader is None or self.uri.startswith("sqlite"):  # a store that was not there may be there now
+            self._reader = open_reader(self.uri)
+        return self._reader
+
+    def _read(self, group: Group) -> Results | str:
+        try:
+            plan = recorded_plan(self.model.home, group.name, group.profile)
+            if plan is None:
+                return "The home has no record of this experiment's table; `star-exp run` of its file writes one."
+            evidence = Evidence(plan, self.model.ledger, self.reader())
+            table = build_table(evidence) if plan.experiment.spec.table else None
+            return Results(evidence, table, judge_all(evidence), agreements(table) if table else [])
+        except StarError as error:
+            return str(error)
+
+
+def _is_settled(summary: Mapping[str, Any]) -> bool:
+    return not summary["running"] and time.time() - summary["changed"] > SETTLED
+
+
+def _changed(new: Results, old: Results) -> bool:
+    return new.evidence.tracked != old.evidence.tracked
+
+
+class Folder:
+    """A run's files in its jobs' folders, where a figure expects what is tracked."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self.files = files
+
+    def file(self, label: str, path: str) -> bytes | None:
+        """The content of STAGE/NAME, whatever the row."""
+        found = self.files.get(path)
+        return found.read_bytes() if found is not None and found.is_file() else None
+
+
+def attention_picture(file: Path) -> bytes | None:
+    """The attention maps of one model, by layer; None of a model without layers that can be shown."""
+    from star.report.figures.arrays import draw_attention
+    from star.report.figures.style import as_png, close
+    from star.spec.reporting import AttentionFigure
+
+    figure = AttentionFigure(name="attention", title="Attention by layer", kind="attention", rows=[" "])
+    with _drawing:
+        drawn = draw_attention(figure, Folder({"attention/attention.npz": file}))  # type: ignore[arg-type]
+        if drawn is None:
+            return None
+        try:
+            return as_png(drawn)
+        finally:
+            close(drawn)

@@ -1,0 +1,61 @@
+"""How a board is told what to show, and to whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from star.errors import StarError
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+SHORTEST_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One board.
+
+    Args:
+        home: folder of ledger and jobs.
+        tracking_uri: of MLflow's store.
+        token: what a viewer gives to be allowed to change anything; None: nobody is.
+        hosts: names by which the board may be addressed, besides those of loopback.
+        experiments: folder whose YAML files may be run from the page.
+        out: where such a run writes its report.
+        mlflow_ui, optuna_ui: addresses to link to; none: no links.
+    """
+
+    home: Path
+    tracking_uri: str
+    token: str | None = None
+    hosts: tuple[str, ...] = ()
+    experiments: Path = Path("experiments")
+    out: Path = Path("reports")
+    mlflow_ui: str | None = None
+    optuna_ui: str | None = None
+
+    @property
+    def allowed_hosts(self) -> frozenset[str]:
+        """Without ports."""
+        return frozenset((*LOOPBACK, *(host.lower() for host in self.hosts)))
+
+
+def read_token(file: Path | None, given: str | None) -> str | None:
+    """The token in a file, else the one given (from the environment), else none.
+
+    Raises:
+        StarError: the file cannot be read, or the token is too short to be a secret.
+    """
+    where = f"--token-file {file}" if file is not None else "STAR_BOARD_TOKEN"
+    if file is not None:
+        try:
+            given = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StarError(f"{where}: cannot be read: {getattr(error, 'strerror', error)}.") from None
+    elif not given:
+        return None
+    if len(given or "") < SHORTEST_TOKEN:
+        raise StarError(
+            f"{where}: holds {len(given or '')} characters; give at least {SHORTEST_TOKEN}, such as `openssl rand -hex 24` prints."
+        )
+    return given

@@ -1,0 +1,186 @@
+"""Changes: each is the command line's own verb, run as a process of its own, after a question."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from star.errors import NotFoundError, StarError
+from star.scheduler.verbs import choose
+from star_board.board import Board
+
+PATIENCE = 180
+"""Seconds that a verb may take; `cancel` waits until jobs have saved their state."""
+VERBS = {
+    "retry": "Queue these jobs again",
+    "cancel": "Cancel these jobs",
+    "rerun": "Compute these jobs again, and all that was made from them",
+    "run": "Run this experiment",
+}
+MEANING = {
+    "retry": "Jobs that failed, were cancelled or got lost are queued. A scheduler that wants them goes on with them at once.",
+    "cancel": "Queued jobs leave the queue; running ones save their state and stop. What other runs need goes on.",
+    "rerun": "What they had made is put aside, not removed.",
+    "run": "A scheduler starts on the board's machine, and goes on when this page is closed.",
+}
+SHOWN = 50
+
+
+def start(board: Board, request: Request) -> Response:
+    """The experiments that can be run from here."""
+    return board.fresh(request, "start.html", files=[(file, *_described(file)) for file in files_of(board)])
+
+
+def files_of(board: Board) -> list[Path]:
+    """YAML files of the experiments' folder."""
+    return sorted(board.settings.experiments.glob("*.yaml"))
+
+
+def _described(file: Path) -> tuple[str, str]:
+    from star.spec.yamldoc import read
+
+    try:
+        value = read(file).value
+        kind = "search" if "search" in value else "run"
+        return kind, str(value.get("title", ""))
+    except (StarError, OSError, AttributeError, TypeError) as error:
+        return "", str(error)
+
+
+def ask(board: Board, request: Request) -> Response:
+    """The question before a change: what exactly would happen."""
+    verb = request.path_params["verb"]
+    keys, experiment = request.query_params.getlist("key"), request.query_params.get("experiment") or None
+    file = request.query_params.get("file", "")
+    if verb not in VERBS:
+        raise NotFoundError(f"{verb[:20]!r} is nothing that the board does.")
+    jobs: list[Any] = []
+    shared = 0
+    if verb == "run":
+        _file(board, file)
+    else:
+        if not keys and not experiment:
+            raise NotFoundError(f"{verb}: no job, run or experiment is named.")
+        chosen = choose(board.model.ledger, keys, experiment, alone=verb == "cancel")
+        jobs, shared = sorted(chosen.jobs.values(), key=lambda job: job.created), len(chosen.shared)
+        wanted = {
+            "retry": ("failed", "cancelled", "lost"),
+            "cancel": ("queued", "running"),
+            "rerun": ("done",),
+        }[verb]
+        jobs = [job for job in jobs if job.state in wanted]
+    return board.fresh(
+        request,
+        "ask.html",
+        verb=verb,
+        title=VERBS[verb],
+        meaning=MEANING[verb],
+        keys=keys,
+        experiment=experiment,
+        file=file,
+        jobs=jobs[:SHOWN],
+        more=max(0, len(jobs) - SHOWN),
+        shared=shared,
+        back=_back(request),
+    )
+
+
+async def do(board: Board, request: Request) -> Response:
+    """The change itself, by POST."""
+    form = await _form(request)
+    one = {name: values[0] for name, values in form.items()}
+    if not board.sessions.may_change(request, one.get("form_key")):
+        return board.fresh(
+            request,
+            "problem.html",
+            403,
+            title="Not allowed",
+            message="Changing anything needs the board's token: sign in, then ask again. Nothing was changed.",
+        )
+    verb = request.path_params["verb"]
+    if verb not in VERBS:
+        raise NotFoundError(f"{verb[:20]!r} is nothing that the board does.")
+    command = _command(board, verb, form.get("key", []), one.get("experiment"), one.get("file", ""))
+    code, said = await run_in_threadpool(_run, command)
+    if "text/html" not in request.headers.get("accept", "text/html"):
+        return PlainTextResponse(said, 200 if code == 0 else 409)
+    return board.fresh(
+        request, "done.html", verb=verb, title=VERBS[verb], code=code, said=said, back=one.get("back", "/")
+    )
+
+
+def _command(board: Board, verb: str, keys: list[str], experiment: str | None, file: str) -> list[str]:
+    command = [sys.executable, "-m", "star.cli"]
+    if verb == "run":
+        where = ["--home", str(board.home.path), "--out", str(board.settings.out)]
+        return [*command, "run", str(_file(board, file)), *where, "--plain", "--detach"]
+    named = [f"--experiment={experiment}"] if experiment else []
+    if not keys and not named:
+        raise NotFoundError(f"{verb}: no job, run or experiment is named.")
+    return [*command, verb, "--home", str(board.home.path), *named, "--", *keys]
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        return 1, f"It has not ended after {PATIENCE} s; `star-exp status` shows what it did."
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def _file(board: Board, name: str) -> Path:
+    """A file of the experiments' folder by its name: nothing else can be run."""
+    found = next((file for file in files_of(board) if file.name == name), None)
+    if found is None:
+        raise NotFoundError(f"{name[:60]!r} is no experiment of the board's folder.")
+    if _described(found)[0] != "run":
+        raise NotFoundError(f"{name[:60]} is no experiment that can be read; `star-exp plan {found}` says why.")
+    return found
+
+
+async def _form(request: Request) -> dict[str, list[str]]:
+    body = await request.body()
+    return parse_qs(body.decode("utf-8", "replace"), max_num_fields=1000)
+
+
+def _back(request: Request) -> str:
+    """Where to go afterwards: a page of this board."""
+    given = request.query_params.get("back", "/")
+    return given if given.startswith("/") and not given.startswith(("//", "/\\")) else "/"
+
+
+def login_page(board: Board, request: Request) -> Response:
+    """Where the token is given."""
+    return board.fresh(request, "login.html", wrong="", back=_back(request))
+
+
+async def login(board: Board, request: Request) -> Response:
+    """Let in whoever has the token."""
+    form = await _form(request)
+    back = (form.get("back") or ["/"])[0]
+    back = back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/"
+    if board.sessions.is_throttled():
+        return board.fresh(request, "login.html", 429, wrong="Too many wrong tokens; wait a minute.", back=back)
+    if not board.sessions.is_token((form.get("token") or [""])[0].strip()):
+        return board.fresh(request, "login.html", 403, wrong="That is not the board's token.", back=back)
+    response = RedirectResponse(back, 303)
+    board.sessions.begin(response, request.url.scheme == "https")
+    return response
+
+
+async def logout(board: Board, request: Request) -> Response:
+    """Back to looking only."""
+    from star_board.door import COOKIE
+
+    response = RedirectResponse("/", 303)
+    response.delete_cookie(COOKIE, path="/")
+    return response

@@ -1,0 +1,147 @@
+"""One job: history of its attempts, numbers, provenance, files, and its log as it grows."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from star.errors import NotFoundError
+from star.rundir import read_json
+from star.spec.graph import STAGES
+from star.tracking import flattened
+from star_board.board import Board
+from star_board.results import attention_picture
+from star_board.views.overview import advice, describe, last_lines
+
+CHUNK = 128 * 1024
+"""Bytes of a log in one answer."""
+CONTROL = re.compile(r"[^\n\t\x20-\x7e\u00a0-\U0010ffff]")
+"""What a log holds that a page shows as a replacement: escape sequences, zeros, the insides of binary files."""
+
+
+def job(board: Board, request: Request) -> Response:
+    """Everything about a job."""
+    found = board.job(request.path_params["key"])
+
+    def make() -> dict[str, Any]:
+        folder = board.home.job(found.stage, found.key)
+        result = read_json(folder.result) or {}
+        with board.model.lock:
+            now = board.model.jobs[found.key]
+            used = board.model.users(found.key)
+            keys = used[0].jobs if used else {}
+            inputs = [(name, keys[name], board.model.jobs.get(keys[name])) for name in _inputs(now.stage, keys)]
+            owner = board.model.schedulers.get(now.owner or "")
+            about = describe(board.model, now)
+        files = [name for name in STAGES[now.stage].files if (folder.out / name).exists()]
+        return {
+            **about,
+            "history": board.model.ledger.history(found.key),
+            "metrics": result.get("metrics", {}),
+            "seconds": result.get("seconds"),
+            "provenance": sorted(flattened(result.get("provenance", {})).items()),
+            "inputs": inputs,
+            "rows": used[:50],
+            "more": max(0, len(used) - 50),
+            "files": files,
+            "folder": str(folder.path),
+            "owner": owner,
+            "owner_alive": board.model.alive(owner) if owner else None,
+            "advice": advice(now),
+            "lines": last_lines(now, 30),
+            "has_log": folder.log.exists(),
+        }
+
+    return board.page(request, "job.html", make)
+
+
+def _inputs(stage: str, keys: dict[str, str]) -> list[str]:
+    return [name for name in STAGES[stage].inputs if name in keys] if stage in STAGES else []
+
+
+def log(board: Board, request: Request) -> Response:
+    """A part of a job's log as JSON: `text`, `next`, `skipped` (bytes before it that were left out), `more` (whether there is).
+
+    `from` is a byte; without it the answer begins near the end.
+    """
+    found = board.job(request.path_params["key"])
+    file = board.home.job(found.stage, found.key).log
+    try:
+        size = file.stat().st_size
+    except OSError:
+        return JSONResponse({"text": "", "next": 0, "skipped": 0, "more": False})
+    given = request.query_params.get("from", "")
+    first = int(given) if given.isdecimal() and len(given) < 16 else max(0, size - CHUNK)
+    skipped = max(0, size - 8 * CHUNK - first)  # a log that grows faster than it is read: what matters is its end
+    first = first + skipped if first <= size else 0
+    with file.open("rb") as opened:
+        opened.seek(first)
+        data = opened.read(CHUNK)
+    end = first + len(data)
+    if end < size and b"\n" in data:  # whole lines, so that no character is cut
+        data = data[: data.rfind(b"\n") + 1]
+        end = first + len(data)
+    return JSONResponse({"text": shown(data), "next": end, "skipped": skipped, "more": end < size})
+
+
+def shown(data: bytes) -> str:
+    """A log's bytes as text that a page can show, whatever they are."""
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    return CONTROL.sub("\ufffd", text)
+
+
+def whole_log(board: Board, request: Request) -> Response:
+    """The log as a file."""
+    found = board.job(request.path_params["key"])
+    file = board.home.job(found.stage, found.key).log
+    if not file.is_file():
+        raise NotFoundError(f"{found.stage} {found.key}: no worker has started yet, so there is no log.")
+    return FileResponse(file, media_type="text/plain; charset=utf-8", filename=f"{found.stage}-{found.key}.txt")
+
+
+def output(board: Board, request: Request) -> Response:
+    """A file that the job's stage declares: a picture as it is, arrays to download."""
+    found, name = board.job(request.path_params["key"]), request.path_params["name"]
+    file = board.home.job(found.stage, found.key).out / name
+    if found.stage not in STAGES or name not in STAGES[found.stage].files or not file.is_file():
+        raise NotFoundError(f"{found.stage} {found.key} has no file {name[:40]!r}.")
+    if name.endswith(".png"):
+        chosen = request.query_params.get("class", "")
+        if chosen.isdecimal() and len(chosen) < 4:
+            return Response(_line_of(board, found.key, file, int(chosen)), media_type="image/png")
+        return FileResponse(file, media_type="image/png")
+    return FileResponse(file, media_type="application/octet-stream", filename=f"{found.stage}-{found.key[:8]}-{name}")
+
+
+def _line_of(board: Board, key: str, file: Any, chosen: int) -> bytes:
+    """One class of a grid of samples, which has a line for each of the first ten."""
+    import io
+
+    from PIL import Image
+
+    from star_board.views.runs import classes_of
+
+    users = board.model.users(key)
+    known = board.model.ledger.runs([users[0].run]) if users else {}
+    lines = max((min(10, classes_of(one)) for one in known.values()), default=0)
+    if not 0 <= chosen < lines:
+        raise NotFoundError(f"generate {key} shows no class {chosen}.")
+    with Image.open(file) as grid:
+        side = grid.height // lines
+        cut = grid.crop((0, chosen * side, grid.width, (chosen + 1) * side))
+        buffer = io.BytesIO()
+        cut.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def attention(board: Board, request: Request) -> Response:
+    """A model's attention maps as PNG."""
+    found = board.job(request.path_params["key"])
+    file = board.home.job(found.stage, found.key).out / "attention.npz"
+    picture = attention_picture(file) if found.stage == "attention" else None
+    if picture is None:
+        raise NotFoundError(f"{found.stage} {found.key} has no attention maps.")
+    return Response(picture, media_type="image/png")

@@ -1,0 +1,190 @@
+"""What everybody looks at first: experiments, what runs, what waits, what failed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from star.errors import EngineError
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
+from star.scheduler.policies import POLICIES
+from star.spec.graph import STAGES
+from star_board.board import ROWS, Board
+from star_board.model import Group, Model
+
+FAILURES_FIRST = 6
+"""Failures on the first page."""
+RUNNING_FIRST = 12
+
+
+def overview(board: Board, request: Request) -> Response:
+    """Failures, experiments with their progress, what runs now."""
+    wanted, page = request.query_params.get("q", "").strip(), page_of(request)
+
+    def make() -> dict[str, Any]:
+        model = board.model
+        with model.lock:
+            groups = [group for group in model.groups.values() if wanted.lower() in " ".join(group.address).lower()]
+            shown = [{"group": group, **model.summary(group)} for group in groups]
+            shown.sort(key=lambda one: (not one["is_moving"], -one["changed"], one["group"].address))
+            failed = ended(model, FAILED)
+            running = model.running()
+            return {
+                **paged(shown, page),
+                "q": wanted,
+                "groups": shown[(page - 1) * ROWS : page * ROWS],
+                "counts": Counter(job.state for job in model.jobs.values()),
+                "failed": [describe(model, job) for job in failed[:FAILURES_FIRST]],
+                "failed_count": len(failed),
+                "running": [describe(model, job) for job in running[:RUNNING_FIRST]],
+                "running_count": len(running),
+                "schedulers": model.at_work(),
+                "empty": not model.groups,
+            }
+
+    return board.page(request, "overview.html", make)
+
+
+def queue(board: Board, request: Request) -> Response:
+    """Machines with what they hold, what runs, and what waits for what."""
+    page = page_of(request)
+
+    def make() -> dict[str, Any]:
+        model = board.model
+        with model.lock:
+            running = [describe(model, job) for job in model.running()]
+            waiting = [job for job in model.jobs.values() if job.state == QUEUED]
+            waiting.sort(key=lambda job: job.created)
+            part = waiting[(page - 1) * ROWS : page * ROWS]
+            alive = bool(model.at_work())
+            return {
+                **paged(waiting, page),
+                "machines": list(machines(model)),
+                "schedulers": [{"one": one, "alive": model.alive(one)} for one in model.schedulers.values()],
+                "running": running[:ROWS],
+                "running_count": len(running),
+                "waiting": [describe(model, job) | {"why": why_waiting(model, job, alive)} for job in part],
+            }
+
+    return board.page(request, "queue.html", make)
+
+
+def failures(board: Board, request: Request) -> Response:
+    """What failed, was cancelled or got lost, newest first, with its last lines and what to do."""
+    page, kind = page_of(request), request.query_params.get("kind", "")
+
+    def make() -> dict[str, Any]:
+        model = board.model
+        with model.lock:
+            found = [job for job in ended(model, FAILED, LOST, CANCELLED)]
+            kinds = Counter(job.error_class or job.state for job in found)
+            found = [job for job in found if kind in ("", job.error_class or job.state)]
+            part = found[(page - 1) * ROWS : page * ROWS]
+            listed = [describe(model, job) | {"advice": advice(job), "lines": last_lines(job)} for job in part]
+            return {**paged(found, page), "kinds": kinds, "kind": kind, "failed": listed}
+
+    return board.page(request, "failures.html", make)
+
+
+def describe(model: Model, job: Job) -> dict[str, Any]:
+    """A job for a line of a list."""
+    told = model.progress.get(job.key) or {}
+    share = min(1.0, told["done"] / told["total"]) if told.get("total") else None
+    rate = told.get("rate") or 0
+    eta = (told["total"] - told["done"]) / rate if share is not None and rate else None
+    used = list({row.group.address: row.group for row in model.users(job.key)}.values())
+    return {"job": job, "told": told, "share": share, "eta": eta, "used": used}
+
+
+def ended(model: Model, *states: str) -> list[Job]:
+    """Jobs in these states, the newest end first."""
+    found = [job for job in model.jobs.values() if job.state in states]
+    return sorted(found, key=lambda job: -(job.finished or job.created))
+
+
+def why_waiting(model: Model, job: Job, alive: bool) -> str:
+    """What a queued job is waiting for."""
+    users = model.users(job.key)
+    keys = users[0].jobs if users else {}
+    before = [model.jobs.get(keys.get(name, "")) for name in STAGES[job.stage].inputs] if job.stage in STAGES else []
+    missing = [one for one in before if one is not None and one.state != DONE]
+    stuck = [one for one in missing if one.state in (FAILED, CANCELLED, LOST)]
+    if stuck:
+        return f"{stuck[0].stage} {stuck[0].state}: it must be retried first"
+    if missing:
+        return "waits for " + ", ".join(f"{one.stage} ({one.state})" for one in missing)
+    if job.error_class:
+        return f"tried again after {job.error_class}"
+    return "waits for room" if alive else "no scheduler is at work"
+
+
+def machines(model: Model) -> Iterator[dict[str, Any]]:
+    """Each host with running jobs, and this one: its slots and GPUs, and who holds them."""
+    here = socket.gethostname()
+    hosts: dict[str, list[Job]] = {here: []}
+    for job in model.running():
+        hosts.setdefault(job.host or "unknown", []).append(job)
+    for host, jobs in hosts.items():
+        held: Counter[str] = Counter()
+        for job in jobs:
+            held.update(job.gpus or {})
+        gpus = list(_gpus(held)) if host == here else [{"uuid": uuid, "held": size} for uuid, size in held.items()]
+        yield {
+            "host": host.removeprefix("@"),
+            "slots": sum(job.slots for job in jobs),
+            "of": os.cpu_count() if host == here else None,
+            "jobs": len(jobs),
+            "gpus": gpus,
+        }
+
+
+def _gpus(held: Counter[str]) -> Iterator[dict[str, Any]]:
+    from star.devices import visible_gpus
+
+    try:
+        found = visible_gpus()
+    except EngineError:
+        return
+    for gpu in found:
+        yield {
+            "uuid": gpu.uuid,
+            "name": gpu.name,
+            "memory": gpu.memory,
+            "used": gpu.memory - gpu.free,
+            "use": gpu.use,
+            "held": held[gpu.uuid],
+        }
+
+
+def advice(job: Job) -> str:
+    """What to do about an end without a result."""
+    policy = POLICIES.get(job.why or "")
+    return policy.advice.replace("KEY", job.key[:8]) if policy else ""
+
+
+def last_lines(job: Job, most: int = 12) -> str:
+    """What came after the message's first line."""
+    return "\n".join((job.error or "").splitlines()[1:][-most:])
+
+
+def page_of(request: Request) -> int:
+    """Which page of a list is asked for, from 1."""
+    given = request.query_params.get("page", "1")
+    return max(1, int(given)) if given.isdecimal() and len(given) < 7 else 1
+
+
+def paged(found: list[Any], page: int) -> dict[str, int]:
+    """For the line below a list."""
+    return {"total": len(found), "page": page, "last_page": max(1, -(-len(found) // ROWS))}
+
+
+def group_states(group: Group) -> list[tuple[str, int]]:
+    """(state, rows) in the order of a bar."""
+    order = (DONE, RUNNING, "waiting", FAILED, CANCELLED, LOST)
+    return [(state, group.states[state]) for state in order if group.states[state]]

@@ -1,0 +1,196 @@
+"""Runs: lists, one, several beside each other, their curves and samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from star.errors import NotFoundError
+from star.ledger.states import RunRow
+from star.spec.diff import ABSENT
+from star.spec.graph import STAGES, curve_names
+from star.tracking import flattened
+from star_board.board import Board
+from star_board.curves import together
+from star_board.views.experiments import run_list
+
+MOST = 12
+"""Runs that are compared at a time."""
+CHARTS = (
+    "train/loss",
+    "train/ar_loss",
+    "train/mim_loss",
+    "train/inter_step_loss",
+    "train/inter_view_loss",
+    "train/val_nll_by_step",
+    "train/grad_norm",
+    "probe/accuracy_by_position",
+    "attention/distance_by_layer",
+    "attention/distance_by_position",
+    "attention/condition_share_by_layer",
+    "invariance/change_rate_by_shift",
+)
+"""Curves of a run's page, in this order, where it has them."""
+
+
+def listed(board: Board, request: Request) -> Response:
+    """All runs of all experiments."""
+
+    def make() -> dict[str, Any]:
+        with board.model.lock:
+            rows = [row for group in board.model.groups.values() for row in group.rows]
+            return run_list(board, request, rows)
+
+    return board.page(request, "runs.html", make)
+
+
+def run(board: Board, request: Request) -> Response:
+    """One run: stages, curves, samples, attention, spec."""
+    known = _runs(board, [request.path_params["key"]])[0]
+
+    def make() -> dict[str, Any]:
+        with board.model.lock:
+            jobs = [(stage, key, board.model.jobs.get(key)) for stage, key in known.stages.items()]
+            used = board.model.rows_of_run.get(known.key, [])
+        return {
+            "run": known,
+            "jobs": jobs,
+            "used": used,
+            "charts": charts(board, [known]),
+            "results": _results(board, known),
+            "samples": has_file(board, known, "generate", "samples.png"),
+            "attention": has_file(board, known, "attention", "attention.npz"),
+            "spec": sorted(flattened(known.spec).items()),
+            "is_live": any(job is not None and job.state in ("running", "queued") for _, _, job in jobs),
+        }
+
+    return board.page(request, "run.html", make)
+
+
+def compare(board: Board, request: Request) -> Response:
+    """Several runs: curves over one another, what differs in their specs, results, samples."""
+    keys = list(dict.fromkeys(key for key in request.query_params.getlist("run") if key))[:MOST]
+    known = _runs(board, keys)
+
+    def make() -> dict[str, Any]:
+        flat = [flattened(one.spec) for one in known]
+        paths = sorted({path for spec in flat for path in spec})
+        differ = [(path, [spec.get(path, ABSENT) for spec in flat]) for path in paths]
+        results = [_results(board, one) for one in known]
+        names = list(dict.fromkeys(name for found in results for name in found))
+        with board.model.lock:
+            used = {one.key: board.model.rows_of_run.get(one.key, []) for one in known}
+        return {
+            "known": known,
+            "used": used,
+            "charts": charts(board, known),
+            "spec": [(path, values) for path, values in differ if len({repr(value) for value in values}) > 1],
+            "results": [(name, [found.get(name) for found in results]) for name in names],
+            "samples": [one for one in known if has_file(board, one, "generate", "samples.png")],
+        }
+
+    return board.page(request, "compare.html", make)
+
+
+def gallery(board: Board, request: Request) -> Response:
+    """Samples of several runs beside each other, all classes or one."""
+    keys = list(dict.fromkeys(key for key in request.query_params.getlist("run") if key))[:MOST]
+    name, profile = request.query_params.get("experiment", ""), request.query_params.get("profile", "")
+    chosen = request.query_params.get("class", "")
+    board.live.look()
+
+    def make() -> dict[str, Any]:
+        with board.model.lock:
+            groups = list(board.model.groups.values())
+            group = board.model.groups.get((name, profile))
+            rows = [row for group in groups for row in group.rows if row.run in keys] if keys else []
+            rows = rows or ([*group.rows] if group else [])
+            unique = {row.run: row for row in rows}
+        shown = []
+        for row in unique.values():
+            key = row.jobs.get("generate")
+            if key and (board.home.job("generate", key).out / "samples.png").exists():
+                shown.append((row, key))
+        sizes = {classes_of(one) for one in board.model.ledger.runs([row.run for row, _ in shown[:1]]).values()}
+        return {
+            "groups": groups,
+            "group": group,
+            "shown": shown[:MOST],
+            "hidden": max(0, len(shown) - MOST),
+            "keys": keys,
+            "chosen": chosen,
+            "classes": min(10, max(sizes, default=0)),
+        }
+
+    return board.page(request, "gallery.html", make)
+
+
+def classes_of(known: RunRow) -> int:
+    """How many classes a run's data has."""
+    return int(known.spec.get("data", {}).get("num_classes", 0))
+
+
+def curve_data(board: Board, request: Request) -> Response:
+    """A curve of several runs as JSON: `x`, `series`, and what a step is."""
+    metric = request.query_params.get("metric", "")
+    if metric not in curve_names():
+        raise NotFoundError(f"{metric[:60]!r} is no curve; those that there are: {', '.join(curve_names())}.")
+    stage, name = metric.split("/", 1)
+    found = {}
+    known = _runs(board, request.query_params.getlist("run")[:MOST])
+    for one in known:
+        if stage in one.stages:
+            points = board.curves.of(board.home.job(stage, one.stages[stage])).get(name, {})
+            found[_label(one, known)] = points
+    return JSONResponse(together(found) | {"step": curve_names()[metric], "metric": metric})
+
+
+def in_mlflow(board: Board, request: Request) -> Response:
+    """To MLflow's own page of a run; which of its experiments holds it, MLflow's store says when it is asked."""
+    known = _runs(board, [request.path_params["key"]])[0]
+    found = board.shelf.reader().runs({known.key: known.tracking_id}).get(known.key)
+    if found is None or not board.settings.mlflow_ui:
+        raise NotFoundError(f"MLflow holds nothing of run {known.key} yet.")
+    base = board.settings.mlflow_ui.rstrip("/")
+    return RedirectResponse(f"{base}/#/experiments/{found.experiment_id}/runs/{found.id}", 303)
+
+
+def _label(one: RunRow, known: list[RunRow]) -> str:
+    same = [other.key for other in known if other.label == one.label]
+    return one.label if len(same) == 1 else f"{one.label} ({one.key[:6]})"
+
+
+def charts(board: Board, known: list[RunRow]) -> list[dict[str, str]]:
+    """The curves that at least one of these runs has."""
+    found: set[str] = set()
+    for one in known:
+        for stage in {name.split("/")[0] for name in CHARTS} & one.stages.keys():
+            folder = board.home.job(stage, one.stages[stage])
+            found |= {f"{stage}/{name}" for name in board.curves.of(folder)}
+    order = [*CHARTS, *sorted(found - set(CHARTS) & curve_names().keys())]
+    return [{"metric": name, "step": curve_names()[name]} for name in order if name in found and name in curve_names()]
+
+
+def has_file(board: Board, known: RunRow, stage: str, name: str) -> str | None:
+    """The key of the job that made a file, where it did."""
+    key = known.stages.get(stage)
+    return key if key and name in STAGES[stage].files and (board.home.job(stage, key).out / name).exists() else None
+
+
+def _results(board: Board, known: RunRow) -> dict[str, float]:
+    found = {}
+    for stage, key in known.stages.items():
+        for name, value in board.curves.results(board.home.job(stage, key)).items():
+            found[f"{stage}/{name}"] = value
+    return found
+
+
+def _runs(board: Board, keys: list[str]) -> list[RunRow]:
+    board.live.look()
+    known = board.model.ledger.runs(keys)
+    missing = [key for key in keys if key not in known]
+    if missing:
+        raise NotFoundError(f"There is no run {missing[0][:40]} in this home.")
+    return [known[key] for key in keys]

@@ -1,0 +1,100 @@
+"""Searches: Optuna's trials as history, slices, importances, front and list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from star.errors import LedgerError, NotFoundError
+from star_board.board import ROWS, Board
+from star_board.views.overview import page_of, paged
+
+SHOWN = 2000
+"""Points of a chart: the newest."""
+
+
+def searches(board: Board, request: Request) -> Response:
+    """All studies of the home."""
+
+    def make() -> dict[str, Any]:
+        from star.search.browse import studies
+
+        try:
+            found, reason = studies(board.home), ""
+        except LedgerError as error:
+            found, reason = [], str(error)
+        return {"found": found, "reason": reason}
+
+    return board.page(request, "searches.html", make)
+
+
+def search(board: Board, request: Request) -> Response:
+    """One study."""
+    name, profile, page = request.path_params["name"], request.path_params["profile"], page_of(request)
+    study = _study(board, request)
+
+    def make() -> dict[str, Any]:
+        with board.model.lock:
+            group = board.model.groups.get((name, profile))
+            summary = board.model.summary(group) if group else None
+        trials = list(reversed(study.trials))
+        return {
+            "study": study,
+            "name": name,
+            "profile": profile,
+            "group": group,
+            "summary": summary,
+            "importances": study.importances(),
+            "trials": trials[(page - 1) * ROWS : page * ROWS],
+            **paged(trials, page),
+        }
+
+    return board.page(request, "search.html", make, numbers=True)
+
+
+def search_data(board: Board, request: Request) -> Response:
+    """Points for charts as JSON: `history`, `front`, or `slice` of one parameter."""
+    study, kind = _study(board, request), request.query_params.get("kind", "")
+    done = [trial for trial in study.trials if trial.values][-SHOWN:]
+    title = study.objectives[0].title
+    if kind == "front" and len(study.objectives) > 1:
+        x, front = [trial.values[0] for trial in done], set(study.front())
+        sides = (("beaten in both", False), ("Pareto front", True))
+        series = [
+            {"label": label, "y": [t.values[1] if (t.number in front) is inside else None for t in done]}
+            for label, inside in sides
+        ]
+        return JSONResponse(_sorted({"x": x, "series": series, "step": title, "metric": study.objectives[1].title}))
+    if kind == "slice":
+        name = request.query_params.get("parameter", "")
+        there = [trial for trial in done if isinstance(trial.params.get(name), int | float)]
+        points = {"x": [t.params[name] for t in there], "series": [{"label": title, "y": [t.values[0] for t in there]}]}
+        return JSONResponse(_sorted(points | {"step": name, "metric": title}))
+    best, curve = None, []
+    for trial in done:
+        best = trial.values[0] if best is None else study.better(best, trial.values[0])
+        curve.append(best)
+    lines: list[dict[str, Any]] = [
+        {"label": "trial", "y": [trial.values[0] for trial in done]},
+        {"label": "best so far", "y": curve, "line": True},
+    ]
+    return JSONResponse({"x": [t.number for t in done], "series": lines, "step": "trial", "metric": title})
+
+
+def _sorted(points: dict[str, Any]) -> dict[str, Any]:
+    """By x, as charts want it."""
+    order = sorted(range(len(points["x"])), key=points["x"].__getitem__)
+    series = [{**one, "y": [one["y"][i] for i in order]} for one in points["series"]]
+    return points | {"x": [points["x"][i] for i in order], "series": series}
+
+
+def _study(board: Board, request: Request) -> Any:
+    from star.search.browse import read_study
+
+    name, profile = request.path_params["name"], request.path_params["profile"]
+    found = read_study(board.home, f"{name}@{profile}")
+    if found is None:
+        raise NotFoundError(f"There is no search {name[:60]} at profile {profile[:60]} in this home.")
+    return found

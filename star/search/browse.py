@@ -1,0 +1,116 @@
+"""Studies as they are in their database, for whoever looks and has no search's file: trials, front, importances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from star.rundir import Home
+from star.search.study import SAME_AS, open_storage, studies_url
+
+FEWEST = 6
+"""Complete trials below which nothing is said of importance."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a study looks for."""
+
+    title: str
+    direction: str
+
+
+@dataclass
+class StudyView:
+    """One study, to look at."""
+
+    name: str
+    optuna: optuna.Study
+
+    @cached_property
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, in the order of their numbers."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    @cached_property
+    def objectives(self) -> list[Objective]:
+        """As the study was begun."""
+        told: Sequence[Sequence[str]] = self.optuna.user_attrs.get("search", {}).get("objectives", [])
+        titles = [metric for metric, _ in told]
+        directions = ["maximize" if d == StudyDirection.MAXIMIZE else "minimize" for d in self.optuna.directions]
+        named = titles if len(titles) == len(directions) else [f"objective {i + 1}" for i in range(len(directions))]
+        return [Objective(title, direction) for title, direction in zip(named, directions, strict=True)]
+
+    @property
+    def parameters(self) -> list[str]:
+        """Of all trials."""
+        return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
+
+    def better(self, one: float, other: float) -> float:
+        """The better of two values of the first objective."""
+        return max(one, other) if self.objectives[0].direction == "maximize" else min(one, other)
+
+    def front(self) -> list[int]:
+        """Numbers of the trials that no other beats in every objective."""
+        return [trial.number for trial in self.optuna.best_trials]
+
+    def best(self) -> FrozenTrial | None:
+        """The best trial by the first objective, where there is but one."""
+        done = [
+            trial for trial in self.trials if trial.state == TrialState.COMPLETE and SAME_AS not in trial.user_attrs
+        ]
+        if not done or len(self.objectives) > 1:
+            return None
+        sign = 1.0 if self.objectives[0].direction == "maximize" else -1.0
+        return max(done, key=lambda trial: sign * trial.values[0])
+
+    def importances(self) -> dict[str, float]:
+        """Share of each parameter in the variance of the first objective (fANOVA); empty while too little is known."""
+        done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        if len(done) < FEWEST or len({trial.values[0] for trial in done}) < 2:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0)
+        try:
+            found = optuna.importance.get_param_importances(
+                self.optuna, evaluator=evaluator, target=lambda trial: trial.values[0]
+            )
+        except (RuntimeError, ValueError):  # no parameter that all trials have, or none that varies
+            return {}
+        return {name: float(share) for name, share in found.items()}
+
+
+def studies(home: Home) -> list[StudyView]:
+    """All studies of a home.
+
+    Raises:
+        LedgerError: their database cannot be used.
+    """
+    if _absent(home):
+        return []
+    storage = open_storage(home)
+    names = sorted(optuna.get_all_study_names(storage))
+    return [StudyView(name, optuna.load_study(study_name=name, storage=storage)) for name in names]
+
+
+def read_study(home: Home, name: str) -> StudyView | None:
+    """One study; None where there is none of this name.
+
+    Raises:
+        LedgerError: the database cannot be used.
+    """
+    if _absent(home):
+        return None
+    try:
+        return StudyView(name, optuna.load_study(study_name=name, storage=open_storage(home)))
+    except KeyError:
+        return None
+
+
+def _absent(home: Home) -> bool:
+    """Whether nothing was ever searched: looking must not make the database."""
+    return studies_url(home).startswith("sqlite") and not home.studies.exists()
