@@ -23,6 +23,7 @@ from star.ledger.store import Ledger
 from star_board import __name__ as package
 from star_board.board import Board, address
 from star_board.door import Door
+from star_board.results import warm_up
 from star_board.settings import Settings
 from star_board.views import actions, experiments, jobs, overview, runs, searches
 
@@ -80,12 +81,13 @@ def create_app(settings: Settings, ledger: Ledger) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await run_in_threadpool(board.live.look)  # the first page does not wait for it
-        task = asyncio.create_task(board.live.watch())
+        tasks = [asyncio.create_task(board.live.watch()), asyncio.create_task(run_in_threadpool(warm_up))]
         yield
         board.live.stopping = True
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
     def endpoint(view: View) -> Callable[[Request], Any]:
         if inspect.iscoroutinefunction(view):

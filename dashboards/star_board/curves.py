@@ -67,7 +67,7 @@ class Curves:
 def thinned(points: dict[int, float], most: int = SHOWN) -> tuple[list[int], list[float | None]]:
     """Steps and values, at most `most` of them; a value that is no number is a gap."""
     steps = sorted(points)
-    if len(steps) > most:
+    if len(steps) > most > 0:
         kept: set[int] = {steps[0], steps[-1]}
         size = -(-2 * len(steps) // most)
         for first in range(0, len(steps), size):
@@ -79,7 +79,10 @@ def thinned(points: dict[int, float], most: int = SHOWN) -> tuple[list[int], lis
 
 
 def together(curves: dict[str, dict[int, float]]) -> dict[str, Any]:
-    """Several curves over one row of steps: `x`, and `series` [{label, y}], with null where a curve has no point."""
-    thin = {label: dict(zip(*thinned(points), strict=True)) for label, points in curves.items() if points}
+    """Several curves over one row of steps: `x`, and `series` [{label, y}], with null where a curve has no point.
+
+    One without any point stays, so that each has the colour of its place.
+    """
+    thin = {label: dict(zip(*thinned(points), strict=True)) for label, points in curves.items()}
     steps = sorted({step for points in thin.values() for step in points})
     return {"x": steps, "series": [{"label": k, "y": [p.get(step) for step in steps]} for k, p in thin.items()]}

@@ -5,12 +5,14 @@ A page about 10,000 runs is made from here in milliseconds; the ledger is asked 
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from star.ledger.states import DONE, QUEUED, RUNNING, Job, Watcher, row_state
@@ -24,6 +26,8 @@ OVERLAP = 500
 WHOLE_EVERY, PROGRESS_EVERY, SPEEDS_EVERY = 60.0, 1.0, 20.0
 """Seconds after which experiments are read whole again (a row may be replaced by a known run, which no number tells),
 between looks at what running jobs say of themselves, and between looks at the stages' speeds."""
+SKEW = 600.0
+"""Seconds by which another machine's clock may differ from this one's."""
 Name = tuple[str, str]
 """Of an experiment: its name and profile."""
 
@@ -78,7 +82,8 @@ class Model:
         self.rows_of_run: dict[str, list[Row]] = {}
         self._rows_of_job: dict[str, list[Row]] = {}
         self._running: set[str] = set()
-        self._newest, self._size = 0, (0, 0, 0.0)
+        self._newest, self._size, self._read_at = 0, (0, 0), 0.0
+        self._seen: dict[str, int] = {}
         self._speeds: dict[str, float] = {}
         self._next = {"whole": 0.0, "progress": 0.0, "speeds": 0.0}
 
@@ -88,19 +93,22 @@ class Model:
         Raises:
             LedgerError: the ledger does not answer.
         """
-        with self.lock:
-            before = self.version
-            size, newest, now = self.ledger.size(), self.ledger.newest(), time.monotonic()
-            if newest != self._newest:
-                self._take(self.ledger.jobs(self.ledger.changed_since(self._newest - OVERLAP if self.jobs else 0)))
-                self._newest = newest
-            if size != self._size or now > self._next["whole"]:
-                self._read_experiments(size)
-                self._next["whole"] = now + WHOLE_EVERY
-            if now > self._next["progress"]:
-                self._look_at_running()
-                self._next["progress"] = now + PROGRESS_EVERY
-            return self.version != before
+        before, now = self.version, time.monotonic()
+        size, newest = self.ledger.size(), self.ledger.newest()
+        if (
+            newest != self._newest
+        ):  # what is asked of the ledger is asked before the lock is taken: pages go on meanwhile
+            changed = self.ledger.jobs(self.ledger.changed_since(self._newest - OVERLAP if self.jobs else 0))
+            with self.lock:
+                self._take(changed)
+            self._newest = newest
+        if size != self._size or now > self._next["whole"]:
+            self._read_experiments(size)
+            self._next["whole"] = now + WHOLE_EVERY
+        if now > self._next["progress"]:
+            self._look_at_running(self.ledger.schedulers())
+            self._next["progress"] = now + PROGRESS_EVERY
+        return self.version != before
 
     def running(self) -> list[Job]:
         """Jobs that run, the oldest first."""
@@ -173,6 +181,7 @@ class Model:
             else:
                 self._running.discard(key)
                 self.progress.pop(key, None)
+                self._seen.pop(key, None)
         touched = {id(row): row for key in news for row in self._rows_of_job.get(key, ())}
         self._settle(touched.values())
         self.version += 1
@@ -193,11 +202,16 @@ class Model:
             row.state, row.group.dirty = state, True
             row.changed = max((job.finished or job.started or job.created for job in mine.values()), default=0.0)
 
-    def _read_experiments(self, size: tuple[int, int, float]) -> None:
-        # a run of just before may have been committed just after
-        self.stages |= self.ledger.run_stages(self._size[2] - 60 if self.stages else None)
+    def _read_experiments(self, size: tuple[int, int]) -> None:
+        began = time.time()
+        stages = self.ledger.run_stages(self._read_at - SKEW if self.stages else None)
         listed = self.ledger.experiments()
-        self._size = size
+        self._size, self._read_at = size, began
+        with self.lock:
+            self.stages |= stages
+            self._take_experiments(listed)
+
+    def _take_experiments(self, listed: Sequence[Any]) -> None:
         now = [(row.name, row.profile, row.row, row.seed, row.run) for row in listed]
         if now == [(*r.group.address, r.label, r.seed, r.run) for g in self.groups.values() for r in g.rows]:
             return
@@ -215,17 +229,29 @@ class Model:
         self._settle([row for group in self.groups.values() for row in group.rows])
         self.version += 1
 
-    def _look_at_running(self) -> None:
-        schedulers = self.ledger.schedulers()
-        news = self.schedulers.keys() != schedulers.keys()
-        self.schedulers = schedulers
+    def _look_at_running(self, schedulers: dict[str, Watcher]) -> None:
+        told: dict[str, dict[str, Any]] = {}
+        ended: dict[str, Job] = {}
         for job in self.running():
-            folder = self.home.job(job.stage, job.key)
-            told = read_json(folder.progress)
-            if told != self.progress.get(job.key):
-                self.progress[job.key], news = told or {}, True
-                for row in self._rows_of_job.get(job.key, ()):
-                    row.group.dirty = True
-            if folder.result.exists():  # done, though its scheduler is gone, or about to notice
-                self._take({job.key: replace(job, state=DONE, finished=job.finished or time.time())})
-        self.version += news
+            folder = f"{self.home.jobs}/{job.stage}-{job.key}"
+            written = _written(f"{folder}/progress.json")
+            if written != self._seen.get(job.key):
+                self._seen[job.key] = written
+                told[job.key] = read_json(Path(folder) / "progress.json") or {}
+            if os.path.exists(f"{folder}/result.json"):  # done, though its scheduler is gone, or about to notice
+                ended[job.key] = replace(job, state=DONE, finished=job.finished or time.time())
+        with self.lock:
+            self.version += bool(told) or self.schedulers.keys() != schedulers.keys()
+            self.schedulers = schedulers
+            self.progress |= told
+            for row in (row for key in told for row in self._rows_of_job.get(key, ())):
+                row.group.dirty = True
+            self._take(ended)
+
+
+def _written(path: str) -> int:
+    """When a file was written last; 0 of one that is not there. A thousand are asked in a millisecond or two."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

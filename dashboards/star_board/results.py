@@ -152,3 +152,11 @@ def attention_picture(file: Path) -> bytes | None:
             return as_png(drawn)
         finally:
             close(drawn)
+
+
+def warm_up() -> None:
+    """Import what figures need, while nobody waits for one."""
+    with _drawing:
+        import star.report.figures.ablation
+        import star.report.figures.arrays
+        import star.report.figures.curves  # noqa: F401

@@ -20,6 +20,7 @@ from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, J
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, read_json
+from star.scheduler.policies import advice
 from star.spec.graph import needed
 
 ROWS = 40
@@ -220,15 +221,7 @@ def _job_lines(job: dict[str, Any]) -> Iterator[str]:
         first, *rest = job["error"].splitlines()
         yield f"          {job['error_class']}: {first}"
         yield from (f"            {line}" for line in rest[-5:])
-        yield f"          {advice(job)}"
-
-
-def advice(job: dict[str, Any]) -> str:
-    """What to do about a failed job."""
-    from star.scheduler.policies import POLICIES
-
-    policy = POLICIES.get(job["why"] or "")
-    return policy.advice.replace("KEY", job["key"][:6]) if policy else ""
+        yield f"          {advice(job['why'], job['key'])}"
 
 
 def show_key(path: Path, prefix: str, as_json: bool) -> None:

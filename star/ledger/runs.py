@@ -51,14 +51,14 @@ class Runs:
             query = query.where(runs.c.created >= since)
         return self.database.read(lambda connection: {row.key: row.stages for row in connection.execute(query)})
 
-    def size(self) -> tuple[int, int, float]:
-        """(rows of experiments, runs, when the newest run was entered): cheap signs that something was added."""
+    def size(self) -> tuple[int, int]:
+        """(rows of experiments, runs): cheap signs that something was added."""
         rows = select(func.count()).select_from(experiments).scalar_subquery()
-        query = select(rows, func.count(), func.max(runs.c.created)).select_from(runs)
+        query = select(rows, func.count()).select_from(runs)
 
-        def work(connection: Connection) -> tuple[int, int, float]:
-            listed, known, newest = connection.execute(query).one()
-            return int(listed), int(known), float(newest or 0.0)
+        def work(connection: Connection) -> tuple[int, int]:
+            listed, known = connection.execute(query).one()
+            return int(listed), int(known)
 
         return self.database.read(work)
 

@@ -70,6 +70,12 @@ PAUSE_LIMIT = 600.0
 """Seconds; pauses are doubled up to it."""
 
 
+def advice(why: str | None, key: str) -> str:
+    """What to do about a job that ended for this reason; nothing where nothing failed."""
+    policy = POLICIES.get(why or "")
+    return policy.advice.replace("KEY", key[:8]) if policy else ""
+
+
 def pause(policy: Policy, before: int) -> float:
     """Seconds until the next attempt, after `before` earlier failures of the same class."""
     return min(policy.pause * 2.0**before, PAUSE_LIMIT)

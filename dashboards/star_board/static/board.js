@@ -110,7 +110,7 @@ async function draw(chart, again = false) {
     const columns = [data.x, ...data.series.map((one) => one.y)];
     chart.plot?.destroy();
     plot.textContent = "";
-    chart.plot = new uPlot({ ...size, series: [{ label: data.step }, ...series], scales: { x: { time: false } }, legend: { show: true, live: true },
+    chart.plot = new uPlot({ ...size, series: [{ label: data.step }, ...series], scales: { x: { time: false, distr: data.log ? 3 : 1 } }, legend: { show: true, live: true },
       axes: [axis, { ...axis, size: 56, values: (_, values) => values.map(short) }], cursor: { drag: { x: true, y: false } } }, columns, plot);
     plot.classList.toggle("many", many);
   } catch (error) {

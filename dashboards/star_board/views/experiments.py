@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -109,11 +110,12 @@ def table(board: Board, request: Request) -> Response:
         found = board.shelf.of(group)
         if isinstance(found, str):
             return {"group": group, "reason": found, "results": None}
-        shown = found.table
+        shown, file = found.table, Path(found.experiment.file)
         return {
             "group": group,
             "reason": "",
             "results": found,
+            "file": file.name if file.parent == board.settings.experiments.resolve() else None,
             "heads": heads(shown) if shown else [],
             "rows": [_row(shown, row) for row in shown.rows] if shown else [],
             "claims": [claim(one) for one in found.judgements],

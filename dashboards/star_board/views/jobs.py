@@ -10,11 +10,12 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from star.errors import NotFoundError
 from star.rundir import read_json
+from star.scheduler.policies import advice
 from star.spec.graph import STAGES
 from star.tracking import flattened
 from star_board.board import Board
 from star_board.results import attention_picture
-from star_board.views.overview import advice, describe, last_lines
+from star_board.views.overview import describe, last_lines
 
 CHUNK = 128 * 1024
 """Bytes of a log in one answer."""
@@ -50,7 +51,7 @@ def job(board: Board, request: Request) -> Response:
             "folder": str(folder.path),
             "owner": owner,
             "owner_alive": board.model.alive(owner) if owner else None,
-            "advice": advice(now),
+            "advice": advice(now.why, now.key),
             "lines": last_lines(now, 30),
             "has_log": folder.log.exists(),
         }

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from star.errors import EngineError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
-from star.scheduler.policies import POLICIES
+from star.scheduler.policies import advice
 from star.spec.graph import STAGES
 from star_board.board import ROWS, Board
 from star_board.model import Group, Model
@@ -86,7 +86,9 @@ def failures(board: Board, request: Request) -> Response:
             kinds = Counter(job.error_class or job.state for job in found)
             found = [job for job in found if kind in ("", job.error_class or job.state)]
             part = found[(page - 1) * ROWS : page * ROWS]
-            listed = [describe(model, job) | {"advice": advice(job), "lines": last_lines(job)} for job in part]
+            listed = [
+                describe(model, job) | {"advice": advice(job.why, job.key), "lines": last_lines(job)} for job in part
+            ]
             return {**paged(found, page), "kinds": kinds, "kind": kind, "failed": listed}
 
     return board.page(request, "failures.html", make)
@@ -160,12 +162,6 @@ def _gpus(held: Counter[str]) -> Iterator[dict[str, Any]]:
             "use": gpu.use,
             "held": held[gpu.uuid],
         }
-
-
-def advice(job: Job) -> str:
-    """What to do about an end without a result."""
-    policy = POLICIES.get(job.why or "")
-    return policy.advice.replace("KEY", job.key[:8]) if policy else ""
 
 
 def last_lines(job: Job, most: int = 12) -> str:

@@ -162,15 +162,20 @@ def _label(one: RunRow, known: list[RunRow]) -> str:
     return one.label if len(same) == 1 else f"{one.label} ({one.key[:6]})"
 
 
-def charts(board: Board, known: list[RunRow]) -> list[dict[str, str]]:
+def charts(board: Board, known: list[RunRow]) -> list[dict[str, Any]]:
     """The curves that at least one of these runs has."""
     found: set[str] = set()
     for one in known:
         for stage in {name.split("/")[0] for name in CHARTS} & one.stages.keys():
             folder = board.home.job(stage, one.stages[stage])
             found |= {f"{stage}/{name}" for name in board.curves.of(folder)}
-    order = [*CHARTS, *sorted(found - set(CHARTS) & curve_names().keys())]
-    return [{"metric": name, "step": curve_names()[name]} for name in order if name in found and name in curve_names()]
+    order = [*CHARTS, *sorted(found - set(CHARTS))]
+    steps = curve_names()
+    return [
+        {"metric": name, "step": steps[name], "more": name not in CHARTS}
+        for name in order
+        if name in found and name in steps
+    ]
 
 
 def has_file(board: Board, known: RunRow, stage: str, name: str) -> str | None:

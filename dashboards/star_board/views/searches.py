@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,6 +10,11 @@ from starlette.responses import JSONResponse, Response
 from star.errors import LedgerError, NotFoundError
 from star_board.board import ROWS, Board
 from star_board.views.overview import page_of, paged
+
+if TYPE_CHECKING:  # Optuna takes a second to import
+    from optuna.trial import FrozenTrial
+
+    from star.search.browse import StudyView
 
 SHOWN = 2000
 """Points of a chart: the newest."""
@@ -57,7 +62,7 @@ def search(board: Board, request: Request) -> Response:
 def search_data(board: Board, request: Request) -> Response:
     """Points for charts as JSON: `history`, `front`, or `slice` of one parameter."""
     study, kind = _study(board, request), request.query_params.get("kind", "")
-    done = [trial for trial in study.trials if trial.values][-SHOWN:]
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"][-SHOWN:]
     title = study.objectives[0].title
     if kind == "front" and len(study.objectives) > 1:
         x, front = [trial.values[0] for trial in done], set(study.front())
@@ -71,16 +76,27 @@ def search_data(board: Board, request: Request) -> Response:
         name = request.query_params.get("parameter", "")
         there = [trial for trial in done if isinstance(trial.params.get(name), int | float)]
         points = {"x": [t.params[name] for t in there], "series": [{"label": title, "y": [t.values[0] for t in there]}]}
-        return JSONResponse(_sorted(points | {"step": name, "metric": title}))
-    best, curve = None, []
-    for trial in done:
-        best = trial.values[0] if best is None else study.better(best, trial.values[0])
-        curve.append(best)
-    lines: list[dict[str, Any]] = [
-        {"label": "trial", "y": [trial.values[0] for trial in done]},
-        {"label": "best so far", "y": curve, "line": True},
-    ]
-    return JSONResponse({"x": [t.number for t in done], "series": lines, "step": "trial", "metric": title})
+        is_log = bool(there) and bool(getattr(there[0].distributions[name], "log", False))
+        return JSONResponse(_sorted(points | {"step": name, "metric": title, "log": is_log}))
+    return JSONResponse(_history(study, done) | {"step": "trial", "metric": title})
+
+
+def _history(study: StudyView, done: list[FrozenTrial]) -> dict[str, Any]:
+    """Values of complete trials, the best so far, and the last word of those that were ended early."""
+    early = [trial for trial in study.trials if trial.state.name == "PRUNED" and trial.intermediate_values][-SHOWN:]
+    numbers = sorted(trial.number for trial in (*done, *early))
+    complete = {trial.number: trial.values[0] for trial in done}
+    last = {trial.number: trial.intermediate_values[max(trial.intermediate_values)] for trial in early}
+    best: float | None = None
+    so_far = []
+    for number in numbers:
+        if number in complete:
+            best = complete[number] if best is None else study.better(best, complete[number])
+        so_far.append(best)
+    series: list[dict[str, Any]] = [{"label": "complete", "y": [complete.get(number) for number in numbers]}]
+    if last:
+        series.append({"label": "ended early, at its last step", "y": [last.get(number) for number in numbers]})
+    return {"x": numbers, "series": [*series, {"label": "best so far", "y": so_far, "line": True}]}
 
 
 def _sorted(points: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +106,7 @@ def _sorted(points: dict[str, Any]) -> dict[str, Any]:
     return points | {"x": [points["x"][i] for i in order], "series": series}
 
 
-def _study(board: Board, request: Request) -> Any:
+def _study(board: Board, request: Request) -> StudyView:
     from star.search.browse import read_study
 
     name, profile = request.path_params["name"], request.path_params["profile"]
