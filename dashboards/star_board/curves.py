@@ -16,10 +16,13 @@ SHOWN = 600
 KEPT = 200
 """Files whose content is held."""
 RESULTS_KEPT = 200_000
+HEAD = 4096
 
 
 @dataclass
 class _Read:
+    head: bytes = b""
+    """The first line, with the time of its writing: of a job that is computed anew it is another."""
     offset: int = 0
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
 
@@ -38,8 +41,10 @@ class Curves:
             known = self._files.setdefault(folder.path, _Read())
             self._files.move_to_end(folder.path)
             try:
-                if folder.metrics.exists() and folder.metrics.stat().st_size < known.offset:  # computed anew
-                    known.offset, known.curves = 0, {}
+                with folder.metrics.open("rb") as file:
+                    head = file.readline(HEAD)
+                if head != known.head:
+                    known.head, known.offset, known.curves = head, 0, {}
                 for offset, line in read_metrics(folder.metrics, known.offset):
                     known.offset = offset
                     for name, value in line["metrics"].items():

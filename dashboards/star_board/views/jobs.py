@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -70,10 +71,9 @@ def log(board: Board, request: Request) -> Response:
     """
     found = board.job(request.path_params["key"])
     file = board.home.job(found.stage, found.key).log
-    try:
-        size = file.stat().st_size
-    except OSError:
+    if not is_plain(file):
         return JSONResponse({"text": "", "next": 0, "skipped": 0, "more": False})
+    size = file.stat().st_size
     given = request.query_params.get("from", "")
     first = int(given) if given.isdecimal() and len(given) < 16 else max(0, size - CHUNK)
     skipped = max(0, size - 8 * CHUNK - first)  # a log that grows faster than it is read: what matters is its end
@@ -94,11 +94,16 @@ def shown(data: bytes) -> str:
     return CONTROL.sub("\ufffd", text)
 
 
+def is_plain(file: Path) -> bool:
+    """Whether a job's file is one, and no link to somebody else's, and no pipe."""
+    return file.is_file() and not file.is_symlink()
+
+
 def whole_log(board: Board, request: Request) -> Response:
     """The log as a file."""
     found = board.job(request.path_params["key"])
     file = board.home.job(found.stage, found.key).log
-    if not file.is_file():
+    if not is_plain(file):
         raise NotFoundError(f"{found.stage} {found.key}: no worker has started yet, so there is no log.")
     return FileResponse(file, media_type="text/plain; charset=utf-8", filename=f"{found.stage}-{found.key}.txt")
 
@@ -107,7 +112,7 @@ def output(board: Board, request: Request) -> Response:
     """A file that the job's stage declares: a picture as it is, arrays to download."""
     found, name = board.job(request.path_params["key"]), request.path_params["name"]
     file = board.home.job(found.stage, found.key).out / name
-    if found.stage not in STAGES or name not in STAGES[found.stage].files or not file.is_file():
+    if found.stage not in STAGES or name not in STAGES[found.stage].files or not is_plain(file):
         raise NotFoundError(f"{found.stage} {found.key} has no file {name[:40]!r}.")
     if name.endswith(".png"):
         chosen = request.query_params.get("class", "")
@@ -117,7 +122,7 @@ def output(board: Board, request: Request) -> Response:
     return FileResponse(file, media_type="application/octet-stream", filename=f"{found.stage}-{found.key[:8]}-{name}")
 
 
-def _line_of(board: Board, key: str, file: Any, chosen: int) -> bytes:
+def _line_of(board: Board, key: str, file: Path, chosen: int) -> bytes:
     """One class of a grid of samples, which has a line for each of the first ten."""
     import io
 

@@ -1,0 +1,62 @@
+"""Homes to show, boards that show them, and a real browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.board.server import BoardServer
+from tests.helpers import DATA, ROOT, TINY, star_exp
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-quic"),
+]
+BAD = "bad"
+"""An experiment of which one of two trainings diverges."""
+
+
+@pytest.fixture(scope="session")
+def shown(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two experiments on real images: tests/tiny.yaml, all done, and BAD, of which one training fails."""
+    home = tmp_path_factory.mktemp("shown") / "home"
+    shutil.copytree(prepared / "jobs", home / "jobs")
+    (home / "data").mkdir()
+    (home / "data" / "fashion-mnist").symlink_to(DATA)
+    files = home.parent / "experiments"
+    files.mkdir()
+    (files / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    shutil.copy(TINY, files / "tiny.yaml")
+    text = TINY.read_text().replace("experiment: tiny", f"experiment: {BAD}")
+    text = text.replace("selfguided.mask_ratio: [0.25, 0.5]", "optim.lr: [0.1, 1.0e+30]")
+    (files / f"{BAD}.yaml").write_text(text.replace("match: {mask_ratio: selfguided.mask_ratio}", ""))
+    for name, code in (("tiny", 0), (BAD, 1)):
+        done = star_exp("run", files / f"{name}.yaml", "--plain", home=home, cwd=home.parent)
+        assert done.returncode == code, done.stdout + done.stderr
+    return home
+
+
+@pytest.fixture(scope="module")
+def board(shown: Path) -> Iterator[BoardServer]:
+    """A board on it, which may change things for whoever has the token."""
+    server = BoardServer(shown, "--experiments", str(shown.parent / "experiments"), cwd=shown.parent)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser without a screen."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed; `make engines` installs it on Debian")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
