@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -25,6 +25,8 @@ from star_board.model import Group, Model
 from star_board.results import LAG, Shelf
 from star_board.settings import Settings
 
+K = TypeVar("K")
+T = TypeVar("T")
 ROWS = 100
 """Rows of a list on one page."""
 
@@ -80,11 +82,9 @@ class Board:
             NotFoundError: there is none.
         """
         name, profile = request.path_params["name"], request.path_params["profile"]
-        self.live.look()
-        found = self.model.groups.get((name, profile))
-        if found is None:
-            raise NotFoundError(f"There is no experiment {name} at profile {profile} in this home.")
-        return found
+        return self._known(
+            lambda: self.model.groups, (name, profile), f"experiment {name[:60]} at profile {profile[:60]}"
+        )
 
     def job(self, key: str) -> Job:
         """The job with this key.
@@ -92,10 +92,13 @@ class Board:
         Raises:
             NotFoundError: there is none.
         """
-        self.live.look()
-        found = self.model.jobs.get(key)
+        return self._known(lambda: self.model.jobs, key, f"job {key[:40]}")
+
+    def _known(self, known: Callable[[], Mapping[K, T]], key: K, what: str) -> T:
+        self.live.look(again=key not in known())
+        found = known().get(key)
         if found is None:
-            raise NotFoundError(f"There is no job {key[:40]} in this home.")
+            raise NotFoundError(f"There is no {what} in this home.")
         return found
 
 

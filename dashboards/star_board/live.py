@@ -41,10 +41,14 @@ class Live:
         self._lock = threading.Lock()
         self.stopping = False
 
-    def look(self) -> None:
-        """Refresh unless somebody just has."""
+    def look(self, again: bool = False) -> None:
+        """Refresh unless somebody just has.
+
+        Args:
+            again: even then: something is asked for that was not there.
+        """
         with self._lock:
-            if time.monotonic() - self._looked < EVERY:
+            if not again and time.monotonic() - self._looked < EVERY:
                 return
             try:
                 self.model.refresh()

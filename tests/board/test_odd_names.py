@@ -123,8 +123,7 @@ def test_names_are_text_on_every_page(odd: Odd) -> None:
         for headers in ({}, cookie):
             answer = odd.board.ask(path, headers=headers)
             assert answer.status in (200, 404), (path, answer.text)
-            assert "<script>alert" not in answer.text and "<img src=x" not in answer.text, path
-            assert not re.search(r"<[^>]*\sonerror\s*=[^>]*>", answer.text), path
+            assert not foreign_parts(answer.text), path
             seen += "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text
     assert seen > 20, "the names are there, as text"
 
