@@ -85,14 +85,18 @@ class Live:
         mine = asyncio.Event()
         self._listeners.add(mine)
         try:
-            yield f"retry: 2000\nevent: change\ndata: {self.model.version}\n\n"
+            sent = self.model.version
+            yield f"retry: 2000\nevent: change\ndata: {sent}\n\n"
             while not self.stopping:
                 try:
                     await asyncio.wait_for(mine.wait(), PULSE)
-                    mine.clear()
-                    yield f"event: change\ndata: {self.model.version}\n\n"
                 except TimeoutError:
                     yield ": still here\n\n"
+                    continue
+                mine.clear()
+                if self.model.version != sent:
+                    sent = self.model.version
+                    yield f"event: change\ndata: {sent}\n\n"
         finally:
             self._listeners.discard(mine)
 

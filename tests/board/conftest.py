@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.board.server import BoardServer
 from tests.helpers import DATA, ROOT, TINY, star_exp
@@ -23,12 +24,25 @@ BAD = "bad"
 
 @pytest.fixture(scope="session")
 def shown(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with two experiments on real images: tests/tiny.yaml, all done, and BAD, of which one training fails."""
-    home = tmp_path_factory.mktemp("shown") / "home"
+    """A home with two experiments on real images: tests/tiny.yaml, all done, and BAD, of which one training fails.
+
+    Computed once for all test processes; each gets a copy, which its tests may change.
+    """
+    original = prepared.parent / "shown"
+    with FileLock(f"{original}.lock"):
+        if not (original / "whole").exists():
+            _compute(prepared, original)
+            (original / "whole").touch()
+    copy = tmp_path_factory.mktemp("shown") / "copy"
+    shutil.copytree(original, copy, symlinks=True)
+    return copy / "home"
+
+
+def _compute(prepared: Path, folder: Path) -> None:
+    home, files = folder / "home", folder / "experiments"
     shutil.copytree(prepared / "jobs", home / "jobs")
     (home / "data").mkdir()
     (home / "data" / "fashion-mnist").symlink_to(DATA)
-    files = home.parent / "experiments"
     files.mkdir()
     (files / "profiles").symlink_to(ROOT / "tests" / "profiles")
     shutil.copy(TINY, files / "tiny.yaml")
@@ -36,9 +50,8 @@ def shown(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = text.replace("selfguided.mask_ratio: [0.25, 0.5]", "optim.lr: [0.1, 1.0e+30]")
     (files / f"{BAD}.yaml").write_text(text.replace("match: {mask_ratio: selfguided.mask_ratio}", ""))
     for name, code in (("tiny", 0), (BAD, 1)):
-        done = star_exp("run", files / f"{name}.yaml", "--plain", home=home, cwd=home.parent)
+        done = star_exp("run", files / f"{name}.yaml", "--plain", home=home, cwd=folder)
         assert done.returncode == code, done.stdout + done.stderr
-    return home
 
 
 @pytest.fixture(scope="module")
