@@ -116,6 +116,7 @@ class Home:
         self.artifacts = self.path / "mlartifacts"
         self.code = self.path / "code"
         self.experiments = self.path / "experiments"
+        self.forgotten = self.experiments / "forgotten"
         self.logs = self.path / "logs"
         self.aside = self.path / "aside"
         self.studies = self.path / "studies.sqlite"
@@ -219,3 +220,22 @@ def read_metrics(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
                 return
             offset += len(line)
             yield offset, json.loads(line)
+
+
+def last_loss(folder: JobDir) -> float | None:
+    """The newest loss that a job has recorded, from the end of its metrics."""
+    try:
+        with folder.metrics.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4096))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    for line in reversed(lines[1:-1] if size > 4096 else lines[:-1]):
+        try:
+            metrics = json.loads(line)["metrics"]
+        except (ValueError, KeyError):
+            continue
+        if "loss" in metrics:
+            return float(metrics["loss"])
+    return None

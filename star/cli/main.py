@@ -107,13 +107,14 @@ def plan(
 
 
 @cli.command()
+@click.argument("experiment", required=False)
 @HOME
 @JSON
-def status(home: Path, as_json: bool) -> None:
-    """Experiments, their runs, and the jobs that are not done."""
+def status(experiment: str | None, home: Path, as_json: bool) -> None:
+    """Experiments, or one of them, with their runs, and the jobs that are not done."""
     from star.cli.status import show_status
 
-    show_status(home, as_json)
+    show_status(home, as_json, experiment)
 
 
 @cli.command()
@@ -139,14 +140,34 @@ def logs(key: str, home: Path, follow: bool) -> None:
 
 
 @cli.command()
+@click.argument("name", metavar="[EXPERIMENT]", required=False)
 @HOME
 @EXPERIMENT
 @click.option("--every", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds between looks.")
-def watch(home: Path, experiment: str | None, every: float) -> None:
+def watch(name: str | None, home: Path, experiment: str | None, every: float) -> None:
     """What `status` shows, live, until nothing is left to do. Starts and stops nothing."""
     from star.cli.status import watch_status
 
-    watch_status(home, experiment, every)
+    watch_status(home, name or experiment, every)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, metavar="[EXPERIMENT]...")
+@click.option("--over", is_flag=True, help="All experiments of which nothing is queued or runs.")
+@HOME
+def forget(names: tuple[str, ...], over: bool, home: Path) -> None:
+    """Take experiments that are over out of `status` and the board. Their results stay; the same run lists them again."""
+    from star.cli.verbs import forget_experiments
+
+    forget_experiments(home, names, over)
+
+
+@cli.command()
+def notify() -> None:
+    """Send a test to whom STAR_NOTIFY names: an http(s) address, or a command. `run` and `search` tell it what happens."""
+    from star.cli.notify import send_test
+
+    click.echo(send_test())
 
 
 @cli.command()

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import click
 
+from star.cli.notify import Notifier, receiver, verdicts
 from star.cli.store import connect
 from star.cli.view import View
 from star.errors import DataError, SpecError
+from star.ledger.states import Job
 from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler.contract import compare, enter, refuse_fork
@@ -55,6 +57,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     gc.enable()  # what follows lives long
     if not options.fork:
         refuse_fork(whole, compare(whole, ledger))
+    target = receiver()
     if options.detach and options.executor != "slurm":
         return _detach(home, experiment)
     executor = make_executor(options.executor, home, options.slots)
@@ -65,6 +68,8 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     # a polite kill is a Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     courier = Courier(home, ledger, Shipment.of(plan), lambda: connect(home))
+    about = {"experiment": experiment.name, "profile": experiment.profile, "home": str(home.path)}
+    notifier = Notifier(target, about, lambda line: click.echo(line, err=True))
     with View(plan, home, options.plain) as view:
         rest = len(plan.jobs) - len(plan.to_do)
         view.say(
@@ -75,11 +80,24 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         enter(plan, home, ledger, view.say, options.fork, whole)
         courier.start()
         engines = lambda name: make_executor(name, home)  # noqa: E731
-        outcome = Scheduler(home, ledger, executor, snapshot, view.say, engines).run(plan, view.update)
+
+        def tick(states: dict[str, Job]) -> None:
+            view.update(states)
+            notifier.see(states)
+
+        outcome = Scheduler(home, ledger, executor, snapshot, view.say, engines).run(plan, tick)
     behind = courier.finish()
     if behind:
         click.echo(f"warning: MLflow is behind ({behind}); the same command carries the rest.", err=True)
-    return _conclude(outcome, plan, experiment, options, bool(behind))
+    folder = options.out / experiment.name / experiment.profile
+    before = verdicts(folder)
+    code = _conclude(outcome, plan, experiment, options, bool(behind))
+    notifier.claims(before, verdicts(folder))
+    counts = {"done": outcome.done, "failed": len(outcome.failed), "cancelled": len(outcome.cancelled)}
+    ended = "interrupted" if outcome.interrupted else ", ".join(f"{count} {name}" for name, count in counts.items())
+    notifier.send("experiment_ended", f"{experiment.name}: ended: {ended}", exit_code=code, **counts)
+    notifier.close()
+    return code
 
 
 def _where(name: str, limits: tuple[int, dict[str, int]] | None) -> str:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 
 import click
 
+from star.cli.notify import Notifier, receiver
 from star.cli.run import RunOptions
 from star.cli.store import connect
 from star.cli.view import View
 from star.errors import LedgerError, SpecError
+from star.ledger.states import Job
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home, read_json
 from star.scheduler.contract import record_path
@@ -106,6 +108,8 @@ def _searched(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     empty = Plan(search.experiment([], [], search.targets), [], {}, [])
     couriers = _Couriers(search, home, ledger)
+    about = {"experiment": search.name, "profile": search.profile, "home": str(home.path)}
+    notifier = Notifier(receiver(), about, lambda line: click.echo(line, err=True))
     total = options.trials or (math.inf if options.budget is not None else search.spec.trials)
     with View(empty, home, options.plain) as view:
 
@@ -125,7 +129,15 @@ def _searched(
         engines = lambda name: make_executor(name, home)  # noqa: E731
         scheduler = Scheduler(home, ledger, executor, snapshot, view.say, engines)
         first = trials.resume()
-        outcome = scheduler.run(replace(empty, jobs={job.key: job for job in first}), view.update, trials)
+
+        def tick(states: dict[str, Job]) -> None:
+            view.update(states)
+            notifier.see(states)
+
+        outcome = scheduler.run(replace(empty, jobs={job.key: job for job in first}), tick, trials)
+    ended = "interrupted" if outcome.interrupted else f"{study.counted()} trials"
+    notifier.send("search_ended", f"{search.name}: ended: {ended}", trials=study.counted())
+    notifier.close()
     return outcome, trials.broken, couriers.finish()
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,12 +22,21 @@ from star.ledger.jobs import Place
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
-from star.rundir import Home, read_json
+from star.rundir import Home, last_loss, read_json
 from star.scheduler.policies import advice
 from star.spec.graph import needed
 
 ROWS = 40
 """Rows of an experiment, and queued jobs, that are printed one by one; --json has them all."""
+DETAILED = 200
+"""Rows whose times and results are looked up."""
+CALM = ("done", "waiting")
+RESULTS = {
+    "train": {"val_nll": "val_nll"},
+    "score": {"frechet_distance": "distance"},
+    "probe": {"accuracy": "probe"},
+}
+"""Stage -> its results that are printed beside a row, and what they are called there."""
 
 
 def look(path: Path) -> tuple[Home, Ledger]:
@@ -56,20 +68,30 @@ def nothing_yet(home: Home, file: str = "experiments/table4.yaml") -> NotFoundEr
     )
 
 
-def show_status(path: Path, as_json: bool) -> None:
-    """All experiments with the state of their runs, and every job that is not done."""
+def show_status(path: Path, as_json: bool, experiment: str | None = None) -> None:
+    """All experiments, or one, with the state of their runs, and every job that is not done."""
     home, ledger = look(path)
-    found = overview(home, ledger, queued=as_json)
+    found = overview(home, ledger, experiment, queued=as_json)
     if as_json:
         click.echo(json.dumps(found))
         return
-    click.echo("\n".join(_lines(found)))
+    click.echo("\n".join(fitted(_lines(found))))
+
+
+def fitted(lines: Iterator[str]) -> Iterator[str]:
+    """Lines that are wider than the terminal go on in the next, indented; elsewhere they stay as they are."""
+    if not sys.stdout.isatty():
+        yield from lines
+        return
+    width = max(20, shutil.get_terminal_size().columns)
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        after = " " * min(indent + 4, width // 2)
+        yield from textwrap.wrap(line, width, subsequent_indent=after, drop_whitespace=True) or [""]
 
 
 def watch_status(path: Path, experiment: str | None, every: float) -> None:
     """Show the status again and again: in place on a terminal, elsewhere when it has changed."""
-    import sys
-
     home, ledger = look(path)
     terminal = sys.stdout.isatty()
     last = ""
@@ -82,7 +104,7 @@ def watch_status(path: Path, experiment: str | None, every: float) -> None:
     try:
         while True:
             found = overview(home, ledger, experiment, queued=False)
-            text = "\n".join(_lines(found))
+            text = "\n".join(fitted(_lines(found)))
             if terminal:
                 live.update(Text(text))
             elif text != last:
@@ -123,9 +145,11 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
         if job.state == RUNNING and home.job(job.stage, job.key).result.exists():
             places[job.key] = places[job.key]._replace(state=DONE)
     unfinished = [job for job in unfinished if places[job.key].state != DONE]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    wanted: set[str] = set()
     for row in listed:
         keys = stages[row.run]
+        wanted.update(keys[stage] for stage in needed(tuple(row.targets)) if stage in keys)
         states = Counter(places[keys[stage]].state for stage in needed(tuple(row.targets)) if keys.get(stage) in places)
         rows.append(
             {
@@ -138,6 +162,9 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
                 "jobs": dict(states),
             }
         )
+    # what no experiment needs any more, and does not run, is over
+    unfinished = [job for job in unfinished if job.state == RUNNING or job.key in wanted]
+    _add_details(home, ledger, rows, stages)
     unfinished += ledger.of_state(QUEUED, limit=None if queued else ROWS + 1)
     waits = _slurm_says() if any(job.host == "@slurm" for job in unfinished) else {}
     if experiment is not None:
@@ -150,6 +177,36 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
         "open_jobs": [_open_job(home, job, waits) for job in unfinished],
         "schedulers": [{**asdict(watcher), "alive": _alive(watcher)} for watcher in ledger.schedulers().values()],
     }
+
+
+def _add_details(
+    home: Home, ledger: Ledger, rows: list[dict[str, Any]], stages: Mapping[str, Mapping[str, str]]
+) -> None:
+    """When something last happened to a row, and its results, of those that are printed: thousands would take seconds."""
+    counted = Counter((row["experiment"], row["profile"]) for row in rows)
+    shown = [row for row in rows if counted[row["experiment"], row["profile"]] <= ROWS or row["state"] not in CALM]
+    jobs = ledger.jobs({key for row in shown[:DETAILED] for key in stages[row["run"]].values()})
+    for row in shown[:DETAILED]:
+        mine = [jobs[key] for key in stages[row["run"]].values() if key in jobs]
+        row["changed"] = max((job.finished or job.started or job.created for job in mine), default=None)
+        results: dict[str, float] = {}
+        for job in (job for job in mine if job.state == DONE and job.stage in RESULTS):
+            told = (read_json(home.job(job.stage, job.key).result) or {}).get("metrics", {})
+            results |= {RESULTS[job.stage][name]: value for name, value in _plain(told) if name in RESULTS[job.stage]}
+        row["results"] = results
+
+
+def _plain(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """A score's name without its network's."""
+    return ((name.rpartition("/")[2], value) for name, value in metrics.items())
+
+
+def ago(seconds: float) -> str:
+    """Such as `5 s`, `12 min`, `3 h`, `2 days`, as of a time that has passed."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def _state(places: Mapping[str, Place], key: str | None) -> str | None:
@@ -168,7 +225,8 @@ def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
     shown: dict[str, Any] = dict(job.__dict__)
     shown["engine"] = waits.get(str((job.handle or {}).get("job"))) if job.host == "@slurm" else None
     if job.state == RUNNING:
-        shown["progress"] = read_json(home.job(job.stage, job.key).progress)
+        folder = home.job(job.stage, job.key)
+        shown["progress"], shown["loss"] = read_json(folder.progress), last_loss(folder)
     return shown
 
 
@@ -192,7 +250,9 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         shown = mine if len(mine) <= ROWS else [row for row in mine if row["state"] not in ("done", "waiting")][:ROWS]
         for line in shown:
             detail = ", ".join(f"{count} {state}" for state, count in line["jobs"].items())
-            yield f"  {line['state']:<9} {line['run']}  {line['row']} · seed {line['seed']}  ({detail})"
+            when = f"  {ago(time.time() - line['changed'])} ago" if line.get("changed") else ""
+            numbers = "".join(f"  {name} {value:.4g}" for name, value in line.get("results", {}).items())
+            yield f"  {line['state']:<9} {line['run']}  {line['row']} · seed {line['seed']}  ({detail}){when}{numbers}"
         if len(shown) < len(mine):
             rest = Counter(row["state"] for row in mine)
             yield f"  {', '.join(f'{count} {state}' for state, count in rest.items())}"
@@ -213,6 +273,12 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 def _job_lines(job: dict[str, Any]) -> Iterator[str]:
     progress = job.get("progress")
     far = f"  {progress['done']}/{progress['total']}" if progress else ""
+    if job.get("loss") is not None:
+        far += f"  loss {job['loss']:.3f}"
+    if job["state"] == RUNNING and job["started"]:
+        far += f"  for {ago(time.time() - job['started'])}"
+    if progress and progress.get("rate", 0) > 0 and progress["done"] < progress["total"]:
+        far += f"  {ago((progress['total'] - progress['done']) / progress['rate'])} left"
     where = f"  on {job['host'].lstrip('@')}" if job["host"] else ""
     wait = f"  again in {job['not_before'] - time.time():.0f} s" if (job["not_before"] or 0) > time.time() else ""
     where += f" {job['engine']}" if job.get("engine") else ""

@@ -16,7 +16,7 @@ from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home
 from star.scheduler.engines import make_executor
 from star.scheduler.explain import Reason, compare, why
-from star.scheduler.verbs import Chosen, cancel, choose, rerun, retry
+from star.scheduler.verbs import Chosen, cancel, choose, forget, rerun, retry
 from star.spec.diff import Difference
 
 
@@ -122,6 +122,17 @@ def rerun_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None:
     click.echo(
         f"{len(moved)} jobs are queued; what they had made is in {home.aside}. `star-exp run FILE` computes them."
     )
+
+
+def forget_experiments(path: Path, names: Sequence[str], over: bool) -> None:
+    """Take experiments out of what is listed."""
+    home, ledger = _open(path)
+    if bool(names) == over:
+        raise SpecError("forget: give names of experiments, or --over for all of which nothing is queued or runs.")
+    for name, profile in forget(home, ledger, names, over):
+        click.echo(
+            f"forgotten: {name} ({profile}); its results stay: `star-exp gc --left-out` removes what no experiment needs"
+        )
 
 
 def _open(path: Path) -> tuple[Home, Ledger]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from star.ledger.states import RUNNING, Job
-from star.rundir import Home, JobDir, read_json, read_metrics
+from star.rundir import Home, JobDir, last_loss, read_json
 from star.scheduler.plan import Plan
 from star.spec.graph import STAGES
 
@@ -113,19 +113,3 @@ def _progress(folder: JobDir) -> list[str]:
     if progress["rate"] > 0 and progress["done"] < progress["total"]:
         shown.append(f"ETA {(progress['total'] - progress['done']) / progress['rate']:.0f} s")
     return shown
-
-
-def last_loss(folder: JobDir) -> float | None:
-    """The newest recorded loss."""
-    size = folder.metrics.stat().st_size if folder.metrics.exists() else 0
-    entries = [line for _, line in read_metrics(folder.metrics, 0)] if size < 4096 else _tail(folder)
-    losses = [line["metrics"]["loss"] for line in entries if "loss" in line["metrics"]]
-    return losses[-1] if losses else None
-
-
-def _tail(folder: JobDir) -> list[dict[str, dict[str, float]]]:
-    import json
-
-    with folder.metrics.open("rb") as file:
-        file.seek(-4096, 2)
-        return [json.loads(line) for line in file.read().split(b"\n")[1:-1]]

@@ -111,6 +111,11 @@ class Runs:
 
         self.database.write(work)
 
+    def forget_experiment(self, name: str, profile: str) -> None:
+        """Take an experiment's rows out; its runs and jobs stay."""
+        mine = [experiments.c.name == name, experiments.c.profile == profile]
+        self.database.write(lambda connection: connection.execute(delete(experiments).where(*mine)))
+
     def experiments(self, name: str | None = None, profile: str | None = None) -> Sequence[Row[Any]]:
         """All rows of all experiments, or of one, in order."""
         query = select(experiments).order_by(experiments.c.name, experiments.c.profile, experiments.c.place)

@@ -11,6 +11,7 @@ from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUN
 from star.ledger.store import Ledger
 from star.rundir import Home
 from star.scheduler.board import Board
+from star.scheduler.contract import record_path
 from star.scheduler.executor import Executor
 from star.scheduler.overseer import STOP_TIMEOUT, Overseer
 from star.scheduler.policies import CANCEL
@@ -102,6 +103,44 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
             moved.append(job)
     ledger.forget_tracked([job.key for job in moved])
     return moved
+
+
+def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list[tuple[str, str]]:
+    """Take experiments out of what is listed: those of these names, or all that are over. Nothing that was computed goes.
+
+    Returns:
+        (name, profile) of each.
+
+    Raises:
+        NotFoundError: there is none of that name.
+        SpecError: something of it is queued or runs.
+    """
+    rows = ledger.experiments()
+    known = sorted({row.name for row in rows})
+    wanted = set(names)
+    for name in sorted(wanted - set(known)):
+        raise NotFoundError(f"{name}: there is no experiment of that name; there are: {', '.join(known) or 'none'}.")
+    stages, places = ledger.run_stages(), ledger.all_places()
+    open_jobs: dict[tuple[str, str], int] = {}
+    for row in rows:
+        keys = {stages[row.run][stage] for stage in needed(tuple(row.targets)) if stage in stages[row.run]}
+        states = [places[key].state for key in keys if key in places]
+        mine = (row.name, row.profile)
+        open_jobs[mine] = open_jobs.get(mine, 0) + sum(state in (QUEUED, RUNNING) for state in states)
+    chosen = [mine for mine, count in open_jobs.items() if mine[0] in wanted or (over and not count)]
+    for name, profile in chosen:
+        if open_jobs[name, profile]:
+            raise SpecError(
+                f"{name} ({profile}): {open_jobs[name, profile]} jobs are queued or run; "
+                f"`star-exp cancel --experiment {name}` first, or wait."
+            )
+    for name, profile in chosen:
+        ledger.forget_experiment(name, profile)
+        record = record_path(home, name, profile)
+        if record.exists():  # or `reindex` would bring it back
+            home.forgotten.mkdir(parents=True, exist_ok=True)
+            record.replace(home.forgotten / record.name)
+    return chosen
 
 
 def cancel(
