@@ -5,6 +5,7 @@ job.json        what to do: stage, key, spec, inputs, and   written by the sched
 beat            touched while a worker lives                written by the worker
 log.txt         what the worker printed, all attempts       written by the worker process
 metrics.jsonl   one line per step: {"time", "step", ...}    written by the worker
+usage.jsonl     processors, memory, GPUs while it runs      written by the worker
 progress.json   how far it is                               written by the worker
 out/            what it made                                moved into place when complete
 result.json     its numbers and provenance                  written last; its presence means done
@@ -46,6 +47,7 @@ class JobDir:
     job = _At("job.json")
     log = _At("log.txt")
     metrics = _At("metrics.jsonl")
+    usage = _At("usage.jsonl")
     progress = _At("progress.json")
     out = _At("out")
     result = _At("result.json")

@@ -67,10 +67,12 @@ class Tracker:
         return next((run for run in found if run.info.run_id == bound), found[0] if found else None)
 
     def create(self, run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """A new MLflow run; returns its id."""
+        """A new MLflow run, with its resolved spec as parameters and as the file spec.yaml; returns its id."""
+        import yaml
         from mlflow.entities import Param
 
         run = self.client.create_run(self.experiment, run_name=name, tags={KEY_TAG: run_key, **tags})
+        self.client.log_text(run.info.run_id, yaml.safe_dump(dict(params), sort_keys=False), "spec.yaml")
         entries = [Param(key, str(value)) for key, value in flattened(params).items()]
         for first in range(0, len(entries), PARAMS_PER_CALL):
             self.client.log_batch(run.info.run_id, params=entries[first : first + PARAMS_PER_CALL])
@@ -101,9 +103,15 @@ class Tracker:
         """Attach a file."""
         self.client.log_artifact(run_id, str(path), folder)
 
-    def finish(self, run_id: str, status: str) -> None:
-        """FINISHED or FAILED; a run that is so already keeps the time of its end."""
-        if self.client.get_run(run_id).info.status != status:
+    def add_text(self, run_id: str, text: str, path: str) -> None:
+        """Attach a text as a file."""
+        self.client.log_text(run_id, text, path)
+
+    def set_status(self, run_id: str, status: str) -> None:
+        """One of RUNNING, SCHEDULED, FINISHED, FAILED, KILLED; a run that has ended so already keeps the time of its end."""
+        if status in ("RUNNING", "SCHEDULED"):
+            self.client.update_run(run_id, status=status)
+        elif self.client.get_run(run_id).info.status != status:
             self.client.set_terminated(run_id, status)
 
 

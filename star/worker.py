@@ -27,6 +27,7 @@ import star
 from star.errors import StarError, Stopped
 from star.launch import Heart, follow_parent, follow_starter, is_child, several
 from star.rundir import BUSY, DONE, FAILED, NO_SPACE, PREEMPTED, USER_ERROR, JobDir, MetricLog, read_json, write_json
+from star.usage import Usage
 
 PROGRESS_EVERY = 0.5
 """Seconds between writes of progress.json."""
@@ -68,7 +69,7 @@ def main(path: str, work: Work | None = None) -> int:
             return DONE
         if not is_child():  # so that what stands there afterwards is this attempt's
             job_dir.failure.unlink(missing_ok=True)
-        with Heart(job_dir, job.get("attempt", 0)):
+        with Heart(job_dir, job.get("attempt", 0)), Usage(job_dir, whole=is_child()):
             return _guarded(work, job, job_dir, stop)
 
 

@@ -11,7 +11,7 @@ import click
 
 from star.cli.status import is_at_work, look
 from star.errors import SpecError
-from star.ledger.states import DONE, FAILED, Job
+from star.ledger.states import CANCELLED, DONE, FAILED, Job
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home
 from star.scheduler.engines import make_executor
@@ -108,8 +108,23 @@ def cancel_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None
     left = cancel(home, ledger, chosen.jobs.values(), lambda name: make_executor(name, home), click.echo)
     for job in left:
         click.echo(f"{job.stage} {job.key} still runs on {job.host}; its scheduler has been asked", err=True)
+    _tell_tracker(home, ledger, [job.key for job in chosen.jobs.values() if job.state != DONE])
     if not chosen.jobs or all(job.state == DONE for job in chosen.jobs.values()):
         click.echo("nothing to cancel: all of it is done")
+
+
+def _tell_tracker(home: Home, ledger: Ledger, keys: list[str]) -> None:
+    """End in MLflow what was cancelled, where no scheduler is at work that would."""
+    cancelled = [job.key for job in ledger.jobs(keys).values() if job.state == CANCELLED]
+    if not cancelled or any(is_at_work(watcher) for watcher in ledger.schedulers().values()):
+        return
+    from star.cli.store import connect
+    from star.scheduler.reindex import deliver
+
+    try:
+        deliver(home, ledger, lambda: connect(home), jobs=cancelled)
+    except Exception as error:  # whatever a tracker that is away says: the jobs are cancelled all the same
+        click.echo(f"warning: MLflow is behind ({str(error).splitlines()[0]}); the next run tells it.", err=True)
 
 
 def rerun_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None:

@@ -60,7 +60,10 @@ def _summed(label: str, hours: list[tuple[float, float]]) -> Cost:
 
 def _hours(evidence: Evidence, run: PlannedRun, stage: str) -> tuple[float, float]:
     tracked = evidence.tracked.get(run.key)
-    seconds = tracked.metrics.get(f"{stage}/seconds", 0.0) if tracked else 0.0
+    found = tracked.metrics if tracked else {}
+    if f"{stage}/gpu_hours" in found or f"{stage}/cpu_hours" in found:
+        return found.get(f"{stage}/cpu_hours", 0.0), found.get(f"{stage}/gpu_hours", 0.0)
+    seconds = found.get(f"{stage}/seconds", 0.0)  # tracked by an older version
     origin = evidence.provenance(run, stage)
     processes = int(str(origin.get("processes") or 1))  # on all nodes together
     if origin.get("gpus"):

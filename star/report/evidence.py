@@ -137,9 +137,16 @@ class Evidence:
         return None
 
     def provenance(self, run: PlannedRun, stage: str) -> dict[str, object]:
-        """What a stage's worker wrote about itself; empty where nothing is tracked."""
+        """Code and machine of a stage's worker; empty where nothing is tracked."""
         tracked = self.tracked.get(run.key)
-        return _parsed(tracked.tags.get(f"star.provenance.{stage}", "{}")) if tracked else {}
+        if tracked is None:
+            return {}
+        if f"star.code.{stage}" in tracked.tags:
+            return {
+                "code": tracked.tags[f"star.code.{stage}"],
+                "machine": tracked.tags.get(f"star.machine.{stage}", ""),
+            }
+        return _parsed(tracked.tags.get(f"star.provenance.{stage}", "{}"))  # tracked by an older version
 
     def state(self, run: PlannedRun, stage: str | None) -> str:
         """Why a number is missing: the state of its job, or of the first one before it that is not done."""

@@ -247,7 +247,8 @@ def versions(evidence: Evidence) -> list[str]:
             origin = evidence.provenance(run, stage)
             if origin:
                 codes.add(str(origin.get("code")))
-                machines.add(str(origin.get("device") if origin.get("gpus") else origin.get("cpu")))
+                older = origin.get("device") if origin.get("gpus") else origin.get("cpu")
+                machines.add(str(origin.get("machine", older)))
     if not codes:
         return ["Nothing is measured yet."]
     # a stage without tensors knows less of its processor

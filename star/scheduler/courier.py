@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from star.ledger.states import FAILED, RunRow
+from star.ledger.states import CANCELLED, FAILED, RUNNING, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler.contract import run_row
@@ -23,6 +25,12 @@ from star.tracking import Tracker
 log = logging.getLogger(__name__)
 EVERY = 2.0
 """Seconds between deliveries."""
+LOG_KEPT = 2**20
+"""Bytes of a job's log that are attached: its end."""
+USED_BY = "star.experiment."
+"""Of tags: an experiment that uses the run -> the row's label there."""
+STATUS = {FAILED: "FAILED", CANCELLED: "KILLED", RUNNING: "RUNNING"}
+"""State of any of a run's jobs -> MLflow's word, the first that fits; a run of which nothing runs is scheduled."""
 LINES = 2000
 """Lines of metrics in one delivery of one job."""
 
@@ -61,6 +69,8 @@ class Courier:
         """Of the last delivery; what it could not carry is carried by the next."""
         self._opened: dict[str, str] = {}
         self._status: dict[str, str] = {}
+        self._used: dict[tuple[str, str], int] = {}
+        """(run, job) -> how far its usage was carried. Not kept: what is carried twice is one entry."""
         self._over: set[str] = set()
         """Runs of which everything is there, their status too."""
         self._more = False
@@ -109,13 +119,13 @@ class Courier:
             if run.key not in self._opened:
                 self._open_run(self.tracker, label, run, bound[run.key])
         held = self.ledger.tracked([run.key for _, run in known])
-        failed = {job.key for job in self.ledger.of_state(FAILED)}
+        states = {job.key: job.state for job in self.ledger.of_state(FAILED, CANCELLED, RUNNING)}
         for _, run in known:
-            self._deliver_run(self.tracker, run, held.get(run.key, {}), failed)
+            self._deliver_run(self.tracker, run, held.get(run.key, {}), states)
         return self._more
 
     def _deliver_run(
-        self, tracker: Tracker, run: RunRow, held: dict[str, tuple[int, bool]], failures: set[str]
+        self, tracker: Tracker, run: RunRow, held: dict[str, tuple[int, bool]], states: dict[str, str]
     ) -> None:
         tracking_id = self._opened[run.key]
         stages = {stage: run.stages[stage] for stage in self.stages if stage in run.stages}
@@ -124,9 +134,12 @@ class Courier:
             offset, finished = held.get(key, (0, False))
             if not finished:
                 complete &= self._deliver_job(tracker, tracking_id, run, stage, key, offset)
-        status = "FINISHED" if complete else "FAILED" if failures & set(stages.values()) else ""
-        if status and self._status.get(run.key) != status:
-            tracker.finish(tracking_id, status)
+        found = {states[key] for key in stages.values() if key in states}
+        status = (
+            "FINISHED" if complete else next((name for state, name in STATUS.items() if state in found), "SCHEDULED")
+        )
+        if self._status.get(run.key) != status:
+            tracker.set_status(tracking_id, status)
             self._status[run.key] = status
         if complete:
             self._over.add(run.key)
@@ -134,15 +147,20 @@ class Courier:
     def _open_run(self, tracker: Tracker, label: str, run: RunRow, bound: str | None) -> None:
         """The tracker's run, made when it has none; one that the tracker has lost is delivered from the start."""
         found = tracker.find(run.key, bound)
+        mine = self.shipment.experiment
+        others = {} if found is None else found.data.tags
+        known = {name.removeprefix(USED_BY) for name in others if name.startswith(USED_BY)}
         tags = {
-            f"star.experiment.{self.shipment.experiment}": label,
+            "star.experiments": ", ".join(sorted({mine, *known})),
+            f"{USED_BY}{mine}": label,
             "star.profile": self.shipment.profile,
             **{f"star.key.{stage}": key for stage, key in run.stages.items()},
         }
         if self.shipment.study is not None:  # of several studies that share a run, the newest
             tags |= {"star.study": self.shipment.study, "star.trial": label.removeprefix("trial ").split(",")[0]}
         if found is None:
-            tracking_id = tracker.create(run.key, run.label, run.spec, tags)
+            note = {"mlflow.note.content": describe(mine, self.shipment.profile, label, run)}
+            tracking_id = tracker.create(run.key, f"{mine}: {label}, seed {run.seed}", run.spec, tags | note)
         else:
             tracking_id = str(found.info.run_id)
             tracker.tag(tracking_id, tags)
@@ -167,6 +185,7 @@ class Courier:
             if len(entries) >= LINES:
                 break
         tracker.log(tracking_id, entries)
+        self._deliver_usage(tracker, tracking_id, run.key, stage, key)
         self._more |= len(entries) >= LINES
         caught_up = result is not None and len(entries) < LINES
         if caught_up:
@@ -180,12 +199,55 @@ class Courier:
     ) -> None:
         metrics, provenance = result["metrics"], result["provenance"]
         assert isinstance(metrics, dict) and isinstance(provenance, dict)
-        values = {f"{stage}/{name}": value for name, value in metrics.items()}
-        tracker.log(
+        hours = hours_of(float(str(result["seconds"])), provenance)
+        values = {
+            f"{stage}/{name}": value for name, value in {**metrics, **hours, "seconds": result["seconds"]}.items()
+        }
+        tracker.log(tracking_id, [(float(str(result["finished"])), 0, values)])
+        machine = provenance.get("device") if provenance.get("gpus") else provenance.get("cpu")
+        tracker.tag(
             tracking_id,
-            [(float(str(result["finished"])), 0, values | {f"{stage}/seconds": float(str(result["seconds"]))})],
+            {f"star.code.{stage}": str(provenance.get("code")), f"star.machine.{stage}": str(machine or "")},
         )
-        tracker.tag(tracking_id, {f"star.provenance.{stage}": json.dumps(provenance)})
+        tracker.add_text(tracking_id, json.dumps(provenance, indent=1), f"{stage}/provenance.json")
+        if folder.log.is_file():
+            tracker.add_text(tracking_id, last_part(folder.log), f"{stage}/log.txt")
         for name in STAGES[stage].files:
             if (folder.out / name).exists():
                 tracker.add_file(tracking_id, folder.out / name, stage)
+
+    def _deliver_usage(self, tracker: Tracker, tracking_id: str, run: str, stage: str, key: str) -> None:
+        """What a job takes of its machine, under the name that MLflow's page of system metrics looks for."""
+        entries, end = [], self._used.get((run, key), 0)
+        for position, line in read_metrics(self.home.job(stage, key).usage, end):
+            values = {f"system/{stage}/{name}": value for name, value in line["metrics"].items()}
+            entries.append((line["time"], line["step"], values))
+            end = position
+        if entries:
+            tracker.log(tracking_id, entries)
+            self._used[run, key] = end
+
+
+def hours_of(seconds: float, provenance: Mapping[str, Any]) -> dict[str, float]:
+    """What a job cost: hours of GPUs, or of CPU slots where it had none, over all its processes."""
+    processes = int(provenance.get("processes") or 1)
+    if provenance.get("gpus"):
+        return {"gpu_hours": seconds * processes / 3600}
+    return {"cpu_hours": seconds * processes * int(provenance.get("threads") or 1) / 3600}
+
+
+def describe(experiment: str, profile: str, label: str, run: RunRow) -> str:
+    """A run in some lines of Markdown, for its page."""
+    lines = [f"**{label}**, seed {run.seed}, of {experiment} at profile {profile}.", "", "| stage | job |", "|---|---|"]
+    lines += [f"| {stage} | `{key}` |" for stage, key in run.stages.items()]
+    shown = [*lines, "", f"`star-exp show {run.key}` tells the rest; `spec.yaml` is the whole configuration."]
+    return "\n".join(shown)
+
+
+def last_part(log: Path) -> str:
+    """A log, or the end of one that is longer than a page can show."""
+    with log.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - LOG_KEPT))
+        text = file.read().decode("utf-8", "replace")
+    return text if size <= LOG_KEPT else f"... {size - LOG_KEPT} bytes before this are left out\n{text}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from star.ledger.states import DONE, FOUND, GONE, QUEUED, NewJob, RunRow
@@ -78,11 +78,14 @@ def read_shipment(record: dict[str, Any]) -> Shipment:
     return Shipment(record["experiment"], record["profile"], tuple(record["targets"]), runs, record.get("study"))
 
 
-def deliver(home: Home, ledger: Ledger, connect: Callable[[], Tracker], again: bool = False) -> int:
+def deliver(
+    home: Home, ledger: Ledger, connect: Callable[[], Tracker], again: bool = False, jobs: Collection[str] | None = None
+) -> int:
     """Carry to MLflow what it does not hold of all experiments; returns how many there are.
 
     Args:
         again: everything, as when MLflow's database is new. What it holds already stays one entry.
+        jobs: only runs that need one of these, whose states have changed while nobody delivered.
     """
     if again:
         ledger.forget_tracked()
@@ -95,6 +98,11 @@ def deliver(home: Home, ledger: Ledger, connect: Callable[[], Tracker], again: b
         return tracker[0]
 
     for shipment in shipments(home):
+        if jobs is not None:
+            runs = tuple((label, run) for label, run in shipment.runs if set(run.stages.values()) & set(jobs))
+            shipment = replace(shipment, runs=runs)
+        if not shipment.runs:
+            continue
         courier = Courier(home, ledger, shipment, once)
         while courier.deliver():
             pass

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from star.ledger.states import NewJob
+from star.ledger.states import CANCELLED, FAILED, QUEUED, Claim, NewJob
 from star.ledger.store import Ledger, open_ledger
 from star.report.evidence import Evidence
 from star.rundir import Home, MetricLog, write_json
@@ -68,6 +70,11 @@ def finish_all(home: Home, plan: Plan) -> None:
         finish(home, plan, i, *run.stages)
 
 
+def attached(tracker: Tracker, run: str, path: str, folder: Path) -> str:
+    """The content of a file."""
+    return Path(tracker.client.download_artifacts(run, path, str(folder))).read_text()
+
+
 def history(tracker: Tracker, run: str, metric: str) -> list[tuple[int, float]]:
     """(step, value), each once, in order."""
     return sorted({(point.step, point.value) for point in tracker.client.get_metric_history(run, metric)})
@@ -91,7 +98,8 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     assert history(tracker, second, "train/loss") == [(1, 2.9), (2, 1.9), (3, 0.9), (4, pytest.approx(-0.1))]
     assert found[0] and found[0].data.params["selfguided.mask_ratio"] == "0.25"
     assert found[0].data.tags["star.key.train"] == plan.runs[0].stages["train"]
-    assert json.loads(found[0].data.tags["star.provenance.train"]) == PROVENANCE
+    assert found[0].data.tags["star.code.train"] == PROVENANCE["code"]
+    assert json.loads(attached(tracker, first, "train/provenance.json", tmp_path)) == PROVENANCE
 
     # a scheduler killed between MLflow and the ledger carries the same again: the same time, step and value are one entry
     ledger.set_tracked(plan.runs[0].key, plan.runs[0].stages["train"], 0, False)
@@ -178,10 +186,10 @@ def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:
 def test_a_kill_before_the_status_is_set(planned: tuple[Home, Ledger, Plan]) -> None:
     home, ledger, plan = planned
     tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
-    tracker.finish, kept = lambda run_id, status: None, tracker.finish  # type: ignore[method-assign]
+    tracker.set_status, kept = lambda run_id, status: None, tracker.set_status  # type: ignore[method-assign]
     finish_all(home, plan)
     Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
-    tracker.finish = kept  # type: ignore[method-assign]
+    tracker.set_status = kept  # type: ignore[method-assign]
     for _ in range(2):
         Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
         runs = tracker.client.search_runs([tracker.experiment])
@@ -198,3 +206,71 @@ def test_a_tracker_that_is_away_stops_nothing(planned: tuple[Home, Ledger, Plan]
     courier.start()
     assert isinstance(courier.finish(), ConnectionError)
     assert ledger.tracked([plan.runs[0].key]) == {}
+
+
+def test_a_run_reads_well_in_mlflow(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> None:
+    """Named by experiment and row, with all experiments that use it, a description, and its spec and log as files."""
+    home, ledger, plan = planned
+    tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
+    folder = home.job("train", plan.runs[0].stages["train"])
+    folder.log.write_text("== attempt 1\n" + "x" * 2_000_000 + "\nthe end\n")
+    Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
+    other = replace(Shipment.of(plan), experiment="another")
+    Courier(home, ledger, other, lambda: tracker).deliver()
+    found = tracker.find(plan.runs[0].key, None)
+    assert found and found.info.run_name == f"tiny: {plan.runs[0].label}, seed 0"
+    tags = found.data.tags
+    assert tags["star.experiments"] == "another, tiny"
+    assert tags["star.experiment.tiny"] == tags["star.experiment.another"] == plan.runs[0].label
+    assert (
+        plan.runs[0].label in tags["mlflow.note.content"]
+        and plan.runs[0].stages["train"] in tags["mlflow.note.content"]
+    )
+    assert not any(value.startswith("{") for name, value in tags.items() if name.startswith("star."))
+    run = str(found.info.run_id)
+    spec = yaml.safe_load(attached(tracker, run, "spec.yaml", tmp_path))
+    assert spec["selfguided"]["mask_ratio"] == 0.25
+    log = attached(tracker, run, "train/log.txt", tmp_path)
+    assert log.endswith("the end\n") and "are left out" in log[:60] and len(log) < 1_100_000
+
+
+def test_what_a_job_takes_of_its_machine_is_carried_once(planned: tuple[Home, Ledger, Plan]) -> None:
+    home, ledger, plan = planned
+    tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
+    folder = home.job("train", plan.runs[1].stages["train"])
+    lines = [{"time": float(i), "step": i, "metrics": {"memory_megabytes": 100.0 + i}} for i in (1, 2)]
+    folder.usage.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for _ in range(2):  # a second courier knows nothing of the first
+        courier = Courier(home, ledger, Shipment.of(plan), lambda: tracker)
+        courier.deliver()
+        courier.deliver()
+    run = tracker.find(plan.runs[1].key, None)
+    assert run
+    found = tracker.client.get_metric_history(str(run.info.run_id), "system/train/memory_megabytes")
+    assert [(point.step, point.value) for point in found] == [(1, 101.0), (2, 102.0)]
+
+
+def test_mlflow_knows_what_became_of_a_run(planned: tuple[Home, Ledger, Plan]) -> None:
+    """Waiting, running, failed, cancelled, and running again after a retry."""
+    home, ledger, plan = planned
+    tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
+    courier = Courier(home, ledger, Shipment.of(plan), lambda: tracker)
+    key = plan.runs[0].stages["train"]
+
+    def status() -> str:
+        courier.deliver()
+        found = tracker.find(plan.runs[0].key, None)
+        assert found
+        return str(found.info.status)
+
+    assert status() == "SCHEDULED"
+    running = ledger.claim(ledger.jobs([key])[key], "me", "started", Claim("here"))
+    assert running and status() == "RUNNING"
+    assert ledger.move(running, FAILED, "error", "so") and status() == "FAILED"
+    assert ledger.move(ledger.jobs([key])[key], QUEUED, "again", "so") and status() == "SCHEDULED"
+    assert ledger.move(ledger.jobs([key])[key], CANCELLED, "cancelled", "so") and status() == "KILLED"
+    ended = tracker.find(plan.runs[0].key, None)
+    assert ended and ended.info.end_time
+    assert ledger.move(ledger.jobs([key])[key], QUEUED, "again", "so")
+    again = ledger.claim(ledger.jobs([key])[key], "me", "started", Claim("here"))
+    assert again and status() == "RUNNING"
