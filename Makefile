@@ -1,7 +1,7 @@
 # `make table4` and `make test` set up everything they need. Python 3.11 or 3.12 is all that must be there.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-ENGINES := slurmctld slurmd slurm-client postgresql
+ENGINES := slurmctld slurmd slurm-client postgresql chromium fonts-dejavu-core
 DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
 
 export STAR_HOME := runs
@@ -10,12 +10,13 @@ export STAR_HOME := runs
 # star-exp search experiments/search_alpha_beta_r.yaml, star-exp search experiments/search_probe_and_fd.yaml --warm-start
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
-.PHONY: help table4 paper test check engines data env clean
+.PHONY: help table4 paper test check engines secrets data env clean
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write reports/table4'
 	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: an hour or two; write reports/'
-	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm and PostgreSQL for them)'
+	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm, PostgreSQL and Chromium for them)'
+	@echo 'make secrets  fill secrets/ with random passwords for docker-compose.yml'
 	@echo 'make clean    remove the environment and everything computed (runs/)'
 
 table4: $(DATA)
@@ -31,17 +32,26 @@ test: $(DATA) check engines
 
 # real servers that the tests start by themselves; without them those tests are skipped, and say so
 engines:
-	@if command -v slurmctld >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then :; \
+	@if command -v slurmctld >/dev/null && command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(ENGINES) >/dev/null \
-	    || echo "Slurm and PostgreSQL could not be installed: tests on them will be skipped"; \
-	else echo 'no Slurm or no PostgreSQL here: tests on them will be skipped; on Debian: sudo apt-get install $(ENGINES)'; fi
+	    || echo "Slurm, PostgreSQL and Chromium could not be installed: tests on them will be skipped"; \
+	else echo 'no Slurm, PostgreSQL or Chromium here: tests on them will be skipped; on Debian: sudo apt-get install $(ENGINES)'; fi
 
 check: env
 	$(BIN)/ruff check star dashboards tests
 	$(BIN)/ruff format --check star dashboards tests
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+# random passwords for docker-compose.yml, once; the S3 keys are for its profile `s3` alone
+secrets:
+	@umask 077; mkdir -p secrets; for name in postgres_password mlflow_password mlflow_secret_key board_token; do \
+	  test -s secrets/$$name || od -An -N24 -tx1 /dev/urandom | tr -d ' \n' > secrets/$$name; done; \
+	test -s secrets/s3_config.json || printf '{"identities": [{"name": "star", "credentials": [{"accessKey": "star", "secretKey": "%s"}], "actions": ["Admin"]}]}\n' \
+	  "$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" > secrets/s3_config.json; \
+	chmod 444 secrets/*; echo 'secrets/ is filled; only you can enter that folder'
 
 data: $(DATA)
 

@@ -19,7 +19,6 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from star.errors import NotFoundError, StarError
-from star.ledger.store import Ledger
 from star_board import __name__ as package
 from star_board.board import Board, address
 from star_board.door import Door
@@ -74,9 +73,9 @@ class _Static(StaticFiles):
         return response
 
 
-def create_app(settings: Settings, ledger: Ledger) -> Starlette:
+def create_app(settings: Settings) -> Starlette:
     """A board of one home."""
-    board = Board(settings, ledger)
+    board = Board(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

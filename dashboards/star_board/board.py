@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from star.errors import NotFoundError
 from star.ledger.states import Job
-from star.ledger.store import Ledger
 from star.rundir import Home
 from star.spec.graph import STAGES
 from star_board import __name__ as package
@@ -34,9 +33,9 @@ ROWS = 100
 class Board:
     """One home's board."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings, self.home = settings, Home(settings.home)
-        self.model = Model(self.home, ledger)
+        self.model = Model(self.home)
         self.live, self.pages, self.curves = Live(self.model), Pages(), Curves()
         self.shelf, self.sessions = Shelf(self.model, settings.tracking_uri), Sessions(settings.token)
         self.templates = Environment(loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined)

@@ -36,8 +36,9 @@ HEADERS = {
 class Door:
     """Before every request: the Host must be one of the board's, a change must come from the board's own pages."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, policy: str | None = None) -> None:
         self.app, self.hosts = app, settings.allowed_hosts
+        self.headers = HEADERS | ({"Content-Security-Policy": policy} if policy else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -50,7 +51,7 @@ class Door:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 told = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self.headers.items():
                     told.setdefault(name, value)
                 told.setdefault("Cache-Control", "no-store")
             await send(message)
@@ -66,7 +67,10 @@ class Door:
         if scope["method"] in ("GET", "HEAD"):
             return None
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
-        if (origin is not None and urlsplit(origin).netloc != host) or site not in ("same-origin", "none"):
+        if (origin is not None and urlsplit(origin).netloc.lower() != host.lower()) or site not in (
+            "same-origin",
+            "none",
+        ):
             return PlainTextResponse("A change must come from the board's own pages.\n", 403)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST or "transfer-encoding" in headers:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from star.errors import NotFoundError
 from star.ledger.states import DONE, QUEUED, RUNNING, Job, Watcher, row_state
-from star.ledger.store import Ledger
+from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, read_json
 from star.spec.graph import needed
@@ -68,8 +69,8 @@ class Group:
 class Model:
     """What all pages are made from. Whoever reads more than one attribute holds `lock`."""
 
-    def __init__(self, home: Home, ledger: Ledger) -> None:
-        self.home, self.ledger = home, ledger
+    def __init__(self, home: Home, ledger: Ledger | None = None) -> None:
+        self.home, self._ledger = home, ledger
         self.lock = threading.RLock()
         self.version = 0
         """Grows whenever something that a page may show has changed."""
@@ -87,12 +88,27 @@ class Model:
         self._speeds: dict[str, float] = {}
         self._next = {"whole": 0.0, "progress": 0.0, "speeds": 0.0}
 
+    @property
+    def ledger(self) -> Ledger:
+        """The home's ledger.
+
+        Raises:
+            NotFoundError: nothing ever ran there.
+        """
+        if self._ledger is None:
+            raise NotFoundError("Nothing has run in this home yet.")
+        return self._ledger
+
     def refresh(self) -> bool:
         """Bring everything up to date; returns whether anything changed.
 
         Raises:
             LedgerError: the ledger does not answer.
         """
+        if self._ledger is None:  # somebody may have run something meanwhile
+            self._ledger = read_ledger(self.home)
+            if self._ledger is None:
+                return False
         before, now = self.version, time.monotonic()
         size, newest = self.ledger.size(), self.ledger.newest()
         if (

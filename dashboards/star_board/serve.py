@@ -9,7 +9,8 @@ from collections.abc import Callable
 import uvicorn
 
 from star.errors import StarError
-from star.ledger.store import Ledger
+from star.ledger.store import read_ledger
+from star.rundir import Home
 from star_board.app import create_app
 from star_board.settings import Settings
 
@@ -17,17 +18,18 @@ PATIENCE = 2
 """Seconds that open streams get when the server stops."""
 
 
-def serve(settings: Settings, ledger: Ledger, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(settings: Settings, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or TERM.
 
     Raises:
-        StarError: the address cannot be listened on.
+        StarError: the address cannot be listened on, or the ledger cannot be read.
     """
+    read_ledger(Home(settings.home))  # one that cannot be read is said now; where nothing has run yet, that is shown
     listening = _listen(host, port)
     name, bound = (f"[{host}]" if ":" in host else host), listening.getsockname()[1]
     say(f"http://{name}:{bound}/ shows {settings.home}; Ctrl-C ends it. " + _rights(settings))
     config = uvicorn.Config(
-        create_app(settings, ledger),
+        create_app(settings),
         log_level="warning",
         access_log=False,  # addresses hold names and keys of others' work
         server_header=False,

@@ -23,6 +23,7 @@ class Settings:
         experiments: folder whose YAML files may be run from the page.
         out: where such a run writes its report.
         mlflow_ui, optuna_ui: addresses to link to; none: no links.
+        https: browsers come by https, through a proxy.
     """
 
     home: Path
@@ -33,6 +34,7 @@ class Settings:
     out: Path = Path("reports")
     mlflow_ui: str | None = None
     optuna_ui: str | None = None
+    https: bool = False
 
     @property
     def allowed_hosts(self) -> frozenset[str]:

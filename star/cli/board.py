@@ -40,6 +40,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @OUT
 @click.option("--mlflow-ui", metavar="URL", help="MLflow's pages to link to; the tracking server by default.")
 @click.option("--optuna-ui", metavar="URL", help="optuna-dashboard's pages to link to.")
+@click.option("--https", is_flag=True, help="Browsers come by https, through a proxy: send the cookie by nothing else.")
 def board(
     home: Path,
     host: str,
@@ -50,11 +51,12 @@ def board(
     out: Path,
     mlflow_ui: str | None,
     optuna_ui: str | None,
+    https: bool,
 ) -> None:
     """Show everything in a browser, live: experiments, tables, curves, samples, queue, failures, searches."""
     import os
 
-    from star.cli.store import existing_ledger, tracking_uri
+    from star.cli.store import tracking_uri
     from star.rundir import Home
 
     try:
@@ -75,6 +77,7 @@ def board(
         out=out,
         mlflow_ui=mlflow_ui or (tracking if tracking.startswith("http") else None),
         optuna_ui=optuna_ui,
+        https=https,
     )
     if host not in LOOPBACK:
         click.echo(
@@ -82,4 +85,4 @@ def board(
             + (", and needs the token to change anything." if settings.token else "."),
             err=True,
         )
-    serve(settings, existing_ledger(Home(home)), host, port, click.echo)
+    serve(settings, host, port, click.echo)

@@ -12,7 +12,9 @@ from star.ledger.store import open_ledger
 from star.rundir import Home
 from tests.board.conftest import BAD
 from tests.board.server import TOKEN, BoardServer
+from tests.board.test_model import planned
 from tests.helpers import star_exp
+from tests.services import until
 
 
 def failed_key(home: Path) -> str:
@@ -191,8 +193,22 @@ def test_a_token_comes_from_a_file_and_is_long_enough(tmp_path: Path, shown: Pat
         done = star_exp("board", *map(str, arguments), home=shown)
         assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
         assert "secret" not in done.stderr
-    nothing = star_exp("board", home=tmp_path / "empty")
-    assert nothing.returncode == 2 and "holds no runs yet" in nothing.stderr
+
+
+def test_a_home_without_runs_is_shown_as_that_and_filled(tmp_path: Path) -> None:
+    """The board may be there first: it makes nothing, says that nothing has run, and shows what then comes."""
+    home = tmp_path / "home"
+    server = BoardServer(home, cwd=tmp_path)
+    try:
+        assert not home.exists()
+        for path in ("/", "/runs", "/queue", "/failures", "/searches", "/gallery", "/claims", "/start", "/health"):
+            assert server.ask(path).status == 200, path
+        assert "Nothing has run in this home yet" in server.ask("/").text
+        assert server.ask("/jobs/0123456789abcdef").status == server.ask("/runs/0123456789abcdef").status == 404
+        planned(home)
+        until(lambda: "many" in server.ask("/").text, "the experiment is shown", 20)
+    finally:
+        assert "Traceback" not in server.stop()
 
 
 def test_a_taken_port_is_said(board: BoardServer, shown: Path) -> None:

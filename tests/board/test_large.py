@@ -155,9 +155,8 @@ def test_an_experiment_of_many_rows_in_a_browser(board: BoardServer, chromium: A
 
 
 def test_status_and_board_agree(large: Path) -> None:
-    from star_board.model import Model
-
     from star.cli.status import overview
+    from star_board.model import Model
 
     home = Home(large)
     found = open_ledger(home)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from star_board.curves import thinned, together
-from star_board.model import Model
 
 from star.ledger.states import CANCELLED, DONE, FAILED, QUEUED, RUNNING, TRANSITIONS, Claim, row_state
 from star.ledger.store import Ledger, open_ledger
@@ -21,6 +19,8 @@ from star.rundir import Home
 from star.scheduler.contract import enter
 from star.scheduler.plan import Plan, make_plan
 from star.spec.load import load
+from star_board.curves import thinned, together
+from star_board.model import Model
 from tests.helpers import DATA, ROOT
 from tests.scheduler.lab import MANY
 

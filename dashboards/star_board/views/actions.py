@@ -173,7 +173,7 @@ async def login(board: Board, request: Request) -> Response:
     if not board.sessions.is_token((form.get("token") or [""])[0].strip()):
         return board.fresh(request, "login.html", 403, wrong="That is not the board's token.", back=back)
     response = RedirectResponse(back, 303)
-    board.sessions.begin(response, request.url.scheme == "https")
+    board.sessions.begin(response, board.settings.https)
     return response
 
 

@@ -113,7 +113,8 @@ def gallery(board: Board, request: Request) -> Response:
             key = row.jobs.get("generate")
             if key and (board.home.job("generate", key).out / "samples.png").exists():
                 shown.append((row, key))
-        sizes = {classes_of(one) for one in board.model.ledger.runs([row.run for row, _ in shown[:1]]).values()}
+        first = board.model.ledger.runs([shown[0][0].run]) if shown else {}
+        sizes = {classes_of(one) for one in first.values()}
         return {
             "groups": groups,
             "group": group,
