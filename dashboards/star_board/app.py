@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -27,7 +27,8 @@ from star_board.settings import Settings
 from star_board.views import actions, experiments, jobs, overview, runs, searches
 
 log = logging.getLogger(__name__)
-View = Callable[[Board, Request], Any]
+View = Callable[[Board, Request], Response]
+Change = Callable[[Board, Request, actions.Form], Response]
 ONE = "/experiments/{name}/{profile}"
 PAGES: tuple[tuple[str, View], ...] = (
     ("/", overview.overview),
@@ -57,7 +58,7 @@ PAGES: tuple[tuple[str, View], ...] = (
     ("/ask/{verb}", actions.ask),
     ("/login", actions.login_page),
 )
-CHANGES: tuple[tuple[str, View], ...] = (
+CHANGES: tuple[tuple[str, Change], ...] = (
     ("/do/{verb}", actions.do),
     ("/login", actions.login),
     ("/logout", actions.logout),
@@ -88,26 +89,21 @@ def create_app(settings: Settings) -> Starlette:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def endpoint(view: View) -> Callable[[Request], Any]:
-        if inspect.iscoroutinefunction(view):
+    def guarded(view: Callable[..., Response], request: Request, *form: actions.Form) -> Response:
+        try:
+            return view(board, request, *form)
+        except StarError as error:
+            return _problem(board, request, error)
 
-            async def change(request: Request) -> Response:
-                try:
-                    found: Response = await view(board, request)
-                    return found
-                except StarError as error:
-                    return _problem(board, request, error)
+    def page(view: View) -> Callable[[Request], Response]:
+        return lambda request: guarded(view, request)
 
-            return change
+    def change(view: Change) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=1000)
+            return await run_in_threadpool(guarded, view, request, form)
 
-        def page(request: Request) -> Response:
-            try:
-                found: Response = view(board, request)
-                return found
-            except StarError as error:
-                return _problem(board, request, error)
-
-        return page
+        return endpoint
 
     async def missing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -119,13 +115,10 @@ def create_app(settings: Settings) -> Starlette:
         text = "The board met something that it was not made for; its log has the details."
         return board.fresh(request, "problem.html", 500, title="A fault of the board", message=text)
 
-    routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES]
-    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in CHANGES]
-    routes += [
-        Route("/events", board.live.events, methods=["GET"]),
-        Route("/find", endpoint(find), methods=["GET"]),
-        Route("/health", endpoint(health), methods=["GET"]),
-    ]
+    others: tuple[tuple[str, View], ...] = (("/find", find), ("/health", health))
+    routes = [Route(path, page(view), methods=["GET"]) for path, view in (*PAGES, *others)]
+    routes += [Route(path, change(view), methods=["POST"]) for path, view in CHANGES]
+    routes.append(Route("/events", board.live.events, methods=["GET"]))
     mounts = [Mount("/static", _Static(packages=[(package, "static")]))]
     handlers: dict[Any, Any] = {HTTPException: missing, Exception: broken}
     app = Starlette(

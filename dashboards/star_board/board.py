@@ -16,6 +16,7 @@ from star.errors import NotFoundError
 from star.ledger.states import Job
 from star.rundir import Home
 from star.spec.graph import STAGES
+from star.words import duration, number
 from star_board import __name__ as package
 from star_board.curves import Curves
 from star_board.door import Sessions
@@ -106,33 +107,6 @@ def address(*parts: str, **query: object) -> str:
     path = "/" + "/".join(quote(part, safe="") for part in parts)
     pairs = [(k, v) for k, v in query.items() if v not in (None, "", [])]
     return f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
-
-
-def duration(seconds: float | None) -> str:
-    """Such as `4 s`, `12 min`, `3 h 20 min`, `5 days`."""
-    if seconds is None:
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    if minutes < 90:
-        return f"{minutes:.0f} min"
-    hours = minutes / 60
-    if hours < 48:
-        whole, rest = divmod(round(minutes), 60)
-        return f"{whole} h {rest} min" if whole < 10 and rest else f"{hours:.0f} h"
-    return f"{hours / 24:.1f} days" if hours < 480 else f"{hours / 24:,.0f} days"
-
-
-def number(value: object) -> str:
-    """Four significant digits; whole numbers as they are."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
-        return f"{int(value):,}"
-    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.3e}"
 
 
 def moment(seconds: float | None) -> str:

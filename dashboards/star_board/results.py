@@ -125,29 +125,13 @@ def _changed(new: Results, old: Results) -> bool:
     return new.evidence.tracked != old.evidence.tracked
 
 
-class Folder:
-    """A run's files in its jobs' folders, where a figure expects what is tracked."""
-
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self.files = files
-
-    def file(self, label: str, path: str) -> bytes | None:
-        """The content of STAGE/NAME, whatever the row."""
-        found = self.files.get(path)
-        return found.read_bytes() if found is not None and found.is_file() else None
-
-
-def attention_picture(file: Path) -> bytes | None:
-    """The attention maps of one model, by layer; None of a model without layers that can be shown."""
-    from star.report.figures.arrays import draw_attention
+def attention_picture(file: Path) -> bytes:
+    """The attention maps of one model, by layer, as PNG."""
+    from star.report.figures.arrays import attention_of
     from star.report.figures.style import as_png, close
-    from star.spec.reporting import AttentionFigure
 
-    figure = AttentionFigure(name="attention", title="Attention by layer", kind="attention", rows=[" "])
     with _drawing:
-        drawn = draw_attention(figure, Folder({"attention/attention.npz": file}))  # type: ignore[arg-type]
-        if drawn is None:
-            return None
+        drawn = attention_of(file.read_bytes())
         try:
             return as_png(drawn)
         finally:

@@ -25,6 +25,7 @@ from star.process import is_alive
 from star.rundir import Home, last_loss, read_json
 from star.scheduler.policies import advice
 from star.spec.graph import needed
+from star.words import duration
 
 ROWS = 40
 """Rows of an experiment, and queued jobs, that are printed one by one; --json has them all."""
@@ -201,14 +202,6 @@ def _plain(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
     return ((name.rpartition("/")[2], value) for name, value in metrics.items())
 
 
-def ago(seconds: float) -> str:
-    """Such as `5 s`, `12 min`, `3 h`, `2 days`, as of a time that has passed."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
 def _state(places: Mapping[str, Place], key: str | None) -> str | None:
     place = places.get(key or "")
     return place.state if place else None
@@ -250,7 +243,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         shown = mine if len(mine) <= ROWS else [row for row in mine if row["state"] not in ("done", "waiting")][:ROWS]
         for line in shown:
             detail = ", ".join(f"{count} {state}" for state, count in line["jobs"].items())
-            when = f"  {ago(time.time() - line['changed'])} ago" if line.get("changed") else ""
+            when = f"  {duration(time.time() - line['changed'])} ago" if line.get("changed") else ""
             numbers = "".join(f"  {name} {value:.4g}" for name, value in line.get("results", {}).items())
             yield f"  {line['state']:<9} {line['run']}  {line['row']} · seed {line['seed']}  ({detail}){when}{numbers}"
         if len(shown) < len(mine):
@@ -276,9 +269,9 @@ def _job_lines(job: dict[str, Any]) -> Iterator[str]:
     if job.get("loss") is not None:
         far += f"  loss {job['loss']:.3f}"
     if job["state"] == RUNNING and job["started"]:
-        far += f"  for {ago(time.time() - job['started'])}"
+        far += f"  for {duration(time.time() - job['started'])}"
     if progress and progress.get("rate", 0) > 0 and progress["done"] < progress["total"]:
-        far += f"  {ago((progress['total'] - progress['done']) / progress['rate'])} left"
+        far += f"  {duration((progress['total'] - progress['done']) / progress['rate'])} left"
     where = f"  on {job['host'].lstrip('@')}" if job["host"] else ""
     wait = f"  again in {job['not_before'] - time.time():.0f} s" if (job["not_before"] or 0) > time.time() else ""
     where += f" {job['engine']}" if job.get("engine") else ""

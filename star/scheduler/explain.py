@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from star.errors import SpecError
-from star.ledger.states import Job
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.spec.diff import Difference, differences
@@ -118,6 +118,32 @@ def compare(home: Home, ledger: Ledger, first: str, second: str) -> Comparison:
             old, new = (lasting(side["provenance"]) for side in (left, right))
             provenance += [Difference(f"{stage} {one.path}", one.old, one.new) for one in differences(old, new)]
     return Comparison(spec, results, provenance)
+
+
+def waiting_for(job: Job, inputs: Sequence[Job | None], at_work: bool) -> str:
+    """What a queued job waits for.
+
+    Args:
+        inputs: the jobs that it reads.
+        at_work: whether a scheduler may be alive.
+    """
+    missing = [one for one in inputs if one is not None and one.state != DONE]
+    stuck = [one for one in missing if one.state in (FAILED, CANCELLED, LOST)]
+    if stuck:
+        return f"{stuck[0].stage} {stuck[0].state}: it must be retried first"
+    if missing:
+        return "waits for " + ", ".join(f"{one.stage} ({one.state})" for one in missing)
+    if job.error_class:
+        return f"tried again after {job.error_class}"
+    return "waits for room" if at_work else "no scheduler is at work"
+
+
+def made_by(home: Home, jobs: Sequence[tuple[str, str]]) -> list[Difference]:
+    """What differs in code, machine and libraries between the first of some jobs (stage, key) and the others."""
+    found = [read_json(home.job(stage, key).result) for stage, key in jobs]
+    known = [lasting(one["provenance"]) for one in found if one]
+    listed = [one for other in known[1:] for one in differences(known[0], other)]
+    return list({str(one): one for one in listed}.values())
 
 
 def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:

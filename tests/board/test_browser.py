@@ -120,6 +120,7 @@ def test_a_cell_opens_in_three_clicks(page: Any, shown: Path, ledger: Ledger) ->
     assert run[:8] in text and key[:8] in text and page.locator("img.samples").count() == 1
     assert page.evaluate("document.querySelector('img.samples').naturalWidth") > 100
     page.get_by_role("link", name=f"{key[:8]} score").click()
+    page.wait_for_selector("pre.log")
     wait(page, "document.querySelector('pre.log').textContent.includes('done in')")
     assert "== attempt 1" in page.inner_text("pre.log")
     assert page.locator("table").first.locator("tbody tr").count() == len(ledger.history(key))
@@ -182,9 +183,17 @@ def test_times_are_the_readers(page: Any, ledger: Ledger) -> None:
     key = ledger.runs([run])[run].stages["train"]
     page.goto(f"/jobs/{key}")
     job = ledger.jobs([key])[key]
-    shown_time = page.locator("dd time").first.inner_text()
     hours = time.strftime("%H:%M", time.gmtime((job.started or 0) + 9 * 3600))  # Tokyo
-    assert hours in shown_time
+    wait(page, f"document.querySelector('dd time').textContent.includes('{hours}')")
+    wait_for_stream(page)
+    page.evaluate(
+        "new MutationObserver((all) => { window.touched = all.length; })"
+        ".observe(document.querySelector('dd time'), {childList: true, characterData: true, subtree: true})"
+    )
+    with page.expect_response(lambda one: f"/jobs/{key}" in one.url):
+        page.evaluate("digests.clear(); changed()")
+    page.wait_for_timeout(300)
+    assert not page.evaluate("window.touched"), "a refresh does not let times flicker"
 
 
 def test_the_theme_stays(page: Any) -> None:

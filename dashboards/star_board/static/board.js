@@ -57,6 +57,7 @@ function keepAsItIs(node) {
   return node.nodeType === 1 && node.dataset?.keep !== undefined;
 }
 Idiomorph.defaults.callbacks.beforeNodeMorphed = (old, fresh) =>
+  !(old.tagName === "TIME" && old.dateTime === fresh.dateTime) &&
   !(keepAsItIs(old) && fresh.nodeType === 1 && old.id === fresh.id && old.dataset.src === fresh.dataset.src && old.getAttribute("hx-get") === fresh.getAttribute("hx-get"));
 Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>
   !((name === "open" && node.tagName === "DETAILS") || (name === "checked" && node.tagName === "INPUT"));

@@ -6,16 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from star.errors import NotFoundError, StarError
 from star.scheduler.verbs import choose
 from star_board.board import Board
+from star_board.door import COOKIE
 
+Form = dict[str, list[str]]
 PATIENCE = 180
 """Seconds that a verb may take; `cancel` waits until jobs have saved their state."""
 VERBS = {
@@ -88,13 +88,12 @@ def ask(board: Board, request: Request) -> Response:
         jobs=jobs[:SHOWN],
         more=max(0, len(jobs) - SHOWN),
         shared=shared,
-        back=_back(request),
+        back=own_page(request.query_params.get("back", "/")),
     )
 
 
-async def do(board: Board, request: Request) -> Response:
+def do(board: Board, request: Request, form: Form) -> Response:
     """The change itself, by POST."""
-    form = await _form(request)
     one = {name: values[0] for name, values in form.items()}
     if not board.sessions.may_change(request, one.get("form_key")):
         return board.fresh(
@@ -108,11 +107,11 @@ async def do(board: Board, request: Request) -> Response:
     if verb not in VERBS:
         raise NotFoundError(f"{verb[:20]!r} is nothing that the board does.")
     command = _command(board, verb, form.get("key", []), one.get("experiment"), one.get("file", ""))
-    code, said = await run_in_threadpool(_run, command)
+    code, said = _run(command)
     if "text/html" not in request.headers.get("accept", "text/html"):
         return PlainTextResponse(said, 200 if code == 0 else 409)
     return board.fresh(
-        request, "done.html", verb=verb, title=VERBS[verb], code=code, said=said, back=one.get("back", "/")
+        request, "done.html", verb=verb, title=VERBS[verb], code=code, said=said, back=own_page(one.get("back", "/"))
     )
 
 
@@ -147,27 +146,19 @@ def _file(board: Board, name: str) -> Path:
     return found
 
 
-async def _form(request: Request) -> dict[str, list[str]]:
-    body = await request.body()
-    return parse_qs(body.decode("utf-8", "replace"), max_num_fields=1000)
-
-
-def _back(request: Request) -> str:
-    """Where to go afterwards: a page of this board."""
-    given = request.query_params.get("back", "/")
+def own_page(given: str) -> str:
+    """Where to go afterwards: a page of this board, whatever is asked for."""
     return given if given.startswith("/") and not given.startswith(("//", "/\\")) else "/"
 
 
 def login_page(board: Board, request: Request) -> Response:
     """Where the token is given."""
-    return board.fresh(request, "login.html", wrong="", back=_back(request))
+    return board.fresh(request, "login.html", wrong="", back=own_page(request.query_params.get("back", "/")))
 
 
-async def login(board: Board, request: Request) -> Response:
+def login(board: Board, request: Request, form: Form) -> Response:
     """Let in whoever has the token."""
-    form = await _form(request)
-    back = (form.get("back") or ["/"])[0]
-    back = back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/"
+    back = own_page((form.get("back") or ["/"])[0])
     if board.sessions.is_throttled():
         return board.fresh(request, "login.html", 429, wrong="Too many wrong tokens; wait a minute.", back=back)
     if not board.sessions.is_token((form.get("token") or [""])[0].strip()):
@@ -177,10 +168,8 @@ async def login(board: Board, request: Request) -> Response:
     return response
 
 
-async def logout(board: Board, request: Request) -> Response:
+def logout(board: Board, request: Request, form: Form) -> Response:
     """Back to looking only."""
-    from star_board.door import COOKIE
-
     response = RedirectResponse("/", 303)
     response.delete_cookie(COOKIE, path="/")
     return response

@@ -15,15 +15,15 @@ from star.report.grid import cell_mark, interval_text, paper_mark, paper_name
 from star.report.markup import ARROWS
 from star.report.table import Cell, Table
 from star.report.table import Row as TableRow
-from star.rundir import read_json
-from star.scheduler.explain import lasting
-from star.spec.diff import differences
+from star.scheduler.explain import made_by
 from star.spec.reporting import Column
 from star_board.board import ROWS, Board
-from star_board.model import Group, Model, Row
+from star_board.model import Group, Row
 from star_board.results import Results
 from star_board.views.overview import group_states, page_of, paged
 
+RESULTS = ("train/val_nll", "score/frechet_distance", "probe/accuracy")
+"""The numbers that a list of runs shows."""
 SORTS: dict[str, Callable[[Row], Any]] = {
     "row": lambda row: 0,
     "state": lambda row: ("failed", "cancelled", "lost", "running", "waiting", "done").index(row.state),
@@ -60,10 +60,9 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
         return state in ("", row.state) and all(word in text for word in words)
 
     found = [row for row in rows if fits(row)] if words or state else list(rows)
-    results = result_names(board.model)
     if sort in SORTS and sort != "row":
         found.sort(key=SORTS[sort])
-    elif sort.removeprefix("-") in results:
+    elif sort.removeprefix("-") in RESULTS:
         name, sign = sort.removeprefix("-"), -1.0 if sort.startswith("-") else 1.0
         value = {id(row): result(board, row, name) for row in found}
         found.sort(key=lambda row: (value[id(row)] is None, sign * (value[id(row)] or 0.0)))
@@ -72,7 +71,7 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
         {
             "row": row,
             "jobs": [(stage, board.model.jobs.get(key), key) for stage, key in row.jobs.items()],
-            "results": [result(board, row, name) for name in results],
+            "results": [result(board, row, name) for name in RESULTS],
         }
         for row in part
     ]
@@ -81,14 +80,9 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
         "q": query,
         "state": state,
         "sort": sort,
-        "results": results,
+        "results": RESULTS,
         "runs": shown,
     }
-
-
-def result_names(model: Model) -> list[str]:
-    """The numbers that a list of runs shows."""
-    return ["train/val_nll", "score/frechet_distance", "probe/accuracy"]
 
 
 def result(board: Board, row: Row, name: str) -> float | None:
@@ -195,21 +189,10 @@ def cell(board: Board, request: Request) -> Response:
             "seeds": seeds,
             "missing": missing,
             "pictures": pictures,
-            "code": code_differences(board, [list(source.stages.items()) for source in numbers.sources]),
+            "code": made_by(board.home, [list(one.stages.items())[-1] for one in numbers.sources if one.stages]),
         }
 
     return board.page(request, "cell.html", make, numbers=True)
-
-
-def code_differences(board: Board, seeds: list[list[tuple[str, str]]]) -> list[str]:
-    """What differs in the provenance of the seeds' last jobs: code, machine, libraries."""
-    found: list[dict[str, Any]] = []
-    for stages in seeds:
-        stage, key = stages[-1] if stages else ("", "")
-        result_file = read_json(board.home.job(stage, key).result) if stage else None
-        if result_file:
-            found.append(lasting(result_file["provenance"]))
-    return list(dict.fromkeys(str(one) for other in found[1:] for one in differences(found[0], other)))
 
 
 def figure(board: Board, request: Request) -> Response:

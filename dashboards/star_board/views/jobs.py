@@ -147,7 +147,6 @@ def attention(board: Board, request: Request) -> Response:
     """A model's attention maps as PNG."""
     found = board.job(request.path_params["key"])
     file = board.home.job(found.stage, found.key).out / "attention.npz"
-    picture = attention_picture(file) if found.stage == "attention" else None
-    if picture is None:
+    if found.stage != "attention" or not is_plain(file):
         raise NotFoundError(f"{found.stage} {found.key} has no attention maps.")
-    return Response(picture, media_type="image/png")
+    return Response(attention_picture(file), media_type="image/png")

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from star.errors import EngineError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
+from star.scheduler.explain import waiting_for
 from star.scheduler.policies import advice
 from star.spec.graph import STAGES
 from star_board.board import ROWS, Board
@@ -63,13 +64,18 @@ def queue(board: Board, request: Request) -> Response:
             waiting.sort(key=lambda job: job.created)
             part = waiting[(page - 1) * ROWS : page * ROWS]
             alive = bool(model.at_work())
+
+            def inputs(job: Job) -> list[Job | None]:
+                keys = next((row.jobs for row in model.users(job.key)), {})
+                return [model.jobs.get(keys.get(name, "")) for name in STAGES[job.stage].inputs]
+
             return {
                 **paged(waiting, page),
                 "machines": list(machines(model)),
                 "schedulers": [{"one": one, "alive": model.alive(one)} for one in model.schedulers.values()],
                 "running": running[:ROWS],
                 "running_count": len(running),
-                "waiting": [describe(model, job) | {"why": why_waiting(model, job, alive)} for job in part],
+                "waiting": [describe(model, job) | {"why": waiting_for(job, inputs(job), alive)} for job in part],
             }
 
     return board.page(request, "queue.html", make)
@@ -108,22 +114,6 @@ def ended(model: Model, *states: str) -> list[Job]:
     """Jobs in these states, the newest end first."""
     found = [job for job in model.jobs.values() if job.state in states]
     return sorted(found, key=lambda job: -(job.finished or job.created))
-
-
-def why_waiting(model: Model, job: Job, alive: bool) -> str:
-    """What a queued job is waiting for."""
-    users = model.users(job.key)
-    keys = users[0].jobs if users else {}
-    before = [model.jobs.get(keys.get(name, "")) for name in STAGES[job.stage].inputs] if job.stage in STAGES else []
-    missing = [one for one in before if one is not None and one.state != DONE]
-    stuck = [one for one in missing if one.state in (FAILED, CANCELLED, LOST)]
-    if stuck:
-        return f"{stuck[0].stage} {stuck[0].state}: it must be retried first"
-    if missing:
-        return "waits for " + ", ".join(f"{one.stage} ({one.state})" for one in missing)
-    if job.error_class:
-        return f"tried again after {job.error_class}"
-    return "waits for room" if alive else "no scheduler is at work"
 
 
 def machines(model: Model) -> Iterator[dict[str, Any]]:

@@ -40,8 +40,16 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
         content = evidence.file(label, "attention/attention.npz")
         if content is not None:
             found[label] = _arrays(content)
-    if not found:
-        return None
+    return _attention(figure, found) if found else None
+
+
+def attention_of(content: bytes) -> Any:
+    """One model's attention by layer, from its attention.npz."""
+    figure = AttentionFigure(name="attention", title="Attention by layer", kind="attention")
+    return _attention(figure, {"": _arrays(content)})
+
+
+def _attention(figure: AttentionFigure, found: dict[str, Arrays]) -> Any:
     first = next(iter(found.values()))
     # models of another depth or other positions have other columns
     found = {label: arrays for label, arrays in found.items() if _layout(arrays) == _layout(first)}

@@ -1,0 +1,30 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float | None) -> str:
+    """Such as `4 s`, `12 min`, `3 h 20 min`, `5 days`; `?` of what is not known."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{max(0.0, seconds):.0f} s"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    hours = minutes / 60
+    if hours < 48:
+        whole, rest = divmod(round(minutes), 60)
+        return f"{whole} h {rest} min" if whole < 10 and rest else f"{hours:.0f} h"
+    return f"{hours / 24:.1f} days" if hours < 480 else f"{hours / 24:,.0f} days"
+
+
+def number(value: object) -> str:
+    """Four significant digits; whole numbers as they are; a dash for what is not there."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
+        return f"{int(value):,}"
+    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.3e}"
