@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import NotFoundError
-from star.ledger.states import DONE, QUEUED, RUNNING, Job, Watcher, row_state
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, read_json
@@ -27,6 +27,7 @@ OVERLAP = 500
 WHOLE_EVERY, PROGRESS_EVERY, SPEEDS_EVERY = 60.0, 1.0, 20.0
 """Seconds after which experiments are read whole again (a row may be replaced by a known run, which no number tells),
 between looks at what running jobs say of themselves, and between looks at the stages' speeds."""
+STUCK = (FAILED, CANCELLED, LOST)
 SKEW = 600.0
 """Seconds by which another machine's clock may differ from this one's."""
 Name = tuple[str, str]
@@ -152,24 +153,26 @@ class Model:
         rest: float | None = 0.0
         for stage, flops in group.summary["flops_left"].items():
             rest = None if rest is None or (flops and stage not in speeds) else rest + flops / speeds.get(stage, 1.0)
-        is_moving = bool(group.summary["running"]) or (group.summary["queued"] and bool(self.at_work()))
+        is_moving = bool(group.summary["running"]) or (bool(group.summary["flops_left"]) and bool(self.at_work()))
         eta = rest / at_once if rest and is_moving else None
         return {**group.summary, "rest": rest, "eta": eta, "is_moving": is_moving}
 
     def _summed(self, group: Group) -> dict[str, Any]:
         jobs = {key: self.jobs[key] for row in group.rows for key in row.jobs.values() if key in self.jobs}
         counts = Counter(job.state for job in jobs.values())
+        # what waits for a job that failed comes only when somebody retries that one
+        ahead = {key for row in group.rows if row.state not in STUCK for key in row.jobs.values()}
         left: Counter[str] = Counter()
         spent, now = 0.0, time.time()
         for key, job in jobs.items():
             if job.started and job.state != QUEUED:
                 spent += (job.finished or now) - job.started
-            if job.state in (QUEUED, RUNNING):
+            if job.state == RUNNING or (job.state == QUEUED and key in ahead):
                 told = self.progress.get(key) or {}
                 left[job.stage] += job.flops * (1 - min(1.0, told.get("done", 0) / (told.get("total") or 1)))
         changed = max((row.changed for row in group.rows), default=0.0)
         return {
-            **{state: counts[state] for state in (DONE, RUNNING, QUEUED, "failed", "cancelled", "lost")},
+            **{state: counts[state] for state in (DONE, RUNNING, QUEUED, FAILED, CANCELLED, LOST)},
             "jobs": len(jobs),
             "rows": len(group.rows),
             "states": group.states,

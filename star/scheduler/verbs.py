@@ -73,18 +73,23 @@ def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
     ]
 
 
+def with_all_made_from(ledger: Ledger, keys: Iterable[str]) -> set[str]:
+    """These jobs, and all that was made from them, of all runs."""
+    chosen = set(keys)
+    for stages in ledger.run_stages().values():
+        for name, stage in STAGES.items():  # each after its inputs
+            if name in stages and any(stages.get(before) in chosen for before in stage.inputs):
+                chosen.add(stages[name])
+    return chosen
+
+
 def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
     """Put what these jobs and all that was made from them have aside, and queue them; returns them.
 
     Raises:
         SpecError: one of them is running.
     """
-    chosen = {job.key for job in jobs}
-    for stages in ledger.run_stages().values():
-        for name, stage in STAGES.items():  # each after its inputs
-            if name in stages and any(stages.get(before) in chosen for before in stage.inputs):
-                chosen.add(stages[name])
-    known = ledger.jobs(chosen)
+    known = ledger.jobs(with_all_made_from(ledger, [job.key for job in jobs]))
     for job in known.values():
         if job.state == RUNNING:
             raise SpecError(

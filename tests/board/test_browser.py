@@ -104,6 +104,7 @@ def test_a_cell_opens_in_three_clicks(page: Any, shown: Path, ledger: Ledger) ->
         rows = list(csv.DictReader(file))
     page.goto("/")
     page.get_by_role("link", name="tiny", exact=True).first.click()
+    page.wait_for_selector("table.results tbody tr")
     settle(page)
     table = page.locator("table.results tbody tr")
     assert table.count() == 2

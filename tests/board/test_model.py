@@ -135,6 +135,24 @@ def test_progress_is_news_and_shortens_what_is_to_come(tmp_path: Path) -> None:
     assert not model.refresh()
 
 
+def test_what_waits_for_a_failure_is_not_to_come(tmp_path: Path) -> None:
+    """A row whose training failed has queued jobs that nobody will start: they are in no estimate, and nothing moves."""
+    home, ledger, plan = planned(tmp_path / "home")
+    model = Model(home, ledger)
+    model.refresh()
+    group = model.groups["many", "tiny"]
+    assert model.summary(group)["flops_left"]["score"] > 0
+    for run in plan.runs:
+        job = ledger.jobs([run.stages["train"]])[run.stages["train"]]
+        running = ledger.claim(job, "me", "started", Claim("here", 1))
+        assert running and ledger.move(running, FAILED, "nan", "so")
+    ledger.enter_scheduler("local")  # another experiment's, say
+    model._next["progress"] = 0.0
+    model.refresh()
+    found = model.summary(group)
+    assert found["queued"] > 0 and found["flops_left"] == {} and not found["is_moving"] and found["eta"] is None
+
+
 def test_pages_are_made_while_the_model_is_read(tmp_path: Path) -> None:
     """Readers and the refresher at once: nobody meets half a change."""
     home, ledger, plan = planned(tmp_path / "home")

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from star.errors import NotFoundError, StarError
-from star.scheduler.verbs import choose
+from star.scheduler.verbs import choose, with_all_made_from
 from star_board.board import Board
 from star_board.door import COOKIE
 
@@ -69,6 +69,8 @@ def ask(board: Board, request: Request) -> Response:
         if not keys and not experiment:
             raise NotFoundError(f"{verb}: no job, run or experiment is named.")
         chosen = choose(board.model.ledger, keys, experiment, alone=verb == "cancel")
+        if verb == "rerun":
+            chosen.jobs = board.model.ledger.jobs(with_all_made_from(board.model.ledger, chosen.jobs))
         jobs, shared = sorted(chosen.jobs.values(), key=lambda job: job.created), len(chosen.shared)
         wanted = {
             "retry": ("failed", "cancelled", "lost"),
