@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -19,8 +19,9 @@ from star_board.settings import Settings
 COOKIE = "star_board"
 HOURS = 12
 """How long a sign-in lasts."""
-TRIES, WINDOW = 10, 60.0
-"""Wrong tokens that are answered in so many seconds; after them nobody is let in until some have passed."""
+TRIES, WINDOW, CLIENTS = 10, 60.0, 1000
+"""Wrong tokens of one client that are answered in so many seconds; after them it is not let in until some have passed. Clients
+that are remembered."""
 LARGEST = 64 * 1024
 """Bytes of a form."""
 HEADERS = {
@@ -84,6 +85,11 @@ def _name(host: str) -> str:
     return name if colon and port.isdecimal() else host.lower()
 
 
+def client_of(request: Request) -> str:
+    """The address that a request comes from."""
+    return request.client.host if request.client else ""
+
+
 class Sessions:
     """Who has shown the token. A session is a signed cookie; another token makes all of them void."""
 
@@ -91,17 +97,20 @@ class Sessions:
         self.token = token
         self._signer = URLSafeTimedSerializer(token or secrets.token_hex(16), salt="star-board session")
         self._forms = URLSafeTimedSerializer(token or secrets.token_hex(16), salt="star-board form")
-        self._wrong: deque[float] = deque(maxlen=TRIES)
+        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def is_throttled(self) -> bool:
-        """Whether too many wrong tokens came in the last minute."""
-        return len(self._wrong) == TRIES and time.monotonic() - self._wrong[0] < WINDOW
+    def is_throttled(self, client: str) -> bool:
+        """Whether too many wrong tokens came from there in the last minute; others are not kept waiting for it."""
+        wrong = self._wrong.get(client)
+        return wrong is not None and len(wrong) == TRIES and time.monotonic() - wrong[0] < WINDOW
 
-    def is_token(self, given: str) -> bool:
+    def is_token(self, given: str, client: str) -> bool:
         """Whether this is the token; compared in constant time."""
         right = self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
         if not right:
-            self._wrong.append(time.monotonic())
+            self._wrong.setdefault(client, deque(maxlen=TRIES)).append(time.monotonic())
+            while len(self._wrong) > CLIENTS:
+                self._wrong.popitem(last=False)
         return right
 
     def begin(self, response: Response, secure: bool) -> None:
@@ -129,7 +138,8 @@ class Sessions:
         """Whether a change is asked for by somebody with the token: in the header, or by a form of an own page."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return not self.is_throttled() and self.is_token(given.strip())
+            client = client_of(request)
+            return not self.is_throttled(client) and self.is_token(given.strip(), client)
         session = self.of(request)
         if session is None or not form_key:
             return False

@@ -70,6 +70,7 @@ class Live:
                 await run_in_threadpool(self.look)
             except Exception:  # the task must outlive whatever one look meets
                 log.exception("the ledger could not be looked at")
+                await asyncio.sleep(PULSE)
             if self.model.version != told:
                 told = self.model.version
                 for one in self._listeners:
@@ -113,22 +114,23 @@ class Pages:
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, _Page] = OrderedDict()
-        self._locks: dict[str, threading.Lock] = {}
+        self._making = [threading.Lock() for _ in range(64)]
+        """One for each address, as far as they go round: the same page is not made twice at a time."""
+        self._order = threading.Lock()
 
     def get(self, address: str, version: object, make: Callable[[], str]) -> _Page:
         """The page of an address, made when it is not there or of an older version."""
-        lock = self._locks.setdefault(address, threading.Lock())
-        with lock:
+        with self._making[hash(address) % len(self._making)]:
             held = self._held.get(address)
             if held is None or held.version != version:
                 text = make().encode()
                 digest = hashlib.blake2b(text, digest_size=9).hexdigest()
                 held = _Page(version, digest, gzip.compress(text, 5, mtime=0))
+            with self._order:
                 self._held[address] = held
-            self._held.move_to_end(address)
-            while len(self._held) > PAGES_KEPT:
-                old, _ = self._held.popitem(last=False)
-                self._locks.pop(old, None)
+                self._held.move_to_end(address)
+                while len(self._held) > PAGES_KEPT:
+                    self._held.popitem(last=False)
             return held
 
 

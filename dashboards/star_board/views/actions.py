@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from star.errors import NotFoundError, StarError
 from star.scheduler.verbs import choose, with_all_made_from
 from star_board.board import Board
-from star_board.door import COOKIE
+from star_board.door import COOKIE, client_of
 
 Form = dict[str, list[str]]
 PATIENCE = 180
@@ -161,9 +161,10 @@ def login_page(board: Board, request: Request) -> Response:
 def login(board: Board, request: Request, form: Form) -> Response:
     """Let in whoever has the token."""
     back = own_page((form.get("back") or ["/"])[0])
-    if board.sessions.is_throttled():
+    client = client_of(request)
+    if board.sessions.is_throttled(client):
         return board.fresh(request, "login.html", 429, wrong="Too many wrong tokens; wait a minute.", back=back)
-    if not board.sessions.is_token((form.get("token") or [""])[0].strip()):
+    if not board.sessions.is_token((form.get("token") or [""])[0].strip(), client):
         return board.fresh(request, "login.html", 403, wrong="That is not the board's token.", back=back)
     response = RedirectResponse(back, 303)
     board.sessions.begin(response, board.settings.https)
