@@ -16,6 +16,7 @@ from star.report.markup import ARROWS
 from star.report.table import Cell, Table
 from star.report.table import Row as TableRow
 from star.scheduler.explain import made_by
+from star.spec.points import EARLY
 from star.spec.reporting import Column
 from star_board.board import ROWS, Board
 from star_board.model import Group, Row
@@ -43,6 +44,7 @@ def experiment(board: Board, request: Request) -> Response:
                 "group": group,
                 "summary": board.model.summary(group),
                 "states": group_states(group),
+                "search": group.name.removesuffix(EARLY) if is_search(group) else None,
                 **run_list(board, request, group.rows),
             }
 
