@@ -47,6 +47,16 @@ class Reader(Protocol):
         """The contents of an attached file, or None."""
 
 
+def without_password(uri: str) -> str:
+    """An address for people: without the user and password that it may hold."""
+    parts = urlparse(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+def _told(error: Exception, uri: str) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].replace(uri, without_password(uri))
+
+
 def open_reader(uri: str) -> Reader:
     """The reader for a tracking store: a database's URL, or a server's address."""
     return DatabaseReader(uri) if uri.split(":")[0].split("+")[0] in DATABASES else ClientReader(uri)
@@ -146,7 +156,9 @@ class ClientReader:
         try:
             experiment = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
         except MlflowException as error:
-            raise LedgerError(f"MLflow at {self.uri} does not answer: {str(error).splitlines()[0]}") from None
+            raise LedgerError(
+                f"MLflow at {without_password(self.uri)} does not answer: {_told(error, self.uri)}"
+            ) from None
         if experiment is None:
             return {}
         found: dict[str, TrackedRun] = {}

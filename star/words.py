@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def duration(seconds: float | None) -> str:
     """Such as `4 s`, `12 min`, `3 h 20 min`, `5 days`; `?` of what is not known."""
@@ -25,6 +27,8 @@ def number(value: object) -> str:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
+    if not math.isfinite(value):
+        return str(float(value))
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
         return f"{int(value):,}"
     return f"{value:.4g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.3e}"

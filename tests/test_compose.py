@@ -77,7 +77,8 @@ class Services:
         return [sys.executable if own[0] == "python" else own[0], *own[1:]]
 
     def environment(self, name: str) -> dict[str, str]:
-        given = {key: self.here(str(value)) for key, value in COMPOSE["services"][name].get("environment", {}).items()}
+        listed = COMPOSE["services"][name].get("environment", {})
+        given = {key: self.here(str(value)) for key, value in listed.items() if value is not None}
         kept = {key: os.environ[key] for key in ("HOME", "LANG") if key in os.environ}
         return kept | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)} | given
 
@@ -354,7 +355,7 @@ def test_the_file_keeps_its_promises() -> None:
     """Pinned images, loopback, secrets from files, start order, health checks: what no run of the services would show."""
     images = {name: one.get("image", "") for name, one in COMPOSE["services"].items()}
     for name, image in images.items():
-        own = image == "star-exp:0.1.0" and "build" in COMPOSE["services"][name]
+        own = image == "star-exp:0.1.0" and COMPOSE["services"][name]["pull_policy"] in ("never", "build")
         assert own or re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image), name
     assert re.search(
         r"^FROM python:[\d.]+-slim@sha256:[0-9a-f]{64}$", (ROOT / "dashboards/compose/Dockerfile").read_text(), re.M
@@ -368,6 +369,7 @@ def test_the_file_keeps_its_promises() -> None:
             assert how["condition"] == ("service_completed_successfully" if ends else "service_healthy"), name
         values = json.dumps([one.get("environment", {}), one.get("command", [])])
         assert not re.search(r"(?i)password=(?!/run/secrets)|password1234|latest", values), name
+    assert [name for name, one in COMPOSE["services"].items() if "build" in one] == ["mlflow"], "one image, built once"
     assert set(COMPOSE["volumes"]) == {"postgres", "artifacts", "home", "storage"}
     assert "optuna" in images and "ports" not in COMPOSE["services"]["optuna"], "it has no authentication"
     lock = (ROOT / "requirements.lock").read_text()

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from star.errors import NotFoundError, StarError
+from star.errors import LedgerError, NotFoundError, StarError
 from star_board import __name__ as package
 from star_board.board import Board, address
 from star_board.door import Door
@@ -150,8 +150,8 @@ def health(board: Board, request: Request) -> Response:
 
 
 def _problem(board: Board, request: Request, error: StarError) -> Response:
-    absent = isinstance(error, NotFoundError)
-    title = "Not here" if absent else "That cannot be shown"
+    status = 404 if isinstance(error, NotFoundError) else 503 if isinstance(error, LedgerError) else 400
+    title = {404: "Not here", 503: "Not now"}.get(status, "That cannot be shown")
     if request.url.path.endswith((".json", "/log")):
-        return JSONResponse({"error": str(error)}, 404 if absent else 400)
-    return board.fresh(request, "problem.html", 404 if absent else 400, title=title, message=str(error))
+        return JSONResponse({"error": str(error)}, status)
+    return board.fresh(request, "problem.html", status, title=title, message=str(error))

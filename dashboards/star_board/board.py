@@ -95,7 +95,7 @@ class Board:
         return self._known(lambda: self.model.jobs, key, f"job {key[:40]}")
 
     def _known(self, known: Callable[[], Mapping[K, T]], key: K, what: str) -> T:
-        self.live.look(again=key not in known())
+        self.live.look(again=key not in known() and self.live.trouble is None)
         found = known().get(key)
         if found is None:
             raise NotFoundError(f"There is no {what} in this home.")

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from star.errors import StarError
 from star_board.model import Model
+from star_board.results import LAG, SETTLED
 
 log = logging.getLogger(__name__)
 EVERY = 0.3
@@ -61,17 +62,21 @@ class Live:
 
     async def watch(self) -> None:
         """Look again and again while there are listeners; tell them of what is new."""
-        told = self.model.version
+        told, changed, nudged = self.model.version, 0.0, 0.0
         while True:
             await asyncio.sleep(EVERY)
             if not self._listeners:
                 continue
+            now = time.monotonic()
+            if now - changed < SETTLED and now - nudged > LAG:  # the tracker comes after the ledger, and tells nobody
+                self.model.version, told, nudged = self.model.version + 1, -1, now
             try:
                 await run_in_threadpool(self.look)
             except Exception:  # the task must outlive whatever one look meets
                 log.exception("the ledger could not be looked at")
                 await asyncio.sleep(PULSE)
             if self.model.version != told:
+                changed = changed if told == -1 else time.monotonic()
                 told = self.model.version
                 for one in self._listeners:
                     one.set()

@@ -11,11 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from star.errors import NotFoundError
+from star.errors import LedgerError, NotFoundError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
@@ -28,6 +29,8 @@ WHOLE_EVERY, PROGRESS_EVERY, SPEEDS_EVERY = 60.0, 1.0, 20.0
 """Seconds after which experiments are read whole again (a row may be replaced by a known run, which no number tells),
 between looks at what running jobs say of themselves, and between looks at the stages' speeds."""
 STUCK = (FAILED, CANCELLED, LOST)
+LATE = 3.0
+"""Seconds for which transitions of just before are read again: on PostgreSQL a lower number may be committed after a higher one."""
 SKEW = 600.0
 """Seconds by which another machine's clock may differ from this one's."""
 Name = tuple[str, str]
@@ -84,10 +87,11 @@ class Model:
         self.rows_of_run: dict[str, list[Row]] = {}
         self._rows_of_job: dict[str, list[Row]] = {}
         self._running: set[str] = set()
+        self._schedulers_seen: dict[str, tuple[bool | None, float]] = {}
         self._newest, self._size, self._read_at = 0, (0, 0), 0.0
         self._seen: dict[str, int] = {}
         self._speeds: dict[str, float] = {}
-        self._next = {"whole": 0.0, "progress": 0.0, "speeds": 0.0}
+        self._next = {"whole": 0.0, "progress": 0.0, "speeds": 0.0, "again": 0.0}
 
     @property
     def ledger(self) -> Ledger:
@@ -112,15 +116,18 @@ class Model:
                 return False
         before, now = self.version, time.monotonic()
         size, newest = self.ledger.size(), self.ledger.newest()
-        if (
-            newest != self._newest
-        ):  # what is asked of the ledger is asked before the lock is taken: pages go on meanwhile
+        if newest != self._newest:
+            self._next["again"] = now + LATE
+        if newest != self._newest or now < self._next["again"]:
+            # what is asked of the ledger is asked before the lock is taken: pages go on meanwhile
             changed = self.ledger.jobs(self.ledger.changed_since(self._newest - OVERLAP if self.jobs else 0))
             with self.lock:
                 self._take(changed)
             self._newest = newest
         if size != self._size or now > self._next["whole"]:
             self._read_experiments(size)
+        if now > self._next["whole"]:
+            self._compare_all()
             self._next["whole"] = now + WHOLE_EVERY
         if now > self._next["progress"]:
             self._look_at_running(self.ledger.schedulers())
@@ -183,7 +190,8 @@ class Model:
 
     def _speeds_now(self) -> dict[str, float]:
         if time.monotonic() > self._next["speeds"]:
-            self._speeds = self.ledger.speeds()
+            with suppress(LedgerError):  # an estimate by the speeds of just before is good enough
+                self._speeds = self.ledger.speeds()
             self._next["speeds"] = time.monotonic() + SPEEDS_EVERY
         return self._speeds
 
@@ -223,16 +231,18 @@ class Model:
 
     def _read_experiments(self, size: tuple[int, int]) -> None:
         began = time.time()
-        stages = self.ledger.run_stages(self._read_at - SKEW if self.stages else None)
         listed = self.ledger.experiments()
+        stages = self.ledger.run_stages(self._read_at - SKEW if self.stages else None)
+        if not {row.run for row in listed} <= self.stages.keys() | stages.keys():  # somebody's clock is far behind
+            stages = self.ledger.run_stages()
         self._size, self._read_at = size, began
         with self.lock:
             self.stages |= stages
             self._take_experiments(listed)
 
     def _take_experiments(self, listed: Sequence[Any]) -> None:
-        now = [(row.name, row.profile, row.row, row.seed, row.run) for row in listed]
-        if now == [(*r.group.address, r.label, r.seed, r.run) for g in self.groups.values() for r in g.rows]:
+        now = [(row.name, row.profile, row.row, row.seed, row.run, tuple(row.targets)) for row in listed]
+        if now == [(*r.group.address, r.label, r.seed, r.run, r.targets) for g in self.groups.values() for r in g.rows]:
             return
         self.groups, self._rows_of_job, self.rows_of_run = {}, {}, {}
         for one in listed:
@@ -248,6 +258,19 @@ class Model:
         self._settle([row for group in self.groups.values() for row in group.rows])
         self.version += 1
 
+    def _compare_all(self) -> None:
+        """Whatever was missed, and why ever: every job's state beside the ledger's."""
+        places = self.ledger.all_places()
+        known = {key: self.jobs.get(key) for key in places}
+        missed = [
+            key
+            for key, place in places.items()
+            if (job := known[key]) is None or (job.state, job.attempt) != (place.state, place.attempt)
+        ]
+        changed = self.ledger.jobs(missed) if missed else {}
+        with self.lock:
+            self._take(changed)
+
     def _look_at_running(self, schedulers: dict[str, Watcher]) -> None:
         told: dict[str, dict[str, Any]] = {}
         ended: dict[str, Job] = {}
@@ -260,8 +283,9 @@ class Model:
             if os.path.exists(f"{folder}/result.json"):  # done, though its scheduler is gone, or about to notice
                 ended[job.key] = replace(job, state=DONE, finished=job.finished or time.time())
         with self.lock:
-            self.version += bool(told) or self.schedulers.keys() != schedulers.keys()
-            self.schedulers = schedulers
+            seen = {key: (self.alive(one), one.seen // 30) for key, one in schedulers.items()}
+            self.version += bool(told) or seen != self._schedulers_seen
+            self.schedulers, self._schedulers_seen = schedulers, seen
             self.progress |= told
             for row in (row for key in told for row in self._rows_of_job.get(key, ())):
                 row.group.dirty = True

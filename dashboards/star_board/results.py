@@ -7,14 +7,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from star.errors import StarError
+from star.errors import LedgerError, StarError
 from star.ledger.states import DONE
 from star.report.claims import Judgement, judge_all
 from star.report.evidence import Evidence
 from star.report.table import Agreement, Cell, Row, Table, agreements, build_table
+from star.scheduler.contract import record_path
 from star.scheduler.recorded import recorded_plan
 from star.spec.experiment import Experiment
 from star.spec.reporting import FigureSpec
@@ -27,6 +29,10 @@ LAG = 4.0
 """Seconds after which numbers are read again while jobs run, or have just ended: the tracker comes after the ledger."""
 SETTLED = 30.0
 """Seconds after the last change from which on nothing new is expected."""
+CALM = 60.0
+"""Seconds after which even settled numbers are read again: somebody may have carried more to the tracker."""
+AWAY = 15.0
+"""Seconds for which a tracker that did not answer is not asked again."""
 _drawing = threading.Lock()
 """matplotlib draws one figure at a time."""
 
@@ -79,6 +85,7 @@ class Shelf:
         self._held: OrderedDict[tuple[str, str], tuple[object, float, Results | str]] = OrderedDict()
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._reader: Reader | None = None
+        self._away, self._away_until = "", 0.0
 
     def of(self, group: Group) -> Results | str:
         """The results of an experiment, or why there are none to show."""
@@ -86,11 +93,14 @@ class Shelf:
         with lock:  # asked by many at once, read once
             with self.model.lock:
                 summary = self.model.summary(group)
-                sign = (summary["states"].total(), summary[DONE], summary["changed"], len(summary["states"]))
+                states = (summary["states"].total(), summary[DONE], summary["changed"])
+            sign = (*states, _written(record_path(self.model.home, *group.address)))
             held = self._held.get(group.address)
-            if held and held[0] == sign and (_is_settled(summary) or time.monotonic() - held[1] < LAG):
-                return held[2]
-            found = self._read(group)
+            if held and held[0] == sign:
+                calm = _is_settled(summary) and isinstance(held[2], Results)
+                if time.monotonic() - held[1] < (CALM if calm else LAG):
+                    return held[2]
+            found = self._away if time.monotonic() < self._away_until else self._read(group)
             if isinstance(found, Results) and held and isinstance(held[2], Results) and not _changed(found, held[2]):
                 found.pictures = held[2].pictures
             self._held[group.address] = (sign, time.monotonic(), found)
@@ -113,8 +123,19 @@ class Shelf:
             evidence = Evidence(plan, self.model.ledger, self.reader())
             table = build_table(evidence) if plan.experiment.spec.table else None
             return Results(evidence, table, judge_all(evidence), agreements(table) if table else [])
+        except LedgerError as error:  # the tracker is away: others need not wait for it too
+            self._away, self._away_until = str(error), time.monotonic() + AWAY
+            return self._away
         except StarError as error:
             return str(error)
+
+
+def _written(path: Path) -> int:
+    """When a file was written last; 0 of one that is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _is_settled(summary: Mapping[str, Any]) -> bool:
@@ -126,7 +147,12 @@ def _changed(new: Results, old: Results) -> bool:
 
 
 def attention_picture(file: Path) -> bytes:
-    """The attention maps of one model, by layer, as PNG."""
+    """The attention maps of one model, by layer, as PNG; drawn once."""
+    return _attention_picture(file, _written(file))
+
+
+@lru_cache(maxsize=64)
+def _attention_picture(file: Path, written: int) -> bytes:
     from star.report.figures.arrays import attention_of
     from star.report.figures.style import as_png, close
 

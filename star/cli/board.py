@@ -40,7 +40,12 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @OUT
 @click.option("--mlflow-ui", metavar="URL", help="MLflow's pages to link to; the tracking server by default.")
 @click.option("--optuna-ui", metavar="URL", help="optuna-dashboard's pages to link to.")
-@click.option("--https", is_flag=True, help="Browsers come by https, through a proxy: send the cookie by nothing else.")
+@click.option(
+    "--https",
+    is_flag=True,
+    envvar="STAR_BOARD_HTTPS",
+    help="Browsers come by https, through a proxy: send the cookie by nothing else.",
+)
 def board(
     home: Path,
     host: str,
@@ -56,8 +61,11 @@ def board(
     """Show everything in a browser, live: experiments, tables, curves, samples, queue, failures, searches."""
     import os
 
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away is said, not waited for
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     from star.cli.store import tracking_uri
     from star.rundir import Home
+    from star.tracked import without_password
 
     try:
         from star_board.serve import serve
@@ -75,7 +83,7 @@ def board(
         hosts=(*names, *([host] if host not in ("0.0.0.0", "::") else [])),
         experiments=experiments,
         out=out,
-        mlflow_ui=mlflow_ui or (tracking if tracking.startswith("http") else None),
+        mlflow_ui=mlflow_ui or (without_password(tracking) if tracking.startswith("http") else None),
         optuna_ui=optuna_ui,
         https=https,
     )

@@ -13,9 +13,10 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -46,9 +47,13 @@ def receiver() -> str | None:
     if not target:
         return None
     if is_address(target):
-        if not urlsplit(target).netloc:
+        try:
+            host, _ = urlsplit(target).hostname, urlsplit(target).port
+        except ValueError:
+            host = None
+        if not host or not target.isascii() or not target.isprintable() or " " in target:
             raise StarError(
-                f"{VARIABLE}: is an address without a host; give one such as https://hooks.example.org/abc."
+                f"{VARIABLE}: is no address that can be used; give one such as https://hooks.example.org/abc."
             )
         return target
     try:
@@ -82,11 +87,12 @@ def deliver(target: str, event: Event) -> str | None:
     try:
         with build_opener(_NoRedirect).open(request, timeout=PATIENCE) as answer:
             return None if 200 <= answer.status < 300 else f"{urlsplit(target).hostname} answered {answer.status}"
-    except URLError as error:
-        said = getattr(error, "code", None) or error.reason
-        return f"{urlsplit(target).hostname} did not take it: {said}"
-    except OSError as error:
-        return f"{urlsplit(target).hostname} did not take it: {type(error).__name__}"
+    except HTTPError as error:
+        return f"{urlsplit(target).hostname} did not take it: {error.code}"
+    except (OSError, ValueError, HTTPException) as error:  # what they say may hold the address
+        reason = getattr(error, "reason", None)
+        known = reason.strerror if isinstance(reason, OSError) and reason.strerror else type(error).__name__
+        return f"{urlsplit(target).hostname} did not take it: {known}"
 
 
 def _without_secrets() -> dict[str, str]:

@@ -143,9 +143,9 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     places = ledger.all_places()
     unfinished = ledger.of_state(RUNNING, FAILED, CANCELLED, LOST)
     for job in unfinished:  # one that has a result is done, though its scheduler is gone, or about to notice
-        if job.state == RUNNING and home.job(job.stage, job.key).result.exists():
+        if job.key in places and job.state == RUNNING and home.job(job.stage, job.key).result.exists():
             places[job.key] = places[job.key]._replace(state=DONE)
-    unfinished = [job for job in unfinished if places[job.key].state != DONE]
+    unfinished = [job for job in unfinished if job.key not in places or places[job.key].state != DONE]
     rows: list[dict[str, Any]] = []
     wanted: set[str] = set()
     for row in listed:
@@ -166,15 +166,15 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     # what no experiment needs any more, and does not run, is over
     unfinished = [job for job in unfinished if job.state == RUNNING or job.key in wanted]
     _add_details(home, ledger, rows, stages)
-    unfinished += ledger.of_state(QUEUED, limit=None if queued else ROWS + 1)
+    limited = not queued and experiment is None
+    unfinished += ledger.of_state(QUEUED, limit=ROWS + 1 if limited else None)
     waits = _slurm_says() if any(job.host == "@slurm" for job in unfinished) else {}
     if experiment is not None:
-        mine = {key for row in listed for key in stages[row.run].values()}
-        unfinished = [job for job in unfinished if job.key in mine]
+        unfinished = [job for job in unfinished if job.key in wanted]
     return {
         "home": str(home.path),
         "rows": rows,
-        "counts": dict(Counter(place.state for place in places.values())),
+        "counts": dict(Counter(place.state for key, place in places.items() if experiment is None or key in wanted)),
         "open_jobs": [_open_job(home, job, waits) for job in unfinished],
         "schedulers": [{**asdict(watcher), "alive": _alive(watcher)} for watcher in ledger.schedulers().values()],
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from star.ledger.states import CANCELLED, FAILED, RUNNING, RunRow
+from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler.contract import run_row
@@ -29,7 +29,7 @@ LOG_KEPT = 2**20
 """Bytes of a job's log that are attached: its end."""
 USED_BY = "star.experiment."
 """Of tags: an experiment that uses the run -> the row's label there."""
-STATUS = {FAILED: "FAILED", CANCELLED: "KILLED", RUNNING: "RUNNING"}
+STATUS = {FAILED: "FAILED", LOST: "FAILED", CANCELLED: "KILLED", RUNNING: "RUNNING"}
 """State of any of a run's jobs -> MLflow's word, the first that fits; a run of which nothing runs is scheduled."""
 LINES = 2000
 """Lines of metrics in one delivery of one job."""
@@ -104,6 +104,7 @@ class Courier:
                 self._opened.clear()  # what comes back may be another database
                 self._over.clear()
                 self._status.clear()
+                self._used.clear()
             if last:
                 return
 
@@ -119,7 +120,7 @@ class Courier:
             if run.key not in self._opened:
                 self._open_run(self.tracker, label, run, bound[run.key])
         held = self.ledger.tracked([run.key for _, run in known])
-        states = {job.key: job.state for job in self.ledger.of_state(FAILED, CANCELLED, RUNNING)}
+        states = {job.key: job.state for job in self.ledger.of_state(*STATUS)}
         for _, run in known:
             self._deliver_run(self.tracker, run, held.get(run.key, {}), states)
         return self._more

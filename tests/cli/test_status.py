@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import threading
@@ -212,6 +213,36 @@ def test_a_receiver_that_fails_ends_no_run(lab: Lab, monkeypatch: pytest.MonkeyP
         assert process.returncode == 0 and f"STAR_NOTIFY: {says}" in said and "secret" not in said, said
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["https://hooks.example.org/services/SECRET x", "http://127.0.0.1:nan/SECRET", "http://127.0.0.1/SECRET\u00fc"],
+)
+def test_an_address_that_cannot_be_used_is_not_printed(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.setenv("STAR_NOTIFY", target)
+    done = star_exp("notify")
+    assert done.returncode == 2 and "no address that can be used" in done.stderr and "SECRET" not in done.stderr
+
+
+def test_an_answer_that_is_no_http_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        for _ in range(2):
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.sendall(b"\x00\x01 SECRET\r\n\r\n")
+            connection.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    said: list[str] = []
+    notifier = Notifier(f"http://127.0.0.1:{listening.getsockname()[1]}/SECRET", {"experiment": "e"}, said.append)
+    notifier.send("test", "one")
+    notifier.send("test", "two")
+    notifier.close()
+    assert len(said) == 1 and "BadStatusLine" in said[0] and "SECRET" not in said[0]
+    listening.close()
+
+
 def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     hook = Hook(302)
     monkeypatch.setenv("STAR_NOTIFY", hook.url)
@@ -225,7 +256,7 @@ def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", "is not set"),
         ("no-such-command-here x", "is no command that is found here"),
-        ("http://", "without a host"),
+        ("http://", "no address that can be used"),
         ("a 'b", "mind its quotes"),
     ],
 )

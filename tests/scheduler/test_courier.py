@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from star.ledger.states import CANCELLED, FAILED, QUEUED, Claim, NewJob
+from star.ledger.states import CANCELLED, FAILED, LOST, QUEUED, Claim, NewJob
 from star.ledger.store import Ledger, open_ledger
 from star.report.evidence import Evidence
 from star.rundir import Home, MetricLog, write_json
@@ -274,3 +274,4 @@ def test_mlflow_knows_what_became_of_a_run(planned: tuple[Home, Ledger, Plan]) -
     assert ledger.move(ledger.jobs([key])[key], QUEUED, "again", "so")
     again = ledger.claim(ledger.jobs([key])[key], "me", "started", Claim("here"))
     assert again and status() == "RUNNING"
+    assert ledger.move(again, LOST, "died", "so") and status() == "FAILED"

@@ -10,7 +10,13 @@ function connect() {
   live.source = new EventSource("/events");
   live.source.addEventListener("change", changed);
   live.source.onopen = () => away(false);
-  live.source.onerror = () => away(true);
+  live.source.onerror = () => {
+    away(true);
+    if (live.source?.readyState === EventSource.CLOSED) { // an answer that was no stream: browsers do not try again by themselves
+      disconnect();
+      setTimeout(connect, 3000);
+    }
+  };
 }
 
 function disconnect() {

@@ -30,7 +30,8 @@ MEANING = {
     "rerun": "What they had made is put aside, not removed.",
     "run": "A scheduler starts on the board's machine, and goes on when this page is closed.",
 }
-SHOWN = 50
+SHOWN, MOST = 50, 200
+"""Jobs that a question lists; keys that it takes."""
 
 
 def start(board: Board, request: Request) -> Response:
@@ -57,7 +58,8 @@ def _described(file: Path) -> tuple[str, str]:
 def ask(board: Board, request: Request) -> Response:
     """The question before a change: what exactly would happen."""
     verb = request.path_params["verb"]
-    keys, experiment = request.query_params.getlist("key"), request.query_params.get("experiment") or None
+    keys = list(dict.fromkeys(request.query_params.getlist("key")))[:MOST]
+    experiment = request.query_params.get("experiment") or None
     file = request.query_params.get("file", "")
     if verb not in VERBS:
         raise NotFoundError(f"{verb[:20]!r} is nothing that the board does.")
@@ -65,9 +67,9 @@ def ask(board: Board, request: Request) -> Response:
     shared = 0
     if verb == "run":
         _file(board, file)
-    else:
-        if not keys and not experiment:
-            raise NotFoundError(f"{verb}: no job, run or experiment is named.")
+    elif not keys and not experiment:
+        raise NotFoundError(f"{verb}: no job, run or experiment is named.")
+    elif board.sessions.of(request) is not None:  # finding them costs something
         chosen = choose(board.model.ledger, keys, experiment, alone=verb == "cancel")
         if verb == "rerun":
             chosen.jobs = board.model.ledger.jobs(with_all_made_from(board.model.ledger, chosen.jobs))
@@ -150,7 +152,8 @@ def _file(board: Board, name: str) -> Path:
 
 def own_page(given: str) -> str:
     """Where to go afterwards: a page of this board, whatever is asked for."""
-    return given if given.startswith("/") and not given.startswith(("//", "/\\")) else "/"
+    plain = given.isprintable() and not set(given) & set(" \\")
+    return given if plain and given.startswith("/") and not given.startswith(("//", "/\\")) else "/"
 
 
 def login_page(board: Board, request: Request) -> Response:
@@ -162,9 +165,9 @@ def login(board: Board, request: Request, form: Form) -> Response:
     """Let in whoever has the token."""
     back = own_page((form.get("back") or ["/"])[0])
     client = client_of(request)
-    if board.sessions.is_throttled(client):
-        return board.fresh(request, "login.html", 429, wrong="Too many wrong tokens; wait a minute.", back=back)
     if not board.sessions.is_token((form.get("token") or [""])[0].strip(), client):
+        if board.sessions.is_throttled(client):
+            return board.fresh(request, "login.html", 429, wrong="Too many wrong tokens; wait a minute.", back=back)
         return board.fresh(request, "login.html", 403, wrong="That is not the board's token.", back=back)
     response = RedirectResponse(back, 303)
     board.sessions.begin(response, board.settings.https)

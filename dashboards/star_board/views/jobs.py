@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from star.errors import NotFoundError
 from star.rundir import read_json
@@ -105,7 +106,16 @@ def whole_log(board: Board, request: Request) -> Response:
     file = board.home.job(found.stage, found.key).log
     if not is_plain(file):
         raise NotFoundError(f"{found.stage} {found.key}: no worker has started yet, so there is no log.")
-    return FileResponse(file, media_type="text/plain; charset=utf-8", filename=f"{found.stage}-{found.key}.txt")
+    name = {"Content-Disposition": f'attachment; filename="{found.stage}-{found.key}.txt"'}
+    return StreamingResponse(_pieces(file, file.stat().st_size), 200, name, "text/plain; charset=utf-8")
+
+
+def _pieces(file: Path, left: int) -> Iterator[bytes]:
+    """As much of a file as there was when it was asked for: it may grow meanwhile."""
+    with file.open("rb") as opened:
+        while left > 0 and (piece := opened.read(min(left, CHUNK))):
+            left -= len(piece)
+            yield piece
 
 
 def output(board: Board, request: Request) -> Response:

@@ -19,6 +19,8 @@ from star.spec.graph import STAGES
 from star_board.board import ROWS, Board
 from star_board.model import Group, Model
 
+UNSEEN = {"name": "", "memory": None, "used": None, "use": None}
+"""What is not known from here of another machine's GPU."""
 FAILURES_FIRST = 6
 """Failures on the first page."""
 RUNNING_FIRST = 12
@@ -47,6 +49,7 @@ def overview(board: Board, request: Request) -> Response:
                 "running_count": len(running),
                 "schedulers": model.at_work(),
                 "empty": not model.groups,
+                "forgotten": len(model.jobs),
             }
 
     return board.page(request, "overview.html", make)
@@ -111,8 +114,8 @@ def describe(model: Model, job: Job) -> dict[str, Any]:
 
 
 def ended(model: Model, *states: str) -> list[Job]:
-    """Jobs in these states, the newest end first."""
-    found = [job for job in model.jobs.values() if job.state in states]
+    """Jobs in these states that a listed experiment needs, the newest end first."""
+    found = [job for job in model.jobs.values() if job.state in states and model.users(job.key)]
     return sorted(found, key=lambda job: -(job.finished or job.created))
 
 
@@ -126,7 +129,11 @@ def machines(model: Model) -> Iterator[dict[str, Any]]:
         held: Counter[str] = Counter()
         for job in jobs:
             held.update(job.gpus or {})
-        gpus = list(_gpus(held)) if host == here else [{"uuid": uuid, "held": size} for uuid, size in held.items()]
+        gpus = (
+            list(_gpus(held))
+            if host == here
+            else [{**UNSEEN, "uuid": uuid, "held": size} for uuid, size in held.items()]
+        )
         yield {
             "host": host.removeprefix("@"),
             "slots": sum(job.slots for job in jobs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -32,7 +33,7 @@ def searches(board: Board, request: Request) -> Response:
             found, reason = [], str(error)
         return {"found": found, "reason": reason}
 
-    return board.page(request, "searches.html", make)
+    return board.page(request, "searches.html", make, numbers=True)
 
 
 def search(board: Board, request: Request) -> Response:
@@ -78,7 +79,7 @@ def search_data(board: Board, request: Request) -> Response:
         points = {"x": [t.params[name] for t in there], "series": [{"label": title, "y": [t.values[0] for t in there]}]}
         is_log = bool(there) and bool(getattr(there[0].distributions[name], "log", False))
         return JSONResponse(_sorted(points | {"step": name, "metric": title, "log": is_log}))
-    return JSONResponse(_history(study, done) | {"step": "trial", "metric": title})
+    return JSONResponse(finite(_history(study, done)) | {"step": "trial", "metric": title})
 
 
 def _history(study: StudyView, done: list[FrozenTrial]) -> dict[str, Any]:
@@ -99,11 +100,17 @@ def _history(study: StudyView, done: list[FrozenTrial]) -> dict[str, Any]:
     return {"x": numbers, "series": [*series, {"label": "best so far", "y": so_far, "line": True}]}
 
 
+def finite(points: dict[str, Any]) -> dict[str, Any]:
+    """With gaps for what is no number: JSON knows none of those."""
+    series = [{**one, "y": [y if y is None or isfinite(y) else None for y in one["y"]]} for one in points["series"]]
+    return points | {"series": series}
+
+
 def _sorted(points: dict[str, Any]) -> dict[str, Any]:
     """By x, as charts want it."""
     order = sorted(range(len(points["x"])), key=points["x"].__getitem__)
     series = [{**one, "y": [one["y"][i] for i in order]} for one in points["series"]]
-    return points | {"x": [points["x"][i] for i in order], "series": series}
+    return finite(points | {"x": [points["x"][i] for i in order], "series": series})
 
 
 def _study(board: Board, request: Request) -> StudyView:
