@@ -22,11 +22,11 @@ BAD = "bad"
 """An experiment of which one of two trainings diverges."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shown(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with two experiments on real images: tests/tiny.yaml, all done, and BAD, of which one training fails.
 
-    Computed once for all test processes; each gets a copy, which its tests may change.
+    Computed once for all test processes; each file of tests gets a copy, which it may change.
     """
     original = prepared.parent / "shown"
     with FileLock(f"{original}.lock"):
