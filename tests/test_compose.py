@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,8 @@ class Services:
         done = subprocess.run(
             self.command(name, words), env=environment, capture_output=True, timeout=60, cwd=self.folder
         )
+        if done.returncode:
+            time.sleep(0.5)  # a check is a process of its own, which what is starting could use better
         return done.returncode == 0
 
     def up(self) -> None:

@@ -141,6 +141,10 @@ def test_forgetting_refuses_what_is_not_over(lab: Lab) -> None:
     assert "a slip" not in star_exp("status", home=lab.path).stdout
 
 
+ONE = ("--rows", "mask_ratio=0.1")
+"""Of the twenty jobs eight: what is told does not depend on how many there are."""
+
+
 class Hook:
     """A webhook's receiver."""
 
@@ -176,7 +180,7 @@ def test_a_webhook_hears_of_failures_and_of_the_end(lab: Lab, hook: Hook, monkey
     monkeypatch.setenv("LIGHT_EXIT", "bug")
     plan = lab.plan()
     monkeypatch.setenv("LIGHT_ONLY", plan.runs[0].stages["train"])
-    process = command(lab)
+    process = command(lab, *ONE)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 1, said
     kinds = [event["event"] for event in hook.events]
@@ -190,7 +194,7 @@ def test_a_webhook_hears_of_failures_and_of_the_end(lab: Lab, hook: Hook, monkey
     # what had failed before is no news, and what is done now is
     hook.events.clear()
     monkeypatch.delenv("LIGHT_EXIT")
-    process = command(lab)
+    process = command(lab, *ONE)
     process.communicate(timeout=120)
     assert [(event["event"], event["exit_code"]) for event in hook.events] == [("experiment_ended", 0)]
 
@@ -208,7 +212,7 @@ def test_a_receiver_that_fails_ends_no_run(lab: Lab, monkeypatch: pytest.MonkeyP
         ("false", "its command ended with exit code 1"),
     ):
         monkeypatch.setenv("STAR_NOTIFY", target)
-        process = command(lab)
+        process = command(lab, *ONE)
         said = process.communicate(timeout=120)[0]
         assert process.returncode == 0 and f"STAR_NOTIFY: {says}" in said and "secret" not in said, said
 

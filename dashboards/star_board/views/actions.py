@@ -165,8 +165,9 @@ def login(board: Board, request: Request, form: Form) -> Response:
     """Let in whoever has the token."""
     back = own_page((form.get("back") or ["/"])[0])
     client = client_of(request)
+    is_throttled = board.sessions.is_throttled(client)
     if not board.sessions.is_token((form.get("token") or [""])[0].strip(), client):
-        if board.sessions.is_throttled(client):
+        if is_throttled:
             return board.fresh(request, "login.html", 429, wrong="Too many wrong tokens; wait a minute.", back=back)
         return board.fresh(request, "login.html", 403, wrong="That is not the board's token.", back=back)
     response = RedirectResponse(back, 303)
