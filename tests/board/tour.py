@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,16 @@ def views(home: Path) -> dict[str, str]:
     return found | ({"search": f"/searches/{studies[0]}/fashion"} if studies else {})
 
 
-def picture(page: Any, target: Path) -> None:
+def picture(page: Any, home: Path, target: Path) -> None:
     """What the page shows, in 256 colours."""
     from PIL import Image
 
     page.wait_for_timeout(4000)
+    # where the home lies on this machine is nobody's business
+    page.evaluate(
+        "document.querySelectorAll('footer small, main p code').forEach((one) => {"
+        f" one.innerHTML = one.innerHTML.replaceAll({json.dumps(str(home.resolve().parent))}, '~/star'); }})"
+    )
     page.evaluate("document.querySelectorAll('img[loading]').forEach((one) => { one.loading = 'eager'; })")
     page.wait_for_timeout(2500)
     height = min(TALLEST, page.evaluate("document.documentElement.scrollHeight"))
@@ -73,21 +79,21 @@ def main() -> None:
             for name, path in views(options.home).items():
                 page = browser.new_page(base_url=server.url, viewport=WIDE)
                 page.goto(path)
-                picture(page, options.out / f"{name}.png")
+                picture(page, options.home, options.out / f"{name}.png")
                 page.close()
             dark = browser.new_page(base_url=server.url, viewport=WIDE, color_scheme="dark")
             dark.goto(views(options.home)["run"])
-            picture(dark, options.out / "dark.png")
+            picture(dark, options.home, options.out / "dark.png")
             small = browser.new_page(base_url=server.url, viewport=SMALL)
             small.goto("/experiments/table4/fashion")
-            picture(small, options.out / "small.png")
+            picture(small, options.home, options.out / "small.png")
             ask = browser.new_page(base_url=server.url, viewport=WIDE)
             ask.goto("/login")
             ask.fill("#token", TOKEN)
             ask.get_by_role("button", name="Sign in").click()
             run = views(options.home)["run"].rsplit("/", 1)[1]
             ask.goto(f"/ask/rerun?key={run}")
-            picture(ask, options.out / "ask.png")
+            picture(ask, options.home, options.out / "ask.png")
             browser.close()
     finally:
         server.stop()
