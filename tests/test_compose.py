@@ -138,7 +138,8 @@ class Services:
 
     def is_healthy(self, name: str) -> bool:
         """What the service's own health check says."""
-        _, *words = COMPOSE["services"][name]["healthcheck"]["test"]
+        kind, *words = COMPOSE["services"][name]["healthcheck"]["test"]
+        words = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
         environment = self.environment(name)
         if name == "postgres":  # in its container it is asked through the socket
             environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(self.ports[name])}
