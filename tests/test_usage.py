@@ -66,4 +66,4 @@ def test_it_ends_with_the_worker(job: JobDir, monkeypatch: pytest.MonkeyPatch) -
     began = time.monotonic()
     with Usage(job):
         pass
-    assert time.monotonic() - began < 5 and not job.usage.exists()
+    assert time.monotonic() - began < 20 and not job.usage.exists()

@@ -67,16 +67,18 @@ class Live:
             await asyncio.sleep(EVERY)
             if not self._listeners:
                 continue
-            now = time.monotonic()
-            if now - changed < SETTLED and now - nudged > LAG:  # the tracker comes after the ledger, and tells nobody
-                self.model.version, told, nudged = self.model.version + 1, -1, now
             try:
                 await run_in_threadpool(self.look)
             except Exception:  # the task must outlive whatever one look meets
                 log.exception("the ledger could not be looked at")
                 await asyncio.sleep(PULSE)
+            now = time.monotonic()
             if self.model.version != told:
-                changed = changed if told == -1 else time.monotonic()
+                changed = now
+            elif now - changed < SETTLED and now - nudged > LAG:  # the tracker comes after the ledger, and tells nobody
+                self.model.version += 1
+                nudged = now
+            if self.model.version != told:
                 told = self.model.version
                 for one in self._listeners:
                     one.set()

@@ -191,9 +191,7 @@ def test_times_are_the_readers(page: Any, ledger: Ledger) -> None:
         "new MutationObserver((all) => { window.touched = all.length; })"
         ".observe(document.querySelector('dd time'), {childList: true, characterData: true, subtree: true})"
     )
-    with page.expect_response(lambda one: f"/jobs/{key}" in one.url):
-        page.evaluate("digests.clear(); changed()")
-    page.wait_for_timeout(300)
+    refreshed(page)
     assert not page.evaluate("window.touched"), "a refresh does not let times flicker"
 
 
@@ -253,20 +251,16 @@ def test_jobs_are_retried_and_cancelled_from_the_page(page: Any, ledger: Ledger)
 
 
 def test_what_changes_appears_by_itself(page: Any, shown: Path, ledger: Ledger) -> None:
-    """Within a second of the change in the ledger, without a reload; what the reader opened stays open."""
+    """Without a reload; how soon, the benchmark measures."""
     job = next(job for job in ledger.jobs().values() if job.state in (FAILED, CANCELLED))
     page.goto(f"/jobs/{job.key}")
     page.evaluate("window.mark = 'not reloaded'")
     wait(page, "document.querySelector('h1 .state')")
     page.locator("footer").wait_for()
     wait_for_stream(page)
-    began = time.time()
     assert star_exp("retry", job.key, home=shown).returncode == 0
-    changed = ledger.history(job.key)[-1].time
     wait(page, "document.querySelector('h1 .state').textContent == 'queued'")
-    assert time.time() - began < 30 and page.evaluate("window.mark") == "not reloaded"
-    seen = page.evaluate("performance.timeOrigin + performance.now()") / 1000
-    assert seen - changed < 5, "a second on a quiet machine; the benchmark measures it"
+    assert page.evaluate("window.mark") == "not reloaded"
     assert star_exp("cancel", job.key, home=shown).returncode == 0
     wait(page, "document.querySelector('h1 .state').textContent == 'cancelled'")
 
@@ -276,15 +270,21 @@ def wait_for_stream(page: Any) -> None:
     wait(page, "live.source && live.source.readyState == 1")
 
 
+def refreshed(page: Any) -> None:
+    """Have the page fetched and put in place again, as after a change; returns when that is done."""
+    page.evaluate(
+        "new Promise((done) => { document.addEventListener('htmx:afterSettle', done, {once: true}); digests.clear(); changed(); })"
+        ".then(() => true)"
+    )
+
+
 def test_what_the_reader_opened_and_typed_stays(page: Any, ledger: Ledger) -> None:
     run = ledger.experiments("tiny")[0].run
     page.goto(f"/runs/{run}")
     page.locator("summary", has_text="Resolved spec").click()
     page.fill("#find", "half a wo")
     wait_for_stream(page)
-    with page.expect_response(lambda one: f"/runs/{run}" in one.url):
-        page.evaluate("digests.clear(); changed()")
-    page.wait_for_timeout(200)
+    refreshed(page)
     assert page.locator("details[open]").count() == 1 and page.input_value("#find") == "half a wo"
 
 
