@@ -123,6 +123,7 @@ class Home:
         self.aside = self.path / "aside"
         self.studies = self.path / "studies.sqlite"
         self.locks = self.path / "locks"
+        self.manifests = self.path / "manifests"
 
     def job_folders(self) -> set[str]:
         """Names of the jobs' folders that are there: one look instead of one for each job."""

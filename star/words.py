@@ -32,3 +32,8 @@ def number(value: object) -> str:
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
         return f"{int(value):,}"
     return f"{value:.4g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.3e}"
+
+
+def shown(text: object) -> str:
+    """A text, or a path, that every terminal and file can hold: bytes of a name that are no UTF-8 appear as \\xNN."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

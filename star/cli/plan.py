@@ -41,6 +41,7 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
             lines.append(
                 f"fork: {len(change.forked)} runs differ from before: {'; '.join(map(str, change.differences))}"
             )
+        lines += [f"found: {note}" for note in plan.found]
         lines += [f"missing: {reason}" for reason in plan.missing]
         click.echo("\n".join(lines))
     keep_budget(plan, budget)
@@ -137,6 +138,7 @@ def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
             "bytes": plan.disk(),
             "checkpoint_bytes": plan.checkpoints(),
         },
+        "found": plan.found,
         "missing": plan.missing,
     }
 

@@ -18,12 +18,12 @@ from star.errors import LedgerError, SpecError
 from star.ledger.states import Job
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home, read_json
-from star.scheduler.contract import record_path
 from star.scheduler.courier import Courier, Shipment
 from star.scheduler.engines import make_executor
 from star.scheduler.executor import Executor
 from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan
+from star.scheduler.records import record_path
 from star.scheduler.reindex import read_shipment
 from star.scheduler.snapshot import take
 from star.search.feed import Trials

@@ -17,16 +17,17 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from star.data.pixels import SUFFIXES, Images
+from star.data.folders import EXTENSIONS, Tree
+from star.data.pixels import Images, decoded
+from star.data.splits import role
 from star.errors import DataError
+from star.words import shown
 
 UNREADABLE = (
     *(OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
 )
 """What NumPy and zipfile raise for archives that are damaged, encrypted, or none."""
-PLAIN_MODES = {"RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"}
-"""What Pillow turns into 8-bit RGB without choosing a range."""
 
 
 class ImageSet(Protocol):
@@ -64,13 +65,13 @@ def open_images(path: Path, threads: int = 1) -> ImageSet:
     if path.is_dir():
         return FolderImages(path, threads)
     if not path.is_file():
-        raise DataError(f"{path}: is not there; give a folder of images, an .npz with arr_0, or an .npy.")
+        raise DataError(f"{shown(path)}: is not there; give a folder of images, an .npz with arr_0, or an .npy.")
     if path.suffix.lower() == ".npz":
         return ArrayImages(path, "arr_0")
     if path.suffix.lower() == ".npy":
         return ArrayImages(path, None)
     raise DataError(
-        f"{path}: {path.suffix or 'no suffix'} is no set of images; give a folder, an .npz with arr_0, or an .npy."
+        f"{shown(path)}: {path.suffix or 'no suffix'} is no set of images; give a folder, an .npz with arr_0, or an .npy."
     )
 
 
@@ -84,19 +85,25 @@ def absent_members(path: Path, names: tuple[str, ...]) -> list[str]:
 
 
 class FolderImages:
-    """All image files below a folder, in the order of their paths."""
+    """All image files below a folder, found as everywhere (star.data.folders): links followed, hidden ones not counted."""
 
     def __init__(self, path: Path, threads: int) -> None:
         self.path, self.threads = path, threads
-        self.files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not self.files:
-            raise DataError(f"{path}: holds no image ({', '.join(sorted(SUFFIXES))}).")
-        self.notes: list[str] = []
-        if (
-            len({file.parent for file in self.files}) > 1
-        ):  # one per class, mostly: splits of the inception score need all of them
-            self.files = [self.files[i] for i in np.random.default_rng(0).permutation(len(self.files))]
+        tree = Tree.of(path)
+        names = tree.everything()
+        if not names:
+            raise DataError(f"{shown(path)}: holds no image ({', '.join(EXTENSIONS)}).")
+        self.notes: list[str] = tree.notes()
+        splits = [name for name in tree.top() if role(name)]
+        if len(splits) > 1:
+            self.notes.append(
+                f"images of {', '.join(map(shown, splits))} are taken together; give one of them to choose"
+            )
+        if len({name.rpartition("/")[0] for name in names}) > 1:
+            # one per class, mostly: splits of the inception score need all of them
+            names = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
             self.notes.append("images of several subfolders are taken in a fixed random order")
+        self.files = [path / name for name in names]
         self._shape: tuple[int, int] = self._read(self.files[0], None).shape[:2]
 
     def __len__(self) -> int:
@@ -113,29 +120,17 @@ class FolderImages:
                 yield np.stack(list(read))
 
     def _read(self, path: Path, shape: tuple[int, int] | None) -> Images:
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(path) as image:
-                mode = image.mode
-                pixels = np.asarray(image.convert("RGB")) if mode in PLAIN_MODES else None
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: cannot be read as an image: {error}.") from None
-        if pixels is None:
-            raise DataError(f"{path}: has mode {mode}, more than 8 bits a channel; save it as 8-bit RGB or grey.")
+        pixels = decoded(path, 3, str(path), self._note)
         if shape is not None and pixels.shape[:2] != shape:
             raise DataError(
-                f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, {self.files[0].name} is {shape[1]} x {shape[0]}; "
-                "all images of a set have one size: crop or resize them first."
+                f"{shown(path)}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, {shown(self.files[0].name)} is "
+                f"{shape[1]} x {shape[0]}; all images of a set have one size: crop or resize them first."
             )
-        if mode != "RGB":
-            note = (
-                "grey images are repeated to RGB" if mode in ("L", "1", "LA") else f"{mode} images are converted to RGB"
-            )
-            note += ", alpha is dropped" if mode in ("RGBA", "LA") else ""
-            if note not in self.notes:
-                self.notes.append(note)
         return pixels
+
+    def _note(self, said: str) -> None:
+        if said not in self.notes:
+            self.notes.append(said)
 
     def fingerprint(self) -> str:
         """Of all contents, in order."""
@@ -159,8 +154,8 @@ class ArrayImages:
             with self._opened() as file:
                 self._full_shape, fortran, dtype = _header(file)
         except UNREADABLE as error:
-            raise DataError(f"{path}: cannot be read as an array: {error}.") from None
-        what = f"{path}: {member or 'the array'} is {dtype} {self._full_shape}"
+            raise DataError(f"{shown(path)}: cannot be read as an array: {error}.") from None
+        what = f"{shown(path)}: {member or 'the array'} is {dtype} {self._full_shape}"
         if dtype != np.uint8:
             hint = ", so scale and round them first" if dtype.kind == "f" else ""
             raise DataError(f"{what}; images are uint8 from 0 to 255{hint}.")
@@ -174,7 +169,7 @@ class ArrayImages:
         if fortran:
             raise DataError(f"{what} in Fortran order; save np.ascontiguousarray of it.")
         if self._full_shape[0] < 1:
-            raise DataError(f"{path}: holds no images.")
+            raise DataError(f"{shown(path)}: holds no images.")
         grey = self._full_shape[3:] != (3,)
         self.notes = ["grey images are repeated to RGB"] if grey else []
 
@@ -196,10 +191,10 @@ class ArrayImages:
                 try:
                     content = file.read(count * each)
                 except UNREADABLE as error:  # a damaged member is found when it is read
-                    raise DataError(f"{self.path}: image {first} and after cannot be read: {error}.") from None
+                    raise DataError(f"{shown(self.path)}: image {first} and after cannot be read: {error}.") from None
                 if len(content) != count * each:
                     raise DataError(
-                        f"{self.path}: is cut short after image {first + len(content) // each - 1} of {len(self)}."
+                        f"{shown(self.path)}: is cut short after image {first + len(content) // each - 1} of {len(self)}."
                     )
                 pixels = np.frombuffer(content, dtype=np.uint8).reshape(count, height, width, channels)
                 yield pixels if channels == 3 else np.repeat(pixels, 3, axis=3)
@@ -208,12 +203,12 @@ class ArrayImages:
         if self.member is None:
             return self.path.open("rb")
         if not zipfile.is_zipfile(self.path):
-            raise DataError(f"{self.path}: cannot be read as an array: it is no .npz archive, or is cut short.")
+            raise DataError(f"{shown(self.path)}: cannot be read as an array: it is no .npz archive, or is cut short.")
         archive = zipfile.ZipFile(self.path)
         name = f"{self.member}.npy"
         if name not in archive.namelist():
             has = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist())) or "nothing"
-            raise DataError(f"{self.path}: has no {self.member} with images; it has: {has}.")
+            raise DataError(f"{shown(self.path)}: has no {self.member} with images; it has: {has}.")
         return archive.open(name)
 
     def fingerprint(self) -> str:

@@ -1,22 +1,25 @@
 """Codes that LlamaGen's extraction script has made: one .npy file per image, imported instead of encoding again.
 
-FOLDER/*_codes/I.npy    int64 (1, 10, T): ten crops of image I, in the order of the sorted image folder
+FOLDER/*_codes/I.npy    int64 (1, 10, T): ten crops of image I, in the order of torchvision's ImageFolder
 FOLDER/*_labels/I.npy   int64 (1,)
 FOLDER_105/...          the same for the second crop range
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from star.data.codes import LEFT_OUT
+from star.data.folders import Tree
 from star.data.views import NUM_VIEWS
 from star.errors import DataError
+from star.words import shown
+
+MOST_RANKS = 1024
+"""Of an extraction."""
 
 
 class LlamaGenCodes:
@@ -32,10 +35,36 @@ class LlamaGenCodes:
     """
 
     def __init__(self, folder: Path, ranges: int, length: int, codebook_size: int, skip: bool) -> None:
-        wanted = [folder, folder.with_name(f"{folder.name}_105")][:ranges]
-        self.codes = [_part(path, "codes") for path in wanted]
+        self.codes = [_part(path, "codes") for path in folders(folder, ranges)]
         self.labels = _part(folder, "labels")
         self.length, self.codebook_size, self.skip = length, codebook_size, skip
+
+    def check_count(self, images: int) -> None:
+        """That there are as many codes as images: another number would give images other ones' codes.
+
+        Several ranks extract a multiple of their number: the first images come again, behind the last.
+
+        Raises:
+            DataError: codes are missing, or are of more images.
+        """
+        numbers = {int(name.stem) for name in self.labels.glob("*.npy") if name.stem.isdecimal()}
+        highest = max(numbers, default=-1) + 1
+        if not self.skip and min(len(numbers), highest) < images:
+            raise DataError(
+                f"data.codes: {shown(self.labels)} numbers {min(len(numbers), highest)} images and the images' folder has {images}, "
+                "so the numbers would not fit; give the codes of this folder as it is, or the folder as it was when they were extracted."
+            )
+        if highest - images >= MOST_RANKS or not all(
+            self._repeats(number, images) for number in range(images, highest)
+        ):
+            raise DataError(
+                f"data.codes: {shown(self.labels)} numbers {highest} images and the images' folder has {images}; give the codes of "
+                "this folder as it is, or the folder as it was when they were extracted."
+            )
+
+    def _repeats(self, number: int, images: int) -> bool:
+        files = [self.labels / f"{one}.npy" for one in (number, number - images)]
+        return not files[0].exists() or bool(np.array_equal(_loaded(files[0]), _loaded(files[1])))
 
     def read(
         self, images: NDArray[np.int64], labels: NDArray[np.int64]
@@ -87,14 +116,17 @@ def absent(folder: Path) -> str | None:
     return None
 
 
-def fingerprint(folder: Path) -> str:
-    """What names the codes in a key: the files' names and sizes; `absent` when they are not there."""
-    if absent(folder):
-        return "absent"
-    names = [
-        f"{path.name}/{entry.name}:{entry.stat().st_size}" for path in _parts(folder) for entry in os.scandir(path)
-    ]
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+def folders(folder: Path, ranges: int) -> list[Path]:
+    """Where the codes of each crop range lie."""
+    return [folder, folder.with_name(f"{folder.name}_105")][:ranges]
+
+
+def tree(folder: Path) -> Tree:
+    """The files of one crop range, as their content is hashed."""
+    whole = Tree.of(folder, (".npy",))
+    mine = tuple(f"{path.name}/" for path in _parts(folder))
+    whole.states = {name: state for name, state in whole.states.items() if name.startswith(mine)}
+    return whole
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -1,55 +1,173 @@
-"""From an encoded image to the square that crops are cut from."""
+"""From an encoded image to the square that crops are cut from: the one place where pictures are decoded."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from star.errors import DataError
+from star.words import shown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 Images = NDArray[np.uint8]
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-"""Of files that are taken as images."""
+Note = Callable[[str], None]
+"""Told what was done to an image beyond decoding it."""
+PLAIN_MODES = {"RGB", "L", "1", "P", "PA", "RGBA", "RGBa", "LA", "La", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+"""What Pillow turns into 8-bit RGB without choosing a range."""
+SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
+IN_MEMORY = 1 << 25
+"""Pixels above which a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, as its format allows."""
+LARGEST = 1 << 27
+"""Pixels above which a picture that cannot be shrunk while it is decoded is refused: half a gigabyte."""
+ORIENTATION = 0x0112
+"""EXIF's tag; 1 is upright."""
+LONG = 8
+"""Sides of a picture in such a ratio, or above, are cut before they are resized, so that memory does not follow the longer."""
 
 
-def decoded(source: Path | bytes, channels: int, name: str) -> Images:
-    """An image (H, W, C) from a file or from encoded bytes.
+def silent(note: str) -> None:
+    """Tell nobody."""
+
+
+def decoded(source: Path | bytes, channels: int, name: str, note: Note = silent) -> Images:
+    """An image (H, W, C) from a file or from encoded bytes, in its own size.
+
+    Args:
+        note: told what was converted: 16 bits by their range, colour to grey, alpha dropped, an EXIF turn left undone.
 
     Raises:
-        DataError: it cannot be decoded to the last pixel; `name` says which.
+        DataError: it cannot be decoded to the last pixel, is too large, or its mode has no range; `name` says which.
     """
-    from PIL import Image, UnidentifiedImageError
+    return array(_decoded(source, channels, name, note, None), channels)
 
+
+def decoded_squares(
+    source: Path | bytes, channels: int, name: str, sides: list[int], enlarge: str, note: Note = silent
+) -> list[Images]:
+    """The centre squares (side, side, C) of one image, decoded once; memory follows the largest side.
+
+    Raises:
+        DataError: as `decoded`.
+    """
+    picture = _decoded(source, channels, name, note, 2 * max(sides))
+    return [array(_square(picture, side, enlarge), channels) for side in sides]
+
+
+def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: int | None) -> Picture:
+    """Args:
+    least: pixels that both sides must keep when the image is shrunk while it is decoded; None: it must not be.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # the limits here are ours, and tell apart what can be shrunk
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: cannot be read as an image: {error}.") from None
-    return pixels.reshape(*pixels.shape[:2], channels)
+            width, height = image.size
+            if width * height > IN_MEMORY and least is not None and image.format == "JPEG":
+                image.draft(None, (max(least, width // 8), max(least, height // 8)))
+                if image.size != (width, height):
+                    note("very large JPEGs are decoded at a fraction of their size")
+            if image.width * image.height > LARGEST:
+                raise DataError(
+                    f"{shown(name)}: has {width} x {height} pixels, too many to hold in memory; make it smaller, or take it out."
+                )
+            if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+                note("EXIF's orientation is not applied, as in torchvision: some pictures lie as the camera was held")
+            return _eight_bits(image, "L" if channels == 1 else "RGB", name, note)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise whatever their format's code does: all of it means the same
+        reason = str(error).replace(f"{source!r}", "the file") or type(error).__name__
+        raise DataError(f"{shown(name)}: cannot be read as an image: {shown(reason)}.") from None
+
+
+def _eight_bits(image: Picture, wanted: str, name: str, note: Note) -> Picture:
+    from PIL import Image
+
+    mode = image.mode
+    if (
+        image.format == "PNG"
+        and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        and mode in PLAIN_MODES
+    ):
+        note("colours of 16 bits are cut to their upper 8")
+    if mode in SIXTEEN_BITS or (mode == "I" and image.format in ("PNG", "PPM")):
+        note("16-bit grey images are brought to 8 bits: 65535 becomes 255")
+        wide = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((wide.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8))
+        mode = "L"
+    if mode not in PLAIN_MODES:
+        raise DataError(
+            f"{shown(name)}: has mode {mode}, whose range nobody knows; save it as 8-bit RGB or grey, or as 16-bit grey."
+        )
+    if note_text := _conversion(mode, wanted):
+        note(note_text)
+    return image.convert(wanted)
+
+
+def _conversion(mode: str, wanted: str) -> str:
+    """What bringing `mode` to `wanted` loses or adds; empty where nothing is."""
+    grey = mode in ("L", "1", "LA", "La")
+    parts = []
+    if grey and wanted == "RGB":
+        parts.append("grey images are repeated to RGB")
+    elif not grey and mode != wanted:
+        parts.append(f"{mode} images are converted to {'grey' if wanted == 'L' else 'RGB'}")
+    if mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        parts.append("alpha is dropped")
+    return ", ".join(parts)
+
+
+def array(picture: Picture, channels: int) -> Images:
+    """(H, W, C)."""
+    return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
 
 def square(image: Images, side: int, enlarge: str) -> Images:
     """(H, W, C) -> (side, side, C): the centre, resized, or with a zero border where it is too small."""
-    if enlarge != "pad":
-        return center_crop(image, side)
-    image = center_crop(image, min(side, *image.shape[:2]))
-    before = (side - image.shape[0]) // 2
-    after = side - image.shape[0] - before
-    return np.pad(image, ((before, after), (before, after), (0, 0)))
+    return array(_square(_picture(image), side, enlarge), image.shape[-1])
 
 
 def center_crop(image: Images, side: int) -> Images:
     """ADM's centre crop of (H, W, C): halve with a box filter while twice too large, bicubic to `side`, cut the centre."""
+    return array(_center(_picture(image), side), image.shape[-1])
+
+
+def _picture(image: Images) -> Picture:
     from PIL import Image
 
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _square(picture: Picture, side: int, enlarge: str) -> Picture:
+    from PIL import Image
+
+    if enlarge != "pad":
+        return _center(picture, side)
+    inner = _center(picture, min(side, *picture.size))
+    whole = Image.new(inner.mode, (side, side))
+    whole.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
+    return whole
+
+
+def _center(picture: Picture, side: int) -> Picture:
+    from PIL import Image
+
     while min(picture.size) >= 2 * side:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = side / min(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    pixels = np.asarray(picture)
-    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-    return pixels[top : top + side, left : left + side].reshape(side, side, image.shape[-1])
+    width, height = round(picture.width * scale), round(picture.height * scale)
+    left, top = (width - side) // 2, (height - side) // 2
+    if max(width, height) > LONG * side:
+        across, down = picture.width / width, picture.height / height
+        box = (left * across, top * down, (left + side) * across, (top + side) * down)
+        return picture.resize((side, side), Image.Resampling.BICUBIC, box)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + side, top + side))

@@ -8,6 +8,8 @@ from star.data.pixels import Images
 from star.spec.images import DataSpec
 
 NUM_VIEWS = 10
+FIRST_ORDER = (0, 1, 2, 3, 4, 6, 5, 8, 7, 9)
+"""Of `ten_crop`'s views, as `DataSpec.first_view_order` wants them."""
 CENTER = 4
 """Which of the ten is the plain centre crop."""
 
@@ -18,11 +20,21 @@ def sides_before_crop(spec: DataSpec) -> list[int]:
 
 
 def ten_crop(images: Images, size: int) -> Images:
-    """(B, S, S, C) -> (B, 10, size, size, C): top left, top right, bottom left, bottom right, centre, then mirrored."""
+    """(B, S, S, C) -> (B, 10, size, size, C): top left, top right, bottom left, bottom right, centre, then those five of the
+    mirrored image, as torchvision's TenCrop cuts them. Views 5 to 8 are the mirrored views 1, 0, 3, 2."""
+    return np.concatenate([_five(images, size), _five(images[..., ::-1, :], size)], axis=1)
+
+
+def _five(images: Images, size: int) -> Images:
     far, middle = images.shape[1] - size, round((images.shape[1] - size) / 2)
     corners = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
-    crops = np.stack([images[:, top : top + size, left : left + size] for top, left in corners], axis=1)
-    return np.concatenate([crops, crops[..., ::-1, :]], axis=1)
+    return np.stack([images[:, top : top + size, left : left + size] for top, left in corners], axis=1)
+
+
+def ordered_views(images: Images, spec: DataSpec) -> Images:
+    """(B, S, S, C) -> (B, 10, image_size, image_size, C): the ten crops in the order in which this data set's codes are kept."""
+    crops = ten_crop(images, spec.image_size)
+    return crops[:, FIRST_ORDER] if spec.first_view_order else crops
 
 
 def center(images: Images, size: int) -> Images:

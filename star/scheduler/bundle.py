@@ -18,8 +18,8 @@ from typing import IO
 import star
 from star.errors import DataError
 from star.rundir import REMOVED, Home, JobDir, read_json
-from star.scheduler.contract import record_path
 from star.scheduler.plan import Plan
+from star.scheduler.records import record_path
 from star.scheduler.snapshot import digest_of
 from star.spec.graph import STAGES
 
@@ -62,6 +62,7 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
     for snapshot in filter(None, snapshots):
         for path in _files(Path(snapshot)):
             files[f"code/{Path(snapshot).name}/{path.relative_to(snapshot).as_posix()}"] = path
+    files |= {f"manifests/{path.name}": path for path in plan.inputs}
     tables = reports / plan.experiment.name / plan.experiment.profile
     for path in _files(tables):
         files[f"reports/{plan.experiment.name}/{plan.experiment.profile}/{path.relative_to(tables).as_posix()}"] = path
@@ -189,7 +190,7 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
     for digest in sorted({name.split("/")[1] for name in names if name.startswith("code/")}):
         if not (home.code / digest).exists():
             _place(archive, names, f"code/{digest}", home.code / digest, digest)
-    for top, folder in (("experiments", home.experiments), ("reports", reports)):
+    for top, folder in (("experiments", home.experiments), ("manifests", home.manifests), ("reports", reports)):
         for name in names:
             target = folder / name.removeprefix(f"{top}/")
             if name.startswith(f"{top}/") and not target.exists():

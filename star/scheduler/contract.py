@@ -28,6 +28,7 @@ from star.ledger.states import (
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
+from star.scheduler.records import record_path
 from star.spec.diff import Difference, differences
 from star.spec.experiment import Experiment
 
@@ -190,7 +191,7 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
     """
     home.experiments.mkdir(parents=True, exist_ok=True)
     path = record_path(home, plan.experiment.name, plan.experiment.profile)
-    rows = [{"row": run.label, "run": run_row(run).__dict__} for run in plan.runs]
+    rows = [{"row": run.label, "run": run_row(run).__dict__, "sources": dict(run.sources)} for run in plan.runs]
     if study is not None:
         new = {(run.label, run.seed) for run in plan.runs}
         known = (read_json(path) or {"rows": []})["rows"]
@@ -216,12 +217,6 @@ def _layout(experiment: Experiment) -> dict[str, Any]:
         "spec": experiment.spec.model_dump(mode="json", exclude_unset=True),
         "rows": [variant.row.model_dump(mode="json") for variant in experiment.variants],
     }
-
-
-def record_path(home: Home, name: str, profile: str) -> Path:
-    """Where `record` writes."""
-    kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in profile)
-    return home.experiments / f"{name}@{kept}.json"
 
 
 def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:

@@ -105,10 +105,15 @@ def probe_passes(spec: RunSpec) -> int:
     return spec.data.train_images * (views + spec.probe.epochs)  # the first pass is for the batch norm
 
 
+def stored_views(spec: RunSpec) -> int:
+    """Views of training images whose codes are kept: ten for each crop range."""
+    return spec.data.train_images * NUM_VIEWS * len(spec.data.crop_ranges)
+
+
 def stage_flops(stage: str, spec: RunSpec) -> float:
     """Operations of one stage of a run."""
     encode, decode = vq_flops(spec.tokenizer, spec.data.image_size, spec.data.channels)
-    views = spec.data.train_images * NUM_VIEWS + spec.data.test_images
+    views = stored_views(spec) + spec.data.test_images
     extract = (
         INCEPTION if spec.score.extractor == "inception" else EFFICIENTNET_LITE0 * (spec.score.input_size / 224) ** 2
     )
@@ -132,7 +137,7 @@ def stage_flops(stage: str, spec: RunSpec) -> float:
     )
     costs = {
         "dataset": 0.0,
-        "encode": views * encode,
+        "encode": (spec.data.test_images if spec.data.codes else views) * encode,
         "train": train_flops(spec),
         "reference": spec.score.num_reference * extract,
         "score": spec.generate.num_images * extract,
@@ -149,7 +154,7 @@ def stage_bytes(stage: str, spec: RunSpec) -> float:
     """Bytes that a stage leaves on disk."""
     pixels = spec.data.image_size**2 * spec.data.channels
     sizes = {
-        "encode": 2.0 * spec.sequence_length * (spec.data.train_images * NUM_VIEWS + spec.data.test_images),
+        "encode": 2.0 * spec.sequence_length * (stored_views(spec) + spec.data.test_images),
         "train": 4.0 * parameters(spec) * (2 if spec.selfguided.teacher else 1),
         "generate": float(spec.generate.num_images * pixels),
         "reference": min(spec.score.num_reference, spec.score.manifold_images) * (1280 * 4.0 + pixels)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from star.ledger.states import FAILED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
 from star.scheduler.estimate import checkpoint_bytes, gpu_hours, stage_bytes, stage_flops, stage_seconds
-from star.scheduler.fingerprints import Fingerprints
-from star.scheduler.world import sources_of
+from star.scheduler.records import recorded_rows
+from star.scheduler.world import World
 from star.spec.experiment import Experiment
 from star.spec.graph import STAGES, needed
 from star.spec.keys import Keys, run_key, stage_content
@@ -89,6 +90,10 @@ class Plan:
     """By key, each after its inputs."""
     missing: list[str]
     """What of the outside world is not there."""
+    found: list[str] = field(default_factory=list)
+    """What of the outside world is there, for people."""
+    inputs: list[Path] = field(default_factory=list)
+    """Files that hold what is known of what it reads of the outside world."""
 
     @property
     def to_do(self) -> list[PlannedJob]:
@@ -128,13 +133,14 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     """What `experiment` needs that this home does not hold yet."""
     runs: list[PlannedRun] = []
     jobs: dict[str, PlannedJob] = {}
-    missing: list[str] = []
-    fingerprints: dict[str, str] = {}
-    remembered = Fingerprints(home)
+    manifests: dict[Path, None] = {}
     keys, stages = Keys(), needed(experiment.targets)
+    world = World(home, stages, lambda: recorded_rows(home, experiment.name, experiment.profile))
     for variant in (variant for variant in experiment.variants if variant.runs):
-        sources = sources_of(variant.runs[0], stages, home, fingerprints, missing, remembered)
-        for spec in variant.runs:  # they differ in their seeds alone
+        sources, sized = world.of(variant.runs[0], variant.label)
+        manifests.update(dict.fromkeys(world.inputs(sized)))
+        for one in variant.runs:  # they differ in their seeds alone
+            spec = one if sized is variant.runs[0] else sized.model_copy(update={"seed": one.seed})
             known = keys.of(spec, sources)
             run = PlannedRun(variant.label, spec.seed, spec, run_key(known), known, sources)
             runs.append(run)
@@ -144,7 +150,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
                     inputs = {before: known[before] for before in STAGES[stage].inputs if before in known}
                     job = jobs[known[stage]] = PlannedJob(known[stage], stage, run, inputs)
                 job.runs.append(run.name)
-    plan = Plan(experiment, runs, jobs, missing)
+    plan = Plan(experiment, runs, jobs, world.missing, world.notes, list(manifests))
     _decide_all(plan, home, ledger)
     return plan
 

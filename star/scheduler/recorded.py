@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from star.errors import SpecError
 from star.rundir import Home, read_json
-from star.scheduler.contract import record_path
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun
+from star.scheduler.records import record_path
 from star.spec.experiment import Experiment, ExperimentSpec, Row, Variant
 from star.spec.run import RunSpec
 

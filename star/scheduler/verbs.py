@@ -11,10 +11,10 @@ from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUN
 from star.ledger.store import Ledger
 from star.rundir import Home
 from star.scheduler.board import Board
-from star.scheduler.contract import record_path
 from star.scheduler.executor import Executor
 from star.scheduler.overseer import STOP_TIMEOUT, Overseer
 from star.scheduler.policies import CANCEL
+from star.scheduler.records import record_path
 from star.spec.graph import STAGES, needed
 
 ENDED = (FAILED, CANCELLED, LOST)

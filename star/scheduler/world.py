@@ -1,94 +1,279 @@
-"""What a run reads of the outside world: fingerprints of images and files, and what of them is missing."""
+"""What a run reads of the outside world: fingerprints of images and files, what was found there, and what is missing.
+
+What is not on this disk goes by what it was: by the home's manifest of that path, or by the record of the experiment's last run.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from star.data import inception_file, llamagen_codes, sources
+from star.data.folders import Tree
+from star.data.image_folder import ClassFolders
 from star.data.image_sets import absent_members, open_images
+from star.data.parquet import ParquetFiles
+from star.data.splits import Found
 from star.errors import DataError
 from star.rundir import Home
-from star.scheduler.fingerprints import Fingerprints
+from star.scheduler.manifests import Manifests
+from star.spec.images import DataSpec
 from star.spec.run import RunSpec
 from star.spec.sections import ScoreSpec
+from star.words import shown
+
+ABSENT = "absent"
+"""The fingerprint of what is not here and never was: its experiment can be planned, not run."""
 
 
-def sources_of(
-    spec: RunSpec,
-    stages: Sequence[str],
-    home: Home,
-    cache: dict[str, str],
-    missing: list[str],
-    remembered: Fingerprints,
-) -> dict[str, str]:
-    """Fingerprints of the images and of given files, each looked for once per plan; what `stages` miss goes into `missing`."""
-    where = spec.data.model_dump_json()
-    if where not in cache:
-        cache[where] = sources.fingerprint(spec.data, home.data)
-        reason = sources.missing(spec.data, home.data)
-        if reason and reason not in missing:
-            missing.append(reason)
-    found = {"data": cache[where]}
-    files = (
-        ("tokenizer", "tokenizer.weights", spec.tokenizer.weights, "LlamaGen's file"),
-        ("model", "model.weights", spec.model.weights, "LlamaGen's file"),
-        ("reference", "score.reference", spec.score.reference, "a reference file such as ADM's"),
-    )
-    for source, path, given, what in files:
-        if given:
-            if given not in cache:
-                file = Path(given)
-                cache[given] = remembered.of(file, partial(_sha256, file)) if file.is_file() else "absent"
-                if cache[given] == "absent" and (source != "reference" or "reference" in stages):
-                    missing.append(
-                        f"{path}: {given} is not there; put {what} there or give its path with --set {path}=PATH."
-                    )
-            found[source] = cache[given]
-    if "reference" in stages:
-        _check_score_files(spec.score, home, cache, missing)
-    given = spec.generate.samples
-    if given:
-        if given not in cache:
-            cache[given] = _images(Path(given), missing, remembered)
-        found["samples"] = cache[given]
-    if spec.data.codes:
-        if spec.data.codes not in cache:
-            cache[spec.data.codes] = llamagen_codes.fingerprint(Path(spec.data.codes))
-            missing += [reason for reason in (llamagen_codes.absent(Path(spec.data.codes)),) if reason]
-        found["codes"] = cache[spec.data.codes]
-    return found
+Row = Callable[[], Mapping[str, Any]]
+"""What the record holds of a row, when somebody asks."""
 
 
-def _check_score_files(score: ScoreSpec, home: Home, cache: dict[str, str], missing: list[str]) -> None:
-    """That Inception's weights and the reference file are what they must be, before anything is computed."""
-    if score.extractor == "inception":
-        weights = Path(score.weights) if score.weights else inception_file.kept(home.data)
-        reason = (
-            f"score.extractor: Inception's weights are not at {weights}; `star-exp weights fetch inception` gets them."
+@dataclass(frozen=True)
+class Seen:
+    """Images: how a key names them, and what they are."""
+
+    fingerprint: str
+    found: Found | None = None
+
+
+@dataclass
+class World:
+    """Looks for what the runs of a plan read, each thing once.
+
+    Args:
+        stages: that are to be reached.
+        recorded: asked once, and only for what is not here: row label -> what the experiment's record holds of its first run.
+    """
+
+    home: Home
+    stages: Sequence[str]
+    recorded: Callable[[], Mapping[str, dict[str, Any]]]
+    missing: list[str] = field(default_factory=list)
+    """What is needed and not here, and what does not fit."""
+    notes: list[str] = field(default_factory=list)
+    """What was found, for people."""
+
+    def __post_init__(self) -> None:
+        self.manifests = Manifests(self.home)
+        self._cache: dict[str, Any] = {}
+
+    def of(self, spec: RunSpec, label: str) -> tuple[dict[str, str], RunSpec]:
+        """Fingerprints of all that a run reads, and the run with as many images as there are.
+
+        Raises:
+            DataError: what is there is not what the spec says.
+        """
+
+        def row() -> Mapping[str, Any]:
+            rows: Mapping[str, dict[str, Any]] = self._once("record", self.recorded)
+            return rows.get(label, {})
+
+        seen = self._images(spec.data, row)
+        found = {"data": seen.fingerprint}
+        files = (
+            ("tokenizer", "tokenizer.weights", spec.tokenizer.weights, "LlamaGen's file"),
+            ("model", "model.weights", spec.model.weights, "LlamaGen's file"),
+            ("reference", "score.reference", spec.score.reference, "a reference file such as ADM's"),
         )
-        if not weights.is_file():
-            missing += [reason] if reason not in missing else []
-        elif str(weights) not in cache:
-            inception_file.check(weights)
-            cache[str(weights)] = "checked"
-    if score.reference and cache.get(score.reference) != "absent":
-        absent = absent_members(Path(score.reference), ("mu", "sigma", "mu_s", "sigma_s", "arr_0"))
-        if absent:
-            raise DataError(
-                f"score.reference: {score.reference} lacks {', '.join(absent)}; give an .npz in the layout of ADM's reference files."
+        for source, path, given, what in files:
+            if given:
+                reason = f"{path}: {given} is not there; put {what} there or give its path with --set {path}=PATH."
+                needed = source != "reference" or "reference" in self.stages
+                found[source] = self._file(source, path, given, row, reason if needed else None)
+        if "reference" in self.stages:
+            self._check_score_files(spec.score, found.get("reference"))
+        if spec.generate.samples:
+            found["samples"] = self._samples(spec.generate.samples, row)
+        if spec.data.codes:
+            found["codes"] = self._codes(spec.data, row)
+        return found, self._sized(spec, seen, row)
+
+    def _once(self, place: str, look: Callable[[], Any]) -> Any:
+        if place not in self._cache:
+            self._cache[place] = look()
+        return self._cache[place]
+
+    def _lacks(self, reason: str) -> None:
+        if reason not in self.missing:
+            self.missing.append(reason)
+
+    def _before(self, source: str, field_: str, given: str, row: Row, how: str = "content") -> str:
+        """The fingerprint of what is not here."""
+        known = self.manifests.known(Path(given), how)
+        if known is not None:
+            return known
+        section, name = field_.split(".")
+        was = row().get("run", {}).get("spec", {}).get(section, {}).get(name)
+        known = row().get("sources", {}).get(source)
+        if known and was and Path(was).name == Path(given).name:
+            self._note(
+                f"{field_}: {shown(given)} is not here; it counts as what it was when this experiment was last run"
             )
+            return str(known)
+        return ABSENT
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _images(self, data: DataSpec, row: Row) -> Seen:
+        if data.name == "fashion-mnist":
+            if reason := sources.missing(data, self.home.data):
+                self._lacks(reason)
+            return Seen(sources.FASHION_MNIST)
+        seen: Seen = self._once(data.model_dump_json(), lambda: self._look(data, row))
+        return seen
+
+    def _look(self, data: DataSpec, row: Row) -> Seen:
+        root, asked = sources.folder_of(data, self.home.data), _asked(data)
+        if reason := sources.missing(data, self.home.data):
+            self._lacks(reason)
+            fingerprint = self._before("data", "data.path", str(root), row, data.manifest)
+            return Seen(_named(fingerprint, data.manifest), self.manifests.found(root, data.manifest, asked))
+        tree = Tree.of(root, (".parquet",)) if data.name == "parquet" else Tree.of(root)
+        fingerprint = self.manifests.tree(tree, data.manifest)
+        found = self.manifests.found(root, data.manifest, asked)
+        if found is None:
+            found = (
+                ParquetFiles.from_tree(tree, data).found(data)
+                if data.name == "parquet"
+                else ClassFolders.of(tree, data).found()
+            )
+            self.manifests.keep_found(root, data.manifest, asked, found)
+        said = (
+            f"{found.classes} classes; {found.train:,} images to train on ({found.train_from}), {found.test:,} held out"
+        )
+        self._note("; ".join([f"data.path: {shown(root)}: {said} ({found.test_from})", *found.notes]))
+        if not found.train or not found.test:
+            raise DataError(
+                f"data.path: {shown(root)} has {found.train} images to train on and {found.test} held out, and a run needs both; give more "
+                "images, or another data.test_fraction."
+            )
+        return Seen(_named(fingerprint, data.manifest), found)
+
+    def _sized(self, spec: RunSpec, seen: Seen, row: Row) -> RunSpec:
+        """The run with at most as many images as were found; where nobody can look, as it was when it last ran."""
+        counts = None
+        if seen.found is not None:
+            counts = seen.found.train, seen.found.test
+        elif seen.fingerprint != ABSENT and spec.data.name != "fashion-mnist" and row():
+            was = row()["run"]["spec"]["data"]
+            counts = was["train_images"], was["test_images"]
+        if counts is None or (spec.data.train_images <= counts[0] and spec.data.test_images <= counts[1]):
+            return spec
+        sized: RunSpec = self._once(f"sized {spec.model_dump_json()}", lambda: _resized(spec, *counts))
+        return sized
+
+    def _file(self, source: str, field_: str, given: str, row: Row, reason: str | None) -> str:
+        def look() -> str:
+            if Path(given).is_file():
+                return self.manifests.file(Path(given))[:16]
+            if reason:
+                self._lacks(reason)
+            known = self._before(source, field_, given, row)
+            return known if known == ABSENT else known[:16]
+
+        return str(self._once(f"{field_} {given}", look))
+
+    def _samples(self, given: str, row: Row) -> str:
+        def look() -> str:
+            path = Path(given)
+            if path.is_dir() and (tree := Tree.of(path)).states:
+                return self.manifests.tree(tree)
+            if path.exists():
+                open_images(path)  # says what is wrong with it
+                return self.manifests.file(path)
+            self._lacks(f"generate.samples: {given} is not there; give an .npz, an .npy or a folder of images.")
+            return self._before("samples", "generate.samples", given, row)
+
+        return str(self._once(f"generate.samples {given}", look))
+
+    def _codes(self, data: DataSpec, row: Row) -> str:
+        given = str(data.codes)
+
+        def look() -> str:
+            parts = []
+            for folder in llamagen_codes.folders(Path(given), len(data.crop_ranges)):
+                if reason := llamagen_codes.absent(folder):
+                    self._lacks(reason)
+                    parts.append(self._before("codes", "data.codes", str(folder), row, data.manifest))
+                else:
+                    parts.append(self.manifests.tree(llamagen_codes.tree(folder), data.manifest))
+            return ABSENT if ABSENT in parts else _named("+".join(part[:16] for part in parts), data.manifest, 40)
+
+        return str(self._once(f"data.codes {given} {data.crop_ranges} {data.manifest}", look))
+
+    def _check_score_files(self, score: ScoreSpec, reference: str | None) -> None:
+        """That Inception's weights and the reference file are what they must be, before anything is computed."""
+        if score.extractor == "inception":
+            weights = Path(score.weights) if score.weights else inception_file.kept(self.home.data)
+            if not weights.is_file():
+                self._lacks(
+                    f"score.extractor: Inception's weights are not at {weights}; `star-exp weights fetch inception` gets them."
+                )
+            else:
+                self._once(f"inception {weights}", lambda: inception_file.check(weights))
+        if score.reference and Path(score.reference).is_file():
+            absent = absent_members(Path(score.reference), ("mu", "sigma", "mu_s", "sigma_s", "arr_0"))
+            if absent:
+                raise DataError(
+                    f"score.reference: {score.reference} lacks {', '.join(absent)}; give an .npz in the layout of ADM's reference files."
+                )
+
+    def inputs(self, spec: RunSpec) -> list[Path]:
+        """The files that hold what is known of a run's inputs, for whoever has not got these."""
+        data = spec.data
+        places = [(Path(given), "content") for given in _given(spec)]
+        places += [(Path(data.path), data.manifest)] if data.path else []
+        if data.codes:
+            places += [
+                (folder, data.manifest) for folder in llamagen_codes.folders(Path(data.codes), len(data.crop_ranges))
+            ]
+        return [file for path, how in places for file in self.manifests.files(path, how)]
 
 
-def _images(path: Path, missing: list[str], remembered: Fingerprints) -> str:
-    if not path.exists():
-        missing.append(f"generate.samples: {path} is not there; give an .npz, an .npy or a folder of images.")
-        return "absent"
-    return remembered.of(path, lambda: open_images(path).fingerprint())
+def _given(spec: RunSpec) -> list[str]:
+    named = (spec.tokenizer.weights, spec.model.weights, spec.score.reference, spec.generate.samples)
+    return [path for path in named if path]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _asked(data: DataSpec) -> str:
+    """What decides what a look into a folder finds."""
+    return data.model_dump_json(exclude={"path", "codes", "train_images", "test_images", "exact_counts", "bad_images"})
+
+
+def _named(fingerprint: str, how: str, length: int = 16) -> str:
+    """As a key has it: names and sizes are never taken for contents."""
+    if fingerprint == ABSENT:
+        return ABSENT
+    return fingerprint[:length] if how == "content" else f"sizes {fingerprint[:length]}"
+
+
+def _resized(spec: RunSpec, train: int, test: int) -> RunSpec:
+    data = spec.data
+    if data.exact_counts:
+        field_, asked, there = (
+            ("train", data.train_images, train) if data.train_images > train else ("test", data.test_images, test)
+        )
+        raise DataError(
+            f"data.{field_}_images: {asked} asked for, but the {field_} split has {there}; give less, or leave data.exact_counts out."
+        )
+    train, test = min(train, data.train_images), min(test, data.test_images)
+    values = spec.model_dump()
+    values["data"] |= {"train_images": train, "test_images": test}
+    values["score"]["num_reference"] = min(spec.score.num_reference, train)
+    try:
+        return RunSpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = (first.get("ctx") or {}).get("error")
+        where = ".".join(getattr(cause, "path", ()) or map(str, first["loc"]))
+        raise DataError(
+            f"{where}: {str(cause or first['msg'])}, of which {shown(data.path)} holds no more; change it with --set {where}=VALUE."
+        ) from None

@@ -6,8 +6,13 @@ Raise a stage's version when its result changes for the same spec; everything do
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from star.spec.run import RunSpec
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,12 @@ class Stage:
     """Numbers it records step by step, and what a step is."""
     files: tuple[str, ...] = ()
     """What of its output is attached to the tracked run: pictures, and data for figures."""
+    unchanged: Callable[[RunSpec], bool] | None = None
+    """For which runs the newest version gives what the one before gave, bit for bit: they keep its key."""
+
+    def version_of(self, spec: RunSpec) -> int:
+        """The version that counts for a run."""
+        return self.version - 1 if self.unchanged is not None and self.unchanged(spec) else self.version
 
 
 _SCORES = ("frechet_distance", "spatial_frechet_distance", "inception_score", "precision", "recall")
@@ -41,13 +52,22 @@ STAGES: dict[str, Stage] = {
         Stage("dataset", 1, ("data",), source="data", results=("skipped",)),
         Stage(
             "tokenizer",
-            1,
+            2,  # its crops are torchvision's ten
             ("tokenizer",),
             ("dataset",),
             source="tokenizer",
             results=("mse", "psnr", "codebook_usage", "codebook_perplexity"),
+            unchanged=lambda spec: spec.data.first_view_order or spec.tokenizer.weights is not None,
         ),
-        Stage("encode", 1, (), ("dataset", "tokenizer"), source="codes", results=("skipped",)),
+        Stage(
+            "encode",
+            2,  # so are its views, and imported codes are numbered as LlamaGen numbers them
+            (),
+            ("dataset", "tokenizer"),
+            source="codes",
+            results=("skipped",),
+            unchanged=lambda spec: spec.data.first_view_order,
+        ),
         Stage(
             "train",
             1,
@@ -58,7 +78,15 @@ STAGES: dict[str, Stage] = {
             curves=dict.fromkeys((*_LOSSES, "grad_norm", "val_nll_by_step"), "step"),
         ),
         Stage("reference", 2, ("score",), ("dataset",), source="reference"),
-        Stage("generate", 1, ("generate", "seed"), ("train", "tokenizer"), source="samples", files=("samples.png",)),
+        Stage(
+            "generate",
+            2,  # top_p keeps one code more where the probabilities tie at it
+            ("generate", "seed"),
+            ("train", "tokenizer"),
+            source="samples",
+            files=("samples.png",),
+            unchanged=lambda spec: spec.generate.top_p == 1,
+        ),
         Stage(
             "score",
             2,

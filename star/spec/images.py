@@ -15,8 +15,24 @@ class DataSpec(Section):
     name: Literal["fashion-mnist", "image-folder", "parquet"] = Field("fashion-mnist", description="which images")
     path: GivenPath | None = Field(
         None,
-        description="image-folder: one subfolder per class, or train/ and val/ of such; parquet: a folder of train*.parquet "
-        "and validation*.parquet, as Hugging Face stores images; outside the key",
+        description="image-folder: one subfolder per class, as torchvision's ImageFolder, or train/ and val/ of such; parquet: a "
+        "folder of train*.parquet and validation*.parquet, as Hugging Face stores images; outside the key",
+    )
+    train_split: str | None = Field(
+        None,
+        description="image-folder and parquet: the part to train on, where names such as train/ do not say it; `.`: the whole folder",
+    )
+    test_split: str | None = Field(
+        None,
+        description="the part held out, where val/ (or else test/) is not it; the same as train_split: a share of it, by hash",
+    )
+    manifest: Literal["content", "sizes"] = Field(
+        "content",
+        description="what names the images in keys: hashes of all files, each read once; or only names and sizes, for sets too large to "
+        "read twice, where a file that is replaced by one of its size is not noticed",
+    )
+    exact_counts: bool = Field(
+        False, description="fewer images than train_images or test_images are an error, not a smaller data set"
     )
     image_column: str = Field("image", description="parquet: column of encoded images (bytes, or a struct with bytes)")
     label_column: str = Field("label", description="parquet: column of class numbers")
@@ -30,8 +46,10 @@ class DataSpec(Section):
     num_classes: Count = Field(10, description="classes; the condition table has one row more, the null label")
     channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
     image_size: Annotated[int, Field(ge=8, le=1024)] = Field(28, description="side of a crop in pixels")
-    train_images: Count = Field(60_000, description="training images used (drawn once, the same for every run)")
-    test_images: Count = Field(10_000, description="test images used by the probe and the validation loss")
+    train_images: Count = Field(
+        60_000, description="training images used, at most (drawn once, the same for every run)"
+    )
+    test_images: Count = Field(10_000, description="test images used by the probe and the validation loss, at most")
     crop_range: Annotated[float, Field(ge=1, le=2)] = Field(
         1.1, description="side before cropping / side of a crop (ADM crop)"
     )
@@ -50,10 +68,23 @@ class DataSpec(Section):
         """Each gives ten views."""
         return [self.crop_range, *([] if self.extra_crop_range is None else [self.extra_crop_range])]
 
+    @property
+    def first_view_order(self) -> bool:
+        """Whether the ten views keep the order of this project's first runs (5 to 8 are the mirrored 0 to 3), and with it their keys.
+
+        Fashion-MNIST's do: no other program's codes of it are imported. Where side and crop differ by an odd number the tenth view
+        was one column off torchvision's, so those come in torchvision's order as all other images do.
+        """
+        margins = (int(self.image_size * crop_range) - self.image_size for crop_range in self.crop_ranges)
+        return self.name == "fashion-mnist" and all(margin % 2 == 0 for margin in margins)
+
     def identity(self) -> dict[str, Any]:
         """Fields that another kind of images reads, and those left at none, do not count."""
-        unused = {"path", "codes"} | ({"test_fraction"} if self.name == "fashion-mnist" else set())
+        unused = {"path", "codes", "manifest", "exact_counts"} | (
+            {"test_fraction"} if self.name == "fashion-mnist" else set()
+        )
         unused |= {"image_column", "label_column"} if self.name != "parquet" else set()
+        unused |= {name for name in ("train_split", "test_split") if getattr(self, name) is None}
         unused |= {"bad_images"} if self.bad_images == "error" else set()
         unused |= {"extra_crop_range"} if self.extra_crop_range is None else set()
         return self.model_dump(mode="json", exclude=unused)

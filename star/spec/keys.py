@@ -33,7 +33,7 @@ def stage_content(stage: Stage, spec: RunSpec, sources: Mapping[str, str], input
     return {
         "schema": SCHEMA,
         "stage": stage.name,
-        "version": stage.version,
+        "version": stage.version_of(spec),
         "spec": {name: _section(spec, name) for name in stage.sections},
         "source": sources.get(stage.source) if stage.source else None,
         "inputs": dict(inputs),
@@ -49,6 +49,8 @@ def _section(spec: RunSpec, name: str) -> Any:
         values["contrastive_layer"] = spec.contrastive_layer
     if name == "probe":
         values["layer"] = spec.probe_layer
+    if name == "optim" and spec.resources.validate_every:  # it makes the best weights, and a curve
+        values["validate_every"] = spec.resources.validate_every
     return values
 
 
@@ -56,7 +58,7 @@ class Keys:
     """Keys of many runs: what they share is hashed once. A section counts as the same while it is the same object."""
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[int, int, str], str] = {}
+        self._texts: dict[tuple[Any, ...], str] = {}
         self._digests: dict[tuple[Any, ...], str] = {}
         self._kept: list[RunSpec] = []
         """So that no other section gets the identity of one that is gone."""
@@ -69,7 +71,16 @@ class Keys:
         for name, stage in stages_of(spec.generate.samples is not None).items():
             source = sources.get(stage.source) if stage.source else None
             sections = tuple(parts[section] for section in stage.sections)
-            place = (name, source, parts["model"], sections, tuple(keys.get(before) for before in stage.inputs))
+            inputs = tuple(keys.get(before) for before in stage.inputs)
+            place = (
+                name,
+                source,
+                parts["model"],
+                sections,
+                stage.version_of(spec),
+                spec.resources.validate_every,
+                inputs,
+            )
             if place not in self._digests:
                 text = self._text(stage, spec, source, keys)
                 self._digests[place] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -82,13 +93,13 @@ class Keys:
         sections = ",".join(f'"{name}":{self._section_text(spec, name)}' for name in sorted(stage.sections))
         return (
             f'{{"inputs":{{{inputs}}},"schema":{SCHEMA},"source":{canonical(source)},"spec":{{{sections}}},'
-            f'"stage":"{stage.name}","version":{stage.version}}}'
+            f'"stage":"{stage.name}","version":{stage.version_of(spec)}}}'
         )
 
     def _section_text(self, spec: RunSpec, name: str) -> str:
         if name == "seed":
             return canonical(_section(spec, name))
-        place = (id(getattr(spec, name)), id(spec.model), name)
+        place = (id(getattr(spec, name)), id(spec.model), spec.resources.validate_every, name)
         if place not in self._texts:
             self._texts[place] = canonical(_section(spec, name))
         return self._texts[place]

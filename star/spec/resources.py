@@ -1,4 +1,4 @@
-"""Where and how wide a run is computed: never part of a key."""
+"""Where and how wide a run is computed: never part of a key, but for `validate_every`, which makes outputs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SlurmSpec(Section):
 
 
 class ResourceSpec(Section):
-    """Where and how wide: never part of a key."""
+    """Where and how wide: never part of a key, but for `validate_every`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: dict[StageName, Count] = Field(

@@ -11,8 +11,10 @@ import torch
 
 from star.data.pixels import Images
 from star.data.sharded import ShardedArray
-from star.data.sources import Split, open_source
-from star.data.views import sides_before_crop, ten_crop
+from star.data.sources import folder_of, open_source
+from star.data.splits import Split
+from star.data.views import ordered_views, sides_before_crop
+from star.errors import DataError
 from star.model.gpt import GPT
 from star.ranks import Ranks
 from star.spec.run import RunSpec
@@ -20,6 +22,7 @@ from star.tokenizer.load import load_vq
 from star.tokenizer.vq import VQModel
 from star.train.trainer import build_model
 from star.weights import load_weights
+from star.words import shown
 
 Result = dict[str, float]
 
@@ -54,6 +57,11 @@ class Pixels:
         self.spec = ctx.spec.data
         self.indices, self.labels = chosen["indices"], chosen["labels"]
         self.source = open_source(self.spec, ctx.data_home, split, ctx.threads)
+        if "listing" in chosen and str(chosen["listing"]) != self.source.listing():
+            raise DataError(
+                f"data.path: the images in {shown(folder_of(self.spec, ctx.data_home))} are not those that the stage dataset has listed: "
+                "files came, went or were renamed since. Put them back, or run again, which makes a new plan of what is there now."
+            )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -69,7 +77,7 @@ class Pixels:
     def views(self, rows: np.ndarray | slice) -> Images:
         """All views (B, 10 per crop range, S, S, C)."""
         larger = self.source.read_sides(self.indices[rows], sides_before_crop(self.spec), self.spec.enlarge)
-        return np.concatenate([ten_crop(images, self.spec.image_size) for images in larger], axis=1)
+        return np.concatenate([ordered_views(images, self.spec) for images in larger], axis=1)
 
     def plain(self, rows: np.ndarray | slice) -> Images:
         """Centre crops at the image's own side: what a metric compares with."""

@@ -14,8 +14,9 @@ from star.data.codes import LEFT_OUT
 from star.data.llamagen_codes import LlamaGenCodes
 from star.data.pixels import Images
 from star.data.sharded import ShardedArray
-from star.data.sources import ImageSource, Split, open_source
-from star.data.views import NUM_VIEWS, center, ten_crop
+from star.data.sources import ImageSource, open_source
+from star.data.splits import Split
+from star.data.views import NUM_VIEWS, center, ordered_views
 from star.errors import DataError
 from star.stages.context import Context, Pixels, Result, shared_shards, vq_of
 from star.tokenizer.load import load_vq
@@ -34,7 +35,8 @@ def dataset(ctx: Context) -> Result:
         source = open_source(spec, ctx.data_home, split, ctx.threads)
         if count > len(source.labels):
             raise DataError(
-                f"data.{split}_images: {count} asked for, but the {split} split has {len(source.labels)}; give at most that."
+                f"data.{split}_images: {count} images were planned, but the {split} split has {len(source.labels)} now; "
+                "run again, which makes a new plan of what is there."
             )
         chosen = np.sort(np.random.default_rng(0).permutation(len(source.labels))[:count])
         if spec.bad_images == "skip":
@@ -42,7 +44,7 @@ def dataset(ctx: Context) -> Result:
             skipped += count - len(chosen)
             if not len(chosen):
                 raise DataError(f"data.bad_images: none of the {count} {split} images can be read; the log names them.")
-        np.savez(ctx.out / f"{split}.npz", indices=chosen, labels=source.labels[chosen])
+        np.savez(ctx.out / f"{split}.npz", indices=chosen, labels=source.labels[chosen], listing=source.listing())
     return {"skipped": skipped}
 
 
@@ -68,7 +70,9 @@ def tokenizer(ctx: Context) -> Result:
     def batch_at(step: int) -> Images:
         rng = np.random.default_rng((spec.seed, step))
         rows = np.sort(rng.choice(len(train), spec.batch_size))
-        return ten_crop(train.read(rows), size)[np.arange(len(rows)), rng.integers(0, NUM_VIEWS, len(rows))]
+        return ordered_views(train.read(rows), ctx.spec.data)[
+            np.arange(len(rows)), rng.integers(0, NUM_VIEWS, len(rows))
+        ]
 
     if spec.weights:
         model = load_vq(spec, ctx.spec.data.channels, Path(spec.weights)).to(ctx.device)
@@ -108,7 +112,9 @@ def encode(ctx: Context) -> Result:
         given = LlamaGenCodes(
             Path(data.codes), len(data.crop_ranges), length, ctx.spec.tokenizer.codebook_size, data.bad_images == "skip"
         )
-        source = lambda rows: given.read(train.indices[rows], train.labels[rows])  # noqa: E731
+        given.check_count(train.source.total)
+        numbers = train.source.numbers[train.indices]
+        source = lambda rows: given.read(numbers[rows], train.labels[rows])  # noqa: E731
     plain = from_pixels(test, lambda rows: center(test.read(rows), data.image_size)[:, None], 1)
     meter, skipped = _Meter(len(train) * views + len(test)), 0
     for name, images, shape, read in (("train", train, (views, length), source), ("test", test, (1, length), plain)):

@@ -113,8 +113,8 @@ def bad(folder: Path) -> dict[str, tuple[Path, str]]:
     (broken / "003.png").write_bytes((broken / "001.png").read_bytes()[:60])
     found["half a file"] = (broken, "003.png: cannot be read as an image")
     deep = folder_of(folder / "deep", RGB[:1])
-    Image.fromarray(np.full((6, 8), 40_000, dtype=np.uint16)).save(deep / "000.png")
-    found["16 bits"] = (deep, "more than 8 bits a channel")
+    Image.fromarray(np.full((6, 8), 0.5, dtype=np.float32)).save(deep / "001.tiff")
+    found["32 bits"] = (deep, "has mode F, whose range nobody knows")
     np.savez_compressed(folder / "damaged.npz", arr_0=RGB)
     content = bytearray((folder / "damaged.npz").read_bytes())
     content[len(content) // 2] ^= 255

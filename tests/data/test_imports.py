@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from star.data.codes import LEFT_OUT, CodeStore
-from star.data.llamagen_codes import LlamaGenCodes, absent, fingerprint
-from star.data.sources import fingerprint as data_fingerprint
+from star.data.llamagen_codes import LlamaGenCodes, absent
+from star.data.parquet import ParquetFiles
 from star.data.sources import open_source
 from star.errors import DataError
 from star.spec.images import DataSpec
@@ -53,9 +53,9 @@ def test_parquet_with_two_splits(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test-00000-of-00001.parquet", [{"bytes": encoded(9), "path": ""}], [-1])
     again = [open_source(spec, tmp_path, split).labels.tolist() for split in ("train", "test")]  # type: ignore[arg-type]
     assert again == [train.labels.tolist(), test.labels.tolist()], "unlabelled test files beside validation files"
-    before = data_fingerprint(spec, tmp_path)
     (tmp_path / "train-00001-of-00002.parquet").unlink()
-    assert data_fingerprint(spec, tmp_path) != before
+    with pytest.raises(DataError, match="lacks 1 of the 2 files of train, first train-00001-of-00002.parquet"):
+        open_source(spec, tmp_path, "train")
 
 
 def test_parquet_without_splits_holds_some_rows_out(tmp_path: Path) -> None:
@@ -72,14 +72,78 @@ def test_mistakes_in_parquet(tmp_path: Path) -> None:
     spec = parquet_folder(tmp_path)
     with pytest.raises(DataError, match=r"data.label_column: .* has no column 'class'; it has image, label"):
         open_source(spec.model_copy(update={"label_column": "class"}), tmp_path, "train")
-    with pytest.raises(DataError, match="row 1: label is 1, but data.num_classes is 1; write the right number"):
+    with pytest.raises(
+        DataError,
+        match=r"row 1: label is 1, and the classes are 0 to data.num_classes - 1 = 0 \(8 of 16 rows are like it\)",
+    ):
         open_source(spec.model_copy(update={"num_classes": 1}), tmp_path, "train")
     damaged = tmp_path / "train-00000-of-00002.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-20])
     with pytest.raises(DataError, match="cannot be read as parquet"):
         open_source(spec, tmp_path, "train")
+    (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"holds no \*.parquet"):
-        open_source(spec.model_copy(update={"path": str(tmp_path.parent)}), tmp_path, "train")
+        open_source(spec.model_copy(update={"path": str(tmp_path / "none")}), tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "names, changes, expected",
+    [
+        (["Training-0", "testing-0"], {}, ("Training-0", "testing-0")),
+        (["train-0", "valid-0", "test-0"], {}, ("train-0", "valid-0")),
+        (["train-0", "valid-0", "test-0"], {"test_split": "test"}, ("train-0", "test-0")),
+        (
+            ["train-0", "val-0", "validation-0"],
+            {},
+            "data.test_split: .* has val and validation, and either could be meant",
+        ),
+        (["train-0", "more-0"], {}, "data.train_split: .* has train, which reads as a split, beside more"),
+        (["more-0", "test-0"], {"train_split": "more"}, ("more-0", "test-0")),
+        (["more-0", "test-0"], {}, "data.train_split: .* has test to hold out but no part called train"),
+        (
+            ["train-00000-of-00003", "train-00002-of-00003"],
+            {},
+            "lacks 1 of the 3 files of train, first train-00001-of-00003",
+        ),
+        (["train-00000-of-00001", "train-00000-of-00002"], {}, "were cut in different ways"),
+    ],
+)
+def test_which_files_are_which_split(tmp_path: Path, names: list[str], changes: dict[str, Any], expected: Any) -> None:
+    for name in names:
+        write_parquet(tmp_path / f"{name}.parquet", [encoded(1)] * 2, [0, 1])
+    spec = DataSpec(name="parquet", path=str(tmp_path), num_classes=2, channels=3, **changes)
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            ParquetFiles.of(tmp_path, spec)
+        return
+    found = ParquetFiles.of(tmp_path, spec)
+    assert tuple(found.of_split(split)[0][0].stem for split in ("train", "test")) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (["cat", "dog"], "label holds string, and a class is a whole number"),
+        ([0.0, 1.0], "label holds double, and a class is a whole number"),
+        ([0, None], "row 1: label is null"),
+        ([0, 2021], "row 1: label is 2021, and the classes are 0 to data.num_classes - 1 = 1"),
+    ],
+)
+def test_labels_that_are_no_classes(tmp_path: Path, labels: list[Any], message: str) -> None:
+    write_parquet(tmp_path / "train.parquet", [encoded(1)] * 2, labels)
+    write_parquet(tmp_path / "test.parquet", [encoded(1)] * 2, [0, 1])
+    spec = DataSpec(name="parquet", path=str(tmp_path), num_classes=2, channels=3)
+    with pytest.raises(DataError, match=message):
+        open_source(spec, tmp_path, "train")
+
+
+def test_a_null_image_is_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", [encoded(1), None], [0, 1])
+    write_parquet(tmp_path / "test.parquet", [encoded(1)] * 2, [0, 1])
+    source = open_source(DataSpec(name="parquet", path=str(tmp_path), num_classes=2, channels=3), tmp_path, "train")
+    assert [bool(problem) for problem in source.problems(np.arange(2))] == [False, True]
+    with pytest.raises(DataError, match="train.parquet, row group 0, row 1: image is null"):
+        source.read(np.arange(2), 32, "resize")
 
 
 def test_bad_images_stop_the_run_or_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -121,9 +185,21 @@ def test_llamagens_codes_are_imported(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, codes[[1, 4], : 10 * ranges])
         assert found.dtype == np.uint16 and labels.tolist() == [1, 1]
     assert absent(folder) is None and "has 0 folders called *_codes" in str(absent(tmp_path))
-    before = fingerprint(folder)
-    (folder / "imagenet256_codes" / "5.npy").unlink()
-    assert fingerprint(folder) != before and fingerprint(tmp_path) == "absent"
+    LlamaGenCodes(folder, 2, 49, 32, skip=False).check_count(6)
+
+
+def test_codes_of_more_or_fewer_images_are_refused(tmp_path: Path) -> None:
+    """Every number behind the first difference would be another image's."""
+    folder, _ = codes_folder(tmp_path)
+    given = LlamaGenCodes(folder, 1, 49, 32, skip=False)
+    for images in (5, 7):
+        with pytest.raises(DataError, match=f"numbers 6 images and the images' folder has {images}"):
+            given.check_count(images)
+    for part in ("codes", "labels"):  # what four ranks add to six images: the first two again
+        for number in (6, 7):
+            source = folder / f"imagenet256_{part}" / f"{number - 6}.npy"
+            (folder / f"imagenet256_{part}" / f"{number}.npy").write_bytes(source.read_bytes())
+    given.check_count(6)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from star.data.image_folder import ImageFolder
 from star.data.pixels import center_crop
-from star.data.sources import ImageFolder, fingerprint, open_source
-from star.data.views import CENTER, center, ten_crop
+from star.data.sources import open_source
+from star.data.views import CENTER, center, ordered_views, ten_crop
 from star.errors import DataError
 from star.spec.images import DataSpec
 
@@ -43,15 +44,6 @@ def test_a_folder_of_images(tmp_path: Path, layout: str, enlarge: str) -> None:
     assert ((middle > 120) == (train.labels == 0)).all()
 
 
-def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
-    spec = folder_of_images(tmp_path, "flat", count=3)
-    before = fingerprint(spec, tmp_path)
-    assert fingerprint(spec, tmp_path) == before
-    (tmp_path / "dark" / "0.jpg").unlink()
-    assert fingerprint(spec, tmp_path) != before
-    assert fingerprint(spec.model_copy(update={"path": "/nowhere"}), tmp_path) == "absent"
-
-
 def test_mistakes_in_a_folder(tmp_path: Path) -> None:
     spec = folder_of_images(tmp_path, "flat", count=3)
     with pytest.raises(DataError, match="num_classes: 5, but .* has 2 class folders"):
@@ -61,6 +53,9 @@ def test_mistakes_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no image"):
         open_source(spec.model_copy(update={"path": str(tmp_path / "empty")}), tmp_path, "train")
+    with pytest.raises(DataError, match="has the class folder empty without an image"):
+        open_source(spec, tmp_path, "train")
+    (tmp_path / "empty").rmdir()
     source = open_source(spec, tmp_path, "train")
     assert isinstance(source, ImageFolder)
     (tmp_path / source.files[0]).write_bytes(b"not a picture")
@@ -73,9 +68,32 @@ def test_ten_crop_is_four_corners_the_centre_and_their_mirror_images() -> None:
     crops = ten_crop(images, 4)
     assert crops.shape == (1, 10, 4, 4, 1)
     assert [int(crop[0, 0, 0]) for crop in crops[0, :5]] == [0, 2, 12, 14, 7]
-    for i in range(5):
-        np.testing.assert_array_equal(crops[0, i + 5], crops[0, i][:, ::-1])
+    assert [int(crop[0, 0, 0]) for crop in crops[0, 5:]] == [
+        5,
+        3,
+        17,
+        15,
+        10,
+    ]  # of the mirrored image, whose first row is 5 4 3 2 1 0
+    for i, mirrored in enumerate((1, 0, 3, 2, 4)):
+        np.testing.assert_array_equal(crops[0, i + 5], crops[0, mirrored][:, ::-1])
     np.testing.assert_array_equal(center(images, 4), crops[:, CENTER])
+
+
+def test_the_tenth_crop_of_an_odd_margin_is_torchvisions() -> None:
+    """281 - 256 is odd: the centre of the mirrored image is not the mirror image of the centre."""
+    row = np.arange(7, dtype=np.uint8).reshape(1, 1, 7, 1).repeat(7, axis=1)
+    crops = ten_crop(row, 4)[0, :, 0, :, 0]  # round(3 / 2) = 2
+    assert crops[CENTER].tolist() == [2, 3, 4, 5] and crops[9].tolist() == [4, 3, 2, 1]
+
+
+def test_fashion_mnist_keeps_the_order_of_its_first_runs() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)
+    own = ordered_views(images, DataSpec(crop_range=1.15))
+    for i in range(5):
+        np.testing.assert_array_equal(own[:, i + 5], own[:, i][:, :, ::-1])
+    other = DataSpec(name="image-folder", path="x", image_size=28, crop_range=1.15)
+    np.testing.assert_array_equal(ordered_views(images, other), ten_crop(images, 28))
 
 
 def test_centre_crop_keeps_the_middle() -> None:

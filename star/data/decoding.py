@@ -1,0 +1,80 @@
+"""What sources of encoded images share: decoding, several at a time, and what is said of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from star.data.pixels import Images, decoded, decoded_squares
+from star.errors import DataError
+from star.spec.images import DataSpec
+from star.words import shown
+
+log = logging.getLogger(__name__)
+
+
+def listing_of(names: Sequence[str], labels: NDArray[np.int64]) -> str:
+    """A hash of names and labels, in order."""
+    whole = hashlib.sha256(b"\0".join(map(os.fsencode, names)))
+    whole.update(labels.tobytes())
+    return whole.hexdigest()[:16]
+
+
+class Decoded:
+    """Images that are decoded one by one, several at a time. What is converted on the way is logged, each kind once."""
+
+    labels: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    total: int
+
+    def __init__(self, spec: DataSpec, threads: int) -> None:
+        self.channels, self.num_classes = spec.channels, spec.num_classes
+        self.pool = ThreadPoolExecutor(threads)
+        self._noted: set[str] = set()
+
+    def source(self, index: int) -> tuple[Path | bytes, str]:
+        """An image's file or encoded bytes, and its name; or DataError."""
+        raise NotImplementedError
+
+    def names(self) -> Sequence[str]:
+        """What tells the images apart, in order."""
+        raise NotImplementedError
+
+    def listing(self) -> str:
+        return listing_of(self.names(), self.labels)
+
+    def read(self, indices: NDArray[np.int64], side: int, enlarge: str) -> Images:
+        return self.read_sides(indices, [side], enlarge)[0]
+
+    def read_sides(self, indices: NDArray[np.int64], sides: list[int], enlarge: str) -> list[Images]:
+        def one(index: int) -> list[Images]:
+            source, name = self.source(index)
+            return decoded_squares(source, self.channels, name, sides, enlarge, lambda said: self._note(said, name))
+
+        read = list(self.pool.map(one, indices.tolist()))
+        return [np.stack(images) for images in zip(*read, strict=True)]
+
+    def problems(self, indices: NDArray[np.int64]) -> Iterator[str | None]:
+        def one(index: int) -> str | None:
+            if not 0 <= self.labels[index] < self.num_classes:
+                return f"image {index}: its label is {self.labels[index]}, not 0 to {self.num_classes - 1}"
+            try:
+                source, name = self.source(index)
+                decoded(source, self.channels, name)
+            except DataError as error:
+                return str(error)
+            return None
+
+        return self.pool.map(one, indices.tolist())
+
+    def _note(self, said: str, name: str) -> None:
+        if said not in self._noted:
+            self._noted.add(said)
+            log.warning("%s (first: %s)", said, shown(name))

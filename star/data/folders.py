@@ -1,0 +1,134 @@
+"""Which images a folder holds, by the conventions of torchvision's ImageFolder: the one listing that all readers share.
+
+A class is a folder of the first level below the root; its images may lie deeper. Classes come in the order of their names,
+within a class its folders in the order of their paths, within a folder its files in the order of theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from star.errors import DataError
+from star.words import shown
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""torchvision's list: endings, in any case, of files that are taken as images."""
+LEFT_BY_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+"""What operating systems and archives leave behind, lower case; like names that begin with a dot it never counts."""
+NAMED = 3
+"""Files that a note names."""
+
+
+@dataclass
+class Tree:
+    """A folder as it is on disk: every folder below it with its images, and what is none."""
+
+    root: Path
+    folders: dict[str, list[str]] = field(default_factory=dict)
+    """Path below the root ("" is the root itself) -> names of images, sorted; also folders without any."""
+    states: dict[str, os.stat_result] = field(default_factory=dict)
+    """Path of each image below the root -> what the file system says of it."""
+    strays: list[str] = field(default_factory=list)
+    """Files that are no images by their endings, and links that lead nowhere."""
+
+    @classmethod
+    def of(cls, root: Path, endings: tuple[str, ...] = EXTENSIONS) -> Tree:
+        """Look at a folder, links followed, once.
+
+        Raises:
+            DataError: a folder in it may not be read.
+        """
+        tree = cls(root)
+        _scan(tree, str(root), "", endings, frozenset())
+        tree.strays.sort()
+        return tree
+
+    def top(self) -> dict[str, bool]:
+        """Folders of the first level that hold images, sorted -> whether some lie in subfolders of theirs."""
+        found: dict[str, bool] = {}
+        for place, names in self.folders.items():
+            if place and names:
+                name = place.partition("/")[0]
+                found[name] = found.get(name, False) or place != name
+        return dict(sorted(found.items()))
+
+    def classes(self, base: str = "") -> dict[str, list[str]]:
+        """Class folders of `base`, in the order of their names -> all folders in them, in the order of their paths."""
+        found: dict[str, list[str]] = {}
+        start = f"{base}/" if base else ""
+        for place in self.folders:
+            if place and place.startswith(start):
+                found.setdefault(place[len(start) :].partition("/")[0], []).append(place)
+        return {name: sorted(found[name]) for name in sorted(found)}
+
+    def images(self, base: str = "") -> list[tuple[str, str]]:
+        """(path below the root, class) of every image in a class folder of `base`, in torchvision's order."""
+        return [
+            (f"{place}/{file}", name)
+            for name, places in self.classes(base).items()
+            for place in places
+            for file in self.folders[place]
+        ]
+
+    def everything(self) -> list[str]:
+        """Paths of all images below the root: those of the root itself, then as in `images`."""
+        return [*self.folders.get("", []), *(name for name, _ in self.images())]
+
+    def notes(self) -> list[str]:
+        """What was left aside, for people."""
+        if not self.strays:
+            return []
+        some = ", ".join(map(shown, self.strays[:NAMED])) + (", ..." if len(self.strays) > NAMED else "")
+        files = "1 file is" if len(self.strays) == 1 else f"{len(self.strays)} files are"
+        return [f"{files} no image by the ending, and left aside: {some}"]
+
+
+def counts(name: str) -> bool:
+    """Whether a file or folder of this name counts at all."""
+    return not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
+
+
+def _scan(tree: Tree, path: str, place: str, endings: tuple[str, ...], above: frozenset[tuple[int, int]]) -> None:
+    """Args:
+    above: device and inode of the folders on the way here: a link back to one of them is not followed.
+    """
+    images: list[str] = []
+    tree.folders[place] = images
+    below: list[str] = []
+    prefix = f"{place}/" if place else ""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if not counts(name):
+                    continue
+                if name.lower().endswith(endings):
+                    state = _state(entry)
+                    if state is not None and stat.S_ISREG(state.st_mode):
+                        images.append(name)
+                        tree.states[prefix + name] = state
+                        continue
+                if entry.is_dir():
+                    below.append(name)
+                else:
+                    tree.strays.append(prefix + name)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be looked into: {error.strerror}.") from None
+    images.sort()
+    if below:
+        here = os.stat(path)
+        chain = above | {(here.st_dev, here.st_ino)}
+        for name in below:
+            target = os.stat(os.path.join(path, name))
+            if (target.st_dev, target.st_ino) not in chain:
+                _scan(tree, os.path.join(path, name), prefix + name, endings, chain)
+
+
+def _state(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:  # a link that leads nowhere
+        return None

@@ -1,0 +1,127 @@
+"""Which part of a data set is trained on and which is held out, by the names of its folders or files; never by a guess."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+from star.errors import DataError
+from star.spec.images import DataSpec
+from star.words import shown
+
+Split = Literal["train", "test"]
+TRAIN = ("train", "training")
+VALIDATION = ("val", "valid", "validation")
+TEST = ("test", "testing", "eval", "evaluation", "dev")
+"""Usual names, in any case. Validation is preferred: tests such as ImageNet's have no labels."""
+WHOLE = "."
+"""As `data.train_split`: the folder itself, whatever its subfolders are called."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Names of the two parts."""
+
+    train: str | None = None
+    """None: everything, of which a share is held out."""
+    test: str | None = None
+    """None: a share of the training part, chosen by hash."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Found:
+    """What a data set holds, for people and for the plan."""
+
+    classes: int
+    train: int
+    test: int
+    train_from: str
+    """Where the training images lie, such as `train/`."""
+    test_from: str
+    notes: list[str] = field(default_factory=list)
+
+
+def role(name: str) -> str | None:
+    """`train`, `validation` or `test` if that is what a part's name says."""
+    small = name.lower()
+    for found, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        if small in names:
+            return found
+    return None
+
+
+def choose(parts: Collection[str], spec: DataSpec, where: str) -> Splits:
+    """The parts to train on and to test with.
+
+    Args:
+        parts: names of what could be one.
+        where: the data set, for errors.
+
+    Raises:
+        DataError: several could be meant, or a named one is not there.
+    """
+    train = _named(parts, spec.train_split, "train_split", where)
+    test = _named(parts, spec.test_split, "test_split", where)
+    roles = {name: role(name) for name in sorted(parts)}
+    if train is None:
+        train = _one([n for n, r in roles.items() if r == "train"], "train_split", where)
+    held_out = [n for n, r in roles.items() if r in ("validation", "test") and n != train]
+    if train is None and (held_out or test is not None):
+        names = ", ".join(map(shown, [test] if test else held_out))
+        raise DataError(
+            f"data.train_split: {where} has {names} to hold out but no part called {' or '.join(TRAIN)}; "
+            f"name the part to train on with data.train_split ({WHOLE} takes the folder itself, with every subfolder a class)."
+        )
+    if train is None:
+        return Splits()
+    notes = []
+    if test is None:
+        validation = [name for name in held_out if roles[name] == "validation"]
+        test = _one(validation or held_out, "test_split", where)
+        aside = [name for name in held_out if name != test]
+        if aside:
+            notes.append(
+                f"held out is {shown(test)}; {', '.join(map(shown, aside))} left aside (data.test_split takes it)"
+            )
+    rest = [name for name, r in roles.items() if r is None and name not in (train, test)]
+    if rest and spec.train_split is None:
+        raise DataError(
+            f"data.train_split: {where} has {shown(train)}, which reads as a split, beside {_some(rest)}, which do not: "
+            f"name the part to train on with data.train_split ({shown(train)}, or {WHOLE} for the whole folder, every "
+            "subfolder a class)."
+        )
+    if rest:
+        notes.append(f"{_some(rest)} left aside")
+    return Splits(train, None if test == train else test, notes)
+
+
+def _named(parts: Collection[str], wanted: str | None, field_name: str, where: str) -> str | None:
+    if wanted is None:
+        return None
+    wanted = wanted.strip("/")
+    found = [name for name in parts if name == wanted] or [n for n in parts if n.lower() == wanted.lower()]
+    if len(found) != 1:
+        raise DataError(f"data.{field_name}: {where} has no part {wanted!r}; it has: {_some(sorted(parts)) or 'none'}.")
+    return found[0]
+
+
+def _one(names: list[str], field_name: str, where: str) -> str | None:
+    if len(names) > 1:
+        raise DataError(
+            f"data.{field_name}: {where} has {' and '.join(map(shown, names))}, and either could be meant; name one with "
+            f"data.{field_name}."
+        )
+    return names[0] if names else None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(shown, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def is_held_out(name: str, test_fraction: float) -> bool:
+    """Whether an image belongs to the test split where nothing else says so: a fixed share, by the hash of its name."""
+    return int(hashlib.sha256(os.fsencode(name)).hexdigest()[:8], 16) / 2**32 < test_fraction

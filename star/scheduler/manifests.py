@@ -1,0 +1,177 @@
+"""What given files and folders hold, by their contents: each file is read once and remembered until it changes.
+
+HOME/manifests/ID.json         of one input: where it is, its fingerprint, the state of its files that this is true of, and what
+                               was found in it
+HOME/manifests/ID.files.jsonl  its files: [name, bytes, time of modification, of change, inode, SHA-256]
+
+A bundle takes both along, so an experiment can be planned and reported where its data is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from star.data.folders import Tree
+from star.data.splits import Found
+from star.errors import DataError
+from star.rundir import Home, read_json, write_bytes, write_json
+from star.words import shown
+
+SETTLED = 2.0
+"""Seconds without a change after which a file's times tell one content from the next, whatever their resolution is."""
+LONG = 1 << 30
+"""Bytes whose reading is announced."""
+READERS = 8
+"""Files that are read at a time."""
+Entry = tuple[int, int, int, int]
+"""Bytes, time of modification, time of change (ns), inode."""
+
+
+class Manifests:
+    """Of a home."""
+
+    def __init__(self, home: Home) -> None:
+        self.folder = home.manifests
+
+    def file(self, path: Path) -> str:
+        """SHA-256 of a file's content, 64 hexadecimal digits.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            return self._of(path, "content", {"": path.stat()})
+        except OSError as error:
+            raise DataError(f"{shown(path)}: cannot be read: {error.strerror}.") from None
+
+    def tree(self, tree: Tree, how: str = "content") -> str:
+        """Of names and contents of a folder's files, 64 hexadecimal digits; of names and sizes when `how` is `sizes`.
+
+        Raises:
+            DataError: one cannot be read.
+        """
+        return self._of(tree.root, how, tree.states)
+
+    def known(self, path: Path, how: str = "content") -> str | None:
+        """The last fingerprint of what was at `path`, which need not be there any more."""
+        found = read_json(self._place(path, how))
+        return None if not found else str(found["fingerprint"])
+
+    def found(self, path: Path, how: str, asked: str) -> Found | None:
+        """What a look into `path` with the spec `asked` had found, when it was as it was last fingerprinted."""
+        known = (read_json(self._place(path, how)) or {}).get("found", {}).get(asked)
+        return None if known is None else Found(**known)
+
+    def keep_found(self, path: Path, how: str, asked: str, found: Found) -> None:
+        """Remember it."""
+        place = self._place(path, how)
+        known = read_json(place)
+        if known:
+            known["found"][asked] = asdict(found)
+            with suppress(OSError):
+                write_json(place, known, durable=False)
+
+    def files(self, path: Path, how: str) -> list[Path]:
+        """The files that hold what is known of `path`."""
+        place = self._place(path, how)
+        return [one for one in (place, _table(place)) if one.exists()]
+
+    def _place(self, path: Path, how: str) -> Path:
+        name = hashlib.sha256(os.fsencode(path.absolute()) + how.encode()).hexdigest()[:16]
+        return self.folder / f"{name}.json"
+
+    def _of(self, path: Path, how: str, states: Mapping[str, os.stat_result]) -> str:
+        place = self._place(path, how)
+        entries = {name: (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in states.items()}
+        state = _digest(entries)
+        known = read_json(place)
+        if known and known["state"] == state:
+            return str(known["fingerprint"])
+        if how == "sizes":
+            sums = {name: str(entry[0]) for name, entry in entries.items()}
+        else:
+            sums = _sums(path, entries, _remembered(place))
+        fingerprint = sums[""] if "" in sums else _fingerprint(sums)
+        newest = max((s.st_ctime for s in states.values()), default=0.0)
+        if time.time() - newest > SETTLED:
+            self._keep(place, path, how, state, fingerprint, entries, sums)
+        return fingerprint
+
+    def _keep(
+        self,
+        place: Path,
+        path: Path,
+        how: str,
+        state: str,
+        fingerprint: str,
+        entries: dict[str, Entry],
+        sums: dict[str, str],
+    ) -> None:
+        header = {"path": str(path.absolute()), "how": how, "state": state, "fingerprint": fingerprint, "found": {}}
+        lines = (json.dumps([name, *entry, sums[name]]) for name, entry in sorted(entries.items()))
+        # no home yet, or one that may only be read: then it is found out again each time
+        if not self.folder.parent.is_dir():
+            return
+        with suppress(OSError):
+            self.folder.mkdir(exist_ok=True)
+            write_bytes(_table(place), "".join(f"{line}\n" for line in lines).encode(), durable=False)
+            write_json(place, header, durable=False)
+
+
+def _table(place: Path) -> Path:
+    return place.with_suffix(".files.jsonl")
+
+
+def _digest(entries: Mapping[str, Entry]) -> str:
+    whole = "\n".join(f"{name}\0{a}\0{b}\0{c}\0{d}" for name, (a, b, c, d) in sorted(entries.items()))
+    return hashlib.sha256(os.fsencode(whole)).hexdigest()
+
+
+def _fingerprint(sums: Mapping[str, str]) -> str:
+    return hashlib.sha256(os.fsencode("\n".join(f"{name}\0{sums[name]}" for name in sorted(sums)))).hexdigest()
+
+
+def _remembered(place: Path) -> dict[str, tuple[Entry, str]]:
+    def rows() -> Iterator[tuple[str, tuple[Entry, str]]]:
+        with _table(place).open() as file:
+            for line in file:
+                name, *entry, known = json.loads(line)
+                yield name, ((entry[0], entry[1], entry[2], entry[3]), known)
+
+    try:
+        return dict(rows())
+    except (OSError, ValueError, IndexError):
+        return {}
+
+
+def _sums(path: Path, entries: Mapping[str, Entry], known: Mapping[str, tuple[Entry, str]]) -> dict[str, str]:
+    """SHA-256 of every file; of those that have not changed as it was."""
+    sums = {name: known[name][1] for name, entry in entries.items() if name in known and known[name][0] == entry}
+    rest = [name for name in entries if name not in sums]
+    size = sum(entries[name][0] for name in rest)
+    if size > LONG:
+        sys.stderr.write(
+            f"reading {size / 1e9:,.1f} GB of {shown(path)} once, to know it by its content; `data.manifest: sizes` goes by names and "
+            "sizes\n"
+        )
+
+    def read(name: str) -> str:
+        file = path / name if name else path
+        try:
+            with file.open("rb") as opened:
+                return hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{shown(file)}: cannot be read: {error.strerror}.") from None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        sums.update(zip(rest, pool.map(read, rest), strict=True))
+    return sums

@@ -1,0 +1,23 @@
+"""Where the record of an experiment's last run is, and what it holds of each row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from star.rundir import Home, read_json
+
+
+def record_path(home: Home, name: str, profile: str) -> Path:
+    """The record of an experiment at a profile; `run` writes it, `reindex` makes the ledger of it."""
+    kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in profile)
+    return home.experiments / f"{name}@{kept}.json"
+
+
+def recorded_rows(home: Home, name: str, profile: str) -> dict[str, dict[str, Any]]:
+    """Row label -> what the record holds of its first run; empty where there is none."""
+    found = read_json(record_path(home, name, profile)) or {}
+    rows: dict[str, dict[str, Any]] = {}
+    for row in found.get("rows", []):
+        rows.setdefault(row["row"], row)
+    return rows

@@ -1,0 +1,115 @@
+"""Modes, sizes and turns of pictures: what is converted is right and said, what has no range or no room is refused."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from star.data import pixels
+from star.data.pixels import center_crop, decoded, decoded_squares
+from star.errors import DataError
+
+RAMP = np.linspace(0, 65535, 400).reshape(20, 20).astype(np.uint16)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_brought_to_eight_by_their_range(kind: str, channels: int) -> None:
+    said: list[str] = []
+    found = decoded(encoded(Image.fromarray(RAMP), kind), channels, "x", said.append)
+    expected = np.round(RAMP.astype(np.float64) * 255 / 65535)
+    assert found.shape == (20, 20, channels) and abs(found[..., 0].astype(float) - expected).max() <= 1
+    assert (found[0, 0, 0], found[-1, -1, 0]) == (0, 255) and abs(found.mean() - 127.5) < 0.5
+    assert said[0] == "16-bit grey images are brought to 8 bits: 65535 becomes 255"
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_numbers_without_a_range_are_refused(kind: type) -> None:
+    with pytest.raises(DataError, match="x: has mode [FI], whose range nobody knows"):
+        decoded(encoded(Image.fromarray(np.zeros((4, 4), dtype=kind)), "TIFF"), 3, "x")
+
+
+@pytest.mark.parametrize(
+    "mode, channels, note",
+    [
+        ("RGB", 3, None),
+        ("L", 1, None),
+        ("L", 3, "grey images are repeated to RGB"),
+        ("RGB", 1, "RGB images are converted to grey"),
+        ("RGBA", 3, "RGBA images are converted to RGB, alpha is dropped"),
+        ("LA", 1, "alpha is dropped"),
+        ("P", 3, "P images are converted to RGB"),
+        ("1", 1, None),
+    ],
+)
+def test_conversions_are_said(mode: str, channels: int, note: str | None) -> None:
+    said: list[str] = []
+    image = Image.fromarray(np.full((8, 8, 3), 200, dtype=np.uint8)).convert(mode)
+    found = decoded(encoded(image, "PNG"), channels, "x", said.append)
+    assert abs(int(found[4, 4, 0]) - 200) <= (55 if mode == "1" else 6) and said == ([note] if note else [])
+
+
+def test_an_exif_turn_is_said_and_not_made() -> None:
+    said: list[str] = []
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.zeros((8, 16, 3), dtype=np.uint8))
+    found = decoded(encoded(image, "JPEG", exif=exif), 3, "x", said.append)
+    assert found.shape == (8, 16, 3) and "orientation is not applied" in said[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1), (3, 20_000)])
+@pytest.mark.parametrize("enlarge", ["resize", "pad"])
+def test_a_thin_picture_costs_its_crop(shape: tuple[int, int], enlarge: str) -> None:
+    source = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)), "PNG")
+    tracemalloc.start()
+    found = decoded_squares(source, 3, "x", [281], enlarge)[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (281, 281, 3) and peak < 4e6
+
+
+def test_a_thin_pictures_crop_is_that_of_the_whole_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 400, 3), dtype=np.uint8)
+    quick = center_crop(image, 30)
+    monkeypatch.setattr(pixels, "LONG", 1e9)
+    assert np.abs(quick.astype(int) - center_crop(image, 30)).max() <= 1
+
+
+def test_a_huge_jpeg_is_shrunk_while_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.linspace(0, 255, 2000).astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(rows[:, None, None], (2000, 2000, 3)).copy())
+    source, said = encoded(image, "JPEG", quality=95), []
+    whole = decoded_squares(source, 3, "x", [64], "resize")[0]
+    monkeypatch.setattr(pixels, "IN_MEMORY", 1 << 20)
+    shrunk = decoded_squares(source, 3, "x", [64], "resize", said.append)[0]
+    assert said == ["very large JPEGs are decoded at a fraction of their size"]
+    assert np.abs(whole.astype(int) - shrunk).mean() < 2
+
+
+def test_what_is_too_large_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pixels, "LARGEST", 1000)
+    Image.fromarray(np.zeros((50, 50), dtype=np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a.png: has 50 x 50 pixels, too many to hold in memory"):
+        decoded(tmp_path / "a.png", 3, str(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 30, b"\xff\xd8\xff\xe0" + b"\0" * 30]
+)
+def test_what_cannot_be_decoded_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match="a.png: cannot be read as an image"):
+        decoded(tmp_path / "a.png", 3, str(tmp_path / "a.png"))
