@@ -86,30 +86,26 @@ class Tree:
         return [f"{files} no image by the ending, and left aside: {some}"]
 
 
-def counts(name: str) -> bool:
-    """Whether a file or folder of this name counts at all."""
-    return not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
-
-
 def _scan(tree: Tree, path: str, place: str, endings: tuple[str, ...], above: frozenset[tuple[int, int]]) -> None:
     """Args:
     above: device and inode of the folders on the way here: a link back to one of them is not followed.
     """
     images: list[str] = []
     tree.folders[place] = images
-    below: list[str] = []
+    states, below = tree.states, []
     prefix = f"{place}/" if place else ""
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = entry.name
-                if not counts(name):
+                small = name.lower()
+                if name[0] == "." or small in LEFT_BY_SYSTEMS:
                     continue
-                if name.lower().endswith(endings):
+                if small.endswith(endings):
                     state = _state(entry)
-                    if state is not None and stat.S_ISREG(state.st_mode):
+                    if state is not None and stat.S_ISREG(state[0]):
                         images.append(name)
-                        tree.states[prefix + name] = state
+                        states[prefix + name] = state
                         continue
                 if entry.is_dir():
                     below.append(name)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from star.data.codes import LEFT_OUT
-from star.data.folders import Tree
+from star.data.places import codes_folders, codes_part
 from star.data.views import NUM_VIEWS
 from star.errors import DataError
 from star.words import shown
@@ -35,8 +35,8 @@ class LlamaGenCodes:
     """
 
     def __init__(self, folder: Path, ranges: int, length: int, codebook_size: int, skip: bool) -> None:
-        self.codes = [_part(path, "codes") for path in folders(folder, ranges)]
-        self.labels = _part(folder, "labels")
+        self.codes = [codes_part(path, "codes") for path in codes_folders(folder, ranges)]
+        self.labels = codes_part(folder, "labels")
         self.length, self.codebook_size, self.skip = length, codebook_size, skip
 
     def check_count(self, images: int) -> None:
@@ -104,42 +104,6 @@ class LlamaGenCodes:
             raise DataError(
                 f"{path}: says class {own.reshape(-1)[:3].tolist()}, the images' folder {label}; are the codes of these images?"
             )
-
-
-def absent(folder: Path) -> str | None:
-    """What to say when the codes are not there; None when they are."""
-    try:
-        for kind in ("codes", "labels"):
-            _part(folder, kind)
-    except DataError as error:
-        return str(error)
-    return None
-
-
-def folders(folder: Path, ranges: int) -> list[Path]:
-    """Where the codes of each crop range lie."""
-    return [folder, folder.with_name(f"{folder.name}_105")][:ranges]
-
-
-def tree(folder: Path) -> Tree:
-    """The files of one crop range, as their content is hashed."""
-    whole = Tree.of(folder, (".npy",))
-    mine = tuple(f"{path.name}/" for path in _parts(folder))
-    whole.states = {name: state for name, state in whole.states.items() if name.startswith(mine)}
-    return whole
-
-
-def _parts(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*_*") if path.is_dir() and path.name.endswith(("_codes", "_labels")))
-
-
-def _part(folder: Path, kind: str) -> Path:
-    found = [path for path in _parts(folder) if path.name.endswith(f"_{kind}")]
-    if len(found) != 1:
-        raise DataError(
-            f"data.codes: {folder} has {len(found)} folders called *_{kind}; LlamaGen's extraction makes one, such as imagenet256_{kind}."
-        )
-    return found[0]
 
 
 def _loaded(path: Path) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -10,18 +9,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from star.data import fetch
+from star.data.class_folders import ClassFolders
 from star.data.decoding import listing_of
 from star.data.folders import Tree
-from star.data.image_folder import ClassFolders, ImageFolder
+from star.data.image_folder import ImageFolder
 from star.data.pixels import Images, square
+from star.data.places import folder_of, missing
 from star.data.splits import Split
 from star.errors import DataError
 from star.spec.images import DataSpec
-from star.words import shown
-
-FASHION_MNIST = hashlib.sha256("".join(fetch.SHA256.values()).encode()).hexdigest()[:16]
-"""What names Fashion-MNIST in a key: its files were checked when they were fetched."""
 
 
 class ImageSource(Protocol):
@@ -51,24 +47,6 @@ class ImageSource(Protocol):
         ...
 
 
-def folder_of(spec: DataSpec, data_home: Path) -> Path:
-    """Where the images of a spec lie on this machine."""
-    return Path(spec.path) if spec.path else data_home / spec.name
-
-
-def missing(spec: DataSpec, data_home: Path) -> str | None:
-    """What to say when the images are not there; None when they are."""
-    folder = folder_of(spec, data_home)
-    if spec.name == "fashion-mnist":
-        return (
-            None
-            if fetch.is_complete(folder)
-            else f"Fashion-MNIST is not in {shown(folder)}; run `star-exp data fetch fashion-mnist`."
-        )
-    wanted = "*.parquet files" if spec.name == "parquet" else "one subfolder per class"
-    return None if folder.is_dir() else f"data.path: {shown(folder)} is no folder; give one with {wanted}."
-
-
 def open_source(spec: DataSpec, data_home: Path, split: Split, threads: int = 1) -> ImageSource:
     """The images of a split.
 
@@ -84,7 +62,8 @@ def open_source(spec: DataSpec, data_home: Path, split: Split, threads: int = 1)
     if spec.name == "fashion-mnist":
         return FashionMNIST(folder_of(spec, data_home), split)
     if spec.name == "parquet":
-        from star.data.parquet import ParquetFiles, ParquetImages
+        from star.data.parquet import ParquetImages
+        from star.data.parquet_files import ParquetFiles
 
         return ParquetImages(ParquetFiles.of(folder_of(spec, data_home), spec), split, spec, threads)
     return ImageFolder(ClassFolders.of(Tree.of(folder_of(spec, data_home)), spec), split, spec, threads)

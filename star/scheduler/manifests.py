@@ -132,7 +132,7 @@ def _table(place: Path) -> Path:
 
 
 def _digest(entries: Mapping[str, Entry]) -> str:
-    whole = "\n".join(f"{name}\0{a}\0{b}\0{c}\0{d}" for name, (a, b, c, d) in sorted(entries.items()))
+    whole = "\n".join([f"{name}\0{entry}" for name, entry in sorted(entries.items())])
     return hashlib.sha256(os.fsencode(whole)).hexdigest()
 
 

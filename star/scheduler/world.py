@@ -12,11 +12,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from star.data import inception_file, llamagen_codes, sources
+from star.data import inception_file, places
+from star.data.class_folders import ClassFolders
 from star.data.folders import Tree
-from star.data.image_folder import ClassFolders
-from star.data.image_sets import absent_members, open_images
-from star.data.parquet import ParquetFiles
+from star.data.parquet_files import ParquetFiles
 from star.data.splits import Found
 from star.errors import DataError
 from star.rundir import Home
@@ -124,15 +123,15 @@ class World:
 
     def _images(self, data: DataSpec, row: Row) -> Seen:
         if data.name == "fashion-mnist":
-            if reason := sources.missing(data, self.home.data):
+            if reason := places.missing(data, self.home.data):
                 self._lacks(reason)
-            return Seen(sources.FASHION_MNIST)
+            return Seen(places.FASHION_MNIST)
         seen: Seen = self._once(data.model_dump_json(), lambda: self._look(data, row))
         return seen
 
     def _look(self, data: DataSpec, row: Row) -> Seen:
-        root, asked = sources.folder_of(data, self.home.data), _asked(data)
-        if reason := sources.missing(data, self.home.data):
+        root, asked = places.folder_of(data, self.home.data), _asked(data)
+        if reason := places.missing(data, self.home.data):
             self._lacks(reason)
             fingerprint = self._before("data", "data.path", str(root), row, data.manifest)
             return Seen(_named(fingerprint, data.manifest), self.manifests.found(root, data.manifest, asked))
@@ -187,6 +186,8 @@ class World:
             if path.is_dir() and (tree := Tree.of(path)).states:
                 return self.manifests.tree(tree)
             if path.exists():
+                from star.data.image_sets import open_images
+
                 open_images(path)  # says what is wrong with it
                 return self.manifests.file(path)
             self._lacks(f"generate.samples: {given} is not there; give an .npz, an .npy or a folder of images.")
@@ -199,12 +200,12 @@ class World:
 
         def look() -> str:
             parts = []
-            for folder in llamagen_codes.folders(Path(given), len(data.crop_ranges)):
-                if reason := llamagen_codes.absent(folder):
+            for folder in places.codes_folders(Path(given), len(data.crop_ranges)):
+                if reason := places.codes_absent(folder):
                     self._lacks(reason)
                     parts.append(self._before("codes", "data.codes", str(folder), row, data.manifest))
                 else:
-                    parts.append(self.manifests.tree(llamagen_codes.tree(folder), data.manifest))
+                    parts.append(self.manifests.tree(places.codes_tree(folder), data.manifest))
             return ABSENT if ABSENT in parts else _named("+".join(part[:16] for part in parts), data.manifest, 40)
 
         return str(self._once(f"data.codes {given} {data.crop_ranges} {data.manifest}", look))
@@ -220,6 +221,8 @@ class World:
             else:
                 self._once(f"inception {weights}", lambda: inception_file.check(weights))
         if score.reference and Path(score.reference).is_file():
+            from star.data.image_sets import absent_members
+
             absent = absent_members(Path(score.reference), ("mu", "sigma", "mu_s", "sigma_s", "arr_0"))
             if absent:
                 raise DataError(
@@ -229,13 +232,13 @@ class World:
     def inputs(self, spec: RunSpec) -> list[Path]:
         """The files that hold what is known of a run's inputs, for whoever has not got these."""
         data = spec.data
-        places = [(Path(given), "content") for given in _given(spec)]
-        places += [(Path(data.path), data.manifest)] if data.path else []
+        wanted = [(Path(given), "content") for given in _given(spec)]
+        wanted += [(Path(data.path), data.manifest)] if data.path else []
         if data.codes:
-            places += [
-                (folder, data.manifest) for folder in llamagen_codes.folders(Path(data.codes), len(data.crop_ranges))
+            wanted += [
+                (folder, data.manifest) for folder in places.codes_folders(Path(data.codes), len(data.crop_ranges))
             ]
-        return [file for path, how in places for file in self.manifests.files(path, how)]
+        return [file for path, how in wanted for file in self.manifests.files(path, how)]
 
 
 def _given(spec: RunSpec) -> list[str]:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from star.data.pixels import Images
+from star.data.places import folder_of
 from star.data.sharded import ShardedArray
-from star.data.sources import folder_of, open_source
+from star.data.sources import open_source
 from star.data.splits import Split
 from star.data.views import ordered_views, sides_before_crop
 from star.errors import DataError

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from star.data.class_folders import ClassFolders
 from star.data.folders import EXTENSIONS, Tree
-from star.data.image_folder import ClassFolders
 from star.data.image_sets import open_images
 from star.data.sources import open_source
 from star.errors import DataError

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from star.data.codes import LEFT_OUT, CodeStore
-from star.data.llamagen_codes import LlamaGenCodes, absent
-from star.data.parquet import ParquetFiles
+from star.data.llamagen_codes import LlamaGenCodes
+from star.data.parquet_files import ParquetFiles
+from star.data.places import codes_absent as absent
 from star.data.sources import open_source
 from star.errors import DataError
 from star.spec.images import DataSpec

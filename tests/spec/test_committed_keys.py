@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from star.data.sources import FASHION_MNIST
+from star.data.places import FASHION_MNIST
 from star.spec.keys import stage_keys
 from star.spec.load import load
 from tests.helpers import ROOT

@@ -1,0 +1,127 @@
+"""How a folder of images in class folders is to be read: which folders are classes, which are splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from star.data.folders import EXTENSIONS, Tree
+from star.data.splits import WHOLE, Found, Splits, choose, is_held_out, role
+from star.errors import DataError
+from star.spec.images import DataSpec
+from star.words import shown
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """An image folder's splits and classes: `class/...`, or `train/class/...` and `val/class/...`."""
+
+    tree: Tree
+    splits: Splits
+    classes: list[str]
+    test_fraction: float
+
+    @classmethod
+    def of(cls, tree: Tree, spec: DataSpec) -> ClassFolders:
+        """How the folder is to be read.
+
+        Raises:
+            DataError: it is not clear, or not what the spec says.
+        """
+        where = shown(tree.root)
+        if not any(tree.folders.values()):
+            raise DataError(
+                f"data.path: {where} holds no image ({', '.join(EXTENSIONS)}); give one with one subfolder per class."
+            )
+        splits = _splits(tree, spec, where)
+        base = splits.train or ""
+        classes = list(tree.classes(base))
+        filled = {name for _, name in tree.images(base)}
+        place = f"{where}/{shown(base)}" if base else where
+        if not filled:
+            raise DataError(
+                f"data.path: {place} has images but no subfolder for each class; put them in one subfolder per class "
+                "(a single class wants one too)."
+            )
+        empty = [name for name in classes if name not in filled]
+        if empty:
+            raise DataError(
+                f"data.path: {place} has the class folder {shown(empty[0])} without an image, which would shift the numbers of "
+                "the classes behind it; fill it or take it away."
+            )
+        if len(classes) != spec.num_classes:
+            some = ", ".join(map(shown, classes[:5])) + (", ..." if len(classes) > 5 else "")
+            raise DataError(
+                f"data.num_classes: {spec.num_classes}, but {place} has {len(classes)} class folders: {some}. If these are "
+                f"the classes, write num_classes: {len(classes)}; if not, give another data.path or data.train_split."
+            )
+        found = cls(tree, splits, classes, spec.test_fraction)
+        found._check_test(where)
+        return found
+
+    def _check_test(self, where: str) -> None:
+        test = self.splits.test
+        if test is None:
+            return
+        place = f"{where}/{shown(test)}"
+        if not self.tree.images(test):
+            count = len(self.tree.folders.get(test, []))
+            raise DataError(
+                f"data.path: {place} has {count} images but no class folders, so nobody knows their classes (data.num_classes counts "
+                f"those of {shown(self.splits.train)}/): sort them into one subfolder per class, as ImageNet's script valprep.sh does with "
+                f"its val/, or hold out a share of the training images instead with data.test_split: {shown(self.splits.train)}."
+            )
+        foreign = sorted({name for _, name in self.tree.images(test)} - set(self.classes))
+        if foreign:
+            raise DataError(
+                f"data.path: {place} has the class {shown(foreign[0])}, which {shown(self.splits.train)}/ has not; both name their "
+                "classes alike."
+            )
+
+    def files(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[int]]:
+        """(path, class) of the training images and of the held-out ones; numbers of the training images in the whole folder."""
+        whole = self.tree.images(self.splits.train or "")
+        if self.splits.test is not None:
+            return whole, self.tree.images(self.splits.test), list(range(len(whole)))
+        held = [is_held_out(name, self.test_fraction) for name, _ in whole]
+        numbers = [i for i, out in enumerate(held) if not out]
+        return [whole[i] for i in numbers], [image for image, out in zip(whole, held, strict=True) if out], numbers
+
+    def found(self) -> Found:
+        """What is there."""
+        train, test, _ = self.files()
+        base = self.splits.train or ""
+        notes = [*self.splits.notes, *self.tree.notes()]
+        beside = len(self.tree.folders.get(base, []))
+        if beside:
+            notes.append(f"{beside} images lie in no class folder, and are left aside")
+        return Found(len(self.classes), len(train), len(test), _place(base), _place(self.splits.test), notes)
+
+
+def _place(name: str | None) -> str:
+    return f"{shown(name)}/" if name else "a share by hash" if name is None else "the folder"
+
+
+def _splits(tree: Tree, spec: DataSpec, where: str) -> Splits:
+    top = tree.top()
+    if spec.train_split == WHOLE:
+        if spec.test_split is not None:
+            raise DataError(
+                "data.test_split: cannot be given with data.train_split: ., which takes every subfolder as a class."
+            )
+        return Splits()
+    named = spec.train_split or spec.test_split
+    splits = choose(top if named or any(top.values()) else [], spec, where)
+    if splits.train is None:
+        _refuse_flat(list(top), where)
+    return splits
+
+
+def _refuse_flat(top: list[str], where: str) -> None:
+    """Splits without class folders would be taken for classes, and the held-out images trained on."""
+    held_out = [name for name in top if role(name) in ("validation", "test")]
+    if held_out:
+        raise DataError(
+            f"data.path: {where} has {' and '.join(map(shown, [n for n in top if role(n)]))}, which read as splits but hold images and "
+            "no class folders: give each one subfolder per class (a single class wants one too), or say data.train_split: . to "
+            "take every subfolder as a class."
+        )

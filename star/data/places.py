@@ -1,0 +1,69 @@
+"""Where images and given codes lie on this machine, and whether they are there. Light on purpose: every plan looks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from star.data import fetch
+from star.data.folders import Tree
+from star.errors import DataError
+from star.spec.images import DataSpec
+from star.words import shown
+
+FASHION_MNIST = hashlib.sha256("".join(fetch.SHA256.values()).encode()).hexdigest()[:16]
+"""What names Fashion-MNIST in a key: its files were checked when they were fetched."""
+
+
+def folder_of(spec: DataSpec, data_home: Path) -> Path:
+    """Where the images of a spec lie on this machine."""
+    return Path(spec.path) if spec.path else data_home / spec.name
+
+
+def missing(spec: DataSpec, data_home: Path) -> str | None:
+    """What to say when the images are not there; None when they are."""
+    folder = folder_of(spec, data_home)
+    if spec.name == "fashion-mnist":
+        return (
+            None
+            if fetch.is_complete(folder)
+            else f"Fashion-MNIST is not in {shown(folder)}; run `star-exp data fetch fashion-mnist`."
+        )
+    wanted = "*.parquet files" if spec.name == "parquet" else "one subfolder per class"
+    return None if folder.is_dir() else f"data.path: {shown(folder)} is no folder; give one with {wanted}."
+
+
+def codes_absent(folder: Path) -> str | None:
+    """What to say when the codes are not there; None when they are."""
+    try:
+        for kind in ("codes", "labels"):
+            codes_part(folder, kind)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def codes_folders(folder: Path, ranges: int) -> list[Path]:
+    """Where the codes of each crop range lie."""
+    return [folder, folder.with_name(f"{folder.name}_105")][:ranges]
+
+
+def codes_tree(folder: Path) -> Tree:
+    """The files of one crop range, as their content is hashed."""
+    whole = Tree.of(folder, (".npy",))
+    mine = tuple(f"{path.name}/" for path in _parts(folder))
+    whole.states = {name: state for name, state in whole.states.items() if name.startswith(mine)}
+    return whole
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*_*") if path.is_dir() and path.name.endswith(("_codes", "_labels")))
+
+
+def codes_part(folder: Path, kind: str) -> Path:
+    found = [path for path in _parts(folder) if path.name.endswith(f"_{kind}")]
+    if len(found) != 1:
+        raise DataError(
+            f"data.codes: {folder} has {len(found)} folders called *_{kind}; LlamaGen's extraction makes one, such as imagenet256_{kind}."
+        )
+    return found[0]

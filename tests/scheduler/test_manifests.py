@@ -1,0 +1,196 @@
+"""Manifests: contents are read once, and again after any change; without the data its experiment is planned as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from star.cli.home import export_bundle, import_bundle
+from star.data.folders import Tree
+from star.errors import DataError
+from star.ledger.store import open_ledger
+from star.rundir import Home
+from star.scheduler import manifests
+from star.scheduler.contract import enter
+from star.scheduler.manifests import Manifests
+from star.scheduler.plan import Plan, make_plan
+from star.spec.load import load
+from tests.data.test_imports import codes_folder, encoded, write_parquet
+from tests.helpers import ROOT
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    for name in ("a", "b"):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for i in range(15):
+            (folder / f"{i}.png").write_bytes(encoded(i))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were just written have stood for a while."""
+    now = manifests.time.time
+    monkeypatch.setattr(manifests.time, "time", lambda: now() + 10)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of the files whose contents were read."""
+    names: list[str] = []
+    digest = manifests.hashlib.file_digest
+
+    def watched(file: Any, kind: str) -> Any:
+        names.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(manifests.hashlib, "file_digest", watched)
+    yield names
+
+
+def replaced(path: Path) -> None:
+    """Another content of the same size, with the old date of modification."""
+    stat, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_only_what_has_changed_is_read_again(given: Path, later: None, reads: list[str]) -> None:
+    home = Home(given.parent / "home")
+    first = Manifests(home).tree(Tree.of(given))
+    assert len(reads) == 30
+    assert Manifests(home).tree(Tree.of(given)) == first and len(reads) == 30, "another process remembers it"
+    replaced(given / "a" / "3.png")
+    second = Manifests(home).tree(Tree.of(given))
+    assert second != first and reads[30:] == ["3.png"]
+    os.utime(given / "b" / "4.png")
+    assert Manifests(home).tree(Tree.of(given)) == second and reads[31:] == ["4.png"]
+    (given / "a" / "5.png").rename(given / "b" / "5.bmp")
+    assert Manifests(home).tree(Tree.of(given)) != second
+
+
+def test_names_and_sizes_alone(given: Path, later: None, reads: list[str]) -> None:
+    found = Manifests(Home(given.parent / "home"))
+    first = found.tree(Tree.of(given), "sizes")
+    replaced(given / "a" / "3.png")
+    assert found.tree(Tree.of(given), "sizes") == first and not reads
+    (given / "a" / "3.png").write_bytes(b"")
+    assert found.tree(Tree.of(given), "sizes") != first
+
+
+def test_what_was_just_written_is_not_remembered(given: Path, reads: list[str]) -> None:
+    """A second change within the clock's resolution would not be seen."""
+    for _ in range(2):
+        Manifests(Home(given.parent / "home")).file(given / "a" / "1.png")
+    assert len(reads) == 2
+
+
+def test_without_a_home_nothing_is_written(given: Path, tmp_path: Path, later: None) -> None:
+    home = Home(tmp_path / "none")
+    assert len(Manifests(home).tree(Tree.of(given))) == 64 and not home.path.exists()
+
+
+def experiment(folder: Path, data: str, name: str = "own") -> Path:
+    shutil.copytree(ROOT / "tests" / "profiles", folder / "profiles", dirs_exist_ok=True)
+    (folder / f"{name}.yaml").write_text(
+        f"experiment: {name}\ntitle: t\nprofile: tiny\n"
+        "base:\n"
+        f"  data: {{channels: 3, image_size: 16, num_classes: 2, train_images: 1000, test_images: 1000, {data}}}\n"
+        "  tokenizer: {steps: 2, batch_size: 2}\n  optim: {steps: 2, batch_size: 4}\n"
+        "  generate: {num_images: 16}\n  score: {num_reference: 16}\n"
+        "rows: [{label: x}]\ntable: {caption: none, columns: [{title: Run, label: true}]}\n"
+    )
+    return folder / f"{name}.yaml"
+
+
+def planned(file: Path, home: Path) -> Plan:
+    return make_plan(load(file), Home(home), None)
+
+
+def keys(file: Path, home: Path) -> dict[str, str]:
+    return planned(file, home).runs[0].stages
+
+
+def test_a_small_set_is_at_most_what_was_asked_for(given: Path, tmp_path: Path, later: None) -> None:
+    file = experiment(tmp_path, f"name: image-folder, path: {given}")
+    plan = planned(file, tmp_path / "home")
+    data = plan.runs[0].spec.data
+    assert data.train_images + data.test_images == 30 and data.test_images > 0
+    assert plan.found[0].startswith(f"data.path: {given}: 2 classes; {data.train_images} images to train on")
+    asked = experiment(tmp_path, f"name: image-folder, path: {given}, train_images: {data.train_images}", "exact")
+    asked.write_text(asked.read_text().replace("train_images: 1000, ", ""))
+    assert planned(asked, tmp_path / "home").runs[0].stages["dataset"] == plan.runs[0].stages["dataset"], (
+        "one and the same set"
+    )
+    strict = experiment(tmp_path, f"name: image-folder, path: {given}, exact_counts: true", "strict")
+    with pytest.raises(DataError, match="data.train_images: 1000 asked for, but the train split has"):
+        planned(strict, tmp_path / "home")
+    large = load(file, sets=["optim.batch_size=64"])
+    with pytest.raises(
+        DataError, match=r"optim.batch_size: 64 is more than data.train_images = \d+, of which .* holds no more"
+    ):
+        make_plan(large, Home(tmp_path / "home"), None)
+
+
+def test_another_content_is_another_key(given: Path, tmp_path: Path, later: None) -> None:
+    home = tmp_path / "home"
+    folders = experiment(tmp_path, f"name: image-folder, path: {given}")
+    before = keys(folders, home)
+    replaced(given / "a" / "3.png")
+    assert keys(folders, home)["dataset"] != before["dataset"]
+
+    rows = [{"bytes": encoded(1), "path": ""}] * 40
+    (tmp_path / "parquet").mkdir()
+    parquet = experiment(tmp_path, f"name: parquet, path: {tmp_path / 'parquet'}", "parquet")
+    found = []
+    for shift in (0, 1):
+        write_parquet(tmp_path / "parquet" / "train.parquet", rows, [(i + shift) % 2 for i in range(40)])
+        found.append(keys(parquet, home)["dataset"])
+    assert found[0] != found[1]
+
+    folder, _ = codes_folder(tmp_path / "codes")
+    text = f"name: image-folder, path: {given}, codes: {folder}"
+    for changes, name in (("", "codes"), (", extra_crop_range: 1.05", "twenty")):
+        file = experiment(tmp_path, text + changes, name)
+        one = keys(file, home)
+        assert keys(file, home) == one
+        replaced(folder.with_name("ten_crop_105") / "imagenet256_codes" / "1.npy")
+        assert (keys(file, home)["encode"] != one["encode"]) == bool(changes), "the sibling counts where it is read"
+        replaced(folder / "imagenet256_codes" / "1.npy")
+        assert keys(file, home)["encode"] != one["encode"] and keys(file, home)["dataset"] == one["dataset"]
+
+
+def test_without_the_data_the_plan_is_what_it_was(given: Path, tmp_path: Path, later: None) -> None:
+    file, home = experiment(tmp_path, f"name: image-folder, path: {given}"), Home(tmp_path / "home")
+    plan = make_plan(load(file), home, None)
+    given.rename(tmp_path / "unmounted")
+    again = make_plan(load(file), home, None)
+    assert again.runs[0].stages == plan.runs[0].stages and again.runs[0].spec == plan.runs[0].spec
+    assert again.missing == [f"data.path: {given} is no folder; give one with one subfolder per class."]
+    assert make_plan(load(file), Home(tmp_path / "other"), None).runs[0].sources["data"] == "absent"
+
+
+def test_an_imported_experiment_is_planned_without_its_data(given: Path, tmp_path: Path, later: None) -> None:
+    """On another machine the same relative path is another place: the record says what was there."""
+    file, home = experiment(tmp_path / "cluster", f"name: image-folder, path: {given}"), Home(tmp_path / "home")
+    ledger = open_ledger(home)
+    plan = make_plan(load(file), home, ledger)
+    enter(plan, home, ledger, lambda text: None)
+    export_bundle(load(file), home.path, tmp_path / "reports", "none", tmp_path / "bundle.tar.gz")
+    laptop = Home(tmp_path / "laptop")
+    import_bundle(tmp_path / "bundle.tar.gz", laptop.path, tmp_path / "reports")
+    assert {path.name for path in laptop.manifests.iterdir()} == {path.name for path in home.manifests.iterdir()}
+    elsewhere = experiment(tmp_path / "mine", f"name: image-folder, path: {tmp_path / 'mine' / 'images'}")
+    shutil.rmtree(given)
+    for one in (file, elsewhere):
+        found = make_plan(load(one), laptop, None)
+        assert found.runs[0].key == plan.runs[0].key and found.runs[0].spec.data.train_images < 30
+    assert "it counts as what it was when this experiment was last run" in found.found[0]
