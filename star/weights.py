@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from star.errors import DataError
+from star.sniff import misnamed
+from star.words import shown
 
 LAYOUTS = ("model", "module", "state_dict", "ema")
 """Where a file keeps its weights, in the order in which LlamaGen's scripts look; a file without any holds them bare."""
@@ -43,18 +46,51 @@ def load_weights(path: Path, mapped: bool = False) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if path.is_file() and (known := misnamed(path)):
+        raise DataError(f"{shown(path)}: cannot be read as weights: {known}.")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return dict(load_file(path))
         with torch.serialization.safe_globals(
             [argparse.Namespace]
         ):  # LlamaGen's training keeps its arguments; it is data
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        raise DataError(
-            f"{path}: cannot be read as weights: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from None
+        raise DataError(f"{shown(path)}: cannot be read as weights: {_reason(error)}.") from None
+    except (
+        TypeError,
+        AttributeError,
+        IndexError,
+        ImportError,
+        AssertionError,
+    ) as error:  # a pickle made of something else
+        raise DataError(f"{shown(path)}: cannot be read as weights: it is damaged ({type(error).__name__}).") from None
     return state
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its content, whatever its name: the length of a JSON header, then the header."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        return path.suffix == ".safetensors"
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def _reason(error: Exception) -> str:
+    """torch's own words, but where they advise to execute what is in the file."""
+    text = str(error)
+    if "weights_only" in text or "WeightsUnpickler" in text or isinstance(error, pickle.UnpicklingError):
+        name = re.search(r"GLOBAL ([\w.]+)", text)
+        what = f" ({name[1]})" if name else ""
+        if "TorchScript" in text:
+            return "it is a TorchScript archive, a program; save the model's state dict instead"
+        return (
+            f"it holds other Python objects than tensors and plain values{what}, or is no torch file; nothing in it is executed: load it "
+            "where you trust it, and save its state dict alone"
+        )
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def load_state(path: Path, first: str | None = None) -> dict[str, Tensor]:
@@ -77,7 +113,7 @@ def load_state(path: Path, first: str | None = None) -> dict[str, Tensor]:
         or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
     ):
         raise DataError(
-            f"{path}: holds no weights; legal are a state dict, or one under {', '.join(LAYOUTS)}, as in LlamaGen's files."
+            f"{shown(path)}: holds no weights; legal are a state dict, or one under {', '.join(LAYOUTS)}, as in LlamaGen's files."
         )
     return {_bare(key): value for key, value in content.items()}
 
@@ -94,6 +130,7 @@ def fit(model: nn.Module, state: dict[str, Tensor], path: Path, section: str, un
     """
     expected = model.state_dict()
     state = {key: value for key, value in state.items() if key not in unused}
+    _check_numbers({key: value for key, value in state.items() if key in expected}, path)
     wrong_shape = [
         f"{key} is {_shape(state[key])}, not {_shape(value)}"
         for key, value in expected.items()
@@ -106,8 +143,30 @@ def fit(model: nn.Module, state: dict[str, Tensor], path: Path, section: str, un
     }
     if any(findings.values()):
         report = "; ".join(f"{len(keys)} {name}: {_some(keys)}" for name, keys in findings.items() if keys)
-        raise DataError(f"{path}: does not fit the spec's section {section}: {report}. Change {section}, or the file.")
+        raise DataError(
+            f"{shown(path)}: does not fit the spec's section {section}: {report}. Change {section}, or the file."
+        )
     model.load_state_dict(state)
+
+
+def _check_numbers(state: dict[str, Tensor], path: Path) -> None:
+    """That weights are real numbers.
+
+    Raises:
+        DataError: naming the first that is not.
+    """
+    for key, value in state.items():
+        if not value.is_floating_point():
+            raise DataError(
+                f"{shown(path)}: {key} holds {str(value.dtype).removeprefix('torch.')}, and weights are floating-point numbers; give a "
+                "checkpoint that is not quantised."
+            )
+        bad = int((~value.isfinite()).sum())
+        if bad:
+            raise DataError(
+                f"{shown(path)}: {bad} of the {value.numel()} numbers of {key} are NaN or infinite: its training had diverged; give an "
+                "earlier checkpoint."
+            )
 
 
 def _bare(key: str) -> str:

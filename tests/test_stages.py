@@ -133,3 +133,12 @@ def test_llamagen_b_costs_what_is_known() -> None:
     assert estimate.train_flops(spec) / (2 * 3 * estimate.forward_flops(spec)) == pytest.approx(2.583, abs=0.01)
     encode, decode = estimate.vq_flops(TokenizerSpec(), 256, 3)
     assert (encode, decode) == (pytest.approx(138.4e9, rel=0.03), pytest.approx(252.7e9, rel=0.03))
+
+
+def test_twenty_views_cost_twice_of_ten() -> None:
+    ten, twenty, imported = tiny(), tiny(data__extra_crop_range=1.05), tiny(data__codes="/codes")
+    test = ten.data.test_images
+    encode, _ = estimate.vq_flops(ten.tokenizer, ten.data.image_size, 1)
+    for cost, unit in ((estimate.stage_flops, encode), (estimate.stage_bytes, 2.0 * ten.sequence_length)):
+        assert cost("encode", twenty) - unit * test == pytest.approx(2 * (cost("encode", ten) - unit * test))
+    assert estimate.stage_flops("encode", imported) == pytest.approx(encode * test)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -178,3 +180,75 @@ def test_exports_load_in_llamagens_layout_and_as_safetensors(home: Path) -> None
     ):
         refused = star_exp("weights", "export", *arguments, home=home, cwd=home)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+
+
+MISNAMED = {
+    "page.pt": (b"<!DOCTYPE html><html>", "it is a web page"),
+    "page.npz": (b"\xef\xbb\xbf\n<html>", "it is a web page"),
+    "lfs.safetensors": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n",
+        "it is a pointer of Git LFS",
+    ),
+    "model.safetensors.index.json": (
+        b'{"metadata": {"total_size": 3}, "weight_map": {}}',
+        "it is the index of a checkpoint in several",
+    ),
+    "settings.pt": (b'{"a": 1}', "it is JSON"),
+    "packed.pt": (b"\x1f\x8b\x08\x00", "it is a compressed archive"),
+    "quantised.pt": (b"GGUF\x03", "it is a GGUF file"),
+    "keras.pt": (b"\x89HDF\r\n", "it is an HDF5 file"),
+    "nothing.pt": (b"", "it is empty"),
+    "noise.pt": (bytes(range(128, 255)), "cannot be read as weights"),
+}
+
+
+@pytest.mark.parametrize("name", MISNAMED)
+def test_files_that_are_something_else_are_told_what_they_are(name: str, tmp_path: Path) -> None:
+    content, message = MISNAMED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as found:
+        load_weights(tmp_path / name)
+    assert_no_bad_advice(str(found.value))
+
+
+def assert_no_bad_advice(text: str) -> None:
+    assert (
+        "weights_only" not in text
+        and "\x1b" not in text
+        and "can still be loaded" not in text
+        and len(text.splitlines()) == 1
+    )
+
+
+def test_a_pickle_is_not_recommended(tmp_path: Path) -> None:
+    torch.save({"model": {}, "step": numpy.float64(1)}, tmp_path / "a.pt")
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / "b.pt"))
+    for name, message in (("a", "other Python objects than tensors .*numpy"), ("b", "is a TorchScript archive")):
+        with pytest.raises(DataError, match=message) as found:
+            load_weights(tmp_path / f"{name}.pt")
+        assert_no_bad_advice(str(found.value))
+
+
+def test_safetensors_are_known_by_their_content(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(3)}, tmp_path / "model.pt")
+    assert load_weights(tmp_path / "model.pt")["a"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: x * float("nan"), r"16 of the 16 numbers of norm.weight are NaN or infinite"),
+        (
+            lambda x: x.index_fill(0, torch.tensor([2]), float("inf")),
+            r"1 of the 16 numbers of norm.weight are NaN or infinite",
+        ),
+        (lambda x: x.to(torch.int8), "norm.weight holds int8, and weights are floating-point"),
+        (lambda x: x.to(torch.complex64), "norm.weight holds complex64, and weights are floating-point"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    spec = tiny(model__dim=16, model__weights=str(tmp_path / "w.pt"))
+    state = build_model(spec).state_dict()
+    torch.save({"model": state | {"norm.weight": change(state["norm.weight"])}}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=message):
+        initial_model(spec)

@@ -16,8 +16,8 @@ from star.ledger.states import DONE
 from star.report.claims import Judgement, judge_all
 from star.report.evidence import Evidence
 from star.report.table import Agreement, Cell, Row, Table, agreements, build_table
-from star.scheduler.records import record_path
 from star.scheduler.recorded import recorded_plan
+from star.scheduler.records import record_path
 from star.spec.experiment import Experiment
 from star.spec.reporting import FigureSpec
 from star.tracked import Reader, open_reader

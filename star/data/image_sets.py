@@ -21,6 +21,7 @@ from star.data.folders import EXTENSIONS, Tree
 from star.data.pixels import Images, decoded
 from star.data.splits import role
 from star.errors import DataError
+from star.sniff import misnamed
 from star.words import shown
 
 UNREADABLE = (
@@ -203,7 +204,8 @@ class ArrayImages:
         if self.member is None:
             return self.path.open("rb")
         if not zipfile.is_zipfile(self.path):
-            raise DataError(f"{shown(self.path)}: cannot be read as an array: it is no .npz archive, or is cut short.")
+            reason = misnamed(self.path) or "it is no .npz archive, or is cut short"
+            raise DataError(f"{shown(self.path)}: cannot be read as an array: {reason}.")
         archive = zipfile.ZipFile(self.path)
         name = f"{self.member}.npy"
         if name not in archive.namelist():

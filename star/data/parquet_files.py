@@ -12,6 +12,7 @@ from typing import Any
 from star.data.folders import Tree
 from star.data.splits import WHOLE, Found, Split, Splits, choose, is_held_out, role
 from star.errors import DataError
+from star.sniff import misnamed
 from star.spec.images import DataSpec
 from star.words import shown
 
@@ -115,7 +116,7 @@ def opened(path: Path, spec: DataSpec) -> Any:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{shown(path)}: cannot be read as parquet: {error}.") from None
+        raise DataError(f"{shown(path)}: cannot be read as parquet: {misnamed(path) or error}.") from None
     names = file.schema_arrow.names
     for field in ("image_column", "label_column"):
         if getattr(spec, field) not in names:

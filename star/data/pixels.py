@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from star.errors import DataError
+from star.sniff import misnamed
 from star.words import shown
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever their format's code does: all of it means the same
-        reason = str(error).replace(f"{source!r}", "the file") or type(error).__name__
+        known = misnamed(source) if isinstance(source, Path) else None
+        reason = known or str(error).replace(f"{source!r}", "the file") or type(error).__name__
         raise DataError(f"{shown(name)}: cannot be read as an image: {shown(reason)}.") from None
 
 

@@ -107,7 +107,7 @@ class RunningMoments:
 
 
 def frechet_distance(reference: Moments, generated: Moments) -> float:
-    """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), never complex.
+    """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), never complex and never below 0.
 
     Raises:
         DataError: the moments have different dimensions, hold NaN, or a covariance that is none.
@@ -125,7 +125,7 @@ def frechet_distance(reference: Moments, generated: Moments) -> float:
         found = float(offset @ offset + variance - 2 * _trace_of_root(reference.covariance, generated.covariance))
     if not np.isfinite(found):
         raise DataError("the moments are too far apart for a number; are they of the same features?")
-    return found
+    return max(found, 0.0)  # rounding leaves equal sets a hair below
 
 
 def _trace_of_root(first: Array, second: Array) -> float:

@@ -18,6 +18,7 @@ from star.data.image_sets import UNREADABLE
 from star.data.pixels import Images
 from star.errors import DataError
 from star.evaluate.frechet import Moments
+from star.sniff import misnamed
 
 PAIRS = {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
@@ -39,7 +40,9 @@ def read_reference(path: Path) -> ReferenceFile:
         DataError: it is no such file, or its moments are not finite, or not of matching shapes.
     """
     if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: cannot be read as a reference file: it is no .npz archive, or is cut short.")
+        raise DataError(
+            f"{path}: cannot be read as a reference file: {misnamed(path) or 'it is no .npz archive, or is cut short'}."
+        )
     try:
         with np.load(path) as file:
             found = {name: _moments(path, file, *keys) for name, keys in PAIRS.items()}

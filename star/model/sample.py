@@ -79,15 +79,26 @@ def sample(model: GPT, labels: Tensor, noise: Tensor, spec: GenerateSpec) -> Ten
     return torch.stack(codes, dim=1)
 
 
+def in_bfloat16(model: GPT) -> GPT:
+    """The model's weights in bfloat16, the angles of its rotary embedding in full, as LlamaGen samples."""
+    rope = model.rope
+    model = model.to(torch.bfloat16)
+    model.rope = rope
+    return model
+
+
 def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Logits (B, V) with -inf outside the top_k largest and outside the smallest set of mass top_p."""
+    """Logits (B, V) with -inf outside the top_k largest and outside the smallest set of mass above top_p.
+
+    Where the mass of the likeliest codes is top_p exactly, one more is kept, as in LlamaGen.
+    """
     if top_k:
         threshold = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, float("-inf"))
     if top_p < 1:
         ordered, order = logits.sort(descending=True)
-        before = F.softmax(ordered, dim=-1).cumsum(-1) - F.softmax(ordered, dim=-1)
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
+        before = F.pad(F.softmax(ordered, dim=-1).cumsum(-1), (1, -1))
+        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before > top_p)
         logits = logits.masked_fill(dropped, float("-inf"))
     return logits
 

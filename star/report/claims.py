@@ -30,6 +30,8 @@ from star.spec.claims import BestAt, Claim, Compares, DeclineAfter, Greater, Les
 from star.spec.experiment import measured_rows
 from star.spec.measure import nearest, parse_measure
 
+SHORT = {"frechet_distance": "FD", "spatial_frechet_distance": "sFD", "inception_score": "IS"}
+"""What the scores are called when their network is not Inception."""
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
 
@@ -86,6 +88,13 @@ class Judgement:
     verdict: str
     note: str = ""
     """Of an undecided claim: what would decide it."""
+    judged_on: str = ""
+    """What was measured in place of the paper's metric; empty where it is the same."""
+
+    @property
+    def text(self) -> str:
+        """The claim, and what it was judged on where that is not what its words say."""
+        return f"{self.claim.text} (judged on {self.judged_on})" if self.judged_on else self.claim.text
 
     @property
     def count(self) -> int:
@@ -100,6 +109,22 @@ def judge_all(evidence: Evidence) -> list[Judgement]:
 
 def judge(claim: Claim, evidence: Evidence) -> Judgement:
     """One claim, from what is tracked now."""
+    found = _judged(claim, evidence)
+    found.judged_on = _judged_on(claim, evidence)
+    return found
+
+
+def _judged_on(claim: Claim, evidence: Evidence) -> str:
+    """The distances and scores of another network than Inception, under their own names."""
+    texts = [evidence.experiment.spec.metrics.get(part.metric, part.metric) for part in claim.that]
+    names = [SHORT[name] for name in SHORT if any("score/" in text and f"/{name}" in text for text in texts)]
+    others = {run.spec.score.extractor for run in evidence.plan.runs} - {"inception"}
+    if not names or not others:
+        return ""
+    return f"{' and '.join(names)} of {' and '.join(sorted(others))}, not the paper's on Inception"
+
+
+def _judged(claim: Claim, evidence: Evidence) -> Judgement:
     parts = [part for predicate in claim.that for part in _parts(predicate, evidence)]
     testing = max(1, sum(part.against for part in parts))
     for part in parts:

@@ -93,7 +93,7 @@ def _verdicts(reports: list[Report]) -> Grid:
     for report in reports:
         for one in report.judgements:
             cells = [
-                Mark(one.claim.text),
+                Mark(one.text),
                 Mark(one.verdict, bold=True),
                 Mark(str(one.count)),
                 Mark(report.experiment.name),

@@ -18,7 +18,7 @@ def markdown(judgements: list[Judgement]) -> list[str]:
     lines = ["| claim | verdict | n | rests on |", "|---|---|---:|---|"]
     for one in judgements:
         rests = "<br>".join(map(markup.plain, told(one)))
-        lines.append(f"| {markup.plain(one.claim.text)} | **{one.verdict}** | {one.count} | {rests} |")
+        lines.append(f"| {markup.plain(one.text)} | **{one.verdict}** | {one.count} | {rests} |")
     return lines
 
 
@@ -32,7 +32,7 @@ def html(judgements: list[Judgement]) -> list[str]:
     for one in judgements:
         rests = "<br>".join(map(escape, told(one)))
         lines.append(
-            f'<tr><td class="w">{escape(one.claim.text)}</td><td class="{one.verdict}"><b>{one.verdict}</b></td>'
+            f'<tr><td class="w">{escape(one.text)}</td><td class="{one.verdict}"><b>{one.verdict}</b></td>'
             f'<td class="n">{one.count}</td><td class="w"><small>{rests}</small></td></tr>'
         )
     return [*lines, "</tbody>", "</table>"]
@@ -45,7 +45,7 @@ def told(judgement: Judgement) -> list[str]:
 
 def plain(judgement: Judgement) -> list[str]:
     """For a terminal: the verdict, then what it rests on."""
-    lines = [f"{judgement.verdict:<12} {judgement.claim.id}: {judgement.claim.text} (n = {judgement.count})"]
+    lines = [f"{judgement.verdict:<12} {judgement.claim.id}: {judgement.text} (n = {judgement.count})"]
     lines += [f"{'':<13}{_part(part)}" for part in shown(judgement)]
     return lines + ([f"{'':<13}{judgement.note}"] if judgement.note else [])
 
@@ -56,7 +56,7 @@ def data(judgements: list[Judgement], agreement: list[Agreement]) -> dict[str, A
         "claims": [
             {
                 "id": one.claim.id,
-                "text": one.claim.text,
+                "text": one.text,
                 "verdict": one.verdict,
                 "n": one.count,
                 "note": one.note or None,

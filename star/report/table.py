@@ -206,6 +206,10 @@ def _compare(row: Row, baseline: Row | None, columns: list[Column]) -> None:
             cell.difference = contrast([Sample(1.0, cell.values), Sample(-1.0, other.values)])
 
 
+FEATURES = {"efficientnet-lite0": 1280, "inception": 2048}
+"""Of the pooled layer whose moments a distance compares."""
+
+
 def scored(spec: RunSpec) -> str:
     """What the scores of a run are computed from."""
     score = spec.score
@@ -214,7 +218,7 @@ def scored(spec: RunSpec) -> str:
         if score.reference
         else f"{score.num_reference} training images"
     )
-    sets = f"from {spec.generate.num_images} samples against {compared}"
+    sets = f"from {spec.generate.num_images} samples against {compared}{_bias(spec)}"
     if score.extractor == "inception":
         return f"FID, sFID, IS, precision and recall as ADM's evaluator defines them, {sets}."
     return (
@@ -222,6 +226,16 @@ def scored(spec: RunSpec) -> str:
         f"{score.input_size} x {score.input_size}) {sets}. "
         "They are not the Inception FID, sFID and IS of the published columns: compare orders, not values."
     )
+
+
+def _bias(spec: RunSpec) -> str:
+    """That few images make distances too large, as `evaluate` says it."""
+    features = FEATURES[spec.score.extractor]
+    known = {"samples": spec.generate.num_images}
+    if spec.score.reference is None:
+        known["reference images"] = min(spec.score.num_reference, spec.data.train_images)
+    few = [f"{count} {name}" for name, count in known.items() if count <= features]
+    return f" ({' and '.join(few)} for {features} features: distances are biased upwards)" if few else ""
 
 
 def conditions(evidence: Evidence) -> str:

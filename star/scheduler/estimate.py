@@ -156,7 +156,9 @@ def stage_bytes(stage: str, spec: RunSpec) -> float:
     sizes = {
         "encode": 2.0 * spec.sequence_length * (stored_views(spec) + spec.data.test_images),
         "train": 4.0 * parameters(spec) * (2 if spec.selfguided.teacher else 1),
-        "generate": float(spec.generate.num_images * pixels),
+        "generate": float(
+            spec.generate.num_images * (spec.generate.image_size or spec.data.image_size) ** 2 * spec.data.channels
+        ),
         "reference": min(spec.score.num_reference, spec.score.manifold_images) * (1280 * 4.0 + pixels)
         + 2 * 1280**2 * 8.0,
     }

@@ -20,6 +20,7 @@ from star.data.splits import Found
 from star.errors import DataError
 from star.rundir import Home
 from star.scheduler.manifests import Manifests
+from star.sniff import misnamed
 from star.spec.images import DataSpec
 from star.spec.run import RunSpec
 from star.spec.sections import ScoreSpec
@@ -172,6 +173,8 @@ class World:
     def _file(self, source: str, field_: str, given: str, row: Row, reason: str | None) -> str:
         def look() -> str:
             if Path(given).is_file():
+                if known := misnamed(Path(given)):
+                    raise DataError(f"{field_}: {shown(given)}: {known}.")
                 return self.manifests.file(Path(given))[:16]
             if reason:
                 self._lacks(reason)

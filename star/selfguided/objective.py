@@ -67,13 +67,17 @@ def draw_batch(
     """The random choices of one step: dropped labels, hidden positions, contrasted positions.
 
     Args:
-        codes: (B, M, T) long.
+        codes: (B, M, T) long, of at least as many views as the losses compare.
         labels: (B,) long, as in the data.
         drop_prob: share of images (or views, with drop_per `view`) that get the null label.
         generator: seeded by run and step, so that a resumed run and every rank draw the same.
         dropout: draw a seed for each student sequence's dropout.
+
+    Raises:
+        ValueError: the losses that are on have nothing to compare: too few images, views or positions, or none hidden.
     """
     count, views, length = codes.shape
+    check_batch(spec, count, views, length)
     dropped = torch.rand(count, views if drop_per == "view" else 1, generator=generator) < drop_prob
     labels = torch.where(dropped, null_label, labels[:, None]).expand(count, views)
     positions = torch.randperm(length, generator=generator)[: spec.num_positions if spec.contrastive else 0]
@@ -83,6 +87,26 @@ def draw_batch(
     if dropout:  # drawn last: without it the other draws are the same
         seeds = torch.randint(2**31 - 1, (count, student_views), generator=generator).int()
     return Batch(codes, labels, hidden, positions, seeds)
+
+
+def check_batch(spec: SelfGuidedSpec, images: int, views: int, length: int) -> None:
+    """That every loss that is on has something to average over; an empty mean is NaN.
+
+    Raises:
+        ValueError: with what is missing and which field wants it.
+    """
+    if spec.contrastive and spec.inter_view and views < 2:
+        raise ValueError(
+            f"codes hold {views} view of each image, and the inter-view loss compares two or more; give them, or inter_view=False"
+        )
+    if spec.contrastive and images < 2:
+        raise ValueError(f"codes hold {images} image, and the contrastive losses compare it with others; give more")
+    if spec.contrastive and length < spec.num_positions:
+        raise ValueError(f"codes have {length} positions, fewer than num_positions={spec.num_positions}; lower it")
+    if spec.masked and hidden_count(spec.mask_ratio, length) == 0:
+        raise ValueError(
+            f"mask_ratio={spec.mask_ratio} hides none of {length - 1} positions; raise it, or give 0, which masks nothing"
+        )
 
 
 class Objective(nn.Module):
@@ -187,8 +211,12 @@ class Objective(nn.Module):
         Args:
             rows: images of one forward pass; all when None.
             learner: what wraps `self.learner` (DistributedDataParallel), if anything does.
+
+        Raises:
+            ValueError: a loss that is on has nothing to compare in this batch.
         """
         spec = self.spec
+        check_batch(spec, *batch.codes.shape)
         rows = rows or slice(0, len(batch.codes))
         first, total, length = rows.start, len(batch.codes), batch.codes.shape[-1]
         codes = batch.codes[rows, : spec.student_views]

@@ -203,10 +203,20 @@ class GenerateSpec(Section):
     cfg_scale: Annotated[float, Field(ge=1, le=100)] = Field(
         1.0, description="1 is no classifier-free guidance (table 1)"
     )
-    cfg_until: Count | None = Field(None, description="guidance is switched off after this position")
+    cfg_until: Count | None = Field(
+        None, description="guidance is switched off after this position; LlamaGen's cfg_interval i is i + 2 here"
+    )
     temperature: Positive = 1.0
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 keeps all codes")
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the transformer while it samples; LlamaGen samples in bf16, and decodes in fp32"
+    )
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        None,
+        description="side to which decoded images are brought before they become bytes, bicubic without antialiasing as LlamaGen "
+        "brings 384 to 256; null keeps",
+    )
     samples: GivenPath | None = Field(
         None,
         description="images of another model to score in place of ours: an .npz or .npy, or a folder; nothing is trained",
@@ -214,7 +224,9 @@ class GenerateSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """Images that are given are known by their contents alone."""
-        return {} if self.samples else self.model_dump(mode="json", exclude={"samples"})
+        unused = {"samples"} | ({"precision"} if self.precision == "fp32" else set())
+        unused |= {"image_size"} if self.image_size is None else set()
+        return {} if self.samples else self.model_dump(mode="json", exclude=unused)
 
 
 class ScoreSpec(Section):

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from star.data.codes import CodeStore
 from star.data.image_sets import open_images
 from star.data.pixels import Images
 from star.data.sharded import ShardedArray
 from star.errors import DataError
-from star.model.sample import noise_for, sample
+from star.model.sample import in_bfloat16, noise_for, sample
 from star.rundir import read_metrics, write_bytes
 from star.stages.context import Context, Result, gpt_of, shared_shards, vq_of
 from star.tokenizer.train import to_bytes
@@ -68,11 +70,14 @@ def generate(ctx: Context) -> Result:
         return _given_samples(ctx, Path(spec.samples))
     batch, shown = ctx.spec.resources.sample_batch_size, ctx.spec.resources.eval_batch_size
     model, vq = gpt_of(ctx, spec.weights), vq_of(ctx)
+    if spec.precision == "bf16":
+        model = in_bfloat16(model)
     rng = np.random.default_rng((ctx.spec.seed, 5))
     labels = (
         np.arange(spec.num_images) % classes if spec.labels == "balanced" else rng.integers(0, classes, spec.num_images)
     )
-    shape = (spec.num_images, data.image_size, data.image_size, data.channels)
+    side = spec.image_size or data.image_size
+    shape = (spec.num_images, side, side, data.channels)
     stored = ShardedArray(ctx.checkpoints, "images", shape, np.uint8)
     for shard, rows in shared_shards(ctx, stored):
         images = []
@@ -81,7 +86,7 @@ def generate(ctx: Context) -> Result:
             noise = noise_for(ctx.spec.seed, first, len(chunk), ctx.spec.sequence_length).to(ctx.device)
             codes = sample(model, chunk, noise, spec)
             with torch.no_grad():
-                images += [to_bytes(vq.decode(part)) for part in codes.split(shown)]
+                images += [to_bytes(brought_to(vq.decode(part), side)) for part in codes.split(shown)]
             ctx.progress(stored.finished_rows() + first + len(chunk) - rows.start, spec.num_images)
         stored.write(shard, np.concatenate(images))
     ctx.ranks.wait()
@@ -93,13 +98,21 @@ def generate(ctx: Context) -> Result:
     return {}
 
 
+def brought_to(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W) of floats at (B, C, side, side), as LlamaGen brings 384 pixels to 256: bicubic, no antialiasing."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, size=(side, side), mode="bicubic", align_corners=False)
+
+
 def _given_samples(ctx: Context, path: Path) -> Result:
     """Another model's images, (N, H, W, 3) bytes as they are; rank 0 writes them."""
     given, size = open_images(path, ctx.threads), ctx.spec.resources.eval_batch_size
-    if given.shape != (ctx.spec.data.image_size,) * 2:
+    side = ctx.spec.generate.image_size or ctx.spec.data.image_size
+    if given.shape != (side, side):
         raise DataError(
             f"generate.samples: {path} has images of {given.shape[1]} x {given.shape[0]} pixels, the data's are "
-            f"{ctx.spec.data.image_size} x {ctx.spec.data.image_size}; sets that are compared have one size: resize them first."
+            f"{side} x {side}; sets that are compared have one size: resize them first."
         )
     if ctx.ranks.first:
         shape = (len(given), *given.shape, 3)

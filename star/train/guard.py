@@ -44,6 +44,20 @@ def check(values: Mapping[str, float], step: int, codebook_size: int, rate: floa
     )
 
 
+def finite_nll(nll: float, step: int) -> float:
+    """The validation loss itself.
+
+    Raises:
+        DivergedError: it is no number, so neither samples nor a probe of this model would mean anything.
+    """
+    if not math.isfinite(nll):
+        raise DivergedError(
+            f"after step {step} the validation loss is {nll}: the model's outputs are not finite; lower optim.lr, raise "
+            "optim.warmup_steps, set optim.grad_clip, or give other model.weights."
+        )
+    return nll
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (

@@ -19,7 +19,7 @@ from star.spec.run import RunSpec
 from star.train.batches import batch_at
 from star.train.checkpoint import Checkpoints
 from star.train.distributed import accumulating, gathered_state, spread, spread_state, whole
-from star.train.guard import MicroBatch, check, is_out_of_memory
+from star.train.guard import MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import build_adamw, lr_at
 from star.weights import fit, load_state
 
@@ -174,7 +174,7 @@ class Trainer:
             loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="sum").item()
             total += loss if mine < len(starts) else 0.0
         total = self.ranks.total(torch.tensor(total, dtype=torch.float64, device=self.device)).item()
-        return total / (len(self.test) * self.test.length)
+        return finite_nll(total / (len(self.test) * self.test.length), self.step)
 
     def save(self) -> None:
         """Everything the next step depends on; the random state is the step's number. All ranks call it, one writes."""

@@ -122,3 +122,10 @@ def test_what_has_no_distance_is_refused() -> None:
         frechet_distance(good, moments(features(50, 5, 0)))
     with pytest.raises(DataError, match="not finite"):
         frechet_distance(good, Moments(good.mean, good.covariance * np.inf))
+
+
+def test_a_distance_is_never_below_zero() -> None:
+    for seed in range(20):
+        rows = np.random.default_rng(seed).normal(size=(30, 50)) * np.logspace(-8, 3, 50)
+        moments = Moments(rows.mean(0), np.cov(rows.T))
+        assert 0 <= frechet_distance(moments, moments) < 1e-6 * np.trace(moments.covariance)

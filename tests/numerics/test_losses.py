@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from star.model.gpt import GPT
 from star.selfguided.losses import inter_step_loss, inter_view_loss, mim_loss
 from star.selfguided.masking import attend_mask, draw_hidden, hidden_count
-from star.selfguided.objective import Batch, Objective, draw_batch
+from star.selfguided.objective import Batch, Objective, check_batch, draw_batch
 from star.spec.sections import ModelSpec, SelfGuidedSpec
 
 TEMPERATURE = 0.2
@@ -208,3 +209,33 @@ def test_the_teacher_follows_at_its_decay() -> None:
     ramped, _ = objective_and_batch(SelfGuidedSpec(ema_decay=0.99, ema_ramp=True))
     assert ramped.teacher is not None
     assert [ramped.teacher.decay_at(step) for step in (0, 90, 10_000)] == [0.1, 0.91, 0.99]
+
+
+@pytest.mark.parametrize(
+    "changes, shape, message",
+    [
+        ({}, (4, 1, 49), "codes hold 1 view of each image, and the inter-view loss compares two"),
+        (
+            {"inter_view": False, "num_positions": 60},
+            (4, 1, 49),
+            "codes have 49 positions, fewer than num_positions=60",
+        ),
+        ({}, (1, 2, 49), "codes hold 1 image, and the contrastive losses compare it with others"),
+        ({"mask_ratio": 0.01}, (4, 2, 49), "mask_ratio=0.01 hides none of 48 positions"),
+    ],
+)
+def test_a_loss_with_nothing_to_compare_is_refused_not_nan(changes: Any, shape: tuple[int, ...], message: str) -> None:
+    spec = SelfGuidedSpec(**changes)
+    with pytest.raises(ValueError, match=message):
+        check_batch(spec, *shape)
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match=message):
+        draw_batch(
+            torch.zeros(shape, dtype=torch.long),
+            torch.zeros(shape[0], dtype=torch.long),
+            spec,
+            10,
+            0.1,
+            "image",
+            generator,
+        )

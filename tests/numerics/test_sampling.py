@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from star.evaluate.features import resized
 from star.model.gpt import GPT
-from star.model.sample import Decoder, draw, filtered, noise_for, sample
+from star.model.sample import Decoder, draw, filtered, in_bfloat16, noise_for, sample
 from star.spec.sections import GenerateSpec, ModelSpec
+from star.stages.training import brought_to
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +66,46 @@ def test_filters_keep_the_most_likely(top_k: int, top_p: float) -> None:
         mass = filtered(row[None], top_k, 1.0).softmax(-1)[0]
         assert mass[keep].sum() >= top_p - 1e-6
         assert mass[keep].sum() - mass[keep].min() < top_p + 1e-6
+
+
+def llamagen_filter(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Which codes LlamaGen keeps: those before which no more than top_p lies, the sum taken in the order of the logits."""
+    ordered, order = torch.sort(logits, descending=True)
+    removed = torch.softmax(ordered, dim=-1).cumsum(-1) > top_p
+    removed[..., 1:] = removed[..., :-1].clone()
+    removed[..., 0] = False
+    return ~removed.scatter(1, order, removed)
+
+
+def test_top_p_keeps_what_llamagen_keeps_at_a_tie() -> None:
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    assert filtered(logits, 0, 0.5).isfinite().tolist() == [[True, True, False, False]]
+    assert (
+        filtered(logits, 0, 0.75).isfinite().tolist()
+        == llamagen_filter(logits, 0.75).tolist()
+        == [[True, True, True, False]]
+    )
+    many = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    for top_p in (0.1, 0.5, 0.9, 0.99):
+        assert torch.equal(filtered(many, 0, top_p).isfinite(), llamagen_filter(many, top_p))
+
+
+def test_sampling_in_bfloat16(model: GPT) -> None:
+    """The weights are rounded, the angles are not, and the codes are still codes."""
+    rounded = in_bfloat16(copy.deepcopy(model))
+    assert rounded.output.weight.dtype == torch.bfloat16 and torch.equal(rounded.rope, model.rope)
+    labels, noise = torch.arange(6) % 5, noise_for(3, 0, 6, 16)
+    codes = [sample(one, labels, noise, GenerateSpec(cfg_scale=2.0)) for one in (model, rounded)]
+    assert codes[1].shape == codes[0].shape and (codes[1] == codes[0]).float().mean() > 0.5
+
+
+def test_images_are_brought_to_another_side_as_floats() -> None:
+    """A fine pattern survives bicubic without antialiasing, and would not survive the smoothing that bytes get."""
+    pattern = torch.ones(1, 1, 48, 48)
+    pattern[..., ::3] = -1
+    small = brought_to(pattern, 32)
+    assert small.shape == (1, 1, 32, 32) and brought_to(pattern, 48) is pattern
+    expected = torch.nn.functional.interpolate(
+        pattern, size=(32, 32), mode="bicubic", align_corners=False, antialias=False
+    )
+    assert torch.equal(small, expected) and small.std() > 1.2 * resized(pattern, 32).std()

@@ -172,6 +172,17 @@ def test_a_loss_that_is_no_number_stops_the_run(stores: tuple[CodeStore, CodeSto
         diverging.train()
 
 
+def test_a_last_validation_loss_that_is_no_number_stops_the_run(
+    stores: tuple[CodeStore, CodeStore], tmp_path: Path
+) -> None:
+    """With 0 steps of given weights nothing else looks at a number before images are drawn from it."""
+    made = trainer(stores, tmp_path, {})
+    made.step = made.spec.last_step
+    made.objective.student.output.weight.data.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="after step 12 the validation loss is nan"):
+        made.train()
+
+
 def test_a_loss_far_above_guessing_stops_the_run(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
     """And what was saved before is still there, and named."""
     diverging = trainer(stores, tmp_path, {}, optim__grad_clip=0.0)

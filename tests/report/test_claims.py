@@ -50,6 +50,14 @@ def test_less_and_best(predicate: str, tmp_path: Path) -> None:
     assert worse.verdict == UNDECIDED and "seeds would contradict it" in worse.note
 
 
+def test_a_claim_names_the_metric_that_it_is_judged_on(tmp_path: Path) -> None:
+    """The paper's words say FID; what was measured is another network's distance."""
+    own = judge(tmp_path / "own", LESS, plain=MIDDLE, ab=LOW, cd=HIGH)
+    said = "It holds (judged on FD of efficientnet-lite0, not the paper's on Inception)"
+    assert own.text == said and said in judged.plain(own)[0] and said in judged.markdown([own])[2]
+    assert judge(tmp_path / "probe", LESS.replace(METRIC, "probe/accuracy")).text == "It holds"
+
+
 def test_a_row_of_ours_that_is_not_there_leaves_it_undecided(tmp_path: Path) -> None:
     found = judge(tmp_path / "a", LESS, plain=MIDDLE, ab=LOW)
     assert found.verdict == UNDECIDED and found.note == "missing: c|d (not run)" and found.count == 0

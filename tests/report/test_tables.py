@@ -18,10 +18,10 @@ from star.report.grid import difference_grid, main_grid
 from star.report.index import write_index
 from star.report.markup import escaped
 from star.report.published import published_of, row_for
-from star.report.table import Table, agreements, build_table
+from star.report.table import Table, agreements, build_table, scored
 from star.report.write import build, provenance, write
 from star.spec.load import load
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tiny
 from tests.report.stored import FD, STUDY, TABLE, Study
 
 
@@ -266,3 +266,13 @@ def test_reports_with_one_title_have_their_own_places(tmp_path: Path) -> None:
     list(write_index([report, report], tmp_path))
     text = (tmp_path / "index.md").read_text()
     assert "- [A study](#a-study)\n- [A study](#a-study-1)\n" in text
+
+
+def test_few_images_bias_distances_and_the_table_says_so() -> None:
+    few = tiny(generate__num_images=64, score__num_reference=40, data__train_images=40)
+    assert (
+        "from 64 samples against 40 training images (64 samples and 40 reference images for 1280 features: distances are biased"
+        in (scored(few))
+    )
+    many = tiny(generate__num_images=3000, score__num_reference=2000, data__train_images=2000)
+    assert "biased" not in scored(many)

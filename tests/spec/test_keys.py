@@ -76,3 +76,25 @@ def test_seed_and_outside_data_are_part_of_the_key() -> None:
 def test_keys_are_what_they_were() -> None:
     """A changed recipe or default makes every stored result unreachable: raise keys.SCHEMA or a stage's version knowingly."""
     assert keys()["train"] == "94a4c960fce5cd19"
+
+
+def test_validating_on_the_way_makes_outputs_and_so_another_key() -> None:
+    on = keys(resources__validate_every=5)
+    changed = {stage for stage in STAGES if on[stage] != keys()[stage]}
+    assert changed == {"train", "generate", "score", "probe", "attention"}
+    assert on["train"] != keys(resources__validate_every=6)["train"]
+
+
+def test_where_a_new_version_changes_nothing_the_key_stays() -> None:
+    """Version 2 of tokenizer and encode is about the order of crops, of generate about ties at top_p."""
+    even, odd = keys(data__crop_range=1.15), keys(data__crop_range=1.11)  # 32 and 31 pixels before a crop of 28
+    spec = tiny(data__crop_range=1.15)
+    assert [STAGES[name].version_of(spec) for name in ("tokenizer", "encode", "generate")] == [1, 1, 1]
+    assert [STAGES[name].version_of(tiny(data__crop_range=1.11)) for name in ("tokenizer", "encode")] == [2, 2]
+    assert STAGES["generate"].version_of(tiny(generate__top_p=0.9)) == 2
+    assert even["encode"] != odd["encode"]
+
+
+def test_data_fields_that_are_left_alone_are_in_no_key() -> None:
+    for change in ({"data__manifest": "sizes"}, {"data__exact_counts": True}):
+        assert keys(**change) == keys()

@@ -151,7 +151,14 @@ def _difference(cell: Cell, column: Column) -> str:
 def claim(one: Any) -> dict[str, Any]:
     """A verdict with what it rests on."""
     told = judged.told(one)
-    return {"claim": one.claim, "verdict": one.verdict, "count": one.count, "told": told, "note": one.note}
+    return {
+        "claim": one.claim,
+        "text": one.text,
+        "verdict": one.verdict,
+        "count": one.count,
+        "told": told,
+        "note": one.note,
+    }
 
 
 def cell(board: Board, request: Request) -> Response:

@@ -1,0 +1,38 @@
+"""What a file really is, where it is not what was asked for: downloads go wrong in a few well-known ways."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+HEAD = 512
+"""Bytes that tell."""
+KNOWN = (
+    (rb"(\xef\xbb\xbf)?\s*<", "it is a web page, not the file; fetch it from the address that gives the file itself"),
+    (rb"version https://git-lfs", "it is a pointer of Git LFS; `git lfs pull` fetches the file in its place"),
+    (
+        rb"\s*\{.*(weight_map|total_size)",
+        "it is the index of a checkpoint in several files, without weights in it; give those, merged into one file",
+    ),
+    (rb"\s*[{\[]", "it is JSON, and holds no tensors; give the file that does"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf", "it is a compressed archive; unpack it first"),
+    (rb"GGUF", "it is a GGUF file, quantised for another program; give the original checkpoint"),
+    (rb"\x89HDF", "it is an HDF5 file; give torch's .pt or a .safetensors"),
+)
+"""How such a file begins, and what it then is, with its remedy."""
+
+
+def misnamed(path: Path) -> str | None:
+    """What stands in a file that should hold weights, arrays or an image, as a clause with its remedy.
+
+    Returns:
+        None where nothing is known of it, as of a file that is right.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return None
+    if not head:
+        return "it is empty; fetch it again"
+    return next((told for start, told in KNOWN if re.match(start, head, re.DOTALL)), None)
