@@ -25,5 +25,18 @@ class LedgerError(StarError):
     """The ledger's database is away, of another version, or belongs to another home."""
 
 
+class DamagedError(LedgerError):
+    """A database of a home is none, not whole, or of another version; `star-exp reindex` makes it anew.
+
+    Args:
+        what: the database, and what is wrong with it.
+        remedy: what to do.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}.")
+        self.what = what
+
+
 class EngineError(StarError):
     """Slurm or Ray is not there, refuses a job, or may not be used as it is set up."""

@@ -13,15 +13,23 @@ result.json     its numbers and provenance                  written last; its pr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from star.errors import DataError
+from star.words import shown
+
+PROBE = 1 << 16
+"""Bytes that are written to see whether there is room."""
 DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED = 0, 2, 3, 70, 74, 75
 """Exit codes of a worker: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no
 space left on the disk; stopped on request, state saved."""
@@ -132,10 +140,17 @@ class Home:
         except FileNotFoundError:
             return set()
 
-    def identity(self) -> str:
-        """What this folder is known by, whatever it is mounted as; made when it has none."""
+    def identity(self, known: str | None = None) -> str:
+        """What this folder is known by, whatever it is mounted as; made when it has none.
+
+        Args:
+            known: what it was known by, for a file that is damaged.
+        """
         path = self.path / "home.json"
         found = read_json(path)
+        if path.is_file() and not (isinstance(found, dict) and found.get("id")):
+            found = {"id": known or uuid.uuid4().hex}
+            write_json(path, found)
         while found is None:
             self.path.mkdir(parents=True, exist_ok=True)
             new = path.with_name(f".home.json.{uuid.uuid4().hex}")
@@ -148,9 +163,45 @@ class Home:
             found = read_json(path)
         return str(found["id"])
 
+    def begin(self) -> None:
+        """Make sure that this folder is there and may be written.
+
+        Raises:
+            DataError: with what prevents it; found out before anything is computed.
+        """
+        place = probe = self.path / f".home.json.{uuid.uuid4().hex}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for place in (self.path, *([self.jobs] if self.jobs.exists() else [])):
+                probe = place / f".home.json.{uuid.uuid4().hex}"
+                probe.write_bytes(b"\0" * PROBE)
+                probe.unlink()
+            for place in (self.ledger, self.mlflow):
+                if place.is_file() and not os.access(place, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        except OSError as error:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+            if error.errno == errno.ENOSPC:
+                raise DataError(disk_full(self.path)) from None
+            raise DataError(
+                f"--home {shown(self.path)}: cannot be written ({shown(place)}: {error.strerror}); give another folder, or ask "
+                "its owner. What only looks works: status, show, report, plan, export."
+            ) from None
+
     def job(self, stage: str, key: str) -> JobDir:
         """The folder of the job with this key."""
         return JobDir(self.jobs / f"{stage}-{key}")
+
+
+def disk_full(path: Path) -> str:
+    """What to say when there is no space left for something at `path`."""
+    folder = next((one for one in (path, *path.absolute().parents) if one.is_dir()), Path("/"))
+    free = shutil.disk_usage(folder).free / 1e6
+    return (
+        f"the disk of {shown(path)} is full ({free:,.0f} MB free); make room (`star-exp gc` lists what may go, `gc --delete` removes "
+        "it), then the same command goes on."
+    )
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
@@ -161,19 +212,24 @@ def write_json(path: Path, value: Any, durable: bool = True) -> None:
 def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
     """A temporary file beside it, synced when it must outlive a power cut, then renamed over it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:  # a full disk keeps no half of it
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or None when there is none (yet), or a power cut has left half of it."""
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
 
 
@@ -222,7 +278,14 @@ def read_metrics(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield offset, json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                raise DataError(
+                    f"{shown(path)}: is damaged before byte {offset}; `star-exp rerun {path.parent.name.rpartition('-')[2]}` computes that "
+                    "job again, and puts this aside."
+                ) from None
+            yield offset, entry
 
 
 def last_loss(folder: JobDir) -> float | None:

@@ -7,15 +7,18 @@ runs, after an import of 2 s and more), so where the store is a database its tab
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
 from star.errors import LedgerError
-from star.tracking import KEY_TAG, MLFLOW_EXPERIMENT
+from star.sqlite_file import connect_to_read
+from star.tracking import KEY_TAG, MLFLOW_EXPERIMENT, REFILL, sqlite_path
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 CHUNK = 400
@@ -57,9 +60,13 @@ def _told(error: Exception, uri: str) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].replace(uri, without_password(uri))
 
 
-def open_reader(uri: str) -> Reader:
-    """The reader for a tracking store: a database's URL, or a server's address."""
-    return DatabaseReader(uri) if uri.split(":")[0].split("+")[0] in DATABASES else ClientReader(uri)
+def open_reader(uri: str, artifacts: Path | None = None) -> Reader:
+    """The reader for a tracking store: a database's URL, or a server's address.
+
+    Args:
+        artifacts: where the files of a home's own store lie, wherever that home was when it was told.
+    """
+    return DatabaseReader(uri, artifacts) if uri.split(":")[0].split("+")[0] in DATABASES else ClientReader(uri)
 
 
 class DatabaseReader:
@@ -69,12 +76,15 @@ class DatabaseReader:
         LedgerError: (by all methods) the database cannot be read.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, artifacts: Path | None = None) -> None:
         from sqlalchemy import NullPool, create_engine
 
-        path = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+        self.artifacts, path = artifacts, sqlite_path(uri)
+        creator = {} if path is None else {"creator": partial(connect_to_read, path)}
         # no connection outlives its question: figures are drawn in forked processes, which must not share one
-        self.engine = None if path is not None and not path.exists() else create_engine(uri, poolclass=NullPool)
+        self.engine = (
+            None if path is not None and not path.exists() else create_engine(uri, poolclass=NullPool, **creator)
+        )
 
     def _ask(self, question: str, **values: Any) -> Sequence[Any]:
         from sqlalchemy import bindparam, text
@@ -90,7 +100,7 @@ class DatabaseReader:
         except SQLAlchemyError as error:
             raise LedgerError(
                 f"MLflow's database {self.engine.url.render_as_string()} cannot be read: {str(error).splitlines()[0]}; "
-                "is it a tracking store, and there?"
+                + (f"{REFILL}." if self.artifacts is not None else "is it a tracking store, and there?")
             ) from None
 
     def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
@@ -135,11 +145,12 @@ class DatabaseReader:
         return found
 
     def file(self, run: TrackedRun, path: str) -> bytes | None:
+        if self.artifacts is not None:
+            return _content(self.artifacts / run.id / "artifacts" / path)
         place = urlparse(run.artifacts)
         if place.scheme not in ("file", ""):
             return _download(run.id, path, None if self.engine is None else self.engine.url.render_as_string(False))
-        wanted = Path(unquote(place.path)) / path
-        return wanted.read_bytes() if wanted.is_file() else None
+        return _content(Path(unquote(place.path)) / path)
 
 
 class ClientReader:
@@ -147,8 +158,15 @@ class ClientReader:
 
     def __init__(self, uri: str) -> None:
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
-        self.uri, self.client = uri, MlflowClient(uri)
+        # a report is waited for by somebody: a server that is not there is told soon, not after MLflow's eight minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        try:
+            self.uri, self.client = uri, MlflowClient(uri)
+        except MlflowException as error:
+            raise LedgerError(f"MLflow at {without_password(uri)} cannot be used: {_told(error, uri)}") from None
 
     def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
         from mlflow.exceptions import MlflowException
@@ -201,6 +219,13 @@ class ClientReader:
 
     def file(self, run: TrackedRun, path: str) -> bytes | None:
         return _download(run.id, path, self.uri)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:  # not there, or not for us to read
+        return None
 
 
 def _number(value: float, is_nan: bool = False) -> float:

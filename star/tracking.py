@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
+import importlib.metadata
+import importlib.util
+import logging
 import os
+import shutil
+import sqlite3
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import make_url
+
+from star.errors import DamagedError
+from star.sqlite_file import connect_to_read, url_of
+from star.words import shown
+
 MLFLOW_EXPERIMENT = "star"
 KEY_TAG = "star.run"
 SQLITE = "sqlite:///"
+TABLES = ("experiments", "runs", "tags", "metrics", "latest_metrics")
+"""Of a tracking store: what reports read."""
+REFILL = "`star-exp reindex --mlflow` puts it aside and fills a new one from the jobs' folders"
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
+
+
+log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -25,8 +44,6 @@ class Tracker:
     """
 
     def __init__(self, uri: str, artifacts: Path | None) -> None:
-        import logging
-
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would break the live view
         from mlflow import MlflowClient
 
@@ -35,16 +52,25 @@ class Tracker:
             "alembic",
         ):  # their INFO lines would break the live view; importing mlflow sets its own level
             logging.getLogger(name).setLevel(logging.WARNING)
-        if uri.startswith(SQLITE):
-            _make_store(Path(uri.removeprefix(SQLITE)))
+        path = sqlite_path(uri)
+        location = artifacts.resolve().as_uri() if artifacts else None
+        if path is not None:
+            check_store(path)
+            _make_store(path)
+            if location is not None:
+                _adopt(path, location)
+            uri = url_of(_plain(path))
         self.client = MlflowClient(uri)
-        self.experiment = self._experiment(artifacts.resolve().as_uri() if artifacts else None)
+        self.experiment = self._experiment(location)
 
     def _experiment(self, location: str | None) -> str:
         from mlflow.exceptions import MlflowException
 
         found = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
         if found:
+            if found.lifecycle_stage == "deleted":  # in MLflow's pages; what it holds is needed again
+                log.warning("MLflow's experiment %r was deleted there; it is restored", MLFLOW_EXPERIMENT)
+                self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         try:
             return str(self.client.create_experiment(MLFLOW_EXPERIMENT, artifact_location=location))
@@ -57,14 +83,22 @@ class Tracker:
     def find(self, run_key: str, bound: str | None) -> Any | None:
         """The MLflow run of a RunSpec, or None: the one with the id `bound` where it is there, or else the oldest.
 
-        A scheduler that is killed before it discards its surplus run leaves several.
+        A scheduler that is killed before it discards its surplus run leaves several. One that was deleted in MLflow's pages is
+        restored when it is the bound one: what it holds is needed again.
         """
+        from mlflow.entities import ViewType
+
         found = self.client.search_runs(
             [self.experiment],
             filter_string=f"tags.`{KEY_TAG}` = '{run_key}'",
             order_by=["attributes.start_time ASC"],
+            run_view_type=ViewType.ALL,
         )
-        return next((run for run in found if run.info.run_id == bound), found[0] if found else None)
+        mine = next((run for run in found if run.info.run_id == bound), None)
+        if mine is not None and mine.info.lifecycle_stage == "deleted":
+            log.warning("MLflow's run %s was deleted there; it is restored", mine.info.run_name)
+            self.client.restore_run(mine.info.run_id)
+        return mine or next((run for run in found if run.info.lifecycle_stage == "active"), None)
 
     def create(self, run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """A new MLflow run, with its resolved spec as parameters and as the file spec.yaml; returns its id."""
@@ -115,6 +149,85 @@ class Tracker:
             self.client.set_terminated(run_id, status)
 
 
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite store; None for any other."""
+    if not uri.startswith(SQLITE):
+        return None
+    database = make_url(uri).database
+    return Path(database) if database else None
+
+
+def check_store(path: Path) -> None:
+    """That a SQLite file is a tracking store that the installed MLflow may know. MLflow itself is not imported.
+
+    Raises:
+        LedgerError: it is damaged, of another program or of another version; with the remedy.
+    """
+    if not path.exists():
+        return
+    try:
+        if not path.is_file():
+            raise sqlite3.DatabaseError("it is no file")
+        connection = connect_to_read(path)
+        try:
+            version = connection.execute("select version_num from alembic_version").fetchone()
+            for table in TABLES:
+                connection.execute(f"select 1 from {table} limit 1")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise DamagedError(f"MLflow's database {shown(path)} is damaged ({error})", REFILL) from None
+    known = _migrations()
+    if version is None or (known and version[0] not in known):
+        own = importlib.metadata.version("mlflow")
+        schema = f"schema {version[0]}" if version else "no schema's name"
+        raise DamagedError(
+            f"MLflow's database {shown(path)} has {schema}, which the installed MLflow {own} does not know",
+            f"install the one that wrote it, or {REFILL}",
+        )
+
+
+def _migrations() -> set[str]:
+    """Schemas that the installed MLflow has been through, from the names of its migrations."""
+    found = importlib.util.find_spec("mlflow")
+    folders = found.submodule_search_locations if found is not None else None
+    versions = Path(folders[0]) / "store" / "db_migrations" / "versions" if folders else None
+    return (
+        {path.name.partition("_")[0] for path in versions.glob("*_*.py")} if versions and versions.is_dir() else set()
+    )
+
+
+def _plain(path: Path) -> Path:
+    """The same file under a name without signs that mean something in an address: MLflow does not decode them everywhere."""
+    if url_of(path) == f"{SQLITE}{path}":
+        return path
+    folder = Path(tempfile.mkdtemp(prefix="star-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "home").symlink_to(path.parent.absolute())
+    return folder / "home" / path.name
+
+
+def _adopt(path: Path, location: str) -> None:
+    """Where a home was moved or copied: its files are its own, and no longer those of where it was."""
+    connection = sqlite3.connect(path, timeout=30)
+    try:
+        with connection:
+            asked = "select experiment_id, artifact_location from experiments where name = ?"
+            for experiment, old in connection.execute(asked, (MLFLOW_EXPERIMENT,)).fetchall():
+                if old == location:
+                    continue
+                connection.execute(
+                    "update experiments set artifact_location = ? where experiment_id = ?", (location, experiment)
+                )
+                connection.execute(
+                    "update runs set artifact_uri = ? || substr(artifact_uri, ?) where experiment_id = ? and "
+                    "substr(artifact_uri, 1, ?) = ?",
+                    (location, len(old) + 1, experiment, len(old) + 1, f"{old}/"),
+                )
+    finally:
+        connection.close()
+
+
 def _make_store(path: Path) -> None:
     """Make a SQLite store whose tables are complete when it appears under its name.
 
@@ -132,7 +245,7 @@ def _make_store(path: Path) -> None:
         if not path.exists():
             for left in path.parent.glob(f"{path.name}.new-*"):
                 left.unlink(missing_ok=True)
-            MlflowClient(f"{SQLITE}{new}").search_experiments(max_results=1)
+            MlflowClient(url_of(_plain(new))).search_experiments(max_results=1)
             os.replace(new, path)
 
 

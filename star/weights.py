@@ -6,6 +6,7 @@ import argparse
 import os
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,16 @@ SHOWN = 3
 def save_weights(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values: beside `path`, synced, then renamed over it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk keeps no half of it
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_weights(path: Path, mapped: bool = False) -> dict[str, Any]:
@@ -130,7 +136,8 @@ def fit(model: nn.Module, state: dict[str, Tensor], path: Path, section: str, un
     """
     expected = model.state_dict()
     state = {key: value for key, value in state.items() if key not in unused}
-    _check_numbers({key: value for key, value in state.items() if key in expected}, path)
+    real = {key for key, value in expected.items() if value.is_floating_point()}  # a count of batches is none
+    _check_numbers({key: value for key, value in state.items() if key in real}, path)
     wrong_shape = [
         f"{key} is {_shape(state[key])}, not {_shape(value)}"
         for key, value in expected.items()

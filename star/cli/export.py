@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from star.cli.places import writable
 from star.cli.status import look
 from star.errors import SpecError, StarError
 
@@ -35,6 +36,7 @@ def export_weights(path: Path, prefix: str, weights: str, form: str, target: Pat
         raise StarError(
             f"{stage} {key}: is not done, so there is nothing to export; `star-exp show {key[:6]}` says how far it is."
         )
+    writable(target, "--out")
     command = [sys.executable, "-m", "star.export", str(job.path), weights, form, str(target)]
     if code := subprocess.run(command).returncode:
         sys.exit(code)

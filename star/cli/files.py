@@ -54,6 +54,10 @@ def _numbers(text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts) or len({int(part) for part in parts}) != len(parts):
-        raise StarError(f"--seeds {text}: give different whole numbers from 0, separated by commas, such as 0,1,2.")
-    return [int(part) for part in parts]
+    digits = [part.strip() for part in parts]
+    whole = all(part.isascii() and part.isdecimal() and len(part) < 12 and int(part) < 2**31 for part in digits)
+    if not whole or len({int(part) for part in digits}) != len(parts):
+        raise StarError(
+            f"--seeds {text}: give different whole numbers from 0 and below {2**31}, separated by commas, such as 0,1,2."
+        )
+    return [int(part) for part in digits]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import click
 
+from star.cli.places import writable
 from star.cli.plan import amount
 from star.cli.status import look
-from star.cli.store import connect
+from star.cli.store import URI_VARIABLE, check_tracking, connect
+from star.errors import DamagedError, StarError
+from star.ledger.database import URL_VARIABLE
 from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler.bundle import pack, unpack
@@ -18,12 +22,14 @@ from star.scheduler.gc import find, remove
 from star.scheduler.plan import make_plan
 from star.scheduler.reindex import deliver, reindex
 from star.spec.experiment import Experiment
+from star.sqlite_file import damage, put_aside
+from star.words import shown
 
 
 def collect_garbage(path: Path, delete: bool, intermediates: bool, left_out: bool, as_json: bool) -> None:
     """Show or remove what may go."""
-    home, _ = look(path)
-    ledger = open_ledger(home)  # which refuses a ledger of another home
+    home, ledger = look(path)  # to read alone: where the disk is full, this is the cure
+    ledger.check_bound(home)
     found = find(home, ledger, intermediates, left_out)
     if as_json:
         listed = [{"kind": one.kind, "path": str(one.path), "bytes": one.size, "why": one.why} for one in found]
@@ -51,23 +57,47 @@ def collect_garbage(path: Path, delete: bool, intermediates: bool, left_out: boo
 def rebuild(path: Path, mlflow: bool) -> None:
     """Make the ledger anew from the folders, then bring MLflow up to it."""
     home = Home(path)
-    ledger = open_ledger(home)
-    found = reindex(home, ledger)
+    if not home.path.is_dir():
+        raise StarError(f"--home {shown(home.path)}: is not there; name the folder that holds jobs/.")
+    home.begin()
+    found_wrong = damage(home.ledger)
+    _replace_damaged(home.ledger, home, found_wrong and f"the ledger {shown(home.ledger)} is damaged ({found_wrong})")
+    try:
+        ledger = open_ledger(home)
+        found = reindex(home, ledger)
+    except DamagedError as error:  # sound as a file, and yet no ledger
+        if os.environ.get(URL_VARIABLE):
+            raise
+        _replace_damaged(home.ledger, home, error.what)
+        ledger = open_ledger(home)
+        found = reindex(home, ledger)
     click.echo(
         f"ledger: {found.jobs} jobs in the folders, {found.new_jobs} of them new to it, {found.corrected} states corrected, "
         f"{found.experiments} experiments"
     )
     for name in found.unreadable:
         click.echo(f"warning: {name}/job.json cannot be read; the folder was left out", err=True)
+    if mlflow and not os.environ.get(URI_VARIABLE):
+        try:
+            check_tracking(home)
+        except DamagedError as error:
+            _replace_damaged(home.mlflow, home, error.what)
+    check_tracking(home)
     count = deliver(home, ledger, lambda: connect(home), mlflow)
     click.echo(f"MLflow: {count} experiments are carried over")
+
+
+def _replace_damaged(file: Path, home: Home, what: str | None) -> None:
+    """Put a database that cannot be used aside, and say where it is."""
+    if what is not None:
+        click.echo(f"{what}: put aside as {shown(put_aside(file, home.aside))}", err=True)
 
 
 def export_bundle(experiment: Experiment, path: Path, reports: Path, weights: str, target: Path | None) -> None:
     """Write an experiment as one file."""
     home, ledger = look(path)
     plan = make_plan(experiment, home, ledger)
-    target = target or Path(f"{experiment.name}-{experiment.profile}.tar.gz")
+    target = writable(target or Path(f"{experiment.name}-{experiment.profile}.tar.gz"), "--to")
     count = pack(plan, home, reports, weights, target)
     click.echo(f"wrote {target}: {count} files, {amount(target.stat().st_size, 'B')}")
     if plan.to_do:

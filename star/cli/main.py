@@ -12,6 +12,7 @@ import click
 
 from star.cli import images, results
 from star.cli.board import board
+from star.cli.failures import be_silent, guarded
 from star.cli.files import read_experiment
 from star.cli.options import (
     BUDGET,
@@ -28,7 +29,6 @@ from star.cli.options import (
     KeyType,
     experiment_options,
 )
-from star.errors import StarError
 
 
 class _Group(click.Group):
@@ -40,6 +40,9 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:  # click would call it a failure
+            be_silent()
             ctx.exit(130)
 
 
@@ -314,14 +317,5 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: a user's mistake becomes one sentence and exit code 2."""
-    try:
-        cli()
-    except StarError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+    """Entry point: a mistake, and what fails outside of this program, become one sentence and exit code 2."""
+    sys.exit(guarded(cli))

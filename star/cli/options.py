@@ -9,18 +9,36 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+
+class FolderType(click.ParamType):  # type: ignore[type-arg]
+    """A folder, which may not be there yet: no file, and a name that a file system takes."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path."""
+        path = Path(value)
+        try:
+            there = path.exists()
+        except OSError as error:
+            self.fail(f"{str(value)[:60]}...: {error.strerror}; give a shorter one.", param, ctx)
+        if not str(value):
+            self.fail("it is empty; give a folder.", param, ctx)
+        if there and not path.is_dir():
+            self.fail(f"{value} is a file; give a folder.", param, ctx)
+        return path
+
+
 HOME = click.option(
     "--home",
-    type=click.Path(path_type=Path),
+    type=FolderType(),
     default=Path("runs"),
     envvar="STAR_HOME",
     show_default=True,
     show_envvar=True,
     help="Folder of ledger, jobs, data, references and MLflow's database.",
 )
-OUT = click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Folder for reports."
-)
+OUT = click.option("--out", type=FolderType(), default=Path("reports"), show_default=True, help="Folder for reports.")
 EXTRACTOR = [
     click.option(
         "--extractor",

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from star.cli.store import existing_ledger, tracking_uri
-from star.errors import NotFoundError, SpecError
+from star.cli.places import writable
+from star.cli.store import existing_ledger, reader_of
+from star.errors import DataError, NotFoundError, SpecError
 from star.ledger.store import read_ledger
 from star.report.claims import judge_all
 from star.report.evidence import Evidence
 from star.rundir import Home
 from star.scheduler.plan import make_plan
 from star.spec.experiment import Experiment
-from star.tracked import Reader, open_reader
 
 if TYPE_CHECKING:
     from star.report.study import StudyReport
@@ -59,7 +59,7 @@ def write_reports(
 
     home = Home(path)
     ledger = existing_ledger(home, experiments[0].file)
-    reader, reports, never = open_reader(tracking_uri(home)), [], []
+    reader, reports, never = reader_of(home), [], []
     address = _address(mlflow_ui)
     names = [(experiment.name, experiment.profile) for experiment in experiments]
     names += [(study.search.name, study.search.profile) for study in studies]
@@ -69,13 +69,31 @@ def write_reports(
                 f"{experiment.file}: experiment: {experiment.name!r} is the name of another of these files too, and both would be "
                 f"written to {out / experiment.name}; give each its own."
             )
+    broken = []
     for experiment in experiments:
-        evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
+        try:
+            evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
+        except DataError as error:
+            if not index:
+                raise
+            broken.append(f"{experiment.file}: {error}")
+            continue
         if index and not evidence.tracked:
             never.append(experiment.name)
             continue
+        if not evidence.tracked:
+            done = any(job.action == "reuse" for job in evidence.plan.jobs.values())
+            remedy = (
+                "`star-exp reindex` carries its results there"
+                if done
+                else f"`star-exp run {experiment.file}` computes it"
+            )
+            click.echo(
+                f"warning: {experiment.name}: MLflow holds none of its runs, so its table is empty; {remedy}.", err=True
+            )
         report = build(evidence, address, spread)
-        reports.append((report, out / experiment.name / experiment.profile))
+        folder = writable(out / experiment.name / experiment.profile / "report.md", "--out").parent
+        reports.append((report, folder))
     for written in write(reports):
         click.echo(f"wrote {written}")
     if index:
@@ -83,6 +101,8 @@ def write_reports(
             click.echo(f"wrote {written}")
         if never:
             click.echo(f"left out, because none of their runs is tracked here: {', '.join(never)}")
+    if broken:
+        raise DataError(f"{len(broken)} experiments could not be reported, the others are: {' '.join(broken)}")
 
 
 def write_studies(
@@ -100,7 +120,7 @@ def write_studies(
     from star.search.study import Study
 
     home, reports = Home(path), []
-    reader = open_reader(tracking_uri(home))
+    reader = reader_of(home)
     for search in searches:
         try:
             study = Study(search, home, begin=False)
@@ -136,7 +156,7 @@ def show_claims(experiments: list[Experiment], path: Path, fail_on: Sequence[str
 
     home = Home(path)
     ledger = existing_ledger(home, experiments[0].file)
-    reader: Reader = open_reader(tracking_uri(home))
+    reader = reader_of(home)
     shown, verdicts = {}, []
     silent = [experiment.file for experiment in experiments if not experiment.spec.claims]
     if len(silent) == len(experiments):

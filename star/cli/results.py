@@ -39,6 +39,9 @@ def report(
     from star.cli.report import all_files, write_reports, write_studies
 
     chosen = all_files(files, everything)
+    broken: list[str] = []
+    if everything:  # one that cannot be read takes nothing from the others
+        chosen = [file for file in chosen if not _said(broken, file, profile, sets, seeds, name)]
     searches = [file for file in chosen if describes_search(file)]
     if searches and seeds is not None and not everything:
         raise StarError(f"--seeds {seeds}: {searches[0]} is a search, whose seeds are its own; leave the option out.")
@@ -48,6 +51,28 @@ def report(
     )
     if experiments:
         write_reports(experiments, home, out, everything, mlflow_ui, spread, studies)
+    if broken:
+        raise StarError(f"{len(broken)} of the files could not be read, the others are reported: {' '.join(broken)}")
+
+
+def _said(
+    broken: list[str],
+    file: Path,
+    profile: str | None,
+    sets: tuple[str, ...],
+    seeds: str | None,
+    name: str | None,
+) -> bool:
+    """Whether a file is wrong; what is wrong with it goes into `broken`."""
+    try:
+        if describes_search(file):
+            read_search(file, profile, sets, name)
+        else:
+            read_experiment(file, profile, sets, seeds, name)
+    except StarError as error:
+        broken.append(str(error))
+        return True
+    return False
 
 
 @click.command()

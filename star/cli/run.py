@@ -13,8 +13,10 @@ from pathlib import Path
 
 import click
 
+from star.cli.failures import sentence
 from star.cli.notify import Notifier, receiver, verdicts
-from star.cli.store import connect
+from star.cli.places import writable
+from star.cli.store import check_tracking, connect
 from star.cli.view import View
 from star.errors import DataError, SpecError
 from star.ledger.states import Job
@@ -48,6 +50,8 @@ class RunOptions:
 def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     """Do what is left of an experiment, then report; returns the exit code."""
     home = Home(options.home)
+    folder = options.out / experiment.name / experiment.profile
+    ready_to_write(home, folder)
     ledger = open_ledger(home)
     plan = make_plan(experiment.only(options.rows), home, ledger)
     whole = make_plan(experiment, home, ledger) if options.rows else plan
@@ -88,8 +92,12 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         outcome = Scheduler(home, ledger, executor, snapshot, view.say, engines).run(plan, tick)
     behind = courier.finish()
     if behind:
-        click.echo(f"warning: MLflow is behind ({behind}); the same command carries the rest.", err=True)
-    folder = options.out / experiment.name / experiment.profile
+        told = (sentence(behind) or str(behind)).splitlines()[0].rstrip(".")
+        click.echo(
+            f"error: MLflow could not be told everything ({told}), so no report was written; the same command, or `star-exp reindex`, "
+            "carries the rest.",
+            err=True,
+        )
     before = verdicts(folder)
     code = _conclude(outcome, plan, experiment, options, bool(behind))
     notifier.claims(before, verdicts(folder))
@@ -98,6 +106,18 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     notifier.send("experiment_ended", f"{experiment.name}: ended: {ended}", exit_code=code, **counts)
     notifier.close()
     return code
+
+
+def ready_to_write(home: Home, folder: Path) -> None:
+    """That results can be kept, tracked and reported: found out before anything is computed.
+
+    Raises:
+        StarError: the home or the folder for reports cannot be written, or MLflow's database cannot be used.
+    """
+    home.begin()
+    check_tracking(home)
+    for name in ("report.md", "provenance.json"):
+        writable(folder / name, "--out")
 
 
 def _where(name: str, limits: tuple[int, dict[str, int]] | None) -> str:
@@ -167,6 +187,8 @@ def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptio
             f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.cancelled)} cancelled, "
             f"{len(outcome.blocked)} wait for those"
         )
+        return 1
+    if behind:
         return 1
     click.echo(
         f"all done: {outcome.done} jobs computed, {len(plan.jobs) - len(plan.to_do)} were there already"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import click
 
 from star.cli.notify import Notifier, receiver
-from star.cli.run import RunOptions
+from star.cli.run import RunOptions, ready_to_write
 from star.cli.store import connect
 from star.cli.view import View
 from star.errors import LedgerError, SpecError
@@ -51,6 +51,7 @@ class SearchOptions(RunOptions):
 def run_search(search: Search, options: SearchOptions) -> int:
     """Go on with a search up to its number of trials, then report; returns the exit code."""
     home = Home(options.home)
+    ready_to_write(home, options.out / search.name / search.profile)
     with alone(search, home), answering():
         ledger = open_ledger(home)
         refuse_name(search, ledger)
@@ -62,11 +63,14 @@ def run_search(search: Search, options: SearchOptions) -> int:
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
     if behind:
-        click.echo("warning: MLflow is behind; the same command carries the rest.", err=True)
-    else:
-        from star.cli.report import write_studies
+        click.echo(
+            "error: MLflow could not be told everything, so no report was written; the same command carries the rest.",
+            err=True,
+        )
+        return 1
+    from star.cli.report import write_studies
 
-        write_studies([search], options.home, options.out)
+    write_studies([search], options.home, options.out)
     return 0 if study.complete() and not broken else 1
 
 

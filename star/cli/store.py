@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from star.errors import SpecError
 from star.ledger.store import Ledger, read_ledger
 from star.rundir import Home
+from star.sqlite_file import url_of
+from star.tracked import Reader, open_reader, without_password
+from star.words import shown
 
 if TYPE_CHECKING:
     from star.tracking import Tracker
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+KINDS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+"""Of addresses that MLflow takes. A folder is not: MLflow has given up keeping runs in one."""
 
 
 def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger:
@@ -30,9 +38,41 @@ def connect(home: Home) -> Tracker:
     """The home's own MLflow database, or the server that MLFLOW_TRACKING_URI names."""
     from star.tracking import Tracker
 
-    return Tracker(tracking_uri(home), None if os.environ.get("MLFLOW_TRACKING_URI") else home.artifacts)
+    return Tracker(tracking_uri(home), None if os.environ.get(URI_VARIABLE) else home.artifacts)
+
+
+def check_tracking(home: Home) -> None:
+    """That the store can be what it is said to be, as far as that is seen without asking it.
+
+    Raises:
+        SpecError: MLFLOW_TRACKING_URI is of no kind that MLflow knows, or names a folder that is not there.
+        LedgerError: the home's own database is damaged, or another version's.
+    """
+    from star.tracking import check_store, sqlite_path
+
+    uri = tracking_uri(home)
+    path = sqlite_path(uri)
+    if path is not None:
+        check_store(path)
+        if not path.parent.is_dir() and os.environ.get(URI_VARIABLE):
+            raise SpecError(f"{URI_VARIABLE}: {shown(path.parent)} is no folder; make it, or give another address.")
+
+
+def reader_of(home: Home) -> Reader:
+    """What reads the tracking store."""
+    check_tracking(home)
+    return open_reader(tracking_uri(home), None if os.environ.get(URI_VARIABLE) else home.artifacts)
 
 
 def tracking_uri(home: Home) -> str:
     """Of the same."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow}"
+    uri = os.environ.get(URI_VARIABLE)
+    if uri is None or not uri.strip():
+        return url_of(home.mlflow)
+    kind = uri.partition(":")[0].partition("+")[0].lower()
+    if ":" not in uri or kind not in KINDS:
+        raise SpecError(
+            f"{URI_VARIABLE}: {without_password(uri)!r} is the address of no tracking store; give http(s)://HOST:PORT of a server, or "
+            "sqlite:///, postgresql:// or mysql:// of a database."
+        )
+    return uri

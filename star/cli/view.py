@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from star.cli.failures import be_silent
 from star.ledger.states import RUNNING, Job
 from star.rundir import Home, JobDir, last_loss, read_json
 from star.scheduler.plan import Plan
@@ -50,7 +51,11 @@ class View:
         if self._live:
             self._live.console.print(line, highlight=False, markup=False)
         else:
-            click.echo(f"[{time.time() - self.started:7.1f} s] {line}")
+            try:
+                click.echo(f"[{time.time() - self.started:7.1f} s] {line}")
+            except BrokenPipeError:  # `run | head`: who asked has left, and the workers stop as after Ctrl-C
+                be_silent()
+                raise KeyboardInterrupt from None
 
     def update(self, states: dict[str, Job]) -> None:
         """Show the jobs as they are now."""

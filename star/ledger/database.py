@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, create_engine, event, make_url, text
+from sqlalchemy import Connection, NullPool, Table, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
-from star.errors import LedgerError
+from star.errors import DamagedError, LedgerError
+from star.ledger.tables import metadata
+from star.sqlite_file import connect_to_read, url_of
+from star.words import shown
 
 HEAD = "0002"
 """The newest migration. Here, so that readers need no Alembic to know it."""
 URL_VARIABLE = "STAR_LEDGER_URL"
+DAMAGED = ("malformed", "not a database", "no such table", "no such column", "encrypted")
+"""What SQLite says of a file that is none of its own, or not whole."""
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -31,12 +38,13 @@ class Database:
     Args:
         url: such as sqlite:////home/me/runs/ledger.sqlite or postgresql://user@host/name.
         patience: seconds for which a database that is away, locked or full is asked again.
+        to_read: change nothing, not even a file beside it.
 
     Raises:
         LedgerError: the address makes no sense, or its driver is not installed.
     """
 
-    def __init__(self, url: str, patience: float = 600.0) -> None:
+    def __init__(self, url: str, patience: float = 600.0, to_read: bool = False) -> None:
         try:
             self.url = make_url(url)
             if self.url.drivername in ("postgresql", "postgres"):
@@ -46,7 +54,11 @@ class Database:
                 raise LedgerError(
                     f"{URL_VARIABLE}: {self.name}: give an address that begins with sqlite or postgresql."
                 )
+            if self.sqlite and self.url.database in (None, "", ":memory:"):
+                raise LedgerError(f"{URL_VARIABLE}: names no file; give one such as sqlite:////home/me/ledger.sqlite.")
             options: dict[str, Any] = {"connect_args": {"timeout": 30}} if self.sqlite else {"pool_pre_ping": True}
+            if self.file and to_read:
+                options = {"creator": partial(connect_to_read, self.file), "poolclass": NullPool}
             self.engine = create_engine(self.url, **options)
         except ModuleNotFoundError as error:
             raise LedgerError(
@@ -56,14 +68,19 @@ class Database:
             raise LedgerError(
                 f"{URL_VARIABLE}: what it holds is no database address; give one such as postgresql://user@host/name."
             ) from None
-        self.patience = patience
-        if self.sqlite:
+        self.patience, self.to_read = patience, to_read
+        if self.sqlite and not to_read:
             event.listen(self.engine, "connect", _configure)
+
+    @property
+    def file(self) -> Path | None:
+        """Of a SQLite database."""
+        return Path(self.url.database) if self.sqlite and self.url.database else None
 
     @property
     def name(self) -> str:
         """For people: without the password."""
-        return self.url.render_as_string(hide_password=True)
+        return shown(self.file) if self.file else self.url.render_as_string(hide_password=True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """What `work` reads."""
@@ -128,18 +145,41 @@ class Database:
         def work(connection: Connection) -> str | None:
             dialect = self.engine.dialect
             if dialect.has_table(connection, "alembic_version"):
-                return connection.execute(text("select version_num from alembic_version")).scalar()
+                found = connection.execute(text("select version_num from alembic_version")).scalar()
+                lacks = {table.name for table in metadata.sorted_tables} - set(dialect.get_table_names(connection))
+                if found is None or (found == HEAD and lacks):
+                    raise self.damaged(f"it lacks {', '.join(sorted(lacks))}" if lacks else "its version is lost")
+                return str(found)
             return "" if dialect.has_table(connection, "jobs") else None
 
         return self.read(work)
 
+    def damaged(self, what: str) -> DamagedError:
+        """What to say, and to do, of a database that is not a whole ledger."""
+        remedy = (
+            "`star-exp reindex` puts it aside and makes it anew from the jobs' folders, which hold all results"
+            if self.sqlite
+            else "restore its backup, or give an empty database: `star-exp reindex` fills that from the jobs' folders"
+        )
+        return DamagedError(f"the ledger {self.name} is damaged ({what})", remedy)
+
     def _insist(self, once: Callable[[], T]) -> T:
         deadline = time.monotonic() + self.patience
-        pause, told = 0.05, False
+        pause, told, again = 0.05, False, False
         while True:
             try:
                 return once()
             except (OperationalError, InterfaceError, DBAPIError) as error:
+                if any(sign in _said(error) for sign in DAMAGED) or (self.file and self.file.is_dir()):
+                    if self.to_read and not again:  # a writer may have come between two looks at the file
+                        again = True
+                        time.sleep(0.1)
+                        continue
+                    raise self.damaged(_said(error)) from None
+                if self.file and not shutil.disk_usage(_folder(self.file)).free and time.monotonic() > deadline:
+                    raise LedgerError(
+                        f"the disk of {self.name} is full; make room (`star-exp gc` lists what may go): the same command goes on."
+                    ) from None
                 if not isinstance(error, OperationalError | InterfaceError) and not error.connection_invalidated:
                     raise
                 if _is_hopeless(error):
@@ -150,7 +190,9 @@ class Database:
                         "the same command goes on when it is back."
                     ) from None
                 if not told:
-                    log.warning("the ledger %s is away (%s); trying again", self.name, _said(error))
+                    full = self.file is not None and not shutil.disk_usage(_folder(self.file)).free
+                    said = "the disk is full" if full else f"is away ({_said(error)})"
+                    log.warning("the ledger %s %s; trying again", self.name, said)
                     told = True
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)
@@ -158,7 +200,12 @@ class Database:
 
 def address(path: Path) -> str:
     """Of the ledger of the home whose SQLite file would be `path`: what STAR_LEDGER_URL says, else that file."""
-    return os.environ.get(URL_VARIABLE) or f"sqlite:///{path}"
+    return os.environ.get(URL_VARIABLE) or url_of(path)
+
+
+def _folder(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 def _said(error: DBAPIError) -> str:
@@ -166,9 +213,9 @@ def _said(error: DBAPIError) -> str:
 
 
 def _is_hopeless(error: DBAPIError) -> bool:
-    """Whether asking again cannot help: no such table, wrong password, no such database, read-only file."""
+    """Whether asking again cannot help: wrong password, no such database, read-only file."""
     said = str(error.orig)
-    signs = ("no such table", "no such column", "password", "does not exist", "readonly", "no pg_hba", "not a database")
+    signs = ("password", "does not exist", "readonly", "no pg_hba")
     return any(sign in said for sign in signs)
 
 

@@ -50,7 +50,9 @@ def check(database: Database) -> None:
 def _refuse_newer(database: Database, version: str | None) -> None:
     if version and version > HEAD:
         raise LedgerError(
-            f"the ledger {database.name} was written by a newer star (its tables are {version}, this one knows {HEAD}); update star."
+            f"the ledger {database.name} was written by a newer star (its tables are {version}, this one knows "
+            f"{HEAD}), or is of another program; "
+            "update star, or put the file away: `star-exp reindex` makes a ledger of this version from the jobs' folders."
         )
 
 

@@ -7,7 +7,6 @@ import socket
 import sys
 import time
 import uuid
-from pathlib import Path
 
 from sqlalchemy import Connection, delete, select, update
 
@@ -18,8 +17,11 @@ from star.ledger.runs import Runs
 from star.ledger.states import Watcher
 from star.ledger.tables import facts, schedulers
 from star.process import process_born
-from star.rundir import Home
+from star.rundir import Home, read_json
+from star.words import shown
 
+WRITE_PATIENCE = 600.0
+"""The same for one that writes: a scheduler outlives a restart of its database."""
 READ_PATIENCE = 5.0
 """Seconds for which a command that only looks waits for a database that is away."""
 
@@ -41,7 +43,7 @@ class Ledger(Jobs, Runs):
             pid=pid,
             born=process_born(pid) or "",
             executor=executor,
-            command=" ".join(sys.argv),
+            command=shown(" ".join(sys.argv)),
             beats=0,
             seen=time.time(),
         )
@@ -96,22 +98,37 @@ class Ledger(Jobs, Runs):
         Raises:
             LedgerError: it belongs to another home.
         """
-        mine = home.identity()
+        held = self.database.read(lambda connection: {row.name: row.value for row in connection.execute(select(facts))})
+        mine = home.identity(held.get("home") if self.database.file == home.ledger else None)
 
         def work(connection: Connection) -> tuple[str, str]:
             known = {row.name: row.value for row in connection.execute(select(facts))}
             if "home" not in known:  # two may come at once: the first stays
-                rows = [{"name": "home", "value": mine}, {"name": "path", "value": str(home.path)}]
+                rows = [{"name": "home", "value": mine}, {"name": "path", "value": shown(home.path)}]
                 connection.execute(self.database.insert(facts).values(rows).on_conflict_do_nothing())
                 known = {row.name: row.value for row in connection.execute(select(facts))}
             return known["home"], known["path"]
 
         bound, path = self.database.write(work)
         if bound != mine:
-            raise LedgerError(
-                f"the ledger {self.database.name} belongs to the home {path}, not to {home.path}; "
-                "give that one with --home, or another database with STAR_LEDGER_URL."
-            )
+            raise self._anothers(path, home)
+
+    def check_bound(self, home: Home) -> None:
+        """That this ledger speaks of `home`, as far as can be told without writing.
+
+        Raises:
+            LedgerError: it belongs to another home.
+        """
+        held = self.database.read(lambda connection: {row.name: row.value for row in connection.execute(select(facts))})
+        mine = read_json(home.path / "home.json")
+        if isinstance(mine, dict) and held.get("home") not in (None, mine.get("id")):
+            raise self._anothers(str(held.get("path")), home)
+
+    def _anothers(self, path: str, home: Home) -> LedgerError:
+        return LedgerError(
+            f"the ledger {self.database.name} belongs to the home {path}, not to {shown(home.path)}; "
+            "give that one with --home, or another database with STAR_LEDGER_URL."
+        )
 
 
 def open_ledger(home: Home) -> Ledger:
@@ -122,8 +139,10 @@ def open_ledger(home: Home) -> Ledger:
     """
     from star.ledger.migrate import migrate
 
-    database = Database(address(home.ledger))
+    home.begin()
+    database = Database(address(home.ledger), READ_PATIENCE)  # whether it can be had at all is found out soon
     migrate(database)
+    database.patience = WRITE_PATIENCE
     ledger = Ledger(database)
     ledger.bind(home)
     return ledger
@@ -135,10 +154,9 @@ def read_ledger(home: Home) -> Ledger | None:
     Raises:
         LedgerError: it cannot be reached, or its version is not this program's.
     """
-    url = address(home.ledger)
-    if url.startswith("sqlite") and not Path(url.removeprefix("sqlite:///")).exists():
+    database = Database(address(home.ledger), READ_PATIENCE, to_read=True)
+    if database.file and not database.file.exists():
         return None
-    database = Database(url, READ_PATIENCE)
     if database.version() is None:
         return None
     from star.ledger.migrate import check

@@ -59,9 +59,9 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
         if folder.result.exists():
             files |= _job_files(folder, job.stage, weights)
             snapshots.add((read_json(folder.job) or {}).get("snapshot"))
-    for snapshot in filter(None, snapshots):
-        for path in _files(Path(snapshot)):
-            files[f"code/{Path(snapshot).name}/{path.relative_to(snapshot).as_posix()}"] = path
+    for name in sorted(Path(snapshot).name for snapshot in filter(None, snapshots)):  # wherever the home was then
+        for path in _files(home.code / name):
+            files[f"code/{name}/{path.relative_to(home.code / name).as_posix()}"] = path
     files |= {f"manifests/{path.name}": path for path in plan.inputs}
     tables = reports / plan.experiment.name / plan.experiment.profile
     for path in _files(tables):
@@ -103,16 +103,18 @@ def _files(folder: Path) -> Iterator[Path]:
 def _write(target: Path, files: dict[str, bytes | Path], about: dict[str, str]) -> None:
     sums = {name: _sha256(content) for name, content in files.items()}
     manifest = {"format": FORMAT, "star": star.__version__, "created": time.time(), **about, "files": sums}
-    target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f".{target.name}.{os.getpid()}")
-    with tarfile.open(new, "w:gz", compresslevel=6) as archive:
-        _add(archive, MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-        for name, content in files.items():
-            if isinstance(content, Path):
-                archive.add(content, name)
-            else:
-                _add(archive, name, content)
-    new.replace(target)
+    try:
+        with tarfile.open(new, "w:gz", compresslevel=6) as archive:
+            _add(archive, MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+            for name, content in files.items():
+                if isinstance(content, Path):
+                    archive.add(content, name)
+                else:
+                    _add(archive, name, content)
+        new.replace(target)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from star.errors import StarError
 from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
@@ -23,6 +25,8 @@ from star.spec.graph import STAGES, needed
 from star.tracking import Tracker
 
 log = logging.getLogger(__name__)
+PATIENCE = 60.0
+"""Seconds for which a tracker that was there, and is away when the last job ends, is waited for."""
 EVERY = 2.0
 """Seconds between deliveries."""
 LOG_KEPT = 2**20
@@ -67,6 +71,8 @@ class Courier:
         self.tracker: Tracker | None = None
         self.error: Exception | None = None
         """Of the last delivery; what it could not carry is carried by the next."""
+        self._met = False
+        """Whether a delivery ever succeeded."""
         self._opened: dict[str, str] = {}
         self._status: dict[str, str] = {}
         self._used: dict[tuple[str, str], int] = {}
@@ -92,12 +98,15 @@ class Courier:
         return self.error
 
     def _work(self) -> None:
+        deadline: float | None = None
         while True:
             last = self._end.wait(EVERY)
+            if last and deadline is None:
+                deadline = time.monotonic() + PATIENCE
             try:
                 while self.deliver():
                     pass
-                self.error = None
+                self.error, self._met = None, True
             except Exception as error:  # a tracker that is away must not end the training; the next round tries again
                 log.debug("tracker: %s", error)
                 self.error, self.tracker = error, None
@@ -105,8 +114,11 @@ class Courier:
                 self._over.clear()
                 self._status.clear()
                 self._used.clear()
-            if last:
-                return
+            if deadline is not None:
+                away = self.error is not None and self._met and not isinstance(self.error, StarError)
+                if not away or time.monotonic() > deadline:
+                    return
+                time.sleep(EVERY)  # it was there before: a restart takes a moment
 
     def deliver(self) -> bool:
         """Carry everything that is new, of each job at most LINES lines; returns whether more is left."""

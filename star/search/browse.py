@@ -92,7 +92,7 @@ def studies(home: Home) -> list[StudyView]:
     """
     if _absent(home):
         return []
-    storage = open_storage(home)
+    storage = open_storage(home, to_read=True)
     names = sorted(optuna.get_all_study_names(storage))
     return [StudyView(name, optuna.load_study(study_name=name, storage=storage)) for name in names]
 
@@ -106,7 +106,7 @@ def read_study(home: Home, name: str) -> StudyView | None:
     if _absent(home):
         return None
     try:
-        return StudyView(name, optuna.load_study(study_name=name, storage=open_storage(home)))
+        return StudyView(name, optuna.load_study(study_name=name, storage=open_storage(home, to_read=True)))
     except KeyError:
         return None
 

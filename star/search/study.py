@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -27,6 +29,7 @@ from star.scheduler.plan import make_plan
 from star.search.choosing import distribution, make_pruner, make_sampler
 from star.spec.diff import ABSENT, differences
 from star.spec.points import Point, Search, start_points
+from star.sqlite_file import copy_to_read, url_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -44,15 +47,18 @@ def studies_url(home: Home) -> str:
     """Where the studies of a home are: beside its ledger; also what optuna-dashboard takes."""
     url = address(home.ledger)
     if url.startswith("sqlite"):
-        return f"sqlite:///{home.studies}"
+        return url_of(home.studies)
     made = Database(url).url
     given = made.query.get("options", "")
     options = f"{given} -csearch_path={SCHEMA}".strip()
     return made.update_query_dict({"options": options}).render_as_string(hide_password=False)
 
 
-def open_storage(home: Home) -> optuna.storages.BaseStorage:
+def open_storage(home: Home, to_read: bool = False) -> optuna.storages.BaseStorage:
     """The studies' database, made when it is not there.
+
+    Args:
+        to_read: of a home that may not be written, or whose disk is full, a copy is read.
 
     Raises:
         LedgerError: it cannot be used.
@@ -61,7 +67,10 @@ def open_storage(home: Home) -> optuna.storages.BaseStorage:
     patient: dict[str, Any] = {"pool_pre_ping": True}
     try:
         if url.startswith("sqlite"):
-            home.path.mkdir(parents=True, exist_ok=True)
+            if to_read and home.studies.is_file() and not _may_write(home.studies):
+                url = url_of(copy_to_read(home.studies))
+            else:
+                home.path.mkdir(parents=True, exist_ok=True)
             patient = {"connect_args": {"timeout": 60}}
         else:
             statement = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
@@ -69,6 +78,13 @@ def open_storage(home: Home) -> optuna.storages.BaseStorage:
         return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=patient))
     except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
         raise LedgerError(f"the studies' database cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def _may_write(file: Path) -> bool:
+    """Whether SQLite can make the journal that it wants even to look."""
+    return (
+        os.access(file, os.W_OK) and os.access(file.parent, os.W_OK) and shutil.disk_usage(file.parent).free > 1 << 20
+    )
 
 
 class Study:
@@ -176,7 +192,7 @@ def _existing(search: Search, home: Home, pruner: BasePruner) -> optuna.Study:
     if url.startswith("sqlite") and not home.studies.exists():
         raise missing
     try:
-        return optuna.load_study(storage=open_storage(home), study_name=name, pruner=pruner)
+        return optuna.load_study(storage=open_storage(home, to_read=True), study_name=name, pruner=pruner)
     except KeyError:
         raise missing from None
 

@@ -103,9 +103,9 @@ def check_batch(spec: SelfGuidedSpec, images: int, views: int, length: int) -> N
         raise ValueError(f"codes hold {images} image, and the contrastive losses compare it with others; give more")
     if spec.contrastive and length < spec.num_positions:
         raise ValueError(f"codes have {length} positions, fewer than num_positions={spec.num_positions}; lower it")
-    if spec.masked and hidden_count(spec.mask_ratio, length) == 0:
+    if spec.mim and spec.mim_positions == "masked" and hidden_count(spec.mask_ratio, length) == 0:
         raise ValueError(
-            f"mask_ratio={spec.mask_ratio} hides none of {length - 1} positions; raise it, or give 0, which masks nothing"
+            f"mask_ratio={spec.mask_ratio} hides none of {length - 1} positions, over which mim_positions='masked' averages; raise it"
         )
 
 

@@ -38,7 +38,9 @@ class Row(Section):
 class ExperimentSpec(Section):
     """One YAML file of `experiments/`."""
 
-    experiment: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="its name, also of its folder under reports/")
+    experiment: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,99}$", description="its name, also of its folder under reports/"
+    )
     title: str
     profile: str = Field("fashion", description="the profile to run at unless --profile says otherwise")
     use: list[str] = Field(default_factory=list, description="presets of the profile for every row")

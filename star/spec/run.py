@@ -106,10 +106,10 @@ class RunSpec(Section):
                 "selfguided.num_positions",
                 f"{selfguided.num_positions} is more than the {length} positions of a {self.grid} x {self.grid} grid",
             )
-        if selfguided.masked and round(selfguided.mask_ratio * (length - 1)) == 0:
+        if selfguided.mim_positions == "masked" and selfguided.mim and round(selfguided.mask_ratio * (length - 1)) == 0:
             raise FieldError(
                 "selfguided.mask_ratio",
-                f"{selfguided.mask_ratio} hides none of {length - 1} positions; raise it, or give 0, which masks nothing",
+                f"{selfguided.mask_ratio} hides none of {length - 1} positions, but mim_positions is masked",
             )
         if self.optim.batch_size > self.data.train_images:
             raise FieldError(

@@ -15,6 +15,10 @@ import yaml
 
 from star.errors import SpecError
 
+ANCHORS = "anchors"
+"""A key at the top of any file under which shared values may be written; it is not read itself."""
+MOST_VALUES = 200_000
+"""Of one file: some kilobytes of aliases can stand for billions."""
 Path_ = tuple[str | int, ...]
 
 
@@ -84,16 +88,23 @@ def read(path: Path, shown: str | None = None) -> Doc:
     """
     name = shown or str(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SpecError(f"{name}: cannot be read: {reason}.") from None
+        if path.exists() and not path.is_file():
+            raise SpecError(f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; give a YAML file.")
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise SpecError(f"{name}:{line}: cannot be read: it is not UTF-8 text; save it as that.") from None
     return parse(text, name)
 
 
 def parse(text: str, name: str) -> Doc:
     """Parse YAML text; `name` stands for the file in marks and errors."""
     try:
+        _refuse_odd_letters(text, name)
         loader = _CoreLoader(text)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -106,13 +117,30 @@ def parse(text: str, name: str) -> Doc:
     if node is None:
         raise SpecError(f"{name}:1: the file is empty.")
     marks: dict[Path_, Mark] = {}
-    return Doc(_build(loader, node, (), name, marks, ()), marks)
+    value = _build(loader, node, (), name, marks, ())
+    if isinstance(value, dict) and value.pop(ANCHORS, None) is not None:
+        marks = {path: mark for path, mark in marks.items() if path[:1] != (ANCHORS,)}
+    return Doc(value, marks)
+
+
+def _refuse_odd_letters(text: str, name: str) -> None:
+    """YAML takes no control characters; PyYAML says so without the line."""
+    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if found is not None:
+        line = text[: found.start()].count("\n") + 1
+        raise SpecError(
+            f"{name}:{line}: not valid YAML: the character U+{ord(found[0]):04X} may not stand in a file; remove it."
+        )
 
 
 def _build(
     loader: yaml.SafeLoader, node: yaml.Node, path: Path_, name: str, marks: dict[Path_, Mark], parents: tuple[int, ...]
 ) -> Any:
     line = node.start_mark.line + 1
+    if len(marks) > MOST_VALUES:
+        raise SpecError(
+            f"{name}:{line}: holds more than {MOST_VALUES:,} values, aliases counted as often as they are used."
+        )
     marks[path] = Mark(name, line)
     if id(node) in parents:
         raise SpecError(f"{name}:{line}: an anchor that contains itself.")
@@ -126,13 +154,21 @@ def _build(
             if not isinstance(key_node, yaml.ScalarNode):
                 raise SpecError(f"{name}:{at}: a key must be plain text.")
             key = key_node.value
+            if key == "<<":
+                raise SpecError(
+                    f"{name}:{at}: {_dotted((*path, key))}: merge keys are no part of YAML 1.2 and are not read; use a whole value "
+                    f"(`*name`, anchored under a top-level `{ANCHORS}:`), or presets of the profile with `use:`."
+                )
             if key in mapping:
                 raise SpecError(f"{name}:{at}: {_dotted((*path, key))} is written twice; keep one.")
             mapping[key] = _build(loader, child, (*path, key), name, marks, inside)
             marks[(*path, key)] = Mark(name, at)
         return mapping
     try:
-        return loader.construct_object(node)
+        value = loader.construct_object(node)
+        if isinstance(value, str):
+            value.encode()  # half of a letter, as "\ud800", is none
+        return value
     except (yaml.YAMLError, ValueError):
         raise SpecError(
             f"{name}:{line}: {_dotted(path) or 'the file'}: {node.value!r} with tag {node.tag!r} is no plain value."

@@ -221,7 +221,7 @@ def test_the_teacher_follows_at_its_decay() -> None:
             "codes have 49 positions, fewer than num_positions=60",
         ),
         ({}, (1, 2, 49), "codes hold 1 image, and the contrastive losses compare it with others"),
-        ({"mask_ratio": 0.01}, (4, 2, 49), "mask_ratio=0.01 hides none of 48 positions"),
+        ({"mask_ratio": 0.01, "mim_positions": "masked"}, (4, 2, 49), "mask_ratio=0.01 hides none of 48 positions"),
     ],
 )
 def test_a_loss_with_nothing_to_compare_is_refused_not_nan(changes: Any, shape: tuple[int, ...], message: str) -> None:

@@ -1,0 +1,105 @@
+"""SQLite's files: their addresses, whatever the path holds, and connections that only look.
+
+A reader changes nothing: it switches no journal mode and leaves no file beside the database. SQLite would make the index that
+readers share with writers, which needs a folder that may be written and room on its disk, and might belong to the wrong user
+afterwards; where there is none, nobody writes, and the file is read as it is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import URL
+
+TIMEOUT = 30.0
+"""Seconds for which a writer is waited for."""
+LOOKED_AT = "select count(*) from sqlite_master"
+
+
+def url_of(path: Path) -> str:
+    """SQLAlchemy's address of a file; signs that mean something in an address are encoded."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that may not write.
+
+    Raises:
+        sqlite3.Error: there is no database, or it is damaged.
+    """
+    if _has_wal(path) and not any(_beside(path, ending).exists() for ending in ("-wal", "-shm")):
+        return _opened(path, "immutable=1")
+    try:
+        return _opened(path, "mode=ro")
+    except sqlite3.OperationalError as error:
+        if not path.is_file() or "locked" in str(error):
+            raise
+    return _opened(copy_to_read(path), "mode=rw")
+
+
+def _has_wal(path: Path) -> bool:
+    """Whether a database is in write-ahead mode, from its header."""
+    try:
+        with path.open("rb") as file:
+            return file.read(20)[18:20] == b"\2\2"
+    except OSError:
+        return False
+
+
+def copy_to_read(path: Path) -> Path:
+    """A copy in memory, or in a temporary folder, of a database that may not be written; it goes when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="star-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file in (path, _beside(path, "-wal")):
+        if file.exists():
+            shutil.copyfile(file, folder / file.name)
+    return folder / path.name
+
+
+def put_aside(path: Path, folder: Path) -> Path:
+    """Move a database, and what SQLite keeps beside it, out of the way; returns where it is now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}"
+    for ending in ("", "-wal", "-shm", "-journal"):
+        if _beside(path, ending).exists():
+            _beside(path, ending).rename(_beside(target, ending))
+    return target
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a database's file, by SQLite's own check; None where it is sound, or not there."""
+    if not path.exists():
+        return None
+    if not path.is_file():
+        return "it is no file"
+    try:
+        connection = connect_to_read(path)
+        try:
+            found = str(connection.execute("pragma quick_check(1)").fetchone()[0])
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return str(error)
+    return None if found == "ok" else found.splitlines()[-1]
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _opened(path: Path, how: str) -> sqlite3.Connection:
+    address = f"file:{quote(os.fsencode(path.absolute()))}?{how}"
+    connection = sqlite3.connect(address, uri=True, timeout=TIMEOUT, check_same_thread=False)
+    try:
+        connection.execute(LOOKED_AT)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
