@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -30,9 +31,6 @@ TABLES = ("experiments", "runs", "tags", "metrics", "latest_metrics")
 REFILL = "`star-exp reindex --mlflow` puts it aside and fills a new one from the jobs' folders"
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
-
-
-log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -69,7 +67,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
         if found:
             if found.lifecycle_stage == "deleted":  # in MLflow's pages; what it holds is needed again
-                log.warning("MLflow's experiment %r was deleted there; it is restored", MLFLOW_EXPERIMENT)
+                sys.stderr.write(f"MLflow's experiment {MLFLOW_EXPERIMENT} was deleted there; it is restored\n")
                 self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         try:
@@ -96,7 +94,7 @@ class Tracker:
         )
         mine = next((run for run in found if run.info.run_id == bound), None)
         if mine is not None and mine.info.lifecycle_stage == "deleted":
-            log.warning("MLflow's run %s was deleted there; it is restored", mine.info.run_name)
+            sys.stderr.write(f"MLflow's run {mine.info.run_name} was deleted there; it is restored\n")
             self.client.restore_run(mine.info.run_id)
         return mine or next((run for run in found if run.info.lifecycle_stage == "active"), None)
 
@@ -234,7 +232,7 @@ def _make_store(path: Path) -> None:
     MLflow makes them by dozens of migrations that are no transaction: a kill in the middle, or two schedulers at a time,
     would leave a store that nobody can open again.
     """
-    from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     if path.exists():
         return
@@ -245,7 +243,8 @@ def _make_store(path: Path) -> None:
         if not path.exists():
             for left in path.parent.glob(f"{path.name}.new-*"):
                 left.unlink(missing_ok=True)
-            MlflowClient(url_of(_plain(new))).search_experiments(max_results=1)
+            # not by its client, which would note the current folder, whose name may hold a quote, as SQL
+            SqlAlchemyStore(url_of(_plain(new)), (path.absolute().parent / "mlartifacts").as_uri())
             os.replace(new, path)
 
 

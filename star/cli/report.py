@@ -81,16 +81,7 @@ def write_reports(
         if index and not evidence.tracked:
             never.append(experiment.name)
             continue
-        if not evidence.tracked:
-            done = any(job.action == "reuse" for job in evidence.plan.jobs.values())
-            remedy = (
-                "`star-exp reindex` carries its results there"
-                if done
-                else f"`star-exp run {experiment.file}` computes it"
-            )
-            click.echo(
-                f"warning: {experiment.name}: MLflow holds none of its runs, so its table is empty; {remedy}.", err=True
-            )
+        _warn_of_lost(evidence)
         report = build(evidence, address, spread)
         folder = writable(out / experiment.name / experiment.profile / "report.md", "--out").parent
         reports.append((report, folder))
@@ -103,6 +94,29 @@ def write_reports(
             click.echo(f"left out, because none of their runs is tracked here: {', '.join(never)}")
     if broken:
         raise DataError(f"{len(broken)} experiments could not be reported, the others are: {' '.join(broken)}")
+
+
+def _warn_of_lost(evidence: Evidence) -> None:
+    """Say which results exist and are not in MLflow, where the table looks for them; or that there are none at all."""
+    plan = evidence.plan
+    lost = [
+        run
+        for run in plan.runs
+        if run.key not in evidence.tracked
+        and all(plan.jobs[run.stages[t]].action == "reuse" for t in plan.experiment.targets if t in run.stages)
+    ]
+    if lost:
+        click.echo(
+            f"warning: {plan.experiment.name}: {len(lost)} of {len(plan.runs)} runs are done, and MLflow does not hold them (deleted "
+            "there?); `star-exp reindex` carries them there.",
+            err=True,
+        )
+    elif not evidence.tracked:
+        click.echo(
+            f"warning: {plan.experiment.name}: none of its runs is tracked yet, so its table is empty; "
+            f"`star-exp run {plan.experiment.file}` computes them.",
+            err=True,
+        )
 
 
 def write_studies(

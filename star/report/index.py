@@ -23,6 +23,7 @@ TITLE = "All results"
 
 def write_index(reports: list[Report], out: Path, studies: Sequence[StudyReport] = ()) -> Iterator[Path]:
     """Write OUT/index.md and OUT/index.html, self-contained, of reports that were written below OUT; yields their paths."""
+    out.mkdir(parents=True, exist_ok=True)
     pages = {"index.md": "\n".join(_markdown(reports, studies)) + "\n", "index.html": _html(reports, studies)}
     for name, text in pages.items():
         write_bytes(out / name, text.encode())

@@ -72,7 +72,7 @@ class Courier:
         self.error: Exception | None = None
         """Of the last delivery; what it could not carry is carried by the next."""
         self._met = False
-        """Whether a delivery ever succeeded."""
+        """Whether the tracker was ever there."""
         self._opened: dict[str, str] = {}
         self._status: dict[str, str] = {}
         self._used: dict[tuple[str, str], int] = {}
@@ -106,7 +106,7 @@ class Courier:
             try:
                 while self.deliver():
                     pass
-                self.error, self._met = None, True
+                self.error = None
             except Exception as error:  # a tracker that is away must not end the training; the next round tries again
                 log.debug("tracker: %s", error)
                 self.error, self.tracker = error, None
@@ -125,6 +125,7 @@ class Courier:
         self._more = False
         if self.tracker is None:
             self.tracker = self.connect()
+            self._met = True
         open_runs = [(label, run) for label, run in self.shipment.runs if run.key not in self._over]
         bound = self.ledger.tracking_ids([run.key for _, run in open_runs])
         known = [(label, run) for label, run in open_runs if run.key in bound]

@@ -17,36 +17,11 @@ import pytest
 
 from star.ledger.states import DONE, FAILED, QUEUED, NewJob
 from star.rundir import read_json
+from tests.cli.conftest import light
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
 
 FASHION = ROOT / "runs" / "data" / "fashion-mnist"
-
-
-def light(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """star-exp with workers that only pretend to work."""
-    command = [sys.executable, "-m", "tests.light.cli", *map(str, arguments), "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=home)
-
-
-@pytest.fixture(scope="module")
-def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which tests/many.yaml is done, tracked and reported."""
-    os.environ["PYTHONPATH"] = str(ROOT)
-    path = tmp_path_factory.mktemp("finished") / "home"
-    lab = Lab(path)
-    done = light("run", MANY, "--plain", "--out", path / "reports", home=lab.path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return path
-
-
-@pytest.fixture
-def lab(finished: Path, tmp_path: Path) -> Lab:
-    """A copy of it."""
-    lab = object.__new__(Lab)
-    lab.path, lab.said = tmp_path / "home", []
-    shutil.copytree(finished, lab.path, symlinks=True)
-    return lab
 
 
 def table(reports: Path) -> str:

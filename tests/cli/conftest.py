@@ -1,0 +1,40 @@
+"""A home that is done, tracked and reported, for tests of what is done with one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+from tests.scheduler.lab import MANY, Lab
+
+
+def light(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """star-exp with workers that only pretend to work."""
+    command = [sys.executable, "-m", "tests.light.cli", *map(str, arguments), "--home", str(home)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=home)
+
+
+@pytest.fixture(scope="session")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which tests/many.yaml is done, tracked and reported."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    path = tmp_path_factory.mktemp("finished") / "home"
+    lab = Lab(path)
+    done = light("run", MANY, "--plain", "--out", path / "reports", home=lab.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return path
+
+
+@pytest.fixture
+def lab(finished: Path, tmp_path: Path) -> Lab:
+    """A copy of it."""
+    lab = object.__new__(Lab)
+    lab.path, lab.said = tmp_path / "home", []
+    shutil.copytree(finished, lab.path, symlinks=True)
+    return lab
