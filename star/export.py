@@ -18,6 +18,7 @@ from star.rundir import JobDir, write_bytes, write_json
 from star.spec.run import RunSpec
 from star.tokenizer.load import BUFFER, BUFFER_SIZE
 from star.weights import load_weights, save_weights
+from star.words import shown
 
 
 def export(job: JobDir, weights: str, form: str, target: Path) -> None:
@@ -76,6 +77,9 @@ def main(folder: str, weights: str, form: str, target: str) -> int:
         export(JobDir(Path(folder)), weights, form, Path(target))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {shown(error.filename or target)}: {error.strerror or error}.", file=sys.stderr)
         return 2
     return 0
 

@@ -168,7 +168,7 @@ def _check_numbers(state: dict[str, Tensor], path: Path) -> None:
                 f"{shown(path)}: {key} holds {str(value.dtype).removeprefix('torch.')}, and weights are floating-point numbers; give a "
                 "checkpoint that is not quantised."
             )
-        bad = int((~value.isfinite()).sum())
+        bad = int((~value.float().isfinite()).sum())
         if bad:
             raise DataError(
                 f"{shown(path)}: {bad} of the {value.numel()} numbers of {key} are NaN or infinite: its training had diverged; give an "

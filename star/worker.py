@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -19,18 +20,20 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import star
-from star.errors import StarError, Stopped
+from star.errors import DataError, StarError, Stopped
 from star.launch import Heart, follow_parent, follow_starter, is_child, several
 from star.rundir import BUSY, DONE, FAILED, NO_SPACE, PREEMPTED, USER_ERROR, JobDir, MetricLog, read_json, write_json
 from star.usage import Usage
 
 PROGRESS_EVERY = 0.5
 """Seconds between writes of progress.json."""
+MAY_BE_INFINITE = ("psnr",)
+"""Results: of images that are decoded to the last digit."""
 log = logging.getLogger("star.worker")
 
 
@@ -165,10 +168,25 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
             stop=stop,
         )
     )
+    check_result(job["stage"], result)
     leave(ranks)
     if metrics is not None:
         metrics.close()
         finish(job, job_dir, started, result, provenance(job, device, threads, ranks.count))
+
+
+def check_result(stage: str, result: Mapping[str, float]) -> None:
+    """That a stage's numbers are numbers: what cannot be must not reach a table.
+
+    Raises:
+        DataError: naming those that are not.
+    """
+    wrong = [name for name, value in result.items() if not (math.isfinite(value) or name in MAY_BE_INFINITE)]
+    if wrong:
+        values = ", ".join(f"{name} is {result[name]}" for name in wrong)
+        raise DataError(
+            f"{stage}: {values}; no result is kept. What it was made from has diverged: see the job's log and metrics."
+        )
 
 
 def finish(job: dict[str, Any], job_dir: JobDir, started: float, result: Any, provenance: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from star.scheduler.recorded import recorded_plan
 from star.scheduler.records import record_path
 from star.spec.experiment import Experiment
 from star.spec.reporting import FigureSpec
+from star.sqlite_file import url_of
 from star.tracked import Reader, open_reader
 from star_board.model import Group, Model
 
@@ -112,7 +113,8 @@ class Shelf:
     def reader(self) -> Reader:
         """Of the tracking store."""
         if self._reader is None or self.uri.startswith("sqlite"):  # a store that was not there may be there now
-            self._reader = open_reader(self.uri)
+            own = self.uri == url_of(self.model.home.mlflow)
+            self._reader = open_reader(self.uri, self.model.home.artifacts if own else None)
         return self._reader
 
     def _read(self, group: Group) -> Results | str:

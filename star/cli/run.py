@@ -80,6 +80,8 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
             f"{experiment.name}: {len(plan.runs)} runs; {len(plan.jobs)} jobs, {len(plan.to_do)} to do, "
             f"{rest} done or not needed; {_where(executor.name, executor.limits())}"
         )
+        for note in plan.found:
+            view.say(f"found    {note}")
         snapshot = take(home)
         enter(plan, home, ledger, view.say, options.fork, whole)
         courier.start()

@@ -16,6 +16,7 @@ from star.data.codes import LEFT_OUT
 from star.data.places import codes_folders, codes_part
 from star.data.views import NUM_VIEWS
 from star.errors import DataError
+from star.sniff import misnamed
 from star.words import shown
 
 MOST_RANKS = 1024
@@ -110,5 +111,6 @@ def _loaded(path: Path) -> NDArray[np.int64]:
     try:
         array: NDArray[np.int64] = np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as codes: {error}.") from None
+        reason = "it holds Python objects, no numbers" if "allow_pickle" in str(error) else misnamed(path) or error
+        raise DataError(f"{shown(path)}: cannot be read as codes: {reason}.") from None
     return array

@@ -52,7 +52,8 @@ def read_reference(path: Path) -> ReferenceFile:
     except DataError:
         raise
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as a reference file: {error}.") from None
+        reason = "it holds Python objects, no numbers" if "allow_pickle" in str(error) else error
+        raise DataError(f"{path}: cannot be read as a reference file: {reason}.") from None
     if found["pooled"] is None and not images:
         raise DataError(f"{path}: has neither mu and sigma nor images (arr_0); it has: {keys or 'nothing'}.")
     return ReferenceFile(extractor, found["pooled"], found["spatial"], images)

@@ -35,6 +35,8 @@ USED_BY = "star.experiment."
 """Of tags: an experiment that uses the run -> the row's label there."""
 STATUS = {FAILED: "FAILED", LOST: "FAILED", CANCELLED: "KILLED", RUNNING: "RUNNING"}
 """State of any of a run's jobs -> MLflow's word, the first that fits; a run of which nothing runs is scheduled."""
+NAME = 120
+"""Letters of a row's label in the name of its run: MLflow takes 250 in all."""
 LINES = 2000
 """Lines of metrics in one delivery of one job."""
 
@@ -174,7 +176,7 @@ class Courier:
             tags |= {"star.study": self.shipment.study, "star.trial": label.removeprefix("trial ").split(",")[0]}
         if found is None:
             note = {"mlflow.note.content": describe(mine, self.shipment.profile, label, run)}
-            tracking_id = tracker.create(run.key, f"{mine}: {label}, seed {run.seed}", run.spec, tags | note)
+            tracking_id = tracker.create(run.key, f"{mine}: {label[:NAME]}, seed {run.seed}", run.spec, tags | note)
         else:
             tracking_id = str(found.info.run_id)
             tracker.tag(tracking_id, tags)

@@ -143,7 +143,7 @@ class World:
             found = (
                 ParquetFiles.from_tree(tree, data).found(data)
                 if data.name == "parquet"
-                else ClassFolders.of(tree, data).found()
+                else _in_folders(ClassFolders.of(tree, data), data)
             )
             self.manifests.keep_found(root, data.manifest, asked, found)
         said = (
@@ -242,6 +242,14 @@ class World:
                 (folder, data.manifest) for folder in places.codes_folders(Path(data.codes), len(data.crop_ranges))
             ]
         return [file for path, how in wanted for file in self.manifests.files(path, how)]
+
+
+def _in_folders(folders: ClassFolders, data: DataSpec) -> Found:
+    from star.data.glance import glance  # decodes: only where nobody has looked before
+
+    found, (train, test, _) = folders.found(), folders.files()
+    found.notes += glance(folders.tree.root, [name for name, _ in (*train, *test)], data)
+    return found
 
 
 def _given(spec: RunSpec) -> list[str]:
