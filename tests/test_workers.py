@@ -16,10 +16,12 @@ import psutil
 import pytest
 import torch
 
+from star.errors import DataError
 from star.rundir import DONE, PREEMPTED, STOPPED, JobDir
 from star.spec.run import RunSpec
 from star.stages import STAGES
 from star.train.checkpoint import Checkpoints
+from star.worker import check_result
 from tests.helpers import ROOT, context, job_in, start_worker, tiny, work
 
 IMAGES = 1100
@@ -223,3 +225,11 @@ def test_a_checkpoint_with_one_flipped_bit_is_not_used(tmp_path: Path) -> None:
     assert not torch.equal(torch.load(path, weights_only=True)["weights"], torch.full((1000,), 3.0))
     found = kept.newest()
     assert found is not None and found[0] == 2 and found[1]["n"] == [2]
+
+
+def test_a_result_that_is_no_number_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has diverged must not reach a table, whichever stage it is; a perfect image's PSNR may be infinite."""
+    check_result("tokenizer", {"mse": 0.0, "psnr": float("inf")})
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(DataError, match=f"score: frechet_distance is {value}; no result is kept"):
+            check_result("score", {"frechet_distance": value, "precision": 0.5})
