@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from star.tracking import Tracker
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-KINDS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+KINDS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 """Of addresses that MLflow takes. A folder is not: MLflow has given up keeping runs in one."""
 
 

@@ -7,7 +7,6 @@ within a class its folders in the order of their paths, within a folder its file
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 """torchvision's list: endings, in any case, of files that are taken as images."""
 LEFT_BY_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 """What operating systems and archives leave behind, lower case; like names that begin with a dot it never counts."""
+State = tuple[int, int, int, int]
+"""Of a file: bytes, time of modification and of change in nanoseconds, inode."""
 NAMED = 3
 """Files that a note names."""
 
@@ -29,20 +30,23 @@ class Tree:
     root: Path
     folders: dict[str, list[str]] = field(default_factory=dict)
     """Path below the root ("" is the root itself) -> names of images, sorted; also folders without any."""
-    states: dict[str, os.stat_result] = field(default_factory=dict)
-    """Path of each image below the root -> what the file system says of it."""
+    states: dict[str, State] = field(default_factory=dict)
+    """Path of each image below the root -> what the file system says of it, where it was asked."""
     strays: list[str] = field(default_factory=list)
     """Files that are no images by their endings, and links that lead nowhere."""
 
     @classmethod
-    def of(cls, root: Path, endings: tuple[str, ...] = EXTENSIONS) -> Tree:
+    def of(cls, root: Path, endings: tuple[str, ...] = EXTENSIONS, states: bool = False) -> Tree:
         """Look at a folder, links followed, once.
+
+        Args:
+            states: ask the file system about every file, which takes most of the time.
 
         Raises:
             DataError: a folder in it may not be read.
         """
         tree = cls(root)
-        _scan(tree, str(root), "", endings, frozenset())
+        _scan(tree, str(root), "", endings, states, frozenset())
         tree.strays.sort()
         return tree
 
@@ -86,7 +90,9 @@ class Tree:
         return [f"{files} no image by the ending, and left aside: {some}"]
 
 
-def _scan(tree: Tree, path: str, place: str, endings: tuple[str, ...], above: frozenset[tuple[int, int]]) -> None:
+def _scan(
+    tree: Tree, path: str, place: str, endings: tuple[str, ...], ask: bool, above: frozenset[tuple[int, int]]
+) -> None:
     """Args:
     above: device and inode of the folders on the way here: a link back to one of them is not followed.
     """
@@ -101,12 +107,12 @@ def _scan(tree: Tree, path: str, place: str, endings: tuple[str, ...], above: fr
                 small = name.lower()
                 if name[0] == "." or small in LEFT_BY_SYSTEMS:
                     continue
-                if small.endswith(endings):
-                    state = _state(entry)
-                    if state is not None and stat.S_ISREG(state[0]):
-                        images.append(name)
-                        states[prefix + name] = state
-                        continue
+                if small.endswith(endings) and entry.is_file():
+                    images.append(name)
+                    if ask:
+                        found = entry.stat()
+                        states[prefix + name] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+                    continue
                 if entry.is_dir():
                     below.append(name)
                 else:
@@ -120,11 +126,4 @@ def _scan(tree: Tree, path: str, place: str, endings: tuple[str, ...], above: fr
         for name in below:
             target = os.stat(os.path.join(path, name))
             if (target.st_dev, target.st_ino) not in chain:
-                _scan(tree, os.path.join(path, name), prefix + name, endings, chain)
-
-
-def _state(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat()
-    except OSError:  # a link that leads nowhere
-        return None
+                _scan(tree, os.path.join(path, name), prefix + name, endings, ask, chain)

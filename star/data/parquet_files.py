@@ -42,7 +42,7 @@ class ParquetFiles:
     @classmethod
     def from_tree(cls, tree: Tree, spec: DataSpec) -> ParquetFiles:
         """The same for a folder that was looked into."""
-        where, files = shown(tree.root), sorted(tree.states)
+        where, files = shown(tree.root), sorted(tree.everything())
         if not files:
             raise DataError(f"data.path: {where} holds no *.parquet; give the folder that has train-*.parquet.")
         _check_shards(files, where)

@@ -50,7 +50,7 @@ def codes_folders(folder: Path, ranges: int) -> list[Path]:
 
 def codes_tree(folder: Path) -> Tree:
     """The files of one crop range, as their content is hashed."""
-    whole = Tree.of(folder, (".npy",))
+    whole = Tree.of(folder, (".npy",), states=True)
     mine = tuple(f"{path.name}/" for path in _parts(folder))
     whole.states = {name: state for name, state in whole.states.items() if name.startswith(mine)}
     return whole

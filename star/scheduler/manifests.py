@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from star.data.folders import Tree
+from star.data.folders import State, Tree
 from star.data.splits import Found
 from star.errors import DataError
 from star.rundir import Home, read_json, write_bytes, write_json
@@ -32,8 +32,6 @@ LONG = 1 << 30
 """Bytes whose reading is announced."""
 READERS = 8
 """Files that are read at a time."""
-Entry = tuple[int, int, int, int]
-"""Bytes, time of modification, time of change (ns), inode."""
 
 
 class Manifests:
@@ -49,7 +47,8 @@ class Manifests:
             DataError: it cannot be read.
         """
         try:
-            return self._of(path, "content", {"": path.stat()})
+            found = path.stat()
+            return self._of(path, "content", {"": (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)})
         except OSError as error:
             raise DataError(f"{shown(path)}: cannot be read: {error.strerror}.") from None
 
@@ -89,9 +88,8 @@ class Manifests:
         name = hashlib.sha256(os.fsencode(path.absolute()) + how.encode()).hexdigest()[:16]
         return self.folder / f"{name}.json"
 
-    def _of(self, path: Path, how: str, states: Mapping[str, os.stat_result]) -> str:
+    def _of(self, path: Path, how: str, entries: Mapping[str, State]) -> str:
         place = self._place(path, how)
-        entries = {name: (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in states.items()}
         state = _digest(entries)
         known = read_json(place)
         if known and known["state"] == state:
@@ -101,7 +99,7 @@ class Manifests:
         else:
             sums = _sums(path, entries, _remembered(place))
         fingerprint = sums[""] if "" in sums else _fingerprint(sums)
-        newest = max((s.st_ctime for s in states.values()), default=0.0)
+        newest = max((entry[2] for entry in entries.values()), default=0) / 1e9
         if time.time() - newest > SETTLED:
             self._keep(place, path, how, state, fingerprint, entries, sums)
         return fingerprint
@@ -113,7 +111,7 @@ class Manifests:
         how: str,
         state: str,
         fingerprint: str,
-        entries: dict[str, Entry],
+        entries: Mapping[str, State],
         sums: dict[str, str],
     ) -> None:
         header = {"path": str(path.absolute()), "how": how, "state": state, "fingerprint": fingerprint, "found": {}}
@@ -131,7 +129,7 @@ def _table(place: Path) -> Path:
     return place.with_suffix(".files.jsonl")
 
 
-def _digest(entries: Mapping[str, Entry]) -> str:
+def _digest(entries: Mapping[str, State]) -> str:
     whole = "\n".join([f"{name}\0{entry}" for name, entry in sorted(entries.items())])
     return hashlib.sha256(os.fsencode(whole)).hexdigest()
 
@@ -140,8 +138,8 @@ def _fingerprint(sums: Mapping[str, str]) -> str:
     return hashlib.sha256(os.fsencode("\n".join(f"{name}\0{sums[name]}" for name in sorted(sums)))).hexdigest()
 
 
-def _remembered(place: Path) -> dict[str, tuple[Entry, str]]:
-    def rows() -> Iterator[tuple[str, tuple[Entry, str]]]:
+def _remembered(place: Path) -> dict[str, tuple[State, str]]:
+    def rows() -> Iterator[tuple[str, tuple[State, str]]]:
         with _table(place).open() as file:
             for line in file:
                 name, *entry, known = json.loads(line)
@@ -153,7 +151,7 @@ def _remembered(place: Path) -> dict[str, tuple[Entry, str]]:
         return {}
 
 
-def _sums(path: Path, entries: Mapping[str, Entry], known: Mapping[str, tuple[Entry, str]]) -> dict[str, str]:
+def _sums(path: Path, entries: Mapping[str, State], known: Mapping[str, tuple[State, str]]) -> dict[str, str]:
     """SHA-256 of every file; of those that have not changed as it was."""
     sums = {name: known[name][1] for name, entry in entries.items() if name in known and known[name][0] == entry}
     rest = [name for name in entries if name not in sums]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from star.data import inception_file, places
 from star.data.class_folders import ClassFolders
-from star.data.folders import Tree
+from star.data.folders import EXTENSIONS, Tree
 from star.data.parquet_files import ParquetFiles
 from star.data.splits import Found
 from star.errors import DataError
@@ -136,7 +136,7 @@ class World:
             self._lacks(reason)
             fingerprint = self._before("data", "data.path", str(root), row, data.manifest)
             return Seen(_named(fingerprint, data.manifest), self.manifests.found(root, data.manifest, asked))
-        tree = Tree.of(root, (".parquet",)) if data.name == "parquet" else Tree.of(root)
+        tree = Tree.of(root, (".parquet",) if data.name == "parquet" else EXTENSIONS, states=True)
         fingerprint = self.manifests.tree(tree, data.manifest)
         found = self.manifests.found(root, data.manifest, asked)
         if found is None:
@@ -186,7 +186,7 @@ class World:
     def _samples(self, given: str, row: Row) -> str:
         def look() -> str:
             path = Path(given)
-            if path.is_dir() and (tree := Tree.of(path)).states:
+            if path.is_dir() and (tree := Tree.of(path, states=True)).states:
                 return self.manifests.tree(tree)
             if path.exists():
                 from star.data.image_sets import open_images

@@ -65,25 +65,27 @@ def replaced(path: Path) -> None:
 
 def test_only_what_has_changed_is_read_again(given: Path, later: None, reads: list[str]) -> None:
     home = Home(given.parent / "home")
-    first = Manifests(home).tree(Tree.of(given))
+    first = Manifests(home).tree(Tree.of(given, states=True))
     assert len(reads) == 30
-    assert Manifests(home).tree(Tree.of(given)) == first and len(reads) == 30, "another process remembers it"
+    assert Manifests(home).tree(Tree.of(given, states=True)) == first and len(reads) == 30, (
+        "another process remembers it"
+    )
     replaced(given / "a" / "3.png")
-    second = Manifests(home).tree(Tree.of(given))
+    second = Manifests(home).tree(Tree.of(given, states=True))
     assert second != first and reads[30:] == ["3.png"]
     os.utime(given / "b" / "4.png")
-    assert Manifests(home).tree(Tree.of(given)) == second and reads[31:] == ["4.png"]
+    assert Manifests(home).tree(Tree.of(given, states=True)) == second and reads[31:] == ["4.png"]
     (given / "a" / "5.png").rename(given / "b" / "5.bmp")
-    assert Manifests(home).tree(Tree.of(given)) != second
+    assert Manifests(home).tree(Tree.of(given, states=True)) != second
 
 
 def test_names_and_sizes_alone(given: Path, later: None, reads: list[str]) -> None:
     found = Manifests(Home(given.parent / "home"))
-    first = found.tree(Tree.of(given), "sizes")
+    first = found.tree(Tree.of(given, states=True), "sizes")
     replaced(given / "a" / "3.png")
-    assert found.tree(Tree.of(given), "sizes") == first and not reads
+    assert found.tree(Tree.of(given, states=True), "sizes") == first and not reads
     (given / "a" / "3.png").write_bytes(b"")
-    assert found.tree(Tree.of(given), "sizes") != first
+    assert found.tree(Tree.of(given, states=True), "sizes") != first
 
 
 def test_what_was_just_written_is_not_remembered(given: Path, reads: list[str]) -> None:
@@ -95,7 +97,7 @@ def test_what_was_just_written_is_not_remembered(given: Path, reads: list[str]) 
 
 def test_without_a_home_nothing_is_written(given: Path, tmp_path: Path, later: None) -> None:
     home = Home(tmp_path / "none")
-    assert len(Manifests(home).tree(Tree.of(given))) == 64 and not home.path.exists()
+    assert len(Manifests(home).tree(Tree.of(given, states=True))) == 64 and not home.path.exists()
 
 
 def experiment(folder: Path, data: str, name: str = "own") -> Path:
