@@ -137,7 +137,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     keys, stages = Keys(), needed(experiment.targets)
     world = World(home, stages, lambda: recorded_rows(home, experiment.name, experiment.profile))
     for variant in (variant for variant in experiment.variants if variant.runs):
-        sources, sized = world.of(variant.runs[0], variant.label)
+        sources, sized = world.of(variant.runs[0])
         manifests.update(dict.fromkeys(world.inputs(sized)))
         for one in variant.runs:  # they differ in their seeds alone
             spec = one if sized is variant.runs[0] else sized.model_copy(update={"seed": one.seed})

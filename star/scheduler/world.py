@@ -30,10 +30,6 @@ ABSENT = "absent"
 """The fingerprint of what is not here and never was: its experiment can be planned, not run."""
 
 
-Row = Callable[[], Mapping[str, Any]]
-"""What the record holds of a row, when somebody asks."""
-
-
 @dataclass(frozen=True)
 class Seen:
     """Images: how a key names them, and what they are."""
@@ -63,18 +59,13 @@ class World:
         self.manifests = Manifests(self.home)
         self._cache: dict[str, Any] = {}
 
-    def of(self, spec: RunSpec, label: str) -> tuple[dict[str, str], RunSpec]:
+    def of(self, spec: RunSpec) -> tuple[dict[str, str], RunSpec]:
         """Fingerprints of all that a run reads, and the run with as many images as there are.
 
         Raises:
             DataError: what is there is not what the spec says.
         """
-
-        def row() -> Mapping[str, Any]:
-            rows: Mapping[str, dict[str, Any]] = self._once("record", self.recorded)
-            return rows.get(label, {})
-
-        seen = self._images(spec.data, row)
+        seen = self._images(spec.data)
         found = {"data": seen.fingerprint}
         files = (
             ("tokenizer", "tokenizer.weights", spec.tokenizer.weights, "LlamaGen's file"),
@@ -85,14 +76,14 @@ class World:
             if given:
                 reason = f"{path}: {given} is not there; put {what} there or give its path with --set {path}=PATH."
                 needed = source != "reference" or "reference" in self.stages
-                found[source] = self._file(source, path, given, row, reason if needed else None)
+                found[source] = self._file(source, path, given, reason if needed else None)
         if "reference" in self.stages:
-            self._check_score_files(spec.score, found.get("reference"))
+            self._check_score_files(spec.score)
         if spec.generate.samples:
-            found["samples"] = self._samples(spec.generate.samples, row)
+            found["samples"] = self._samples(spec.generate.samples)
         if spec.data.codes:
-            found["codes"] = self._codes(spec.data, row)
-        return found, self._sized(spec, seen, row)
+            found["codes"] = self._codes(spec.data)
+        return found, self._sized(spec, seen)
 
     def _once(self, place: str, look: Callable[[], Any]) -> Any:
         if place not in self._cache:
@@ -103,49 +94,50 @@ class World:
         if reason not in self.missing:
             self.missing.append(reason)
 
-    def _before(self, source: str, field_: str, given: str, row: Row, how: str = "content") -> str:
-        """The fingerprint of what is not here."""
-        known = self.manifests.known(Path(given), how)
-        if known is not None:
-            return known
+    def _recorded(self, source: str, field_: str, given: str) -> Mapping[str, Any] | None:
+        """A row of the experiment's last run that read the same: a folder or file of this name, wherever it was."""
         section, name = field_.split(".")
-        was = row().get("run", {}).get("spec", {}).get(section, {}).get(name)
-        known = row().get("sources", {}).get(source)
-        if known and was and Path(was).name == Path(given).name:
-            self._note(
-                f"{field_}: {shown(given)} is not here; it counts as what it was when this experiment was last run"
-            )
-            return str(known)
-        return ABSENT
+        rows: Mapping[str, dict[str, Any]] = self._once("record", self.recorded)
+        for row in rows.values():
+            was = row["run"]["spec"].get(section, {}).get(name)
+            if was and Path(was).name == Path(given).name and row.get("sources", {}).get(source, ABSENT) != ABSENT:
+                self._note(
+                    f"{field_}: {shown(given)} is not here; it counts as what it was when this experiment last ran"
+                )
+                return row
+        return None
+
+    def _before(self, source: str, field_: str, given: str) -> str:
+        """How keys named what is not here, when it was."""
+        row = self._recorded(source, field_, given)
+        return ABSENT if row is None else str(row["sources"][source])
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
 
-    def _images(self, data: DataSpec, row: Row) -> Seen:
+    def _images(self, data: DataSpec) -> Seen:
         if data.name == "fashion-mnist":
             if reason := places.missing(data, self.home.data):
                 self._lacks(reason)
             return Seen(places.FASHION_MNIST)
-        seen: Seen = self._once(data.model_dump_json(), lambda: self._look(data, row))
+        seen: Seen = self._once(data.model_dump_json(), lambda: self._look(data))
         return seen
 
-    def _look(self, data: DataSpec, row: Row) -> Seen:
-        root, asked = places.folder_of(data, self.home.data), _asked(data)
+    def _look(self, data: DataSpec) -> Seen:
+        root, how, asked = places.folder_of(data, self.home.data), data.manifest, _asked(data)
         if reason := places.missing(data, self.home.data):
             self._lacks(reason)
-            fingerprint = self._before("data", "data.path", str(root), row, data.manifest)
-            return Seen(_named(fingerprint, data.manifest), self.manifests.found(root, data.manifest, asked))
+            known = self.manifests.known(root, how)
+            if known is not None:
+                return Seen(_named(known, how), self.manifests.found(root, how, asked))
+            return Seen(self._before("data", "data.path", str(root)))
         tree = Tree.of(root, (".parquet",) if data.name == "parquet" else EXTENSIONS, states=True)
-        fingerprint = self.manifests.tree(tree, data.manifest)
-        found = self.manifests.found(root, data.manifest, asked)
+        fingerprint = self.manifests.tree(tree, how)
+        found = self.manifests.found(root, how, asked)
         if found is None:
-            found = (
-                ParquetFiles.from_tree(tree, data).found(data)
-                if data.name == "parquet"
-                else _in_folders(ClassFolders.of(tree, data), data)
-            )
-            self.manifests.keep_found(root, data.manifest, asked, found)
+            found = _found(tree, data)
+            self.manifests.keep_found(root, how, asked, found)
         said = (
             f"{found.classes} classes; {found.train:,} images to train on ({found.train_from}), {found.test:,} held out"
         )
@@ -155,35 +147,37 @@ class World:
                 f"data.path: {shown(root)} has {found.train} images to train on and {found.test} held out, and a run needs both; give more "
                 "images, or another data.test_fraction."
             )
-        return Seen(_named(fingerprint, data.manifest), found)
+        return Seen(_named(fingerprint, how), found)
 
-    def _sized(self, spec: RunSpec, seen: Seen, row: Row) -> RunSpec:
+    def _sized(self, spec: RunSpec, seen: Seen) -> RunSpec:
         """The run with at most as many images as were found; where nobody can look, as it was when it last ran."""
-        counts = None
-        if seen.found is not None:
-            counts = seen.found.train, seen.found.test
-        elif seen.fingerprint != ABSENT and spec.data.name != "fashion-mnist" and row():
-            was = row()["run"]["spec"]["data"]
-            counts = was["train_images"], was["test_images"]
+        counts = None if seen.found is None else (seen.found.train, seen.found.test)
+        if counts is None and spec.data.path and seen.fingerprint != ABSENT:
+            row = self._recorded("data", "data.path", spec.data.path)
+            was = row["run"]["spec"]["data"] if row else {}
+            counts = (was["train_images"], was["test_images"]) if was else None
         if counts is None or (spec.data.train_images <= counts[0] and spec.data.test_images <= counts[1]):
             return spec
         sized: RunSpec = self._once(f"sized {spec.model_dump_json()}", lambda: _resized(spec, *counts))
         return sized
 
-    def _file(self, source: str, field_: str, given: str, row: Row, reason: str | None) -> str:
+    def _file(self, source: str, field_: str, given: str, reason: str | None) -> str:
+        """The fingerprint of a file; `reason` is what to say when it is needed and not here."""
+
         def look() -> str:
-            if Path(given).is_file():
-                if known := misnamed(Path(given)):
+            path = Path(given)
+            if path.is_file():
+                if known := misnamed(path):
                     raise DataError(f"{field_}: {shown(given)}: {known}.")
-                return self.manifests.file(Path(given))[:16]
+                return self.manifests.file(path)[:16]
             if reason:
                 self._lacks(reason)
-            known = self._before(source, field_, given, row)
-            return known if known == ABSENT else known[:16]
+            before = self.manifests.known(path)
+            return before[:16] if before else self._before(source, field_, given)
 
         return str(self._once(f"{field_} {given}", look))
 
-    def _samples(self, given: str, row: Row) -> str:
+    def _samples(self, given: str) -> str:
         def look() -> str:
             path = Path(given)
             if path.is_dir() and (tree := Tree.of(path, states=True)).states:
@@ -194,11 +188,11 @@ class World:
                 open_images(path)  # says what is wrong with it
                 return self.manifests.file(path)
             self._lacks(f"generate.samples: {given} is not there; give an .npz, an .npy or a folder of images.")
-            return self._before("samples", "generate.samples", given, row)
+            return self.manifests.known(path) or self._before("samples", "generate.samples", given)
 
         return str(self._once(f"generate.samples {given}", look))
 
-    def _codes(self, data: DataSpec, row: Row) -> str:
+    def _codes(self, data: DataSpec) -> str:
         given = str(data.codes)
 
         def look() -> str:
@@ -206,14 +200,16 @@ class World:
             for folder in places.codes_folders(Path(given), len(data.crop_ranges)):
                 if reason := places.codes_absent(folder):
                     self._lacks(reason)
-                    parts.append(self._before("codes", "data.codes", str(folder), row, data.manifest))
+                    parts.append(self.manifests.known(folder, data.manifest))
                 else:
                     parts.append(self.manifests.tree(places.codes_tree(folder), data.manifest))
-            return ABSENT if ABSENT in parts else _named("+".join(part[:16] for part in parts), data.manifest, 40)
+            if None in parts:
+                return self._before("codes", "data.codes", given)
+            return "+".join(_named(str(part), data.manifest) for part in parts)
 
         return str(self._once(f"data.codes {given} {data.crop_ranges} {data.manifest}", look))
 
-    def _check_score_files(self, score: ScoreSpec, reference: str | None) -> None:
+    def _check_score_files(self, score: ScoreSpec) -> None:
         """That Inception's weights and the reference file are what they must be, before anything is computed."""
         if score.extractor == "inception":
             weights = Path(score.weights) if score.weights else inception_file.kept(self.home.data)
@@ -244,11 +240,15 @@ class World:
         return [file for path, how in wanted for file in self.manifests.files(path, how)]
 
 
-def _in_folders(folders: ClassFolders, data: DataSpec) -> Found:
-    from star.data.glance import glance  # decodes: only where nobody has looked before
+def _found(tree: Tree, data: DataSpec) -> Found:
+    """What is in a folder that nobody has looked into before."""
+    if data.name == "parquet":
+        return ParquetFiles.from_tree(tree, data).found(data)
+    from star.data.glance import glance  # decodes, and is slow to import
 
+    folders = ClassFolders.of(tree, data)
     found, (train, test, _) = folders.found(), folders.files()
-    found.notes += glance(folders.tree.root, [name for name, _ in (*train, *test)], data)
+    found.notes += glance(tree.root, [name for name, _ in (*train, *test)], data)
     return found
 
 
@@ -262,11 +262,9 @@ def _asked(data: DataSpec) -> str:
     return data.model_dump_json(exclude={"path", "codes", "train_images", "test_images", "exact_counts", "bad_images"})
 
 
-def _named(fingerprint: str, how: str, length: int = 16) -> str:
+def _named(fingerprint: str, how: str) -> str:
     """As a key has it: names and sizes are never taken for contents."""
-    if fingerprint == ABSENT:
-        return ABSENT
-    return fingerprint[:length] if how == "content" else f"sizes {fingerprint[:length]}"
+    return fingerprint[:16] if how == "content" else f"sizes {fingerprint[:16]}"
 
 
 def _resized(spec: RunSpec, train: int, test: int) -> RunSpec:

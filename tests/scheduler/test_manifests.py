@@ -180,19 +180,35 @@ def test_without_the_data_the_plan_is_what_it_was(given: Path, tmp_path: Path, l
     assert make_plan(load(file), Home(tmp_path / "other"), None).runs[0].sources["data"] == "absent"
 
 
-def test_an_imported_experiment_is_planned_without_its_data(given: Path, tmp_path: Path, later: None) -> None:
-    """On another machine the same relative path is another place: the record says what was there."""
-    file, home = experiment(tmp_path / "cluster", f"name: image-folder, path: {given}"), Home(tmp_path / "home")
+@pytest.mark.parametrize("how", ["content", "sizes"])
+def test_an_imported_experiment_is_planned_without_its_data(how: str, given: Path, tmp_path: Path, later: None) -> None:
+    """On another machine the same relative path is another place: the record says what was there, of every kind of input."""
+    folder, _ = codes_folder(tmp_path / "codes")
+    (tmp_path / "vq.pt").write_bytes(b"PK weights")
+
+    def written(place: Path, images: Path, codes: Path, weights: Path) -> Path:
+        file = experiment(place, f"name: image-folder, path: {images}, codes: {codes}, manifest: {how}")
+        text = file.read_text().replace("tokenizer: {", f"tokenizer: {{weights: {weights}, ")
+        file.write_text(text.replace("rows: [", "rows: [{label: new, spec: {optim: {steps: 3}}}, "))
+        return file
+
+    file, home = written(tmp_path / "cluster", given, folder, tmp_path / "vq.pt"), Home(tmp_path / "home")
     ledger = open_ledger(home)
     plan = make_plan(load(file), home, ledger)
-    enter(plan, home, ledger, lambda text: None)
+    assert plan.runs[0].sources["data"].startswith("sizes ") == (how == "sizes") and not plan.missing
+    enter(make_plan(load(file).only(["x"]), home, ledger), home, ledger, lambda text: None)
     export_bundle(load(file), home.path, tmp_path / "reports", "none", tmp_path / "bundle.tar.gz")
     laptop = Home(tmp_path / "laptop")
     import_bundle(tmp_path / "bundle.tar.gz", laptop.path, tmp_path / "reports")
     assert {path.name for path in laptop.manifests.iterdir()} == {path.name for path in home.manifests.iterdir()}
-    elsewhere = experiment(tmp_path / "mine", f"name: image-folder, path: {tmp_path / 'mine' / 'images'}")
+    mine = tmp_path / "mine"
+    elsewhere = written(mine, mine / "images", mine / "ten_crop", mine / "vq.pt")
     shutil.rmtree(given)
+    shutil.rmtree(folder.parent)
+    (tmp_path / "vq.pt").unlink()
     for one in (file, elsewhere):
         found = make_plan(load(one), laptop, None)
-        assert found.runs[0].key == plan.runs[0].key and found.runs[0].spec.data.train_images < 30
-    assert "it counts as what it was when this experiment was last run" in found.found[0]
+        assert [run.key for run in found.runs] == [run.key for run in plan.runs]
+        assert found.runs[0].spec.data.train_images < 30 and len(found.missing) == 3
+    assert [note.partition(":")[0] for note in found.found] == ["data.path", "tokenizer.weights", "data.codes"]
+    assert all("counts as what it was when this experiment last ran" in note for note in found.found)
