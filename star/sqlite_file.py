@@ -57,7 +57,7 @@ def copy_to_read(path: Path) -> Path:
     """A copy in memory, or in a temporary folder, of a database that may not be written; it goes when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="star-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for file in (path, _beside(path, "-wal")):
+    for file in (path, _beside(path, "-wal"), _beside(path, "-journal")):  # what is not committed is undone in the copy
         if file.exists():
             shutil.copyfile(file, folder / file.name)
     return folder / path.name

@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from star.errors import DataError
 from star.rundir import JobDir, read_json, read_metrics
 
 SHOWN = 600
@@ -49,7 +50,7 @@ class Curves:
                     known.offset = offset
                     for name, value in line["metrics"].items():
                         known.curves.setdefault(name, {})[line["step"]] = value
-            except (OSError, ValueError, KeyError):  # a damaged line ends what can be read
+            except (OSError, DataError, ValueError, KeyError):  # a damaged line ends what can be read
                 pass
             while len(self._files) > KEPT:
                 self._files.popitem(last=False)

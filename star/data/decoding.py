@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from star.data.pixels import Images, decoded, decoded_squares
+from star.data.pixels import Images, decoded_squares
 from star.errors import DataError
 from star.spec.images import DataSpec
 from star.words import shown
 
+LOOK = 64
+"""Side to which an image is brought when it is only to be seen whether it can be decoded."""
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +69,7 @@ class Decoded:
                 return f"image {index}: its label is {self.labels[index]}, not 0 to {self.num_classes - 1}"
             try:
                 source, name = self.source(index)
-                decoded(source, self.channels, name)
+                decoded_squares(source, self.channels, name, [LOOK], "resize")
             except DataError as error:
                 return str(error)
             return None

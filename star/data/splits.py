@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
@@ -47,7 +48,8 @@ class Found:
 
 def role(name: str) -> str | None:
     """`train`, `validation` or `test` if that is what a part's name says."""
-    small = name.lower()
+    match = re.fullmatch(r"([a-z]+)[\W_]*\d*", name.lower())  # also train2017, val-1
+    small = match[1] if match else ""
     for found, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         if small in names:
             return found

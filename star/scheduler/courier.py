@@ -11,11 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from star.errors import StarError
+from star.errors import DataError, StarError
 from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
@@ -235,10 +236,13 @@ class Courier:
     def _deliver_usage(self, tracker: Tracker, tracking_id: str, run: str, stage: str, key: str) -> None:
         """What a job takes of its machine, under the name that MLflow's page of system metrics looks for."""
         entries, end = [], self._used.get((run, key), 0)
-        for position, line in read_metrics(self.home.job(stage, key).usage, end):
-            values = {f"system/{stage}/{name}": value for name, value in line["metrics"].items()}
-            entries.append((line["time"], line["step"], values))
-            end = position
+        with suppress(
+            DataError
+        ):  # what a machine was busy with is no result: a damaged line ends what is carried of it
+            for position, line in read_metrics(self.home.job(stage, key).usage, end):
+                values = {f"system/{stage}/{name}": value for name, value in line["metrics"].items()}
+                entries.append((line["time"], line["step"], values))
+                end = position
         if entries:
             tracker.log(tracking_id, entries)
             self._used[run, key] = end

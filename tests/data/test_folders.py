@@ -120,6 +120,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "test/a/1.png"], {}, ("train", "val")),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "test/a/1.png"], {"test_split": "test"}, ("train", "test")),
         (["train/a/1.png", "train/b/1.png", "val/1.png"], {"test_split": "train"}, ("train", None)),
+        (["train2017/a/1.png", "train2017/b/1.png", "val_2017/a/1.png"], {}, ("train2017", "val_2017")),
+        (["train_station/1.png", "test_tube/1.png"], {}, (None, None)),
+        (
+            ["train2017/1.png", "val2017/1.png"],
+            {},
+            "train2017 and val2017, which read as splits but hold images and no class",
+        ),
         (["fit/a/1.png", "fit/b/1.png", "dev/a/1.png"], {"train_split": "fit"}, ("fit", "dev")),
         (["train/1.png", "test/1.png"], {"train_split": "."}, (None, None)),
         (["train/1.png", "bus/1.png"], {}, (None, None)),
