@@ -129,6 +129,7 @@ def main(text: str) -> int:
         session = Session(request, _device(request.device))
         torch.set_num_threads(request.threads)
         _write(session) if request.write else _evaluate(session)
+        sys.stdout.flush()  # a full device is told here, not while Python ends
     except StarError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

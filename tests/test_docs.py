@@ -61,3 +61,16 @@ def test_the_search_of_the_docs_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "experiments").glob("search_*.yaml")))
 def test_every_search_here_can_begin(file: str) -> None:
     assert load_search(ROOT / "experiments" / file).spec.trials >= 16
+
+
+@pytest.mark.parametrize("page", ["data.md", "homes.md"])
+def test_every_test_that_is_named_is_there(page: str) -> None:
+    known = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    text = (ROOT / "docs" / page).read_text()
+    named = {name for name in re.findall(r"\b(test_\w+)\b", text) if not list((ROOT / "tests").rglob(f"{name}.py"))}
+    assert len(named) > 8 and named <= known | {"test_fraction", "test_images", "test_split"}, named - known
+    assert all((ROOT / path).exists() for path in re.findall(r"\btests/[\w/]+\.py", text))

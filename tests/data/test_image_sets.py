@@ -160,3 +160,29 @@ def test_classes_in_subfolders_are_mixed(tmp_path: Path) -> None:
     first = [path.parent.name for path in images.files[:11]]  # type: ignore[attr-defined]
     assert 2 < first.count("a") < 9
     assert images.fingerprint() == open_images(tmp_path).fingerprint()
+
+
+def test_a_folder_is_read_as_training_reads_it(tmp_path: Path) -> None:
+    """Linked subfolders and every ending count, hidden files do not, and what is no image is named."""
+    folder_of(tmp_path / "elsewhere", RGB[:2])
+    folder = folder_of(tmp_path / "set", RGB[2:4])
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    Image.fromarray(RGB[4]).save(folder / "004.tiff")
+    Image.fromarray(RGB[5]).save(folder / "005.PPM")
+    (folder / "._004.tiff").write_bytes(b"left by a Mac")
+    (folder / "notes.txt").write_text("?")
+    images = open_images(folder)
+    assert len(images) == 6
+    assert images.notes[0] == "1 file is no image by the ending, and left aside: notes.txt"
+    found = np.concatenate(list(images.batches(4)))
+    assert {image.tobytes() for image in found} == {image.tobytes() for image in RGB[:6]}
+
+
+def test_sixteen_bits_are_converted_as_in_training(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 48).reshape(6, 8).astype(np.uint16)
+    (tmp_path / "set").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "set" / "000.png")
+    images = open_images(tmp_path / "set")
+    found = next(images.batches(1))
+    assert found[0, 0, 0].tolist() == [0] * 3 and found[0, -1, -1].tolist() == [255] * 3
+    assert images.notes[0] == "16-bit grey images are brought to 8 bits: 65535 becomes 255"
