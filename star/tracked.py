@@ -145,11 +145,11 @@ class DatabaseReader:
         return found
 
     def file(self, run: TrackedRun, path: str) -> bytes | None:
-        if self.artifacts is not None:
-            return _content(self.artifacts / run.id / "artifacts" / path)
         place = urlparse(run.artifacts)
         if place.scheme not in ("file", ""):
             return _download(run.id, path, None if self.engine is None else self.engine.url.render_as_string(False))
+        if self.artifacts is not None:  # a home's own, wherever it was when this was told
+            return _content(self.artifacts / run.id / "artifacts" / path)
         return _content(Path(unquote(place.path)) / path)
 
 

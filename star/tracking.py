@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from sqlalchemy import make_url
 
@@ -212,7 +213,7 @@ def _adopt(path: Path, location: str) -> None:
         with connection:
             asked = "select experiment_id, artifact_location from experiments where name = ?"
             for experiment, old in connection.execute(asked, (MLFLOW_EXPERIMENT,)).fetchall():
-                if old == location:
+                if old == location or urlparse(old).scheme not in ("file", ""):  # a server's are where it says
                     continue
                 connection.execute(
                     "update experiments set artifact_location = ? where experiment_id = ?", (location, experiment)
