@@ -25,8 +25,8 @@ PLAIN_MODES = {"RGB", "L", "1", "P", "PA", "RGBA", "RGBa", "LA", "La", "RGBX", "
 SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 IN_MEMORY = 1 << 25
 """Pixels above which a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, as its format allows."""
-LARGEST = 1 << 27
-"""Pixels above which a picture that cannot be shrunk while it is decoded is refused: half a gigabyte."""
+LARGEST = 1 << 26
+"""Pixels above which a picture that cannot be shrunk while it is decoded is refused: a quarter of a gigabyte."""
 ORIENTATION = 0x0112
 """EXIF's tag; 1 is upright."""
 LONG = 8
@@ -81,7 +81,13 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
                 )
             if image.getexif().get(ORIENTATION, 1) not in (0, 1):
                 note("EXIF's orientation is not applied, as in torchvision: some pictures lie as the camera was held")
-            return _eight_bits(image, "L" if channels == 1 else "RGB", name, note)
+            if image.format == "PNG" and image.mode in PLAIN_MODES and any("16" in str(tile[3]) for tile in image.tile):
+                note("colours of 16 bits are cut to their upper 8")
+            picture: Picture = image
+            format_ = image.format
+            if width * height > IN_MEMORY and least is not None and image.mode in ("L", "RGB"):
+                picture = _halved(image, least)
+            return _eight_bits(picture, format_, "L" if channels == 1 else "RGB", name, note)
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever their format's code does: all of it means the same
@@ -90,17 +96,19 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
         raise DataError(f"{shown(name)}: cannot be read as an image: {shown(reason)}.") from None
 
 
-def _eight_bits(image: Picture, wanted: str, name: str, note: Note) -> Picture:
+def _halved(image: Picture, least: int) -> Picture:
+    """Halved by a box filter while both sides keep `least` pixels: at once what `_center` would do step by step."""
+    factor = 1
+    while min(image.size) // (2 * factor) >= least:
+        factor *= 2
+    return image.reduce(factor)
+
+
+def _eight_bits(image: Picture, format_: str | None, wanted: str, name: str, note: Note) -> Picture:
     from PIL import Image
 
     mode = image.mode
-    if (
-        image.format == "PNG"
-        and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-        and mode in PLAIN_MODES
-    ):
-        note("colours of 16 bits are cut to their upper 8")
-    if mode in SIXTEEN_BITS or (mode == "I" and image.format in ("PNG", "PPM")):
+    if mode in SIXTEEN_BITS or (mode == "I" and format_ in ("PNG", "PPM")):
         note("16-bit grey images are brought to 8 bits: 65535 becomes 255")
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8))
@@ -111,6 +119,9 @@ def _eight_bits(image: Picture, wanted: str, name: str, note: Note) -> Picture:
         )
     if note_text := _conversion(mode, wanted):
         note(note_text)
+    if mode == wanted:  # a copy would hold it twice
+        image.load()
+        return image
     return image.convert(wanted)
 
 
