@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ IN_MEMORY = 1 << 25
 """Pixels above which a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, as its format allows."""
 LARGEST = 1 << 26
 """Pixels above which a picture that cannot be shrunk while it is decoded is refused: a quarter of a gigabyte."""
+ROWS = 256
+"""Rows that are computed at a time."""
 ORIENTATION = 0x0112
 """EXIF's tag; 1 is upright."""
 LONG = 8
@@ -110,8 +112,7 @@ def _eight_bits(image: Picture, format_: str | None, wanted: str, name: str, not
     mode = image.mode
     if mode in SIXTEEN_BITS or (mode == "I" and format_ in ("PNG", "PPM")):
         note("16-bit grey images are brought to 8 bits: 65535 becomes 255")
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8))
+        image = Image.fromarray(_by_range(np.asarray(image)))
         mode = "L"
     if mode not in PLAIN_MODES:
         raise DataError(
@@ -123,6 +124,15 @@ def _eight_bits(image: Picture, format_: str | None, wanted: str, name: str, not
         image.load()
         return image
     return image.convert(wanted)
+
+
+def _by_range(wide: NDArray[np.integer[Any]]) -> Images:
+    """16 bits (H, W) as 8, rounded; by rows, so that nothing wider is held of a large picture."""
+    found = np.empty(wide.shape, dtype=np.uint8)
+    for rows in range(0, len(wide), ROWS):
+        part = wide[rows : rows + ROWS].astype(np.uint32).clip(0, 65535)
+        found[rows : rows + ROWS] = (part * 255 + 32767) // 65535
+    return found
 
 
 def _conversion(mode: str, wanted: str) -> str:
