@@ -35,4 +35,6 @@ def misnamed(path: Path) -> str | None:
         return None
     if not head:
         return "it is empty; fetch it again"
+    if head[8:9] == b"{" and 1 < int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return None  # .safetensors begin with a number, which may look like anything
     return next((told for start, told in KNOWN if re.match(start, head, re.DOTALL)), None)

@@ -163,6 +163,10 @@ def _check_numbers(state: dict[str, Tensor], path: Path) -> None:
         DataError: naming the first that is not.
     """
     for key, value in state.items():
+        if value.is_meta or value.layout != torch.strided:
+            raise DataError(
+                f"{shown(path)}: {key} is a {'meta' if value.is_meta else 'sparse'} tensor; save it dense, with its values."
+            )
         if not value.is_floating_point():
             raise DataError(
                 f"{shown(path)}: {key} holds {str(value.dtype).removeprefix('torch.')}, and weights are floating-point numbers; give a "

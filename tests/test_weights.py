@@ -15,6 +15,7 @@ from torch import Tensor
 
 from star.errors import DataError
 from star.model.gpt import GPT
+from star.sniff import misnamed
 from star.spec.images import TokenizerSpec
 from star.spec.sections import ModelSpec
 from star.tokenizer.load import BUFFER, load_vq
@@ -251,4 +252,27 @@ def test_weights_that_are_no_numbers_are_refused(change: Any, message: str, tmp_
     state = build_model(spec).state_dict()
     torch.save({"model": state | {"norm.weight": change(state["norm.weight"])}}, tmp_path / "w.pt")
     with pytest.raises(DataError, match=message):
+        initial_model(spec)
+
+
+@pytest.mark.parametrize("sign", ["<", "{", "["])
+def test_the_length_of_a_safetensors_header_may_look_like_anything(sign: str, tmp_path: Path) -> None:
+    """Its first byte is a number's, and so may be a bracket's."""
+    for padding in range(40):
+        save_file({"a": torch.ones(9000)}, tmp_path / "w.safetensors", metadata={"x": "y" * (15_360 + padding * 8)})
+        content = (tmp_path / "w.safetensors").read_bytes()
+        header = (int.from_bytes(content[:8], "little") & ~0xFFFF) | 0x2000 | ord(sign)
+        text = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip().ljust(header)
+        if len(text) == header:
+            break
+    (tmp_path / "w.safetensors").write_bytes(header.to_bytes(8, "little") + text + bytes(36_000))
+    head = (tmp_path / "w.safetensors").read_bytes()[:2]
+    assert head == bytes([ord(sign), 0x20]) and misnamed(tmp_path / "w.safetensors") is None
+
+
+def test_sparse_weights_are_refused(tmp_path: Path) -> None:
+    spec = tiny(model__dim=16, model__weights=str(tmp_path / "w.pt"))
+    state = build_model(spec).state_dict()
+    torch.save({"model": state | {"norm.weight": state["norm.weight"].to_sparse()}}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match="norm.weight is a sparse tensor; save it dense"):
         initial_model(spec)

@@ -42,6 +42,7 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
                 f"fork: {len(change.forked)} runs differ from before: {'; '.join(map(str, change.differences))}"
             )
         lines += [f"found: {note}" for note in plan.found]
+        lines += [f"assumed: {note}" for note in plan.assumed]
         lines += [f"missing: {reason}" for reason in plan.missing]
         click.echo("\n".join(lines))
     keep_budget(plan, budget)
@@ -139,6 +140,7 @@ def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
             "checkpoint_bytes": plan.checkpoints(),
         },
         "found": plan.found,
+        "assumed": plan.assumed,
         "missing": plan.missing,
     }
 

@@ -99,6 +99,8 @@ def write_reports(
 def _warn_of_lost(evidence: Evidence) -> None:
     """Say which results exist and are not in MLflow, where the table looks for them; or that there are none at all."""
     plan = evidence.plan
+    for note in plan.assumed:
+        click.echo(f"note: {note}", err=True)
     lost = [
         run
         for run in plan.runs

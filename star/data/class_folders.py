@@ -30,7 +30,13 @@ class ClassFolders:
         where = shown(tree.root)
         if not any(tree.folders.values()):
             raise DataError(
-                f"data.path: {where} holds no image ({', '.join(EXTENSIONS)}); give one with one subfolder per class."
+                "; ".join(
+                    [
+                        f"data.path: {where} holds no image ({', '.join(EXTENSIONS)})",
+                        *tree.notes(),
+                        "give one with one subfolder per class.",
+                    ]
+                )
             )
         splits = _splits(tree, spec, where)
         base = splits.train or ""
@@ -73,8 +79,8 @@ class ClassFolders:
         foreign = sorted({name for _, name in self.tree.images(test)} - set(self.classes))
         if foreign:
             raise DataError(
-                f"data.path: {place} has the class {shown(foreign[0])}, which {shown(self.splits.train)}/ has not; both name their "
-                "classes alike."
+                f"data.path: {place} has the class {shown(foreign[0])}, which {shown(self.splits.train)}/ has not: name the classes "
+                f"alike in both, or hold out a share of the training images instead with data.test_split: {shown(self.splits.train)}."
             )
 
     def files(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[int]]:
@@ -91,9 +97,10 @@ class ClassFolders:
         train, test, _ = self.files()
         base = self.splits.train or ""
         notes = [*self.splits.notes, *self.tree.notes()]
-        beside = len(self.tree.folders.get(base, []))
-        if beside:
-            notes.append(f"{beside} images lie in no class folder, and are left aside")
+        for place in dict.fromkeys(("", base, self.splits.test or "")):
+            if beside := len(self.tree.folders.get(place, [])):
+                images = "1 image lies" if beside == 1 else f"{beside} images lie"
+                notes.append(f"{images} in {_place(place)} itself, in no class folder, and left aside")
         return Found(len(self.classes), len(train), len(test), _place(base), _place(self.splits.test), notes)
 
 
@@ -109,11 +116,30 @@ def _splits(tree: Tree, spec: DataSpec, where: str) -> Splits:
                 "data.test_split: cannot be given with data.train_split: ., which takes every subfolder as a class."
             )
         return Splits()
+    if spec.train_split is None:
+        _refuse_deeper(tree, where)
     named = spec.train_split or spec.test_split
-    splits = choose(top if named or any(top.values()) else [], spec, where)
+    splits = choose({name: role(name) for name in top} if named or any(top.values()) else {}, spec, where)
     if splits.train is None:
         _refuse_flat(list(top), where)
     return splits
+
+
+def _refuse_deeper(tree: Tree, where: str) -> None:
+    """Splits one level further down would be taken for what lies in a class, and all of them trained on."""
+    below: dict[str, set[str]] = {}
+    for place, images in tree.folders.items():
+        steps = place.split("/")
+        if images and len(steps) > 1:
+            below.setdefault(steps[0], set()).add(steps[1])
+    for name, inside in below.items():
+        splits = sorted(one for one in inside if role(one))
+        if {"train"} < set(map(role, splits)):
+            place = f"{where}/{shown(name)}"
+            raise DataError(
+                f"data.path: {place} holds {', '.join(map(shown, splits))}, which read as splits: give {place} itself as "
+                f"data.path, or say data.train_split: {WHOLE} to take every subfolder of {where} as a class, whatever lies in it."
+            )
 
 
 def _refuse_flat(top: list[str], where: str) -> None:

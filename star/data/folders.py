@@ -33,7 +33,9 @@ class Tree:
     states: dict[str, State] = field(default_factory=dict)
     """Path of each image below the root -> what the file system says of it, where it was asked."""
     strays: list[str] = field(default_factory=list)
-    """Files that are no images by their endings, and links that lead nowhere."""
+    """Files that are no images by their endings."""
+    lost: list[str] = field(default_factory=list)
+    """Links that lead nowhere, or in a circle."""
 
     @classmethod
     def of(cls, root: Path, endings: tuple[str, ...] = EXTENSIONS, states: bool = False) -> Tree:
@@ -48,6 +50,7 @@ class Tree:
         tree = cls(root)
         _scan(tree, str(root), "", endings, states, frozenset())
         tree.strays.sort()
+        tree.lost.sort()
         return tree
 
     def top(self) -> dict[str, bool]:
@@ -83,11 +86,18 @@ class Tree:
 
     def notes(self) -> list[str]:
         """What was left aside, for people."""
-        if not self.strays:
-            return []
-        some = ", ".join(map(shown, self.strays[:NAMED])) + (", ..." if len(self.strays) > NAMED else "")
-        files = "1 file is" if len(self.strays) == 1 else f"{len(self.strays)} files are"
-        return [f"{files} no image by the ending, and left aside: {some}"]
+        said = []
+        if self.strays:
+            files = "1 file is" if len(self.strays) == 1 else f"{len(self.strays)} files are"
+            said.append(f"{files} no image by the ending, and left aside: {_some(self.strays)}")
+        if self.lost:
+            links = "1 link leads" if len(self.lost) == 1 else f"{len(self.lost)} links lead"
+            said.append(f"{links} nowhere, and left aside: {_some(self.lost)}")
+        return said
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(shown, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
 
 
 def _scan(
@@ -107,13 +117,14 @@ def _scan(
                 small = name.lower()
                 if name[0] == "." or small in LEFT_BY_SYSTEMS:
                     continue
-                if small.endswith(endings) and entry.is_file():
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    tree.lost.append(prefix + name)
+                elif small.endswith(endings) and entry.is_file():
                     images.append(name)
                     if ask:
                         found = entry.stat()
                         states[prefix + name] = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-                    continue
-                if entry.is_dir():
+                elif entry.is_dir():
                     below.append(name)
                 else:
                     tree.strays.append(prefix + name)

@@ -1,39 +1,64 @@
-"""A look at some images of a folder before anything is computed: what would be converted, and what could not be read."""
+"""A look at some images of a set before anything is computed: what would be converted, and what could not be read."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 
+import numpy as np
+
+from star.data.class_folders import ClassFolders
+from star.data.parquet import ParquetImages
+from star.data.parquet_files import ParquetFiles
 from star.data.pixels import decoded_squares
+from star.data.splits import Found
 from star.errors import DataError
 from star.spec.images import DataSpec
 
 LOOKED_AT = 64
 """Images, spread evenly over all."""
+Source = Callable[[int], tuple[object, str]]
+"""Number of an image -> its file or encoded bytes, and its name."""
 
 
-def glance(root: Path, names: Sequence[str], spec: DataSpec) -> list[str]:
-    """What some of the images need, a line for each kind; empty where they are as they should be.
+def glance_at_files(folders: ClassFolders, spec: DataSpec) -> Found:
+    """What is in class folders."""
+    found, (train, test, _) = folders.found(), folders.files()
+    paths = [folders.tree.root / name for name, _ in (*train, *test)]
+    return _looked_at(found, len(paths), lambda i: (paths[i], str(paths[i])), spec)
 
-    Args:
-        names: paths of the images below `root`.
+
+def glance_at_rows(files: ParquetFiles, spec: DataSpec) -> Found:
+    """What is in parquet files; all labels are read, once.
+
+    Raises:
+        DataError: a column is missing or of another type, a file is damaged, or a label is no class.
     """
-    count = min(LOOKED_AT, len(names))
+    found = files.found(spec)
+    sources = [ParquetImages(files, split, spec, 1) for split in ("train", "test")]
+    labels = np.concatenate([source.labels for source in sources])
+    used = len(np.unique(labels[(labels >= 0) & (labels < spec.num_classes)]))
+    if used < spec.num_classes:
+        found.notes.append(f"data.num_classes is {spec.num_classes}, and rows have {used} of them")
+    found.classes = used
+    first = len(sources[0].labels)
+    return _looked_at(found, len(labels), lambda i: sources[i >= first].source(i - first * (i >= first)), spec)
+
+
+def _looked_at(found: Found, total: int, source: Source, spec: DataSpec) -> Found:
+    count = min(LOOKED_AT, total)
     kinds: Counter[str] = Counter()
     broken: list[str] = []
     for i in range(count):
-        path = root / names[i * len(names) // count]
         said: set[str] = set()
         try:
-            decoded_squares(path, spec.channels, str(path), [spec.image_size], spec.enlarge, said.add)
+            content, name = source(i * total // count)
+            decoded_squares(content, spec.channels, name, [spec.image_size], spec.enlarge, said.add)  # type: ignore[arg-type]
         except DataError as error:
             broken.append(str(error))
         kinds.update(said)
-    found = [f"{what} ({number} of {count} looked at)" for what, number in kinds.items()]
+    found.notes += [f"{what} ({number} of {count} looked at)" for what, number in kinds.items()]
     if broken:
-        found.append(
-            f"{len(broken)} of {count} looked at cannot be used (data.bad_images: skip leaves such out), first {broken[0]}"
-        )
+        found.broken = f"{len(broken)} of {count} images looked at cannot be used, first {broken[0]}"
+        found.notes.append(found.broken.rstrip("."))
     return found

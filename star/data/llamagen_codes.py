@@ -7,6 +7,7 @@ FOLDER_105/...          the same for the second crop range
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class LlamaGenCodes:
 
     def __init__(self, folder: Path, ranges: int, length: int, codebook_size: int, skip: bool) -> None:
         self.codes = [codes_part(path, "codes") for path in codes_folders(folder, ranges)]
-        self.labels = codes_part(folder, "labels")
+        self.labels = [codes_part(path, "labels") for path in codes_folders(folder, ranges)]
         self.length, self.codebook_size, self.skip = length, codebook_size, skip
 
     def check_count(self, images: int) -> None:
@@ -48,23 +49,21 @@ class LlamaGenCodes:
         Raises:
             DataError: codes are missing, or are of more images.
         """
-        numbers = {int(name.stem) for name in self.labels.glob("*.npy") if name.stem.isdecimal()}
-        highest = max(numbers, default=-1) + 1
-        if not self.skip and min(len(numbers), highest) < images:
-            raise DataError(
-                f"data.codes: {shown(self.labels)} numbers {min(len(numbers), highest)} images and the images' folder has {images}, "
-                "so the numbers would not fit; give the codes of this folder as it is, or the folder as it was when they were extracted."
+        for folder in (*self.labels, *self.codes):
+            numbers = {int(name[:-4]) for name in os.listdir(folder) if name.endswith(".npy") and name[:-4].isdecimal()}
+            highest = max(numbers, default=-1) + 1
+            beyond = highest - images
+            fits = beyond < MOST_RANKS and all(
+                self._repeats(folder, number, images) for number in range(images, highest)
             )
-        if highest - images >= MOST_RANKS or not all(
-            self._repeats(number, images) for number in range(images, highest)
-        ):
-            raise DataError(
-                f"data.codes: {shown(self.labels)} numbers {highest} images and the images' folder has {images}; give the codes of "
-                "this folder as it is, or the folder as it was when they were extracted."
-            )
+            if not fits or (not self.skip and min(len(numbers), highest) < images):
+                raise DataError(
+                    f"data.codes: {shown(folder)} numbers {min(len(numbers), highest)} images and the images' folder has {images}, so "
+                    "the numbers would not fit; give the codes of this folder as it is, or the folder as it was when they were extracted."
+                )
 
-    def _repeats(self, number: int, images: int) -> bool:
-        files = [self.labels / f"{one}.npy" for one in (number, number - images)]
+    def _repeats(self, folder: Path, number: int, images: int) -> bool:
+        files = [folder / f"{one}.npy" for one in (number, number - images)]
         return not files[0].exists() or bool(np.array_equal(_loaded(files[0]), _loaded(files[1])))
 
     def read(
@@ -99,7 +98,10 @@ class LlamaGenCodes:
         return views.reshape(NUM_VIEWS, self.length)
 
     def _check_label(self, image: int, label: int) -> None:
-        path = self.labels / f"{image}.npy"
+        for folder in self.labels:
+            self._check_one(folder / f"{image}.npy", label)
+
+    def _check_one(self, path: Path, label: int) -> None:
         own = _loaded(path)
         if own.size != 1 or int(own.reshape(-1)[0]) != label:
             raise DataError(

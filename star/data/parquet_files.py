@@ -16,7 +16,7 @@ from star.sniff import misnamed
 from star.spec.images import DataSpec
 from star.words import shown
 
-SHARD = re.compile(r"(.*?)[-_]?(\d+)-of-(\d+)\.parquet", re.IGNORECASE)
+SHARD = re.compile(r"(.*?)[-_]?(\d+)-of-(\d+)([-_][0-9a-f]+)?\.parquet", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,23 @@ class ParquetFiles:
         if not files:
             raise DataError(f"data.path: {where} holds no *.parquet; give the folder that has train-*.parquet.")
         _check_shards(files, where)
-        parts: dict[str, list[str]] = defaultdict(list)
+        groups: dict[str, list[str]] = defaultdict(list)
         for name in files:
-            parts[_part(name)].append(name)
-        splits = Splits() if spec.train_split == WHOLE else choose(parts, spec, where)
-        return cls(tree.root, files, splits, dict(parts))
+            groups[_group(name)].append(name)
+        words = {group: _word(group) for group in groups}
+        alone = [word for word in words.values() if list(words.values()).count(word) == 1]
+        parts = {words[group] if words[group] in alone else group: found for group, found in groups.items()}
+        roles = {name: role(words.get(name, name)) for name in parts}
+        if spec.train_split == WHOLE:
+            splits = Splits()
+        else:
+            splits = choose(roles, spec, where)
+            if splits.train is None and len(parts) > 1:
+                raise DataError(
+                    f"data.train_split: {where} has files of {', '.join(map(shown, sorted(parts)[:5]))}, and nothing says which are to be "
+                    f"trained on; name one, or {WHOLE} for all of them together."
+                )
+        return cls(tree.root, files, splits, parts)
 
     def of_split(self, split: Split) -> tuple[list[Path], bool]:
         """Its files, and whether all of their rows are of it."""
@@ -77,12 +89,18 @@ class ParquetFiles:
         return Found(spec.num_classes, counts["train"], counts["test"], names[0], names[1], list(self.splits.notes))
 
 
-def _part(name: str) -> str:
-    """What says the split of a file: the letters that its name, or else its folder's, begins with."""
-    steps = name.split("/")
-    words = [re.match(r"[A-Za-z]*", step) for step in reversed(steps)]
-    found = [word[0] for word in words if word and word[0]]
-    return next((word for word in found if role(word)), found[0] if found else name)
+def _group(name: str) -> str:
+    """What files that belong together have in common: their folder, and their name without what numbers them."""
+    folder, _, file = name.rpartition("/")
+    match = SHARD.fullmatch(file)
+    stem = match[1] if match else re.sub(r"[-_.]*\d*$", "", file[: -len(".parquet")])
+    return f"{folder}/{stem}".strip("/") or "files"
+
+
+def _word(group: str) -> str:
+    """What says the split of a group: the letters that its name, or else its folder's, begins with."""
+    found = [match[0] for step in reversed(group.split("/")) if (match := re.match(r"[A-Za-z]+", step))]
+    return next((word for word in found if role(word)), found[0] if found else group)
 
 
 def _check_shards(files: Sequence[str], where: str) -> None:
@@ -100,8 +118,9 @@ def _check_shards(files: Sequence[str], where: str) -> None:
                 "come twice; keep one set."
             )
         count, there = next(iter(counts.items()))
-        absent = sorted(set(range(count)) - there)
-        if absent and max(there) < count:
+        first = 1 if 0 not in there and count in there else 0  # some count from one
+        absent = sorted(set(range(first, count + first)) - there)
+        if absent:
             raise DataError(
                 f"data.path: {where} lacks {len(absent)} of the {count} files of {shown(prefix)}, first "
                 f"{shown(prefix)}-{absent[0]:05d}-of-{count:05d}.parquet; fetch what is missing."
@@ -116,7 +135,9 @@ def opened(path: Path, spec: DataSpec) -> Any:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{shown(path)}: cannot be read as parquet: {misnamed(path) or error}.") from None
+        raise DataError(
+            f"{shown(path)}: cannot be read as parquet: {misnamed(path) or str(error).rstrip('.')}."
+        ) from None
     names = file.schema_arrow.names
     for field in ("image_column", "label_column"):
         if getattr(spec, field) not in names:
@@ -128,6 +149,14 @@ def opened(path: Path, spec: DataSpec) -> Any:
         raise DataError(
             f"data.label_column: {shown(path)}: {spec.label_column} holds {kind}, and a class is a whole number from 0; give a column "
             "of such, or number the names of the classes in their order."
+        )
+    image = file.schema_arrow.field(spec.image_column).type
+    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        image = image.field("bytes").type
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image) or pa.types.is_null(image)):
+        raise DataError(
+            f"data.image_column: {shown(path)}: {spec.image_column} holds {image}, and an image is encoded bytes, or a struct with such "
+            "a field `bytes`; give a column of those."
         )
     return file
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from star.words import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+    from PIL.ImageFile import ImageFile
 
 Images = NDArray[np.uint8]
 Note = Callable[[str], None]
@@ -29,6 +31,8 @@ LARGEST = 1 << 26
 """Pixels above which a picture that cannot be shrunk while it is decoded is refused: a quarter of a gigabyte."""
 ROWS = 256
 """Rows that are computed at a time."""
+PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0
+"""TIFF's tag of what a number means, and one of its values; Pillow turns it for 8 bits alone."""
 ORIENTATION = 0x0112
 """EXIF's tag; 1 is upright."""
 LONG = 8
@@ -69,6 +73,7 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
     """
     from PIL import Image
 
+    warnings.filterwarnings("ignore", "Palette images with Transparency", module="PIL")  # said as a note
     Image.MAX_IMAGE_PIXELS = None  # the limits here are ours, and tell apart what can be shrunk
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -81,15 +86,13 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
                 raise DataError(
                     f"{shown(name)}: has {width} x {height} pixels, too many to hold in memory; make it smaller, or take it out."
                 )
-            if image.getexif().get(ORIENTATION, 1) not in (0, 1):
-                note("EXIF's orientation is not applied, as in torchvision: some pictures lie as the camera was held")
-            if image.format == "PNG" and image.mode in PLAIN_MODES and any("16" in str(tile[3]) for tile in image.tile):
-                note("colours of 16 bits are cut to their upper 8")
+            _say(image, note)
             picture: Picture = image
+            negative = image.mode in SIXTEEN_BITS and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
             format_ = image.format
             if width * height > IN_MEMORY and least is not None and image.mode in ("L", "RGB"):
                 picture = _halved(image, least)
-            return _eight_bits(picture, format_, "L" if channels == 1 else "RGB", name, note)
+            return _eight_bits(picture, format_, "L" if channels == 1 else "RGB", name, note, negative)
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever their format's code does: all of it means the same
@@ -106,13 +109,36 @@ def _halved(image: Picture, least: int) -> Picture:
     return image.reduce(factor)
 
 
-def _eight_bits(image: Picture, format_: str | None, wanted: str, name: str, note: Note) -> Picture:
+def _say(image: ImageFile, note: Note) -> None:
+    """What is lost by reading an image as 8-bit pixels; asked before it is decoded, when its file still says so."""
+    arguments = [one for tile in image.tile for one in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    wide = any(isinstance(one, str) and "16" in one for one in arguments)
+    wide |= image.format == "PPM" and any(isinstance(one, int) and one > 255 for one in arguments)
+    if wide and image.mode in PLAIN_MODES:
+        note("colours of 16 bits are cut to their upper 8")
+    if "transparency" in image.info and image.mode in ("P", "L", "RGB", "1"):
+        note("transparency is dropped")
+    if getattr(image, "is_animated", False):
+        note("of several frames or pages only the first is read")
+    if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+        if image.format == "TIFF":
+            note("TIFF's orientation is applied")  # by the decoder, as in torchvision
+        else:
+            note("EXIF's orientation is not applied, as in torchvision: some pictures lie as the camera was held")
+
+
+def _eight_bits(
+    image: Picture, format_: str | None, wanted: str, name: str, note: Note, negative: bool = False
+) -> Picture:
+    """Args:
+    negative: 0 is white.
+    """
     from PIL import Image
 
     mode = image.mode
     if mode in SIXTEEN_BITS or (mode == "I" and format_ in ("PNG", "PPM")):
         note("16-bit grey images are brought to 8 bits: 65535 becomes 255")
-        image = Image.fromarray(_by_range(np.asarray(image)))
+        image = Image.fromarray(_by_range(np.asarray(image), negative))
         mode = "L"
     if mode not in PLAIN_MODES:
         raise DataError(
@@ -123,15 +149,15 @@ def _eight_bits(image: Picture, format_: str | None, wanted: str, name: str, not
     if mode == wanted:  # a copy would hold it twice
         image.load()
         return image
-    return image.convert(wanted)
+    return image.convert("RGB").convert(wanted) if mode in ("LAB", "HSV") else image.convert(wanted)
 
 
-def _by_range(wide: NDArray[np.integer[Any]]) -> Images:
+def _by_range(wide: NDArray[np.integer[Any]], negative: bool) -> Images:
     """16 bits (H, W) as 8, rounded; by rows, so that nothing wider is held of a large picture."""
     found = np.empty(wide.shape, dtype=np.uint8)
     for rows in range(0, len(wide), ROWS):
         part = wide[rows : rows + ROWS].astype(np.uint32).clip(0, 65535)
-        found[rows : rows + ROWS] = (part * 255 + 32767) // 65535
+        found[rows : rows + ROWS] = ((65535 - part if negative else part) * 255 + 32767) // 65535
     return found
 
 

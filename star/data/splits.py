@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,6 +44,8 @@ class Found:
     """Where the training images lie, such as `train/`."""
     test_from: str
     notes: list[str] = field(default_factory=list)
+    broken: str = ""
+    """Of images that were looked at and cannot be used."""
 
 
 def role(name: str) -> str | None:
@@ -56,11 +58,11 @@ def role(name: str) -> str | None:
     return None
 
 
-def choose(parts: Collection[str], spec: DataSpec, where: str) -> Splits:
+def choose(parts: Mapping[str, str | None], spec: DataSpec, where: str) -> Splits:
     """The parts to train on and to test with.
 
     Args:
-        parts: names of what could be one.
+        parts: names of what could be one -> the role that it says.
         where: the data set, for errors.
 
     Raises:
@@ -68,10 +70,9 @@ def choose(parts: Collection[str], spec: DataSpec, where: str) -> Splits:
     """
     train = _named(parts, spec.train_split, "train_split", where)
     test = _named(parts, spec.test_split, "test_split", where)
-    roles = {name: role(name) for name in sorted(parts)}
     if train is None:
-        train = _one([n for n, r in roles.items() if r == "train"], "train_split", where)
-    held_out = [n for n, r in roles.items() if r in ("validation", "test") and n != train]
+        train = _one([name for name in sorted(parts) if parts[name] == "train"], "train_split", where)
+    held_out = [name for name in sorted(parts) if parts[name] in ("validation", "test") and name != train]
     if train is None and (held_out or test is not None):
         names = ", ".join(map(shown, [test] if test else held_out))
         raise DataError(
@@ -82,22 +83,18 @@ def choose(parts: Collection[str], spec: DataSpec, where: str) -> Splits:
         return Splits()
     notes = []
     if test is None:
-        validation = [name for name in held_out if roles[name] == "validation"]
+        validation = [name for name in held_out if parts[name] == "validation"]
         test = _one(validation or held_out, "test_split", where)
-        aside = [name for name in held_out if name != test]
-        if aside:
-            notes.append(
-                f"held out is {shown(test)}; {', '.join(map(shown, aside))} left aside (data.test_split takes it)"
-            )
-    rest = [name for name, r in roles.items() if r is None and name not in (train, test)]
+    rest = [name for name in sorted(parts) if parts[name] is None and name not in (train, test)]
     if rest and spec.train_split is None:
         raise DataError(
             f"data.train_split: {where} has {shown(train)}, which reads as a split, beside {_some(rest)}, which do not: "
             f"name the part to train on with data.train_split ({shown(train)}, or {WHOLE} for the whole folder, every "
             "subfolder a class)."
         )
-    if rest:
-        notes.append(f"{_some(rest)} left aside")
+    aside = [name for name in sorted(parts) if name not in (train, test)]
+    if aside:
+        notes.append(f"left aside: {_some(aside)} (data.train_split and data.test_split choose)")
     return Splits(train, None if test == train else test, notes)
 
 

@@ -39,6 +39,8 @@ class Manifests:
 
     def __init__(self, home: Home) -> None:
         self.folder = home.manifests
+        self._now: dict[Path, str] = {}
+        """State of what was looked at, by where its manifest is."""
 
     def file(self, path: Path) -> str:
         """SHA-256 of a file's content, 64 hexadecimal digits.
@@ -58,7 +60,9 @@ class Manifests:
         Raises:
             DataError: one cannot be read.
         """
-        return self._of(tree.root, how, tree.states)
+        # a class folder without images, or a file that is none, changes no key, and what is said of the set
+        empty = [f"{name}/" for name, images in tree.folders.items() if not images]
+        return self._of(tree.root, how, tree.states, "\n".join([*sorted(empty), *tree.strays]))
 
     def known(self, path: Path, how: str = "content") -> str | None:
         """The last fingerprint of what was at `path`, which need not be there any more."""
@@ -67,14 +71,18 @@ class Manifests:
 
     def found(self, path: Path, how: str, asked: str) -> Found | None:
         """What a look into `path` with the spec `asked` had found, when it was as it was last fingerprinted."""
-        known = (read_json(self._place(path, how)) or {}).get("found", {}).get(asked)
+        place = self._place(path, how)
+        header = read_json(place) or {}
+        if self._now.get(place, header.get("state")) != header.get("state"):
+            return None
+        known = header.get("found", {}).get(asked)
         return None if known is None else Found(**known)
 
     def keep_found(self, path: Path, how: str, asked: str, found: Found) -> None:
         """Remember it."""
         place = self._place(path, how)
         known = read_json(place)
-        if known:
+        if known and known["state"] == self._now.get(place):
             known["found"][asked] = asdict(found)
             with suppress(OSError):
                 write_json(place, known, durable=False)
@@ -88,9 +96,9 @@ class Manifests:
         name = hashlib.sha256(os.fsencode(path.absolute()) + how.encode()).hexdigest()[:16]
         return self.folder / f"{name}.json"
 
-    def _of(self, path: Path, how: str, entries: Mapping[str, State]) -> str:
+    def _of(self, path: Path, how: str, entries: Mapping[str, State], beside: str = "") -> str:
         place = self._place(path, how)
-        state = _digest(entries)
+        state = self._now[place] = _digest(entries, beside)
         known = read_json(place)
         if known and known["state"] == state:
             return str(known["fingerprint"])
@@ -129,9 +137,9 @@ def _table(place: Path) -> Path:
     return place.with_suffix(".files.jsonl")
 
 
-def _digest(entries: Mapping[str, State]) -> str:
+def _digest(entries: Mapping[str, State], beside: str) -> str:
     whole = "\n".join([f"{name}\0{entry}" for name, entry in sorted(entries.items())])
-    return hashlib.sha256(os.fsencode(whole)).hexdigest()
+    return hashlib.sha256(os.fsencode(f"{whole}\n\n{beside}")).hexdigest()
 
 
 def _fingerprint(sums: Mapping[str, str]) -> str:

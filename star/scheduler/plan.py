@@ -92,6 +92,8 @@ class Plan:
     """What of the outside world is not there."""
     found: list[str] = field(default_factory=list)
     """What of the outside world is there, for people."""
+    assumed: list[str] = field(default_factory=list)
+    """What is not here, and counts as what it was when the experiment last ran."""
     inputs: list[Path] = field(default_factory=list)
     """Files that hold what is known of what it reads of the outside world."""
 
@@ -135,7 +137,12 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     jobs: dict[str, PlannedJob] = {}
     manifests: dict[Path, None] = {}
     keys, stages = Keys(), needed(experiment.targets)
-    world = World(home, stages, lambda: recorded_rows(home, experiment.name, experiment.profile))
+    world = World(
+        home,
+        stages,
+        [(v.label, v.runs[0]) for v in experiment.variants if v.runs],
+        lambda: recorded_rows(home, experiment.name, experiment.profile),
+    )
     for variant in (variant for variant in experiment.variants if variant.runs):
         sources, sized = world.of(variant.runs[0])
         manifests.update(dict.fromkeys(world.inputs(sized)))
@@ -150,7 +157,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
                     inputs = {before: known[before] for before in STAGES[stage].inputs if before in known}
                     job = jobs[known[stage]] = PlannedJob(known[stage], stage, run, inputs)
                 job.runs.append(run.name)
-    plan = Plan(experiment, runs, jobs, world.missing, world.notes, list(manifests))
+    plan = Plan(experiment, runs, jobs, world.missing, world.notes, world.assumed, list(manifests))
     _decide_all(plan, home, ledger)
     return plan
 

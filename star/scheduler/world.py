@@ -26,6 +26,8 @@ from star.spec.run import RunSpec
 from star.spec.sections import ScoreSpec
 from star.words import shown
 
+FEWEST = 16
+"""Reference images that a spec may ask for."""
 ABSENT = "absent"
 """The fingerprint of what is not here and never was: its experiment can be planned, not run."""
 
@@ -44,16 +46,20 @@ class World:
 
     Args:
         stages: that are to be reached.
+        rows: labels of the rows, and the first run of each.
         recorded: asked once, and only for what is not here: row label -> what the experiment's record holds of its first run.
     """
 
     home: Home
     stages: Sequence[str]
+    rows: Sequence[tuple[str, RunSpec]]
     recorded: Callable[[], Mapping[str, dict[str, Any]]]
     missing: list[str] = field(default_factory=list)
     """What is needed and not here, and what does not fit."""
     notes: list[str] = field(default_factory=list)
     """What was found, for people."""
+    assumed: list[str] = field(default_factory=list)
+    """What is not here, and counts as what it was elsewhere."""
 
     def __post_init__(self) -> None:
         self.manifests = Manifests(self.home)
@@ -80,7 +86,7 @@ class World:
         if "reference" in self.stages:
             self._check_score_files(spec.score)
         if spec.generate.samples:
-            found["samples"] = self._samples(spec.generate.samples)
+            found["samples"] = self._samples(spec)
         if spec.data.codes:
             found["codes"] = self._codes(spec.data)
         return found, self._sized(spec, seen)
@@ -95,17 +101,24 @@ class World:
             self.missing.append(reason)
 
     def _recorded(self, source: str, field_: str, given: str) -> Mapping[str, Any] | None:
-        """A row of the experiment's last run that read the same: a folder or file of this name, wherever it was."""
+        """A row of the experiment's last run that read what `given` stands for now: the row of the same label had a folder or file
+        of the same name there. None where there is none, or rows say different things."""
         section, name = field_.split(".")
         rows: Mapping[str, dict[str, Any]] = self._once("record", self.recorded)
-        for row in rows.values():
-            was = row["run"]["spec"].get(section, {}).get(name)
-            if was and Path(was).name == Path(given).name and row.get("sources", {}).get(source, ABSENT) != ABSENT:
-                self._note(
-                    f"{field_}: {shown(given)} is not here; it counts as what it was when this experiment last ran"
-                )
-                return row
-        return None
+        found: dict[str, dict[str, Any]] = {}
+        for label, spec in self.rows:
+            row = rows.get(label)
+            if row is None or _path_of(getattr(spec, section).model_dump()[name]) != _path_of(given):
+                continue
+            was, known = row["run"]["spec"].get(section, {}).get(name), row.get("sources", {}).get(source, ABSENT)
+            if was and known != ABSENT and Path(was).name == Path(given).name:
+                found[str(known)] = row
+        if len(found) != 1:
+            return None
+        note = f"{field_}: {shown(given)} is not here; it counts as what it was when this experiment last ran"
+        if note not in self.assumed:
+            self.assumed.append(note)
+        return next(iter(found.values()))
 
     def _before(self, source: str, field_: str, given: str) -> str:
         """How keys named what is not here, when it was."""
@@ -142,6 +155,10 @@ class World:
             f"{found.classes} classes; {found.train:,} images to train on ({found.train_from}), {found.test:,} held out"
         )
         self._note("; ".join([f"data.path: {shown(root)}: {said} ({found.test_from})", *found.notes]))
+        if found.broken and data.bad_images == "error":
+            self._lacks(
+                f"data.path: {found.broken} Mend it, take it out, or say data.bad_images: skip, which leaves such out and counts them."
+            )
         if not found.train or not found.test:
             raise DataError(
                 f"data.path: {shown(root)} has {found.train} images to train on and {found.test} held out, and a run needs both; give more "
@@ -177,18 +194,35 @@ class World:
 
         return str(self._once(f"{field_} {given}", look))
 
-    def _samples(self, given: str) -> str:
+    def _samples(self, spec: RunSpec) -> str:
+        given = str(spec.generate.samples)
+
         def look() -> str:
             path = Path(given)
-            if path.is_dir() and (tree := Tree.of(path, states=True)).states:
-                return self.manifests.tree(tree)
-            if path.exists():
-                from star.data.image_sets import open_images
+            if not path.exists():
+                self._lacks(f"generate.samples: {given} is not there; give an .npz, an .npy or a folder of images.")
+                return self.manifests.known(path) or self._before("samples", "generate.samples", given)
+            from star.data.image_sets import open_images
 
-                open_images(path)  # says what is wrong with it
-                return self.manifests.file(path)
-            self._lacks(f"generate.samples: {given} is not there; give an .npz, an .npy or a folder of images.")
-            return self.manifests.known(path) or self._before("samples", "generate.samples", given)
+            try:
+                images = open_images(path)
+            except DataError as error:
+                raise DataError(f"generate.samples: {error}") from None
+            side = spec.generate.image_size or spec.data.image_size
+            if images.shape != (side, side):
+                raise DataError(
+                    f"generate.samples: {shown(given)} has images of {images.shape[1]} x {images.shape[0]} pixels, the data's are {side} x "
+                    f"{side}; sets that are compared have one size: resize them first."
+                )
+            if len(images) <= spec.score.neighbours:
+                raise DataError(
+                    f"generate.samples: {shown(given)} has {len(images)} images, and precision and recall with score.neighbours: "
+                    f"{spec.score.neighbours} need more; give more images."
+                )
+            self._note("; ".join([f"generate.samples: {shown(given)}: {len(images):,} images", *images.notes]))
+            if path.is_dir():
+                return self.manifests.tree(Tree.of(path, states=True))
+            return self.manifests.file(path)
 
         return str(self._once(f"generate.samples {given}", look))
 
@@ -241,15 +275,16 @@ class World:
 
 
 def _found(tree: Tree, data: DataSpec) -> Found:
-    """What is in a folder that nobody has looked into before."""
-    if data.name == "parquet":
-        return ParquetFiles.from_tree(tree, data).found(data)
-    from star.data.glance import glance  # decodes, and is slow to import
+    """What is in a folder that nobody has looked into before; some of its images are decoded."""
+    from star.data.glance import glance_at_files, glance_at_rows
 
-    folders = ClassFolders.of(tree, data)
-    found, (train, test, _) = folders.found(), folders.files()
-    found.notes += glance(tree.root, [name for name, _ in (*train, *test)], data)
-    return found
+    if data.name == "parquet":
+        return glance_at_rows(ParquetFiles.from_tree(tree, data), data)
+    return glance_at_files(ClassFolders.of(tree, data), data)
+
+
+def _path_of(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _given(spec: RunSpec) -> list[str]:
@@ -259,7 +294,7 @@ def _given(spec: RunSpec) -> list[str]:
 
 def _asked(data: DataSpec) -> str:
     """What decides what a look into a folder finds."""
-    return data.model_dump_json(exclude={"path", "codes", "train_images", "test_images", "exact_counts", "bad_images"})
+    return data.model_dump_json(exclude={"path", "codes", "train_images", "test_images", "exact_counts"})
 
 
 def _named(fingerprint: str, how: str) -> str:
@@ -275,6 +310,10 @@ def _resized(spec: RunSpec, train: int, test: int) -> RunSpec:
         )
         raise DataError(
             f"data.{field_}_images: {asked} asked for, but the {field_} split has {there}; give less, or leave data.exact_counts out."
+        )
+    if train < FEWEST:
+        raise DataError(
+            f"data.path: {shown(data.path)} has {train} images to train on, and a distance wants {FEWEST} or more; give more."
         )
     train, test = min(train, data.train_images), min(test, data.test_images)
     values = spec.model_dump()

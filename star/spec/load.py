@@ -206,9 +206,7 @@ def _resolve(base: Doc, row: Row, patch: Doc, seeds: list[int], name: str) -> Va
 def _check_distinct(spec: ExperimentSpec, variants: tuple[Variant, ...], doc: Doc, name: str) -> None:
     known = Keys()
     keys = [
-        run_key(known.of(variant.runs[0], {"samples": variant.runs[0].generate.samples or ""}))
-        if variant.runs
-        else f"quoted {i}"
+        run_key(known.of(variant.runs[0], _named_files(variant.runs[0]))) if variant.runs else f"quoted {i}"
         for i, variant in enumerate(variants)
     ]
     for axis, values in spec.axes.items():
@@ -224,6 +222,19 @@ def _check_distinct(spec: ExperimentSpec, variants: tuple[Variant, ...], doc: Do
                 f"{doc.mark(path) or name}: rows: {variants[i].label!r} is the same run as "
                 f"{variants[keys.index(key)].label!r}; remove one, or change what differs."
             )
+
+
+def _named_files(spec: RunSpec) -> dict[str, str]:
+    """Instead of contents, which are not looked at here: files of two names are taken for two."""
+    given = {
+        "data": spec.data.path,
+        "codes": spec.data.codes,
+        "samples": spec.generate.samples,
+        "tokenizer": spec.tokenizer.weights,
+        "model": spec.model.weights,
+        "reference": spec.score.reference,
+    }
+    return {source: path or "" for source, path in given.items()}
 
 
 def _changes_nothing(axes: list[str], axis: str, sizes: list[int], keys: list[str]) -> bool:

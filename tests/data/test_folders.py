@@ -94,11 +94,12 @@ def test_hidden_things_never_count_and_strays_are_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     tree = Tree.of(tmp_path)
     assert [name for name, _ in tree.images()] == ["a/1.png", "b/1.TIF"]
-    assert tree.strays == ["a/2.gif", "a/gone.png", "b/notes.txt"]
+    assert tree.strays == ["a/2.gif", "b/notes.txt"] and tree.lost == ["a/gone.png"]
     found = ClassFolders.of(tree, spec_of(tmp_path)).found()
     assert found.notes == [
-        "3 files are no image by the ending, and left aside: a/2.gif, a/gone.png, b/notes.txt",
-        "1 images lie in no class folder, and are left aside",
+        "2 files are no image by the ending, and left aside: a/2.gif, b/notes.txt",
+        "1 link leads nowhere, and left aside: a/gone.png",
+        "1 image lies in the folder itself, in no class folder, and left aside",
     ]
 
 
@@ -107,6 +108,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     root = touch(tmp_path / "set", "b/1.png")
     (root / "a").symlink_to(tmp_path / "elsewhere")
     (root / "b" / "again").symlink_to(root)
+    (root / "b" / "itself").symlink_to(root / "b" / "itself")
     assert [name for name, _ in Tree.of(root).images()] == ["a/1.png", "b/1.png"]
 
 
@@ -220,3 +222,23 @@ def test_splits_below_a_set_are_said(tmp_path: Path) -> None:
     for part in ("train", "val"):
         picture(tmp_path / part / "a" / "1.png")
     assert "images of train, val are taken together; give one of them to choose" in open_images(tmp_path).notes
+
+
+def test_what_a_choice_leaves_aside_is_said(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "train/a/1.png",
+        "train/b/1.png",
+        "val/a/1.png",
+        "test/a/1.png",
+        "dev/a/1.png",
+        "val/loose.png",
+        "1.png",
+    )
+    found = ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path, test_split="test")).found()
+    assert found.notes[0] == "left aside: dev, val (data.train_split and data.test_split choose)"
+    found = ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path, test_split="val")).found()
+    beside = [
+        f"1 image lies in {where}, in no class folder, and left aside" for where in ("the folder itself", "val/ itself")
+    ]
+    assert found.notes[1:] == beside

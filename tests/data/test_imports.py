@@ -107,10 +107,25 @@ def test_mistakes_in_parquet(tmp_path: Path) -> None:
             "lacks 1 of the 3 files of train, first train-00001-of-00003",
         ),
         (["train-00000-of-00001", "train-00000-of-00002"], {}, "were cut in different ways"),
+        (["train-00000-of-00001-1a2b", "train-00000-of-00002-3c4d"], {}, "were cut in different ways"),
+        (["train-00000-of-00002-1a2b3c"], {}, "lacks 1 of the 2 files of train, first train-00001-of-00002"),
+        (
+            ["train-00001-of-00003", "train-00003-of-00003"],
+            {},
+            "lacks 1 of the 3 files of train, first train-00002-of-00003",
+        ),
+        (
+            ["data/train-0", "old/train-0"],
+            {},
+            "data.train_split: .* data/train and old/train, and either could be meant",
+        ),
+        (["train_10k", "train_full", "val"], {"train_split": "train_full"}, ("train_full", "val")),
+        (["en/rows", "fr/rows"], {}, "has files of en/rows, fr/rows, and nothing says which"),
     ],
 )
 def test_which_files_are_which_split(tmp_path: Path, names: list[str], changes: dict[str, Any], expected: Any) -> None:
     for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         write_parquet(tmp_path / f"{name}.parquet", [encoded(1)] * 2, [0, 1])
     spec = DataSpec(name="parquet", path=str(tmp_path), num_classes=2, channels=3, **changes)
     if isinstance(expected, str):
@@ -136,6 +151,12 @@ def test_labels_that_are_no_classes(tmp_path: Path, labels: list[Any], message: 
     spec = DataSpec(name="parquet", path=str(tmp_path), num_classes=2, channels=3)
     with pytest.raises(DataError, match=message):
         open_source(spec, tmp_path, "train")
+
+
+def test_a_column_of_no_images_is_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", ["http://example.org/1.png"] * 2, [0, 1])
+    with pytest.raises(DataError, match="image holds string, and an image is encoded bytes"):
+        open_source(DataSpec(name="parquet", path=str(tmp_path), num_classes=2, channels=3), tmp_path, "train")
 
 
 def test_a_null_image_is_named(tmp_path: Path) -> None:
@@ -201,6 +222,15 @@ def test_codes_of_more_or_fewer_images_are_refused(tmp_path: Path) -> None:
             source = folder / f"imagenet256_{part}" / f"{number - 6}.npy"
             (folder / f"imagenet256_{part}" / f"{number}.npy").write_bytes(source.read_bytes())
     given.check_count(6)
+    np.save(folder.with_name("ten_crop_105") / "imagenet256_labels" / "2.npy", np.array([0]))
+    twice = LlamaGenCodes(folder, 2, 49, 32, skip=False)
+    with pytest.raises(
+        DataError, match=r"ten_crop_105/imagenet256_labels/2.npy: says class \[0\], the images' folder 2"
+    ):
+        twice.read(np.array([2]), np.array([2]))
+    (folder.with_name("ten_crop_105") / "imagenet256_codes" / "5.npy").unlink()
+    with pytest.raises(DataError, match="ten_crop_105/imagenet256_codes numbers 5 images and the images' folder has 6"):
+        twice.check_count(6)
 
 
 @pytest.mark.parametrize(

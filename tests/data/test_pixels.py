@@ -51,13 +51,14 @@ def test_numbers_without_a_range_are_refused(kind: type) -> None:
         ("RGBA", 3, "RGBA images are converted to RGB, alpha is dropped"),
         ("LA", 1, "alpha is dropped"),
         ("P", 3, "P images are converted to RGB"),
+        ("LAB", 1, "LAB images are converted to grey"),
         ("1", 1, None),
     ],
 )
 def test_conversions_are_said(mode: str, channels: int, note: str | None) -> None:
     said: list[str] = []
     image = Image.fromarray(np.full((8, 8, 3), 200, dtype=np.uint8)).convert(mode)
-    found = decoded(encoded(image, "PNG"), channels, "x", said.append)
+    found = decoded(encoded(image, "TIFF" if mode == "LAB" else "PNG"), channels, "x", said.append)
     assert abs(int(found[4, 4, 0]) - 200) <= (55 if mode == "1" else 6) and said == ([note] if note else [])
 
 
@@ -113,3 +114,56 @@ def test_what_cannot_be_decoded_is_named(content: bytes, tmp_path: Path) -> None
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match="a.png: cannot be read as an image"):
         decoded(tmp_path / "a.png", 3, str(tmp_path / "a.png"))
+
+
+def png16(shape: tuple[int, ...]) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow reads but does not write."""
+    import struct
+    import zlib
+
+    pixels = np.full(shape, 40_000, dtype=">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    kind = {1: 0, 3: 2, 4: 6}[shape[2]]
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data)) for tag, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_colours_of_sixteen_bits_are_said() -> None:
+    said: list[str] = []
+    ppm = b"P6 4 4 65535\n" + np.full((4, 4, 3), 40_000, dtype=">u2").tobytes()
+    for source in (png16((4, 4, 3)), png16((4, 4, 4)), ppm):
+        said.clear()
+        found = decoded(source, 3, "x", said.append)
+        assert abs(int(found[0, 0, 0]) - 156) <= 1 and said[0] == "colours of 16 bits are cut to their upper 8"
+
+
+def test_a_tiff_whose_zero_is_white_is_no_negative() -> None:
+    half = np.zeros((8, 8), dtype=np.uint16)
+    half[:4] = 65535
+    plain, turned = (encoded(Image.fromarray(half), "TIFF", tiffinfo={262: kind}) for kind in (1, 0))
+    assert decoded(plain, 1, "x")[0, 0, 0] == 255 and decoded(turned, 1, "x")[0, 0, 0] == 0
+
+
+def test_a_tiffs_turn_is_made_and_said() -> None:
+    """By its decoder, in torchvision too."""
+    said: list[str] = []
+    image = Image.fromarray(np.zeros((8, 16, 3), dtype=np.uint8))
+    found = decoded(encoded(image, "TIFF", tiffinfo={274: 6}), 3, "x", said.append)
+    assert (found.shape == (16, 8, 3)) == ("TIFF's orientation is applied" in said)
+
+
+def test_transparency_and_further_frames_are_said(recwarn: pytest.WarningsRecorder) -> None:
+    said: list[str] = []
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
+    decoded(encoded(image, "PNG", transparency=bytes(range(64))), 3, "x", said.append)
+    assert "transparency is dropped" in said and not recwarn.list
+    said.clear()
+    decoded(encoded(image, "TIFF", save_all=True, append_images=[image]), 3, "x", said.append)
+    assert "of several frames or pages only the first is read" in said

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from star.cli.home import export_bundle, import_bundle
 from star.data.folders import Tree
-from star.errors import DataError
+from star.errors import DataError, SpecError
 from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler import manifests
@@ -210,5 +211,86 @@ def test_an_imported_experiment_is_planned_without_its_data(how: str, given: Pat
         found = make_plan(load(one), laptop, None)
         assert [run.key for run in found.runs] == [run.key for run in plan.runs]
         assert found.runs[0].spec.data.train_images < 30 and len(found.missing) == 3
-    assert [note.partition(":")[0] for note in found.found] == ["data.path", "tokenizer.weights", "data.codes"]
-    assert all("counts as what it was when this experiment last ran" in note for note in found.found)
+    assert [note.partition(":")[0] for note in found.assumed] == ["data.path", "tokenizer.weights", "data.codes"]
+    assert all("counts as what it was when this experiment last ran" in note for note in found.assumed)
+
+
+def test_of_two_sets_of_one_name_neither_is_taken_for_the_other(given: Path, tmp_path: Path, later: None) -> None:
+    """With a misspelt path that agrees with both alike, nobody knows which was meant."""
+    sets = {}
+    for name in ("one", "two"):
+        sets[name] = tmp_path / name / "images"
+        shutil.copytree(given, sets[name])
+    replaced(sets["two"] / "a" / "1.png")
+
+    def written(first: Path, second: Path) -> Path:
+        file = experiment(tmp_path, f"name: image-folder, path: {first}")
+        text = file.read_text().replace("rows: [", f"rows: [{{label: second, spec: {{data: {{path: {second}}}}}}}, ")
+        file.write_text(text)
+        return file
+
+    home = Home(tmp_path / "home")
+    ledger = open_ledger(home)
+    plan = make_plan(load(written(sets["one"], sets["two"])), home, ledger)
+    enter(plan, home, ledger, lambda text: None)
+    assert plan.runs[0].sources != plan.runs[1].sources
+    elsewhere = tmp_path / "laptop"
+    moved = make_plan(load(written(elsewhere / "one" / "images", elsewhere / "two" / "images")), home, None)
+    assert [run.sources["data"] for run in moved.runs] == [run.sources["data"] for run in plan.runs]
+    text = written(elsewhere / "one" / "images", elsewhere / "two" / "images").read_text()
+    (tmp_path / "own.yaml").write_text(text.replace("label: second", "label: third"))
+    third = make_plan(load(tmp_path / "own.yaml"), home, None)
+    assert {run.label: run.sources["data"] for run in third.runs}["third"] == "absent", "a new row was never seen"
+
+
+def test_a_look_is_not_older_than_what_it_is_of(given: Path, tmp_path: Path) -> None:
+    """What was just written is not remembered, and what had been seen there before is not told of it."""
+    file = experiment(tmp_path, f"name: image-folder, path: {given}")
+    assert planned(file, tmp_path / "home").found[0].startswith(f"data.path: {given}: 2 classes")
+    shutil.rmtree(given / "b")
+    with pytest.raises(DataError, match="has 1 class folders: a"):
+        planned(file, tmp_path / "home")
+
+
+def test_an_empty_class_folder_or_another_rule_is_looked_at_again(given: Path, tmp_path: Path, later: None) -> None:
+    file = experiment(tmp_path, f"name: image-folder, path: {given}")
+    before = keys(file, tmp_path / "home")
+    (given / "c").mkdir()
+    with pytest.raises(DataError, match="has the class folder c without an image"):
+        planned(file, tmp_path / "home")
+    (given / "c").rmdir()
+    (given / "a" / "1.png").write_bytes(b"no picture")
+    for _ in range(2):
+        plan = planned(file, tmp_path / "home")
+        assert any("a/1.png: cannot be read as an image" in reason for reason in plan.missing)
+        assert not make_plan(load(file, sets=["data.bad_images=skip"]), Home(tmp_path / "home"), None).missing
+    assert plan.runs[0].stages["dataset"] != before["dataset"]
+
+
+def test_rows_of_two_data_sets_are_two_runs_and_resources_are_none(given: Path, tmp_path: Path) -> None:
+    file = experiment(tmp_path, f"name: image-folder, path: {given}")
+    text = file.read_text()
+    file.write_text(text.replace("rows: [", "rows: [{label: second, spec: {resources: {threads: {train: 2}}}}, "))
+    with pytest.raises(SpecError, match="'x' is the same run as 'second'"):
+        load(file)
+    file.write_text(text.replace("rows: [", "rows: [{label: second, spec: {data: {path: /elsewhere}}}, "))
+    assert len(load(file).variants) == 2
+
+
+@pytest.mark.parametrize(
+    "size, count, message",
+    [
+        ((20, 20), 8, "generate.samples: .* has images of 20 x 20 pixels, the data's are 16 x 16"),
+        ((16, 16), 3, "generate.samples: .* has 3 images, and precision and recall with score.neighbours: 3 need more"),
+    ],
+)
+def test_given_samples_are_looked_at(
+    size: tuple[int, int], count: int, message: str, given: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for i in range(count):
+        Image.new("RGBA", size, (i, 0, 0, 9)).save(folder / f"{i}.png")
+    file = experiment(tmp_path, f"name: image-folder, path: {given}")
+    with pytest.raises(DataError, match=message):
+        make_plan(load(file, sets=[f"generate.samples={folder}"]), Home(tmp_path / "home"), None)
