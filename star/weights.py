@@ -96,6 +96,8 @@ def _reason(error: Exception) -> str:
             f"it holds other Python objects than tensors and plain values{what}, or is no torch file; nothing in it is executed: load it "
             "where you trust it, and save its state dict alone"
         )
+    if "inline_container" in text or "PytorchStreamReader" in text:
+        return "it is a zip archive, whole or not, without torch's weights in it; give a .pt or a .safetensors"
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
@@ -120,6 +122,11 @@ def load_state(path: Path, first: str | None = None) -> dict[str, Tensor]:
     ):
         raise DataError(
             f"{shown(path)}: holds no weights; legal are a state dict, or one under {', '.join(LAYOUTS)}, as in LlamaGen's files."
+        )
+    twice = [key for key in content if _bare(key) != key and _bare(key) in content]
+    if twice:
+        raise DataError(
+            f"{shown(path)}: holds both {twice[0]} and {_bare(twice[0])}, and nothing says which counts; keep one."
         )
     return {_bare(key): value for key, value in content.items()}
 

@@ -276,3 +276,15 @@ def test_sparse_weights_are_refused(tmp_path: Path) -> None:
     torch.save({"model": state | {"norm.weight": state["norm.weight"].to_sparse()}}, tmp_path / "w.pt")
     with pytest.raises(DataError, match="norm.weight is a sparse tensor; save it dense"):
         initial_model(spec)
+
+
+def test_archives_and_keys_that_stand_twice_are_refused(tmp_path: Path) -> None:
+    numpy.savez(tmp_path / "w.pt.npz", a=numpy.ones(3))
+    (tmp_path / "w.pt.npz").rename(tmp_path / "w.pt")
+    with pytest.raises(
+        DataError, match="w.pt: cannot be read as weights: it is a zip archive, whole or not, without torch's"
+    ):
+        load_weights(tmp_path / "w.pt")
+    torch.save({"a": torch.ones(1), "module.a": torch.zeros(1)}, tmp_path / "twice.pt")
+    with pytest.raises(DataError, match="holds both module.a and a, and nothing says which counts"):
+        load_state(tmp_path / "twice.pt")

@@ -187,6 +187,8 @@ class World:
                 if known := misnamed(path):
                     raise DataError(f"{field_}: {shown(given)}: {known}.")
                 return self.manifests.file(path)[:16]
+            if path.is_dir():
+                raise DataError(f"{field_}: {shown(given)} is a folder; give the file.")
             if reason:
                 self._lacks(reason)
             before = self.manifests.known(path)

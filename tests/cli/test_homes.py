@@ -47,7 +47,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def looking(lab: Lab, elsewhere: Path) -> list[list[str]]:
     """Commands that only look."""
-    key = lab.plan().runs[0].key if os.access(lab.path, os.W_OK) else next(lab.path.glob("jobs/probe-*")).name
+    key = next(lab.path.glob("jobs/probe-*")).name  # without a ledger of this process, which would hold files open
     return [
         ["status"],
         ["show", key],
@@ -114,9 +114,7 @@ def test_readers_leave_nothing_behind(lab: Lab, say: Say, tmp_path: Path) -> Non
     before = content(lab.path)
     for command in commands:
         assert say(*command, "--home", lab.path)[0] == 0
-    assert content(lab.path).keys() - before.keys() <= set() and all(
-        before[k] == v for k, v in content(lab.path).items()
-    )
+    assert content(lab.path) == before
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", 'it\'s "here"', "new\nline", "semi;colon & ünï"])

@@ -243,10 +243,13 @@ def test_of_two_sets_of_one_name_neither_is_taken_for_the_other(given: Path, tmp
     assert {run.label: run.sources["data"] for run in third.runs}["third"] == "absent", "a new row was never seen"
 
 
-def test_a_look_is_not_older_than_what_it_is_of(given: Path, tmp_path: Path) -> None:
+def test_a_look_is_not_older_than_what_it_is_of(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was just written is not remembered, and what had been seen there before is not told of it."""
     file = experiment(tmp_path, f"name: image-folder, path: {given}")
-    assert planned(file, tmp_path / "home").found[0].startswith(f"data.path: {given}: 2 classes")
+    with monkeypatch.context() as patched:  # the first look is at files that have stood for a while
+        now = manifests.time.time
+        patched.setattr(manifests.time, "time", lambda: now() + 10)
+        assert planned(file, tmp_path / "home").found[0].startswith(f"data.path: {given}: 2 classes")
     shutil.rmtree(given / "b")
     with pytest.raises(DataError, match="has 1 class folders: a"):
         planned(file, tmp_path / "home")
