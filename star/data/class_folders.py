@@ -29,15 +29,8 @@ class ClassFolders:
         """
         where = shown(tree.root)
         if not any(tree.folders.values()):
-            raise DataError(
-                "; ".join(
-                    [
-                        f"data.path: {where} holds no image ({', '.join(EXTENSIONS)})",
-                        *tree.notes(),
-                        "give one with one subfolder per class.",
-                    ]
-                )
-            )
+            nothing = f"data.path: {where} holds no image ({', '.join(EXTENSIONS)})"
+            raise DataError("; ".join((nothing, *tree.notes(), "give one with one subfolder per class.")))
         splits = _splits(tree, spec, where)
         base = splits.train or ""
         classes = list(tree.classes(base))
