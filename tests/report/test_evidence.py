@@ -101,7 +101,8 @@ def test_a_curve_counts_when_its_job_has_ended(study: Study) -> None:
 
 def test_given_images_have_no_training(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    Image.new("RGB", (28, 28)).save(tmp_path / "images" / "one.png")
+    for i in range(4):
+        Image.new("RGB", (28, 28)).save(tmp_path / "images" / f"{i}.png")
     samples = STUDY.replace("quoted: true", f"spec: {{generate: {{samples: {tmp_path / 'images'}}}}}")
     study = Study(tmp_path, samples + TABLE)
     study.put("theirs", FD, 4.0)
