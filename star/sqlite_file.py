@@ -20,6 +20,8 @@ from sqlalchemy import URL
 
 TIMEOUT = 30.0
 """Seconds for which a writer is waited for."""
+DAMAGED = ("malformed", "not a database", "no such table", "no such column", "encrypted")
+"""What SQLite says of a file that is none of its own, or not whole; a lock or a disk that fails is not that."""
 LOOKED_AT = "select count(*) from sqlite_master"
 
 
@@ -73,8 +75,17 @@ def put_aside(path: Path, folder: Path) -> Path:
     return target
 
 
+def is_damage(said: str) -> bool:
+    """Whether an error of SQLite means that the file is damaged, and not only that it cannot be had now."""
+    return any(sign in said for sign in DAMAGED)
+
+
 def damage(path: Path) -> str | None:
-    """What is wrong with a database's file, by SQLite's own check; None where it is sound, or not there."""
+    """What is wrong with a database's file, by SQLite's own check; None where it is sound, or not there.
+
+    Raises:
+        sqlite3.Error: it cannot be had now, as when it is locked: nobody knows.
+    """
     if not path.exists():
         return None
     if not path.is_file():
@@ -86,6 +97,8 @@ def damage(path: Path) -> str | None:
         finally:
             connection.close()
     except sqlite3.Error as error:
+        if not is_damage(str(error)):
+            raise
         return str(error)
     return None if found == "ok" else found.splitlines()[-1]
 

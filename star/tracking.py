@@ -20,8 +20,8 @@ from urllib.parse import urlparse
 
 from sqlalchemy import make_url
 
-from star.errors import DamagedError
-from star.sqlite_file import connect_to_read, url_of
+from star.errors import DamagedError, LedgerError
+from star.sqlite_file import connect_to_read, is_damage, url_of
 from star.words import shown
 
 MLFLOW_EXPERIMENT = "star"
@@ -175,6 +175,8 @@ def check_store(path: Path) -> None:
         finally:
             connection.close()
     except sqlite3.Error as error:
+        if path.is_file() and not is_damage(str(error)):  # locked, or not ours to read: it stays where it is
+            raise LedgerError(f"MLflow's database {shown(path)} cannot be read now: {error}; try again.") from None
         raise DamagedError(f"MLflow's database {shown(path)} is damaged ({error})", REFILL) from None
     known = _migrations()
     if version is None or (known and version[0] not in known):

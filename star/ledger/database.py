@@ -20,14 +20,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 
 from star.errors import DamagedError, LedgerError
 from star.ledger.tables import metadata
-from star.sqlite_file import connect_to_read, url_of
+from star.sqlite_file import connect_to_read, is_damage, url_of
 from star.words import shown
 
 HEAD = "0002"
 """The newest migration. Here, so that readers need no Alembic to know it."""
 URL_VARIABLE = "STAR_LEDGER_URL"
-DAMAGED = ("malformed", "not a database", "no such table", "no such column", "encrypted")
-"""What SQLite says of a file that is none of its own, or not whole."""
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -170,7 +168,7 @@ class Database:
             try:
                 return once()
             except (OperationalError, InterfaceError, DBAPIError) as error:
-                if any(sign in _said(error) for sign in DAMAGED) or (self.file and self.file.is_dir()):
+                if is_damage(_said(error)) or (self.file and self.file.is_dir()):
                     if self.to_read and not again:  # a writer may have come between two looks at the file
                         again = True
                         time.sleep(0.1)

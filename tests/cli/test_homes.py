@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from star import sqlite_file
 from star.cli.failures import guarded
 from star.cli.main import cli
 from star.rundir import Home
@@ -195,6 +196,23 @@ def test_a_damaged_ledger_names_its_remedy_which_works(damage: str, lab: Lab, sa
     assert code == 0 and "put aside as" in said and list((lab.path / "aside").glob("ledger.sqlite.*"))
     code, said = say("status", "--home", lab.path)
     assert code == 0 and "many" in said
+
+
+@pytest.mark.parametrize("name", ["ledger.sqlite", "mlflow.sqlite"])
+def test_a_database_that_is_only_locked_is_never_put_aside(
+    name: str, lab: Lab, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds it is at work on it."""
+    monkeypatch.setattr(sqlite_file, "TIMEOUT", 0.1)
+    changed("pragma journal_mode=delete")(lab.path / name)
+    held = sqlite3.connect(lab.path / name, isolation_level=None)
+    held.execute("begin exclusive")
+    try:
+        code, said = say("reindex", "--mlflow", "--home", lab.path)
+    finally:
+        held.close()
+    assert code == 2 and "locked" in said and "damaged" not in said, said
+    assert (lab.path / name).is_file() and not list(lab.path.glob("aside/*"))
 
 
 def test_a_ledger_of_another_version_is_left_alone(lab: Lab, say: Say) -> None:
