@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from star.data.folders import State, Tree
 from star.data.splits import Found
@@ -66,22 +67,25 @@ class Manifests:
 
     def known(self, path: Path, how: str = "content") -> str | None:
         """The last fingerprint of what was at `path`, which need not be there any more."""
-        found = read_json(self._place(path, how))
-        return None if not found else str(found["fingerprint"])
+        found = _header(self._place(path, how))
+        return str(found["fingerprint"]) if found else None
 
     def found(self, path: Path, how: str, asked: str) -> Found | None:
         """What a look into `path` with the spec `asked` had found, when it was as it was last fingerprinted."""
         place = self._place(path, how)
-        header = read_json(place) or {}
+        header = _header(place)
         if self._now.get(place, header.get("state")) != header.get("state"):
             return None
         known = header.get("found", {}).get(asked)
-        return None if known is None else Found(**known)
+        try:
+            return None if known is None else Found(**known)
+        except TypeError:  # another version's, or damaged: it is looked at again
+            return None
 
     def keep_found(self, path: Path, how: str, asked: str, found: Found) -> None:
         """Remember it."""
         place = self._place(path, how)
-        known = read_json(place)
+        known = _header(place)
         if known and known["state"] == self._now.get(place):
             known["found"][asked] = asdict(found)
             with suppress(OSError):
@@ -99,16 +103,17 @@ class Manifests:
     def _of(self, path: Path, how: str, entries: Mapping[str, State], beside: str = "") -> str:
         place = self._place(path, how)
         state = self._now[place] = _digest(entries, beside)
-        known = read_json(place)
+        known = _header(place)
         if known and known["state"] == state:
             return str(known["fingerprint"])
+        newest = max((entry[2] for entry in entries.values()), default=0) / 1e9
+        settled = time.time() - newest > SETTLED  # before they are read: what changes meanwhile has another state
         if how == "sizes":
             sums = {name: str(entry[0]) for name, entry in entries.items()}
         else:
             sums = _sums(path, entries, _remembered(place))
         fingerprint = sums[""] if "" in sums else _fingerprint(sums)
-        newest = max((entry[2] for entry in entries.values()), default=0) / 1e9
-        if time.time() - newest > SETTLED:
+        if settled:
             self._keep(place, path, how, state, fingerprint, entries, sums)
         return fingerprint
 
@@ -131,6 +136,15 @@ class Manifests:
             self.folder.mkdir(exist_ok=True)
             write_bytes(_table(place), "".join(f"{line}\n" for line in lines).encode(), durable=False)
             write_json(place, header, durable=False)
+
+
+def _header(place: Path) -> dict[str, Any]:
+    """What is known of an input; empty where nothing is, or it is damaged."""
+    found = read_json(place)
+    whole = (
+        isinstance(found, dict) and {"state", "fingerprint"} <= found.keys() and isinstance(found.get("found"), dict)
+    )
+    return found if whole else {}
 
 
 def _table(place: Path) -> Path:

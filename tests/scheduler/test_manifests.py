@@ -80,6 +80,17 @@ def test_only_what_has_changed_is_read_again(given: Path, later: None, reads: li
     assert Manifests(home).tree(Tree.of(given, states=True)) != second
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"state": "x"}', '{"state": "x", "fingerprint": "y", "found": 3}'])
+def test_a_damaged_manifest_is_made_again(text: str, given: Path, later: None, reads: list[str]) -> None:
+    home = Home(given.parent / "home")
+    first = Manifests(home).tree(Tree.of(given, states=True))
+    for file in home.manifests.iterdir():
+        file.write_text(text)
+    found = Manifests(home)
+    assert found.known(given) is None and found.found(given, "content", "x") is None
+    assert found.tree(Tree.of(given, states=True)) == first and len(reads) == 60
+
+
 def test_names_and_sizes_alone(given: Path, later: None, reads: list[str]) -> None:
     found = Manifests(Home(given.parent / "home"))
     first = found.tree(Tree.of(given, states=True), "sizes")
