@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
-import subprocess
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any
 
 import star
 from star.rundir import Home, read_json, write_json
+from star.scheduler.commit import commit_of
 
 ORIGIN = "origin.json"
 DIFF = "changes.diff"
-PACKAGE = Path(star.__file__).parent
+PACKAGE = Path(star.__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,17 @@ class Snapshot:
 
 def take(home: Home) -> Snapshot:
     """The snapshot of the code as it is now; copied unless it is there already."""
-    files = sorted(path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    contents = {path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in files}
+    contents = _contents(PACKAGE)
     digest = _digest(contents)
     path = home.code / digest
     origin = read_json(path / ORIGIN)
     if origin is None:
         shutil.rmtree(path, ignore_errors=True)  # half of one that somebody copied here
         _write(path, contents, digest)
-    elif origin["dirty"] and not _git()[1]:  # the same code has been committed since
-        write_json(path / ORIGIN, {**origin, "commit": _git()[0], "dirty": False, "diff": None})
+    elif origin["dirty"] or origin["commit"] is None:
+        commit = commit_of(PACKAGE, contents)
+        if commit is not None and not commit.diff:  # the same code has been committed since
+            write_json(path / ORIGIN, {**origin, "commit": commit.name, "dirty": False, "diff": None})
     return Snapshot(path, read_json(path / ORIGIN))
 
 
@@ -61,7 +62,8 @@ def _write(path: Path, contents: dict[str, bytes], digest: str) -> None:
         target = new / "star" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    commit, diff = _git()
+    commit = commit_of(PACKAGE, contents)
+    diff = commit.diff if commit else ""
     (new / DIFF).write_text(diff)
     lock = PACKAGE.parent / "requirements.lock"
     packages = sorted({f"{found.name}=={found.version}" for found in importlib.metadata.distributions()})
@@ -69,7 +71,7 @@ def _write(path: Path, contents: dict[str, bytes], digest: str) -> None:
     origin = {
         "version": star.__version__,
         "digest": digest,
-        "commit": commit,
+        "commit": commit.name if commit else None,
         "dirty": bool(diff),
         "diff": hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None,
         "environment": hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16],
@@ -82,38 +84,28 @@ def _write(path: Path, contents: dict[str, bytes], digest: str) -> None:
         shutil.rmtree(new)
 
 
-def _git() -> tuple[str | None, str]:
-    """The commit, and what the package differs by; (None, "") when it is in no repository."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=PACKAGE, check=True, capture_output=True, text=True, timeout=20, errors="replace"
-        ).stdout
-
-    try:
-        commit = git("rev-parse", "HEAD").strip()
-        diff = git("diff", "HEAD", "--", ".")
-        untracked = git("ls-files", "--others", "--exclude-standard", "--", ".").split("\n")
-        return commit, diff + "".join(_as_new(name) for name in untracked if name)
-    except (OSError, subprocess.SubprocessError):
-        return None, ""
-
-
-def _as_new(name: str) -> str:
-    text = (PACKAGE / name).read_text(errors="replace")
-    return f"--- /dev/null\n+++ b/star/{name}\n" + "".join(f"+{line}\n" for line in text.splitlines())
-
-
 def digest_of(path: Path) -> str:
     """What a snapshot's folder has to be called, by its contents."""
-    package = path / "star"
-    files = sorted(found for found in package.rglob("*") if found.is_file() and "__pycache__" not in found.parts)
-    return _digest({found.relative_to(package).as_posix(): found.read_bytes() for found in files})
+    return _digest(_contents(path / "star"))
+
+
+def _contents(package: Path) -> dict[str, bytes]:
+    """Every file of a package that can be read; what cannot be read cannot run either."""
+    found = {}
+    for path in sorted(package.rglob("*")):
+        name = path.relative_to(package)
+        if not path.is_file() or not {"__pycache__", ".git"}.isdisjoint(name.parts):
+            continue
+        try:
+            found[name.as_posix()] = path.read_bytes()
+        except OSError:
+            continue
+    return found
 
 
 def _digest(contents: dict[str, bytes]) -> str:
     whole = hashlib.sha256()
     for name, content in contents.items():
-        whole.update(f"{name}\0{len(content)}\0".encode())
+        whole.update(os.fsencode(name) + f"\0{len(content)}\0".encode())
         whole.update(content)
     return whole.hexdigest()[:16]
