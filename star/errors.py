@@ -14,7 +14,7 @@ class DataError(StarError):
 
 
 class Stopped(Exception):
-    """A worker was asked to stop and has saved its state; no error."""
+    """A worker was asked to stop, and did; no error. The message says what becomes of its work."""
 
 
 class NotFoundError(StarError):

@@ -32,7 +32,7 @@ PROBE = 1 << 16
 """Bytes that are written to see whether there is room."""
 DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED = 0, 2, 3, 70, 74, 75
 """Exit codes of a worker: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no
-space left on the disk; stopped on request, state saved."""
+space left on the disk; stopped on request."""
 REMOVED = ".removed"
 """In an `out` folder: its large files were removed, and are made again when somebody needs them."""
 STOPPED = "Stopped"

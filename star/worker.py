@@ -3,7 +3,7 @@
 Reads job.json, runs the stage, moves its output into place, writes result.json last. Knows neither ledger nor tracker.
 
 Exit codes: 0 done; 2 the user's mistake; 3 another worker holds this job, or a newer attempt has begun; 70 failed; 74 the
-disk is full; 75 stopped on request, state saved.
+disk is full; 75 stopped on request.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ class _Stop:
 def _failed(error: Exception, job_dir: JobDir) -> int:
     stopped, user = isinstance(error, Stopped), isinstance(error, StarError)
     if stopped:
-        log.info("stopped on request; the state is saved")
+        log.info("stopped on request: %s", error)
     else:
         log.error("%s", error if user else traceback.format_exc())
-    text = str(error) if user else "".join(traceback.format_exception_only(error)).strip()
+    text = str(error) if user or stopped else "".join(traceback.format_exception_only(error)).strip()
     full = _is_disk_full(error)
     try:
         if not job_dir.failure.exists():  # of several processes the first tells why; the others only lost a peer
@@ -135,6 +135,8 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     import torch
 
     from star.ranks import join, leave
+    from star.spec.graph import STAGES as STEPS_OF
+    from star.spec.graph import goes_on
     from star.spec.run import RunSpec
     from star.stages import STAGES, Context
 
@@ -151,7 +153,10 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
         shutil.rmtree(job_dir.scratch, ignore_errors=True)
         job_dir.scratch.mkdir()
     metrics = MetricLog(job_dir.metrics) if ranks.first else None
-    stop_here = stop if job["stage"] != "train" else lambda: False  # the trainer saves first, on all ranks at once
+    saves = (
+        STEPS_OF[job["stage"]].keeps == "checkpoints"
+    )  # such a stage stops by itself: it saves first, on all ranks at once
+    progress = _Progress(job_dir if ranks.first else None, (lambda: False) if saves else stop, goes_on(job["stage"]))
     result = STAGES[job["stage"]](
         Context(
             spec=spec,
@@ -164,7 +169,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
             threads=threads,
             ranks=ranks,
             record=metrics.record if metrics else lambda step, values: None,
-            progress=_Progress(job_dir if ranks.first else None, stop_here),
+            progress=progress,
             stop=stop,
         )
     )
@@ -213,7 +218,8 @@ class _Progress:
     """Writes progress.json (without a job folder nothing), not more often than PROGRESS_EVERY; ends the stage when it is
     asked to stop."""
 
-    def __init__(self, job_dir: JobDir | None, stop: Callable[[], bool]) -> None:
+    def __init__(self, job_dir: JobDir | None, stop: Callable[[], bool], next_time: str) -> None:
+        self.next_time = next_time
         self.path = job_dir.progress if job_dir else None
         self.stop = stop
         self.started = time.time()
@@ -222,7 +228,7 @@ class _Progress:
 
     def __call__(self, done: int, total: int) -> None:
         if self.stop():
-            raise Stopped
+            raise Stopped(f"it {self.next_time}")
         now = time.time()
         self.first = done if self.first is None else self.first
         if self.path is not None and (now >= self.next or done == total):

@@ -28,6 +28,8 @@ test_odd_names""".split()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no test process is left alone with one of them at the end."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 

@@ -16,12 +16,15 @@ import psutil
 import pytest
 import torch
 
-from star.errors import DataError
+from star.checkpoint import Checkpoints
+from star.errors import DataError, Stopped
 from star.rundir import DONE, PREEMPTED, STOPPED, JobDir
+from star.scheduler.policies import advice, attempts
+from star.spec.graph import STAGES as GRAPH
+from star.spec.graph import goes_on
 from star.spec.run import RunSpec
 from star.stages import STAGES
-from star.train.checkpoint import Checkpoints
-from star.worker import check_result
+from star.worker import _Progress, check_result
 from tests.helpers import ROOT, context, job_in, start_worker, tiny, work
 
 IMAGES = 1100
@@ -47,7 +50,12 @@ def made(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job_of(made: Path, folder: Path, stage: str, processes: int = 1, spec: RunSpec = SPEC) -> JobDir:
-    inputs = {"encode": ["dataset", "tokenizer"], "train": ["encode"], "generate": ["train", "tokenizer"]}[stage]
+    inputs = {
+        "tokenizer": ["dataset"],
+        "encode": ["dataset", "tokenizer"],
+        "train": ["encode"],
+        "generate": ["train", "tokenizer"],
+    }[stage]
     return job_in(folder, stage, spec, processes, **{name: made / name for name in inputs})
 
 
@@ -59,27 +67,34 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def killed_until_done(job: JobDir, rng: random.Random, kills: int, between: tuple[float, float]) -> int:
+def signs(job: JobDir) -> int:
+    """How much work has left a trace: recorded steps and finished shards."""
+    lines = job.metrics.read_bytes().count(b"\n") if job.metrics.exists() else 0
+    return lines + sum(1 for _ in job.checkpoints.glob("**/*.shards/*"))
+
+
+def killed_until_done(job: JobDir, rng: random.Random, kills: int, most: int) -> int:
     """Start a worker again and again; the first `kills` are killed, all of their processes or one of them.
 
-    A moment is a number of seconds after the attempt has begun to work. Returns how many were killed in the middle.
+    A moment is up to `most` signs of new work after the attempt has begun, and a few milliseconds. Returns how many were
+    killed in the middle.
     """
     hit = 0
     for _ in range(kills):
-        worker, known = start_worker(job), job.log.stat().st_size if job.log.exists() else 0
+        known = job.log.stat().st_size if job.log.exists() else 0
+        before, worker = signs(job), start_worker(job)
+        wanted = before + rng.randint(0, most)
         until(lambda: b" pid " in job.log.read_bytes()[known:] or worker.poll() is not None)  # noqa: B023
-        try:
-            worker.wait(timeout=rng.uniform(*between))
-        except Exception:
-            victims = family(worker.pid)
-            chosen = victims if rng.random() < 0.5 else [rng.choice(victims)]
-            for process in chosen:
-                process.send_signal(signal.SIGKILL)
-            worker.wait(timeout=200)
-            psutil.wait_procs(victims, timeout=200)
-            hit += not job.result.exists()
+        until(lambda: signs(job) >= wanted or worker.poll() is not None)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.03))  # anywhere inside a step
+        victims = family(worker.pid)
+        for process in victims if rng.random() < 0.5 or len(victims) < 2 else [rng.choice(victims)]:
+            process.send_signal(signal.SIGKILL)
+        worker.wait(timeout=200)
+        psutil.wait_procs(victims, timeout=200)
         if job.result.exists():
             return hit
+        hit += 1
     assert work(job) == DONE, job.log.read_text()[-3000:]
     return hit
 
@@ -106,10 +121,55 @@ def state(job: JobDir) -> dict[str, torch.Tensor]:
 
 def test_training_killed_at_random_is_bit_identical(made: Path, tmp_path: Path) -> None:
     job = job_of(made, tmp_path / "job", "train")
-    assert killed_until_done(job, random.Random(0), kills=4, between=(0.3, 1.8)) >= 1
+    assert killed_until_done(job, random.Random(0), kills=3, most=8) == 3
     assert losses(job) == losses(JobDir(made / "train"))
     expected = state(JobDir(made / "train"))
     assert all(torch.equal(value, expected[key]) for key, value in state(job).items())
+
+
+def test_a_tokenizer_killed_at_random_is_bit_identical(made: Path, tmp_path: Path) -> None:
+    """Also between a restart of unused codes, which draws, and the next checkpoint."""
+    spec = tiny(data__train_images=IMAGES, tokenizer__steps=200, tokenizer__restart_every=7)
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"checkpoint_every": 9})})
+    undisturbed = job_of(made, tmp_path / "undisturbed", "tokenizer", spec=spec)
+    assert work(undisturbed) == DONE, undisturbed.log.read_text()[-3000:]
+    job = job_of(made, tmp_path / "job", "tokenizer", spec=spec)
+    assert killed_until_done(job, random.Random(1), kills=3, most=6) == 3
+    assert losses(job) == losses(undisturbed) and len(losses(job)) == 20
+    first, second = (torch.load(one.out / "vq.pt", weights_only=True) for one in (undisturbed, job))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "encode"])
+def test_what_is_said_to_be_saved_is_saved(made: Path, tmp_path: Path, stage: str) -> None:
+    spec = SPEC.model_copy(update={"tokenizer": SPEC.tokenizer.model_copy(update={"steps": 300})})
+    job = job_of(made, tmp_path / "job", stage, spec=spec)
+    worker = start_worker(job)
+    until(lambda: signs(job) > 0 or worker.poll() is not None)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=200) == PREEMPTED, job.log.read_text()[-3000:]
+    failure = json.loads(job.failure.read_text())
+    assert failure["class"] == STOPPED and not failure["user"]
+    if stage == "tokenizer":
+        assert failure["message"] == f"the state after step {newest(job)} is saved" and newest(job) >= 10
+    else:
+        assert failure["message"] == "it goes on after the shards that are finished" and signs(job) > 0
+    assert f"stopped on request: {failure['message']}" in job.log.read_text()
+
+
+def test_a_stage_that_keeps_nothing_says_that_it_begins_again(tmp_path: Path) -> None:
+    for stage, declared in GRAPH.items():
+        words = goes_on(stage)
+        assert (words == "begins again") == (declared.keeps is None)
+        with pytest.raises(Stopped, match=f"it {words}"):
+            _Progress(job_in(tmp_path / stage, stage, SPEC), lambda: True, words)(1, 2)
+    assert advice("preempted", "score", "abc") == "by itself it begins again"
+    assert advice("timeout", "train", "abc").startswith("it goes on from its last checkpoint; raise resources.minutes")
+    assert (attempts("timeout", "probe"), attempts("timeout", "tokenizer"), attempts("preempted", "probe")) == (
+        0,
+        20,
+        None,
+    )
 
 
 def test_two_ranks_killed_at_random(made: Path, tmp_path: Path) -> None:
@@ -117,7 +177,7 @@ def test_two_ranks_killed_at_random(made: Path, tmp_path: Path) -> None:
     parallel = "fsdp"  # copies (ddp) are the easier case, and part of the next test
     resources = SPEC.resources.model_copy(update={"parallel": parallel, "validate_every": 40})
     job = job_of(made, tmp_path / "job", "train", processes=2, spec=SPEC.model_copy(update={"resources": resources}))
-    killed_until_done(job, random.Random(parallel), kills=1, between=(0.2, 1.5))
+    assert killed_until_done(job, random.Random(parallel), kills=1, most=8) == 1
     alone = losses(JobDir(made / "train"))
     assert losses(job) == pytest.approx(alone, rel=2e-3)
     expected = state(JobDir(made / "train"))
@@ -141,6 +201,7 @@ def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(made: Path, tm
         if worker.wait(timeout=200) == DONE:
             break
         assert worker.returncode == PREEMPTED, job.log.read_text()[-3000:]
+        assert f"the state after step {newest(job)} is saved" == json.loads(job.failure.read_text())["message"]
     else:
         assert work(job) == DONE, job.log.read_text()[-3000:]
     assert losses(job) == pytest.approx(alone, rel=2e-3)
@@ -180,7 +241,7 @@ def newest(job: JobDir) -> int:
 def test_encode_killed_at_random_has_the_same_codes(made: Path, tmp_path: Path) -> None:
     processes = 2
     job = job_of(made, tmp_path / "job", "encode", processes)
-    killed_until_done(job, random.Random(processes), kills=2, between=(0.3, 1.2))
+    killed_until_done(job, random.Random(processes), kills=2, most=2)
     for name in ("train/codes.npy", "train/labels.npy", "test/codes.npy", "test/labels.npy"):
         np.testing.assert_array_equal(np.load(job.out / name), np.load(made / "encode" / "out" / name))
     assert not job.checkpoints.exists()
@@ -206,7 +267,7 @@ def test_a_shard_that_was_damaged_between_attempts_is_encoded_again(made: Path, 
 def test_generate_killed_at_random_has_the_same_images(made: Path, tmp_path: Path) -> None:
     processes = 2
     job = job_of(made, tmp_path / "job", "generate", processes)
-    killed_until_done(job, random.Random(processes), kills=2, between=(0.3, 1.5))
+    killed_until_done(job, random.Random(processes), kills=2, most=2)
     np.testing.assert_array_equal(np.load(job.out / "images.npy"), np.load(made / "generate" / "out" / "images.npy"))
 
 

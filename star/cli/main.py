@@ -213,7 +213,7 @@ def retry(keys: tuple[str, ...], experiment: str | None, failed: bool, home: Pat
 @EXPERIMENT
 @HOME
 def cancel(keys: tuple[str, ...], experiment: str | None, home: Path) -> None:
-    """Take jobs out of the queue, and have running ones save their state and stop. What other runs need goes on."""
+    """Take jobs out of the queue, and stop running ones: training saves its state first. What other runs need goes on."""
     from star.cli.verbs import cancel_jobs
 
     cancel_jobs(home, keys, experiment)

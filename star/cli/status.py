@@ -280,7 +280,7 @@ def _job_lines(job: dict[str, Any]) -> Iterator[str]:
         first, *rest = job["error"].splitlines()
         yield f"          {job['error_class']}: {first}"
         yield from (f"            {line}" for line in rest[-5:])
-        yield f"          {advice(job['why'], job['key'])}"
+        yield f"          {advice(job['why'], job['stage'], job['key'])}"
 
 
 def show_key(path: Path, prefix: str, as_json: bool) -> None:

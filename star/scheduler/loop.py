@@ -158,7 +158,7 @@ class Scheduler(Overseer):
         return max(0.0, seconds if due is None else min(seconds, due - time.time()))
 
     def _interrupted(self, board: Board) -> None:
-        """Ask the workers of this machine to save their state, and wait for them; what an engine runs goes on."""
+        """Ask the workers of this machine to stop, and wait for them; what an engine runs goes on."""
         if self.executor.queues:
             count = len(board.running)
             self.say(

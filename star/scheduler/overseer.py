@@ -16,7 +16,7 @@ from star.scheduler.board import Board
 from star.scheduler.executor import Executor, Exit, Watched
 from star.scheduler.failures import Failure, classify, failures_since_asked
 from star.scheduler.leases import Lease
-from star.scheduler.policies import CANCEL, pause
+from star.scheduler.policies import CANCEL, advice, attempts, pause
 
 REFRESH = 1.0
 """Seconds between looks at what others did to the ledger."""
@@ -171,7 +171,8 @@ class Overseer:
         before = failures_since_asked(self.ledger.history(job.key), kind)
         reason = f"{kind}: {failure.message}"
         where = f"{job.stage} {job.key}  {job.label}"
-        if policy.after == QUEUED and (policy.attempts is None or before < policy.attempts):
+        most = attempts(kind, job.stage)
+        if policy.after == QUEUED and (most is None or before < most):
             wait = pause(policy, before)
             if self._moved(board, job, QUEUED, kind, reason, not_before=time.time() + wait if wait else None):
                 again = f"queued again{f' in {wait:.0f} s' if wait else ''}"
@@ -182,7 +183,9 @@ class Overseer:
             reason += f" ({before + 1} times)"
         fields: dict[str, Any] = {"error_class": failure.name, "error": failure.text}
         if self._moved(board, job, after, kind, reason, **fields):
-            self.say(f"{after.upper():<8} {where}  {failure.name}: {failure.message}\n         {policy.advice}")
+            self.say(
+                f"{after.upper():<8} {where}  {failure.name}: {failure.message}\n         {advice(kind, job.stage, job.key)}"
+            )
 
     def _moved(self, board: Board, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
         """Move a job; when another was first, look what it did."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from star.ledger.states import CANCELLED, FAILED, QUEUED
+from star.spec.graph import STAGES, goes_on
 
 PREEMPTION, TIMEOUT, MEMORY, DISK, NUMBERS, INFRASTRUCTURE, DEATH, USER, BUG, CANCELLATION, WAITING = (
     *("preempted", "timeout", "out_of_memory", "disk_full", "nan", "infrastructure"),
@@ -28,11 +29,9 @@ class Policy:
 
 
 POLICIES: dict[str, Policy] = {
-    PREEMPTION: Policy(QUEUED, None, 0, "it goes on from its last checkpoint by itself"),
+    PREEMPTION: Policy(QUEUED, None, 0, "by itself it AGAIN"),
     WAITING: Policy(QUEUED, None, 1, "an older worker still holds the job; it is looked at again"),
-    TIMEOUT: Policy(
-        QUEUED, 20, 0, "it goes on from its last checkpoint; raise resources.minutes if that happens often"
-    ),
+    TIMEOUT: Policy(QUEUED, 20, 0, "it AGAIN; raise resources.minutes if that happens often"),
     MEMORY: Policy(
         QUEUED,
         3,
@@ -70,10 +69,15 @@ PAUSE_LIMIT = 600.0
 """Seconds; pauses are doubled up to it."""
 
 
-def advice(why: str | None, key: str) -> str:
+def advice(why: str | None, stage: str, key: str) -> str:
     """What to do about a job that ended for this reason; nothing where nothing failed."""
     policy = POLICIES.get(why or "")
-    return policy.advice.replace("KEY", key[:8]) if policy else ""
+    return policy.advice.replace("KEY", key[:8]).replace("AGAIN", goes_on(stage)) if policy else ""
+
+
+def attempts(kind: str, stage: str) -> int | None:
+    """Failures of a class that are tried again. A stage that keeps nothing would need the same time again and run out of it again."""
+    return 0 if kind == TIMEOUT and STAGES[stage].keeps is None else POLICIES[kind].attempts
 
 
 def pause(policy: Policy, before: int) -> float:

@@ -24,6 +24,7 @@ from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.scheduler.slurm_task import Attempt
 from star.scheduler.squeue import Seen, accounted, ask, by_name, by_number
+from star.spec.graph import STAGES
 from star.spec.resources import ResourceSpec
 
 HOST = "@slurm"
@@ -105,7 +106,8 @@ class SlurmExecutor:
             token = {"name": name, "index": index if len(starts) > 1 else None, "start": start.name}
             write_json(start.job.path / TOKEN, token)
         try:
-            executor = submitit.SlurmExecutor(self.folder, max_num_timeout=first.resources.slurm.timeouts)
+            again = first.resources.slurm.timeouts if STAGES[first.stage].keeps else 0
+            executor = submitit.SlurmExecutor(self.folder, max_num_timeout=again)
             executor.update_parameters(job_name=name, **_parameters(first))
             executor.parameters["setup"] = [
                 *first.resources.slurm.setup,

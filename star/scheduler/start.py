@@ -19,7 +19,7 @@ from star.scheduler.board import Board
 from star.scheduler.executor import Executor, Handle, Limits, Start
 from star.scheduler.failures import failures_since_asked
 from star.scheduler.plan import PlannedJob
-from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFUSED, USER, pause
+from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFUSED, USER, advice, attempts, pause
 from star.scheduler.snapshot import Snapshot
 from star.spec.resources import ResourceSpec
 from star.spec.run import RunSpec
@@ -99,14 +99,15 @@ class Starter:
         """End an attempt of which no process was started."""
         policy = POLICIES[kind]
         before = failures_since_asked(self.ledger.history(job.key), kind)
-        if policy.after == QUEUED and (policy.attempts is None or before < policy.attempts):
+        most = attempts(kind, job.stage)
+        if policy.after == QUEUED and (most is None or before < most):
             wait = pause(policy, before)
             self.ledger.move(job, QUEUED, kind, f"not started: {message}", not_before=time.time() + wait)
             self._news.append(f"waiting  {planned.stage} {planned.key}  ({message}); again in {wait:.0f} s")
         else:
             self.ledger.move(job, FAILED, kind, f"not started: {message}", error_class=kind, error=message)
             self._news.append(
-                f"FAILED   {planned.stage} {planned.key}  {planned.label}  {message}\n         {policy.advice}"
+                f"FAILED   {planned.stage} {planned.key}  {planned.label}  {message}\n         {advice(kind, job.stage, job.key)}"
             )
         board.see(self.ledger.jobs([job.key])[job.key])
 

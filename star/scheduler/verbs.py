@@ -171,7 +171,7 @@ def cancel(
     if not running:
         return []
     ledger.want([job.key for job in running], "cancel")
-    say(f"asked {len(running)} running jobs to save their state and stop")
+    say(f"asked {len(running)} running jobs to stop; training saves its state first")
     engines = {job.host for job in running if job.host and job.host.startswith("@")}
     executor = make_executor(engines.pop().removeprefix("@")) if len(engines) == 1 else make_executor("local")
     overseer = Overseer(home, ledger, executor, say, make_executor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from star.spec.run import RunSpec
@@ -32,6 +32,8 @@ class Stage:
     """Numbers it records step by step, and what a step is."""
     files: tuple[str, ...] = ()
     """What of its output is attached to the tracked run: pictures, and data for figures."""
+    keeps: Literal["checkpoints", "shards"] | None = None
+    """What an attempt that was stopped or killed leaves to the next one."""
     unchanged: Callable[[RunSpec], bool] | None = None
     """For which runs the newest version gives what the one before gave, bit for bit: they keep its key."""
 
@@ -57,6 +59,7 @@ STAGES: dict[str, Stage] = {
             ("dataset",),
             source="tokenizer",
             results=("mse", "psnr", "codebook_usage", "codebook_perplexity"),
+            keeps="checkpoints",
             unchanged=lambda spec: spec.data.first_view_order or spec.tokenizer.weights is not None,
         ),
         Stage(
@@ -66,6 +69,7 @@ STAGES: dict[str, Stage] = {
             ("dataset", "tokenizer"),
             source="codes",
             results=("skipped",),
+            keeps="shards",
             unchanged=lambda spec: spec.data.first_view_order,
         ),
         Stage(
@@ -76,6 +80,7 @@ STAGES: dict[str, Stage] = {
             source="model",
             results=("val_nll",),
             curves=dict.fromkeys((*_LOSSES, "grad_norm", "val_nll_by_step"), "step"),
+            keeps="checkpoints",
         ),
         Stage("reference", 2, ("score",), ("dataset",), source="reference"),
         Stage(
@@ -85,6 +90,7 @@ STAGES: dict[str, Stage] = {
             ("train", "tokenizer"),
             source="samples",
             files=("samples.png",),
+            keeps="shards",
             unchanged=lambda spec: spec.generate.top_p == 1,
         ),
         Stage(
@@ -124,6 +130,14 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+
+def goes_on(stage: str) -> str:
+    """What the next attempt at a stage does after one that was stopped or killed, as words behind "it"."""
+    keeps = STAGES[stage].keeps if stage in STAGES else None
+    if keeps == "checkpoints":
+        return "goes on from its last checkpoint"
+    return "goes on after the shards that are finished" if keeps == "shards" else "begins again"
 
 
 def stages_of(samples_given: bool) -> dict[str, Stage]:

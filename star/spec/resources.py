@@ -35,9 +35,10 @@ class SlurmSpec(Section):
     )
     array_parallelism: Count = Field(256, description="jobs of one array that may run at once")
     timeouts: Annotated[int, Field(ge=0)] = Field(
-        20, description="times that a job which ran out of time goes on from its checkpoint"
+        20,
+        description="times that a job which ran out of time goes on from what it has kept; a stage that keeps nothing fails at once",
     )
-    signal_seconds: Count = Field(90, description="how long before the time limit the job is asked to save its state")
+    signal_seconds: Count = Field(90, description="how long before the time limit the job is asked to stop")
 
 
 class ResourceSpec(Section):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from star.checkpoint import Checkpoints
 from star.data.codes import LEFT_OUT
 from star.data.llamagen_codes import LlamaGenCodes
 from star.data.pixels import Images
@@ -63,7 +64,7 @@ def _readable(ctx: Context, source: ImageSource, chosen: np.ndarray) -> np.ndarr
 
 
 def tokenizer(ctx: Context) -> Result:
-    """Train the VQ model (or take the given weights) and report how test images survive it."""
+    """Train the VQ model (or take the given weights), resumable, and report how test images survive it."""
     spec, size = ctx.spec.tokenizer, ctx.spec.data.image_size
     train, test = Pixels(ctx, "train"), Pixels(ctx, "test")
 
@@ -77,7 +78,12 @@ def tokenizer(ctx: Context) -> Result:
     if spec.weights:
         model = load_vq(spec, ctx.spec.data.channels, Path(spec.weights)).to(ctx.device)
     else:
-        model = train_vq(spec, ctx.spec.data.channels, batch_at, ctx.device, ctx.record, ctx.progress)
+        resources = ctx.spec.resources
+        kept = Checkpoints(ctx.checkpoints, resources.keep_checkpoints)
+        model = train_vq(
+            *(spec, ctx.spec.data.channels, batch_at, ctx.device, ctx.record, ctx.progress),
+            *(kept, resources.checkpoint_every, ctx.stop),
+        )
     save_weights(ctx.out / "vq.pt", model.state_dict())
     shown = min(len(test), 2000)
     batches = [

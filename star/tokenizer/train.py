@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star.checkpoint import Checkpoints
 from star.data.pixels import Images
+from star.errors import Stopped
 from star.spec.images import TokenizerSpec
 from star.tokenizer.vq import Quantized, VQModel
 
@@ -32,19 +34,28 @@ def train_vq(
     device: torch.device,
     record: Callable[[int, Mapping[str, float]], None],
     progress: Callable[[int, int], None],
+    checkpoints: Checkpoints,
+    every: int,
+    stop: Callable[[], bool],
 ) -> VQModel:
     """A trained model in evaluation mode.
 
     Args:
         batch_at: the images (B, S, S, C) of a step.
         record: receives (step, losses).
+        checkpoints: what it goes on from, bit for bit (CPU), and where its state goes after `every` steps.
+        stop: asked after each step.
+
+    Raises:
+        Stopped: `stop` said so; the state is saved.
     """
     torch.manual_seed(spec.seed)
     model = VQModel(spec, channels).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr, betas=(0.9, 0.95), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: vq_rate(step, spec.steps))
     used = torch.zeros(spec.codebook_size, dtype=torch.bool, device=device)
-    for step in range(spec.steps):
+    first = _resumed(checkpoints, model, optimizer, used)
+    for step in range(first, spec.steps):
+        optimizer.param_groups[0]["lr"] = spec.lr * vq_rate(step, spec.steps)
         images = to_tensor(batch_at(step)).to(device)
         quantized = model.quantized(images)
         if spec.restart_every and step % spec.restart_every == 0 and step <= spec.steps * 3 // 4:
@@ -55,12 +66,33 @@ def train_vq(
         losses = vq_losses(spec, model, images, quantized)
         losses["loss"].backward()
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % 10 == 0 or step + 1 == spec.steps:
-            record(step + 1, {name: value.item() for name, value in losses.items()})
-        progress(step + 1, spec.steps)
+        done, stopped = step + 1, stop()
+        if done % 10 == 0 or done == spec.steps:
+            record(done, {name: value.item() for name, value in losses.items()})
+        if done % every == 0 or stopped:
+            # the draws of a restart come from the global generator
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "used": used}
+            checkpoints.save(done, {**state, "random": torch.get_rng_state()})
+        if stopped:
+            checkpoints.wait()
+            raise Stopped(f"the state after step {done} is saved")
+        progress(done, spec.steps)
+    checkpoints.wait()
     return model.eval()
+
+
+def _resumed(checkpoints: Checkpoints, model: VQModel, optimizer: torch.optim.Optimizer, used: Tensor) -> int:
+    """Load the newest state; returns how many steps it has seen."""
+    newest = checkpoints.newest()
+    if newest is None:
+        return 0
+    done, state = newest
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    used.copy_(state["used"])
+    torch.set_rng_state(state["random"])
+    return done
 
 
 def vq_rate(step: int, total: int) -> float:

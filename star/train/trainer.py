@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from star.checkpoint import Checkpoints
 from star.data.codes import CodeStore
 from star.errors import Stopped
 from star.model.gpt import GPT
@@ -17,7 +18,6 @@ from star.ranks import ALONE, Ranks
 from star.selfguided.objective import Batch, Objective
 from star.spec.run import RunSpec
 from star.train.batches import batch_at
-from star.train.checkpoint import Checkpoints
 from star.train.distributed import accumulating, gathered_state, spread, spread_state, whole
 from star.train.guard import MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import build_adamw, lr_at
@@ -105,7 +105,7 @@ class Trainer:
                 self.save()
             if stopped:
                 self.checkpoints.wait()
-                raise Stopped
+                raise Stopped(f"the state after step {self.step} is saved")
             self.progress(self.step, total)
         if self.spec.optim.until:  # before the validation, of which a run that goes on from here knows nothing
             self.save()
@@ -141,7 +141,9 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             if self.ranks.count > 1:  # the other ranks wait in the middle of an exchange: all start again
-                raise Stopped
+                raise Stopped(
+                    f"memory ran out; all processes go on from the last checkpoint, {self.micro.size} images a pass"
+                )
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         self.objective.train()

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from star.checkpoint import Checkpoints
 from star.data.codes import CodeStore, distinct_views
 from star.errors import DataError, Stopped
-from star.train.checkpoint import Checkpoints
 from star.train.guard import DivergedError, MicroBatch
 from star.train.optim import build_adamw, lr_at, peak_lr
 from star.train.trainer import Trainer, build_model

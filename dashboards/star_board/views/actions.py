@@ -17,7 +17,7 @@ from star_board.door import COOKIE, client_of
 
 Form = dict[str, list[str]]
 PATIENCE = 180
-"""Seconds that a verb may take; `cancel` waits until jobs have saved their state."""
+"""Seconds that a verb may take; `cancel` waits until jobs have stopped."""
 VERBS = {
     "retry": "Queue these jobs again",
     "cancel": "Cancel these jobs",
@@ -26,7 +26,7 @@ VERBS = {
 }
 MEANING = {
     "retry": "Jobs that failed, were cancelled or got lost are queued. A scheduler that wants them goes on with them at once.",
-    "cancel": "Queued jobs leave the queue; running ones save their state and stop. What other runs need goes on.",
+    "cancel": "Queued jobs leave the queue; running ones stop: training saves its state first. What other runs need goes on.",
     "rerun": "What they had made is put aside, not removed.",
     "run": "A scheduler starts on the board's machine, and goes on when this page is closed.",
 }

@@ -53,7 +53,7 @@ def job(board: Board, request: Request) -> Response:
             "folder": str(folder.path),
             "owner": owner,
             "owner_alive": board.model.alive(owner) if owner else None,
-            "advice": advice(now.why, now.key),
+            "advice": advice(now.why, now.stage, now.key),
             "lines": last_lines(now, 30),
             "has_log": folder.log.exists(),
         }

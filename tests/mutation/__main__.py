@@ -1,0 +1,113 @@
+"""`python -m tests.mutation [PATTERN...]`: mutate the numerics with mutmut, run the tests on each mutant, write docs/mutants.md.
+
+Patterns are names of functions or mutants, such as `star.selfguided.losses*`; those are tried anew, what is known of the
+others stays. All work is done in a copy of the checkout, in runs/mutation.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(
+    __file__
+).parent.parent.parent  # nothing of `star` may be imported here: the tests would use it, not the mutants
+DATA = ROOT / "runs" / "data"
+COPY = ROOT / "runs" / "mutation"
+MUTATED = ["selfguided/*", "train/*", "model/*", "evaluate/*", "tokenizer/*", "data/views.py", "checkpoint.py"]
+TESTS = [
+    "tests/numerics",
+    "tests/data/test_image_sets.py",
+    "tests/test_weights.py::test_the_transformers_are_llamagens",
+]
+TOO_SLOW = ["test_a_compiled_model", "test_memory_that_runs_out", "test_every_layout", "test_collapsed_generator"]
+"""They start processes of their own, or take seconds for what a faster one notices too."""
+
+
+def prepare() -> None:
+    """Copy the checkout, as mutmut needs it."""
+    from tests.mutation.plain import without_decorators
+
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        source, target = ROOT / name, COPY / name
+        if not source.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = source.read_bytes()
+        if name.startswith("star/") and name.endswith(".py"):
+            content = without_decorators(content.decode()).encode()
+        if not target.exists() or target.read_bytes() != content:  # mutmut looks at times
+            target.write_bytes(content)
+    settings = {
+        "source_paths": ["star"],
+        "only_mutate": [f"star/{name}" for name in MUTATED],
+        "also_copy": ["dashboards", "experiments", "docs", "README.md", "Makefile", "docker-compose.yml"],
+        "pytest_add_cli_args_test_selection": TESTS,
+        "pytest_add_cli_args": [
+            *(
+                "-p",
+                "tests.mutation.plugin",
+                "-p",
+                "no:xdist",
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "no:unraisableexception",
+            ),
+            f"--basetemp={COPY / 'tmp'}",
+            f"-k=not ({' or '.join(TOO_SLOW)})",
+        ],
+        "process_isolation": "forkserver",
+        "timeout_multiplier": 4.0,
+        "timeout_constant": 4.0,
+        "use_git_change_detection": False,
+    }
+    lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
+    (COPY / "pyproject.toml").write_text(
+        (ROOT / "pyproject.toml").read_text() + "\n[tool.mutmut]\n" + "\n".join(lines) + "\n"
+    )
+    home = COPY / "mutants" / "runs"
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "data").is_symlink():
+        shutil.rmtree(home / "data", ignore_errors=True)
+        (home / "data").symlink_to(DATA)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if not isinstance(value, str) else f'"{value}"'
+
+
+def run(patterns: list[str]) -> None:
+    """Let mutmut try all mutants, or those of the patterns."""
+    from tests.mutation.plain import install
+
+    os.chdir(COPY)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    install()
+    from mutmut.__main__ import cli
+
+    cli(
+        ["run", "--max-children", os.environ.get("STAR_MUTANTS_AT_A_TIME", str(os.cpu_count() or 1)), *patterns],
+        standalone_mode=False,
+    )
+
+
+if __name__ == "__main__":
+    prepare()
+    try:
+        run(sys.argv[1:])
+    finally:
+        from tests.mutation.report import write
+
+        write(COPY / "mutants", ROOT / "docs" / "mutants.md", Path(__file__).with_name("judged.yaml"))
