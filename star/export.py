@@ -34,6 +34,10 @@ def export(job: JobDir, weights: str, form: str, target: Path) -> None:
     tokenizer = content["stage"] == "tokenizer"
     path = job.out / ("vq.pt" if tokenizer else f"{weights}.pt")
     if not path.exists():
+        if job.result.exists() and job.was_deleted():
+            raise DataError(
+                f"{job.path.name}: its output was deleted; `star-exp rerun {content['key'][:8]}` makes it again."
+            )
         there = ", ".join(sorted(found.stem for found in job.out.glob("*.pt"))) or "none: it is not done"
         raise DataError(f"--weights {weights}: {job.path.name} has no such weights; it has: {there}.")
     state = load_weights(path)

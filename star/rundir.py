@@ -69,8 +69,17 @@ class JobDir:
         self.path = path
 
     def has_output(self) -> bool:
-        """Whether what the job made is still there; `gc` may have removed it and kept the numbers."""
-        return self.out.exists() and not (self.out / REMOVED).exists()
+        """Whether what the job made is still there, whole; `gc` may have removed it and kept the numbers."""
+        return self.out.exists() and not (self.out / REMOVED).exists() and not self.lost_files()
+
+    def lost_files(self) -> list[str]:
+        """Files of its output that its result names, and that are gone or of another size now."""
+        named = (read_json(self.result) or {}).get("files") or {}
+        return [name for name, size in named.items() if _size(self.out / name) != size]
+
+    def was_deleted(self) -> bool:
+        """Whether somebody, not `gc`, took its output away, or a part of it."""
+        return not self.has_output() and not (self.out / REMOVED).exists()
 
     def is_complete(self) -> bool:
         """Whether result and output are there now.
@@ -192,6 +201,20 @@ class Home:
     def job(self, stage: str, key: str) -> JobDir:
         """The folder of the job with this key."""
         return JobDir(self.jobs / f"{stage}-{key}")
+
+
+def listing(folder: Path) -> dict[str, int]:
+    """Name -> bytes of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def disk_full(path: Path) -> str:

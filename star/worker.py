@@ -27,7 +27,19 @@ from typing import Any
 import star
 from star.errors import DataError, StarError, Stopped
 from star.launch import Heart, follow_parent, follow_starter, is_child, several
-from star.rundir import BUSY, DONE, FAILED, NO_SPACE, PREEMPTED, USER_ERROR, JobDir, MetricLog, read_json, write_json
+from star.rundir import (
+    BUSY,
+    DONE,
+    FAILED,
+    NO_SPACE,
+    PREEMPTED,
+    USER_ERROR,
+    JobDir,
+    MetricLog,
+    listing,
+    read_json,
+    write_json,
+)
 from star.usage import Usage
 
 PROGRESS_EVERY = 0.5
@@ -207,6 +219,7 @@ def finish(job: dict[str, Any], job_dir: JobDir, started: float, result: Any, pr
             "seconds": seconds,
             "finished": time.time(),
             "attempt": job.get("attempt", 0),
+            "files": listing(job_dir.out),
             "provenance": provenance,
         },
     )

@@ -191,12 +191,16 @@ def _decide(job: PlannedJob, home: Home, folders: set[str], known: Job | None, w
     has_result = there and folder.result.exists()
     if has_result and (not is_input or folder.has_output()):
         job.action, job.reason = "reuse", "done"
+        if wanted and not is_input and folder.was_deleted():
+            job.reason = f"done; its output was deleted, `star-exp rerun {job.key[:8]}` makes it again"
     elif not wanted:
         job.action, job.reason = "not needed", "what needs it is done"
     elif known and known.state == RUNNING:
         job.action, job.reason = "running", f"attempt {known.attempt} on {known.host}"
     elif has_result:
-        job.reason = "its output was removed, and is needed again"
+        lost = folder.lost_files() if folder.out.exists() else []
+        what = f"{', '.join(lost[:3])} of its output has gone" if lost else "its output was removed"
+        job.reason = f"{what}, and is needed again"
     elif there and folder.checkpoints.exists() and any(folder.checkpoints.iterdir()):
         newest = max((path.stem for path in folder.checkpoints.glob("step-*.pt")), default=None)
         job.action, job.reason = "resume", f"from checkpoint {newest}" if newest else "from what it has done"

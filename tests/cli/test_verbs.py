@@ -277,3 +277,42 @@ def test_keys_are_completed_from_the_ledger(lab: Lab) -> None:
         [script], env=environment | {"_STAR_EXP_COMPLETE": "bash_complete"}, capture_output=True, text=True
     )
     assert f"plain,{key}" in done.stdout
+
+
+def test_output_that_was_deleted_is_seen_by_the_plan(lab: Lab) -> None:
+    """A folder or a file of it; made again where it is needed, named with its verb where it is not."""
+    plan = lab.plan()
+    run = plan.runs[0].stages
+    probe, train, encode = (lab.home.job(stage, run[stage]) for stage in ("probe", "train", "encode"))
+    shutil.rmtree(probe.out)
+    made = {path.name: path for path in train.out.iterdir()}
+    (lost,) = list(made.values())[:1]
+    lost.write_bytes(b"half")
+    shutil.rmtree(encode.out)
+    before = {job.key: job for job in lab.plan().jobs.values()}
+    assert {job.action for job in before.values()} == {"reuse"}, "nothing reads them now"
+    assert (
+        before[run["probe"]].reason
+        == f"done; its output was deleted, `star-exp rerun {run['probe'][:8]}` makes it again"
+    )
+    done = light(
+        "run", MANY, "--plain", "--out", lab.path / "again", "--set", "probe.epochs=7", "--name", "other", home=lab.path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = [line for line in done.stdout.splitlines() if "started" in line or "resumed" in line]
+    assert sum(run["train"] in line for line in again) == sum(run["encode"] in line for line in again) == 1
+    assert train.has_output() and encode.has_output() and not probe.has_output()
+    asked = light("rerun", run["probe"], home=lab.path)
+    assert asked.returncode == 0, asked.stderr
+    assert light("run", MANY, "--plain", "--out", lab.path / "again", home=lab.path).returncode == 0
+    assert probe.has_output() and not probe.was_deleted()
+
+
+def test_what_a_plan_says_of_output_that_is_needed_and_gone(lab: Lab) -> None:
+    plan = lab.plan()
+    shutil.rmtree(lab.home.job("probe", plan.runs[0].stages["probe"]).path)
+    train = lab.home.job("train", plan.runs[0].stages["train"])
+    next(iter(train.out.iterdir())).unlink()
+    shown = star_exp("plan", MANY, home=lab.path, cwd=ROOT).stdout
+    (line,) = [line for line in shown.splitlines() if plan.runs[0].stages["train"] in line]
+    assert "of its output has gone, and is needed again" in line and " run " in line
