@@ -12,9 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(
-    __file__
-).parent.parent.parent  # nothing of `star` may be imported here: the tests would use it, not the mutants
+ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "runs" / "data"
 COPY = ROOT / "runs" / "mutation"
 MUTATED = ["selfguided/*", "train/*", "model/*", "evaluate/*", "tokenizer/*", "data/views.py", "checkpoint.py"]
@@ -88,26 +86,17 @@ def _toml(value: object) -> str:
     return str(value) if not isinstance(value, str) else f'"{value}"'
 
 
-def run(patterns: list[str]) -> None:
-    """Let mutmut try all mutants, or those of the patterns."""
-    from tests.mutation.plain import install
-
-    os.chdir(COPY)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    install()
-    from mutmut.__main__ import cli
-
-    cli(
-        ["run", "--max-children", os.environ.get("STAR_MUTANTS_AT_A_TIME", str(os.cpu_count() or 1)), *patterns],
-        standalone_mode=False,
-    )
+def run(patterns: list[str]) -> int:
+    """Let mutmut try all mutants, or those of the patterns, in a process that has imported neither `star` nor `tests`."""
+    count = os.environ.get("STAR_MUTANTS_AT_A_TIME", str(os.cpu_count() or 1))
+    command = [sys.executable, str(COPY / "tests" / "mutation" / "plain.py"), "run", "--max-children", count, *patterns]
+    return subprocess.run(command, cwd=COPY, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
 
 
 if __name__ == "__main__":
     prepare()
-    try:
-        run(sys.argv[1:])
-    finally:
-        from tests.mutation.report import write
+    code = run(sys.argv[1:])
+    from tests.mutation.report import write
 
-        write(COPY / "mutants", ROOT / "docs" / "mutants.md", Path(__file__).with_name("judged.yaml"))
+    write(COPY / "mutants", ROOT / "docs" / "mutants.md", Path(__file__).with_name("judged.yaml"))
+    sys.exit(code)

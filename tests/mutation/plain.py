@@ -1,4 +1,4 @@
-"""What mutmut needs of the source, and what it should leave alone."""
+"""What mutmut needs of the source, and what it should leave alone; as a script, mutmut with that in mind."""
 
 from __future__ import annotations
 
@@ -42,3 +42,10 @@ def install() -> None:
     operators = file_mutation.mutation_operators
     place = next(i for i, (_, operator) in enumerate(operators) if operator is mutators.operator_string)
     operators[place] = (cst.BaseString, lambda node: list(mutators.operator_string(node))[:1])  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    from mutmut.__main__ import cli
+
+    install()
+    cli()
