@@ -198,7 +198,7 @@ def _decide(job: PlannedJob, home: Home, folders: set[str], known: Job | None, w
     elif known and known.state == RUNNING:
         job.action, job.reason = "running", f"attempt {known.attempt} on {known.host}"
     elif has_result:
-        lost = folder.lost_files() if folder.out.exists() else []
+        lost = folder.lost_files() if folder.was_deleted() and folder.out.exists() else []
         what = f"{', '.join(lost[:3])} of its output has gone" if lost else "its output was removed"
         job.reason = f"{what}, and is needed again"
     elif there and folder.checkpoints.exists() and any(folder.checkpoints.iterdir()):

@@ -22,6 +22,7 @@ from star_board.results import Results, Shelf
 from tests.board.server import BoardServer
 from tests.board.test_model import planned
 from tests.helpers import star_exp
+from tests.services import until
 
 
 class Days:
@@ -95,8 +96,7 @@ def test_a_job_of_an_experiment_that_was_forgotten_is_no_failure(tmp_path: Path)
     try:
         assert "loss is nan" in board.ask("/failures").text
         assert star_exp("forget", "many", home=home.path).returncode == 0
-        time.sleep(0.4)
-        assert "loss is nan" not in board.ask("/failures").text
+        until(lambda: "loss is nan" not in board.ask("/failures").text, "the board looks again")
         assert "belong to experiments that were forgotten" in board.ask("/").text
     finally:
         board.stop()

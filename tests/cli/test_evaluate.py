@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from star.data.sources import FashionMNIST
 from star.score_files import Request
 from tests.helpers import star_exp
 from tests.numerics.inception_weights import seeded_weights
+from tests.services import until
 
 OFFLINE = ("--extractor", "efficientnet-lite0", "--input-size", "32")
 
@@ -203,14 +203,20 @@ def test_a_signal_ends_both_processes(number: signal.Signals, sets: Path, tmp_pa
     command = [sys.executable, "-m", "star.cli", "evaluate", sets / "first.npz", sets / "second", "--home", tmp_path]
     options = ["--extractor", "efficientnet-lite0", "--input-size", "512"]
     process = subprocess.Popen(
-        [*map(str, command), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*map(str, command), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a terminal's children take Ctrl-C; those of a script in the background would ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
     children: list[psutil.Process] = []
-    while not children and time.monotonic() < deadline:
-        time.sleep(0.05)
-        children = psutil.Process(process.pid).children()
-    time.sleep(0.3)  # torch is still being imported
+
+    def importing() -> bool:
+        children[:] = psutil.Process(process.pid).children()
+        return any("libtorch" in found.path for child in children for found in child.memory_maps())
+
+    until(importing, "torch is being imported")
     process.send_signal(number)
     _, said = process.communicate(timeout=200)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from star.rundir import read_json
 from tests.cli.conftest import light
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
+from tests.services import until
 
 FASHION = ROOT / "runs" / "data" / "fashion-mnist"
 
@@ -247,10 +247,7 @@ def test_detach_watch_and_follow(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LIGHT_SECONDS", "0.5")
     done = light("run", MANY, "--seeds", "0,1", "--detach", home=lab.path)
     assert done.returncode == 0 and "detached: process" in done.stdout, done.stdout + done.stderr
-    deadline = time.time() + 60
-    while not any(job.state != DONE for job in lab.ledger.jobs().values()):
-        assert time.time() < deadline
-        time.sleep(0.1)
+    until(lambda: any(job.state != DONE for job in lab.ledger.jobs().values()), "it has entered its jobs")
     watched = star_exp("watch", "--every", "0.2", home=lab.path)
     assert watched.returncode == 0 and watched.stdout.count("many · tiny:") > 2
     assert "8 of 8 runs done" in watched.stdout.strip().splitlines()[-1] or "8 of 8 runs done" in watched.stdout
@@ -258,9 +255,7 @@ def test_detach_watch_and_follow(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     followed = star_exp("logs", "-f", key, home=lab.path)
     assert followed.returncode == 0 and "== attempt 1" in followed.stdout
     log = next((lab.path / "logs").iterdir())
-    while "all done" not in log.read_text():
-        assert time.time() < deadline + 60, log.read_text()
-        time.sleep(0.2)
+    until(lambda: "all done" in log.read_text(), "its end")
     assert lab.ledger.of_state(FAILED) == []
 
 

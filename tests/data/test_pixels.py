@@ -82,6 +82,21 @@ def test_a_thin_picture_costs_its_crop(shape: tuple[int, int], enlarge: str) -> 
     assert found.shape == (281, 281, 3) and peak < 4e6
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (75, 41), (41, 75), (300, 200), (129, 650), (31, 40)])
+@pytest.mark.parametrize("side", [32, 45])
+def test_the_crop_is_adms(shape: tuple[int, int], side: int) -> None:
+    """Halved by boxes while twice too large, then bicubic to the shorter side, then the centre, rounded down."""
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = Image.fromarray(image)
+    while min(expected.size) >= 2 * side:
+        expected = expected.resize((expected.size[0] // 2, expected.size[1] // 2), Image.Resampling.BOX)
+    factor = side / min(expected.size)
+    size = (round(expected.size[0] * factor), round(expected.size[1] * factor))
+    whole = np.asarray(expected.resize(size, Image.Resampling.BICUBIC))
+    top, left = (whole.shape[0] - side) // 2, (whole.shape[1] - side) // 2
+    np.testing.assert_array_equal(center_crop(image, side), whole[top : top + side, left : left + side])
+
+
 def test_a_thin_pictures_crop_is_that_of_the_whole_resized(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 400, 3), dtype=np.uint8)
     quick = center_crop(image, 30)

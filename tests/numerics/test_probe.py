@@ -18,6 +18,7 @@ from star.evaluate.probe_features import BackboneFeatures
 from star.model.gpt import GPT
 from star.spec.sections import ModelSpec, ProbeSpec
 from tests.helpers import write_store
+from tests.numerics.plain_trainer import hidden_states
 
 
 class Given:
@@ -154,3 +155,80 @@ def test_features_are_the_backbones_under_the_null_label(backbone: tuple[GPT, ob
     codes = torch.from_numpy(store.center(5, 6))  # type: ignore[attr-defined]
     expected = model.features(codes, torch.tensor([7])).pre_norm[0, [3, 15]]
     torch.testing.assert_close(source.features(torch.tensor([5]))[0], expected.detach())
+
+
+def plainly(train: Given, test: Given, spec: ProbeSpec, seed: int) -> tuple[list[float], list[float], list[float]]:
+    """The whole protocol for one rate and one position at a time, in float64: top-1, top-5 and the rate of each position."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(train.labels), generator=generator)
+    held = max(1, round(spec.holdout * len(order)))
+    chosen, kept = order[:held], order[held:]
+    classes, (_, places, dim) = 7, train.values.shape
+    start = torch.empty(len(spec.base_lrs), places, dim, classes)
+    torch.nn.init.trunc_normal_(start, std=0.01, generator=generator)
+    batch = min(spec.batch_size, len(kept))
+    orders = [torch.randperm(len(kept), generator=generator) for _ in range(spec.epochs)]
+    found: tuple[list[float], list[float], list[float]] = ([], [], [])
+    for place in range(places):
+        seen = train.values[kept, place].double()
+        mean, deviation = seen.mean(0), (seen.var(0, unbiased=False) + 1e-6).sqrt()
+        x, y = (seen - mean) / deviation, train.labels[kept]
+        tried = []
+        for rate, base in enumerate(spec.base_lrs):
+            weight, bias = start[rate, place].double(), torch.zeros(classes, dtype=torch.float64)
+            speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
+            for epoch in range(spec.epochs):
+                for i in range(len(kept) // batch):
+                    rows = orders[epoch][i * batch : (i + 1) * batch]
+                    error = (x[rows] @ weight + bias).softmax(1) - F.one_hot(y[rows], classes)
+                    at = epoch + i / (len(kept) // batch)
+                    rising = at / max(spec.warmup_epochs, 1e-9)
+                    falling = (1 + np.cos(np.pi * (at - spec.warmup_epochs) / (spec.epochs - spec.warmup_epochs))) / 2
+                    lr = base * batch / 256 * (rising if at < spec.warmup_epochs else falling)
+                    slopes = [x[rows].T @ error / batch, error.mean(0)]
+                    slopes[0] = slopes[0] * 0.001 * weight.norm() / slopes[0].norm()
+                    speed = [0.9 * old + new for old, new in zip(speed, slopes, strict=True)]
+                    weight, bias = weight - lr * speed[0], bias - lr * speed[1]
+            tried.append((weight, bias))
+
+        def accuracy(head: tuple[Tensor, Tensor], values: Tensor, truth: Tensor, of: int) -> float:
+            scores = (values.double() - mean) / deviation @ head[0] + head[1]  # noqa: B023
+            return float((scores.argsort(1, descending=True)[:, :of] == truth[:, None]).any(1).double().mean())
+
+        marks = [accuracy(head, train.values[chosen, place], train.labels[chosen], 1) for head in tried]
+        best = int(np.argmax(marks))
+        for kind, of in ((0, 1), (1, 5)):
+            found[kind].append(accuracy(tried[best], test.values[:, place], test.labels, of))
+        found[2].append(spec.base_lrs[best])
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"warmup_epochs": 0, "batch_size": 5000}, {"holdout": 0.4, "base_lrs": [30.0, 0.3, 3.0], "batch_size": 90}],
+    ids=str,
+)
+def test_the_whole_protocol_equals_the_plain_one(changes: dict[str, object]) -> None:
+    train, test = easy(noise=1.5)
+    for side in (train, test):  # channels of unlike scale and place, which the normalisation takes away
+        side.values = side.values * torch.logspace(-1, 1, 8) + torch.arange(8.0)
+    usual = {"positions": 2, "epochs": 6, "warmup_epochs": 2, "batch_size": 128, "base_lrs": [0.1, 1.0, 20.0]}
+    spec = ProbeSpec.model_validate(usual | changes)
+    found = train_probe(train, test, 7, spec, [4, 9], 11, lambda done, total: None)
+    top1, top5, rates = plainly(train, test, spec, 11)
+    assert found.positions == [4, 9] and found.best_lr == rates
+    assert found.accuracy == pytest.approx(top1, abs=1.01 / 300) and found.accuracy_top5 == pytest.approx(
+        top5, abs=1.01 / 300
+    )
+
+
+def test_features_are_the_models_at_their_positions(backbone: tuple[GPT, object]) -> None:
+    """Under the null label, unmasked, after the layer; position p is the input whose output predicts code p."""
+    model, store = backbone
+    source = BackboneFeatures(model, store, 1, [4, 16], 13)  # type: ignore[arg-type]
+    state = {name: value.double() for name, value in model.state_dict().items()}
+    rows = torch.tensor([3, 59, 0])
+    for row, found in zip(rows.tolist(), source.features(rows), strict=True):
+        codes = torch.from_numpy(store.center(row, row + 1)[0])  # type: ignore[attr-defined]
+        states = hidden_states(state, model.spec.model_dump(), codes, torch.tensor(7), None, True, None)
+        torch.testing.assert_close(found.double(), states[0][[3, 15]], atol=1e-5, rtol=1e-4)

@@ -129,6 +129,10 @@ class SearchLab:
     def trials(self) -> list[FrozenTrial]:
         return Study(load_search(self.file), Home(self.path), begin=False).trials()
 
+    def work(self) -> int:
+        """Steps that jobs have recorded."""
+        return sum(path.read_bytes().count(b"\n") for path in self.path.glob("jobs/*/metrics.jsonl"))
+
     def times_done(self) -> dict[str, int]:
         """Job's folder -> how often a worker finished it."""
         return {path.parent.name: len(path.read_text().split()) for path in self.path.glob("jobs/*/done.txt")}

@@ -24,6 +24,7 @@ from star.spec.load import load
 from tests.helpers import ROOT, empty_tracking_store
 from tests.search.lab import SearchLab
 from tests.search.test_spec import ALPHA, BETA, PRUNER
+from tests.services import until
 
 CONFIRM = "confirm: {top: 2, seeds: [1, 2]}"
 FEW = [(PRUNER + "\n", ""), (CONFIRM, "")]
@@ -51,9 +52,10 @@ def test_ten_kills_leave_as_many_trials_and_nothing_done_twice(tmp_path: Path, i
     lab, draws = SearchLab(tmp_path, ("trials: 6", "trials: 8")), random.Random(0)
     slow = {"LIGHT_STEPS": "5", "LIGHT_SECONDS": "0.05"}
     for _ in range(10):
-        process = lab.start("--slots", "2", **slow)
-        time.sleep(draws.uniform(0.8, 3.0))
-        assert process.poll() is None, process.communicate()[0]  # every kill hits a search that goes on
+        before, process = lab.work(), lab.start("--slots", "2", **slow)
+        wanted = before + draws.randint(0, 8)  # of two hundred in all: every kill hits a search that goes on
+        until(lambda: lab.work() >= wanted or process.poll() is not None, "steps of its jobs")  # noqa: B023
+        assert process.poll() is None, process.communicate()[0]
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     lab.search("--slots", "2", **slow)
