@@ -10,11 +10,11 @@ export STAR_HOME := runs
 # star-exp search experiments/search_alpha_beta_r.yaml, star-exp search experiments/search_probe_and_fd.yaml --warm-start
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
-.PHONY: help table4 paper test check engines secrets data env clean
+.PHONY: help table4 paper test mutants check engines secrets data env clean
 
 help:
-	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write reports/table4'
-	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: an hour or two; write reports/'
+	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write runs/reports/table4'
+	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: an hour or two; write runs/reports/ and, of all, reports/'
 	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm, PostgreSQL and Chromium for them)'
 	@echo 'make secrets  fill secrets/ with random passwords for docker-compose.yml'
 	@echo 'make clean    remove the environment and everything computed (runs/)'
@@ -25,10 +25,16 @@ table4: $(DATA)
 paper: $(DATA)
 	for name in $(EXPERIMENTS); do $(BIN)/star-exp run experiments/$$name.yaml || exit; done
 	$(BIN)/star-exp run experiments/table1.yaml --rows 'LlamaGen-[BL][, ]*'
-	$(BIN)/star-exp report --all
+	$(BIN)/star-exp report --all --out reports
 
 test: $(DATA) check engines
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# what the tests of the numerics notice: hours; the result is docs/mutants.md
+mutants: $(DATA)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	$(BIN)/python -m tests.mutation --by-hand || true
+	$(BIN)/python -m tests.mutation
 
 # real servers that the tests start by themselves; without them those tests are skipped, and say so
 engines:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from star.errors import StarError
 
 if TYPE_CHECKING:
+    from star.scheduler.plan import Plan
     from star.spec.experiment import Experiment
     from star.spec.points import Search
 
@@ -29,6 +31,33 @@ def read_experiment(
     experiment = load(file, profile, sets, _numbers(seeds), name)
     check(experiment)
     return experiment
+
+
+def is_name(given: Path) -> bool:
+    """Whether an argument names an experiment that ran, and no file: it has no folder, no YAML's ending, and is not there."""
+    return len(given.parts) == 1 and given.suffix not in (".yaml", ".yml") and not given.is_file()
+
+
+def plans_of(
+    names: Sequence[Path], home: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None
+) -> list[Plan]:
+    """Experiments as they were last run, by their names.
+
+    Raises:
+        StarError: none of a name was run, or an option wants to change what was.
+    """
+    if not names:
+        return []
+    changes = {"--set": sets, "--seeds": seeds, "--name": name}
+    for option in (option for option, value in changes.items() if value):
+        raise StarError(
+            f"{option}: {names[0]} is an experiment as it was run, which nothing changes; give its file, "
+            f"such as experiments/{names[0]}.yaml."
+        )
+    from star.rundir import Home
+    from star.scheduler.recorded import as_run
+
+    return [plan for one in names for plan in as_run(Home(home), str(one), profile)]
 
 
 def describes_search(file: Path) -> bool:

@@ -13,13 +13,15 @@ from star.cli.places import writable
 from star.cli.plan import amount
 from star.cli.status import look
 from star.cli.store import URI_VARIABLE, check_tracking, connect
-from star.errors import DamagedError, StarError
+from star.errors import DamagedError, SpecError, StarError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler.bundle import pack, unpack
 from star.scheduler.gc import find, remove
-from star.scheduler.plan import make_plan
+from star.scheduler.plan import Plan, make_plan
+from star.scheduler.recorded import recorded_plan
+from star.scheduler.records import written_folder
 from star.scheduler.reindex import deliver, reindex
 from star.spec.experiment import Experiment
 from star.sqlite_file import damage, put_aside
@@ -93,11 +95,11 @@ def _replace_damaged(file: Path, home: Home, what: str | None) -> None:
         click.echo(f"{what}: put aside as {shown(put_aside(file, home.aside))}", err=True)
 
 
-def export_bundle(experiment: Experiment, path: Path, reports: Path, weights: str, target: Path | None) -> None:
-    """Write an experiment as one file."""
+def export_bundle(asked: Experiment | Plan, path: Path, reports: Path, weights: str, target: Path | None) -> None:
+    """Write an experiment, or what of it was run, as one file."""
     home, ledger = look(path)
-    plan = make_plan(experiment, home, ledger)
-    target = writable(target or Path(f"{experiment.name}-{experiment.profile}.tar.gz"), "--to")
+    plan = asked if isinstance(asked, Plan) else make_plan(asked, home, ledger)
+    target = writable(target or Path(f"{plan.experiment.name}-{plan.experiment.profile}.tar.gz"), "--to")
     count = pack(plan, home, reports, weights, target)
     click.echo(f"wrote {target}: {count} files, {amount(target.stat().st_size, 'B')}")
     if plan.to_do:
@@ -108,7 +110,17 @@ def import_bundle(bundle: Path, path: Path, reports: Path) -> None:
     """Take in an experiment."""
     home = Home(path)
     ledger = open_ledger(home)
-    name, taken, there = unpack(bundle, home, reports)
+    taken = unpack(bundle, home, reports)
     reindex(home, ledger)
     deliver(home, ledger, lambda: connect(home))
-    click.echo(f"{name}: took in {taken} jobs; {there} were here already. `star-exp status` shows them.")
+    click.echo(
+        f"{taken.experiment}: took in {taken.new} jobs; {taken.there} were here already. `star-exp status` shows them; "
+        f"`star-exp report {taken.experiment}` writes its tables."
+    )
+    copy = written_folder(home, taken.experiment, taken.profile) / f"{taken.experiment}.yaml"
+    if copy.is_file():
+        click.echo(f"its file: {shown(copy)}")
+    try:
+        recorded_plan(home, taken.experiment, taken.profile)
+    except SpecError as error:
+        click.echo(f"warning: {error}", err=True)

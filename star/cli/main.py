@@ -13,7 +13,7 @@ import click
 from star.cli import images, results
 from star.cli.board import board
 from star.cli.failures import be_silent, guarded
-from star.cli.files import read_experiment
+from star.cli.files import is_name, plans_of, read_experiment
 from star.cli.options import (
     BUDGET,
     EXECUTOR,
@@ -27,8 +27,10 @@ from star.cli.options import (
     ROWS,
     SLOTS,
     KeyType,
+    experiment_changes,
     experiment_options,
 )
+from star.errors import StarError
 
 
 class _Group(click.Group):
@@ -258,7 +260,8 @@ def reindex(mlflow: bool, home: Path) -> None:
 
 
 @cli.command()
-@experiment_options
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE|NAME")
+@experiment_changes
 @OUT
 @click.option(
     "--weights",
@@ -279,11 +282,21 @@ def export(
     weights: str,
     target: Path | None,
 ) -> None:
-    """Write an experiment as one file: specs, code and its changes, environment, numbers, logs, tables, chosen weights."""
-    experiment = read_experiment(file, profile, sets, seeds, name)
+    """Write an experiment as one file: YAML, specs, code and its changes, environment, numbers, logs, tables, chosen weights.
+
+    A NAME, of an experiment that ran, takes it as it was run.
+    """
     from star.cli.home import export_bundle
 
-    export_bundle(experiment, home, out, weights, target)
+    if is_name(file):
+        asked = plans_of([file], home, profile, sets, seeds, name)
+        if len(asked) > 1:
+            raise StarError(
+                f"{file}: was run at {', '.join(one.experiment.profile for one in asked)}; choose with --profile."
+            )
+        export_bundle(asked[0], home, out, weights, target)
+    else:
+        export_bundle(read_experiment(file, profile, sets, seeds, name), home, out, weights, target)
 
 
 @cli.command(name="import")

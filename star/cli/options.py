@@ -36,9 +36,25 @@ HOME = click.option(
     envvar="STAR_HOME",
     show_default=True,
     show_envvar=True,
+    is_eager=True,  # where reports go depends on it
     help="Folder of ledger, jobs, data, references and MLflow's database.",
 )
-OUT = click.option("--out", type=FolderType(), default=Path("reports"), show_default=True, help="Folder for reports.")
+
+
+def _in_home(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
+    """Reports are the home's own unless told otherwise: what somebody runs changes no file of a checkout."""
+    del param
+    home: Path = ctx.params["home"]
+    return value or home / "reports"
+
+
+OUT = click.option(
+    "--out",
+    type=FolderType(),
+    show_default="HOME/reports",
+    callback=_in_home,
+    help="Folder for reports.",
+)
 EXTRACTOR = [
     click.option(
         "--extractor",
@@ -100,6 +116,7 @@ ROWS = click.option(
     help="Only rows whose label matches, such as 'LlamaGen-[BL]*'; may be given several times.",
 )
 FILE = click.argument("file", type=click.Path(path_type=Path))
+REPLACE = click.option("--replace", is_flag=True, help="Also where the report that lies there holds more numbers.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,12 @@ from star.ledger.store import read_ledger
 from star.report.claims import judge_all
 from star.report.evidence import Evidence
 from star.rundir import Home
-from star.scheduler.plan import make_plan
+from star.scheduler.plan import Plan, make_plan
 from star.spec.experiment import Experiment
 
 if TYPE_CHECKING:
     from star.report.study import StudyReport
+    from star.report.write import Report
     from star.spec.points import Search
 
 EXPERIMENTS = Path("experiments")
@@ -44,23 +46,89 @@ def all_files(files: Sequence[Path], everything: bool) -> list[Path]:
     return found
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """How to report, as the command line says."""
+
+    home: Path
+    out: Path
+    index: bool = False
+    """With an index; experiments that never ran are left out."""
+    mlflow_ui: str | None = None
+    spread: str | None = None
+    replace: bool = False
+    """Also where what lies there says more."""
+
+
 def write_reports(
-    experiments: list[Experiment],
-    path: Path,
-    out: Path,
-    index: bool = False,
-    mlflow_ui: str | None = None,
-    spread: str | None = None,
-    studies: Sequence[StudyReport] = (),
-) -> None:
-    """Write reports from what is tracked; with an index of those that ever ran."""
-    from star.report.index import write_index
+    asked: Sequence[Experiment | Plan], options: ReportOptions, studies: Sequence[StudyReport] = ()
+) -> list[str]:
+    """Write reports from what is tracked, of experiments and of plans of what was run.
+
+    Returns:
+        Why others were not written: what lies there says more.
+    """
+    from star.report.fuller import kept_back
     from star.report.write import build, write
 
-    home = Home(path)
+    home, out, index = Home(options.home), options.out, options.index
+    experiments = [one.experiment if isinstance(one, Plan) else one for one in asked]
     ledger = existing_ledger(home, experiments[0].file)
     reader, reports, never = reader_of(home), [], []
-    address = _address(mlflow_ui)
+    address = _address(options.mlflow_ui)
+    _refuse_one_place(experiments, studies, out)
+    broken, kept = [], []
+    for one, experiment in zip(asked, experiments, strict=True):
+        try:
+            plan = one if isinstance(one, Plan) else make_plan(one, home, ledger)
+        except DataError as error:
+            if not index:
+                raise
+            broken.append(f"{experiment.file}: {error}")
+            continue
+        evidence = Evidence(plan, ledger, reader)
+        if index and not evidence.tracked:
+            never.append(experiment.name)
+            continue
+        _warn_of_lost(evidence)
+        report = build(evidence, address, options.spread)
+        folder = writable(out / experiment.name / experiment.profile / "report.md", "--out").parent
+        why = None if options.replace else kept_back(report, folder)
+        if why is None:
+            reports.append((report, folder))
+        else:
+            kept.append(f"{why}; {_instead(experiment, isinstance(one, Plan))}")
+    for written in write(reports):
+        click.echo(f"wrote {written}")
+    if index:
+        kept += _index([report for report, _ in reports], studies, options)
+    if never:
+        click.echo(f"left out, because none of their runs is tracked here: {', '.join(never)}")
+    if broken:
+        raise DataError(f"{len(broken)} experiments could not be reported, the others are: {' '.join(broken)}")
+    return kept
+
+
+def _index(reports: list[Report], studies: Sequence[StudyReport], options: ReportOptions) -> list[str]:
+    """Write the index; returns why not, where the one that is there has more."""
+    from star.report.fuller import index_kept_back
+    from star.report.index import write_index
+
+    why = None if options.replace else index_kept_back(options.out, len(reports) + len(studies))
+    if why is not None:
+        return [f"{why}; --replace writes it."]
+    for written in write_index(reports, options.out, studies):
+        click.echo(f"wrote {written}")
+    return []
+
+
+def _instead(experiment: Experiment, as_run: bool) -> str:
+    if as_run:
+        return f"`star-exp report {experiment.name} --replace` writes it all the same."
+    return f"`star-exp report {experiment.name}` reports it as it was last run, --replace writes this one all the same, --out elsewhere."
+
+
+def _refuse_one_place(experiments: Sequence[Experiment], studies: Sequence[StudyReport], out: Path) -> None:
     names = [(experiment.name, experiment.profile) for experiment in experiments]
     names += [(study.search.name, study.search.profile) for study in studies]
     for experiment in experiments:
@@ -69,31 +137,6 @@ def write_reports(
                 f"{experiment.file}: experiment: {experiment.name!r} is the name of another of these files too, and both would be "
                 f"written to {out / experiment.name}; give each its own."
             )
-    broken = []
-    for experiment in experiments:
-        try:
-            evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
-        except DataError as error:
-            if not index:
-                raise
-            broken.append(f"{experiment.file}: {error}")
-            continue
-        if index and not evidence.tracked:
-            never.append(experiment.name)
-            continue
-        _warn_of_lost(evidence)
-        report = build(evidence, address, spread)
-        folder = writable(out / experiment.name / experiment.profile / "report.md", "--out").parent
-        reports.append((report, folder))
-    for written in write(reports):
-        click.echo(f"wrote {written}")
-    if index:
-        for written in write_index([report for report, _ in reports], out, studies):
-            click.echo(f"wrote {written}")
-        if never:
-            click.echo(f"left out, because none of their runs is tracked here: {', '.join(never)}")
-    if broken:
-        raise DataError(f"{len(broken)} experiments could not be reported, the others are: {' '.join(broken)}")
 
 
 def _warn_of_lost(evidence: Evidence) -> None:
@@ -122,15 +165,22 @@ def _warn_of_lost(evidence: Evidence) -> None:
 
 
 def write_studies(
-    searches: Sequence[Search], path: Path, out: Path, lenient: bool = False, mlflow_ui: str | None = None
+    searches: Sequence[Search],
+    path: Path,
+    out: Path,
+    lenient: bool = False,
+    mlflow_ui: str | None = None,
+    replace: bool = False,
 ) -> list[StudyReport]:
     """Write reports of searches, and return what they say.
 
     Args:
         lenient: leave out those that were never begun.
+        replace: also where what lies there has more trials.
     """
     if not searches:
         return []
+    from star.report.fuller import trials_kept_back
     from star.report.study import StudyReport
     from star.report.study_files import write_study
     from star.search.study import Study
@@ -145,6 +195,10 @@ def write_studies(
                 raise
             continue
         report = StudyReport(search, study, home, read_ledger(home), reader, _address(mlflow_ui))
+        why = None if replace else trials_kept_back(out / report.folder, len(report.trials))
+        if why is not None:
+            click.echo(f"note: {why}; --replace writes it all the same.", err=True)
+            continue
         for written in write_study(report, out):
             click.echo(f"wrote {written}")
         reports.append(report)
@@ -161,7 +215,7 @@ def _address(mlflow_ui: str | None) -> str:
     return address if address.startswith("http") else MLFLOW_UI
 
 
-def show_claims(experiments: list[Experiment], path: Path, fail_on: Sequence[str], as_json: bool) -> int:
+def show_claims(asked: Sequence[Experiment | Plan], path: Path, fail_on: Sequence[str], as_json: bool) -> int:
     """Print verdicts; returns the exit code.
 
     Raises:
@@ -171,6 +225,7 @@ def show_claims(experiments: list[Experiment], path: Path, fail_on: Sequence[str
     from star.report.table import agreements, build_table
 
     home = Home(path)
+    experiments = [one.experiment if isinstance(one, Plan) else one for one in asked]
     ledger = existing_ledger(home, experiments[0].file)
     reader = reader_of(home)
     shown, verdicts = {}, []
@@ -179,18 +234,18 @@ def show_claims(experiments: list[Experiment], path: Path, fail_on: Sequence[str
         raise SpecError(f"{silent[0]}: declares no claims; add `claims:` with an id, a text and predicates.")
     if silent:
         click.echo(f"without claims: {', '.join(silent)}", err=True)
-    for experiment in experiments:
+    for one, experiment in zip(asked, experiments, strict=True):
         if not experiment.spec.claims:
             continue
-        evidence = Evidence(make_plan(experiment, home, ledger), ledger, reader)
+        evidence = Evidence(one if isinstance(one, Plan) else make_plan(one, home, ledger), ledger, reader)
         judgements = judge_all(evidence)
-        verdicts += [one.verdict for one in judgements]
+        verdicts += [judgement.verdict for judgement in judgements]
         agreement = agreements(build_table(evidence)) if experiment.spec.table else []
         shown[f"{experiment.name}@{experiment.profile}"] = judged.data(judgements, agreement)
         if not as_json:
             lines = [
                 f"{experiment.name} ({experiment.profile})",
-                *(li for one in judgements for li in judged.plain(one)),
+                *(li for judgement in judgements for li in judged.plain(judgement)),
             ]
             click.echo("\n".join([*lines, *filter(None, [judged.agreement_text(agreement)])]))
     if as_json:

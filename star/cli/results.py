@@ -7,15 +7,16 @@ from pathlib import Path
 
 import click
 
-from star.cli.files import describes_search, read_experiment, read_search
-from star.cli.options import EXECUTOR, FILE, HOME, JSON, OUT, PLAIN, SLOTS, Hours, experiment_changes
+from star.cli.files import describes_search, is_name, plans_of, read_experiment, read_search
+from star.cli.options import EXECUTOR, FILE, HOME, JSON, OUT, PLAIN, REPLACE, SLOTS, Hours, experiment_changes
 from star.errors import StarError
 
 
 @click.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1)
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE|NAME]...")
 @experiment_changes
 @OUT
+@REPLACE
 @click.option("--all", "everything", is_flag=True, help="All experiments in experiments/, and one index of them.")
 @click.option("--spread", type=click.Choice(["std", "interval"]), help="After each mean; the file's choice by default.")
 @click.option(
@@ -31,14 +32,21 @@ def report(
     name: str | None,
     home: Path,
     out: Path,
+    replace: bool,
     everything: bool,
     spread: str | None,
     mlflow_ui: str | None,
 ) -> None:
-    """Write tables, figures and claims of FILES from tracked metrics: Markdown, LaTeX, HTML, CSV, PNG and PDF."""
-    from star.cli.report import all_files, write_reports, write_studies
+    """Write tables, figures and claims from tracked metrics: Markdown, LaTeX, HTML, CSV, PNG and PDF.
 
-    chosen = all_files(files, everything)
+    A FILE is planned as the options say; a NAME, of an experiment that ran, gives it as it was run.
+    """
+    from star.cli.report import ReportOptions, all_files, write_reports, write_studies
+
+    named = [file for file in files if is_name(file)]
+    plans = plans_of(named, home, profile, sets, seeds, name)
+    others = [file for file in files if file not in named]
+    chosen = [] if plans and not others and not everything else all_files(others, everything)
     broken: list[str] = []
     if everything:  # one that cannot be read takes nothing from the others
         chosen = [file for file in chosen if not _said(broken, file, profile, sets, seeds, name)]
@@ -47,12 +55,16 @@ def report(
         raise StarError(f"--seeds {seeds}: {searches[0]} is a search, whose seeds are its own; leave the option out.")
     experiments = [read_experiment(file, profile, sets, seeds, name) for file in chosen if file not in searches]
     studies = write_studies(
-        [read_search(file, profile, sets, name) for file in searches], home, out, everything, mlflow_ui
+        [read_search(file, profile, sets, name) for file in searches], home, out, everything, mlflow_ui, replace
     )
-    if experiments:
-        write_reports(experiments, home, out, everything, mlflow_ui, spread, studies)
+    kept: list[str] = []
+    if experiments or plans:
+        options = ReportOptions(home, out, everything, mlflow_ui, spread, replace)
+        kept = write_reports([*experiments, *plans], options, studies)
     if broken:
         raise StarError(f"{len(broken)} of the files could not be read, the others are reported: {' '.join(broken)}")
+    if kept:
+        raise StarError(" ".join(kept))
 
 
 def _said(
@@ -76,7 +88,7 @@ def _said(
 
 
 @click.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE|NAME...")
 @experiment_changes
 @click.option(
     "--fail-on",
@@ -95,14 +107,18 @@ def claims(
     fail_on: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Judge the claims of FILES from tracked metrics: supported, contradicted or undecided."""
-    found = [file for file in files if not describes_search(file)]  # those are judged by their own reports
-    if not found:
+    """Judge the claims from tracked metrics, of a FILE, or of an experiment as it was run, by its NAME: supported,
+    contradicted or undecided."""
+    named = [file for file in files if is_name(file)]
+    plans = plans_of(named, home, profile, sets, seeds, name)
+    # searches are judged by their own reports
+    found = [file for file in files if file not in named and not describes_search(file)]
+    if not found and not plans:
         raise StarError(f"{files[0]}: a search declares no claims; its report says whether it beats the default.")
     experiments = [read_experiment(file, profile, sets, seeds, name) for file in found]
     from star.cli.report import show_claims
 
-    sys.exit(show_claims(experiments, home, fail_on, as_json))
+    sys.exit(show_claims([*experiments, *plans], home, fail_on, as_json))
 
 
 @click.command()

@@ -27,6 +27,7 @@ from star.scheduler.courier import Courier, Shipment
 from star.scheduler.engines import make_executor
 from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan, make_plan
+from star.scheduler.recorded import names_of
 from star.scheduler.snapshot import take
 from star.spec.experiment import Experiment
 
@@ -52,6 +53,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     home = Home(options.home)
     folder = options.out / experiment.name / experiment.profile
     ready_to_write(home, folder)
+    refuse_name(experiment, home)
     ledger = open_ledger(home)
     plan = make_plan(experiment.only(options.rows), home, ledger)
     whole = make_plan(experiment, home, ledger) if options.rows else plan
@@ -108,6 +110,18 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     notifier.send("experiment_ended", f"{experiment.name}: ended: {ended}", exit_code=code, **counts)
     notifier.close()
     return code
+
+
+def refuse_name(experiment: Experiment, home: Home) -> None:
+    """That no search has the experiment's name, at any profile: each would take the other's rows away.
+
+    Raises:
+        SpecError: one has.
+    """
+    if any(name == experiment.name and study for (name, _), study in names_of(home).items()):
+        raise SpecError(
+            f"{experiment.file}: experiment: {experiment.name!r} is the name of a search that ran here; give another with --name."
+        )
 
 
 def ready_to_write(home: Home, folder: Path) -> None:
@@ -181,9 +195,10 @@ def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptio
             err=True,
         )
     if not behind:
-        from star.cli.report import write_reports
+        from star.cli.report import ReportOptions, write_reports
 
-        write_reports([whole], options.home, options.out)
+        for kept in write_reports([whole], ReportOptions(options.home, options.out)):
+            click.echo(f"note: {kept}", err=True)
     if outcome.failed or outcome.cancelled or outcome.blocked:
         click.echo(
             f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.cancelled)} cancelled, "

@@ -23,6 +23,7 @@ from star.scheduler.engines import make_executor
 from star.scheduler.executor import Executor
 from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan
+from star.scheduler.recorded import names_of
 from star.scheduler.records import record_path
 from star.scheduler.reindex import read_shipment
 from star.scheduler.snapshot import take
@@ -54,7 +55,7 @@ def run_search(search: Search, options: SearchOptions) -> int:
     ready_to_write(home, options.out / search.name / search.profile)
     with alone(search, home), answering():
         ledger = open_ledger(home)
-        refuse_name(search, ledger)
+        refuse_name(search, home, ledger)
         study = Study(search, home)
         executor = make_executor(options.executor, home, options.slots)
         promote(study, options.promote)
@@ -92,14 +93,18 @@ def answering() -> Iterator[None]:
         ) from None
 
 
-def refuse_name(search: Search, ledger: Ledger) -> None:
-    """That no experiment has the study's name: each would take the other's rows away.
+def refuse_name(search: Search, home: Home, ledger: Ledger) -> None:
+    """That no experiment has the study's name, at any profile: each would take the other's rows away.
 
     Raises:
         SpecError: one has.
     """
-    rows = [row for name in (search.name, f"{search.name}{EARLY}") for row in ledger.experiments(name, search.profile)]
-    if any(not row.row.startswith("trial ") for row in rows):
+    names = (search.name, f"{search.name}{EARLY}")
+    known = names_of(home)
+    rows = [row for name in names for row in ledger.experiments(name) if not known.get((name, row.profile), False)]
+    if any(not row.row.startswith("trial ") for row in rows) or any(
+        name in names and not study for (name, _), study in known.items()
+    ):
         raise SpecError(
             f"{search.file}: search: {search.name!r} is the name of an experiment that ran here; give another with --name."
         )

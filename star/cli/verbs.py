@@ -114,15 +114,16 @@ def cancel_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None
 
 
 def _tell_tracker(home: Home, ledger: Ledger, keys: list[str]) -> None:
-    """End in MLflow what was cancelled, where no scheduler is at work that would."""
+    """End in MLflow what was cancelled: a scheduler that is at work tells it of its own experiment alone."""
     cancelled = [job.key for job in ledger.jobs(keys).values() if job.state == CANCELLED]
-    if not cancelled or any(is_at_work(watcher) for watcher in ledger.schedulers().values()):
+    if not cancelled:
         return
     from star.cli.store import connect
-    from star.scheduler.reindex import deliver
+    from star.scheduler.reindex import deliver, end_left_out
 
     try:
         deliver(home, ledger, lambda: connect(home), jobs=cancelled)
+        end_left_out(home, ledger, lambda: connect(home), cancelled)
     except Exception as error:  # whatever a tracker that is away says: the jobs are cancelled all the same
         click.echo(f"warning: MLflow is behind ({str(error).splitlines()[0]}); the next run tells it.", err=True)
 

@@ -29,7 +29,9 @@ class CodeStore:
             self._codes: NDArray[np.uint16] = np.load(folder / "codes.npy", mmap_mode="r")
             labels: NDArray[np.int64] = np.load(folder / "labels.npy")
         except (OSError, ValueError) as error:
-            raise DataError(f"{folder}: no code store: {error}. `star-exp rerun KEY`, with the key in the job's name, makes it again.") from None
+            raise DataError(
+                f"{folder}: no code store: {error}. `star-exp rerun KEY`, with the key in the job's name, makes it again."
+            ) from None
         if self._codes.ndim != 3 or len(self._codes) != len(labels):
             raise DataError(f"{folder}: codes of shape {self._codes.shape} do not fit {len(labels)} labels.")
         self._rows = np.flatnonzero(labels != LEFT_OUT)

@@ -205,7 +205,9 @@ class Evidence:
         else:
             value = tracked.metrics.get(name)
         if value is None:
-            return self.state(run, stage)
+            job = self.jobs.get(run.stages[stage]) if stage is not None and ended else None
+            # a job that is done, and of which all is tracked, has no such number: a baseline has no MIM loss
+            return IDLE if job is not None and job.state == DONE else self.state(run, stage)
         return value if math.isfinite(value) else "not a number"
 
     def _points(self, run: TrackedRun, metric: str) -> dict[int, float]:

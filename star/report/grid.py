@@ -109,6 +109,14 @@ def difference_grid(table: Table) -> Grid | None:
     return grid
 
 
+def difference_note(table: Table) -> str:
+    """What the differences are; of one seed they have no interval, and nothing is bold."""
+    found = [cell.difference for row in table.rows for cell in row.cells if cell.difference]
+    if any(one.low is not None for one in found):
+        return "Differences with 95% Welch intervals over seeds, in bold where they exclude 0"
+    return "Differences, without intervals: those want at least two seeds that differ"
+
+
 def _heads(table: Table, beside: bool) -> Iterator[Head]:
     for column in table.columns:
         yield Head(column.title, column.better, column.latex, column.metric is not None)

@@ -7,7 +7,7 @@ import io
 from html import escape
 
 from star.report import markup
-from star.report.grid import Grid, difference_grid, main_grid
+from star.report.grid import Grid, difference_grid, difference_note, main_grid
 from star.report.markup import Link, escaped
 from star.report.table import Cell, Table
 from star.spec.reporting import Column
@@ -41,7 +41,7 @@ def latex(table: Table) -> str:
     differences = difference_grid(table)
     if differences:
         lines += [r"\par\medskip", *_stacked(differences)]
-        notes += " Differences with 95\\% Welch intervals over seeds, in bold where they exclude 0."
+        notes += f" {escaped(difference_note(table))}."
     return "\n".join([*lines, rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}", r"\end{table}"]) + "\n"
 
 
@@ -62,7 +62,7 @@ def html_parts(table: Table, link: Link) -> list[str]:
     differences = difference_grid(table)
     if differences:
         lines += [
-            "<p>Differences with 95% Welch intervals over seeds, in bold where they exclude 0:</p>",
+            f"<p>{escape(difference_note(table))}:</p>",
             *markup.html(differences, link),
         ]
     return lines + ["<p><small>" + "<br>".join(escape(note) for note in table.notes) + "</small></p>"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from star.report import curves, judged, markup, render
 from star.report.claims import Judgement, judge_all
 from star.report.evidence import Evidence
-from star.report.grid import difference_grid, main_grid
+from star.report.grid import difference_grid, difference_note, main_grid
 from star.report.markup import Link
 from star.report.table import Agreement, Table, agreements, build_table, conditions, versions
 from star.rundir import read_json, write_bytes
@@ -21,7 +21,6 @@ from star.spec.reporting import CurvesFigure, FigureSpec
 MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens unless told otherwise."""
 PROVENANCE = "provenance.json"
-HELD = "Differences with 95% Welch intervals over seeds, in bold where they exclude 0:"
 
 
 @dataclass
@@ -130,7 +129,7 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
         lines += markup.markdown(main_grid(report.table))
         differences = difference_grid(report.table)
         if differences:
-            lines += ["", HELD, "", *markup.markdown(differences)]
+            lines += ["", f"{difference_note(report.table)}:", "", *markup.markdown(differences)]
         lines += ["", *(f"{markup.plain(note)}  " for note in report.table.notes)]
     else:
         lines += [f"{note}  " for note in (conditions(evidence), *versions(evidence))]

@@ -12,6 +12,7 @@ import tarfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -19,7 +20,7 @@ import star
 from star.errors import DataError
 from star.rundir import REMOVED, Home, JobDir, read_json
 from star.scheduler.plan import Plan
-from star.scheduler.records import record_path
+from star.scheduler.records import record_path, written_folder
 from star.scheduler.snapshot import digest_of
 from star.spec.graph import STAGES
 
@@ -48,11 +49,12 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
         )
     files: dict[str, bytes | Path] = {
         f"experiments/{record.name}": record,
-        "experiment.yaml": Path(plan.experiment.file),
     }
-    profile = Path(plan.experiment.file).parent / "profiles" / f"{plan.experiment.profile}.yaml"
-    if profile.exists():
-        files["profiles/" + profile.name] = profile
+    written = written_folder(home, plan.experiment.name, plan.experiment.profile)
+    for path in _files(written):
+        files[f"experiments/{written.name}/{path.relative_to(written).as_posix()}"] = path
+    if not written.exists() and Path(plan.experiment.file).exists():  # recorded by an older version
+        files["experiment.yaml"] = Path(plan.experiment.file)
     snapshots = set()
     for job in plan.jobs.values():
         folder = home.job(job.stage, job.key)
@@ -130,11 +132,20 @@ def _sha256(content: bytes | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def unpack(source: Path, home: Home, reports: Path) -> tuple[str, int, int]:
-    """Take a bundle into a home; jobs that the home has already stay as they are.
+@dataclass(frozen=True)
+class Taken:
+    """What came out of a bundle."""
 
-    Returns:
-        (experiment, jobs that were taken in, jobs that were there).
+    experiment: str
+    profile: str
+    new: int
+    """Jobs that were taken in."""
+    there: int
+    """Jobs that were there already."""
+
+
+def unpack(source: Path, home: Home, reports: Path) -> Taken:
+    """Take a bundle into a home; jobs that the home has already stay as they are.
 
     Raises:
         DataError: it is no bundle, or damaged, or reaches outside of its folder.
@@ -151,7 +162,7 @@ def unpack(source: Path, home: Home, reports: Path) -> tuple[str, int, int]:
         raise DataError(
             f"{source}: is no bundle of `star-exp export`, or is damaged ({str(error).splitlines()[0]})."
         ) from None
-    return str(manifest["experiment"]), taken, there
+    return Taken(str(manifest["experiment"]), str(manifest["profile"]), taken, there)
 
 
 def _manifest(archive: tarfile.TarFile, source: Path) -> dict[str, object] | dict[str, dict[str, str]]:

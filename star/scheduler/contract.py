@@ -26,9 +26,9 @@ from star.ledger.states import (
     RunRow,
 )
 from star.ledger.store import Ledger
-from star.rundir import Home, read_json, write_json
+from star.rundir import Home, read_json, write_bytes, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
-from star.scheduler.records import record_path
+from star.scheduler.records import record_path, written_folder
 from star.spec.diff import Difference, differences
 from star.spec.experiment import Experiment
 
@@ -192,6 +192,10 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
     home.experiments.mkdir(parents=True, exist_ok=True)
     path = record_path(home, plan.experiment.name, plan.experiment.profile)
     rows = [{"row": run.label, "run": run_row(run).__dict__, "sources": dict(run.sources)} for run in plan.runs]
+    folder = written_folder(home, plan.experiment.name, plan.experiment.profile)
+    for name, text in plan.experiment.written.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / name, text.encode(), durable=False)
     if study is not None:
         new = {(run.label, run.seed) for run in plan.runs}
         known = (read_json(path) or {"rows": []})["rows"]
@@ -204,6 +208,7 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
             "targets": list(plan.experiment.targets),
             "rows": rows,
             "study": study,
+            "inputs": [file.name for file in plan.inputs],
             # a study's table is its report's; an experiment's is shown while it fills, wherever its file is
             "layout": None if study is not None else _layout(plan.experiment),
         },

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from star.errors import SpecError
+from star.errors import NotFoundError, SpecError
 from star.rundir import Home, read_json
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun
-from star.scheduler.records import record_path
+from star.scheduler.records import record_path, written_folder
 from star.spec.experiment import Experiment, ExperimentSpec, Row, Variant
+from star.spec.graph import needed
 from star.spec.run import RunSpec
 
 
@@ -21,23 +24,79 @@ def recorded_plan(home: Home, name: str, profile: str) -> Plan | None:
         None where there is no record, or one that lacks the table's layout (a study's, or an older one).
 
     Raises:
-        SpecError: it was written by a version of this program whose fields were others.
+        SpecError: it was written by a version of this program whose fields were others; with the code that reads it, if that
+            is here.
     """
     path = record_path(home, name, profile)
     found = read_json(path)
     if not found or not found.get("layout"):
         return None
     try:
-        return _plan(found, profile)
+        return _plan(home, found, profile)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise SpecError(
-            f"{path}: was written by another version of star ({where}: {first['msg']}); `star-exp run` of its file writes it anew."
+            f"{path}: was written by another version of star ({where}: {first['msg']}); {_remedy(home, found, name)}"
         ) from None
 
 
-def _plan(found: dict[str, Any], profile: str) -> Plan:
+def names_of(home: Home) -> dict[tuple[str, str], bool]:
+    """(name, profile) of what was ever run in this home -> whether it is a search's."""
+    known = {}
+    for path in sorted(home.experiments.glob("*.json")) if home.experiments.exists() else ():
+        found = read_json(path) or {}
+        if "experiment" in found:
+            known[str(found["experiment"]), str(found["profile"])] = found.get("study") is not None
+    return known
+
+
+def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
+    """The experiments of a name as they were last run, one for each profile, with what is done of them.
+
+    Raises:
+        NotFoundError: none of that name was run here.
+        SpecError: it is a search's name, or its record cannot be read.
+    """
+    known = names_of(home)
+    if (name, profile) not in known and all(one != name for one, _ in known):
+        legal = ", ".join(sorted({one for one, study in known if not known[one, study]})) or "none"
+        raise NotFoundError(
+            f"{name}: no experiment of that name was run in {home.path}, which has: {legal}. A file is named with its ending: {name}.yaml."
+        )
+    profiles = [one for other, one in known if other == name and profile in (None, one)]
+    if not profiles:
+        there = ", ".join(one for other, one in known if other == name)
+        raise NotFoundError(f"--profile {profile}: {name} was not run at it in {home.path}; it was at: {there}.")
+    plans = []
+    for one in profiles:
+        if known[name, one]:
+            raise SpecError(f"{name}: is a search; give its file, such as `star-exp report experiments/{name}.yaml`.")
+        plan = recorded_plan(home, name, one)
+        if plan is None:
+            raise SpecError(
+                f"{record_path(home, name, one)}: does not say how the table is laid out; `star-exp run` of its file writes it anew."
+            )
+        wanted = needed(plan.experiment.targets)
+        for job in plan.jobs.values():
+            done = home.job(job.stage, job.key).result.exists()
+            job.action = "reuse" if done else "run" if job.stage in wanted else "not needed"
+        plans.append(plan)
+    return plans
+
+
+def _remedy(home: Home, found: dict[str, Any], name: str) -> str:
+    """What to do about a record of another version: the code that made its jobs may be here."""
+    keys = [(stage, key) for row in found.get("rows", ()) for stage, key in row["run"]["stages"].items()]
+    for stage, key in keys:
+        snapshot = (read_json(home.job(stage, key).job) or {}).get("snapshot")
+        code = home.code / Path(str(snapshot)).name
+        if snapshot and (code / "star").is_dir():
+            return f"the code that ran it is here: `PYTHONPATH={code} python -m star.cli report {name} --home {home.path}` reads it."
+    return "`star-exp run` of its file writes it anew."
+
+
+def _plan(home: Home, found: dict[str, Any], profile: str) -> Plan:
     layout = found["layout"]
     runs = [_run(row) for row in found["rows"]]
     by_label: dict[str, list[RunSpec]] = {}
@@ -46,10 +105,23 @@ def _plan(found: dict[str, Any], profile: str) -> Plan:
     rows = [Row.model_validate(row) for row in layout["rows"]]
     variants = tuple(Variant(row.label, row, tuple(by_label.get(row.label, ()))) for row in rows)
     spec = ExperimentSpec.model_validate(layout["spec"])
-    jobs = {key: PlannedJob(key, stage, run, {}) for run in runs for stage, key in run.stages.items()}
-    return Plan(Experiment(layout["file"], spec, profile, variants), runs, jobs, [])
+    jobs: dict[str, PlannedJob] = {}
+    for run in runs:
+        for stage, key in run.stages.items():
+            jobs.setdefault(key, PlannedJob(key, stage, run, {})).runs.append(run.name)
+    inputs = [home.manifests / name for name in found.get("inputs", ()) if (home.manifests / name).exists()]
+    copy = written_folder(home, spec.experiment, profile) / f"{spec.experiment}.yaml"
+    file = layout["file"] if Path(layout["file"]).exists() or not copy.exists() else str(copy)  # of another machine
+    return replace(Plan(Experiment(file, spec, profile, variants), runs, jobs, []), inputs=inputs)
 
 
 def _run(row: dict[str, Any]) -> PlannedRun:
     run = row["run"]
-    return PlannedRun(row["row"], run["seed"], RunSpec.model_validate(run["spec"]), run["key"], run["stages"], {})
+    return PlannedRun(
+        row["row"],
+        run["seed"],
+        RunSpec.model_validate(run["spec"]),
+        run["key"],
+        run["stages"],
+        row.get("sources") or {},
+    )

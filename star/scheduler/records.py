@@ -14,6 +14,11 @@ def record_path(home: Home, name: str, profile: str) -> Path:
     return home.experiments / f"{name}@{kept}.json"
 
 
+def written_folder(home: Home, name: str, profile: str) -> Path:
+    """Where the YAML lies that gives the experiment again as it was last run."""
+    return record_path(home, name, profile).with_suffix("")
+
+
 def recorded_rows(home: Home, name: str, profile: str) -> dict[str, dict[str, Any]]:
     """Row label -> what the record holds of its first run; empty where there is none."""
     found = read_json(record_path(home, name, profile)) or {}

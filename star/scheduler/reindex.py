@@ -108,3 +108,15 @@ def deliver(
             pass
         count += 1
     return count
+
+
+def end_left_out(home: Home, ledger: Ledger, connect: Callable[[], Tracker], jobs: Collection[str]) -> None:
+    """End in MLflow the runs that needed one of these cancelled jobs and that no experiment has any more."""
+    shipped = {run.key for shipment in shipments(home) for _, run in shipment.runs}
+    stages = ledger.run_stages()
+    left = [run for run, keys in stages.items() if run not in shipped and set(keys.values()) & set(jobs)]
+    bound = [tracking_id for tracking_id in ledger.tracking_ids(left).values() if tracking_id]
+    if bound:
+        tracker = connect()
+        for tracking_id in bound:
+            tracker.set_status(tracking_id, "KILLED")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from star.scheduler.board import Board
 from star.scheduler.executor import Executor
 from star.scheduler.overseer import STOP_TIMEOUT, Overseer
 from star.scheduler.policies import CANCEL
-from star.scheduler.records import record_path
+from star.scheduler.records import record_path, written_folder
 from star.spec.graph import STAGES, needed
 
 ENDED = (FAILED, CANCELLED, LOST)
@@ -145,6 +146,10 @@ def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list
         if record.exists():  # or `reindex` would bring it back
             home.forgotten.mkdir(parents=True, exist_ok=True)
             record.replace(home.forgotten / record.name)
+        written = written_folder(home, name, profile)
+        if written.exists():
+            shutil.rmtree(home.forgotten / written.name, ignore_errors=True)
+            written.rename(home.forgotten / written.name)
     return chosen
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
@@ -116,6 +116,8 @@ class Experiment:
     spec: ExperimentSpec
     profile: str
     variants: tuple[Variant, ...]
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Name -> text of YAML files that give the same experiment, changes of the command line included."""
 
     def only(self, patterns: Sequence[str]) -> Experiment:
         """The same with those rows alone whose labels match one of the patterns (`*`, `?`, `[BL]`); with all where there is none.

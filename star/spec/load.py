@@ -17,6 +17,7 @@ from star.spec.experiment import Experiment, ExperimentSpec, ProfileSpec, Row, V
 from star.spec.explain import field_schema, meant, validated
 from star.spec.keys import Keys, run_key
 from star.spec.run import RunSpec
+from star.spec.written import as_written
 from star.spec.yamldoc import Doc, Mark, nested, overlay, parse, read
 
 
@@ -48,14 +49,16 @@ def load(
     chosen = profile or spec.profile
     base, presets = base_of(path, doc, chosen, None if profile else doc.mark(("profile",)))
     rows = list(_axis_rows(spec, doc, path) if spec.axes else _written_rows(spec, doc, presets))
-    for text in sets:
-        base = overlay(base, parse_set(text))
+    patches = [parse_set(text) for text in sets]
+    for text, patch in zip(sets, patches, strict=True):
+        base = overlay(base, patch)
         _refuse_varied(text, rows)
     used_seeds = list(seeds) if seeds else spec.seeds
     variants = tuple(_resolve(base, row, patch, used_seeds, str(path)) for row, patch in rows)
     check_rows(spec, variants, doc, str(path))
     _check_distinct(spec, variants, doc, str(path))
-    return Experiment(str(path), spec, Path(chosen).stem, variants)
+    written = as_written(path, doc, spec, Path(presets.file), patches, seeds)
+    return Experiment(str(path), spec, Path(chosen).stem, variants, written)
 
 
 def is_search(doc: Doc) -> bool:

@@ -175,6 +175,22 @@ def _build(
         ) from None
 
 
+class _CoreDumper(yaml.SafeDumper):
+    """Quotes what `_CoreLoader` would take for something else than text."""
+
+    yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """A value that stands in two places is written twice."""
+        del data
+        return True
+
+
+def dump(value: Any) -> str:
+    """YAML text that `parse` reads as `value`."""
+    return yaml.dump(value, Dumper=_CoreDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
 def overlay(base: Doc, patch: Doc) -> Doc:
     """`patch` over `base`: mappings merge key by key, everything else is replaced; marks follow the values."""
     marks = dict(base.marks)

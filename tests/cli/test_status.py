@@ -189,7 +189,7 @@ def test_a_webhook_hears_of_failures_and_of_the_end(lab: Lab, hook: Hook, monkey
     assert failed["job"] == plan.runs[0].stages["train"] and "ValueError: a slip" in str(failed["text"])
     assert ended["exit_code"] == 1 and ended["failed"] == 1 and ended["experiment"] == "many"
     assert "a-secret" not in said
-    for file in [*lab.path.glob("*.sqlite*"), *lab.path.glob("experiments/*"), *lab.path.glob("jobs/*/job.json")]:
+    for file in [*lab.path.glob("*.sqlite*"), *lab.path.glob("experiments/**/*.*"), *lab.path.glob("jobs/*/job.json")]:
         assert b"a-secret" not in file.read_bytes(), file
     # what had failed before is no news, and what is done now is
     hook.events.clear()

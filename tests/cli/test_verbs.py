@@ -74,7 +74,10 @@ def test_a_bundle_makes_the_same_table_elsewhere(lab: Lab, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     with tarfile.open(bundle) as archive:
         names = archive.getnames()
-    assert {"manifest.json", "experiment.yaml", "profiles/tiny.yaml", "experiments/many@tiny.json"} <= set(names)
+    assert {
+        "manifest.json",
+        *(f"experiments/many@tiny{name}" for name in (".json", "/many.yaml", "/profiles/tiny.yaml")),
+    } <= set(names)
     assert any(name.startswith("code/") and name.endswith("changes.diff") for name in names)
     assert any(name.endswith("environment.txt") for name in names) and not any("value.txt" in name for name in names)
 

@@ -1,20 +1,25 @@
 """`python -m tests.mutation [PATTERN...]`: mutate the numerics with mutmut, run the tests on each mutant, write docs/mutants.md.
 
 Patterns are names of functions or mutants, such as `star.selfguided.losses*`; those are tried anew, what is known of the
-others stays. All work is done in a copy of the checkout, in runs/mutation.
+others stays. With `--by-hand` the programs of broken.yaml are tried in their place. All work is done in copies of the
+checkout, in runs/mutation.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "runs" / "data"
-COPY = ROOT / "runs" / "mutation"
+COPY = ROOT / "runs" / "mutation" / "mutmut"
+BY_HAND = ROOT / "runs" / "mutation" / "by_hand"
+KNOWN = ROOT / "runs" / "mutation" / "by_hand.json"
 MUTATED = ["selfguided/*", "train/*", "model/*", "evaluate/*", "tokenizer/*", "data/views.py", "checkpoint.py"]
 TESTS = [
     "tests/numerics",
@@ -25,42 +30,44 @@ TOO_SLOW = ["test_a_compiled_model", "test_memory_that_runs_out", "test_every_la
 """They start processes of their own, or take seconds for what a faster one notices too."""
 
 
-def prepare() -> None:
-    """Copy the checkout, as mutmut needs it."""
-    from tests.mutation.plain import without_decorators
-
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    ).stdout.decode()
+def copied(copy: Path, change: Callable[[str], str] = lambda source: source) -> None:
+    """A copy of the checkout as it is now, committed or not, with `change` made to every file of `star`."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
     for name in filter(None, listed.split("\0")):
-        source, target = ROOT / name, COPY / name
+        source, target = ROOT / name, copy / name
         if not source.is_file():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         content = source.read_bytes()
         if name.startswith("star/") and name.endswith(".py"):
-            content = without_decorators(content.decode()).encode()
+            content = change(content.decode()).encode()
         if not target.exists() or target.read_bytes() != content:  # mutmut looks at times
             target.write_bytes(content)
+
+
+def with_data(folder: Path) -> None:
+    """Let the tests in a copy find the images."""
+    folder.joinpath("runs").mkdir(parents=True, exist_ok=True)
+    place = folder / "runs" / "data"
+    if not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+        place.symlink_to(DATA)
+
+
+def prepare() -> None:
+    """Make the copy that mutmut works on."""
+    from tests.mutation.plain import without_decorators
+
+    copied(COPY, without_decorators)
+    options = ["tests.mutation.plugin", "no:xdist", "no:cacheprovider", "no:unraisableexception"]
     settings = {
         "source_paths": ["star"],
         "only_mutate": [f"star/{name}" for name in MUTATED],
         "also_copy": ["dashboards", "experiments", "docs", "README.md", "Makefile", "docker-compose.yml"],
         "pytest_add_cli_args_test_selection": TESTS,
         "pytest_add_cli_args": [
-            *(
-                "-p",
-                "tests.mutation.plugin",
-                "-p",
-                "no:xdist",
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:unraisableexception",
-            ),
+            *(argument for option in options for argument in ("-p", option)),
             f"--basetemp={COPY / 'tmp'}",
             f"-k=not ({' or '.join(TOO_SLOW)})",
         ],
@@ -73,11 +80,7 @@ def prepare() -> None:
     (COPY / "pyproject.toml").write_text(
         (ROOT / "pyproject.toml").read_text() + "\n[tool.mutmut]\n" + "\n".join(lines) + "\n"
     )
-    home = COPY / "mutants" / "runs"
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "data").is_symlink():
-        shutil.rmtree(home / "data", ignore_errors=True)
-        (home / "data").symlink_to(DATA)
+    with_data(COPY / "mutants")
 
 
 def _toml(value: object) -> str:
@@ -93,10 +96,25 @@ def run(patterns: list[str]) -> int:
     return subprocess.run(command, cwd=COPY, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
 
 
+def by_hand() -> int:
+    """Try the programs of broken.yaml; returns how many survived."""
+    from tests.mutation.by_hand import programs, survivors
+
+    copied(BY_HAND)
+    with_data(BY_HAND)
+    listed = programs(Path(__file__).with_name("broken.yaml"))
+    found = survivors(BY_HAND, listed, ["tests/numerics", "tests/data/test_pixels.py", "tests/data/test_sources.py"])
+    KNOWN.write_text(json.dumps({"tried": len(listed), "survived": found}))
+    return len(found)
+
+
 if __name__ == "__main__":
-    prepare()
-    code = run(sys.argv[1:])
+    if sys.argv[1:] == ["--by-hand"]:
+        code = by_hand()
+    else:
+        prepare()
+        code = run(sys.argv[1:])
     from tests.mutation.report import write
 
-    write(COPY / "mutants", ROOT / "docs" / "mutants.md", Path(__file__).with_name("judged.yaml"))
+    write(COPY / "mutants", ROOT / "docs" / "mutants.md", Path(__file__).with_name("judged.yaml"), KNOWN)
     sys.exit(code)

@@ -36,8 +36,9 @@ class Mutant:
         return f"{self.was} -> {self.now}"
 
 
-def write(mutants: Path, target: Path, judged: Path) -> None:
+def write(mutants: Path, target: Path, judged: Path, by_hand: Path) -> None:
     """Write the report and print its score."""
+    hand = json.loads(by_hand.read_text()) if by_hand.exists() else {"tried": 0, "survived": []}
     rules = [(rule["function"], re.compile(rule["change"]), rule["why"]) for rule in yaml.safe_load(judged.read_text())]
     lines, whole = [], Counter[str]()
     open_ones: list[Mutant] = []
@@ -63,6 +64,8 @@ def write(mutants: Path, target: Path, judged: Path) -> None:
         whole += found
     text = [
         HEAD,
+        f"Besides, {hand['tried']} programs were broken by hand (`tests/mutation/broken.yaml`); not noticed: "
+        f"{', '.join(hand['survived']) or 'none'}.\n",
         "| file | mutants | noticed | survived, change no result | survived, open | score |",
         "|---|--:|--:|--:|--:|--:|",
     ]

@@ -90,4 +90,4 @@ def test_one_broken_file_takes_nothing_from_the_others(tmp_path: Path) -> None:
     assert star_exp("reindex", home=tmp_path / "home", cwd=tmp_path).returncode == 0
     done = star_exp("report", "--all", home=tmp_path / "home", cwd=tmp_path)
     assert done.returncode == 2 and "experiments/broken.yaml:2: not valid YAML" in done.stderr
-    assert (tmp_path / "reports" / "index.md").exists() and "left out" in done.stdout
+    assert (tmp_path / "home" / "reports" / "index.md").exists() and "left out" in done.stdout

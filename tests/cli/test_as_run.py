@@ -1,0 +1,165 @@
+"""An experiment by its name, as it was run: reported, judged and exported, here and at a colleague's, with nothing lost on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from star.ledger.states import QUEUED
+from star.rundir import read_json, write_json
+from tests.cli.conftest import light
+from tests.helpers import ROOT, star_exp
+from tests.scheduler.lab import MANY, Lab
+
+TEXTS = ("report.md", "table.tex", "table.csv")
+"""What is the same bytes wherever it is made; the others name MLflow's runs, which each store numbers for itself."""
+
+
+def texts(reports: Path, name: str) -> dict[str, bytes]:
+    return {text: (reports / name / "tiny" / text).read_bytes() for text in TEXTS}
+
+
+@pytest.fixture
+def changed(lab: Lab) -> Lab:
+    """As the lab, with an experiment that the command line made of the same file, which is gone now."""
+    file = lab.path / "mine.yaml"
+    file.write_text(MANY.read_text())
+    (lab.path / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    options = ["--seeds", "3,4", "--set", "probe.epochs=7", "--set", "probe.warmup_epochs=2", "--name", "mine"]
+    done = light("run", file, "--plain", *options, home=lab.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file.unlink()
+    return lab
+
+
+def test_a_report_by_name_is_of_what_was_run(changed: Lab) -> None:
+    before = texts(changed.path / "reports", "mine")
+    assert b"seeds (3, 4)" in before["report.md"]
+    shutil.rmtree(changed.path / "reports")
+    done = star_exp("report", "mine", home=changed.path)
+    assert done.returncode == 0, done.stderr
+    assert texts(changed.path / "reports", "mine") == before
+    both = star_exp("report", "mine", "many", "--out", changed.path / "elsewhere", home=changed.path)
+    assert both.returncode == 0 and texts(changed.path / "elsewhere", "mine") == before
+
+
+def test_a_colleague_has_the_same_bytes(changed: Lab, tmp_path: Path) -> None:
+    """From another folder, without the file, the profile or the reports."""
+    before = texts(changed.path / "reports", "mine")
+    bundle, there = tmp_path / "mine.tar.gz", tmp_path / "there"
+    assert star_exp("export", "mine", "--to", bundle, home=changed.path).returncode == 0
+    shutil.rmtree(changed.path)
+    done = star_exp("import", bundle, home=there, cwd=tmp_path)
+    assert done.returncode == 0 and "its file:" in done.stdout, done.stderr
+    assert texts(there / "reports", "mine") == before
+    shutil.rmtree(there / "reports")
+    assert star_exp("report", "mine", home=there, cwd=tmp_path).returncode == 0
+    assert texts(there / "reports", "mine") == before
+    (there / "data").mkdir()
+    (there / "data" / "fashion-mnist").symlink_to(ROOT / "runs" / "data" / "fashion-mnist")
+    written = there / "experiments" / "mine@tiny" / "mine.yaml"
+    plan = json.loads(star_exp("plan", written, "--json", home=there).stdout)
+    assert {job["action"] for job in plan["jobs"]} <= {"reuse", "not needed"} and len(plan["runs"]) == 8
+
+
+def test_what_a_name_may_not_be_given(changed: Lab) -> None:
+    for arguments, says in (
+        (["report", "nothing"], "nothing: no experiment of that name was run in"),
+        (["report", "mine", "--seeds", "1"], "--seeds: mine is an experiment as it was run"),
+        (["report", "mine", "--set", "optim.steps=3"], "--set: mine is an experiment as it was run"),
+        (["claims", "mine", "--name", "other"], "--name: mine is an experiment as it was run"),
+        (["report", "mine", "--profile", "fashion"], "--profile fashion: mine was not run at it"),
+        (["claims", "mine"], "declares no claims"),
+    ):
+        done = star_exp(*arguments, home=changed.path)
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_fuller_report_is_kept_unless_told(changed: Lab) -> None:
+    """Planned from the file a table would be empty, or of one seed; what lies there has two."""
+    (changed.path / "profiles").unlink()
+    before = texts(changed.path / "reports", "mine")
+    for options in (["--name", "mine"], ["--name", "mine", "--seeds", "3", "--set", "probe.epochs=7"]):
+        done = star_exp("report", MANY, *options, home=changed.path)
+        assert done.returncode == 2 and "report.md was kept: it holds" in done.stderr, done.stdout + done.stderr
+        assert "`star-exp report mine` reports it as it was last run" in done.stderr
+        assert texts(changed.path / "reports", "mine") == before
+    assert star_exp("report", MANY, "--name", "mine", "--replace", home=changed.path).returncode == 0
+    assert texts(changed.path / "reports", "mine") != before
+    assert star_exp("report", "mine", home=changed.path).returncode == 0, "more may always take the place of less"
+    assert texts(changed.path / "reports", "mine") == before
+
+
+def test_a_run_of_fewer_seeds_keeps_the_report_of_more(changed: Lab) -> None:
+    before = texts(changed.path / "reports", "mine")
+    sets = ["--set", "probe.epochs=7", "--set", "probe.warmup_epochs=2", "--name", "mine"]
+    done = light("run", MANY, "--plain", "--seeds", "3", *sets, home=changed.path)
+    assert done.returncode == 0 and "note: " in done.stderr and "was kept" in done.stderr
+    assert texts(changed.path / "reports", "mine") == before
+
+
+def test_an_index_of_fewer_is_not_written_over_one_of_more(changed: Lab, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    (both / "experiments").mkdir(parents=True)
+    (both / "experiments" / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    for name in ("many", "mine"):
+        text = (changed.path / "experiments" / f"{name}@tiny" / f"{name}.yaml").read_text()
+        (both / "experiments" / f"{name}.yaml").write_text(text)
+    assert star_exp("report", "--all", home=changed.path, cwd=both).returncode == 0
+    index = changed.path / "reports" / "index.md"
+    before = index.read_text()
+    (both / "experiments" / "mine.yaml").unlink()
+    done = star_exp("report", "--all", home=changed.path, cwd=both)
+    assert done.returncode == 2 and "index.md was kept: it has 2 experiments" in done.stderr
+    assert index.read_text() == before
+    assert star_exp("report", "--all", "--replace", home=changed.path, cwd=both).returncode == 0
+    assert index.read_text() != before
+
+
+def test_a_record_of_another_version_names_the_code_that_reads_it(lab: Lab) -> None:
+    path = lab.path / "experiments" / "many@tiny.json"
+    record = read_json(path)
+    record["rows"][0]["run"]["spec"]["optim"]["momentum_of_the_future"] = 1
+    write_json(path, record)
+    done = star_exp("report", "many", home=lab.path)
+    assert done.returncode == 2 and "was written by another version of star" in done.stderr
+    (code,) = {Path(word.partition("=")[2]) for word in done.stderr.replace("`", "").split() if "PYTHONPATH=" in word}
+    assert (code / "star" / "report" / "table.py").is_file()
+
+
+def test_what_is_run_lies_in_the_home_and_not_in_the_checkout(lab: Lab, tmp_path: Path) -> None:
+    done = light("run", MANY, "--plain", "--name", "third", home=lab.path)
+    assert done.returncode == 0 and (lab.path / "reports" / "third" / "tiny" / "report.md").exists()
+    shown = star_exp("report", "--help").stdout
+    assert "HOME/reports" in shown
+
+
+def status(lab: Lab) -> dict[str, str]:
+    """Run -> its state in MLflow."""
+    with sqlite3.connect(lab.path / "mlflow.sqlite") as store:
+        rows = store.execute(
+            "select value, status from runs join tags on runs.run_uuid = tags.run_uuid where key = 'star.run'"
+        )
+        return dict(rows.fetchall())
+
+
+def test_cancelled_runs_are_ended_in_mlflow(lab: Lab) -> None:
+    """Also while a scheduler of something else is at work, and when no experiment has the run any more."""
+    plan = lab.plan()
+    one, other = plan.runs[0], plan.runs[1]
+    for run in (one, other):
+        assert star_exp("rerun", run.stages["probe"], home=lab.path).returncode == 0
+    assert {job.key for job in lab.ledger.of_state(QUEUED)} == {run.stages["probe"] for run in (one, other)}
+    path = lab.path / "experiments" / "many@tiny.json"
+    record = read_json(path)
+    record["rows"] = [row for row in record["rows"] if row["run"]["key"] != other.key]  # it was left out since
+    write_json(path, record)
+    for run in (one, other):
+        assert star_exp("cancel", run.stages["probe"], home=lab.path).returncode == 0
+    found = status(lab)
+    assert found[one.key] == found[other.key] == "KILLED"
+    assert set(found.values()) == {"KILLED", "FINISHED"}
