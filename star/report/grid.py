@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from star.report.letters import printed
 from star.report.stats import Interval
 from star.report.table import Cell, Row, Table
 from star.spec.reporting import Column
@@ -53,21 +54,25 @@ class Grid:
     heads: list[Head]
     lines: list[Line] = field(default_factory=list)
 
-    @property
-    def width(self) -> int:
-        """Characters of a line."""
-        return sum(self._sizes())
+    def needed(self, widest: int) -> int:
+        """Characters of a line whose columns break where they are wider than `widest`."""
+        return sum(min(size, widest) for size in self.sizes())
 
-    def _sizes(self) -> list[int]:
+    def sizes(self) -> list[int]:
+        """Characters of each column, two for the space behind it."""
         rows = [line.cells for line in self.lines if not line.group]
         return [
-            2 + max(len(head.title), *(len(cells[i].text + cells[i].after) for cells in rows)) if rows else 2
+            2 + max(printed(head.title), *(printed(cells[i].text + cells[i].after) for cells in rows)) if rows else 2
             for i, head in enumerate(self.heads)
         ]
 
-    def parts(self, width: int) -> list[Grid]:
-        """The grid cut into grids of at most `width` characters, the first column in each; a column is never cut."""
-        sizes = self._sizes()
+    def parts(self, width: int, widest: int | None = None) -> list[Grid]:
+        """The grid cut into grids of at most `width` characters, the first column in each; a column is never cut.
+
+        Args:
+            widest: where a column breaks, if it may.
+        """
+        sizes = [min(size, widest or size) for size in self.sizes()]
         blocks: list[list[int]] = [[]]
         for i in range(1, len(self.heads)):
             if blocks[-1] and sizes[0] + sum(sizes[j] for j in blocks[-1]) + sizes[i] > width:

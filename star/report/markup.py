@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from html import escape
 
 from star.report.grid import Grid, Mark
+from star.report.letters import printed, sign
 
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 LATEX_ARROWS = {"lower": r"$\downarrow$", "higher": r"$\uparrow$", None: ""}
+MEANS_MORE = re.compile(r"([|*`\\\[\]$~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w))")
+"""What Markdown would take for something else: emphasis, code, links, formulas, tags, entities, cells."""
+BEGINS_MORE = re.compile(r"^(\d*)(#(?=#*\s)|[+-](?=\s)|(?<=\d)[.)](?=\s)|>)")
+"""At the start of a line: a heading, a quotation, a list."""
+LONG_WORD = 20
+"""Letters of a word that need not break."""
 Link = Callable[[tuple[str, ...]], str]
 """MLflow runs -> the address of a page that shows them."""
 
@@ -37,36 +43,25 @@ def markdown(grid: Grid) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line; an underscore inside a word needs no escape."""
-    return re.sub(r"([|*`\\]|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    """Text that GitHub's Markdown shows as it is, on one line, wherever in it; an underscore inside a word needs no escape."""
+    line = re.sub(MEANS_MORE, r"\\\1", " ".join(text.split()))
+    return re.sub(BEGINS_MORE, r"\1\\\2", line)
 
 
-def latex(grid: Grid) -> list[str]:
-    """Lines of a booktabs tabular, as wide as the text allows."""
+def latex_mark(mark: Mark, breaking: bool = False) -> str:
+    """A cell's text.
 
-    def cell(mark: Mark) -> str:
-        text = escaped(mark.text)
-        if text and mark.bold:
-            text = rf"\textbf{{{text}}}"
-        elif text and mark.underlined:
-            text = rf"\underline{{{text}}}"
-        elif text and mark.italic:
-            text = rf"\textit{{{text}}}"
-        return text + escaped(mark.after)
-
-    heads = [(h.latex or escaped(h.title)) + LATEX_ARROWS[h.better] for h in grid.heads]
-    heads = [rf"\textit{{{text}}}" if h.paper else text for text, h in zip(heads, grid.heads, strict=True)]
-    spec = "".join("r" if head.numeric else "l" for head in grid.heads)
-    lines = [rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}", r"\toprule", " & ".join(heads) + r" \\", r"\midrule"]
-    for i, line in enumerate(grid.lines):
-        if line.group:
-            rule = [r"\midrule"] if i else []
-            lines += [*rule, rf"\multicolumn{{{len(grid.heads)}}}{{@{{}}l}}{{{cell(line.cells[0])}}} \\"]
-        else:
-            lines.append(
-                "{}" + " & ".join(cell(mark) for mark in line.cells) + r" \\"
-            )  # or `[` would be taken for \\[...]
-    return [*lines, r"\bottomrule", r"\end{tabular}"]
+    Args:
+        breaking: long words may break.
+    """
+    text = escaped(mark.text, breaking)
+    if text and mark.bold:
+        text = rf"\textbf{{{text}}}"
+    elif text and mark.underlined:
+        text = text if breaking else rf"\underline{{{text}}}"  # what is underlined does not break
+    elif text and mark.italic:
+        text = rf"\textit{{{text}}}"
+    return text + escaped(mark.after, breaking)
 
 
 def html(grid: Grid, link: Link) -> list[str]:
@@ -102,39 +97,17 @@ def html(grid: Grid, link: Link) -> list[str]:
     return [*lines, "</tbody>", "</table>"]
 
 
-def escaped(text: str) -> str:
-    """Plain text for LaTeX."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "✓": r"$\surd$",
-        "±": r"$\pm$",
-        "“": "``",
-        "”": "''",
-        "†": r"$\dagger$",
-        "·": r"$\cdot$",
-        "−": "$-$",
-        "→": r"$\rightarrow$",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": "$<$",
-        ">": "$>$",
-        "|": r"\textbar{}",
-        '"': "''",
-        "≤": r"$\leq$",
-        "≥": r"$\geq$",
-        "≈": r"$\approx$",
-        "×": r"$\times$",
-        "–": "--",
-        "—": "---",
-        "…": r"\dots{}",
-    }
-    special |= {character: "\\" + character for character in "&%$#_{}"}
-    return "".join(special.get(character) or _printable(character) for character in text)
+def escaped(text: str, breaking: bool = False) -> str:
+    """Plain text for LaTeX.
+
+    Args:
+        breaking: words longer than LONG_WORD may break at any letter.
+    """
+    if breaking:
+        words = [part for part in re.split(r"(\s+)", text) if part]
+        return "".join(_breakable(word) if printed(word) > LONG_WORD else escaped(word) for word in words)
+    return "".join(sign(letter) for letter in text)
 
 
-def _printable(character: str) -> str:
-    """What pdflatex has without a package: Latin letters and Greek ones; anything else becomes a question mark."""
-    name = unicodedata.name(character, "").split()
-    if name[:3] == ["GREEK", "SMALL", "LETTER"] and len(name) == 4 and name[3] != "OMICRON":
-        return rf"$\{'lambda' if name[3] == 'LAMDA' else name[3].lower()}$"
-    return character if ord(character) < 0x180 else "?"
+def _breakable(word: str) -> str:
+    return r"\allowbreak{}".join(escaped(letter) for letter in word)

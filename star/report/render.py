@@ -1,4 +1,4 @@
-"""A table as LaTeX, HTML and CSV, and where each of its numbers came from."""
+"""A table as HTML and CSV, and where each of its numbers came from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ import io
 from html import escape
 
 from star.report import markup
-from star.report.grid import Grid, difference_grid, difference_note, main_grid
-from star.report.markup import Link, escaped
+from star.report.grid import difference_grid, difference_note, main_grid
+from star.report.markup import Link
 from star.report.table import Cell, Table
 from star.spec.reporting import Column
 
-LATEX_WIDTHS = ((r"\footnotesize", 75), (r"\scriptsize", 84))
-"""Characters of a line in the standard classes' 345 pt, two for the space between columns."""
-TINY, LONG = (r"\tiny", 108), 20
-"""For tables of more lines than LONG, which would not fit a page twice."""
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
@@ -31,29 +27,6 @@ figure { margin: 1.5rem 0; } figcaption { color: #555; }
 img { max-width: min(100%, 46rem); height: auto; }
 .supported { color: #00674f; } .contradicted { color: #a33c00; } .undecided { color: #555; }
 """
-
-
-def latex(table: Table) -> str:
-    """A `table` environment; it needs \\usepackage{booktabs}. Columns that do not fit the line stand in a second tabular below."""
-    notes = " ".join(escaped(note) for note in table.notes)
-    lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering"]
-    lines += [rf"\caption{{{escaped(table.spec.caption)}}}", *_stacked(main_grid(table))]
-    differences = difference_grid(table)
-    if differences:
-        lines += [r"\par\medskip", *_stacked(differences)]
-        notes += f" {escaped(difference_note(table))}."
-    return "\n".join([*lines, rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}", r"\end{table}"]) + "\n"
-
-
-def _stacked(grid: Grid) -> list[str]:
-    """As many tabulars as the line's width wants, the first column in each."""
-    sizes = LATEX_WIDTHS if len(grid.lines) <= LONG else (*LATEX_WIDTHS, TINY)
-    size, width = next(((s, w) for s, w in sizes if grid.width <= w), sizes[-1])
-    lines = [rf"\begingroup{size}\setlength{{\tabcolsep}}{{4pt}}"]
-    for i, part in enumerate(grid.parts(width)):
-        lines += [r"\par\smallskip"] if i else []
-        lines += markup.latex(part)
-    return [*lines, r"\par\endgroup"]
 
 
 def html_parts(table: Table, link: Link) -> list[str]:

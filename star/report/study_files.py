@@ -13,6 +13,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from star.report import render
+from star.report.latex import latex
 from star.report.study import StudyReport, cells_of
 from star.report.study_text import html, markdown, note_comparisons
 from star.report.write import provenance
@@ -49,7 +50,7 @@ def _of_complete(report: StudyReport, folder: Path) -> dict[str, str]:
     texts["report.html"] = render.page(report.search.spec.title, lines)
     for name, part in (("top", report.top), ("confirmed", report.confirmed)):
         if part is not None and part.table is not None:
-            texts[f"{name}.tex"] = render.latex(part.table)
+            texts[f"{name}.tex"] = latex(part.table)
             texts[f"{name}.csv"] = render.comma_separated(part.table)
             texts[f"{name}.json"] = provenance(part, [])
     return texts

@@ -12,6 +12,7 @@ from star.report import curves, judged, markup, render
 from star.report.claims import Judgement, judge_all
 from star.report.evidence import Evidence
 from star.report.grid import difference_grid, difference_note, main_grid
+from star.report.latex import latex
 from star.report.markup import Link
 from star.report.table import Agreement, Table, agreements, build_table, conditions, versions
 from star.rundir import read_json, write_bytes
@@ -106,7 +107,7 @@ def _texts(report: Report) -> dict[str, str]:
     table = report.table
     texts = {"report.md": "\n".join(markdown(report)) + "\n"}
     if table is not None:
-        texts["table.tex"] = render.latex(table)
+        texts["table.tex"] = latex(table)
         texts["table.html"] = render.html(table, report.link)
         texts["table.csv"] = render.comma_separated(table)
     if curves.curves_of(report.evidence):

@@ -58,6 +58,10 @@ class TableSpec(Section):
     spread: Literal["std", "interval"] = Field(
         "std", description="after the mean: the seeds' standard deviation, or half the 95% t interval"
     )
+    latex: list[Literal["rows", "star", "no-notes"]] = Field(
+        default_factory=list,
+        description="of table.tex: `rows` alone, for a tabular of your own; a `table*` over both columns; without notes",
+    )
     paper: Literal["beside", "below"] = Field("beside", description="where published values stand")
 
     @model_validator(mode="after")

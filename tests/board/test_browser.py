@@ -99,7 +99,7 @@ def test_every_page_is_in_order_for_everybody(chromium: Any, board: BoardServer,
 
 def test_a_cell_opens_in_three_clicks(page: Any, shown: Path, ledger: Ledger) -> None:
     """From the experiment to a cell's seeds, run, job, log; the numbers are the report's and the ledger's."""
-    report = shown.parent / "reports" / "tiny" / "tiny" / "table.csv"
+    report = shown / "reports" / "tiny" / "tiny" / "table.csv"
     with report.open() as file:
         rows = list(csv.DictReader(file))
     page.goto("/")

@@ -189,7 +189,7 @@ def test_the_token_is_nowhere(shown: Path) -> None:
     pages = [server.ask(path, headers=cookie).text for path in ("/", "/start", "/queue", "/login")]
     log = server.said + server.stop()
     assert TOKEN not in log + "".join(pages) and "not the token" not in log
-    for file in [*shown.glob("*.sqlite*"), *shown.glob("experiments/*")]:
+    for file in [*shown.glob("*.sqlite*"), *shown.glob("experiments/**/*.yaml"), *shown.glob("experiments/*.json")]:
         assert TOKEN.encode() not in file.read_bytes(), file
 
 

@@ -97,6 +97,7 @@ USUAL: dict[str, Any] = {
     "optim__schedule": "cosine",
     "data__num_classes": 10,
     "resources__micro_batch_size": 3,
+    "resources__sample_batch_size": 2,
 }
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from star.report import markup, render
 from star.report.grid import difference_grid, main_grid
 from star.report.index import write_index
+from star.report.latex import PREAMBLE, latex
 from star.report.markup import escaped
 from star.report.published import published_of, row_for
 from star.report.table import Table, agreements, build_table, scored
@@ -162,25 +164,78 @@ def test_html_links_each_cell_to_its_runs(tmp_path: Path) -> None:
     assert "a &amp; b_1" in text and 'title="30, 31, 32"' in text
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
-@pytest.mark.parametrize("name", ["study", *(str(path) for path in sorted((ROOT / "reports").glob("*/*/table.tex")))])
-def test_latex_compiles_and_fits_the_line(name: str, table: Table, tmp_path: Path) -> None:
-    text = render.latex(table)
-    if name != "study":
-        text = Path(name).read_text()
-    (tmp_path / "table.tex").write_text(text)
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{table}\\end{document}"
-    )
+PAGES = {
+    "one column": r"\documentclass{article}",
+    "two columns": r"\documentclass[twocolumn]{article}",
+    "a conference's two columns": r"\documentclass[10pt,twocolumn,a4paper]{article}\setlength{\columnsep}{0.8cm}",
+}
+
+
+def compiled(folder: Path, page: str, table: str) -> str:
+    """What pdflatex says of a paper that holds the table, and booktabs alone."""
+    (folder / "table.tex").write_text(table)
+    paper = rf"{page}\usepackage{{booktabs}}\begin{{document}}Text.\input{{table}}\end{{document}}"
+    (folder / "paper.tex").write_text(paper)
     done = subprocess.run(
-        ["pdflatex", "-halt-on-error", "paper.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=200
+        ["pdflatex", "-halt-on-error", "paper.tex"], cwd=folder, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    assert (tmp_path / "paper.pdf").exists() and "Overfull" not in done.stdout and "too large" not in done.stdout
+    assert (folder / "paper.pdf").exists()
+    return done.stdout
+
+
+COMMITTED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "reports").glob("*/*/*.tex"))
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("name", ["study", "long words", *COMMITTED])
+def test_latex_compiles_and_fits_the_line(name: str, page: str, table: Table, tmp_path: Path) -> None:
+    if name == "long words":
+        for row in table.rows:
+            row.label = f"{row.label}-{'a_rather_long_label_without_a_space' * 2} and some words more"
+            row.cells[0].text = row.label
+        table.notes.append("A file: /some/folder/that/is/very/deep/and/has/no/space/anywhere/in/its/name/images.npz")
+    text = latex(table) if name in ("study", "long words") else (ROOT / name).read_text()
+    said = compiled(tmp_path, PAGES[page], text)
+    assert "Overfull" not in said and "too large" not in said, said
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_has_options(table: Table, tmp_path: Path) -> None:
+    """Rows for a tabular of one's own, a table over both columns, no notes."""
+
+    def made(*options: str) -> str:
+        spec = table.spec.model_copy(update={"latex": list(options)})
+        whole = table.experiment.spec.model_copy(update={"table": spec})
+        return latex(replace(table, experiment=replace(table.experiment, spec=whole)))
+
+    rows = made("rows")
+    assert "tabular" not in rows and rows.count(r" \\") == len(main_grid(table).lines)
+    own = rf"\par\tiny\begin{{tabular}}{{{'l' * len(main_grid(table).heads)}}}{rows}\end{{tabular}}"
+    assert "Overfull" not in compiled(tmp_path, PAGES["one column"], own)
+    star = made("star")
+    assert r"\begin{table*}" in star and r"\end{table*}" in star and r"\ifdim" not in star
+    assert "Overfull" not in compiled(tmp_path, PAGES["two columns"], star)
+    notes = r"\parbox{\linewidth}{\footnotesize"
+    assert notes in star and notes not in made("star", "no-notes")
+    assert table.notes[0].split(":")[0] in star and table.notes[0].split(":")[0] not in made("no-notes")
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_letters_that_pdflatex_lacks_are_told_apart(table: Table, tmp_path: Path) -> None:
+    for row, label in zip(table.rows, ("漢字", "仮名", "Привет", "🙂 ß é"), strict=False):
+        row.label = label
+        row.cells[0].text = label
+    text = latex(table)
+    assert "漢" in text and "Overfull" not in compiled(tmp_path, PAGES["two columns"], text)
+    asked = r"\sbox0{%s}\typeout{width \the\wd0}\sbox0{U+6F22}\typeout{width \the\wd0}" % escaped("漢")
+    first, second = re.findall(r"width (\S+)", compiled(tmp_path, PAGES["one column"], f"{PREAMBLE[1]}\n{asked}"))
+    assert first == second
 
 
 def test_latex_is_booktabs_with_everything_escaped(table: Table) -> None:
-    text = render.latex(table)
+    text = latex(table)
     assert all(
         rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\textbf{20.00}", r"\underline{25.00}")
     )
@@ -240,12 +295,24 @@ def test_a_table_of_one_number(tmp_path: Path) -> None:
     study = Study(tmp_path, re.sub(r"    published: .*\n", "", text) + table)
     study.put("plain", "train/val_nll", 2.5)
     made = build_table(study.evidence)
-    assert "2.50" in render.latex(made) and "2.50" in markup.markdown(main_grid(made))[3]
+    assert "2.50" in latex(made) and "2.50" in markup.markdown(main_grid(made))[3]
 
 
 def test_odd_labels_stay_what_they_are() -> None:
+    for text, shown in (
+        ("[a](b)", r"\[a\](b)"),
+        ("$x$ ~~y~~", r"\$x\$ \~\~y\~\~"),
+        ("AT&amp;T & Co", r"AT\&amp;T & Co"),
+        ("# a # b", r"\# a # b"),
+        ("- a - b", r"\- a - b"),
+        ("12. a", r"12\. a"),
+        ("0.25", "0.25"),
+        ("> a", r"\> a"),
+        ("漢字 é", "漢字 é"),
+    ):
+        assert markup.plain(text) == shown
     assert markup.plain("a|b *c* <d> `e` _f_ g_h\n2 < 3") == "a\\|b \\*c\\* \\<d> \\`e\\` \\_f\\_ g_h 2 < 3"
-    assert escaped('α ≤ 1 | "é" 漢') == "$\\alpha$ $\\leq$ 1 \\textbar{} ''é'' ?"
+    assert escaped('α ≤ 1 | "é" 漢') == "$\\alpha$ $\\leq$ 1 \\textbar{} ''é'' \\unicodeletter{6F22}{漢}"
 
 
 def test_files_of_what_is_no_longer_shown_go(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""A table as LaTeX that fits the line it stands on, of a page with one column and of one with two, with booktabs alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from star.report.grid import Grid, Line, Mark, difference_grid, difference_note, main_grid
+from star.report.letters import printed
+from star.report.markup import LATEX_ARROWS, escaped, latex_mark
+from star.report.table import Table
+
+SIZES = (r"\footnotesize", r"\scriptsize", r"\tiny")
+WIDE, NARROW = (75, 84, 108), (44, 49, 61)
+"""Characters of a line at each size, two for the space between columns: in the standard classes' 345 pt, and in the 229 pt of
+a column of two."""
+LONG = 20
+"""Tables of more lines may be tiny, or they would not fit a page twice."""
+BREAKS_BELOW = "300pt"
+"""A line shorter than this takes the narrow layout."""
+HIGHEST, LINE, NOTE = 480, 8.0, 9.5
+"""Points of a column that a table may take; of one of its lines, and of its notes'."""
+SHARE = 0.44
+"""Of the line: what a column takes at most; longer texts break."""
+PREAMBLE = [
+    r"% \usepackage{booktabs}",
+    r"\providecommand{\unicodeletter}[2]{\ifdefined\Umathchar#2\else U+#1\fi}% for letters that pdflatex has no sign for",
+]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """One size and width for all tabulars of a table."""
+
+    size: str
+    width: int
+
+    @property
+    def widest(self) -> int:
+        """Characters of a column that need not break."""
+        return int(SHARE * self.width)
+
+
+def latex(table: Table) -> str:
+    """The file `table.tex`; what it holds, the table's `latex` options say."""
+    options, grid, differences = table.spec.latex, main_grid(table), difference_grid(table)
+    if "rows" in options:
+        told = [
+            f"% {line.removeprefix('% ')}" for line in [*PREAMBLE, " & ".join(_heads(grid))]
+        ]  # a row begins a tabular
+        return "\n".join([*told, *_rows(grid, None)]) + "\n"
+    notes = [] if "no-notes" in options else [*table.notes, *([f"{difference_note(table)}."] if differences else [])]
+    grids = [grid, differences] if differences else [grid]
+    return (
+        "\n".join([*PREAMBLE, *_floating(grids, escaped(table.spec.caption), " ".join(notes), "star" in options)])
+        + "\n"
+    )
+
+
+def _floating(grids: list[Grid], caption: str, notes: str, star: bool) -> list[str]:
+    """A table, or one over both columns where it is asked for, or would be higher than a column."""
+    wide = [line for one in grids for line in _stacked(one, WIDE)]
+    narrow = [line for one in grids for line in _stacked(one, NARROW)]
+    kind, lines = "table*" if star else "table", []
+    if star or wide == narrow:
+        body = wide
+    elif len(narrow) * LINE + len(notes) / NARROW[0] * NOTE < HIGHEST:
+        body = [rf"\ifdim\linewidth<{BREAKS_BELOW}", *narrow, r"\else", *wide, r"\fi"]
+    else:
+        kind, body = r"\tablekind", wide
+        lines = [rf"\ifdim\linewidth<{BREAKS_BELOW}\def\tablekind{{table*}}\else\def\tablekind{{table}}\fi"]
+    lines += [rf"\begin{{{kind}}}", r"\centering", rf"\caption{{{caption}}}", *body]
+    if notes:
+        text = escaped(notes, breaking=True)
+        lines.append(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize\raggedright {text}}}")
+    return [*lines, rf"\end{{{kind}}}"]
+
+
+def _stacked(grid: Grid, widths: tuple[int, int, int]) -> list[str]:
+    """As many tabulars as the line's width wants, the first column in each."""
+    usable = widths if len(grid.lines) > LONG or widths is NARROW else widths[:2]
+    layouts = [_Layout(size, width) for size, width in zip(SIZES, usable, strict=False)]
+    whole = (one for one in layouts if grid.needed(one.widest) <= one.width)
+    chosen = next(whole, layouts[-1])
+    lines = [rf"\begingroup{chosen.size}\setlength{{\tabcolsep}}{{4pt}}"]
+    for part in grid.parts(chosen.width, chosen.widest):
+        lines += [r"\par\medskip", *_tabular(part, chosen)]
+    return [*lines, r"\par\endgroup"]
+
+
+def _tabular(grid: Grid, layout: _Layout) -> list[str]:
+    spec = "".join("r" if head.numeric else "l" for head in grid.heads)
+    heads = " & ".join(
+        text if printed(head.title) + 2 <= layout.widest else _broken(grid, i, text, layout)
+        for i, (text, head) in enumerate(zip(_heads(grid), grid.heads, strict=True))
+    )
+    lines = [rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}", r"\toprule", rf"{heads} \\", r"\midrule"]
+    return [*lines, *_rows(grid, layout), r"\bottomrule", r"\end{tabular}"]
+
+
+def _heads(grid: Grid) -> list[str]:
+    texts = [(head.latex or escaped(head.title)) + LATEX_ARROWS[head.better] for head in grid.heads]
+    return [rf"\textit{{{text}}}" if head.paper else text for text, head in zip(texts, grid.heads, strict=True)]
+
+
+def _rows(grid: Grid, layout: _Layout | None) -> list[str]:
+    lines = []
+    for i, line in enumerate(grid.lines):
+        if line.group:
+            lines += [*([r"\midrule"] if i else []), _group(grid, line, layout)]
+        else:
+            cells = [_cell(grid, j, mark, layout) for j, mark in enumerate(line.cells)]
+            lines.append("{}" + " & ".join(cells) + r" \\")  # or `[` would be taken for \\[...]
+    return lines
+
+
+def _group(grid: Grid, line: Line, layout: _Layout | None) -> str:
+    text = latex_mark(line.cells[0])
+    if layout is not None and printed(line.cells[0].text) > layout.width // 2:
+        text = rf"\parbox[t]{{\linewidth}}{{\raggedright {latex_mark(line.cells[0], breaking=True)}\strut}}"
+    return rf"\multicolumn{{{len(grid.heads)}}}{{@{{}}l}}{{{text}}} \\"
+
+
+def _cell(grid: Grid, column: int, mark: Mark, layout: _Layout | None) -> str:
+    if layout is None or printed(mark.text + mark.after) + 2 <= layout.widest:
+        return latex_mark(mark)
+    return _broken(grid, column, latex_mark(mark, breaking=True), layout)
+
+
+def _broken(grid: Grid, column: int, text: str, layout: _Layout) -> str:
+    """A text that may break, in a column that would be too wide."""
+    if grid.sizes()[column] <= layout.widest:
+        return text
+    side = r"\raggedleft" if grid.heads[column].numeric else r"\raggedright"
+    return rf"\parbox[t]{{{SHARE - 0.03:.2f}\linewidth}}{{{side} {text}\strut}}"
