@@ -229,7 +229,8 @@ def test_letters_that_pdflatex_lacks_are_told_apart(table: Table, tmp_path: Path
         row.cells[0].text = label
     text = latex(table)
     assert "漢" in text and "Overfull" not in compiled(tmp_path, PAGES["two columns"], text)
-    asked = r"\sbox0{%s}\typeout{width \the\wd0}\sbox0{U+6F22}\typeout{width \the\wd0}" % escaped("漢")
+    width = r"\typeout{width \the\wd0}"
+    asked = rf"\sbox0{{{escaped('漢')}}}{width}\sbox0{{U+6F22}}{width}"
     first, second = re.findall(r"width (\S+)", compiled(tmp_path, PAGES["one column"], f"{PREAMBLE[1]}\n{asked}"))
     assert first == second
 

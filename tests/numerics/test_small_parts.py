@@ -1,0 +1,177 @@
+"""Small parts that larger tests pass by: the guard, memory, the weights that are kept, ranks that put together what they gathered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from star.errors import DataError
+from star.evaluate import linear_probe
+from star.evaluate.features import EfficientNetLite0, features_of, resized
+from star.evaluate.linear_probe import train_probe
+from star.evaluate.statistics import Statistics
+from star.spec.sections import ProbeSpec
+from star.train.guard import DivergedError, MicroBatch, check, finite_nll, is_out_of_memory
+from star.train.optim import lr_at
+from star.train.trainer import Trainer
+from tests.helpers import tiny
+from tests.numerics.test_plain_trainer import copied, stores
+from tests.numerics.test_statistics import IMAGES, Tiny
+
+CPU = torch.device("cpu")
+GOOD = {"ar_loss": 3.0, "loss": 4.0, "grad_norm": 1.0}
+
+
+def test_memory_that_runs_out_is_known() -> None:
+    for error in (
+        torch.OutOfMemoryError("x"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 3"),
+    ):
+        assert is_out_of_memory(error)
+    for other in (RuntimeError("shapes differ"), ValueError("can't allocate memory")):
+        assert not is_out_of_memory(other)
+
+
+def test_passes_are_halved_and_remembered(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    micro, sizes = MicroBatch(folder, 13), []
+    for _ in range(4):
+        micro.halve()
+        sizes.append(micro.size)
+        assert MicroBatch(folder, 13).size == micro.size
+    assert sizes == [7, 4, 2, 1] and MicroBatch(folder, 13).size == 1
+    with pytest.raises(DataError, match="memory runs out with one image per forward pass"):
+        micro.halve()
+    assert MicroBatch(tmp_path / "elsewhere", 5).size == 5
+
+
+def test_a_run_that_left_the_road_is_stopped() -> None:
+    check(GOOD, 7, 32, 0.1, "kept")
+    check({**GOOD, "ar_loss": float(np.log(32)) + 1.99}, 7, 32, 0.1, "kept")
+    with pytest.raises(
+        DivergedError, match=r"after step 7 ar_loss is 5.5 nats, far above the 3.47 of guessing among 32 codes"
+    ):
+        check({**GOOD, "ar_loss": 5.5}, 7, 32, 0.1, "kept")
+    for name in GOOD:
+        with pytest.raises(DivergedError, match=f"after step 7 {name} is inf"):
+            check({**GOOD, name: float("inf")}, 7, 32, 0.1, "kept")
+    assert finite_nll(2.5, 1) == 2.5
+    with pytest.raises(DivergedError, match="after step 1 the validation loss is nan"):
+        finite_nll(float("nan"), 1)
+
+
+def test_what_is_recorded_and_what_is_kept(tmp_path: Path) -> None:
+    train, test, _ = stores(tmp_path)
+    recorded: dict[int, dict[str, float]] = {}
+    spec = tiny(
+        optim__steps=21,
+        optim__batch_size=4,
+        optim__warmup_steps=4,
+        optim__schedule="cosine",
+        resources__validate_every=8,
+    )
+    trainer = Trainer(
+        *(spec, train, test, tmp_path / "checkpoints", CPU),
+        *(lambda step, metrics: recorded.setdefault(step, {}).update(metrics), lambda done, total: None, lambda: False),
+    )
+    trainer.train()
+    assert sorted(recorded) == [1, 8, 10, 16, 20, 21]
+    names = {"loss", "ar_loss", "mim_loss", "inter_step_loss", "inter_view_loss", "grad_norm", "lr"}
+    for step in (1, 10, 20):
+        assert set(recorded[step]) == names and recorded[step]["lr"] == lr_at(step - 1, 21, spec.optim)
+    assert set(recorded[8]) == {"val_nll_by_step"} and set(recorded[21]) == names | {"val_nll_by_step"}
+    objective = trainer.objective
+    teacher = trainer.teacher_state()
+    assert teacher is not None and objective.teacher is not None
+    for found, module in ((trainer.student_state(), objective.student), (teacher, objective.teacher.copy)):
+        known = copied(module)  # type: ignore[arg-type]
+        assert found.keys() == known.keys() and all(torch.equal(found[key], known[key]) for key in known)
+    best = min((8, 16, 21), key=lambda step: recorded[step]["val_nll_by_step"])
+    kept = trainer.checkpoints.best()
+    assert kept is not None and kept["step"] == best and trainer.best_state() is not None
+    plain = tiny(selfguided__mim_weight=0.0, selfguided__contrastive_weight=0.0, optim__batch_size=4)
+    none = Trainer(plain, train, test, tmp_path / "b", CPU, lambda *_: None, lambda *_: None, lambda: False)
+    assert none.teacher_state() is None and none.best_state() is None
+
+
+class Together:
+    """Two ranks in one process: what one gives is put beside what the other gave before, in the order in which they are asked."""
+
+    def __init__(self, other: list[Tensor] | None) -> None:
+        self.count, self.index, self.other, self.given = 2, 1 if other else 0, other, []
+
+    def _beside(self, own: Tensor) -> Tensor:
+        self.given.append(own)
+        return self.other[len(self.given) - 1] if self.other else torch.zeros_like(own)
+
+    def total(self, own: Tensor) -> Tensor:
+        return own + self._beside(own)
+
+    def gather(self, own: Tensor) -> Tensor:
+        return torch.cat([self._beside(own), own])
+
+
+def test_two_ranks_gather_what_one_does() -> None:
+    def gathered(first: int, last: int) -> Statistics:
+        found = Statistics(230, 100, 50, CPU)
+        found.gather(Tiny(), (IMAGES[i : min(i + 20, last)] for i in range(first, last, 20)), first=first)
+        return found
+
+    alone = gathered(0, 230)
+    rehearsal = Together(None)
+    gathered(0, 115).merge_ranks(rehearsal)  # type: ignore[arg-type]
+    found = gathered(115, 230)
+    found.merge_ranks(Together(rehearsal.given))  # type: ignore[arg-type]
+    torch.testing.assert_close(found.points, alone.points)
+    assert found.score.result() == pytest.approx(alone.score.result(), rel=1e-12)
+    for name in ("pooled", "spatial"):
+        mine, theirs = getattr(found, name).result(), getattr(alone, name).result()
+        np.testing.assert_allclose(mine.mean, theirs.mean, rtol=1e-10)
+        np.testing.assert_allclose(mine.covariance, theirs.covariance, rtol=1e-8, atol=1e-12)
+
+
+def test_the_other_network_sees_what_its_weights_were_trained_on() -> None:
+    network = EfficientNetLite0(40)
+    grey = torch.arange(2 * 28 * 28).remainder(256).float().view(2, 1, 28, 28)
+    seen = network.resized(grey)
+    assert seen.shape == (2, 3, 40, 40)
+    expected = (resized(grey, 40) - 127) / 128
+    for channel in range(3):
+        torch.testing.assert_close(seen[:, channel], expected[:, 0], rtol=0, atol=1e-6)
+    assert features_of("inception", 64) == "inception"
+    assert features_of("efficientnet-lite0", 64) == "efficientnet-lite0@64"
+
+
+class ByEpoch:
+    """Features whose class can be told in training's views alone, and not in centre crops."""
+
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.labels = torch.randint(3, (count,), generator=generator)
+        self.noise = torch.randn(count, 1, 3, generator=generator)
+        self.asked: list[int | None] = []
+
+    def features(self, rows: Tensor, epoch: int | None = None) -> Tensor:
+        self.asked.append(epoch)
+        told = torch.nn.functional.one_hot(self.labels[rows], 3).float()[:, None] * 5
+        return self.noise[rows] + (told if epoch is not None else told.roll(1, -1))
+
+    def passes(self, rows: Tensor):  # type: ignore[no-untyped-def]
+        yield self.features(rows, 0)
+
+
+def test_a_probe_trains_on_each_epochs_views_and_is_tested_on_centre_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_probe, "TESTED", 30)  # the test images are counted in several parts
+    source = ByEpoch(300)
+    spec = ProbeSpec(positions=1, epochs=20, warmup_epochs=1, batch_size=50, base_lrs=[100.0])
+    done: list[tuple[int, int]] = []
+    found = train_probe(source, source, 3, spec, [1], 0, lambda *far: done.append(far))
+    assert {epoch for epoch in source.asked if epoch is not None} == set(range(20)) and None in source.asked
+    assert done == [(epoch, 20) for epoch in range(1, 21)]
+    assert found.accuracy[0] < 0.1, "what was learnt of the views is wrong of the crops"
+    assert found.accuracy_top5[0] == 1, "of three classes"
