@@ -21,12 +21,11 @@ COPY = ROOT / "runs" / "mutation" / "mutmut"
 BY_HAND = ROOT / "runs" / "mutation" / "by_hand"
 KNOWN = ROOT / "runs" / "mutation" / "by_hand.json"
 MUTATED = ["selfguided/*", "train/*", "model/*", "evaluate/*", "tokenizer/*", "data/views.py", "checkpoint.py"]
-TESTS = [
-    "tests/numerics",
-    "tests/data/test_image_sets.py",
-    "tests/test_weights.py::test_the_transformers_are_llamagens",
+TESTS = ["tests/numerics", "tests/data/test_image_sets.py", "tests/data/test_sources.py", "tests/test_weights.py"]
+TOO_SLOW = [
+    *("test_a_compiled_model", "test_memory_that_runs_out_halves", "test_every_layout", "test_collapsed_generator"),
+    "test_exports_load",
 ]
-TOO_SLOW = ["test_a_compiled_model", "test_memory_that_runs_out", "test_every_layout", "test_collapsed_generator"]
 """They start processes of their own, or take seconds for what a faster one notices too."""
 
 
