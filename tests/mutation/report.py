@@ -71,7 +71,7 @@ def write(mutants: Path, target: Path, judged: Path, by_hand: Path) -> None:
     ]
     text += [*lines, f"| **all** | {_row(whole)} |", ""]
     if whole["pending"]:
-        text += [f"{whole['pending']} mutants were not tried yet.", ""]
+        text += [f"{whole['pending']} mutants were not tried: those above are a sample.", ""]
     text += ["## Open", "", *(_line(one) for one in open_ones)] if open_ones else []
     text += ["", "## Survivors that change no result", ""]
     for why, group in reasons.items():
