@@ -96,7 +96,8 @@ def failures(board: Board, request: Request) -> Response:
             found = [job for job in found if kind in ("", job.error_class or job.state)]
             part = found[(page - 1) * ROWS : page * ROWS]
             listed = [
-                describe(model, job) | {"advice": advice(job.why, job.stage, job.key), "lines": last_lines(job)} for job in part
+                describe(model, job) | {"advice": advice(job.why, job.stage, job.key), "lines": last_lines(job)}
+                for job in part
             ]
             return {**paged(found, page), "kinds": kinds, "kind": kind, "failed": listed}
 
