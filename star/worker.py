@@ -147,7 +147,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     import torch
 
     from star.ranks import join, leave
-    from star.spec.graph import STAGES as STEPS_OF
+    from star.spec.graph import STAGES as GRAPH
     from star.spec.graph import goes_on
     from star.spec.run import RunSpec
     from star.stages import STAGES, Context
@@ -166,7 +166,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
         job_dir.scratch.mkdir()
     metrics = MetricLog(job_dir.metrics) if ranks.first else None
     saves = (
-        STEPS_OF[job["stage"]].keeps == "checkpoints"
+        GRAPH[job["stage"]].keeps == "checkpoints"
     )  # such a stage stops by itself: it saves first, on all ranks at once
     progress = _Progress(job_dir if ranks.first else None, (lambda: False) if saves else stop, goes_on(job["stage"]))
     result = STAGES[job["stage"]](
