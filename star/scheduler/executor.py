@@ -100,7 +100,7 @@ class Executor(Protocol):
         ...
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
-        """Ask it to save its state and end; with `kill`, end it now."""
+        """Ask it to stop; with `kill`, end it now."""
         ...
 
     def close(self) -> None:

@@ -166,7 +166,7 @@ class Scheduler(Overseer):
                 "`star-exp cancel` stops them"
             )
             return
-        self.say("stopping: running jobs save their state (Ctrl-C again leaves them running)")
+        self.say("stopping: running jobs keep what their stage can keep (Ctrl-C again leaves them running)")
         try:
             deadline = time.monotonic() + STOP_TIMEOUT
             for job in self._mine(board):

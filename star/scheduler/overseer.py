@@ -25,7 +25,7 @@ STRAYS = 10.0
 GRACE = 2.0
 """Seconds from its adoption in which a worker without a handle may still come up."""
 STOP_TIMEOUT = 60.0
-"""Seconds that workers get to save their state."""
+"""Seconds that workers get to stop."""
 log = logging.getLogger(__name__)
 
 

@@ -167,7 +167,7 @@ class RayExecutor:
             time.sleep(max(0.0, seconds))
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
-        """Ask the workers to save their state and end; with `kill`, end them now."""
+        """Ask the workers to stop; with `kill`, end them now."""
         begun = watched.job.locked()
         for actor in _actors(watched):
             if kill or not begun:  # one that waits for room would not hear it

@@ -1,7 +1,7 @@
 """What runs on a Slurm node: a process of submitit that starts the worker and stands between it and Slurm's signals.
 
-Before a time limit Slurm sends USR2 (submitit asks it to): the worker saves its state, and submitit requeues the job under the
-same number. SIGTERM comes at a preemption and at `scancel`: the worker saves its state too, and the job is requeued unless it
+Before a time limit Slurm sends USR2 (submitit asks it to): the worker stops with what its stage keeps, and submitit requeues the job under the
+same number. SIGTERM comes at a preemption and at `scancel`: the worker stops too, and the job is requeued unless it
 was cancelled.
 """
 
