@@ -1,8 +1,8 @@
 """What runs on a Slurm node: a process of submitit that starts the worker and stands between it and Slurm's signals.
 
-Before a time limit Slurm sends USR2 (submitit asks it to): the worker stops with what its stage keeps, and submitit requeues the job under the
-same number. SIGTERM comes at a preemption and at `scancel`: the worker stops too, and the job is requeued unless it
-was cancelled.
+Before a time limit Slurm sends USR2 (submitit asks it to): the worker stops with what its stage keeps, and submitit requeues
+the job under the same number. SIGTERM comes at a preemption and at `scancel`: the worker stops too, and the job is requeued
+unless it was cancelled.
 """
 
 from __future__ import annotations
