@@ -10,8 +10,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-GOLDEN = 0x9E3779B9 - 2**32
-"""2^32 over the golden ratio, as a signed number: spreads consecutive integers."""
+GOLDEN = 0x9E3779B9
+"""2^32 over the golden ratio: its multiples spread consecutive integers."""
+
+
+def wrapped(number: int) -> int:
+    """`number` as int32 holds it."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def spread(place: Tensor) -> Tensor:
+    """`place` (int32, not negative) times GOLDEN in int32.
+
+    In two halves: of one product, a compiler that knows `place` to be an index makes an index with a factor beyond int32,
+    which Triton refuses.
+    """
+    return place * (GOLDEN & 0xFFFF) + ((place * (GOLDEN >> 16)) << 16)
 
 
 def mixed(x: Tensor) -> Tensor:
@@ -19,13 +33,13 @@ def mixed(x: Tensor) -> Tensor:
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * 0x7FEB352D
     x = x ^ ((x >> 15) & 0x1FFFF)
-    x = x * (0x846CA68B - 2**32)
+    x = x * wrapped(0x846CA68B)
     return x ^ ((x >> 16) & 0xFFFF)
 
 
 def layer_seeds(seeds: Tensor | None, number: int) -> Tensor | None:
     """The seeds (B,) of one layer. Made outside the layer, so that all layers compile to the same code."""
-    return None if seeds is None else mixed(seeds + number * GOLDEN)
+    return None if seeds is None else mixed(seeds + wrapped(number * GOLDEN))
 
 
 class SequenceDropout(nn.Module):
@@ -45,8 +59,8 @@ class SequenceDropout(nn.Module):
         """x (B, T, D), seeds (B,) int32."""
         if seeds is None or self.p == 0:
             return x
-        own = mixed(seeds + self.site * GOLDEN)
+        own = mixed(seeds + wrapped(self.site * GOLDEN))
         place = torch.arange(x.shape[1] * x.shape[2], dtype=torch.int32, device=x.device)
-        drawn = mixed(own[:, None] ^ mixed(place * GOLDEN)) & 0x7FFFFFFF  # (B, T*D), uniform in 31 bits
+        drawn = mixed(own[:, None] ^ mixed(spread(place))) & 0x7FFFFFFF  # (B, T*D), uniform in 31 bits
         keep = (drawn >= int(self.p * 2**31)).view_as(x) if self.p < 1 else torch.zeros_like(x, dtype=torch.bool)
         return x * keep * (1 / (1 - self.p) if self.p < 1 else 0.0)

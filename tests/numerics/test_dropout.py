@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
-from star.model.dropout import SequenceDropout, layer_seeds, mixed
+from star.model.dropout import GOLDEN, SequenceDropout, layer_seeds, mixed, spread, wrapped
 
 SEEDS = torch.randint(2**31 - 1, (64,), generator=torch.Generator().manual_seed(0)).int()
 
@@ -55,3 +57,27 @@ def test_a_mask_belongs_to_its_sequence_not_to_its_batch() -> None:
 def test_the_mixer_maps_no_two_numbers_to_one() -> None:
     numbers = torch.arange(-(2**18), 2**18, dtype=torch.int32)
     assert len(mixed(numbers).unique()) == len(numbers)
+
+
+def test_places_are_spread_by_a_product_of_32_bits() -> None:
+    places = torch.arange(0, 1024 * 3200, 997, dtype=torch.int32)
+    assert spread(places).tolist() == [wrapped(place * GOLDEN) for place in places.tolist()]
+    assert [wrapped(n) for n in (0, 2**31 - 1, 2**31, 2**32 - 1, -(2**31), 2**32)] == [
+        0,
+        2**31 - 1,
+        -(2**31),
+        -1,
+        -(2**31),
+        0,
+    ]
+
+
+def test_compiled_it_needs_no_index_beyond_32_bits_and_drops_the_same() -> None:
+    """Triton refuses a kernel with a larger one; the compiler for CPUs makes the same indices."""
+    from torch._inductor.utils import run_and_get_code
+
+    x = torch.ones(64, 49, 3200)
+    found, code = run_and_get_code(torch.compile(SequenceDropout(0.1, 2)), x, SEEDS)
+    assert torch.equal(found, SequenceDropout(0.1, 2)(x, SEEDS))
+    factors = [int(number) for number in re.findall(r"(\d+)L\*", "".join(code))]
+    assert factors and max(factors) < 2**31
