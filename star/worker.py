@@ -142,20 +142,15 @@ def _is_disk_full(error: BaseException | None) -> bool:
 def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None:
     started = time.time()
     threads = int(job["threads"])
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    import torch
-
+    repeatable(threads)
     from star.ranks import join, leave
     from star.spec.graph import STAGES as GRAPH
     from star.spec.graph import goes_on
     from star.spec.run import RunSpec
     from star.stages import STAGES, Context
 
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     spec = RunSpec.model_validate(job["spec"])
-    device = _device(spec.resources.device)
+    device = _device(spec.resources.device if spec.resources.uses_gpu(job["stage"]) else "cpu")
     ranks = join(device.type)
     log.info(
         "%s %s on %s, %d threads, pid %d, process %d of %d",
@@ -190,6 +185,20 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     if metrics is not None:
         metrics.close()
         finish(job, job_dir, started, result, provenance(job, device, threads, ranks.count))
+
+
+def repeatable(threads: int) -> None:
+    """Have torch compute the same again, and float32 as float32: on a GPU, convolutions would round to TF32 by themselves, and
+    codes and pixels differ from the CPU's in the third digit. What may be coarser, the spec says (`precision: bf16`)."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may add in another order each time
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: on a GPU 4% of a step
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def check_result(stage: str, result: Mapping[str, float]) -> None:

@@ -18,13 +18,13 @@ import torch
 
 from star.checkpoint import Checkpoints
 from star.errors import DataError, Stopped
-from star.rundir import DONE, PREEMPTED, STOPPED, JobDir
+from star.rundir import DONE, PREEMPTED, STOPPED, USER_ERROR, JobDir, read_json
 from star.scheduler.policies import advice, attempts
 from star.spec.graph import STAGES as GRAPH
 from star.spec.graph import goes_on
 from star.spec.run import RunSpec
 from star.stages import STAGES
-from star.worker import _Progress, check_result
+from star.worker import _Progress, check_result, repeatable
 from tests.helpers import ROOT, context, job_in, start_worker, tiny, work
 
 IMAGES = 1100
@@ -294,3 +294,31 @@ def test_a_result_that_is_no_number_is_none(tmp_path: Path, monkeypatch: pytest.
     for value in (float("nan"), float("inf")):
         with pytest.raises(DataError, match=f"score: frechet_distance is {value}; no result is kept"):
             check_result("score", {"frechet_distance": value, "precision": 0.5})
+
+
+def test_a_stage_that_needs_no_gpu_runs_where_it_sees_none(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the scheduler starts it: `device: cuda` is for the stages that compute."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    spec = SPEC.model_copy(update={"resources": SPEC.resources.model_copy(update={"device": "cuda"})})
+    assert work(job_in(tmp_path / "dataset", "dataset", spec)) == DONE
+    training = job_in(tmp_path / "train", "train", spec, encode=made / "encode")
+    assert work(training) == USER_ERROR
+    assert "no usable GPU" in (read_json(training.failure) or {})["message"]
+
+
+def test_a_worker_computes_float32_in_float32_and_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        torch.use_deterministic_algorithms(False)
+        repeatable(1)
+        assert not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+        assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.use_deterministic_algorithms(before[2])

@@ -36,10 +36,13 @@ class Batch:
     """(B, S) int32, of each student sequence's dropout; None when the student brings its own dropout, or none."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        moved = (None if x is None else x.to(device) for x in (self.hidden, self.seeds))
-        hidden, seeds = moved
-        return Batch(self.codes.to(device), self.labels.to(device), hidden, self.positions.to(device), seeds)
+        """The same batch on a device. A GPU that still computes is not waited for: it copies from pinned memory by itself."""
+
+        def moved(x: Tensor) -> Tensor:
+            return x.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+        hidden, seeds = (None if x is None else moved(x) for x in (self.hidden, self.seeds))
+        return Batch(moved(self.codes), moved(self.labels), hidden, moved(self.positions), seeds)
 
 
 @dataclass
