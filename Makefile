@@ -10,12 +10,13 @@ export STAR_HOME := runs
 # star-exp search experiments/search_alpha_beta_r.yaml, star-exp search experiments/search_probe_and_fd.yaml --warm-start
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
-.PHONY: help table4 paper test mutants check engines secrets data env clean
+.PHONY: help table4 paper test gpu mutants check engines secrets data env clean
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write runs/reports/table4'
 	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: an hour or two; write runs/reports/ and, of all, reports/'
 	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm, PostgreSQL and Chromium for them)'
+	@echo 'make gpu      on a machine with a GPU: set up, run the tests that need one, measure; write reports/gpu/'
 	@echo 'make secrets  fill secrets/ with random passwords for docker-compose.yml'
 	@echo 'make clean    remove the environment and everything computed (runs/)'
 
@@ -29,6 +30,11 @@ paper: $(DATA)
 
 test: $(DATA) check engines
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# on a machine with a GPU
+gpu: $(DATA)
+	$(BIN)/pytest tests/gpu
+	$(BIN)/python -m tests.gpu.figures
 
 # what the tests of the numerics notice: hours; the result is docs/mutants.md
 mutants: $(DATA)

@@ -1,6 +1,6 @@
-"""One training step's loss and gradient, on as many ranks as started this: `on_ranks.py OUT` writes them as OUT/CASE.pt.
+"""One training step's loss and gradient, on as many ranks as started this: `on_ranks.py OUT [DEVICE [ddp|fsdp]]` writes OUT/CASE.pt.
 
-Run by test_ranks.py, alone and under torchrun.
+Run by test_ranks.py, alone and under torchrun; by tests/gpu with all ranks on one GPU, which gloo allows and NCCL does not.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def objective_and_batch(spec: SelfGuidedSpec) -> tuple[Objective, Batch]:
     return objective, draw_batch(codes, labels, spec, 10, 0.1, "image", generator, dropout=True)
 
 
-def step(spec: SelfGuidedSpec, ranks: Ranks, parallel: str, micro: int) -> dict[str, torch.Tensor]:
+def step(spec: SelfGuidedSpec, ranks: Ranks, parallel: str, micro: int, device: str) -> dict[str, torch.Tensor]:
     """The loss, its parts, and the gradient of every trained parameter, each of the global batch."""
     objective, batch = objective_and_batch(spec)
+    objective, batch = objective.to(device), batch.to(torch.device(device))
     rows = ranks.share(IMAGES)
     learner = spread(objective, parallel, ranks)
     targets = objective.targets(batch, rows, micro, ranks.gather)
@@ -51,22 +52,31 @@ def step(spec: SelfGuidedSpec, ranks: Ranks, parallel: str, micro: int) -> dict[
             losses = objective.losses(batch, targets, part, learner)
             (losses["loss"] * ranks.count).backward()
         for name, value in losses.items():
-            found[name] = found.get(name, torch.zeros((), dtype=torch.float64)) + value.detach()
+            found[name] = found.get(name, torch.zeros((), dtype=torch.float64, device=device)) + value.detach()
     found = {name: ranks.total(value) for name, value in found.items()}
     for name, parameter in objective.learner.named_parameters():
         assert parameter.grad is not None, name
-        found[f"gradient of {name}"] = whole(parameter.grad)
+        found[f"gradient of {name}"] = whole(parameter.grad) if device == "cpu" else joined(parameter.grad, ranks)
     return found
 
 
-def main(out: Path) -> None:
-    """All methods, wrappers and micro-batches that these ranks can do."""
-    ranks = join("cpu")
+def joined(gradient: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """A whole gradient of its shards, by way of the CPU: DTensor's own way over gloo ends in a segmentation fault on a GPU."""
+    if not hasattr(gradient, "to_local"):
+        return gradient
+    parts: list[torch.Tensor] = [torch.empty(0)] * ranks.count
+    torch.distributed.all_gather_object(parts, gradient.to_local().cpu())
+    return torch.cat(parts)
+
+
+def main(out: Path, device: str = "cpu", *wrappers: str) -> None:
+    """All methods, wrappers (or those named) and micro-batches that these ranks can do."""
+    ranks = join("cpu")  # gloo
     own = IMAGES // ranks.count
-    for parallel in ("ddp", "fsdp") if ranks.count > 1 else ("ddp",):
+    for parallel in (wrappers or ("ddp", "fsdp")) if ranks.count > 1 else ("ddp",):
         for micro in sorted({own, 3, 1} if own > 3 else {own, 1}):
             for name, spec in METHODS.items():
-                found = step(spec, ranks, parallel, micro)
+                found = step(spec, ranks, parallel, micro, device)
                 if ranks.first:
                     torch.save(found, out / f"{name} - {ranks.count} ranks {parallel} micro {micro}.pt")
     leave(ranks)
@@ -75,4 +85,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,210 @@
+"""How fast the paper's model is on this GPU, each figure beside its limit, which is measured in the same run.
+
+    python -m tests.gpu.figures [FOLDER]
+
+Training: LlamaGen-B at 256 codes, bf16, the trainer's own step on drawn codes of 16,384, optimizer and teacher included. Model
+operations count each multiply-add of the definition twice, nothing that is computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from star.data.codes import CodeStore
+from star.devices import visible_gpus
+from star.evaluate.features import activations, prepared
+from star.evaluate.inception import InceptionV3
+from star.model.gpt import GPT
+from star.model.sample import in_bfloat16, noise_for, sample
+from star.scheduler.estimate import INCEPTION, parameters, train_flops, vq_flops
+from star.spec.load import load
+from star.spec.run import RunSpec
+from star.tokenizer.vq import VQModel
+from star.train.trainer import Trainer
+from star.worker import repeatable
+from tests.helpers import ROOT, write_store
+
+GPU = torch.device("cuda")
+IMAGES = 64
+Row = dict[str, Any]
+
+
+def seconds(work: Callable[[], object], rounds: int, warm: int = 2) -> float:
+    """The median of `rounds`, each waited for."""
+    for _ in range(warm):
+        work()
+    found = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return median(found)
+
+
+def limits() -> dict[str, float]:
+    """What the chip does in this run: bf16 matrix products on random numbers, and copying (bytes read and written)."""
+    a, b = (torch.randn(8192, 8192, device=GPU, dtype=torch.bfloat16) for _ in range(2))
+    x, y = (torch.empty(2**30, device=GPU, dtype=torch.float32).normal_() for _ in range(2))
+    return {
+        "matrix": 2 * 8192**3 / seconds(lambda: a @ b, 20),
+        "bandwidth": 2 * x.nbytes / seconds(lambda: y.copy_(x), 10),
+    }
+
+
+def specs() -> dict[str, RunSpec]:
+    """Table 1's first two rows: LlamaGen-B alone, and with ST-AR."""
+    plain, full = (one.runs[0] for one in load(ROOT / "experiments" / "table1.yaml", "imagenet256").variants[:2])
+    return {"AR": plain, "ST-AR": full}
+
+
+def training(stores: tuple[CodeStore, CodeStore], peak: float) -> list[Row]:
+    """Steps of the trainer, its batches included."""
+    rows = []
+    for compiled in (False, True):
+        for name, spec in specs().items():
+            changes = {"optim": {"batch_size": IMAGES, "precision": "bf16"}, "resources": {"compile": compiled}}
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            with tempfile.TemporaryDirectory() as folder:
+                changed = spec.model_copy(
+                    update={key: getattr(spec, key).model_copy(update=value) for key, value in changes.items()}
+                )
+                trainer = Trainer(changed, *stores, Path(folder), GPU, lambda *_: None, lambda *_: None, lambda: False)
+                took = seconds(lambda t=trainer: [t.train_step() for _ in range(5)], 5, warm=3) / 5
+                del trainer
+            flops = train_flops(changed) / changed.last_step
+            rows.append(
+                {
+                    "what": f"training {name}, {'compiled' if compiled else 'eager'}, {IMAGES} images a step",
+                    "value": 1 / took,
+                    "unit": "steps/s",
+                    "limit": peak / flops,
+                    "note": f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB",
+                }
+            )
+    return rows
+
+
+def sampling(bandwidth: float) -> list[Row]:
+    """Codes of LlamaGen-B in bf16 with guidance. At batch 1 the limit is reading the weights once per code."""
+    spec = specs()["AR"]
+    torch.manual_seed(0)
+    model = GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    model = in_bfloat16(model.eval().to(GPU))
+    per_code, rows = 2 * parameters(spec) / bandwidth, []
+    generate = spec.generate.model_copy(update={"cfg_scale": 2.0})
+    for batch in (1, 64, 256):
+        labels = torch.arange(batch, device=GPU) % 1000
+        noise = noise_for(0, 0, batch, spec.sequence_length).to(GPU)
+        took = seconds(lambda n=noise, y=labels: sample(model, y, n, generate), 3, warm=1)
+        row: Row = {
+            "what": f"sampling with guidance, batch {batch}",
+            "value": batch / took,
+            "unit": "images/s",
+            "limit": None,
+        }
+        if batch == 1:
+            row["limit"] = 1 / (per_code * spec.sequence_length)
+        rows.append(row | {"note": f"{1000 * took / spec.sequence_length:.2f} ms per code"})
+    return rows
+
+
+def networks(peak: float) -> list[Row]:
+    """VQ-16 and Inception on images of 256 x 256. They compute in float32; the limit is the bf16 rate."""
+    spec, rng = specs()["AR"], np.random.default_rng(0)
+    encode, decode = vq_flops(spec.tokenizer, 256, 3)
+    torch.manual_seed(0)
+    vq = VQModel(spec.tokenizer, 3).eval().to(GPU)
+    images = torch.rand(64, 3, 256, 256, device=GPU) * 2 - 1
+    pictures = rng.integers(0, 256, (128, 256, 256, 3), dtype=np.uint8)
+    network = prepared(InceptionV3()).to(GPU)
+    with torch.no_grad():
+        codes = vq.encode(images)
+        found = {
+            "encoding by VQ-16": (64, encode, lambda: vq.encode(images)),
+            "decoding by VQ-16": (64, decode, lambda: vq.decode(codes)),
+            "features by Inception": (1280, INCEPTION, lambda: list(activations(network, [pictures] * 10, GPU))),
+        }
+        rows = []
+        for name, (count, flops, work) in found.items():
+            rate = count / seconds(work, 3, warm=1)
+            rows.append({"what": name, "value": rate, "unit": "images/s", "limit": peak / flops, "note": ""})
+        torch.backends.cudnn.allow_tf32 = True
+        rate, other = 64 / seconds(lambda: vq.encode(images), 3, warm=1), (vq.encode(images) != codes).float().mean()
+        torch.backends.cudnn.allow_tf32 = False
+        note = f"not used: {100 * other.item():.2g}% of the codes differ"
+        rows.append(
+            {"what": "encoding in TF32", "value": rate, "unit": "images/s", "limit": peak / encode, "note": note}
+        )
+    return rows
+
+
+def measured() -> dict[str, Any]:
+    """All figures and what they were measured on."""
+    repeatable(4)
+    chip, rng = limits(), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        stores = []
+        for split, count, views in (("train", 2000, 10), ("test", 100, 1)):
+            codes = rng.integers(0, 16384, (count, views, 256))
+            stores.append(write_store(Path(folder) / split, codes, rng.integers(0, 1000, count)))
+        rows = training((stores[0], stores[1]), chip["matrix"])
+    rows += sampling(chip["bandwidth"]) + networks(chip["matrix"])
+    gpu = visible_gpus()[0]
+    return {
+        "gpu": gpu.name,
+        "driver": gpu.driver,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "matrix_tflops": chip["matrix"] / 1e12,
+        "bandwidth_tb": chip["bandwidth"] / 1e12,
+        "rows": rows,
+    }
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table of the figures."""
+    lines = [
+        f"# {found['gpu']}",
+        "",
+        f"torch {found['torch']}, CUDA {found['cuda']}, driver {found['driver']}, Python {found['python']}. Limits, measured in the "
+        f"same run: {found['matrix_tflops']:.0f} TFLOP/s in bf16 matrix products, {found['bandwidth_tb']:.2f} TB/s copied.",
+        "",
+        "| what | measured | limit | share | |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for row in found["rows"]:
+        limit = row["limit"]
+        share = "" if limit is None else f"{100 * row['value'] / limit:.0f}%"
+        bound = "" if limit is None else f"{limit:.4g}"
+        lines.append(f"| {row['what']} | {row['value']:.4g} {row['unit']} | {bound} | {share} | {row['note']} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(folder: Path) -> None:
+    """Write FOLDER/GPU.md and GPU.json, and print the table."""
+    found = measured()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = found["gpu"].replace(" ", "-").lower()
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(markdown(found))
+    print(markdown(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "reports" / "gpu")
