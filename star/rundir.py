@@ -6,6 +6,7 @@ beat            touched while a worker lives                written by the worke
 log.txt         what the worker printed, all attempts       written by the worker process
 metrics.jsonl   one line per step: {"time", "step", ...}    written by the worker
 usage.jsonl     processors, memory, GPUs while it runs      written by the worker
+own.jsonl       numbers of one's own, measured afterwards   written by `log`, `report`
 progress.json   how far it is                               written by the worker
 out/            what it made                                moved into place when complete
 result.json     its numbers and provenance                  written last; its presence means done
@@ -56,6 +57,7 @@ class JobDir:
     log = _At("log.txt")
     metrics = _At("metrics.jsonl")
     usage = _At("usage.jsonl")
+    own = _At("own.jsonl")
     progress = _At("progress.json")
     out = _At("out")
     result = _At("result.json")

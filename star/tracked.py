@@ -46,6 +46,9 @@ class Reader(Protocol):
     def curves(self, ids: Sequence[str], metric: str) -> dict[str, dict[int, float]]:
         """Run id -> step -> the newest value."""
 
+    def history(self, ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, int, float]]]:
+        """Run id -> (time in milliseconds, step, value) of everything that was logged under that name."""
+
     def file(self, run: TrackedRun, path: str) -> bytes | None:
         """The contents of an attached file, or None."""
 
@@ -144,6 +147,18 @@ class DatabaseReader:
                 found.setdefault(run, {})[step] = _number(value, is_nan)
         return found
 
+    def history(self, ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, int, float]]]:
+        found: dict[str, list[tuple[int, int, float]]] = {}
+        for part in _parts(ids):
+            for run, when, step, value, is_nan in self._ask(
+                "SELECT m.run_uuid, m.timestamp, m.step, m.value, m.is_nan FROM metrics m WHERE m.run_uuid IN :ids AND m.key = :metric "
+                "ORDER BY m.timestamp, m.step",
+                ids=part,
+                metric=metric,
+            ):
+                found.setdefault(run, []).append((int(when), int(step), _number(value, is_nan)))
+        return found
+
     def file(self, run: TrackedRun, path: str) -> bytes | None:
         place = urlparse(run.artifacts)
         if place.scheme not in ("file", ""):
@@ -216,6 +231,14 @@ class ClientReader:
             if points:
                 found[run] = {point.step: _number(point.value) for point in points}
         return found
+
+    def history(self, ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, int, float]]]:
+        found = {run: self.client.get_metric_history(run, metric) for run in ids}
+        return {
+            run: sorted((int(point.timestamp), int(point.step), _number(point.value)) for point in points)
+            for run, points in found.items()
+            if points
+        }
 
     def file(self, run: TrackedRun, path: str) -> bytes | None:
         return _download(run.id, path, self.uri)

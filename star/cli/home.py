@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from star.cli.own import take_over
 from star.cli.places import writable
 from star.cli.plan import amount
 from star.cli.status import look
@@ -85,6 +86,7 @@ def rebuild(path: Path, mlflow: bool) -> None:
         except DamagedError as error:
             _replace_damaged(home.mlflow, home, error.what)
     check_tracking(home)
+    take_over(home, ledger, ledger.run_stages())
     count = deliver(home, ledger, lambda: connect(home), mlflow)
     click.echo(f"MLflow: {count} experiments are carried over")
 
@@ -100,6 +102,7 @@ def export_bundle(asked: Experiment | Plan, path: Path, reports: Path, weights: 
     home, ledger = look(path)
     plan = asked if isinstance(asked, Plan) else make_plan(asked, home, ledger)
     target = writable(target or Path(f"{plan.experiment.name}-{plan.experiment.profile}.tar.gz"), "--to")
+    take_over(home, ledger, {run.key: run.stages for run in plan.runs})
     count = pack(plan, home, reports, weights, target)
     click.echo(f"wrote {target}: {count} files, {amount(target.stat().st_size, 'B')}")
     if plan.to_do:

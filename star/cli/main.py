@@ -157,6 +157,24 @@ def watch(name: str | None, home: Path, experiment: str | None, every: float) ->
 
 
 @cli.command()
+@click.argument("key", type=KeyType(), required=False)
+@click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--step", type=click.IntRange(min=0), default=0, show_default=True, help="Of a curve of one's own.")
+@click.option(
+    "--from",
+    "table",
+    type=click.Path(path_type=Path),
+    help="CSV: columns key, one for each number, and step if wanted.",
+)
+@HOME
+def log(key: str | None, pairs: tuple[str, ...], step: int, table: Path | None, home: Path) -> None:
+    """Keep numbers of one's own of a run, or of all runs of a job: in its folder, in MLflow, in bundles. Tables name them mlflow:NAME."""
+    from star.cli.own import log_numbers
+
+    log_numbers(home, key, pairs, step, table)
+
+
+@cli.command()
 @click.argument("names", nargs=-1, metavar="[EXPERIMENT]...")
 @click.option("--over", is_flag=True, help="All experiments of which nothing is queued or runs.")
 @HOME

@@ -19,6 +19,7 @@ from star.ledger.store import read_ledger
 from star.report.claims import judge_all
 from star.report.evidence import Evidence
 from star.rundir import Home
+from star.scheduler.own import adopt
 from star.scheduler.plan import Plan, make_plan
 from star.spec.experiment import Experiment
 
@@ -87,6 +88,7 @@ def write_reports(
             broken.append(f"{experiment.file}: {error}")
             continue
         evidence = Evidence(plan, ledger, reader)
+        adopt(home, {run.key: run.stages for run in plan.runs}, evidence.tracked, reader)
         if index and not evidence.tracked:
             never.append(experiment.name)
             continue

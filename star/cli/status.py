@@ -287,7 +287,7 @@ def show_key(path: Path, prefix: str, as_json: bool) -> None:
     """One run with its jobs, or one job with its history, numbers and provenance."""
     home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
-    shown = _run(ledger, key) if kind == "run" else _job(home, ledger, key)
+    shown = _run(home, ledger, key) if kind == "run" else _job(home, ledger, key)
     if as_json:
         click.echo(json.dumps(shown, indent=1))
     else:
@@ -296,9 +296,12 @@ def show_key(path: Path, prefix: str, as_json: bool) -> None:
         click.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=160).rstrip())
 
 
-def _run(ledger: Ledger, key: str) -> dict[str, Any]:
+def _run(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
+    from star.scheduler import own
+
     run = ledger.runs([key])[key]
     jobs = ledger.jobs(run.stages.values())
+    mine = {name: value for _, _, name, value in sorted(own.of_run(home, key, run.stages))}
     return {
         "run": key,
         "label": run.label,
@@ -307,6 +310,7 @@ def _run(ledger: Ledger, key: str) -> dict[str, Any]:
             stage: {"key": job, "state": jobs[job].state if job in jobs else "never asked for"}
             for stage, job in run.stages.items()
         },
+        **({"own": mine} if mine else {}),
         "spec": run.spec,
     }
 

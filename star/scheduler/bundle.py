@@ -19,6 +19,7 @@ from typing import IO
 import star
 from star.errors import DataError
 from star.rundir import REMOVED, Home, JobDir, read_json
+from star.scheduler.own import append
 from star.scheduler.plan import Plan
 from star.scheduler.records import record_path, written_folder
 from star.scheduler.snapshot import digest_of
@@ -74,8 +75,8 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
 
 def _job_files(folder: JobDir, stage: str, weights: str) -> dict[str, bytes | Path]:
     inside = f"jobs/{folder.path.name}"
-    own = (folder.job, folder.result, folder.metrics, folder.log)
-    files: dict[str, bytes | Path] = {f"{inside}/{path.name}": path for path in own if path.exists()}
+    kept = (folder.job, folder.result, folder.metrics, folder.own, folder.log)
+    files: dict[str, bytes | Path] = {f"{inside}/{path.name}": path for path in kept if path.exists()}
     outputs = {path.relative_to(folder.out): path for path in _files(folder.out)}
     chosen = {name: path for name, path in outputs.items() if _goes_along(name, stage, weights, folder.out)}
     files |= {f"{inside}/out/{name.as_posix()}": path for name, path in chosen.items()}
@@ -198,8 +199,15 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
     """Put what is not there yet in place, jobs and code each as a whole by one rename."""
     jobs = sorted({name.split("/")[1] for name in names if name.startswith("jobs/")})
     new = [job for job in jobs if not (home.jobs / job).exists()]
-    for job in new:
-        _place(archive, names, f"jobs/{job}", home.jobs / job)
+    for job in jobs:
+        if job in new:
+            _place(archive, names, f"jobs/{job}", home.jobs / job)
+        elif (
+            own := f"jobs/{job}/{JobDir(home.jobs / job).own.name}"
+        ) in names:  # another's numbers of a job that is here too
+            file = archive.extractfile(own)
+            assert file is not None, "checked before"
+            append(JobDir(home.jobs / job), file.read().decode().splitlines())
     for digest in sorted({name.split("/")[1] for name in names if name.startswith("code/")}):
         if not (home.code / digest).exists():
             _place(archive, names, f"code/{digest}", home.code / digest, digest)

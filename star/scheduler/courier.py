@@ -20,6 +20,7 @@ from star.errors import DataError, StarError
 from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
+from star.scheduler import own
 from star.scheduler.contract import run_row
 from star.scheduler.plan import Plan
 from star.spec.graph import STAGES, needed
@@ -38,6 +39,8 @@ STATUS = {FAILED: "FAILED", LOST: "FAILED", CANCELLED: "KILLED", RUNNING: "RUNNI
 """State of any of a run's jobs -> MLflow's word, the first that fits; a run of which nothing runs is scheduled."""
 NAME = 120
 """Letters of a row's label in the name of its run: MLflow takes 250 in all."""
+OWN = "own"
+"""In place of a job's key, where the ledger keeps how many of a run's own numbers are carried."""
 LINES = 2000
 """Lines of metrics in one delivery of one job."""
 
@@ -147,6 +150,7 @@ class Courier:
         tracking_id = self._opened[run.key]
         stages = {stage: run.stages[stage] for stage in self.stages if stage in run.stages}
         complete = True
+        self._deliver_own(tracker, tracking_id, run, held.get(OWN, (0, False))[0])
         for stage, key in stages.items():
             offset, finished = held.get(key, (0, False))
             if not finished:
@@ -232,6 +236,17 @@ class Courier:
         for name in STAGES[stage].files:
             if (folder.out / name).exists():
                 tracker.add_file(tracking_id, folder.out / name, stage)
+
+    def _deliver_own(self, tracker: Tracker, tracking_id: str, run: RunRow, known: int) -> None:
+        """Numbers of the user's own: all of them when there are new ones, of which MLflow knows those that it has."""
+        try:
+            entries = own.of_run(self.home, run.key, run.stages)
+        except DataError as error:  # nothing else has to wait for it
+            log.warning("%s", error)
+            return
+        if len(entries) != known:
+            tracker.log(tracking_id, [(when, step, {name: value}) for when, step, name, value in entries])
+            self.ledger.set_tracked(run.key, OWN, len(entries), True)
 
     def _deliver_usage(self, tracker: Tracker, tracking_id: str, run: str, stage: str, key: str) -> None:
         """What a job takes of its machine, under the name that MLflow's page of system metrics looks for."""

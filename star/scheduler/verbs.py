@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from star.errors import NotFoundError, SpecError
 from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
-from star.rundir import Home
+from star.rundir import Home, JobDir
 from star.scheduler.board import Board
 from star.scheduler.executor import Executor
 from star.scheduler.overseer import STOP_TIMEOUT, Overseer
@@ -105,6 +105,10 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
             aside = home.aside / f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{job.attempt}"
             aside.parent.mkdir(exist_ok=True)
             folder.rename(aside)
+            own = JobDir(aside).own
+            if own.exists():  # measured by somebody, and not computed again
+                folder.mkdir()
+                shutil.copy(own, JobDir(folder).own)
         if ledger.move(job, QUEUED, AGAIN, "asked for again by `star-exp rerun`"):
             moved.append(job)
     ledger.forget_tracked([job.key for job in moved])

@@ -72,6 +72,14 @@ def test_the_newest_value_counts(store: Store, request: pytest.FixtureRequest) -
     assert store.reader.curves([made], "probe/none") == {}
 
 
+def test_a_history_is_all_that_was_logged(store: Store, request: pytest.FixtureRequest) -> None:
+    made = [store.tracker.create(key(request), "a", {}, {}) for _ in range(2)]
+    store.tracker.log(made[0], [(2.0, 7, {"my/score": 0.6}), (1.0, 7, {"my/score": 0.5}), (3.5, 0, {"my/score": 0.5})])
+    store.tracker.log(made[1], [(1.0, 1, {"other": 1.0})])
+    assert store.reader.history(made, "my/score") == {made[0]: [(1000, 7, 0.5), (2000, 7, 0.6), (3500, 0, 0.5)]}
+    assert store.reader.history([], "my/score") == {} == store.reader.history(made, "none")
+
+
 def test_of_several_runs_the_bound_one_counts_else_the_oldest(store: Store, request: pytest.FixtureRequest) -> None:
     name = key(request)
     first, second, gone = (store.tracker.create(name, "a", {}, {}) for _ in range(3))

@@ -1,0 +1,161 @@
+"""`star-exp log`: numbers of one's own on runs and jobs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from star.cli.status import look
+from star.cli.store import check_tracking, connect, existing_ledger, reader_of
+from star.errors import NotFoundError, SpecError, StarError
+from star.ledger.store import Ledger, open_ledger
+from star.rundir import Home, JobDir
+from star.scheduler import own
+from star.scheduler.reindex import deliver
+from star.words import shown
+
+KEY, STEP = "key", "step"
+"""Columns of a table that are no numbers of one's own."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is said of one run or job at one step."""
+
+    key: str
+    step: int
+    values: dict[str, float]
+    where: str
+    """For messages."""
+
+
+def log_numbers(path: Path, key: str | None, pairs: Sequence[str], step: int, table: Path | None) -> None:
+    """Write numbers into the jobs' folders, then carry them to MLflow."""
+    if (key is None) == (table is None):
+        raise SpecError("log: give KEY and NAME=VALUE, such as `star-exp log 3f2a my/score=0.5`, or --from TABLE.csv.")
+    rows = [_given(key, pairs, step)] if key is not None else list(_rows(table or Path(), pairs))
+    look(path)
+    home = Home(path)
+    existing_ledger(home)
+    home.begin()
+    check_tracking(home)
+    ledger = open_ledger(home)
+    places = [_place(home, ledger, row) for row in rows]  # all are looked up before anything is written
+    for row, (folder, run) in zip(rows, places, strict=True):
+        own.write(folder, run, own.now(row.step, row.values))
+    for name in sorted({name for row in rows for name in row.values}):
+        click.echo(f"logged {name} of {sum(name in row.values for row in rows)}; a table names it mlflow:{name}")
+    jobs = {folder.path.name.rpartition("-")[2] for folder, _ in places}
+    try:
+        deliver(home, ledger, lambda: connect(home), jobs=jobs)
+    except Exception as error:  # whatever a tracker that is away says: the numbers are in the folders
+        reason = str(error).splitlines()[0]
+        click.echo(f"warning: MLflow does not have it yet ({reason}); `star-exp reindex` carries it there.", err=True)
+
+
+def _given(key: str, pairs: Sequence[str], step: int) -> Numbers:
+    if not pairs:
+        raise SpecError(f"log {key}: give at least one NAME=VALUE, such as my/score=0.5.")
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.rpartition("=")
+        if not equals:
+            raise SpecError(f"log: {pair!r} is no NAME=VALUE; write it as my/score=0.5.")
+        values[_name(name, pair)] = _number(text, pair)
+    return Numbers(key, step, values, f"log {key}")
+
+
+def _rows(table: Path, pairs: Sequence[str]) -> Iterator[Numbers]:
+    if pairs:
+        raise SpecError(f"log: {pairs[0]!r} and --from; the table's columns are the numbers, leave the others out.")
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"--from {shown(table)}: cannot be read as a table: {error}.") from None
+    reader = csv.DictReader(text.splitlines())
+    names = [name for name in reader.fieldnames or () if name not in (KEY, STEP)]
+    if KEY not in (reader.fieldnames or ()) or not names:
+        raise SpecError(
+            f"--from {shown(table)}:1: has the columns {', '.join(reader.fieldnames or ()) or 'none'}; it needs `key`, of a run "
+            "or a job, and one for each number; `step` is taken where it is there."
+        )
+    for name in names:
+        _name(name, f"{shown(table)}:1")
+    found = 0
+    for row in reader:
+        where = f"{shown(table)}:{reader.line_num}"
+        if None in row or any(value is None for value in row.values()):
+            raise SpecError(f"{where}: has not as many fields as the first line.")
+        step = row.get(STEP) or "0"
+        if not step.isdecimal():
+            raise SpecError(f"{where}: step: {step!r} is no whole number from 0 on.")
+        values = {name: _number(row[name], f"{where}: {name}") for name in names if row[name].strip()}
+        if values:
+            found += 1
+            yield Numbers(row[KEY].strip(), int(step), values, where)
+    if not found:
+        raise SpecError(f"--from {shown(table)}: holds no number.")
+
+
+def _name(name: str, where: str) -> str:
+    head = name.split("/")[0]
+    if head in own.RESERVED:
+        raise SpecError(
+            f"{where}: {name!r} begins as the platform's own numbers do ({', '.join(own.RESERVED)}); choose another, such as my/{name}."
+        )
+    if not name or name != name.strip() or not all(letter.isalnum() or letter in "_-. /:" for letter in name):
+        raise SpecError(
+            f"{where}: {name!r} is no name that MLflow takes: letters, digits, _ - . / : and spaces inside."
+        )
+    return name
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError(f"{where}: {text!r} is no finite number.")
+    return value
+
+
+def _place(home: Home, ledger: Ledger, row: Numbers) -> tuple[JobDir, str | None]:
+    """The folder that keeps these numbers, and the run whose they are; None for all runs of a job."""
+    try:
+        kind, key = ledger.resolve(row.key)
+    except StarError as error:
+        raise NotFoundError(f"{row.where}: {error}") from None
+    if kind == "run":
+        folder, run = own.keeper(home, ledger.runs([key])[key].stages), key
+    else:
+        folder, run = home.job(ledger.jobs([key])[key].stage, key), None
+    if folder is None or not folder.path.is_dir():
+        raise NotFoundError(f"{row.where}: nothing of {kind} {key} is computed yet, so there is nothing to measure.")
+    return folder, run
+
+
+def take_over(home: Home, ledger: Ledger, runs: dict[str, dict[str, str]]) -> None:
+    """Bring what was logged to MLflow alone into the jobs' folders, or say why not.
+
+    Args:
+        runs: key -> stages of each.
+    """
+    try:
+        reader = reader_of(home)
+        tracked = reader.runs(ledger.tracking_ids(runs))
+        own.adopt(home, runs, tracked, reader)
+        left = sum(map(len, own.unseen(home, runs, tracked, reader).values()))
+    except StarError as error:
+        click.echo(f"warning: what was logged to MLflow alone stays there: {error}", err=True)
+        return
+    if left:
+        click.echo(
+            f"warning: {left} numbers of one's own are in MLflow alone, and {shown(home.path)} cannot be written.",
+            err=True,
+        )

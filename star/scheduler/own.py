@@ -1,0 +1,168 @@
+"""Numbers of one's own on a run: in a job's folder, where they outlive MLflow's database and go along in a bundle.
+
+HOME/jobs/STAGE-KEY/own.jsonl, a line each: {"time", "step", "run": the run's key, or null for all runs of this job, "metrics"}.
+`star-exp log` writes them; what somebody logs to the MLflow run itself is taken over by whoever looks next: report, run, export.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+
+from star.errors import DataError
+from star.rundir import Home, JobDir, read_json, read_metrics
+from star.spec.graph import STAGES, curve_names, result_names
+from star.tracked import Reader, TrackedRun
+from star.words import shown
+
+Entry = tuple[float, int, str, float]
+"""Time in seconds since 1970, step, name, value: to MLflow, one that it has already is the same one."""
+RESERVED = (*STAGES, "system")
+"""First parts of names that the platform gives."""
+ALSO_RECORDED = ("train/lr", "tokenizer/loss", "tokenizer/reconstruction_loss", "tokenizer/codebook_loss")
+COSTS = ("seconds", "cpu_hours", "gpu_hours")
+
+
+def write(folder: JobDir, run: str | None, entries: Iterable[Entry]) -> None:
+    """Append numbers to a job's file; several processes may.
+
+    Args:
+        run: whose numbers they are; None for all runs that this job is part of.
+    """
+    append(
+        folder,
+        [
+            json.dumps({"time": when, "step": step, "run": run, "metrics": {name: value}})
+            for when, step, name, value in entries
+        ],
+    )
+
+
+def append(folder: JobDir, lines: Iterable[str]) -> int:
+    """Add those of these lines that the file has not yet; returns how many. A line that a kill has cut is taken away first."""
+    with folder.own.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        whole = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        file.truncate(sum(map(len, whole)))
+        new = [line for line in lines if line.encode() + b"\n" not in whole]
+        file.write("".join(f"{line}\n" for line in new).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    return len(new)
+
+
+def read(folder: JobDir, run: str) -> list[Entry]:
+    """The numbers in a job's folder that are a run's, or of all runs with that job.
+
+    Raises:
+        DataError: a line is damaged.
+    """
+    try:
+        lines = folder.own.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    found: list[Entry] = []
+    for number, line in enumerate((line for line in lines if line.endswith("\n")), start=1):
+        try:
+            entry = json.loads(line)
+            if entry["run"] in (None, run):
+                values = entry["metrics"].items()
+                found += [(float(entry["time"]), int(entry["step"]), str(name), float(value)) for name, value in values]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise DataError(
+                f"{shown(folder.own)}:{number}: is damaged; mend the line or take it out: "
+                '{"time": SECONDS, "step": N, "run": KEY or null, "metrics": {NAME: VALUE}}.'
+            ) from None
+    return found
+
+
+def of_run(home: Home, run: str, stages: Mapping[str, str]) -> list[Entry]:
+    """All of a run's own numbers, in whichever of its jobs' folders they lie.
+
+    Args:
+        stages: stage -> key of its job.
+    """
+    return [entry for stage, key in stages.items() for entry in read(home.job(stage, key), run)]
+
+
+def keeper(home: Home, stages: Mapping[str, str]) -> JobDir | None:
+    """The folder that a run's number goes to: the training's, or of the last of its jobs that is there."""
+    folders = [home.job(stage, stages[stage]) for stage in ("train", *reversed(STAGES)) if stage in stages]
+    return next((folder for folder in folders if folder.path.is_dir()), None)
+
+
+def is_own(home: Home, name: str, stages: Mapping[str, str]) -> bool:
+    """Whether a name that MLflow has of a run is none of the platform's."""
+    head, _, rest = name.partition("/")
+    if head not in RESERVED:
+        return True
+    if head == "system" or rest in COSTS or _platforms().fullmatch(name):
+        return False
+    return head in stages and rest not in _recorded(home.job(head, stages[head]))
+
+
+def _recorded(folder: JobDir) -> set[str]:
+    """What a job has recorded: of another version of the code it may be what this one does not know."""
+    steps = {name for _, line in read_metrics(folder.metrics) for name in line["metrics"]}
+    return steps | set((read_json(folder.result) or {}).get("metrics", {}))
+
+
+@cache
+def _platforms() -> re.Pattern[str]:
+    names = [*result_names(), *curve_names(), *ALSO_RECORDED]
+    return re.compile("|".join(re.escape(name).replace(r"\{extractor\}", "[^/]+") for name in names))
+
+
+def adopt(home: Home, runs: Mapping[str, Mapping[str, str]], tracked: Mapping[str, TrackedRun], reader: Reader) -> int:
+    """Take over what was logged to MLflow alone; returns how many numbers. A home that may not be written stays as it is.
+
+    Args:
+        runs: key -> stages of each.
+    """
+    news = 0
+    for key, entries in unseen(home, runs, tracked, reader).items():
+        folder = keeper(home, runs[key])
+        if folder is not None:
+            with suppress(OSError):
+                write(folder, key, entries)
+                news += len(entries)
+    return news
+
+
+def unseen(
+    home: Home, runs: Mapping[str, Mapping[str, str]], tracked: Mapping[str, TrackedRun], reader: Reader
+) -> dict[str, list[Entry]]:
+    """Run -> its own numbers that MLflow has and the folders have not."""
+    names = {
+        key: [name for name in one.metrics if is_own(home, name, runs[key])]
+        for key, one in tracked.items()
+        if key in runs
+    }
+    wanted = {key: own for key, own in names.items() if own}
+    found: dict[str, list[Entry]] = {}
+    for name in sorted({name for own in wanted.values() for name in own}):
+        with_it = {tracked[key].id: key for key, own in wanted.items() if name in own}
+        for run_id, points in reader.history(list(with_it), name).items():
+            # Tracker.log cuts to milliseconds: half of one keeps this the entry that it was
+            entries = [((when + 0.5) / 1000, step, name, value) for when, step, value in points]
+            found.setdefault(with_it[run_id], []).extend(entries)
+    for key, entries in found.items():
+        held = {_identity(entry) for entry in of_run(home, key, runs[key])}
+        found[key] = [entry for entry in entries if _identity(entry) not in held]
+    return {key: entries for key, entries in found.items() if entries}
+
+
+def _identity(entry: Entry) -> tuple[int, int, str, float]:
+    return (int(entry[0] * 1000), *entry[1:])
+
+
+def now(step: int, values: Mapping[str, float]) -> list[Entry]:
+    """Numbers that are measured now."""
+    return [(round(time.time(), 3) + 0.0005, step, name, value) for name, value in values.items()]
