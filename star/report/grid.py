@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from star.report.letters import printed
+from star.report.published import spec_value
 from star.report.stats import Interval
 from star.report.table import Cell, Row, Table
 from star.spec.reporting import Column
@@ -90,6 +91,8 @@ class Grid:
 
 def main_grid(table: Table) -> Grid:
     """The table itself."""
+    if table.spec.grid is not None:
+        return _crossed(table, *table.spec.grid)
     beside = table.spec.paper == "beside"
     grid = Grid(list(_heads(table, beside)))
     for group, rows in groupby(table.rows, key=lambda row: row.group):
@@ -98,6 +101,34 @@ def main_grid(table: Table) -> Grid:
         for row in rows:
             grid.lines += _lines(table, row, beside)
     return grid
+
+
+def _crossed(table: Table, down: str, across: str) -> Grid:
+    """The values of one field down and of another across, a block for each measured column."""
+    variants = {variant.label: variant for variant in table.experiment.variants}
+    places = {tuple(str(spec_value(variants[row.label], path)) for path in (down, across)): row for row in table.rows}
+    columns = list(dict.fromkeys(place[1] for place in places))
+    name = _field_name(table, across)
+    grid = Grid([Head(_field_name(table, down), numeric=False), *(Head(f"{name} {value}") for value in columns)])
+    for i, column in enumerate(table.columns):
+        if column.metric is None:
+            continue
+        better = f", {column.better} is better" if column.better else ""
+        grid.lines.append(Line([Mark(f"{column.title}{better}", italic=True)], group=True))
+        for value in dict.fromkeys(place[0] for place in places):
+            rows = [places.get((value, other)) for other in columns]
+            marks = [cell_mark(table, row, column, row.cells[i]) if row else Mark("") for row in rows]
+            grid.lines.append(Line([Mark(value), *marks]))
+            papers = [paper_mark(column, row.cells[i]) if row else Mark("") for row in rows]
+            if any(mark.text for mark in papers):
+                grid.lines.append(Line([Mark("paper", italic=True), *papers]))
+    return grid
+
+
+def _field_name(table: Table, path: str) -> str:
+    """The title of the column that shows a field, or the field's own name."""
+    titled = next((column.title for column in table.columns if column.spec == path), None)
+    return titled or path.rsplit(".", 1)[-1].replace("_", " ")
 
 
 def difference_grid(table: Table) -> Grid | None:

@@ -12,6 +12,7 @@ from star.spec.experiment import ExperimentSpec, Variant
 from star.spec.explain import field_schema, meant
 from star.spec.graph import curve_names, needed
 from star.spec.measure import Measure, parse_formula, parse_measure
+from star.spec.points import value_at
 from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure
 from star.spec.run import RunSpec
 from star.spec.yamldoc import Doc
@@ -87,6 +88,10 @@ def check_report(spec: ExperimentSpec, doc: Doc, name: str) -> None:
             check.field(column.spec, ("table", "columns", i, "spec"))
     for published, path in (spec.table.match if spec.table else {}).items():
         check.field(path, ("table", "match", published))
+    for i, path in enumerate(spec.table.grid or () if spec.table else ()):
+        check.field(path, ("table", "grid", i))
+    if spec.table and spec.table.grid and not any(column.metric for column in spec.table.columns):
+        check.complain(("table", "grid"), "lays out measured columns, and the table has none; give one a metric")
     for i, figure in enumerate(spec.figures):
         _check_figure(check, figure, ("figures", i))
     for i, claim in enumerate(spec.claims):
@@ -128,6 +133,8 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: Doc, name
     labels = [variant.label for variant in variants]
     if spec.table and spec.table.baseline is not None:
         check.labels([spec.table.baseline], labels, ("table", "baseline"))
+    if spec.table and spec.table.grid:
+        _check_grid(check, spec.table.grid, variants)
     for i, figure in enumerate(spec.figures):
         check.labels(figure.rows, labels, ("figures", i, "rows"))
         if isinstance(figure, CodesFigure):
@@ -148,6 +155,24 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: Doc, name
             for key, wanted in _named_rows(predicate):
                 check.labels(wanted, labels, (*where, key))
             _check_enough(check, predicate, labels, where)
+
+
+def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -> None:
+    """That each of its places is one row's."""
+    places: dict[tuple[str, ...], str] = {}
+    for variant in variants:
+        if not variant.runs:
+            check.complain(
+                ("table", "grid"), f"has no place for {variant.label!r}, which is quoted; leave one of them out"
+            )
+        place = tuple(str(value_at(variant.runs[0], path)) for path in grid)
+        if place in places:
+            both = " and ".join(f"{path} {value}" for path, value in zip(grid, place, strict=True))
+            check.complain(
+                ("table", "grid"),
+                f"the rows {places[place]!r} and {variant.label!r} both have {both}; rows must differ there",
+            )
+        places[place] = variant.label
 
 
 def _check_enough(check: _Checker, predicate: Section, labels: list[str], where: Where) -> None:

@@ -63,6 +63,12 @@ class TableSpec(Section):
         description="of table.tex: `rows` alone, for a tabular of your own; a `table*` over both columns; without notes",
     )
     paper: Literal["beside", "below"] = Field("beside", description="where published values stand")
+    grid: list[str] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="two spec paths, [down, across]: each measured column as a grid of their values, in place of a line per row",
+    )
 
     @model_validator(mode="after")
     def _heads(self) -> TableSpec:
@@ -70,6 +76,8 @@ class TableSpec(Section):
             raise FieldError(
                 "columns.0", "with `paper: below` the first column names the row: a label, cell, spec or parameters"
             )
+        if self.grid is not None and self.grid[0] == self.grid[1]:
+            raise FieldError("grid", f"{self.grid[0]!r} stands twice; a grid has one field down and another across")
         titles = [column.title for column in self.columns]
         for i, title in enumerate(titles):
             if title in titles[:i]:
@@ -97,7 +105,8 @@ class CurvesFigure(FigureSpec):
 
 
 class AblationFigure(FigureSpec):
-    """The table's measured columns against the value that the rows differ in, published values beside."""
+    """The table's measured columns against the value that the rows differ in, a line for each value of what else they differ in;
+    published values beside."""
 
     kind: Literal["ablation"]
     x: str = Field(description="the ablated field, as a dotted path")

@@ -8,11 +8,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
 from star.report import curves, figures
+from star.report.figures import style
 from star.report.figures.style import as_pdf, as_png, close, markers
 from star.report.figures.together import write_together
 from star.report.table import build_table
@@ -186,3 +188,25 @@ def test_pdf_text_is_text(study: Study) -> None:
     texts = [zlib.decompress(stream) for stream in streams if stream[:1] == b"x"]
     assert any(b"BT" in text and b"Tj" in text or b"TJ" in text for text in texts)
     close(drawn)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_letters_of_chinese_labels(
+    study: Study, tmp_path: Path, found: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Drawn where a font for them is installed, also since matplotlib has made its list; told where none is."""
+    monkeypatch.setitem(matplotlib.rcParams, "font.family", ["sans-serif"])
+    if not found:
+        monkeypatch.setattr(style.font_manager, "findSystemFonts", lambda: [])
+        monkeypatch.setattr(style, "CJK", ())
+    elif not any(part in path.lower() for path in style.font_manager.findSystemFonts() for part in style.CJK_FILES):
+        pytest.skip("no font for Chinese is installed here")
+    monkeypatch.setattr("star.report.figures.ablation._short", lambda path: "\u63a9\u7801\u6bd4 $1$")
+    figure = next(one for one in study.experiment.spec.figures if one.name == "ablation")
+    path = figures.write(figure, study.evidence, build_table(study.evidence), tmp_path)
+    said = capfd.readouterr().err
+    assert path is not None and path.stat().st_size > 1000
+    if found:
+        assert not said
+    else:
+        assert said.count("note:") == 1 and "no installed font has \u63a9, \u6bd4, \u7801, so boxes" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,27 @@ def draw(figure: FigureSpec, evidence: Evidence, table: Table | None) -> Any | N
 
 
 def write(figure: FigureSpec, evidence: Evidence, table: Table | None, folder: Path) -> Path | None:
-    """Draw a figure into FOLDER/NAME.png and .pdf; returns the PNG's path, or None while nothing of it is tracked."""
+    """Draw a figure into FOLDER/NAME.png and .pdf; returns the PNG's path, or None while nothing of it is tracked.
+
+    Letters that no installed font has become boxes, and a note on standard error says so.
+    """
+    from star.report.figures.style import find_fonts, letters_without_font
+
+    for last in (False, True):
+        with letters_without_font() as letters:
+            path = _write(figure, evidence, table, folder)
+        if not letters or last or not find_fonts():
+            break
+    if letters:
+        shown = ", ".join(sorted(letters)[:8]) + (", ..." if len(letters) > 8 else "")
+        sys.stderr.write(
+            f"note: figure {figure.name}: no installed font has {shown}, so boxes stand there; on Debian `apt-get install "
+            "fonts-noto-cjk` brings those of Chinese, Japanese and Korean, then write the report again\n"
+        )
+    return path
+
+
+def _write(figure: FigureSpec, evidence: Evidence, table: Table | None, folder: Path) -> Path | None:
     from star.report.figures.style import as_pdf, as_png, close
 
     drawn = draw(figure, evidence, table)

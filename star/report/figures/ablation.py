@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from star.report.figures import style
@@ -9,34 +10,83 @@ from star.report.grid import paper_name
 from star.report.markup import ARROWS
 from star.report.published import published_of, spec_value
 from star.report.table import Cell, Table
+from star.spec.experiment import Experiment, Variant
 from star.spec.reporting import AblationFigure, Column
+from star.tracking import flattened
+
+LEGEND = 0.25
+"""Inches of a line of the legend."""
+Points = list[tuple[int, Cell]]
+"""Place of a value on the axis, and the cell there."""
 
 
 def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
-    """Mean and standard deviation over seeds, each seed as a dot."""
+    """Mean and standard deviation over seeds, each seed as a dash; a line for each value of what else the rows differ in."""
     columns = [i for i, column in enumerate(table.columns) if column.metric and _wanted(figure, table, i)]
     variants = [v for v in table.experiment.variants if v.runs and (not figure.rows or v.label in figure.rows)]
     rows = {row.label: row for row in table.rows}
-    ticks = [str(spec_value(variant, figure.x)) for variant in variants]
-    cells = {i: [rows[variant.label].cells[i] for variant in variants] for i in columns}
-    if not any(cell.values for column in cells.values() for cell in column):
+    values = [spec_value(variant, figure.x) for variant in variants]
+    ticks = list(dict.fromkeys(map(str, values)))
+    lines = {
+        name: [(ticks.index(str(spec_value(variant, figure.x))), rows[variant.label]) for variant in members]
+        for name, members in lines_of(table.experiment, variants, figure.x).items()
+    }
+    points = {i: {name: [(x, row.cells[i]) for x, row in line] for name, line in lines.items()} for i in columns}
+    cells = [cell for by_line in points.values() for line in by_line.values() for _, cell in line]
+    if not any(cell.values for cell in cells):
         return None
-    papers = any(_printed(cell) is not None for column in cells.values() for cell in column)
-    lines = 2 if papers else 1
-    drawing, axes = style.new(lines, len(columns), 0.5 + 1.7 * lines, min(style.WIDTH, 2.3 * len(columns)), sharex=True)
+    papers = any(_printed(cell) is not None for cell in cells)
+    panels, told = 2 if papers else 1, len(lines) > 1
+    height = 0.5 + 1.7 * panels + (LEGEND * -(-len(lines) // style.LEGEND_COLUMNS) if told else 0)
+    drawing, axes = style.new(panels, len(columns), height, min(style.WIDTH, 2.3 * len(columns)), sharex=True)
     own, paper = style.colours(["measured", "published"]).values()
+    colours = (
+        dict.fromkeys(lines, own) if not told else dict(zip(lines, style.colours(list(lines)).values(), strict=True))
+    )
     for place, i in enumerate(columns):
-        _measured(axes[0, place], table.columns[i], cells[i], own)
+        axes[0, place].set_title(table.columns[i].title + ARROWS[table.columns[i].better])
+        for number, (name, line) in enumerate(points[i].items()):
+            _measured(axes[0, place], line, name, colours[name], number)
         if papers:
-            _published(axes[1, place], table.columns[i], cells[i], paper)
+            _published(axes[1, place], table.columns[i], points[i], colours if told else dict.fromkeys(lines, paper))
         axes[-1, place].set_xticks(range(len(ticks)), ticks)
-        axes[-1, place].set_xlabel(figure.x.rsplit(".", 1)[-1].replace("_", " "))
+        axes[-1, place].set_xlabel(_short(figure.x))
         axes[-1, place].set_xlim(-0.4, len(ticks) - 0.6)
-    counts = [len(cell.values) for column in cells.values() for cell in column if cell.values]
+    counts = [len(cell.values) for cell in cells if cell.values]
     axes[0, 0].set_ylabel(f"{table.experiment.profile}, {style.counted(counts)}")
     if papers:
         axes[1, 0].set_ylabel(f"published: {published_of(table.experiment).source.split(',')[0]}")
+    if told:
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        drawing.legend(handles, labels, loc="outside lower center", ncols=style.LEGEND_COLUMNS)
     return drawing
+
+
+def lines_of(experiment: Experiment, variants: Sequence[Variant], x: str) -> dict[str, list[Variant]]:
+    """What the rows differ in beside `x` -> the rows that have it; all in one line where each has an `x` of its own."""
+    places = [str(spec_value(variant, x)) for variant in variants]
+    if len(set(places)) == len(places):
+        return {"": list(variants)}
+    others = [{path: value for path, value in _own(experiment, variant).items() if path != x} for variant in variants]
+    paths = list(dict.fromkeys(path for other in others for path in other))
+    differing = [path for path in paths if len({other.get(path) for other in others}) > 1]
+    lines: dict[str, list[Variant]] = {}
+    for variant, other in zip(variants, others, strict=True):
+        named = [f"{_short(path)} {other[path]}" for path in differing if path in other]
+        lines.setdefault(", ".join(named) or variant.label, []).append(variant)
+    return lines
+
+
+def _own(experiment: Experiment, variant: Variant) -> dict[str, str]:
+    """What a row sets: a value of each axis, or what is written out for it."""
+    if experiment.spec.axes:
+        return {path: str(spec_value(variant, path)) for path in experiment.spec.axes}
+    used = {"use": ", ".join(variant.row.use)} if variant.row.use else {}
+    return {path: str(value) for path, value in flattened(variant.row.spec).items()} | used
+
+
+def _short(path: str) -> str:
+    return path.rsplit(".", 1)[-1].replace("_", " ")
 
 
 def _wanted(figure: AblationFigure, table: Table, index: int) -> bool:
@@ -44,23 +94,29 @@ def _wanted(figure: AblationFigure, table: Table, index: int) -> bool:
     return not figure.columns or table.experiment.spec.table.columns[index].title in figure.columns
 
 
-def _measured(axis: Any, column: Column, cells: list[Cell], colour: Any) -> None:
-    there = [(x, cell) for x, cell in enumerate(cells) if cell.values]
+def _measured(axis: Any, line: Points, name: str, colour: Any, number: int) -> None:
+    there = sorted(((x, cell) for x, cell in line if cell.values), key=lambda point: point[0])
     means = [cell.mean for _, cell in there]
     spreads = [cell.spread("std") or 0.0 for _, cell in there]
-    axis.errorbar([x for x, _ in there], means, yerr=spreads, color=colour, marker="o", capsize=3, linewidth=1.2)
+    looks = {"color": colour, "marker": style.MARKERS[number % len(style.MARKERS)], "capsize": 3, "linewidth": 1.2}
+    axis.errorbar([x for x, _ in there], means, yerr=spreads, label=name, **looks)
     for x, cell in there:
-        axis.plot([x] * len(cell.values), cell.values, linestyle="", marker="_", color="0.35", markersize=7)
-    axis.set_title(column.title + ARROWS[column.better])
+        dots = "0.35" if not name else colour
+        axis.plot([x] * len(cell.values), cell.values, linestyle="", marker="_", color=dots, markersize=7)
 
 
-def _published(axis: Any, column: Column, cells: list[Cell], colour: Any) -> None:
-    there = [(x, value) for x, cell in enumerate(cells) if (value := _printed(cell)) is not None]
-    if not there:
+def _published(axis: Any, column: Column, lines: dict[str, Points], colours: dict[str, Any]) -> None:
+    found = False
+    for number, (name, line) in enumerate(lines.items()):
+        there = sorted((x, value) for x, cell in line if (value := _printed(cell)) is not None)
+        if there:
+            found = True
+            marker = "s" if not name else style.MARKERS[number % len(style.MARKERS)]
+            axis.plot(*zip(*there, strict=True), color=colours[name], marker=marker, linestyle="--", linewidth=1.2)
+    if not found:
         axis.text(0.5, 0.5, "not printed", transform=axis.transAxes, ha="center", va="center", color="0.4")
         axis.set_yticks([])
         return
-    axis.plot(*zip(*there, strict=True), color=colour, marker="s", linestyle="--", linewidth=1.2)
     assert column.published is not None
     axis.set_title(paper_name(column.published))
 

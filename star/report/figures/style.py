@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -10,15 +15,56 @@ import seaborn
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import font_manager, pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 WIDTH = 6.75
 """Inches: a page's text width."""
 LEGEND_COLUMNS = 2
 """Of a legend below axes: two long labels fit beside each other."""
+MARKERS = "osD^vPX*<>"
 MARK = "#d55e00"
 """For what is pointed at (vermilion of the palette below)."""
+
+CJK = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR"),
+    *(
+        "Source Han Sans SC",
+        "WenQuanYi Zen Hei",
+        "WenQuanYi Micro Hei",
+        "Droid Sans Fallback",
+        "IPAexGothic",
+        "NanumGothic",
+    ),
+    *(
+        "PingFang SC",
+        "Hiragino Sans",
+        "Apple SD Gothic Neo",
+        "Microsoft YaHei",
+        "Yu Gothic",
+        "Malgun Gothic",
+        "Arial Unicode MS",
+    ),
+)
+"""Fonts for letters that the first one lacks, where they are installed."""
+CJK_FILES = (
+    "cjk",
+    "notosanssc",
+    "notosansjp",
+    "notosanskr",
+    "sourcehan",
+    "wqy",
+    "droidsansfallback",
+    "ipaex",
+    "nanumgothic",
+)
+"""Parts of the names of their files."""
+
+
+def _families() -> list[str]:
+    known = set(font_manager.get_font_names())
+    return ["sans-serif", *(name for name in CJK if name in known)]
+
 
 seaborn.set_theme(
     context="paper",
@@ -26,6 +72,7 @@ seaborn.set_theme(
     palette="colorblind",
     rc={
         "pdf.fonttype": 42,  # TrueType, embedded: text stays text
+        "font.family": _families(),
         "font.size": 8,
         "axes.titlesize": 8,
         "axes.labelsize": 8,
@@ -90,7 +137,7 @@ def shares() -> Any:
 
 def markers(labels: list[str]) -> dict[str, str]:
     """Row -> marker."""
-    return {shown(label): "osD^vPX*<>"[i % 10] for i, label in enumerate(labels)}
+    return {shown(label): MARKERS[i % len(MARKERS)] for i, label in enumerate(labels)}
 
 
 def dashes(labels: list[str]) -> dict[str, tuple[float, ...] | str]:
@@ -114,6 +161,31 @@ def _saved(figure: Any, kind: str, metadata: dict[str, None]) -> bytes:
     figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
     figure.set_layout_engine("none")  # what the first one has laid out stays; doing it again takes as long as drawing
     return buffer.getvalue()
+
+
+@contextmanager
+def letters_without_font() -> Iterator[set[str]]:
+    """Collects the letters that have become boxes, because no font here has them, in place of a warning for each."""
+    letters: set[str] = set()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield letters
+    for warning in caught:
+        found = re.match(r"Glyph (\d+) ", str(warning.message))
+        if found:
+            letters.add(chr(int(found[1])))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def find_fonts() -> bool:
+    """Look for fonts that were installed since matplotlib has listed them; whether there is one for letters that were missing."""
+    for path in font_manager.findSystemFonts():
+        if any(part in Path(path).name.lower() for part in CJK_FILES):
+            font_manager.fontManager.addfont(path)
+    before = matplotlib.rcParams["font.family"]
+    matplotlib.rcParams["font.family"] = _families()
+    return bool(matplotlib.rcParams["font.family"] != before)
 
 
 def close(figure: Any) -> None:
