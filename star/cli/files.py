@@ -48,16 +48,33 @@ def plans_of(
     """
     if not names:
         return []
-    changes = {"--set": sets, "--seeds": seeds, "--name": name}
-    for option in (option for option, value in changes.items() if value):
-        raise StarError(
-            f"{option}: {names[0]} is an experiment as it was run, which nothing changes; give its file, "
-            f"such as experiments/{names[0]}.yaml."
-        )
+    refuse_changes(names, sets, seeds, name)
     from star.rundir import Home
     from star.scheduler.recorded import as_run
 
     return [plan for one in names for plan in as_run(Home(home), str(one), profile)]
+
+
+def refuse_changes(names: Sequence[Path], sets: tuple[str, ...], seeds: str | None, name: str | None) -> None:
+    """That no option wants to change what was run.
+
+    Raises:
+        StarError: one does.
+    """
+    changes = {"--set": sets, "--seeds": seeds, "--name": name}
+    for option in (option for option, value in changes.items() if value and names):
+        raise StarError(
+            f"{option}: {names[0]} is taken as it was run, which nothing changes; give its file, such as experiments/{names[0]}.yaml."
+        )
+
+
+def searches_of(names: Sequence[Path], home: Path, profile: str | None) -> dict[Path, list[Path]]:
+    """Name -> files that give that search as it was last run, of those names that are searches'."""
+    from star.rundir import Home
+    from star.scheduler.recorded import searches_as_run
+
+    found = {one: searches_as_run(Home(home), str(one), profile) for one in names}
+    return {one: files for one, files in found.items() if files}
 
 
 def describes_search(file: Path) -> bool:

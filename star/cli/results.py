@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from star.cli.files import describes_search, is_name, plans_of, read_experiment, read_search
+from star.cli.files import (
+    describes_search,
+    is_name,
+    plans_of,
+    read_experiment,
+    read_search,
+    refuse_changes,
+    searches_of,
+)
 from star.cli.options import EXECUTOR, FILE, HOME, JSON, OUT, PLAIN, REPLACE, SLOTS, Hours, experiment_changes
 from star.errors import StarError
 
@@ -39,14 +47,16 @@ def report(
 ) -> None:
     """Write tables, figures and claims from tracked metrics: Markdown, LaTeX, HTML, CSV, PNG and PDF.
 
-    A FILE is planned as the options say; a NAME, of an experiment that ran, gives it as it was run.
+    A FILE is planned as the options say; a NAME, of an experiment or a search that ran, gives it as it was run.
     """
     from star.cli.report import ReportOptions, all_files, write_reports, write_studies
 
     named = [file for file in files if is_name(file)]
-    plans = plans_of(named, home, profile, sets, seeds, name)
+    refuse_changes(named, sets, seeds, name)
+    begun = searches_of(named, home, profile)
+    plans = plans_of([one for one in named if one not in begun], home, profile, sets, seeds, name)
     others = [file for file in files if file not in named]
-    chosen = [] if plans and not others and not everything else all_files(others, everything)
+    chosen = [] if named and not others and not everything else all_files(others, everything)
     broken: list[str] = []
     if everything:  # one that cannot be read takes nothing from the others
         chosen = [file for file in chosen if not _said(broken, file, profile, sets, seeds, name)]
@@ -54,9 +64,9 @@ def report(
     if searches and seeds is not None and not everything:
         raise StarError(f"--seeds {seeds}: {searches[0]} is a search, whose seeds are its own; leave the option out.")
     experiments = [read_experiment(file, profile, sets, seeds, name) for file in chosen if file not in searches]
-    studies = write_studies(
-        [read_search(file, profile, sets, name) for file in searches], home, out, everything, mlflow_ui, replace
-    )
+    asked = [read_search(file, profile, sets, name) for file in searches]
+    asked += [read_search(file, None, (), None) for found in begun.values() for file in found]
+    studies = write_studies(asked, home, out, everything, mlflow_ui, replace)
     kept: list[str] = []
     if experiments or plans:
         options = ReportOptions(home, out, everything, mlflow_ui, spread, replace)

@@ -51,6 +51,25 @@ def names_of(home: Home) -> dict[tuple[str, str], bool]:
     return known
 
 
+def searches_as_run(home: Home, name: str, profile: str | None = None) -> list[Path]:
+    """The files that give a search as it was last run, one for each profile; none where the name is no search's.
+
+    Raises:
+        SpecError: it was run by an older version, which kept none.
+    """
+    found = [
+        (written_folder(home, name, one) / f"{name}.yaml")
+        for (other, one), study in names_of(home).items()
+        if study and other == name and profile in (None, one)
+    ]
+    if not all(path.is_file() for path in found):
+        raise SpecError(
+            f"{name}: is a search that an older version began, which kept no copy of its file; give the file, such as "
+            f"`star-exp report experiments/{name}.yaml`."
+        )
+    return found
+
+
 def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
     """The experiments of a name as they were last run, one for each profile, with what is done of them.
 
@@ -71,7 +90,9 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
     plans = []
     for one in profiles:
         if known[name, one]:
-            raise SpecError(f"{name}: is a search; give its file, such as `star-exp report experiments/{name}.yaml`.")
+            raise SpecError(
+                f"{name}: is a search, which has no claims and is not exported; `star-exp report {name}` reports it."
+            )
         plan = recorded_plan(home, name, one)
         if plan is None:
             raise SpecError(

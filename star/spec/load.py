@@ -57,7 +57,7 @@ def load(
     variants = tuple(_resolve(base, row, patch, used_seeds, str(path)) for row, patch in rows)
     check_rows(spec, variants, doc, str(path))
     _check_distinct(spec, variants, doc, str(path))
-    written = as_written(path, doc, spec, Path(presets.file), patches, seeds)
+    written = as_written(path, doc, ("experiment", spec.experiment), Path(presets.file), patches, seeds, spec.reference)
     return Experiment(str(path), spec, Path(chosen).stem, variants, written)
 
 

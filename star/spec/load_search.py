@@ -12,6 +12,7 @@ from star.spec.load import base_of, parse_set
 from star.spec.points import Search
 from star.spec.run import RunSpec
 from star.spec.search import SearchSpec
+from star.spec.written import as_written
 from star.spec.yamldoc import Doc, Mark, nested, overlay, read
 
 
@@ -31,21 +32,24 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
         raise SpecError(
             f"{doc.mark(('experiment',))}: this is an experiment, not a search; `star-exp run {path}` runs it."
         )
+    original = doc
     if name is not None:
         doc = overlay(doc, nested(("search",), name, Mark(f"--name {name}")))
     spec = validated(SearchSpec, doc, str(path))
     chosen = profile or spec.profile
     base, presets = base_of(path, doc, chosen, None if profile else doc.mark(("profile",)))
-    for text in sets:
+    patches = [parse_set(text) for text in sets]
+    for text, patch in zip(sets, patches, strict=True):
         field = text.partition("=")[0]
         if field in spec.space:
             raise SpecError(
                 f"--set {text}: {field} is what the search varies; take it out of space, or change its range."
             )
-        base = overlay(base, parse_set(text))
+        base = overlay(base, patch)
     marks = {field: doc.mark(("space", field)) for field in spec.space}
     default = validated(RunSpec, base, str(path))
     early = doc.at("pruner", "spec") if spec.pruner.spec else Doc({})
-    search = Search(str(path), spec, Path(chosen).stem, Path(presets.file), base, marks, default, early)
+    written = as_written(path, original, ("search", spec.search), Path(presets.file), patches)
+    search = Search(str(path), spec, Path(chosen).stem, Path(presets.file), base, marks, default, early, written)
     check_search(search, doc)
     return search

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Search:
     """The base's own run."""
     comparison: Doc
     """What the pruner changes for comparisons before the end."""
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Name -> text of YAML files that give the same search, changes of the command line included."""
 
     @property
     def name(self) -> str:
@@ -130,7 +132,8 @@ class Search:
             "targets": list(targets),
         }
         spec = ExperimentSpec.model_construct(**{**about, **more})
-        return Experiment(self.file, spec, self.profile, variants)
+        written = self.written if spec.experiment == self.name else {}
+        return Experiment(self.file, spec, self.profile, variants, written)
 
 
 def early_label(label: str, until: int) -> str:

@@ -69,9 +69,9 @@ def test_a_colleague_has_the_same_bytes(changed: Lab, tmp_path: Path) -> None:
 def test_what_a_name_may_not_be_given(changed: Lab) -> None:
     for arguments, says in (
         (["report", "nothing"], "nothing: no experiment of that name was run in"),
-        (["report", "mine", "--seeds", "1"], "--seeds: mine is an experiment as it was run"),
-        (["report", "mine", "--set", "optim.steps=3"], "--set: mine is an experiment as it was run"),
-        (["claims", "mine", "--name", "other"], "--name: mine is an experiment as it was run"),
+        (["report", "mine", "--seeds", "1"], "--seeds: mine is taken as it was run"),
+        (["report", "mine", "--set", "optim.steps=3"], "--set: mine is taken as it was run"),
+        (["claims", "mine", "--name", "other"], "--name: mine is taken as it was run"),
         (["report", "mine", "--profile", "fashion"], "--profile fashion: mine was not run at it"),
         (["claims", "mine"], "declares no claims"),
     ):

@@ -20,7 +20,7 @@ from star.search.study import Study
 from star.spec.load import load
 from star.spec.load_search import load_search
 from star.tracked import open_reader
-from tests.helpers import empty_tracking_store
+from tests.helpers import empty_tracking_store, star_exp
 from tests.light.worker import bowl
 from tests.search.lab import SearchLab
 from tests.search.test_spec import ALPHA
@@ -74,6 +74,36 @@ def test_the_same_bytes_again(searched: SearchLab) -> None:
     before = {path.name: path.read_bytes() for path in folder(searched).iterdir()}
     write_studies([load_search(searched.file)], searched.path, searched.path / "reports")
     assert {path.name: path.read_bytes() for path in folder(searched).iterdir()} == before
+
+
+def test_by_its_name_it_is_reported_as_it_was_run(searched: SearchLab, tmp_path: Path) -> None:
+    """Without its file; nothing changes what was run."""
+    before = {path.name: path.read_bytes() for path in folder(searched).iterdir()}
+    done = star_exp("report", "tiny-search", "--out", tmp_path / "out", home=searched.path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out" / "tiny-search" / "tiny"
+    again = {path.name: path.read_bytes() for path in out.iterdir()}
+    del before["best.yaml"]  # names the profile by its place: here that of the copy
+    assert again == before | {"best.yaml": again["best.yaml"]} and len(before) > 10
+    assert load(out / "best.yaml").variants == load(folder(searched) / "best.yaml").variants
+    for options, says in (
+        (("--set", "optim.steps=3"), "--set: tiny-search is taken as it was run"),
+        (("--seeds", "1"), "--seeds: tiny-search is taken as it was run"),
+        (("--profile", "other"), "tiny-search was not run at it"),
+    ):
+        refused = star_exp("report", "tiny-search", *options, home=searched.path, cwd=tmp_path)
+        assert refused.returncode == 2 and says in refused.stderr, refused.stderr
+
+
+def test_a_copy_of_a_search_has_what_the_command_line_changed(searched: SearchLab, tmp_path: Path) -> None:
+    changed = load_search(searched.file, sets=["optim.steps=70"], name="other")
+    for name, text in changed.written.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    again = load_search(tmp_path / "other.yaml")
+    changed_spec = changed.spec.model_copy(update={"base": again.spec.base})
+    assert (again.spec, again.default, again.profile) == (changed_spec, changed.default, "tiny")
+    assert again.default.optim.steps == 70 and again.written["other.yaml"] == changed.written["other.yaml"]
 
 
 def test_the_best_trials_are_an_experiment_of_the_same_runs(searched: SearchLab) -> None:
