@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from star.data.fetch import fashion_mnist, is_complete
 from tests.helpers import DATA, ROOT, star_exp
 from tests.services import Postgres, RayCluster, Slurm, find_postgres
 
+# a shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # two test processes on two cores: more threads would only wait for each other
 settings.register_profile("star", derandomize=True, deadline=None)  # a slow machine is no failure
 settings.load_profile("star")

@@ -207,8 +207,6 @@ def test_a_signal_ends_both_processes(number: signal.Signals, sets: Path, tmp_pa
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a terminal's children take Ctrl-C; those of a script in the background would ignore it
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     children: list[psutil.Process] = []
 

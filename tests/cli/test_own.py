@@ -19,17 +19,27 @@ from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
 
 
-@pytest.fixture
-def mine(lab: Lab) -> Lab:
-    """As the lab, with an experiment whose table has a number that the platform does not know."""
-    file = lab.path / "mine.yaml"
+@pytest.fixture(scope="module")
+def with_mine(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which an experiment was run whose table has a number that the platform does not know."""
+    path = tmp_path_factory.mktemp("mine") / "home"
+    shutil.copytree(finished, path, symlinks=True)
     column = (
         '    - {title: Mine, metric: "mlflow:my/score", better: higher}\n    - {title: Late, metric: "mlflow:late"}\n'
     )
-    file.write_text(MANY.read_text().replace("experiment: many", "experiment: mine") + column)
-    (lab.path / "profiles").symlink_to(ROOT / "tests" / "profiles")
-    done = light("run", file, "--plain", home=lab.path)
+    (path / "mine.yaml").write_text(MANY.read_text().replace("experiment: many", "experiment: mine") + column)
+    (path / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    done = light("run", path / "mine.yaml", "--plain", home=path)
     assert done.returncode == 0, done.stdout + done.stderr
+    return path
+
+
+@pytest.fixture
+def mine(with_mine: Path, tmp_path: Path) -> Lab:
+    """A copy of it."""
+    lab = object.__new__(Lab)
+    lab.path, lab.said = tmp_path / "home", []
+    shutil.copytree(with_mine, lab.path, symlinks=True)
     return lab
 
 
@@ -115,8 +125,9 @@ def test_what_was_logged_to_mlflow_alone_outlives_its_database(mine: Lab, taken_
 def test_a_colleague_gets_them_too(mine: Lab, tmp_path: Path, how: str) -> None:
     """One was told by the command line, or only to MLflow, and never reported here."""
     if how == "log":
-        for run in rows(mine).values():
-            log(mine, run, "my/score=0.625")
+        lines = [f"{run},0.625" for run in rows(mine).values()]
+        (mine.path / "scores.csv").write_text("\n".join(["key,my/score", *lines]))
+        log(mine, "--from", "scores.csv")
     else:
         by_hand(mine.path)
     bundle, there = tmp_path / "mine.tar.gz", tmp_path / "there"

@@ -36,8 +36,6 @@ class Running:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # a terminal's children take Ctrl-C; those of a script in the background would ignore it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def until(self, condition: Callable[[], bool], timeout: float = 90) -> None:
