@@ -26,6 +26,8 @@ from star.words import shown
 
 MLFLOW_EXPERIMENT = "star"
 KEY_TAG = "star.run"
+OF_JOB = "star.job."
+"""Of tags: a number of one's own that was logged to a job -> its stage and key."""
 SQLITE = "sqlite:///"
 TABLES = ("experiments", "runs", "tags", "metrics", "latest_metrics")
 """Of a tracking store: what reports read."""

@@ -159,7 +159,9 @@ def watch(name: str | None, home: Path, experiment: str | None, every: float) ->
 @cli.command()
 @click.argument("key", type=KeyType(), required=False)
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--step", type=click.IntRange(min=0), default=0, show_default=True, help="Of a curve of one's own.")
+@click.option(
+    "--step", type=click.IntRange(min=0, max=2**62), default=0, show_default=True, help="Of a curve of one's own."
+)
 @click.option(
     "--from",
     "table",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from star.scheduler import own
 from star.scheduler.reindex import deliver
 from star.words import shown
 
+LONGEST, LAST_STEP = 240, 2**62
+"""What MLflow and its databases hold."""
 KEY, STEP = "key", "step"
 """Columns of a table that are no numbers of one's own."""
 
@@ -38,7 +41,7 @@ def log_numbers(path: Path, key: str | None, pairs: Sequence[str], step: int, ta
     """Write numbers into the jobs' folders, then carry them to MLflow."""
     if (key is None) == (table is None):
         raise SpecError("log: give KEY and NAME=VALUE, such as `star-exp log 3f2a my/score=0.5`, or --from TABLE.csv.")
-    rows = [_given(key, pairs, step)] if key is not None else list(_rows(table or Path(), pairs))
+    rows = [_given(key, pairs, step)] if key is not None else list(_rows(table or Path(), pairs, step))
     look(path)
     home = Home(path)
     existing_ledger(home)
@@ -46,8 +49,11 @@ def log_numbers(path: Path, key: str | None, pairs: Sequence[str], step: int, ta
     check_tracking(home)
     ledger = open_ledger(home)
     places = [_place(home, ledger, row) for row in rows]  # all are looked up before anything is written
+    together: dict[tuple[Path, str | None], list[own.Entry]] = {}
     for row, (folder, run) in zip(rows, places, strict=True):
-        own.write(folder, run, own.now(row.step, row.values))
+        together.setdefault((folder.path, run), []).extend(own.now(row.step, row.values))
+    for (path, run), entries in together.items():
+        own.write(JobDir(path), run, entries)
     for name in sorted({name for row in rows for name in row.values}):
         click.echo(f"logged {name} of {sum(name in row.values for row in rows)}; a table names it mlflow:{name}")
     jobs = {folder.path.name.rpartition("-")[2] for folder, _ in places}
@@ -70,7 +76,7 @@ def _given(key: str, pairs: Sequence[str], step: int) -> Numbers:
     return Numbers(key, step, values, f"log {key}")
 
 
-def _rows(table: Path, pairs: Sequence[str]) -> Iterator[Numbers]:
+def _rows(table: Path, pairs: Sequence[str], default: int) -> Iterator[Numbers]:
     if pairs:
         raise SpecError(f"log: {pairs[0]!r} and --from; the table's columns are the numbers, leave the others out.")
     try:
@@ -91,9 +97,9 @@ def _rows(table: Path, pairs: Sequence[str]) -> Iterator[Numbers]:
         where = f"{shown(table)}:{reader.line_num}"
         if None in row or any(value is None for value in row.values()):
             raise SpecError(f"{where}: has not as many fields as the first line.")
-        step = row.get(STEP) or "0"
-        if not step.isdecimal():
-            raise SpecError(f"{where}: step: {step!r} is no whole number from 0 on.")
+        step = row.get(STEP) or str(default)
+        if not (step.isascii() and step.isdecimal() and len(step) < 19 and int(step) <= LAST_STEP):
+            raise SpecError(f"{where}: step: {shown(step)!r} is no whole number from 0 on.")
         values = {name: _number(row[name], f"{where}: {name}") for name in names if row[name].strip()}
         if values:
             found += 1
@@ -108,9 +114,12 @@ def _name(name: str, where: str) -> str:
         raise SpecError(
             f"{where}: {name!r} begins as the platform's own numbers do ({', '.join(own.RESERVED)}); choose another, such as my/{name}."
         )
-    if not name or name != name.strip() or not all(letter.isalnum() or letter in "_-. /:" for letter in name):
+    path = posixpath.normpath(name) == name and not name.startswith(("/", "..")) and name != "."
+    letters = name == name.strip() and all(letter.isalnum() or letter in "_-. /:" for letter in name)
+    if not name or not path or not letters or len(name) > LONGEST:
         raise SpecError(
-            f"{where}: {name!r} is no name that MLflow takes: letters, digits, _ - . / : and spaces inside."
+            f"{where}: {shown(name)!r} is no name that MLflow takes: at most {LONGEST} letters, digits, _ - . : and spaces inside, in "
+            "parts with one / between them."
         )
     return name
 
@@ -156,6 +165,7 @@ def take_over(home: Home, ledger: Ledger, runs: dict[str, dict[str, str]]) -> No
         return
     if left:
         click.echo(
-            f"warning: {left} numbers of one's own are in MLflow alone, and {shown(home.path)} cannot be written.",
+            f"warning: {left} numbers of one's own are in MLflow alone: {shown(home.path)} cannot be written, or holds no job of "
+            "their runs.",
             err=True,
         )

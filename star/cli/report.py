@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from star.report.study import StudyReport
     from star.report.write import Report
     from star.spec.points import Search
+    from star.tracked import Reader
 
 EXPERIMENTS = Path("experiments")
 
@@ -88,7 +89,7 @@ def write_reports(
             broken.append(f"{experiment.file}: {error}")
             continue
         evidence = Evidence(plan, ledger, reader)
-        adopt(home, {run.key: run.stages for run in plan.runs}, evidence.tracked, reader)
+        _take_over(home, evidence, reader)
         if index and not evidence.tracked:
             never.append(experiment.name)
             continue
@@ -109,6 +110,14 @@ def write_reports(
     if broken:
         raise DataError(f"{len(broken)} experiments could not be reported, the others are: {' '.join(broken)}")
     return kept
+
+
+def _take_over(home: Home, evidence: Evidence, reader: Reader) -> None:
+    """Keep in the jobs' folders what was logged to MLflow alone; a file that is damaged keeps no report back."""
+    try:
+        adopt(home, {run.key: run.stages for run in evidence.plan.runs}, evidence.tracked, reader)
+    except DataError as error:
+        click.echo(f"warning: {error}", err=True)
 
 
 def _index(reports: list[Report], studies: Sequence[StudyReport], options: ReportOptions) -> list[str]:

@@ -301,7 +301,8 @@ def _run(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
 
     run = ledger.runs([key])[key]
     jobs = ledger.jobs(run.stages.values())
-    mine = {name: value for _, _, name, value in sorted(own.of_run(home, key, run.stages))}
+    entries = sorted(own.of_run(home, key, run.stages), key=lambda entry: (entry[1], entry[0]))  # MLflow's newest
+    mine = dict(sorted((name, value) for name, value in {entry[2]: entry[3] for entry in entries}.items()))
     return {
         "run": key,
         "label": run.label,

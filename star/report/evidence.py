@@ -14,6 +14,7 @@ from star.spec.graph import needed
 from star.spec.keys import canonical
 from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
 from star.tracked import Reader, TrackedRun
+from star.tracking import OF_JOB
 
 IDLE = "no such stage"
 """State of a number that there cannot be."""
@@ -186,11 +187,16 @@ class Evidence:
         value = self._value(run, measure, name)
         if isinstance(value, str):
             return value
-        made = {} if stage is None else {stage: run.stages[stage]}
+        made = self._job_of(run, name) if stage is None else {stage: run.stages[stage]}
         code = "not ours" if stage is None else str(self.provenance(run, stage).get("code", "unknown"))
         shown = f"{name}@{measure.at}" if measure.at else name
         scoring = canonical(run.spec.score.identity()) if stage == "score" else None
         return Source(run.key, run.seed, self.tracked[run.key].id, shown, made, code, value, scoring)
+
+    def _job_of(self, run: PlannedRun, name: str) -> dict[str, str]:
+        """The job that a number of one's own was logged to, if it was not the run: seeds that share it have one measurement."""
+        stage, _, key = self.tracked[run.key].tags.get(f"{OF_JOB}{name}", "").partition(" ")
+        return {stage: key} if run.stages.get(stage) == key else {}
 
     def _value(self, run: PlannedRun, measure: Measure, name: str) -> float | str:
         """The tracked number, or why there is none that counts."""

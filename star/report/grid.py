@@ -27,6 +27,8 @@ class Mark:
     """MLflow runs behind it."""
     values: tuple[float, ...] = ()
     """One per seed."""
+    latex: str | None = None
+    """The whole cell in LaTeX, when it differs."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,16 @@ def _crossed(table: Table, down: str, across: str) -> Grid:
     places = {tuple(str(spec_value(variants[row.label], path)) for path in (down, across)): row for row in table.rows}
     columns = list(dict.fromkeys(place[1] for place in places))
     name = _field_name(table, across)
-    grid = Grid([Head(_field_name(table, down), numeric=False), *(Head(f"{name} {value}") for value in columns)])
+    first = next((column.latex for column in table.columns if column.spec == down), None)
+    grid = Grid(
+        [Head(_field_name(table, down), latex=first, numeric=False), *(Head(f"{name} {value}") for value in columns)]
+    )
     for i, column in enumerate(table.columns):
         if column.metric is None:
             continue
         better = f", {column.better} is better" if column.better else ""
-        grid.lines.append(Line([Mark(f"{column.title}{better}", italic=True)], group=True))
+        title = None if column.latex is None else rf"\textit{{{column.latex}{better}}}"
+        grid.lines.append(Line([Mark(f"{column.title}{better}", italic=True, latex=title)], group=True))
         for value in dict.fromkeys(place[0] for place in places):
             rows = [places.get((value, other)) for other in columns]
             marks = [cell_mark(table, row, column, row.cells[i]) if row else Mark("") for row in rows]

@@ -54,6 +54,8 @@ def latex_mark(mark: Mark, breaking: bool = False) -> str:
     Args:
         breaking: long words may break.
     """
+    if mark.latex is not None:
+        return mark.latex
     text = escaped(mark.text, breaking)
     if text and mark.bold:
         text = rf"\textbf{{{text}}}"

@@ -19,7 +19,7 @@ from typing import IO
 import star
 from star.errors import DataError
 from star.rundir import REMOVED, Home, JobDir, read_json
-from star.scheduler.own import append
+from star.scheduler.own import append, whole_lines
 from star.scheduler.plan import Plan
 from star.scheduler.records import record_path, written_folder
 from star.scheduler.snapshot import digest_of
@@ -75,8 +75,10 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
 
 def _job_files(folder: JobDir, stage: str, weights: str) -> dict[str, bytes | Path]:
     inside = f"jobs/{folder.path.name}"
-    kept = (folder.job, folder.result, folder.metrics, folder.own, folder.log)
+    kept = (folder.job, folder.result, folder.metrics, folder.log)
     files: dict[str, bytes | Path] = {f"{inside}/{path.name}": path for path in kept if path.exists()}
+    if folder.own.exists():  # read once: somebody may add to it meanwhile
+        files[f"{inside}/{folder.own.name}"] = b"".join(whole_lines(folder.own.read_bytes()))
     outputs = {path.relative_to(folder.out): path for path in _files(folder.out)}
     chosen = {name: path for name, path in outputs.items() if _goes_along(name, stage, weights, folder.out)}
     files |= {f"{inside}/out/{name.as_posix()}": path for name, path in chosen.items()}
@@ -198,16 +200,20 @@ def _sha256_of(file: IO[bytes]) -> str:
 def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> tuple[int, int]:
     """Put what is not there yet in place, jobs and code each as a whole by one rename."""
     jobs = sorted({name.split("/")[1] for name in names if name.startswith("jobs/")})
-    new = [job for job in jobs if not (home.jobs / job).exists()]
+    new = [job for job in jobs if not _is_begun(JobDir(home.jobs / job))]
     for job in jobs:
+        here, inside = JobDir(home.jobs / job), f"jobs/{job}/{JobDir(home.jobs / job).own.name}"
+        lines: list[bytes] = []
         if job in new:
-            _place(archive, names, f"jobs/{job}", home.jobs / job)
-        elif (
-            own := f"jobs/{job}/{JobDir(home.jobs / job).own.name}"
-        ) in names:  # another's numbers of a job that is here too
-            file = archive.extractfile(own)
+            lines = whole_lines(here.own.read_bytes()) if here.own.exists() else []
+            shutil.rmtree(here.path, ignore_errors=True)  # nothing but these lines: `rerun` has left them
+            _place(archive, names, f"jobs/{job}", here.path)
+        elif inside in names:  # another's numbers of a job that is here too
+            file = archive.extractfile(inside)
             assert file is not None, "checked before"
-            append(JobDir(home.jobs / job), file.read().decode().splitlines())
+            lines = whole_lines(file.read())
+        if lines:
+            append(here, (line.decode().rstrip("\n") for line in lines))
     for digest in sorted({name.split("/")[1] for name in names if name.startswith("code/")}):
         if not (home.code / digest).exists():
             _place(archive, names, f"code/{digest}", home.code / digest, digest)
@@ -217,6 +223,10 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
             if name.startswith(f"{top}/") and not target.exists():
                 _extract(archive, name, target)
     return len(new), len(jobs) - len(new)
+
+
+def _is_begun(folder: JobDir) -> bool:
+    return folder.job.exists() or folder.result.exists() or (folder.path.exists() and not folder.own.exists())
 
 
 def _place(

@@ -24,7 +24,7 @@ from star.scheduler import own
 from star.scheduler.contract import run_row
 from star.scheduler.plan import Plan
 from star.spec.graph import STAGES, needed
-from star.tracking import Tracker
+from star.tracking import OF_JOB, Tracker
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
@@ -85,6 +85,7 @@ class Courier:
         """(run, job) -> how far its usage was carried. Not kept: what is carried twice is one entry."""
         self._over: set[str] = set()
         """Runs of which everything is there, their status too."""
+        self._told: set[str] = set()
         self._more = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
@@ -241,12 +242,20 @@ class Courier:
         """Numbers of the user's own: all of them when there are new ones, of which MLflow knows those that it has."""
         try:
             entries = own.of_run(self.home, run.key, run.stages)
-        except DataError as error:  # nothing else has to wait for it
-            log.warning("%s", error)
-            return
-        if len(entries) != known:
+            if len(entries) == known:
+                return
             tracker.log(tracking_id, [(when, step, {name: value}) for when, step, name, value in entries])
-            self.ledger.set_tracked(run.key, OWN, len(entries), True)
+            jobs = own.of_jobs(self.home, run.key, run.stages)
+            tracker.tag(tracking_id, {f"{OF_JOB}{name}": " ".join(job) for name, job in jobs.items()})
+        except Exception as error:  # what is damaged, or refused: nothing else has to wait for it
+            if not isinstance(error, DataError) and getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
+                raise
+            text = str(error).splitlines()[0]
+            if text not in self._told:
+                self._told.add(text)
+                log.warning("numbers of one's own of run %s are not carried to MLflow: %s", run.key, text)
+            return
+        self.ledger.set_tracked(run.key, OWN, len(entries), True)
 
     def _deliver_usage(self, tracker: Tracker, tracking_id: str, run: str, stage: str, key: str) -> None:
         """What a job takes of its machine, under the name that MLflow's page of system metrics looks for."""

@@ -47,15 +47,22 @@ def write(folder: JobDir, run: str | None, entries: Iterable[Entry]) -> None:
 def append(folder: JobDir, lines: Iterable[str]) -> int:
     """Add those of these lines that the file has not yet; returns how many. A line that a kill has cut is taken away first."""
     with folder.own.open("ab+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: lines are written at once all the same
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        whole = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-        file.truncate(sum(map(len, whole)))
-        new = [line for line in lines if line.encode() + b"\n" not in whole]
+        there = whole_lines(file.read())
+        file.truncate(sum(map(len, there)))
+        known = set(there)
+        new = [line for line in dict.fromkeys(lines) if line.encode() + b"\n" not in known]
         file.write("".join(f"{line}\n" for line in new).encode())
         file.flush()
         os.fsync(file.fileno())
     return len(new)
+
+
+def whole_lines(content: bytes) -> list[bytes]:
+    """Lines with their ends; what a kill has cut is left out."""
+    return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def read(folder: JobDir, run: str) -> list[Entry]:
@@ -64,18 +71,31 @@ def read(folder: JobDir, run: str) -> list[Entry]:
     Raises:
         DataError: a line is damaged.
     """
+    return [entry for entry, _ in _read(folder, run)]
+
+
+def of_jobs(home: Home, run: str, stages: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Names of numbers that were logged to a job, not to the run -> (stage, key): one measurement for all runs with that job."""
+    found: dict[str, set[tuple[str, str] | None]] = {}
+    for stage, key in stages.items():
+        for (_, _, name, _), whose in _read(home.job(stage, key), run):
+            found.setdefault(name, set()).add((stage, key) if whose is None else None)
+    return {name: job for name, jobs in found.items() if len(jobs) == 1 and (job := next(iter(jobs))) is not None}
+
+
+def _read(folder: JobDir, run: str) -> list[tuple[Entry, str | None]]:
     try:
-        lines = folder.own.read_text().splitlines(keepends=True)
-    except FileNotFoundError:
+        lines = whole_lines(folder.own.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found: list[Entry] = []
-    for number, line in enumerate((line for line in lines if line.endswith("\n")), start=1):
+    found: list[tuple[Entry, str | None]] = []
+    for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
             if entry["run"] in (None, run):
-                values = entry["metrics"].items()
-                found += [(float(entry["time"]), int(entry["step"]), str(name), float(value)) for name, value in values]
-        except (ValueError, TypeError, KeyError, AttributeError):
+                for name, value in entry["metrics"].items():
+                    found.append(((float(entry["time"]), int(entry["step"]), str(name), float(value)), entry["run"]))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             raise DataError(
                 f"{shown(folder.own)}:{number}: is damaged; mend the line or take it out: "
                 '{"time": SECONDS, "step": N, "run": KEY or null, "metrics": {NAME: VALUE}}.'
@@ -159,8 +179,9 @@ def unseen(
     return {key: entries for key, entries in found.items() if entries}
 
 
-def _identity(entry: Entry) -> tuple[int, int, str, float]:
-    return (int(entry[0] * 1000), *entry[1:])
+def _identity(entry: Entry) -> tuple[int, int, str, str]:
+    when, step, name, value = entry
+    return int(when * 1000), step, name, repr(value)  # NaN is not equal to itself
 
 
 def now(step: int, values: Mapping[str, float]) -> list[Entry]:

@@ -14,6 +14,7 @@ from star.scheduler.plan import Plan, PlannedJob, PlannedRun
 from star.scheduler.records import record_path, written_folder
 from star.spec.experiment import Experiment, ExperimentSpec, Row, Variant
 from star.spec.graph import needed
+from star.spec.points import EARLY
 from star.spec.run import RunSpec
 
 
@@ -62,6 +63,10 @@ def searches_as_run(home: Home, name: str, profile: str | None = None) -> list[P
         for (other, one), study in names_of(home).items()
         if study and other == name and profile in (None, one)
     ]
+    if found and name.endswith(EARLY):
+        raise SpecError(
+            f"{name}: holds the comparisons of a search before the end; `star-exp report {name.removesuffix(EARLY)}` has them."
+        )
     if not all(path.is_file() for path in found):
         raise SpecError(
             f"{name}: is a search that an older version began, which kept no copy of its file; give the file, such as "

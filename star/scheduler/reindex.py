@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from star.ledger.states import DONE, FOUND, GONE, QUEUED, NewJob, RunRow
@@ -29,10 +30,8 @@ class Indexed:
 def reindex(home: Home, ledger: Ledger) -> Indexed:
     """Bring the ledger to what the folders say; what they do not know (its history) stays."""
     found, unreadable = {}, []
-    for name in sorted(home.job_folders()):
+    for name in filter(partial(_is_job, home), sorted(home.job_folders())):
         stage, _, key = name.rpartition("-")
-        if stage not in STAGES or name.startswith("."):
-            continue
         described = read_json(home.job(stage, key).job)
         if described is None and home.job(stage, key).job.exists():
             unreadable.append(name)
@@ -64,6 +63,15 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
             ledger.set_experiment(shipment.experiment, shipment.profile, shipment.targets, rows)
         outcome.experiments += 1
     return outcome
+
+
+def _is_job(home: Home, name: str) -> bool:
+    """Whether a folder's name is a job's, and more is in it than the own numbers that `rerun` has left for the next."""
+    stage, _, key = name.rpartition("-")
+    if stage not in STAGES or name.startswith("."):
+        return False
+    folder = home.job(stage, key)
+    return not folder.own.exists() or folder.job.exists() or folder.result.exists()
 
 
 def shipments(home: Home) -> Iterator[Shipment]:

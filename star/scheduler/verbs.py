@@ -104,11 +104,14 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
         if folder.exists():
             aside = home.aside / f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{job.attempt}"
             aside.parent.mkdir(exist_ok=True)
-            folder.rename(aside)
-            own = JobDir(aside).own
+            own, left = JobDir(folder).own, folder.with_name(f".{folder.name}.own")
             if own.exists():  # measured by somebody, and not computed again
-                folder.mkdir()
-                shutil.copy(own, JobDir(folder).own)
+                shutil.rmtree(left, ignore_errors=True)
+                left.mkdir()
+                shutil.copy(own, JobDir(left).own)
+            folder.rename(aside)
+            if left.exists():
+                left.rename(folder)
         if ledger.move(job, QUEUED, AGAIN, "asked for again by `star-exp rerun`"):
             moved.append(job)
     ledger.forget_tracked([job.key for job in moved])

@@ -39,7 +39,9 @@ class Batch:
         """The same batch on a device. A GPU that still computes is not waited for: it copies from pinned memory by itself."""
 
         def moved(x: Tensor) -> Tensor:
-            return x.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+            if device.type != "cuda" or x.device.type != "cpu":
+                return x.to(device)
+            return x.contiguous().pin_memory().to(device, non_blocking=True)
 
         hidden, seeds = (None if x is None else moved(x) for x in (self.hidden, self.seeds))
         return Batch(moved(self.codes), moved(self.labels), hidden, moved(self.positions), seeds)

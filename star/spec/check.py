@@ -157,6 +157,13 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: Doc, name
             _check_enough(check, predicate, labels, where)
 
 
+def _value(variant: Variant, path: str) -> object:
+    try:
+        return value_at(variant.runs[0], path)
+    except (KeyError, AttributeError):  # of a mapping that lacks it
+        return None
+
+
 def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -> None:
     """That each of its places is one row's."""
     places: dict[tuple[str, ...], str] = {}
@@ -165,7 +172,7 @@ def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -
             check.complain(
                 ("table", "grid"), f"has no place for {variant.label!r}, which is quoted; leave one of them out"
             )
-        place = tuple(str(value_at(variant.runs[0], path)) for path in grid)
+        place = tuple(str(_value(variant, path)) for path in grid)
         if place in places:
             both = " and ".join(f"{path} {value}" for path, value in zip(grid, place, strict=True))
             check.complain(

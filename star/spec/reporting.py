@@ -105,8 +105,7 @@ class CurvesFigure(FigureSpec):
 
 
 class AblationFigure(FigureSpec):
-    """The table's measured columns against the value that the rows differ in, a line for each value of what else they differ in;
-    published values beside."""
+    """The table's measured columns against the value that the rows differ in, a line for each value of what else differs."""
 
     kind: Literal["ablation"]
     x: str = Field(description="the ablated field, as a dotted path")

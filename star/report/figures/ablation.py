@@ -14,6 +14,8 @@ from star.spec.experiment import Experiment, Variant
 from star.spec.reporting import AblationFigure, Column
 from star.tracking import flattened
 
+USE = "use"
+"""Of a row: its presets, in place of a field."""
 LEGEND = 0.25
 """Inches of a line of the legend."""
 Points = list[tuple[int, Cell]]
@@ -67,22 +69,28 @@ def lines_of(experiment: Experiment, variants: Sequence[Variant], x: str) -> dic
     places = [str(spec_value(variant, x)) for variant in variants]
     if len(set(places)) == len(places):
         return {"": list(variants)}
-    others = [{path: value for path, value in _own(experiment, variant).items() if path != x} for variant in variants]
-    paths = list(dict.fromkeys(path for other in others for path in other))
-    differing = [path for path in paths if len({other.get(path) for other in others}) > 1]
+    paths = [
+        path for path in dict.fromkeys(p for variant in variants for p in _varied(experiment, variant)) if path != x
+    ]
+    others = [{path: str(_value(variant, path)) for path in paths} for variant in variants]
+    differing = [path for path in paths if len({other[path] for other in others}) > 1]
     lines: dict[str, list[Variant]] = {}
     for variant, other in zip(variants, others, strict=True):
-        named = [f"{_short(path)} {other[path]}" for path in differing if path in other]
-        lines.setdefault(", ".join(named) or variant.label, []).append(variant)
+        named = [f"{_short(path)} {other[path]}" for path in differing]
+        lines.setdefault(style.shown(", ".join(named) or variant.label), []).append(variant)
     return lines
 
 
-def _own(experiment: Experiment, variant: Variant) -> dict[str, str]:
-    """What a row sets: a value of each axis, or what is written out for it."""
+def _varied(experiment: Experiment, variant: Variant) -> list[str]:
+    """The fields that a row sets: the axes, or what is written out for it."""
     if experiment.spec.axes:
-        return {path: str(spec_value(variant, path)) for path in experiment.spec.axes}
-    used = {"use": ", ".join(variant.row.use)} if variant.row.use else {}
-    return {path: str(value) for path, value in flattened(variant.row.spec).items()} | used
+        return list(experiment.spec.axes)
+    return [*flattened(variant.row.spec), *([USE] if variant.row.use else [])]
+
+
+def _value(variant: Variant, path: str) -> Any:
+    """As it counts: the value of a field, also where a row leaves it at its default."""
+    return ", ".join(variant.row.use) or "nothing" if path == USE else spec_value(variant, path)
 
 
 def _short(path: str) -> str:
