@@ -310,7 +310,8 @@ def test_a_stage_that_needs_no_gpu_runs_where_it_sees_none(
 
 def test_a_worker_computes_float32_in_float32_and_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is taken away again afterwards
+        monkeypatch.delenv(name)
     before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
     try:
         torch.backends.cudnn.allow_tf32 = True
