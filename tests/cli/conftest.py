@@ -31,10 +31,15 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def copy_of(home: Path, folder: Path) -> Lab:
+    """A home like another, in `folder`."""
+    lab = object.__new__(Lab)
+    lab.path, lab.said = folder / "home", []
+    shutil.copytree(home, lab.path, symlinks=True)
+    return lab
+
+
 @pytest.fixture
 def lab(finished: Path, tmp_path: Path) -> Lab:
     """A copy of it."""
-    lab = object.__new__(Lab)
-    lab.path, lab.said = tmp_path / "home", []
-    shutil.copytree(finished, lab.path, symlinks=True)
-    return lab
+    return copy_of(finished, tmp_path)

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from star.rundir import Home, JobDir
 from star.scheduler.own import ALSO_RECORDED, is_own, read
 from star.spec.graph import curve_names, result_names
-from tests.cli.conftest import light
+from tests.cli.conftest import copy_of, light
 from tests.cli.test_as_run import TEXTS
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
@@ -38,10 +38,7 @@ def with_mine(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mine(with_mine: Path, tmp_path: Path) -> Lab:
     """A copy of it."""
-    lab = object.__new__(Lab)
-    lab.path, lab.said = tmp_path / "home", []
-    shutil.copytree(with_mine, lab.path, symlinks=True)
-    return lab
+    return copy_of(with_mine, tmp_path)
 
 
 def rows(lab: Lab) -> dict[str, str]:
