@@ -20,8 +20,8 @@ from star.scheduler import own
 from star.scheduler.reindex import deliver
 from star.words import shown
 
-LONGEST, LAST_STEP = 240, 2**62
-"""What MLflow and its databases hold."""
+LONGEST, DIGITS = 240, 18
+"""Of a name and of a step, that MLflow and its databases hold."""
 KEY, STEP = "key", "step"
 """Columns of a table that are no numbers of one's own."""
 
@@ -98,7 +98,7 @@ def _rows(table: Path, pairs: Sequence[str], default: int) -> Iterator[Numbers]:
         if None in row or any(value is None for value in row.values()):
             raise SpecError(f"{where}: has not as many fields as the first line.")
         step = row.get(STEP) or str(default)
-        if not (step.isascii() and step.isdecimal() and len(step) < 19 and int(step) <= LAST_STEP):
+        if not (step.isascii() and step.isdecimal() and len(step) <= DIGITS):
             raise SpecError(f"{where}: step: {shown(step)!r} is no whole number from 0 on.")
         values = {name: _number(row[name], f"{where}: {name}") for name in names if row[name].strip()}
         if values:

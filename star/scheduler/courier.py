@@ -246,7 +246,7 @@ class Courier:
                 return
             tracker.log(tracking_id, [(when, step, {name: value}) for when, step, name, value in entries])
             jobs = own.of_jobs(self.home, run.key, run.stages)
-            tracker.tag(tracking_id, {f"{OF_JOB}{name}": " ".join(job) for name, job in jobs.items()})
+            tracker.tag(tracking_id, {f"{OF_JOB}{name}": " ".join(job or ()) for name, job in jobs.items()})
         except Exception as error:  # what is damaged, or refused: nothing else has to wait for it
             if not isinstance(error, DataError) and getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
                 raise

@@ -44,8 +44,8 @@ def write(folder: JobDir, run: str | None, entries: Iterable[Entry]) -> None:
     )
 
 
-def append(folder: JobDir, lines: Iterable[str]) -> int:
-    """Add those of these lines that the file has not yet; returns how many. A line that a kill has cut is taken away first."""
+def append(folder: JobDir, lines: Iterable[str]) -> None:
+    """Add those of these lines that the file has not yet. A line that a kill has cut is taken away first."""
     with folder.own.open("ab+") as file:
         with suppress(OSError):  # a file system without locks: lines are written at once all the same
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -57,7 +57,6 @@ def append(folder: JobDir, lines: Iterable[str]) -> int:
         file.write("".join(f"{line}\n" for line in new).encode())
         file.flush()
         os.fsync(file.fileno())
-    return len(new)
 
 
 def whole_lines(content: bytes) -> list[bytes]:
@@ -74,13 +73,14 @@ def read(folder: JobDir, run: str) -> list[Entry]:
     return [entry for entry, _ in _read(folder, run)]
 
 
-def of_jobs(home: Home, run: str, stages: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Names of numbers that were logged to a job, not to the run -> (stage, key): one measurement for all runs with that job."""
+def of_jobs(home: Home, run: str, stages: Mapping[str, str]) -> dict[str, tuple[str, str] | None]:
+    """Names of numbers that were logged to a job -> (stage, key): one measurement for all runs with that job. None where the
+    run, or another job, was given one of that name too."""
     found: dict[str, set[tuple[str, str] | None]] = {}
     for stage, key in stages.items():
         for (_, _, name, _), whose in _read(home.job(stage, key), run):
             found.setdefault(name, set()).add((stage, key) if whose is None else None)
-    return {name: job for name, jobs in found.items() if len(jobs) == 1 and (job := next(iter(jobs))) is not None}
+    return {name: jobs.pop() if len(jobs) == 1 else None for name, jobs in found.items() if jobs != {None}}
 
 
 def _read(folder: JobDir, run: str) -> list[tuple[Entry, str | None]]:
@@ -140,20 +140,17 @@ def _platforms() -> re.Pattern[str]:
     return re.compile("|".join(re.escape(name).replace(r"\{extractor\}", "[^/]+") for name in names))
 
 
-def adopt(home: Home, runs: Mapping[str, Mapping[str, str]], tracked: Mapping[str, TrackedRun], reader: Reader) -> int:
-    """Take over what was logged to MLflow alone; returns how many numbers. A home that may not be written stays as it is.
+def adopt(home: Home, runs: Mapping[str, Mapping[str, str]], tracked: Mapping[str, TrackedRun], reader: Reader) -> None:
+    """Take over what was logged to MLflow alone. A home that may not be written stays as it is.
 
     Args:
         runs: key -> stages of each.
     """
-    news = 0
     for key, entries in unseen(home, runs, tracked, reader).items():
         folder = keeper(home, runs[key])
         if folder is not None:
             with suppress(OSError):
                 write(folder, key, entries)
-                news += len(entries)
-    return news
 
 
 def unseen(

@@ -89,6 +89,13 @@ def test_a_number_of_a_job_is_one_of_all_runs_with_it(mine: Lab) -> None:
     cells = json.loads((mine.path / "reports" / "mine" / "tiny" / "provenance.json").read_text())["cells"]
     job = {"encode": shown["stages"]["encode"]["key"]}
     assert all(source["stages"] == job for cell in cells if cell["column"] == "Mine" for source in cell["sources"])
+    log(mine, shown["run"], "my/score=5")
+    table(mine.path)
+    cells = json.loads((mine.path / "reports" / "mine" / "tiny" / "provenance.json").read_text())["cells"]
+    found = [source for cell in cells if cell["column"] == "Mine" for source in cell["sources"]]
+    assert sorted((source["value"], bool(source["stages"])) for source in found)[-1] == (5, False), (
+        "one of the run's own"
+    )
 
 
 def by_hand(path: Path, experiment: str = "mine") -> None:

@@ -23,15 +23,12 @@ from star.evaluate.precision_recall import manifold
 from star.evaluate.statistics import METRICS, Reference, Statistics, compare
 from star.model.gpt import GPT
 from star.model.sample import in_bfloat16, noise_for, sample
-from star.spec.images import TokenizerSpec
 from star.spec.sections import GenerateSpec, ModelSpec, ProbeSpec
-from star.tokenizer.load import BUFFER
 from star.tokenizer.train import train_vq
-from star.tokenizer.vq import VQModel
 from star.train.trainer import Trainer
 from tests.helpers import ROOT, tiny, write_store
 from tests.numerics.on_ranks import METHODS, objective_and_batch
-from tests.numerics.test_goldens import GOLDEN, drawn_weights
+from tests.numerics.test_goldens import GOLDEN, drawn_weights, vq16
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -55,13 +52,7 @@ def test_the_transformer_gives_llamagens_logits_and_samples() -> None:
 
 def test_the_tokenizer_gives_llamagens_codes_and_images() -> None:
     golden = np.load(GOLDEN / "vq16_golden.npz")
-    model = VQModel(TokenizerSpec(), image_channels=3).eval()
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()} | {BUFFER: (65536,)}
-    state = drawn_weights(shapes, 0.03)
-    del state[BUFFER]
-    model.load_state_dict(state)
-    images = torch.from_numpy(np.random.RandomState(2).uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32)).to(GPU)
-    model = model.to(GPU)
+    model, images = (part.to(GPU) for part in vq16())
     with torch.no_grad():
         codes = model.encode(images)  # as the stage encode computes it
         decoded = model.decode(codes).cpu()

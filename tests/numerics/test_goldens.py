@@ -64,14 +64,19 @@ def test_gpt_greedy_samples(gpt: GPT, golden: Mapping[str, np.ndarray], scale: i
     assert alone.tolist() == golden[f"greedy_cfg_{scale}"].tolist()
 
 
-def test_vq16_codes_and_reconstruction() -> None:
-    golden = np.load(GOLDEN / "vq16_golden.npz")
+def vq16() -> tuple[VQModel, torch.Tensor]:
+    """The golden tokenizer, and the images that it was shown."""
     model = VQModel(TokenizerSpec(), image_channels=3).eval()
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()} | {BUFFER: (65536,)}
     state = drawn_weights(shapes, 0.03)
     del state[BUFFER]
     model.load_state_dict(state)
-    images = torch.from_numpy(np.random.RandomState(2).uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32))
+    return model, torch.from_numpy(np.random.RandomState(2).uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32))
+
+
+def test_vq16_codes_and_reconstruction() -> None:
+    golden = np.load(GOLDEN / "vq16_golden.npz")
+    model, images = vq16()
     with torch.no_grad():
         _, vectors, codes = model.quantized(images)
         decoded = model.decode(model.encode(images))
