@@ -42,6 +42,8 @@ from star.rundir import (
 )
 from star.usage import Usage
 
+PRELOAD = ("star.ranks", "star.spec.run", "star.stages")
+"""What every job imports: a fork server does it once for all."""
 PROGRESS_EVERY = 0.5
 """Seconds between writes of progress.json."""
 MAY_BE_INFINITE = ("psnr",)

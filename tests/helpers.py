@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from star.data.codes import CodeStore
@@ -114,6 +115,16 @@ def start_worker(job: JobDir) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "star.worker", str(job.path)], stdout=log, stderr=log, start_new_session=True
         )
+
+
+def living_workers(home: Path, module: str = "star.worker") -> list[psutil.Process]:
+    """The processes that work on jobs of a home."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if f"-m {module} {home.resolve()}/" in title and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
 
 
 def work(job: JobDir) -> int:

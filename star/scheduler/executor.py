@@ -88,7 +88,7 @@ class Executor(Protocol):
         ...
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
-        """Start `python -m star.worker` for each; an error where the engine refused that one."""
+        """Start a worker process for each; an error where the engine refused that one."""
         ...
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:

@@ -1,4 +1,5 @@
-"""Workers as processes of this machine. They live in sessions of their own, so Ctrl-C reaches the scheduler alone."""
+"""Workers as processes of this machine, forked by `star.fork_server`. They live in sessions of their own, so Ctrl-C reaches the
+scheduler alone."""
 
 from __future__ import annotations
 
@@ -6,8 +7,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,9 @@ from star.devices import GIB, Gpu, ListGpus, choose, visible_gpus
 from star.errors import EngineError
 from star.ledger.states import Claim
 from star.process import is_alive, process_born
+from star.rundir import read_json
 from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
+from star.scheduler.forks import ForkServer
 from star.spec.resources import ResourceSpec
 
 SILENCE = 90.0
@@ -42,7 +43,10 @@ class LocalExecutor:
         self.slots = slots or os.cpu_count() or 1
         self.list_gpus, self.worker = gpus, worker
         self.host = socket.gethostname()
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._servers: dict[tuple[Path, int], ForkServer] = {}
+        """By the workers' code and number of threads."""
+        self._children: dict[int, ForkServer] = {}
+        """Process id of a worker -> the server that forked it."""
         self._gates: dict[int, int] = {}
         """Process id -> a file descriptor that becomes readable when it ends."""
         self._gpus: list[Gpu] = []
@@ -99,19 +103,20 @@ class LocalExecutor:
         }
         if start.claim.gpus is not None:  # the machine has some; an empty text hides them all
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(start.claim.gpus)
-        with start.job.log.open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", self.worker, str(start.job.path)],
-                cwd=start.code,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._children[child.pid] = child
-        self._watch(child.pid)
-        return {"pid": child.pid, "started": process_born(child.pid), "host": self.host}
+        server = self._server(start, environment)
+        pid = server.start(start.job.path, environment, start.code, start.job.log)
+        self._children[pid] = server
+        return {"pid": pid, "started": process_born(pid), "host": self.host}
+
+    def _server(self, start: Start, environment: dict[str, str]) -> ForkServer:
+        threads = int((read_json(start.job.job) or {}).get("threads", 1))
+        server = self._servers.get((start.code, threads))
+        if server is not None:
+            server.collect()
+        if server is None or server.is_gone:
+            server = ForkServer(self.worker, start.code, threads, environment, start.job.log)
+            self._servers[start.code, threads] = server
+        return server
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
         """None while the worker lives."""
@@ -124,12 +129,15 @@ class LocalExecutor:
             return Exit(None, "its machine is silent") if silent is None or silent > SILENCE else None
         if handle is None:
             return None if self._find(watched) or watched.job.locked() else Exit(None)
-        child = self._children.get(handle["pid"])
-        if child is not None:
-            code = child.poll()
+        server = self._children.get(handle["pid"])
+        if server is not None:
+            code = server.code(handle["pid"])
             if code is not None:
-                self._forget(child.pid)
-            return None if code is None else Exit(code)
+                del self._children[handle["pid"]]
+                return Exit(code)
+            if not server.is_gone:
+                return None
+            del self._children[handle["pid"]]
         if _alive(handle):
             self._watch(handle["pid"])
             return None
@@ -141,10 +149,15 @@ class LocalExecutor:
         gates = select.poll()
         for gate in self._gates.values():
             gates.register(gate, select.POLLIN)
+        servers = {server.fileno(): server for server in self._servers.values() if not server.is_gone}
+        for channel in servers:
+            gates.register(channel, select.POLLIN)
         ended = {gate for gate, _ in gates.poll(max(0.0, seconds) * 1000)}
         for pid, gate in list(self._gates.items()):
             if gate in ended:  # it has told what it can; left open it would end every wait at once
                 os.close(self._gates.pop(pid))
+        for channel in servers.keys() & ended:
+            servers[channel].collect()
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
         """Signal the worker's whole session, if it is still the process of the handle."""
@@ -159,6 +172,9 @@ class LocalExecutor:
         """Forget the processes."""
         for pid in list(self._gates):
             self._forget(pid)
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
 
     def _find(self, watched: Watched) -> Handle | None:
         """A worker whose scheduler died before it could keep the handle."""
@@ -167,8 +183,9 @@ class LocalExecutor:
             line = process.info["cmdline"] or []
             if (
                 process.info["status"] != psutil.STATUS_ZOMBIE
-                and line[-1:] == [str(watched.job.path)]
-                and self.worker in line
+                and " ".join(line).endswith(
+                    f" -m {self.worker} {watched.job.path}"
+                )  # a title is not divided as arguments are
             ):
                 found.append((process.info["create_time"], process.pid))
         if not found:
@@ -189,7 +206,6 @@ class LocalExecutor:
                 pass
 
     def _forget(self, pid: int) -> None:
-        self._children.pop(pid, None)
         gate = self._gates.pop(pid, None)
         if gate is not None:
             os.close(gate)

@@ -22,7 +22,7 @@ from star.ledger.states import DONE
 from star.rundir import read_json
 from star.scheduler.gc import find
 from star.spec.graph import STAGES
-from tests.helpers import ROOT
+from tests.helpers import ROOT, living_workers
 from tests.light.worker import made, value
 from tests.scheduler.lab import MANY, WORKER, Lab
 
@@ -61,12 +61,7 @@ class Chaos:
 
     def workers(self) -> list[psutil.Process]:
         """Of this home."""
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            line = process.info["cmdline"] or []
-            if WORKER in line and str(self.lab.home.path) in line[-1]:
-                found.append(process)
-        return found
+        return living_workers(self.lab.home.path, WORKER)
 
     def run(self, kills: int, timeout: float) -> None:
         """Until that many have hit and the command has ended with 0."""

@@ -22,7 +22,7 @@ from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.snapshot import take
 from star.spec.load import load
-from tests.helpers import DATA, ROOT
+from tests.helpers import DATA, ROOT, living_workers
 
 MANY = ROOT / "tests" / "many.yaml"
 WORKER = "tests.light.worker"
@@ -120,9 +120,4 @@ def command(lab: Lab, *options: str) -> subprocess.Popen[str]:
 
 def workers(lab: Lab) -> list[psutil.Process]:
     """The living ones of this home."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if WORKER in line and str(lab.home.path) in line[-1] and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+    return living_workers(lab.home.path, WORKER)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers import ROOT, star_exp
+from tests.helpers import ROOT, living_workers, star_exp
 
 TINY = ROOT / "tests" / "tiny_probe.yaml"
 STEPS = "optim.steps=30"
@@ -53,16 +53,7 @@ class Running:
         return any(self.home.glob("jobs/train-*/checkpoints/step-*.pt"))
 
     def workers(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            line = process.info["cmdline"] or []
-            if (
-                "star.worker" in line
-                and str(self.home.resolve()) in line[-1]
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(process)
-        return found
+        return living_workers(self.home)
 
 
 def again(home: Path) -> str:
