@@ -51,10 +51,10 @@ class BackboneFeatures:
         positions: list[int],
         batch_size: int,
         *,
-        stored_views: bool = False,
-        dtype: str = "fp32",
+        stored_views: bool,
+        dtype: str,
+        seed: int,
         limit: float = float("inf"),
-        seed: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.model, self.store, self.layer, self.batch_size, self.seed = model, store, layer, batch_size, seed

@@ -30,7 +30,7 @@ def mim_loss(student: Tensor, teacher: Tensor, distance: str = "cosine", hidden:
 
 
 def inter_step_loss(
-    queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool = True, form: str = "infonce"
+    queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool, form: str
 ) -> Tensor:
     """Eq. 6: anchor (b, m, i) against the teacher at (v, m, j), over all i != j; summed over anchors and pairs.
 
@@ -46,7 +46,7 @@ def inter_step_loss(
 
 
 def inter_view_loss(
-    queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool = True, form: str = "infonce"
+    queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool, form: str
 ) -> Tensor:
     """Eq. 7: anchor (b, m, k) against the teacher at (v, n, k), over all m != n; arguments as in `inter_step_loss`."""
     queries, keys = _sides(queries, keys, normalize)

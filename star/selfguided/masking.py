@@ -21,7 +21,7 @@ def draw_hidden(sequences: tuple[int, ...], length: int, mask_ratio: float, gene
     return torch.cat([torch.zeros(*sequences, 1, dtype=torch.bool), hidden], dim=-1)
 
 
-def attend_mask(hidden: Tensor, mask_self: bool = True) -> Tensor:
+def attend_mask(hidden: Tensor, mask_self: bool) -> Tensor:
     """(N, T) hidden -> (N, 1, T, T) bool, True where a query (row) sees a key (column): causal and not hidden."""
     length = hidden.shape[-1]
     causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()

@@ -1,8 +1,9 @@
 """`python -m tests.mutation [PATTERN...]`: mutate the numerics with mutmut, run the tests on each mutant, write docs/mutants.md.
 
 Patterns are names of functions or mutants, such as `star.selfguided.losses*`; those are tried anew, what is known of the
-others stays. With `--by-hand` the programs of broken.yaml are tried in their place. All work is done in copies of the
-checkout, in runs/mutation.
+others stays; `--survivors` stands for all that no test has noticed yet. Survivors of training are tried again with the slow
+tests, of several processes and of a lack of memory. With `--by-hand` the programs of broken.yaml are tried in place of all
+this. All work is done in copies of the checkout, in runs/mutation.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ TOO_SLOW = [
     "test_exports_load",
 ]
 """They start processes of their own, or take seconds for what a faster one notices too."""
+SLOW = ["test_every_layout", "test_memory_that_runs_out_halves"]
+"""Of those, the ones that the survivors of training are tried with."""
 
 
 def copied(copy: Path, change: Callable[[str], str] = lambda source: source) -> None:
@@ -95,6 +98,13 @@ def run(patterns: list[str]) -> int:
     return subprocess.run(command, cwd=COPY, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
 
 
+def survivors() -> list[str]:
+    """Names of the mutants that no test has noticed yet."""
+    files = (COPY / "mutants").glob("star/**/*.py.meta")
+    codes = {name: code for file in files for name, code in json.loads(file.read_text())["exit_code_by_key"].items()}
+    return [name for name, code in codes.items() if code == 0]
+
+
 def by_hand() -> int:
     """Try the programs of broken.yaml; returns how many survived."""
     from tests.mutation.by_hand import programs, survivors
@@ -108,12 +118,19 @@ def by_hand() -> int:
 
 
 if __name__ == "__main__":
+    from tests.mutation.report import write
+    from tests.mutation.slow import try_again
+
     if sys.argv[1:] == ["--by-hand"]:
         code = by_hand()
     else:
         prepare()
-        code = run(sys.argv[1:])
-    from tests.mutation.report import write
-
+        code = run(sys.argv[1:] if sys.argv[1:] != ["--survivors"] else survivors())
+        try_again(
+            COPY / "mutants",
+            TESTS,
+            " or ".join(SLOW),
+            int(os.environ.get("STAR_MUTANTS_AT_A_TIME", os.cpu_count() or 1)),
+        )
     write(COPY / "mutants", ROOT / "docs" / "mutants.md", Path(__file__).with_name("judged.yaml"), KNOWN)
     sys.exit(code)

@@ -16,9 +16,9 @@ HEAD = """# Do the tests notice?
 
 Made by `make mutants`. [mutmut](https://mutmut.readthedocs.io) breaks each function of the numerics in every way that it
 knows: another operator, another number, an argument left out or None, a condition turned round. For each such mutant the
-fast tests of the numerics run; a mutant that no test notices has survived. What is only said (messages, log lines) is left
-alone. `tests/mutation/judged.yaml` says of a survivor why it changes no result; a survivor without such a word counts
-against the tests.
+fast tests of the numerics run, and for the survivors of training the slow ones, of several processes; a mutant that no test
+notices has survived. What is only said (messages, log lines) is left alone. `tests/mutation/judged.yaml` says of a survivor
+why it changes no result; a survivor without such a word counts against the tests.
 """
 
 

@@ -72,7 +72,8 @@ def test_contrastive_losses_equal_the_formula(loss, loop, normalize: bool, form:
 def test_autocast_rounds_no_loss() -> None:
     torch.manual_seed(0)
     z, h = torch.randn(2, 5, 2, 3, 64)
-    calls = [lambda: inter_step_loss(z, h, 0, 0.2), lambda: inter_view_loss(z, h, 0, 0.2), lambda: mim_loss(z, h)]
+    both = (z, h, 0, 0.2, True, "infonce")
+    calls = [lambda: inter_step_loss(*both), lambda: inter_view_loss(*both), lambda: mim_loss(z, h)]
     plain = [call().item() for call in calls]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert [call().item() for call in calls] == plain
@@ -101,7 +102,7 @@ def objective_and_batch(spec: SelfGuidedSpec, count: int = 6, seed: int = 0) -> 
         parameter.data += 0.2 * torch.randn_like(parameter)
     codes = torch.randint(32, (count, spec.num_views, 9))
     labels = torch.randint(10, (count,))
-    return objective, draw_batch(codes, labels, spec, 10, 0.1, "image", torch.Generator().manual_seed(1))
+    return objective, draw_batch(codes, labels, spec, 10, 0.1, "image", torch.Generator().manual_seed(1), dropout=False)
 
 
 def test_total_loss_equals_the_plain_formula() -> None:
@@ -161,7 +162,7 @@ def test_hidden_positions_cannot_be_seen() -> None:
     """Changing a code at a hidden position changes no other position's output."""
     objective, batch = objective_and_batch(SelfGuidedSpec(mask_ratio=0.4))
     assert batch.hidden is not None
-    attend = attend_mask(batch.hidden[0, :1])
+    attend = attend_mask(batch.hidden[0, :1], mask_self=True)
     codes, labels = batch.codes[0, :1], batch.labels[0, :1]
     place = int(batch.hidden[0, 0].nonzero()[0, 0])  # an input position; it holds code number `place`
     changed = codes.clone()
@@ -184,10 +185,10 @@ def test_exactly_the_ratio_is_hidden_and_never_the_condition(length: int, ratio:
 def test_class_dropout_is_shared_by_views_and_teacher() -> None:
     spec = SelfGuidedSpec()
     codes, labels = torch.zeros(400, 2, 9, dtype=torch.long), torch.ones(400, dtype=torch.long)
-    shared = draw_batch(codes, labels, spec, 10, 0.3, "image", torch.Generator().manual_seed(0)).labels
+    shared = draw_batch(codes, labels, spec, 10, 0.3, "image", torch.Generator().manual_seed(0), False).labels
     assert torch.equal(shared[:, 0], shared[:, 1])
     assert 0.2 < (shared == 10).double().mean().item() < 0.4
-    own = draw_batch(codes, labels, spec, 10, 0.3, "view", torch.Generator().manual_seed(0)).labels
+    own = draw_batch(codes, labels, spec, 10, 0.3, "view", torch.Generator().manual_seed(0), False).labels
     assert not torch.equal(own[:, 0], own[:, 1])
 
 
@@ -238,4 +239,5 @@ def test_a_loss_with_nothing_to_compare_is_refused_not_nan(changes: Any, shape: 
             0.1,
             "image",
             generator,
+            dropout=False,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from star.errors import Stopped
 from star.spec.images import TokenizerSpec
 from star.tokenizer import train as tokenizer_train
 from star.tokenizer.train import reconstruction_report, to_bytes, to_tensor, train_vq
-from star.tokenizer.vq import VQModel
+from star.tokenizer.vq import Quantizer, VQModel
 from tests.helpers import tiny
 
 SIDE, STEPS = 12, 24
@@ -245,6 +246,46 @@ def test_bytes_and_numbers() -> None:
     assert to_bytes(torch.tensor([[[[-3.0, 2.0]]]])).ravel().tolist() == [0, 255]
     colours = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
     assert np.array_equal(to_bytes(to_tensor(colours)), colours)
+
+
+class Mirror:
+    """A tokenizer that returns what it was given, times a factor, and always the same code."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.quantize = SimpleNamespace(embedding=SimpleNamespace(num_embeddings=5))
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        self.images = images
+        return torch.zeros(len(images), 4, dtype=torch.long)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.images * self.factor
+
+
+def test_the_report_at_its_ends() -> None:
+    """Nothing lost; and colours beyond black and white, which an image cannot have."""
+    images = np.full((3, 4, 4, 1), 255, dtype=np.uint8)
+    images[:, :2] = 0
+    for factor in (1.0, 1.7):
+        found = reconstruction_report(Mirror(factor), [images], torch.device("cpu"))  # type: ignore[arg-type]
+        assert found == {"mse": 0.0, "psnr": math.inf, "codebook_usage": 0.2, "codebook_perplexity": 1.0}
+
+
+def test_codes_begin_spread_evenly_about_zero() -> None:
+    spec = spec_of("as usual").model_copy(update={"codebook_size": 500, "l2_normalize": False})
+    torch.manual_seed(0)
+    drawn = Quantizer(spec).embedding.weight.detach() * 500
+    assert drawn.abs().max() <= 1 and drawn.min() < -0.99 and drawn.max() > 0.99 and abs(drawn.mean()) < 0.02
+
+
+@pytest.mark.parametrize("widths", [[1, 2, 3], [3, 1, 2], [2, 2]], ids=str)
+def test_every_shape_of_network_makes_images(widths: list[int]) -> None:
+    spec = spec_of("as usual").model_copy(update={"channels": 32, "channel_mult": widths})
+    model, side = VQModel(spec, 3).eval(), 2 ** (len(widths) + 1)
+    with torch.no_grad():
+        codes = model.encode(torch.zeros(2, 3, side, side))
+        assert codes.shape == (2, 16) and model.decode(codes).shape == (2, 3, side, side)
 
 
 def test_the_report_of_reconstructions() -> None:

@@ -86,6 +86,21 @@ def test_sets_of_copies_of_one_image(count: int) -> None:
     assert precision_recall(manifold(same, 3), manifold(same * 1.001, 3)) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("block", [16, 1024])
+def test_copies_of_several_images_that_are_nearly_one(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further from the group's first image than rounding, nearer to each other than float32 can tell."""
+    monkeypatch.setattr(distances, "BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(1, 24, generator=generator) + torch.randn(5, 24, generator=generator) * 1e-5
+    real = torch.cat([centres.repeat_interleave(40, 0), torch.randn(30, 24, generator=generator)])
+    fake = torch.cat([centres[:2].repeat_interleave(30, 0), torch.randn(30, 24, generator=generator)])
+    found = manifold(real, 3)
+    precise, recalled, known = brute(real, fake, 3)
+    assert (known[:200] == 0).all()
+    torch.testing.assert_close(found.radii, known, rtol=1e-12, atol=0)
+    assert precision_recall(found, manifold(fake, 3)) == (precise, recalled)
+
+
 def test_a_collapsed_generator_takes_no_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     """1000 features that differ in their last bits: few distances are computed one by one."""
     generator = torch.Generator().manual_seed(0)

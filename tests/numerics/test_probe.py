@@ -14,11 +14,14 @@ from torch import Tensor
 from star.errors import DataError
 from star.evaluate import linear_probe
 from star.evaluate.linear_probe import ProbeResult, probe_positions, train_probe
-from star.evaluate.probe_features import BackboneFeatures
+from star.evaluate.probe_features import DTYPES, BackboneFeatures
 from star.model.gpt import GPT
 from star.spec.sections import ModelSpec, ProbeSpec
 from tests.helpers import write_store
 from tests.numerics.plain_trainer import hidden_states
+
+VIEWS = 10
+CENTRES = {"stored_views": False, "dtype": "fp32", "seed": 0}
 
 
 class Given:
@@ -118,30 +121,49 @@ def test_features_that_are_no_numbers_are_refused() -> None:
             probed(*sides, spec)
 
 
+class InParts(Given):
+    """Its passes come in two parts, as views or large sets do."""
+
+    def passes(self, rows: Tensor) -> Iterator[Tensor]:
+        yield from self.values[rows].split(4)
+
+
+def test_features_are_normalised_by_all_that_is_trained_on() -> None:
+    values = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0)) * 0.1 + 5
+    values[:, 1, 2] = 2.5  # says nothing
+    rows = torch.tensor([0, 2, 3, 4, 6])
+    mean, scale = linear_probe._normalisation(InParts(values, torch.zeros(7)), rows)
+    known = values[rows].double()
+    torch.testing.assert_close(mean, known.mean(0).float(), rtol=1e-6, atol=0)
+    spread = (known.var(0, unbiased=False) + linear_probe.EPSILON).rsqrt().float()
+    torch.testing.assert_close(scale, spread, rtol=1e-5, atol=0)
+
+
 @pytest.fixture
 def backbone(tmp_path: Path) -> tuple[GPT, object]:
     torch.manual_seed(0)
     model = GPT(ModelSpec(n_layer=2, n_head=2, dim=16, ffn_multiple_of=16, init_std=0.3), 32, 7, 4).eval()
     rng = np.random.default_rng(0)
-    return model, write_store(tmp_path, rng.integers(0, 32, (60, 10, 16)).astype(np.uint16), rng.integers(0, 7, 60))
+    return model, write_store(tmp_path, rng.integers(0, 32, (60, VIEWS, 16)).astype(np.uint16), rng.integers(0, 7, 60))
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["centre crops", "stored views"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_features_that_do_not_fit_are_the_same(backbone: tuple[GPT, object], stored: bool, dtype: str) -> None:
     model, store = backbone
+    size = 60 * (VIEWS if stored else 1) * 2 * 16 * DTYPES[dtype].itemsize
     kept, computed = (
-        BackboneFeatures(model, store, 1, [4, 16], 13, stored_views=stored, dtype=dtype, limit=limit)  # type: ignore[arg-type]
-        for limit in (1e9, 0)
+        BackboneFeatures(model, store, 1, [4, 16], 13, stored_views=stored, dtype=dtype, seed=0, limit=limit)  # type: ignore[arg-type]
+        for limit in (size, size - 1)
     )
-    assert kept.kept is not None and computed.kept is None
+    assert kept.kept is not None and computed.kept is None and kept.kept.dtype == DTYPES[dtype]
     rows = torch.tensor([3, 59, 0, 17, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30])
     for epoch in (None, 0, 1):
         torch.testing.assert_close(kept.features(rows, epoch), computed.features(rows, epoch), atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(
         torch.cat([*kept.passes(rows)]), torch.cat([*computed.passes(rows)]), atol=1e-5, rtol=1e-3
     )
-    assert len(torch.cat([*kept.passes(rows)])) == len(rows) * (10 if stored else 1)
+    assert len(torch.cat([*kept.passes(rows)])) == len(rows) * (VIEWS if stored else 1)
     epochs_differ = not torch.equal(kept.features(rows, 0), kept.features(rows, 1))
     assert epochs_differ == stored
     spec = ProbeSpec(positions=2, epochs=4, warmup_epochs=1, batch_size=16, base_lrs=[1.0])
@@ -151,7 +173,7 @@ def test_features_that_do_not_fit_are_the_same(backbone: tuple[GPT, object], sto
 
 def test_features_are_the_backbones_under_the_null_label(backbone: tuple[GPT, object]) -> None:
     model, store = backbone
-    source = BackboneFeatures(model, store, 2, [4, 16], 7)  # type: ignore[arg-type]
+    source = BackboneFeatures(model, store, 2, [4, 16], 7, **CENTRES)  # type: ignore[arg-type]
     codes = torch.from_numpy(store.center(5, 6))  # type: ignore[attr-defined]
     expected = model.features(codes, torch.tensor([7])).pre_norm[0, [3, 15]]
     torch.testing.assert_close(source.features(torch.tensor([5]))[0], expected.detach())
@@ -225,7 +247,7 @@ def test_the_whole_protocol_equals_the_plain_one(changes: dict[str, object]) -> 
 def test_features_are_the_models_at_their_positions(backbone: tuple[GPT, object]) -> None:
     """Under the null label, unmasked, after the layer; position p is the input whose output predicts code p."""
     model, store = backbone
-    source = BackboneFeatures(model, store, 1, [4, 16], 13)  # type: ignore[arg-type]
+    source = BackboneFeatures(model, store, 1, [4, 16], 13, **CENTRES)  # type: ignore[arg-type]
     state = {name: value.double() for name, value in model.state_dict().items()}
     rows = torch.tensor([3, 59, 0])
     for row, found in zip(rows.tolist(), source.features(rows), strict=True):

@@ -54,6 +54,18 @@ def test_what_a_file_may_lack(tmp_path: Path) -> None:
         read_reference(tmp_path / "c.npz")
 
 
+def test_rounding_of_large_numbers_is_no_asymmetry(tmp_path: Path) -> None:
+    """What counts is the size of the difference beside that of the covariance."""
+    covariance = np.eye(4) * 1e6
+    covariance[0, 1] = 0.9
+    np.savez(tmp_path / "a.npz", mu=np.zeros(4), sigma=covariance)
+    assert read_reference(tmp_path / "a.npz").pooled is not None
+    covariance[0, 1] = 1.1
+    np.savez(tmp_path / "b.npz", mu=np.zeros(4), sigma=covariance)
+    with pytest.raises(DataError, match="symmetric"):
+        read_reference(tmp_path / "b.npz")
+
+
 def asymmetric(size: int) -> np.ndarray:
     found = np.eye(size)
     found[0, 1] = 2e-6

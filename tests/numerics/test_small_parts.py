@@ -9,12 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from star.data.views import center, sides_before_crop
 from star.errors import DataError
 from star.evaluate import linear_probe
-from star.evaluate.features import EfficientNetLite0, features_of, resized
+from star.evaluate.features import EfficientNetLite0, features_of, load_extractor, resized
 from star.evaluate.linear_probe import train_probe
 from star.evaluate.statistics import Statistics
+from star.model.gpt import RMSNorm
+from star.model.sample import noise_for
+from star.selfguided.losses import wide
+from star.selfguided.objective import check_batch
 from star.spec.sections import ProbeSpec
+from star.train.batches import batch_at
 from star.train.guard import DivergedError, MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import lr_at
 from star.train.trainer import Trainer
@@ -38,7 +44,7 @@ def test_memory_that_runs_out_is_known() -> None:
 
 
 def test_passes_are_halved_and_remembered(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
+    folder = tmp_path / "job" / "checkpoints"
     micro, sizes = MicroBatch(folder, 13), []
     for _ in range(4):
         micro.halve()
@@ -97,6 +103,91 @@ def test_what_is_recorded_and_what_is_kept(tmp_path: Path) -> None:
     plain = tiny(selfguided__mim_weight=0.0, selfguided__contrastive_weight=0.0, optim__batch_size=4)
     none = Trainer(plain, train, test, tmp_path / "b", CPU, lambda *_: None, lambda *_: None, lambda: False)
     assert none.teacher_state() is None and none.best_state() is None
+
+
+def test_the_best_weights_so_far_are_remembered_by_the_next_process(tmp_path: Path) -> None:
+    """Or a worse model would take their place after a stop."""
+    train, test, _ = stores(tmp_path)
+    spec = tiny(optim__steps=8, optim__batch_size=4, resources__validate_every=4)
+    validated: list[float] = []
+
+    def made() -> Trainer:
+        record = lambda step, metrics: validated.extend(v for k, v in metrics.items() if k == "val_nll_by_step")  # noqa: E731
+        return Trainer(spec, train, test, tmp_path / "checkpoints", CPU, record, lambda *_: None, lambda: False)
+
+    first = made()
+    first.train()
+    assert len(validated) == 2 and first.best_nll == min(validated)
+    first.checkpoints.wait()
+    assert made().best_nll == first.best_nll
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_precision_is_the_specs(precision: str, kind: torch.dtype, tmp_path: Path) -> None:
+    train, test, _ = stores(tmp_path)
+    spec = tiny(optim__steps=1, optim__batch_size=4, optim__precision=precision)
+    trainer = Trainer(spec, train, test, tmp_path / "c", CPU, lambda *_: None, lambda *_: None, lambda: False)
+    kinds: dict[str, set[torch.dtype]] = {"student": set(), "teacher": set()}
+    assert trainer.objective.teacher is not None
+    for name, model in (("student", trainer.objective.student), ("teacher", trainer.objective.teacher.copy)):
+        model.layers[0].attention.wqkv.register_forward_hook(  # type: ignore[union-attr, index]
+            lambda module, inputs, output, name=name: kinds[name].add(output.dtype)
+        )
+    trainer.train_step()
+    assert kinds == {"student": {kind}, "teacher": {kind}}
+    assert {parameter.dtype for parameter in trainer.objective.parameters()} == {torch.float32}
+
+
+def test_crops_are_cut_from_the_centre_of_larger_images() -> None:
+    spec = tiny().data.model_copy(update={"image_size": 100, "crop_range": 1.1, "extra_crop_range": 1.05})
+    assert sides_before_crop(spec) == [110, 105]
+    rows = np.arange(11, dtype=np.uint8).repeat(11).reshape(1, 11, 11, 1)
+    for size, first in ((1, 5), (4, 4), (5, 3), (8, 2), (11, 0)):
+        assert center(rows, size)[0, :, 0, 0].tolist() == list(range(first, first + size))
+        assert center(rows.swapaxes(1, 2), size)[0, 0, :, 0].tolist() == list(range(first, first + size))
+
+
+def test_as_little_as_the_losses_can_compare_is_enough() -> None:
+    spec = tiny().selfguided.model_copy(update={"num_positions": 4})
+    check_batch(spec, images=2, views=2, length=4)
+    for less in ({"images": 1}, {"views": 1}, {"length": 3}):
+        with pytest.raises(ValueError, match="view of each image|hold 1 image|fewer than num_positions"):
+            check_batch(spec, **({"images": 2, "views": 2, "length": 4} | less))
+
+
+@pytest.mark.parametrize("which", [None, "token_dropout", "residual_dropout", "ffn_dropout"])
+def test_any_dropout_has_its_seeds(which: str | None, tmp_path: Path) -> None:
+    train, _, _ = stores(tmp_path)
+    rates = dict.fromkeys(("model__token_dropout", "model__residual_dropout", "model__ffn_dropout"), 0.0)
+    spec = tiny(optim__batch_size=4, **(rates | ({f"model__{which}": 0.1} if which else {})))
+    assert (batch_at(spec, train, 0).seeds is not None) == (which is not None)
+
+
+def test_what_is_coarse_is_normed_and_compared_in_float32() -> None:
+    coarse = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert wide(coarse).dtype == torch.float32 and wide(coarse.double()).dtype == torch.float64
+    norm = RMSNorm(64, 1e-5)
+    exact = coarse.double() / (coarse.double().square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    assert torch.equal(norm.bfloat16()(coarse), exact.bfloat16())
+
+
+def test_an_images_numbers_are_its_own() -> None:
+    """Published samples are made again from the seed: which stream it names must never change."""
+    known = np.stack([np.random.default_rng((5, 6, index)).random(3) for index in (2, 3)])
+    np.testing.assert_array_equal(noise_for(5, 2, 2, 3), known)
+
+
+def test_the_network_is_the_one_that_is_named(tmp_path: Path) -> None:
+    made = load_extractor("efficientnet-lite0", 64, tmp_path / "none", CPU)
+    plain = EfficientNetLite0(64).eval()
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 40), dtype=np.uint8))
+    with torch.no_grad():
+        for mine, known in zip(made.layers(made.resized(images)), plain.layers(plain.resized(images)), strict=True):
+            torch.testing.assert_close(mine, known, rtol=1e-3, atol=1e-3)
+    assert not any(parameter.requires_grad for parameter in made.parameters())
+    assert made.network._conv_head.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="none"):
+        load_extractor("inception", 299, tmp_path / "none", CPU)
 
 
 class Together:

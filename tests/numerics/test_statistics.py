@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from star.errors import DataError
 from star.evaluate.features import EfficientNetLite0, activations, prepared, read_ahead
@@ -85,6 +86,28 @@ def test_a_generator_of_unknown_length() -> None:
     np.testing.assert_array_equal(found.points, known.points)
     assert found.score.result() == known.score.result()
     assert len(gathered(9, total=None, keep=20).points) == 20
+
+
+def test_images_are_brought_to_a_side_first_in_bytes_again() -> None:
+    """Shrunk as Pillow does it, whose filter widens with the scale; those that have the side stay as they are."""
+    rng = np.random.default_rng(1)
+    for height, width in ((11, 11), (7, 10), (4, 9), (9, 4), (4, 4), (2, 3)):
+        images = rng.integers(0, 256, (6, height, width, 1), dtype=np.uint8)
+        channels = [Image.fromarray(image[..., 0].astype(np.float32)) for image in images]
+        shrunk = np.stack([np.asarray(one.resize((4, 4), Image.Resampling.BILINEAR)) for one in channels])
+        made = next(activations(Tiny(), [images], CPU, 4)).pooled.numpy()
+        np.testing.assert_array_equal(made, np.rint(shrunk).reshape(6, -1)[:, :12].clip(0, 255))
+        found = Statistics(6, 6, 50, CPU)
+        found.gather(Tiny(), [images], side=4)
+        np.testing.assert_array_equal(found.points, made)
+
+
+def test_splits_without_an_image_do_not_count() -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.full(4, 0.5), size=10)
+    late, alone = RunningScore(4, 10), RunningScore(4, 10)
+    late.add(torch.from_numpy(probabilities), 30)
+    alone.add(torch.from_numpy(probabilities), 0)
+    assert late.result() == alone.result() > 1
 
 
 def test_a_set_against_itself() -> None:

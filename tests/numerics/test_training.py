@@ -152,13 +152,12 @@ def test_a_compiled_model_trains_the_same(stores: tuple[CodeStore, CodeStore], t
 
 
 def test_the_best_weights_are_kept_beside_the_last(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
-    recorded: dict[int, float] = {}
+    told: list[tuple[int, float]] = []
     made = trainer(stores, tmp_path, {}, resources__validate_every=2, optim__lr=3.0)
-    made.record = lambda step, metrics: recorded.update(
-        {step: metrics["val_nll_by_step"]} if "val_nll_by_step" in metrics else {}
-    )
+    made.record = lambda step, metrics: told.extend((step, v) for k, v in metrics.items() if k == "val_nll_by_step")
     result = made.train()
-    assert list(recorded) == [2, 4, 6, 8, 10, 12] and result["val_nll"] == recorded[12]
+    recorded = dict(told)
+    assert [step for step, _ in told] == [2, 4, 6, 8, 10, 12] and result["val_nll"] == recorded[12]
     best = made.checkpoints.best()
     assert best is not None and best["val_nll"] == min(recorded.values()) == recorded[best["step"]]
     made.objective.student.load_state_dict(best["model"])
