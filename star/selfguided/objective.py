@@ -67,7 +67,7 @@ def draw_batch(
     drop_prob: float,
     drop_per: str,
     generator: torch.Generator,
-    dropout: bool,
+    dropout: bool = False,
 ) -> Batch:
     """The random choices of one step: dropped labels, hidden positions, contrasted positions.
 

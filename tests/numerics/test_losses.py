@@ -102,7 +102,7 @@ def objective_and_batch(spec: SelfGuidedSpec, count: int = 6, seed: int = 0) -> 
         parameter.data += 0.2 * torch.randn_like(parameter)
     codes = torch.randint(32, (count, spec.num_views, 9))
     labels = torch.randint(10, (count,))
-    return objective, draw_batch(codes, labels, spec, 10, 0.1, "image", torch.Generator().manual_seed(1), dropout=False)
+    return objective, draw_batch(codes, labels, spec, 10, 0.1, "image", torch.Generator().manual_seed(1))
 
 
 def test_total_loss_equals_the_plain_formula() -> None:
@@ -185,10 +185,10 @@ def test_exactly_the_ratio_is_hidden_and_never_the_condition(length: int, ratio:
 def test_class_dropout_is_shared_by_views_and_teacher() -> None:
     spec = SelfGuidedSpec()
     codes, labels = torch.zeros(400, 2, 9, dtype=torch.long), torch.ones(400, dtype=torch.long)
-    shared = draw_batch(codes, labels, spec, 10, 0.3, "image", torch.Generator().manual_seed(0), False).labels
+    shared = draw_batch(codes, labels, spec, 10, 0.3, "image", torch.Generator().manual_seed(0)).labels
     assert torch.equal(shared[:, 0], shared[:, 1])
     assert 0.2 < (shared == 10).double().mean().item() < 0.4
-    own = draw_batch(codes, labels, spec, 10, 0.3, "view", torch.Generator().manual_seed(0), False).labels
+    own = draw_batch(codes, labels, spec, 10, 0.3, "view", torch.Generator().manual_seed(0)).labels
     assert not torch.equal(own[:, 0], own[:, 1])
 
 
@@ -239,5 +239,4 @@ def test_a_loss_with_nothing_to_compare_is_refused_not_nan(changes: Any, shape: 
             0.1,
             "image",
             generator,
-            dropout=False,
         )

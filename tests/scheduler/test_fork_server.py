@@ -138,7 +138,8 @@ from pathlib import Path
 from tests.scheduler.test_fork_server import *
 claim = LocalExecutor(4).place("train", ResourceSpec(), (0, {{}}))
 start = Start(JobDir(Path({str(start.job.path)!r})), "train", "x", ROOT, ResourceSpec(), claim)
-LocalExecutor(4, worker=LIGHT).submit([start])
+executor = LocalExecutor(4, worker=LIGHT)  # without one that holds it, its server would end
+executor.submit([start])
 print(servers()[0].pid, flush=True)
 time.sleep(100)
 """
