@@ -1,9 +1,9 @@
 """`python -m tests.mutation [PATTERN...]`: mutate the numerics with mutmut, run the tests on each mutant, write docs/mutants.md.
 
 Patterns are names of functions or mutants, such as `star.selfguided.losses*`; those are tried anew, what is known of the
-others stays; `--survivors` stands for all that no test has noticed yet. Survivors of training are tried again with the slow
-tests, of several processes and of a lack of memory. With `--by-hand` the programs of broken.yaml are tried in place of all
-this. All work is done in copies of the checkout, in runs/mutation.
+others stays; `--open` stands for all that are not tried, or neither noticed nor judged. Survivors of training are tried again
+with the slow tests, of several processes and of a lack of memory. With `--by-hand` the programs of broken.yaml are tried in
+place of all this. All work is done in copies of the checkout, in runs/mutation.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "runs" / "data"
 COPY = ROOT / "runs" / "mutation" / "mutmut"
 BY_HAND = ROOT / "runs" / "mutation" / "by_hand"
+AT_A_TIME = int(os.environ.get("STAR_MUTANTS_AT_A_TIME", os.cpu_count() or 1))
 KNOWN = ROOT / "runs" / "mutation" / "by_hand.json"
 MUTATED = ["selfguided/*", "train/*", "model/*", "evaluate/*", "tokenizer/*", "data/views.py", "checkpoint.py"]
 TESTS = ["tests/numerics", "tests/data/test_image_sets.py", "tests/data/test_sources.py", "tests/test_weights.py"]
@@ -93,16 +94,16 @@ def _toml(value: object) -> str:
 
 def run(patterns: list[str]) -> int:
     """Let mutmut try all mutants, or those of the patterns, in a process that has imported neither `star` nor `tests`."""
-    count = os.environ.get("STAR_MUTANTS_AT_A_TIME", str(os.cpu_count() or 1))
-    command = [sys.executable, str(COPY / "tests" / "mutation" / "plain.py"), "run", "--max-children", count, *patterns]
+    script = COPY / "tests" / "mutation" / "plain.py"
+    command = [sys.executable, str(script), "run", "--max-children", str(AT_A_TIME), *patterns]
     return subprocess.run(command, cwd=COPY, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
 
 
-def survivors() -> list[str]:
-    """Names of the mutants that no test has noticed yet."""
-    files = (COPY / "mutants").glob("star/**/*.py.meta")
-    codes = {name: code for file in files for name, code in json.loads(file.read_text())["exit_code_by_key"].items()}
-    return [name for name, code in codes.items() if code == 0]
+def report() -> list[str]:
+    """Write docs/mutants.md; returns what is left: not tried, or not noticed and not judged."""
+    from tests.mutation.report import write
+
+    return write(COPY / "mutants", ROOT / "docs" / "mutants.md", Path(__file__).with_name("judged.yaml"), KNOWN)
 
 
 def by_hand() -> int:
@@ -117,20 +118,19 @@ def by_hand() -> int:
     return len(found)
 
 
-if __name__ == "__main__":
-    from tests.mutation.report import write
+def main(arguments: list[str]) -> int:
+    """As this module says; returns the exit code."""
     from tests.mutation.slow import try_again
 
-    if sys.argv[1:] == ["--by-hand"]:
+    if arguments == ["--by-hand"]:
         code = by_hand()
     else:
         prepare()
-        code = run(sys.argv[1:] if sys.argv[1:] != ["--survivors"] else survivors())
-        try_again(
-            COPY / "mutants",
-            TESTS,
-            " or ".join(SLOW),
-            int(os.environ.get("STAR_MUTANTS_AT_A_TIME", os.cpu_count() or 1)),
-        )
-    write(COPY / "mutants", ROOT / "docs" / "mutants.md", Path(__file__).with_name("judged.yaml"), KNOWN)
-    sys.exit(code)
+        code = run(report() if arguments == ["--open"] else arguments)
+        try_again(COPY / "mutants", report(), TESTS, " or ".join(SLOW), AT_A_TIME)
+    report()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -36,18 +36,20 @@ class Mutant:
         return f"{self.was} -> {self.now}"
 
 
-def write(mutants: Path, target: Path, judged: Path, by_hand: Path) -> None:
-    """Write the report and print its score."""
+def write(mutants: Path, target: Path, judged: Path, by_hand: Path) -> list[str]:
+    """Write the report and print its score; returns the names of mutants that were not tried, or survived without a judgement."""
     hand = json.loads(by_hand.read_text()) if by_hand.exists() else {"tried": 0, "survived": []}
     rules = [(rule["function"], re.compile(rule["change"]), rule["why"]) for rule in yaml.safe_load(judged.read_text())]
     lines, whole = [], Counter[str]()
     open_ones: list[Mutant] = []
+    left: list[str] = []
     reasons: dict[str, list[Mutant]] = {}
     for meta in sorted(mutants.glob("star/**/*.py.meta")):
         codes = json.loads(meta.read_text())["exit_code_by_key"]
         found = Counter("killed" for code in codes.values() if code not in (SURVIVED, UNTESTED, PENDING))
         found["pending"] = sum(code is PENDING for code in codes.values())
         path = meta.relative_to(mutants).with_suffix("")
+        left += [name for name, code in codes.items() if code is PENDING]
         for name, code in codes.items():
             if code not in (SURVIVED, UNTESTED):
                 continue
@@ -56,9 +58,11 @@ def write(mutants: Path, target: Path, judged: Path, by_hand: Path) -> None:
                 (why for where, change, why in rules if _fits(where, mutant) and change.search(mutant.change)), None
             )
             found["open" if why is None else "no result"] += 1
-            open_ones += [mutant] if why is None else []
             if why is not None:
                 reasons.setdefault(why, []).append(mutant)
+            else:
+                open_ones.append(mutant)
+                left.append(name)
         if codes:
             lines.append(f"| `{path}` | {_row(found)} |")
         whole += found
@@ -78,6 +82,7 @@ def write(mutants: Path, target: Path, judged: Path, by_hand: Path) -> None:
         text += [f"{why}:", "", *(_line(one) for one in group), ""]
     target.write_text("\n".join(text).rstrip() + "\n")
     print(f"{target}: {_row(whole)}")
+    return left
 
 
 def _fits(where: str, mutant: Mutant) -> bool:

@@ -17,8 +17,8 @@ REACHED = ("star.train.*", "star.selfguided.teacher.*", "star.selfguided.objecti
 """Where those tests tell something that the fast ones do not."""
 
 
-def try_again(mutants: Path, tests: list[str], names: str, at_a_time: int) -> None:
-    """Run the tests called `names` (an expression of pytest's `-k`) on each survivor, and note in mutmut's files what they notice.
+def try_again(mutants: Path, survivors: list[str], tests: list[str], names: str, at_a_time: int) -> None:
+    """Run the tests called `names` (an expression of pytest's `-k`) on survivors, and note in mutmut's files what they notice.
 
     Args:
         mutants: mutmut's folder, in which MUTANT_UNDER_TEST chooses the program, in child processes too.
@@ -55,12 +55,12 @@ def try_again(mutants: Path, tests: list[str], names: str, at_a_time: int) -> No
     for meta in sorted(mutants.glob("star/**/*.py.meta")):
         found = json.loads(meta.read_text())
         codes = found["exit_code_by_key"]
-        survivors = [name for name, code in codes.items() if code == SURVIVED and _reached(name)]
+        tried = [name for name in survivors if codes.get(name) == SURVIVED and _reached(name)]
         with ThreadPoolExecutor(at_a_time) as pool:
-            for name, noticed in zip(survivors, pool.map(notices, survivors), strict=True):
+            for name, noticed in zip(tried, pool.map(notices, tried), strict=True):
                 codes[name] = NOTICED if noticed else SURVIVED
                 print(f"{'noticed ' if noticed else 'SURVIVED'} {name}", flush=True)
-        if survivors:
+        if tried:
             meta.write_text(json.dumps(found, indent=4))
 
 

@@ -75,9 +75,9 @@ def end_of(executor: LocalExecutor, start: Start, handle: Any) -> Exit:
     return found[0]
 
 
-def servers() -> list[psutil.Process]:
-    """Of this process."""
-    return [child for child in psutil.Process().children() if "star.fork_server" in child.cmdline()]
+def servers(module: str) -> list[psutil.Process]:
+    """Of this process, for workers of one module."""
+    return [child for child in psutil.Process().children() if ["star.fork_server", module] == child.cmdline()[2:4]]
 
 
 def told(executor: LocalExecutor, start: Start) -> dict[str, Any]:
@@ -105,9 +105,9 @@ def test_each_worker_is_a_process_of_its_own(tmp_path: Path, code: Path, monkeyp
     assert first["arguments"] == [str(one.job.path)] and one.job.log.read_text() == "said\ncomplained\n"
     assert first["imported_by"] == second["imported_by"] not in (first["pid"], wide["imported_by"])
     assert [found["threads_at_import"] for found in (first, second, wide)] == ["1", "1", "3"]
-    assert len(servers()) == 2
+    assert len(servers("tell_all")) == 2
     executor.close()
-    assert servers() == []
+    assert servers("tell_all") == []
 
 
 def cuda(found: dict[str, Any]) -> dict[str, str]:
@@ -119,7 +119,7 @@ def test_a_worker_outlives_its_server_and_the_next_has_another(tmp_path: Path) -
     executor = LocalExecutor(4, worker=LIGHT)
     start = start_of(tmp_path / "home" / "job", steps=20, seconds=0.05)
     (handle,) = executor.submit([start])
-    (server,) = servers()
+    (server,) = servers(LIGHT)
     server.send_signal(signal.SIGKILL)
     server.wait()
     (after,) = executor.submit([other := start_of(tmp_path / "home" / "other")])
@@ -140,7 +140,7 @@ claim = LocalExecutor(4).place("train", ResourceSpec(), (0, {{}}))
 start = Start(JobDir(Path({str(start.job.path)!r})), "train", "x", ROOT, ResourceSpec(), claim)
 executor = LocalExecutor(4, worker=LIGHT)  # without one that holds it, its server would end
 executor.submit([start])
-print(servers()[0].pid, flush=True)
+print(servers(LIGHT)[0].pid, flush=True)
 time.sleep(100)
 """
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as scheduler:
