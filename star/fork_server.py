@@ -23,6 +23,8 @@ import runpy
 import select
 import socket
 import sys
+import tempfile
+import time
 import traceback
 import warnings
 from contextlib import suppress
@@ -103,9 +105,12 @@ def _become(module: str, request: dict[str, Any], foreign: list[int], tell: int)
         os.close(log)
         os.environ.clear()
         os.environ.update(request["env"])
+        tempfile.tempdir = None  # may have been looked up while importing
+        time.tzset()
         random.seed()
         os.close(tell)
         sys.argv = [module, *request["argv"]]
+        sys.modules.pop(module, None)  # it runs anew, as `__main__`
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:

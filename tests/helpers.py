@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import select
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,11 +18,10 @@ import torch
 from star.data.codes import CodeStore
 from star.data.sharded import ShardedArray
 from star.rundir import JobDir
-from star.scheduler.forks import ForkServer
 from star.spec.load import load
 from star.spec.run import RunSpec
+from tests.forked import ROOT, Forked
 
-ROOT = Path(__file__).parent.parent
 DATA = ROOT / "runs" / "data" / "fashion-mnist"
 TINY = ROOT / "tests" / "tiny.yaml"
 
@@ -115,38 +109,9 @@ def job_in(folder: Path, stage: str, spec: RunSpec, processes: int = 1, **inputs
     return job
 
 
-class Worker:
-    """A worker on a job, forked as the local executor does it; what `subprocess.Popen` offers of it."""
-
-    def __init__(self, job: JobDir) -> None:
-        self._server = fork_server()
-        self.returncode: int | None = None
-        self.pid = self._server.start(job.path, os.environ, ROOT, job.log)
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            self.returncode = self._server.code(self.pid)
-        return self.returncode
-
-    def wait(self, timeout: float = 500) -> int:
-        deadline = time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            assert time.monotonic() < deadline, f"the worker works for more than {timeout} s"
-            select.select([self._server], [], [], 1.0)
-        return code
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-
-@cache
-def fork_server() -> ForkServer:
-    """One for this test process, ending with it."""
-    log = Path(tempfile.gettempdir()) / f"star-fork-server-{os.getpid()}.txt"
-    made = ForkServer("star.worker", ROOT, 1, os.environ, log)
-    atexit.register(lambda: (made.close(), log.unlink(missing_ok=True)))
-    return made
+def start_worker(job: JobDir) -> Forked:
+    """A worker on a job, as the local executor starts it."""
+    return Forked(job)
 
 
 def living_workers(home: Path, module: str = "star.worker") -> list[psutil.Process]:
@@ -161,4 +126,4 @@ def living_workers(home: Path, module: str = "star.worker") -> list[psutil.Proce
 
 def work(job: JobDir) -> int:
     """Run a worker to its end; returns its exit code."""
-    return Worker(job).wait()
+    return start_worker(job).wait()

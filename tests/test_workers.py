@@ -25,7 +25,7 @@ from star.spec.graph import goes_on
 from star.spec.run import RunSpec
 from star.stages import STAGES
 from star.worker import _Progress, check_result, repeatable
-from tests.helpers import ROOT, Worker, context, job_in, tiny, work
+from tests.helpers import ROOT, context, job_in, start_worker, tiny, work
 
 IMAGES = 1100
 SPEC = tiny(data__train_images=IMAGES, optim__steps=300, generate__num_images=1100, resources__checkpoint_every=15)
@@ -82,7 +82,7 @@ def killed_until_done(job: JobDir, rng: random.Random, kills: int, most: int) ->
     hit = 0
     for _ in range(kills):
         known = job.log.stat().st_size if job.log.exists() else 0
-        before, worker = signs(job), Worker(job)
+        before, worker = signs(job), start_worker(job)
         wanted = before + rng.randint(0, most)
         until(lambda: b" pid " in job.log.read_bytes()[known:] or worker.poll() is not None)  # noqa: B023
         until(lambda: signs(job) >= wanted or worker.poll() is not None)  # noqa: B023
@@ -144,7 +144,7 @@ def test_a_tokenizer_killed_at_random_is_bit_identical(made: Path, tmp_path: Pat
 def test_what_is_said_to_be_saved_is_saved(made: Path, tmp_path: Path, stage: str) -> None:
     spec = SPEC.model_copy(update={"tokenizer": SPEC.tokenizer.model_copy(update={"steps": 300})})
     job = job_of(made, tmp_path / "job", stage, spec=spec)
-    worker = Worker(job)
+    worker = start_worker(job)
     until(lambda: signs(job) > 0 or worker.poll() is not None)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=200) == PREEMPTED, job.log.read_text()[-3000:]
@@ -195,7 +195,7 @@ def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(made: Path, tm
         spec = SPEC.model_copy(update={"resources": SPEC.resources.model_copy(update={"parallel": parallel})})
         job = job_of(made, path, "train", processes, spec)
         before = newest(job)
-        worker = Worker(job)
+        worker = start_worker(job)
         until(lambda: newest(job) > before or worker.poll() is not None)  # noqa: B023
         worker.send_signal(signal.SIGUSR1 if processes == 2 else signal.SIGTERM)
         if worker.wait(timeout=200) == DONE:
@@ -250,7 +250,7 @@ def test_encode_killed_at_random_has_the_same_codes(made: Path, tmp_path: Path) 
 def test_a_shard_that_was_damaged_between_attempts_is_encoded_again(made: Path, tmp_path: Path) -> None:
     name = "codes"
     job = job_of(made, tmp_path / "job", "encode")
-    worker = Worker(job)
+    worker = start_worker(job)
     until(lambda: (job.checkpoints / "train" / "labels.shards" / "1").exists() or worker.poll() is not None)
     worker.send_signal(signal.SIGKILL)
     worker.wait()

@@ -30,6 +30,7 @@ class ForkServer:
         """Whether the server has ended; its workers may live."""
         self._codes: dict[int, int] = {}
         self._buffer, self._number = b"", 0
+        self._log = log
         self._channel, far = socket.socketpair()
         libraries = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         with log.open("ab") as output, far:
@@ -65,7 +66,7 @@ class ForkServer:
                 if "error" in message:
                     raise OSError(message["error"])
                 return int(message["pid"])
-        raise OSError(f"the process that forks workers ended with {self._process.wait()}; {log} may say why")
+        raise OSError(f"the process that forks workers ended with {self._process.wait()}; {self._log} may say why")
 
     def code(self, pid: int) -> int | None:
         """How a worker has ended, once; None while it runs, and when the server ended before it."""

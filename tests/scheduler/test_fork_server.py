@@ -21,18 +21,23 @@ from tests.helpers import ROOT, living_workers
 from tests.services import until
 
 LIGHT = "tests.light.worker"
+AT_IMPORT = """
+import os, tempfile
+threads, process, temporary = os.environ.get("OMP_NUM_THREADS"), os.getpid(), tempfile.gettempdir()
+"""
 REPORTER = """
-import json, os, signal, sys
+import json, os, signal, sys, tempfile
 from pathlib import Path
-at_import = os.environ.get("OMP_NUM_THREADS"), os.getpid()
+import at_import
+PRELOAD = ("json.tool",)
 if __name__ == "__main__":
-    import tell_all
     found = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
     told = {
         "environment": dict(os.environ), "arguments": sys.argv[1:], "cwd": os.getcwd(),
         "session": os.getsid(0), "pid": os.getpid(),
         "files": {name.rpartition("/")[2]: os.readlink(name) for name in found if os.path.exists(name)},
-        "threads_at_import": tell_all.at_import[0], "imported_by": tell_all.at_import[1],
+        "threads_at_import": at_import.threads, "imported_by": at_import.process,
+        "preloaded": "json.tool" in sys.modules, "temporary": tempfile.gettempdir(),
         "signals": [signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler) for number in (2, 10, 15)],
     }
     Path(sys.argv[1], "told.json").write_text(json.dumps(told))
@@ -49,6 +54,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "tell_all.py").write_text(REPORTER)
+    (folder / "at_import.py").write_text(AT_IMPORT)
     return folder
 
 
@@ -91,18 +97,21 @@ def told(executor: LocalExecutor, start: Start) -> dict[str, Any]:
 def test_each_worker_is_a_process_of_its_own(tmp_path: Path, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = LocalExecutor(4, worker="tell_all")
     monkeypatch.setenv("FIRST", "1")
+    monkeypatch.delenv("TMPDIR", raising=False)
     first = told(executor, one := start_of(tmp_path / "one", code))
     monkeypatch.delenv("FIRST")
-    monkeypatch.setenv("SECOND", "2")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     second = told(executor, start_of(tmp_path / "two", code))
     wide = told(executor, start_of(tmp_path / "wide", code, threads=3))
-    for found, own in ((first, {"FIRST": "1"}), (second, {"SECOND": "2"})):
+    for found, own in ((first, {"FIRST": "1"}), (second, {"TMPDIR": str(tmp_path)})):
         expected = {**os.environ, "PYTHONPATH": f"{code}{os.pathsep}{ROOT}", "STAR_ATTEMPT": "1"}
-        expected = {name: value for name, value in expected.items() if name not in ("FIRST", "SECOND")} | own
+        expected = {name: value for name, value in expected.items() if name not in ("FIRST", "TMPDIR")} | own
         assert found["environment"] == {**expected, **cuda(found)}
         assert found["session"] == found["pid"] and found["cwd"] == str(code) and all(found["signals"])
+        assert found["preloaded"]
         assert sorted(map(int, found["files"])) == [0, 1, 2] and found["files"]["0"] == "/dev/null", found["files"]
     assert first["arguments"] == [str(one.job.path)] and one.job.log.read_text() == "said\ncomplained\n"
+    assert second["temporary"] == str(tmp_path) != first["temporary"]
     assert first["imported_by"] == second["imported_by"] not in (first["pid"], wide["imported_by"])
     assert [found["threads_at_import"] for found in (first, second, wide)] == ["1", "1", "3"]
     assert len(servers("tell_all")) == 2
@@ -123,7 +132,7 @@ def test_a_worker_outlives_its_server_and_the_next_has_another(tmp_path: Path) -
     server.send_signal(signal.SIGKILL)
     server.wait()
     (after,) = executor.submit([other := start_of(tmp_path / "home" / "other")])
-    assert end_of(executor, other, after) == Exit(0)
+    assert end_of(executor, other, after) == Exit(0) and "Warning" not in other.job.log.read_text()
     assert executor.poll([Watched(start.job, start.name, handle)]) == [None]
     assert end_of(executor, start, handle) == Exit(None) and start.job.is_complete()
     executor.close()
