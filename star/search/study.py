@@ -34,6 +34,10 @@ from star.sqlite_file import copy_to_read, url_of
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 logging.getLogger().addHandler(logging.NullHandler())  # or its migrations would take over the root logger
+if (
+    logging.lastResort is not None
+):  # with a handler at the root, Python prints the warnings of nobody; ours are meant to be read
+    logging.getLogger("star").addHandler(logging.lastResort)
 log = logging.getLogger(__name__)
 SCHEMA = "star_studies"
 """Of a PostgreSQL database that holds the ledger too: Optuna's tables have a schema of their own."""

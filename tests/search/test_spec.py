@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -210,3 +211,10 @@ def test_runs_to_the_end_keep_the_keys_they_had() -> None:
     assert "until" not in stage_content(STAGES["train"], run, {}, {})["spec"]["optim"]
     early = search.run(search.point_of(search.default), 10)
     assert stage_content(STAGES["train"], early, {}, {})["spec"]["optim"]["until"] == 10
+
+
+def test_a_search_says_what_a_run_would_say() -> None:
+    """Optuna wants a handler at the root of all loggers; a warning of the scheduler's is printed nevertheless, once."""
+    code = "import logging, star.search.study; logging.getLogger('star.scheduler.courier').warning('not carried')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stderr == "not carried\n"
