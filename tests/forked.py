@@ -1,4 +1,4 @@
-"""Workers in processes of their own, forked as the local executor does it: torch is imported once for many tests."""
+"""Programs in processes of their own, forked as the local executor does it: libraries are imported once for many tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from star.rundir import JobDir
 from star.scheduler.executor import WORKER
 from star.scheduler.forks import ForkServer
 
@@ -20,12 +20,19 @@ ROOT = Path(__file__).parent.parent
 
 
 class Forked:
-    """A worker on a job, and what `subprocess.Popen` offers of its process."""
+    """`python -m MODULE FOLDER`, a worker if not told otherwise, and what `subprocess.Popen` offers of its process."""
 
-    def __init__(self, job: JobDir) -> None:
-        self._server = _server()
+    def __init__(
+        self,
+        folder: Path,
+        log: Path,
+        module: str = WORKER,
+        environment: Mapping[str, str] = os.environ,
+        cwd: Path = ROOT,
+    ) -> None:
+        self._server = _server(module)
         self.returncode: int | None = None
-        self.pid = self._server.start(job.path, os.environ, ROOT, job.log)
+        self.pid = self._server.start(folder, environment, cwd, log)
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -47,9 +54,9 @@ class Forked:
 
 
 @cache
-def _server() -> ForkServer:
+def _server(module: str) -> ForkServer:
     """One for this test process, ending with it."""
-    log = Path(tempfile.gettempdir()) / f"star-fork-server-{os.getpid()}.txt"
-    made = ForkServer(WORKER, ROOT, 1, os.environ, log)
+    log = Path(tempfile.gettempdir()) / f"star-fork-server-{os.getpid()}-{module}.txt"
+    made = ForkServer(module, ROOT, 1, os.environ, log)
     atexit.register(lambda: (made.close(), log.unlink(missing_ok=True)))
     return made

@@ -20,20 +20,23 @@ from star.data.sharded import ShardedArray
 from star.rundir import JobDir
 from star.spec.load import load
 from star.spec.run import RunSpec
+from tests.command import run_module
 from tests.forked import ROOT, Forked
 
 DATA = ROOT / "runs" / "data" / "fashion-mnist"
 TINY = ROOT / "tests" / "tiny.yaml"
 
 
-def star_exp(*arguments: str | Path, home: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+def star_exp(
+    *arguments: str | Path, home: Path | None = None, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does, in its own process."""
-    command = [sys.executable, "-m", "star.cli", *map(str, arguments)]
+    command = ["star.cli", *map(str, arguments)]
     if home is not None:
         command += ["--home", str(home)]
         if arguments[0] == "run" and home.exists() and not (home / "mlflow.sqlite").exists():
             shutil.copy(empty_tracking_store(), home / "mlflow.sqlite")
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload, no-any-return]
+    return run_module(*command, environment=os.environ | environment, cwd=cwd or Path.cwd())
 
 
 def empty_tracking_store() -> Path:
@@ -111,7 +114,7 @@ def job_in(folder: Path, stage: str, spec: RunSpec, processes: int = 1, **inputs
 
 def start_worker(job: JobDir) -> Forked:
     """A worker on a job, as the local executor starts it."""
-    return Forked(job)
+    return Forked(job.path, job.log)
 
 
 def living_workers(home: Path, module: str = "star.worker") -> list[psutil.Process]:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command import run_module
 from tests.helpers import ROOT
 from tests.scheduler.lab import MANY, Lab
 
 
 def light(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
     """star-exp with workers that only pretend to work."""
-    command = [sys.executable, "-m", "tests.light.cli", *map(str, arguments), "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=home)
+    return run_module("tests.light.cli", *map(str, arguments), "--home", str(home), environment=os.environ, cwd=home)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def test_the_page_is_true(home: Path) -> None:
     early = star_exp("report", file, home=home, cwd=home)
     assert early.returncode == 2 and "jobs but no ledger; `star-exp reindex`" in early.stderr
     (home / "tmp").mkdir()
-    done = star_exp("run", file, "--plain", home=home, cwd=home, env={**os.environ, "TMPDIR": str(home / "tmp")})
+    done = star_exp("run", file, "--plain", home=home, cwd=home, TMPDIR=str(home / "tmp"))
     assert done.returncode == 0, done.stdout + done.stderr
     text = (reports / "report.md").read_text()
     rows: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from star.ledger.states import DONE
+from tests.command import run_module
 from tests.helpers import ROOT
 from tests.scheduler.lab import MANY, Lab
 from tests.services import MlflowServer, Postgres, until
@@ -87,8 +89,17 @@ def test_the_mlflow_server_goes_away_while_runs_train(
             ("table:", "targets: [tokenizer, reference]\ntable:"),
             ("probe/accuracy", "tokenizer/psnr"),
         )
-        line = [sys.executable, "-m", "tests.light.cli", "run", str(file), "--plain", "--home", str(lab.path)]
-        running = subprocess.Popen([*line, "--out", str(tmp_path / "reports")], stdout=subprocess.PIPE, text=True)
+        line = [
+            "tests.light.cli",
+            "run",
+            str(file),
+            "--plain",
+            "--home",
+            str(lab.path),
+            "--out",
+            str(tmp_path / "reports"),
+        ]
+        running = subprocess.Popen([sys.executable, "-m", *line], stdout=subprocess.PIPE, text=True)
         plan = lab.plan(file)
         until(lambda: lab.folder(plan, "dataset").metrics.exists(), "the first job is at it")
         until(lambda: bool(lab.ledger.tracked([plan.runs[0].key])), "metrics are carried")
@@ -97,7 +108,7 @@ def test_the_mlflow_server_goes_away_while_runs_train(
         server.start()
         out = running.communicate(timeout=350)[0]
         assert running.returncode == 0 and "all done: 3 jobs computed" in out
-        again = subprocess.run([*line, "--out", str(tmp_path / "reports")], capture_output=True, text=True, timeout=200)
+        again = run_module(*line, environment=os.environ, cwd=ROOT)
         assert again.returncode == 0 and "warning" not in again.stderr, again.stderr
         from mlflow import MlflowClient
 
@@ -113,23 +124,8 @@ def test_the_mlflow_server_goes_away_while_runs_train(
 
 def test_nobody_left_anything(lab: Lab) -> None:
     """A whole run leaves no process, no scheduler's row and no temporary file."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.light.cli",
-            "run",
-            str(MANY),
-            "--plain",
-            "--home",
-            str(lab.path),
-            "--out",
-            str(lab.path / "r"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    line = ["run", str(MANY), "--plain", "--home", str(lab.path), "--out", str(lab.path / "r")]
+    done = run_module("tests.light.cli", *line, environment=os.environ, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert lab.ledger.schedulers() == {}
     assert [path for path in lab.path.rglob(".*") if path.is_file()] == []

@@ -25,6 +25,7 @@ from star.search.study import Study
 from star.search.warm import promote, warm_start
 from star.spec.graph import STAGES
 from star.spec.load_search import load_search
+from tests.command import run_module
 from tests.helpers import DATA, ROOT
 from tests.light.instant import InstantExecutor
 from tests.light.worker import bowl
@@ -106,13 +107,16 @@ class SearchLab:
     def command(self, *options: str, verb: str = "search") -> list[str]:
         home = ["--home", str(self.path), "--out", str(self.path / "reports")]
         plain = ["--plain"] if verb != "report" else []
-        return [sys.executable, "-m", "tests.light.cli", verb, str(self.file), *plain, *home, *options]
+        return ["tests.light.cli", verb, str(self.file), *plain, *home, *options]
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(ROOT), "LIGHT_BOWL": "1", **more}
 
     def start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*options),
+            [sys.executable, "-m", *self.command(*options)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "LIGHT_BOWL": "1", **environment},
+            env=self._environment(environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -121,10 +125,12 @@ class SearchLab:
 
     def search(self, *options: str, code: int = 0, **environment: str) -> str:
         """Run it to its end; returns what it said."""
-        process = self.start(*options, **environment)
-        said = process.communicate(timeout=300)[0]
-        assert process.returncode == code, said
-        return said
+        done = self.to_its_end(*options, **environment)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def to_its_end(self, *options: str, verb: str = "search", **environment: str) -> subprocess.CompletedProcess[str]:
+        return run_module(*self.command(*options, verb=verb), environment=self._environment(environment), cwd=ROOT)
 
     def trials(self) -> list[FrozenTrial]:
         return Study(load_search(self.file), Home(self.path), begin=False).trials()

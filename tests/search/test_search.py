@@ -267,8 +267,7 @@ def test_a_trial_of_several_seeds_has_their_mean(tmp_path: Path, images: Path) -
 
 
 def test_a_report_before_the_first_trial_says_so(tmp_path: Path, images: Path) -> None:
-    import subprocess
 
     lab = SearchLab(tmp_path, *FEW)
-    done = subprocess.run(lab.command(verb="report"), capture_output=True, text=True, check=False)
+    done = lab.to_its_end(verb="report")
     assert done.returncode == 2 and "has no trials yet; `star-exp search" in done.stderr
