@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ def read_experiment(
     gc.disable()  # a large plan makes millions of objects, and none of them is garbage
     experiment = load(file, profile, sets, _numbers(seeds), name)
     check(experiment)
+    for note in experiment.notes:
+        print(f"{file}: {note}", file=sys.stderr)
     return experiment
 
 

@@ -124,7 +124,8 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
     if table is None or table.published is None:
         return None
     match = table.match if variant.runs else {}
-    wanted = {column: spec_value(variant, path) for column, path in match.items()} | variant.row.published
+    wanted = {column: spec_value(variant, path) for column, path in match.items() if variant.is_varied(path)}
+    wanted |= variant.row.published
     if not wanted:
         return None
     rows = published_of(experiment).tables[table.published]

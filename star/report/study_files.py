@@ -21,8 +21,8 @@ from star.rundir import write_bytes
 from star.search.best import best
 from star.search.study import HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY
 from star.spec.diff import ABSENT, differences
-from star.spec.load import profile_base
 from star.spec.points import EARLY, early_label
+from star.spec.profiles import profile_base
 
 
 def write_study(report: StudyReport, out: Path) -> Iterator[Path]:

@@ -173,8 +173,9 @@ def _text(column: Column, variant: Variant, published: object) -> str:
             return str(published or "")
         return _count(parameters(variant.runs[0]))
     assert column.spec is not None
-    value = spec_value(variant, column.spec)
-    if column.check:
+    counts = not variant.runs or variant.is_varied(column.spec)
+    value = spec_value(variant, column.spec) if counts else "-"
+    if column.check and counts:
         return "✓" if value else ""
     return "" if value is None else str(value)
 

@@ -129,8 +129,9 @@ def _plan(home: Home, found: dict[str, Any], profile: str) -> Plan:
     for run in runs:
         by_label.setdefault(run.label, []).append(run.spec)
     rows = [Row.model_validate(row) for row in layout["rows"]]
-    variants = tuple(Variant(row.label, row, tuple(by_label.get(row.label, ()))) for row in rows)
     spec = ExperimentSpec.model_validate(layout["spec"])
+    axes = tuple(spec.axes)
+    variants = tuple(Variant(row.label, row, tuple(by_label.get(row.label, ())), axes) for row in rows)
     jobs: dict[str, PlannedJob] = {}
     for run in runs:
         for stage, key in run.stages.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
@@ -46,7 +46,7 @@ class ExperimentSpec(Section):
     use: list[str] = Field(default_factory=list, description="presets of the profile for every row")
     base: dict[str, Any] = Field(default_factory=dict, description="a partial spec over the profile's")
     axes: dict[str, list[Any]] = Field(
-        default_factory=dict, description="dotted path -> values; rows are their product"
+        default_factory=dict, description="dotted path -> values; each row stands at every point of their product"
     )
     rows: list[Row] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
@@ -74,8 +74,8 @@ class ExperimentSpec(Section):
 
     @model_validator(mode="after")
     def _rows_or_axes(self) -> ExperimentSpec:
-        if bool(self.axes) == bool(self.rows):
-            raise FieldError("rows", "give either rows or axes")
+        if not self.axes and not self.rows:
+            raise FieldError("rows", "give rows, axes, or both")
         if len(set(self.seeds)) != len(self.seeds):
             raise FieldError("seeds", "a seed stands twice")
         labels = [row.label for row in self.rows]
@@ -106,6 +106,19 @@ class Variant:
     row: Row
     runs: tuple[RunSpec, ...]
     """One per seed; none where the row is only quoted."""
+    axes: tuple[str, ...] = ()
+    """The experiment's; a row that stands once for all values of one does not name it in its label."""
+
+    def is_varied(self, path: str) -> bool:
+        """Whether this row has a value of its own at `path`; False of an axis that changes nothing of it."""
+        name = axis_name(path, self.axes)
+        return path not in self.axes or any(part.startswith(f"{name}=") for part in self.label.split(", "))
+
+
+def axis_name(axis: str, axes: Iterable[str]) -> str:
+    """The field's name in labels: its path where another axis ends in the same name."""
+    name = axis.rsplit(".", 1)[-1]
+    return axis if any(other != axis and other.rsplit(".", 1)[-1] == name for other in axes) else name
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,8 @@ class Experiment:
     variants: tuple[Variant, ...]
     written: Mapping[str, str] = field(default_factory=dict)
     """Name -> text of YAML files that give the same experiment, changes of the command line included."""
+    notes: tuple[str, ...] = ()
+    """What was left out or put together, for whoever reads."""
 
     def only(self, patterns: Sequence[str]) -> Experiment:
         """The same with those rows alone whose labels match one of the patterns (`*`, `?`, `[BL]`); with all where there is none.

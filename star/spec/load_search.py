@@ -8,12 +8,14 @@ from pathlib import Path
 from star.errors import SpecError
 from star.spec.check_search import check_search
 from star.spec.explain import validated
-from star.spec.load import base_of, parse_set
+from star.spec.extends import read_extended
 from star.spec.points import Search
+from star.spec.profiles import base_of
 from star.spec.run import RunSpec
 from star.spec.search import SearchSpec
+from star.spec.sweeps import parse_set
 from star.spec.written import as_written
-from star.spec.yamldoc import Doc, Mark, nested, overlay, read
+from star.spec.yamldoc import Doc, Mark, nested, overlay
 
 
 def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = (), name: str | None = None) -> Search:
@@ -27,29 +29,34 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
     Raises:
         SpecError: with file, line, dotted path, value and what is legal.
     """
-    doc = read(path)
+    extended = read_extended(path)
+    doc = extended.doc
     if isinstance(doc.value, dict) and "experiment" in doc.value:
         raise SpecError(
             f"{doc.mark(('experiment',))}: this is an experiment, not a search; `star-exp run {path}` runs it."
         )
-    original = doc
     if name is not None:
         doc = overlay(doc, nested(("search",), name, Mark(f"--name {name}")))
     spec = validated(SearchSpec, doc, str(path))
     chosen = profile or spec.profile
-    base, presets = base_of(path, doc, chosen, None if profile else doc.mark(("profile",)))
-    patches = [parse_set(text) for text in sets]
-    for text, patch in zip(sets, patches, strict=True):
-        field = text.partition("=")[0]
-        if field in spec.space:
+    base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.mark(("profile",)))
+    changes = [parse_set(text) for text in sets]
+    for change in changes:
+        if change.path in spec.space:
             raise SpecError(
-                f"--set {text}: {field} is what the search varies; take it out of space, or change its range."
+                f"--set {change.text}: {change.path} is what the search varies; take it out of space, or change its range."
             )
-        base = overlay(base, patch)
+        if change.values is not None:
+            raise SpecError(
+                f"--set {change.text}: a search chooses its points itself; put {change.path} into space with these as choices."
+            )
+        base = overlay(base, change.doc)
     marks = {field: doc.mark(("space", field)) for field in spec.space}
     default = validated(RunSpec, base, str(path))
     early = doc.at("pruner", "spec") if spec.pruner.spec else Doc({})
-    written = as_written(path, original, ("search", spec.search), Path(presets.file), patches)
+    written = as_written(
+        path, extended, extended.doc, ("search", spec.search), Path(presets.file), [c.doc for c in changes]
+    )
     search = Search(str(path), spec, Path(chosen).stem, Path(presets.file), base, marks, default, early, written)
     check_search(search, doc)
     return search

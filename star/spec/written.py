@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from star.spec.extends import Extended
 from star.spec.yamldoc import Doc, dump, overlay
 
 
 def as_written(
     path: Path,
+    extended: Extended,
     doc: Doc,
     name: tuple[str, str],
     profile: Path,
@@ -21,14 +22,15 @@ def as_written(
     """Name -> text of files that stand in one folder: NAME.yaml, profiles/PROFILE.yaml, and a reference of its own.
 
     Args:
-        path: the experiment's file; its text is kept as it is where nothing was changed.
+        path: the experiment's file; its text is kept as it is where nothing was changed, and it extends no other.
+        doc: what it holds, with the sweeps of the command line.
         name: (`experiment` or `search`, the name that it was given).
         profile: the profile's file.
         patches: what --set changed.
         seeds: in place of the file's.
         reference: its file of published values, as it names it.
     """
-    changed: dict[str, Any] = {}
+    changed = {key: value for key, value in doc.value.items() if value != extended.doc.value.get(key)}
     kind, given = name
     if doc.value.get(kind) != given:
         changed[kind] = given
@@ -47,7 +49,9 @@ def as_written(
         files[values.name] = values.read_text("utf-8-sig")
         if values.name != reference:
             changed["reference"] = values.name
-    if not changed:
+    if not changed and len(extended.folders) == 1:
         return {f"{given}.yaml": path.read_text("utf-8-sig"), **files}
-    note = f"# {path.name} with what the command line, or its place, changed: {', '.join(changed)}\n"
+    parts = [", ".join(changed) and f"what the command line, or its place, changed: {', '.join(changed)}"]
+    parts += ["what it extends"] if len(extended.folders) > 1 else []
+    note = f"# {path.name} with {' and '.join(filter(None, reversed(parts)))}\n"
     return {f"{given}.yaml": note + dump(doc.value | changed), **files}

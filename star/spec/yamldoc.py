@@ -6,7 +6,8 @@ The scalars follow YAML 1.2's core schema: `1e-4` is a number, `on` and `no` are
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,26 @@ Path_ = tuple[str | int, ...]
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with the implicit types of YAML 1.2 in place of those of 1.1."""
+    """PyYAML's safe loader with the implicit types of YAML 1.2 in place of those of 1.1, and with anchors of other files."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def __init__(self, text: str, name: str, known: Mapping[str, yaml.Node]) -> None:
+        super().__init__(text)
+        self.name = name  # in the marks of nodes
+        self.known = known
+        self.found: dict[str, yaml.Node] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        """As PyYAML does it; an alias may name an anchor of another file."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        name = event.anchor if isinstance(event, yaml.AliasEvent) else None
+        if name is not None and name not in self.anchors and name in self.known:
+            self.get_event()  # type: ignore[no-untyped-call]
+            return self.known[name]
+        node = super().compose_node(parent, index)
+        self.found.update(self.anchors)  # which PyYAML forgets at the document's end
+        return node
 
 
 def _constructor(read_scalar: Callable[[str], Any]) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
@@ -63,6 +81,8 @@ class Doc:
 
     value: Any
     marks: dict[Path_, Mark] = field(default_factory=dict)
+    anchors: Mapping[str, yaml.Node] = field(default_factory=dict)
+    """Of a file that was read, and of those that it could name."""
 
     def at(self, *path: str | int) -> Doc:
         """The sub-document at `path`, which must exist."""
@@ -80,11 +100,23 @@ class Doc:
         return None
 
 
-def read(path: Path, shown: str | None = None) -> Doc:
+def read(path: Path, shown: str | None = None, known: Mapping[str, yaml.Node] | None = None) -> Doc:
     """Parse one YAML file.
+
+    Args:
+        known: anchors of other files that this one may name.
 
     Raises:
         SpecError: unreadable, not YAML, a key written twice, or a value that is no plain data.
+    """
+    return parse(text_of(path, shown), shown or str(path), known)
+
+
+def text_of(path: Path, shown: str | None = None) -> str:
+    """What stands in one file.
+
+    Raises:
+        SpecError: unreadable, or no UTF-8 text.
     """
     name = shown or str(path)
     try:
@@ -94,18 +126,17 @@ def read(path: Path, shown: str | None = None) -> Doc:
     except (OSError, ValueError) as error:
         raise SpecError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise SpecError(f"{name}:{line}: cannot be read: it is not UTF-8 text; save it as that.") from None
-    return parse(text, name)
 
 
-def parse(text: str, name: str) -> Doc:
+def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) -> Doc:
     """Parse YAML text; `name` stands for the file in marks and errors."""
     try:
         _refuse_odd_letters(text, name)
-        loader = _CoreLoader(text)
+        loader = _CoreLoader(text, name, known or {})
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -117,10 +148,31 @@ def parse(text: str, name: str) -> Doc:
     if node is None:
         raise SpecError(f"{name}:1: the file is empty.")
     marks: dict[Path_, Mark] = {}
-    value = _build(loader, node, (), name, marks, ())
+    value = _build(loader, node, (), marks, ())
     if isinstance(value, dict) and value.pop(ANCHORS, None) is not None:
         marks = {path: mark for path, mark in marks.items() if path[:1] != (ANCHORS,)}
-    return Doc(value, marks)
+    return Doc(value, marks, {**loader.known, **loader.found})
+
+
+def text_at_top(text: str, key: str) -> tuple[str, int] | None:
+    """The text under a key at the top of a file, and its line, where there is one; nothing else of the file has to be right."""
+    depth = nodes = 0
+    is_wanted = False
+    with suppress(yaml.YAMLError):
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth == 1 and isinstance(event, yaml.ScalarEvent):
+                if is_wanted:
+                    return event.value, event.start_mark.line + 1 if event.start_mark else 1
+                is_wanted = nodes % 2 == 0 and event.value == key
+            elif is_wanted:  # a list or a mapping
+                return None
+            if depth == 1 and isinstance(event, yaml.ScalarEvent | yaml.AliasEvent | yaml.CollectionEndEvent):
+                nodes += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+    return None
 
 
 def _refuse_odd_letters(text: str, name: str) -> None:
@@ -134,9 +186,9 @@ def _refuse_odd_letters(text: str, name: str) -> None:
 
 
 def _build(
-    loader: yaml.SafeLoader, node: yaml.Node, path: Path_, name: str, marks: dict[Path_, Mark], parents: tuple[int, ...]
+    loader: yaml.SafeLoader, node: yaml.Node, path: Path_, marks: dict[Path_, Mark], parents: tuple[int, ...]
 ) -> Any:
-    line = node.start_mark.line + 1
+    name, line = node.start_mark.name, node.start_mark.line + 1
     if len(marks) > MOST_VALUES:
         raise SpecError(
             f"{name}:{line}: holds more than {MOST_VALUES:,} values, aliases counted as often as they are used."
@@ -146,7 +198,7 @@ def _build(
         raise SpecError(f"{name}:{line}: an anchor that contains itself.")
     inside = (*parents, id(node))
     if isinstance(node, yaml.SequenceNode):
-        return [_build(loader, child, (*path, i), name, marks, inside) for i, child in enumerate(node.value)]
+        return [_build(loader, child, (*path, i), marks, inside) for i, child in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, child in node.value:
@@ -161,7 +213,7 @@ def _build(
                 )
             if key in mapping:
                 raise SpecError(f"{name}:{at}: {_dotted((*path, key))} is written twice; keep one.")
-            mapping[key] = _build(loader, child, (*path, key), name, marks, inside)
+            mapping[key] = _build(loader, child, (*path, key), marks, inside)
             marks[(*path, key)] = Mark(name, at)
         return mapping
     try:

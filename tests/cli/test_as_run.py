@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sqlite3
@@ -163,3 +164,31 @@ def test_cancelled_runs_are_ended_in_mlflow(lab: Lab) -> None:
     found = status(lab)
     assert found[one.key] == found[other.key] == "KILLED"
     assert set(found.values()) == {"KILLED", "FINISHED"}
+
+
+def test_a_sweep_of_rows_is_reported_by_its_name(lab: Lab) -> None:
+    """Rows at the points of an axis of the command line; one of them masks nothing, and is not drawn at a mask ratio."""
+    file = lab.path / "mine.yaml"
+    rows = (
+        "rows:\n  - {label: plain, spec: {selfguided: {mim_weight: 0, contrastive_weight: 0}}}\n  - {label: guided}\n"
+    )
+    figure = "figures: [{name: ablation, kind: ablation, title: A, x: selfguided.mask_ratio}]\n"
+    text = MANY.read_text().replace("experiment: many", "experiment: mine")
+    file.write_text(text.replace("axes:\n  selfguided.mask_ratio: [0.1, 0.2, 0.3, 0.4]\n", rows) + figure)
+    (lab.path / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    sweep = ["--set", "selfguided.mask_ratio=[0.1, 0.2]", "--set", "optim.lr=[0.1, 0.3]"]
+    done = light("run", file, "--plain", *sweep, home=lab.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "plain: stands once for all values of selfguided.mask_ratio" in done.stderr
+    before = texts(lab.path / "reports", "mine")
+    lines = list(csv.DictReader(before["table.csv"].decode().splitlines()))
+    assert [(line["row"], line["Mask ratio"], line["lr"]) for line in lines] == [
+        *[(f"plain, lr={rate}", "-", rate) for rate in ("0.1", "0.3")],
+        *[(f"guided, mask_ratio={m}, lr={rate}", m, rate) for m in ("0.1", "0.2") for rate in ("0.1", "0.3")],
+    ]
+    drawing = lab.path / "reports" / "mine" / "tiny" / "ablation.pdf"
+    assert drawing.is_file()
+    shutil.rmtree(lab.path / "reports")
+    file.unlink()
+    assert star_exp("report", "mine", home=lab.path).returncode == 0
+    assert texts(lab.path / "reports", "mine") == before and drawing.is_file()

@@ -62,6 +62,13 @@ def test_the_page_is_true(home: Path) -> None:
     assert longer.returncode == 0
     assert (home / "longer" / "temperature" / "fashion" / "report.md").read_text().count("| (not run)") == 6
 
+    warmer = star_exp("plan", "experiments/warmer.yaml", home=home, cwd=home)
+    assert warmer.returncode == 0 and "  hot " in warmer.stdout and "4 rows, 4 runs" in warmer.stdout, warmer.stderr
+    rates = star_exp("plan", file, "--name", "rates", "--set", "optim.lr=[1e-3, 2e-3]", home=home, cwd=home)
+    assert (
+        rates.returncode == 0 and "  warm, lr=0.002 " in rates.stdout and "its claims, table.baseline" in rates.stderr
+    )
+
     judged = star_exp("claims", file, home=home, cwd=home)
     assert judged.returncode == 0 and "no-decline: Neither declines at the end (n = 2)" in judged.stdout
     verdicts = {claim["verdict"] for claim in json.loads((reports / "claims.json").read_text())["claims"]}

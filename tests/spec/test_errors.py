@@ -43,7 +43,6 @@ MISTAKES = [
     ("axes:", "base: {invariance: {shifts: [1, 27]}}\naxes:", ["line 4", "invariance.shifts", "27 leaves nothing"]),
     ("axes:", "use: [B]\naxes:", ["line 4", "'B'", "no preset"]),
     ("axes:", "seeds: [1, 1]\naxes:", ["line 4", "a seed stands twice"]),
-    ("axes:", "rows: [{label: a}]\naxes:", ["line 4", "either rows or axes"]),
     ("metric: probe/accuracy", "metric: probe/acuracy", ["line 13", "did you mean probe/accuracy?"]),
     ("better: lower", "better: down", ["line 12", "one of lower, higher"]),
     ("spec: selfguided.mask_ratio}", "spec: selfguided.mask_ratio, better: lower}", ["line 11", "shows no metric"]),

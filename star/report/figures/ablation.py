@@ -10,7 +10,7 @@ from star.report.grid import paper_name
 from star.report.markup import ARROWS
 from star.report.published import published_of, spec_value
 from star.report.table import Cell, Table
-from star.spec.experiment import Experiment, Variant
+from star.spec.experiment import Experiment, Variant, axis_name
 from star.spec.reporting import AblationFigure, Column
 from star.tracking import flattened
 
@@ -25,7 +25,8 @@ Points = list[tuple[int, Cell]]
 def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
     """Mean and standard deviation over seeds, each seed as a dash; a line for each value of what else the rows differ in."""
     columns = [i for i, column in enumerate(table.columns) if column.metric and _wanted(figure, table, i)]
-    variants = [v for v in table.experiment.variants if v.runs and (not figure.rows or v.label in figure.rows)]
+    wanted = [v for v in table.experiment.variants if v.runs and (not figure.rows or v.label in figure.rows)]
+    variants = [variant for variant in wanted if variant.is_varied(figure.x)]
     rows = {row.label: row for row in table.rows}
     values = [spec_value(variant, figure.x) for variant in variants]
     ticks = list(dict.fromkeys(map(str, values)))
@@ -69,12 +70,18 @@ def lines_of(experiment: Experiment, variants: Sequence[Variant], x: str) -> dic
     places = [str(spec_value(variant, x)) for variant in variants]
     if len(set(places)) == len(places):
         return {"": list(variants)}
+    lines: dict[str, list[Variant]] = {}
+    if experiment.spec.rows and x in experiment.spec.axes:  # each row by its label
+        own = f"{axis_name(x, experiment.spec.axes)}="
+        for variant in variants:
+            rest = ", ".join(part for part in variant.label.split(", ") if not part.startswith(own))
+            lines.setdefault(style.shown(rest), []).append(variant)
+        return lines
     paths = [
         path for path in dict.fromkeys(p for variant in variants for p in _varied(experiment, variant)) if path != x
     ]
     others = [{path: str(_value(variant, path)) for path in paths} for variant in variants]
     differing = [path for path in paths if len({other[path] for other in others}) > 1]
-    lines: dict[str, list[Variant]] = {}
     for variant, other in zip(variants, others, strict=True):
         named = [f"{_short(path)} {other[path]}" for path in differing]
         lines.setdefault(style.shown(", ".join(named) or variant.label), []).append(variant)
@@ -82,10 +89,8 @@ def lines_of(experiment: Experiment, variants: Sequence[Variant], x: str) -> dic
 
 
 def _varied(experiment: Experiment, variant: Variant) -> list[str]:
-    """The fields that a row sets: the axes, or what is written out for it."""
-    if experiment.spec.axes:
-        return list(experiment.spec.axes)
-    return [*flattened(variant.row.spec), *([USE] if variant.row.use else [])]
+    """The fields that a row sets: the axes, and what is written out for it."""
+    return [*experiment.spec.axes, *flattened(variant.row.spec), *([USE] if variant.row.use else [])]
 
 
 def _value(variant: Variant, path: str) -> Any:

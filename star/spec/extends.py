@@ -1,0 +1,117 @@
+"""A file that extends another: what it says, over what the other one says.
+
+Mappings are merged key by key, everything else is replaced; lists under `add:` are put behind those that are there. Anchors of the
+other file can be used as if they stood in this one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from star.errors import SpecError
+from star.spec.yamldoc import Doc, Mark, Path_, nested, overlay, read, text_at_top, text_of
+
+EXTENDS, ADD = "extends", "add"
+NAMES = ("experiment", "search")
+"""Under which a file has its own name."""
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A file, with what it extends in it."""
+
+    doc: Doc
+    folders: tuple[Path, ...]
+    """Of this file and of those that it extends."""
+
+
+def read_extended(path: Path) -> Extended:
+    """The file at `path` over what it extends.
+
+    Raises:
+        SpecError: a file that cannot be read, or extends itself; a file that extends another under the other's name, or adds to what
+            is no list.
+    """
+    return _read(path, ())
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> Extended:
+    given = text_at_top(text_of(path), EXTENDS)
+    parent = None if given is None else _parent(path, Mark(str(path), given[1]), given[0], children)
+    doc = read(path, known=parent.doc.anchors if parent else None)
+    own = doc.value
+    if not isinstance(own, dict):
+        return Extended(doc, (path.parent,))
+    if parent is None:
+        for key in (EXTENDS, ADD):
+            if key in own:
+                wanted = "the path of a file" if key == EXTENDS else "a file that `extends` another"
+                raise SpecError(f"{doc.mark((key,))}: {key}: needs {wanted}; give it, or leave `{key}` out.")
+        return Extended(doc, (path.parent,))
+    if not children and not any(name in own for name in NAMES) and any(name in parent.doc.value for name in NAMES):
+        raise SpecError(
+            f"{doc.mark((EXTENDS,))}: a file that extends another has a name of its own; give `experiment: NAME`."
+        )
+    patch = Doc({key: value for key, value in own.items() if key not in (EXTENDS, ADD)}, doc.marks)
+    whole = overlay(parent.doc, patch)
+    if ADD in own:
+        whole = _added(whole, doc.at(ADD), ())
+    whole = replace(whole, marks={p: mark for p, mark in whole.marks.items() if p[:1] not in ((EXTENDS,), (ADD,))})
+    return Extended(replace(whole, anchors=doc.anchors), (path.parent, *parent.folders))
+
+
+def _parent(path: Path, mark: Mark, given: str, children: tuple[Path, ...]) -> Extended:
+    file = path.parent / given
+    if not file.is_file():
+        raise SpecError(f"{mark}: extends: {given!r} is no file beside {path.name}; give a path from {path.parent}.")
+    line = (*children, path)
+    if file.resolve() in [one.resolve() for one in line]:
+        raise SpecError(
+            f"{mark}: extends: the files extend each other in a circle: {' -> '.join(map(str, (*line, file)))}."
+        )
+    found = _read(file, line)
+    if not isinstance(found.doc.value, dict):
+        raise SpecError(f"{mark}: extends: {file} holds no mapping of keys to values.")
+    reference = found.doc.value.get("reference")
+    if isinstance(reference, str):  # its file of published values, from where this file lies
+        place = os.path.relpath(file.parent / reference, path.parent)
+        mark = found.doc.mark(("reference",)) or mark
+        found = replace(
+            found, doc=replace(overlay(found.doc, nested(("reference",), place, mark)), anchors=found.doc.anchors)
+        )
+    return found
+
+
+def _added(doc: Doc, more: Doc, path: Path_) -> Doc:
+    """`doc` with the lists of `more` behind its own."""
+    where = ".".join(map(str, (ADD, *path)))
+    if not isinstance(more.value, dict):
+        raise SpecError(f"{more.mark(())}: {where}: adds to lists; give it as `{ADD}: {{rows: [...]}}`.")
+    for key, value in more.value.items():
+        place, there = (*path, key), _value(doc, (*path, key))
+        if isinstance(value, dict) and isinstance(there, dict):
+            doc = _added(doc, more.at(key), place)
+            continue
+        if not isinstance(value, list) or not isinstance(there, list | None):
+            raise SpecError(
+                f"{more.mark((key,))}: {where}.{key}: adds a list to a list; say {'.'.join(map(str, place))} by itself."
+            )
+        kept = {p: mark for p, mark in doc.marks.items() if p[: len(place)] == place}
+        behind = {
+            (*place, len(there or ()) + int(p[1]), *p[2:]): mark
+            for p, mark in more.marks.items()
+            if p[:1] == (key,) and len(p) > 1
+        }
+        grown = nested(place, [*(there or ()), *value], more.mark((key,)) or Mark(where))
+        doc = overlay(doc, Doc(grown.value, {**grown.marks, **doc.marks, **kept, **behind}))
+    return doc
+
+
+def _value(doc: Doc, path: Path_) -> Any:
+    found = doc.value
+    for step in path:
+        found = found.get(step) if isinstance(found, dict) else None
+    return found

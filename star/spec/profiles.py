@@ -1,0 +1,72 @@
+"""Profiles: the scale that an experiment's runs have, and the named partial specs that its rows use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from star.errors import SpecError
+from star.spec.experiment import ProfileSpec
+from star.spec.explain import meant, validated
+from star.spec.yamldoc import Doc, Mark, overlay, read
+
+
+@dataclass(frozen=True)
+class Presets:
+    """A profile's file: its base and its named partial specs."""
+
+    spec: ProfileSpec
+    doc: Doc
+    file: str
+
+    def base(self) -> Doc:
+        """The profile's own partial spec."""
+        return self.doc.at("base")
+
+    def get(self, name: str, mark: Mark | None) -> Doc:
+        """The partial spec called `name`; `mark` is where it was asked for."""
+        if name not in self.spec.presets:
+            legal = sorted(self.spec.presets)
+            raise SpecError(
+                f"{mark}: {name!r} is no preset of {self.file}{meant(name, legal)}; it has: {', '.join(legal) or 'none'}."
+            )
+        return self.doc.at("presets", name)
+
+
+def base_of(doc: Doc, folders: Sequence[Path], profile: str, mark: Mark | None) -> tuple[Doc, Presets]:
+    """What a file's rows, or trials, have in common: the profile, its presets that the file uses, the file's own base.
+
+    Args:
+        folders: in whose `profiles/` a name is looked for, the file's own first.
+        mark: where the profile was chosen; None on the command line.
+    """
+    presets = _read_profile(folders, profile, mark)
+    base = presets.base()
+    for i, preset in enumerate(doc.value.get("use", ())):
+        base = overlay(base, presets.get(preset, doc.mark(("use", i))))
+    return overlay(base, doc.at("base") if doc.value.get("base") else Doc({})), presets
+
+
+def profile_base(path: Path) -> dict[str, Any]:
+    """The partial spec that a profile's file gives to every run."""
+    found: dict[str, Any] = read(path).value["base"]
+    return found
+
+
+def _read_profile(folders: Sequence[Path], name: str, mark: Mark | None) -> Presets:
+    kept = [folder / "profiles" for folder in folders]
+    is_path = name.endswith((".yaml", ".yml"))
+    places = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in kept]
+    if mark is not None:  # a file names it from where it lies
+        places.append(Path(mark.source).parent / name)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        legal = sorted({found.stem for folder in kept for found in folder.glob("*.yaml")})
+        where = " and ".join(map(str, dict.fromkeys(kept)))
+        raise SpecError(
+            f"{mark or '--profile'}: {name!r} is no profile{meant(name, legal)}; {where} has: {', '.join(legal) or 'none'}."
+        )
+    doc = read(path)
+    return Presets(validated(ProfileSpec, doc, str(path)), doc, str(path))

@@ -1,0 +1,137 @@
+"""The rows of an experiment: those written out, each at every point of the axes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from star.errors import SpecError
+from star.spec.experiment import ExperimentSpec, Row, Variant, axis_name
+from star.spec.explain import field_schema
+from star.spec.profiles import Presets
+from star.spec.run import RunSpec
+from star.spec.yamldoc import Doc, Mark, nested, overlay
+
+Axes = Mapping[str, Sequence[Any]]
+"""Dotted path -> values."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A row before it is resolved."""
+
+    row: Row
+    """As it is written; with an empty label where only axes are."""
+    patch: Doc
+    """What differs from the base."""
+    number: int
+    """Of the row in the file."""
+    point: tuple[int, ...] | None
+    """The number of its value on each axis; None for a row that no axis varies."""
+
+
+def rows_of(spec: ExperimentSpec, doc: Doc, presets: Presets, name: str) -> list[Placed]:
+    """Every row at every point of the axes, in the file's order. A row that is only quoted stands once.
+
+    Raises:
+        SpecError: an axis that is no field, has no values or one twice, or that a row sets itself.
+    """
+    _check_axes(spec.axes, doc)
+    only_axes = Row.model_construct(label="")
+    written = _written(spec, doc, presets) or [Placed(only_axes, Doc({}), 0, None)]
+    return [crossed for placed in written for crossed in _crossed(placed, spec.axes, doc, name)]
+
+
+def _check_axes(axes: Axes, doc: Doc) -> None:
+    for axis, values in axes.items():
+        mark = doc.mark(("axes", axis))
+        try:
+            field_schema(RunSpec, axis)
+        except SpecError as error:
+            raise SpecError(f"{mark}: axes.{error}.") from None
+        if not values:
+            raise SpecError(f"{mark}: axes.{axis}: has no values; give a list of at least one.")
+        texts = [repr(value) for value in values]
+        for i, text in enumerate(texts):
+            if text in texts[:i]:
+                raise SpecError(
+                    f"{doc.mark(('axes', axis, i))}: axes.{axis}: the value {values[i]!r} stands twice; keep one."
+                )
+
+
+def _written(spec: ExperimentSpec, doc: Doc, presets: Presets) -> list[Placed]:
+    rows = []
+    for i, row in enumerate(spec.rows):
+        patch = Doc({})
+        for j, name in enumerate(row.use):
+            patch = overlay(patch, presets.get(name, doc.mark(("rows", i, "use", j))))
+        if row.spec:
+            patch = overlay(patch, doc.at("rows", i, "spec"))
+        marks = {(): doc.marks["rows", i], **patch.marks}
+        rows.append(Placed(row, Doc(patch.value, marks), i, None))
+    return rows
+
+
+def _crossed(placed: Placed, axes: Axes, doc: Doc, name: str) -> list[Placed]:
+    if not axes or placed.row.quoted:
+        return [placed]
+    found = []
+    for point in itertools.product(*(range(len(values)) for values in axes.values())):
+        patch = placed.patch
+        for (axis, values), i in zip(axes.items(), point, strict=True):
+            mark = doc.mark(("axes", axis, i)) or Mark(name)
+            steps = tuple(axis.split("."))
+            if steps in placed.patch.marks:
+                raise SpecError(
+                    f"{mark}: axes.{axis}: the row {placed.row.label!r} sets it too, at {placed.patch.marks[steps]}; keep one of them."
+                )
+            patch = overlay(patch, nested(steps, values[i], mark))
+        found.append(Placed(placed.row, patch, placed.number, point))
+    return found
+
+
+def idle_axes(rows: Sequence[Placed], axes: Axes, keys: Sequence[str]) -> dict[int, set[int]]:
+    """Number of a row -> the axes, by number, whose values all give it the same runs.
+
+    Args:
+        keys: of the run of each row.
+    """
+    found: dict[int, set[int]] = {}
+    for number in dict.fromkeys(row.number for row in rows if row.point is not None):
+        own = {row.point: key for row, key in zip(rows, keys, strict=True) if row.number == number and row.point}
+        found[number] = {i for i, values in enumerate(axes.values()) if len(values) > 1 and _is_idle(own, i)}
+    return found
+
+
+def _is_idle(keys: Mapping[tuple[int, ...], str], axis: int) -> bool:
+    groups: dict[tuple[int, ...], set[str]] = {}
+    for point, key in keys.items():
+        groups.setdefault(point[:axis] + point[axis + 1 :], set()).add(key)
+    return all(len(group) == 1 for group in groups.values())
+
+
+def label_of(placed: Placed, axes: Axes, idle: set[int]) -> str:
+    """The row's own label, and the values of the axes that vary it."""
+    parts = [placed.row.label] if placed.row.label else []
+    for i, (axis, values) in enumerate(axes.items()):
+        if placed.point is not None and i not in idle:
+            parts.append(f"{axis_name(axis, axes)}={values[placed.point[i]]}")
+    return ", ".join(parts)
+
+
+def variant_of(placed: Placed, runs: tuple[RunSpec, ...], axes: Axes, idle: set[int]) -> Variant:
+    """A row with its runs, under the label that says where it lies."""
+    label = label_of(placed, axes, idle)
+    return Variant(label, placed.row.model_copy(update={"label": label}), runs, tuple(axes))
+
+
+def told_of(rows: Sequence[Placed], axes: Axes, idle: Mapping[int, set[int]]) -> list[str]:
+    """What to say of rows that stand once although an axis has several values."""
+    labels, names = {row.number: row.row.label for row in rows}, list(axes)
+    return [
+        f"{labels[number]}: stands once for all values of {names[axis]}, which changes nothing of it"
+        for number, its in idle.items()
+        for axis in sorted(its)
+    ]

@@ -1,0 +1,98 @@
+"""A list given to a field that holds one value, on the command line: every row is run with each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from star.errors import SpecError
+from star.spec.explain import field_schema
+from star.spec.run import RunSpec
+from star.spec.yamldoc import Doc, Mark, Path_, nested, overlay, parse
+
+
+@dataclass(frozen=True)
+class Change:
+    """A `path=value` of the command line."""
+
+    text: str
+    path: str
+    doc: Doc
+    values: tuple[Any, ...] | None
+    """Those of a sweep."""
+
+
+def parse_set(text: str) -> Change:
+    """A `path=value` of the command line. A list is a sweep where the field itself is none.
+
+    Raises:
+        SpecError: it is none, or a run has no such field.
+    """
+    path, equals, value = text.partition("=")
+    mark = Mark(f"--set {text}")
+    if not equals or not path:
+        raise SpecError(f"{mark}: give it as path=value, such as optim.steps=200.")
+    try:
+        schema = field_schema(RunSpec, path)
+    except SpecError as error:
+        raise SpecError(f"{mark}: {error}.") from None
+    parsed = parse(value, str(mark)).value if value.strip() else None
+    takes_list = any(part.get("type") == "array" for part in schema.get("anyOf", [schema]))
+    values = None
+    if isinstance(parsed, list) and (not takes_list or (parsed and all(isinstance(one, list) for one in parsed))):
+        values = tuple(parsed)
+    return Change(text, path, nested(tuple(path.split(".")), parsed, mark), values)
+
+
+def swept(doc: Doc, sweeps: Sequence[Change]) -> tuple[Doc, list[str]]:
+    """An experiment's file with sweeps as axes of its own, and what is to be said of it.
+
+    The table gets a column for each. What the file says of its rows does not hold for these: its claims, the row that others are
+    compared with, a grid, and figures of rows by name are left out.
+    """
+    if not sweeps or not isinstance(doc.value, dict):
+        return doc, []
+    for sweep in sweeps:
+        doc = overlay(doc, nested(("axes", sweep.path), list(sweep.values or ()), Mark(f"--set {sweep.text}")))
+    out = ["its claims"] if doc.value.get("claims") else []
+    doc = _with(doc, ("claims",), [])
+    if isinstance(table := doc.value.get("table"), dict):
+        out += [f"table.{key}" for key in ("baseline", "grid") if table.get(key) is not None]
+        doc = _without(doc, "table", ("baseline", "grid"))
+        doc = _with_columns(doc, sweeps)
+    if isinstance(figures := doc.value.get("figures"), list):
+        named = [isinstance(one, dict) and bool(one.get("rows") or one.get("series")) for one in figures]
+        out += [f"the figure {one['name']}" for one, is_named in zip(figures, named, strict=True) if is_named]
+        doc = _with(doc, ("figures",), [(one, i) for i, one in enumerate(figures) if not named[i]])
+    told = f"each row is run with every value of {', '.join(sweep.path for sweep in sweeps)}"
+    return doc, [f"{told}; left out, for they are about the file's own rows: {', '.join(out)}" if out else told]
+
+
+def _with_columns(doc: Doc, sweeps: Sequence[Change]) -> Doc:
+    """A column for each field that no column shows yet, before the measured ones."""
+    columns = doc.value["table"].get("columns")
+    if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
+        return doc
+    known = [column.get("spec") for column in columns]
+    paths = [sweep.path for sweep in sweeps if sweep.path not in known]
+    if any(column.get("label") for column in columns):  # a row's label says where it lies
+        return doc
+    new = [({"title": path.rsplit(".", 1)[-1].replace("_", " "), "spec": path}, None) for path in paths]
+    first = next((i for i, column in enumerate(columns) if "metric" in column), len(columns))
+    old = [(column, i) for i, column in enumerate(columns)]
+    return _with(doc, ("table", "columns"), [*old[:first], *new, *old[first:]])
+
+
+def _with(doc: Doc, path: Path_, entries: Sequence[tuple[Any, int | None]]) -> Doc:
+    """`doc` with a list in place of another: values, each with its place in the former list, whose marks it keeps."""
+    size = len(path)
+    marks = {p: mark for p, mark in doc.marks.items() if p[:size] != path or len(p) == size}
+    for i, (_, before) in enumerate(entries):
+        marks |= {(*path, i, *p[size + 1 :]): m for p, m in doc.marks.items() if p[: size + 1] == (*path, before)}
+    return Doc(overlay(doc, nested(path, [value for value, _ in entries], Mark(""))).value, marks)
+
+
+def _without(doc: Doc, section: str, keys: Sequence[str]) -> Doc:
+    kept = {key: value for key, value in doc.value[section].items() if key not in keys}
+    return Doc(doc.value | {section: kept}, doc.marks)
