@@ -8,9 +8,11 @@ nothing of `star` before.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -64,6 +66,7 @@ def main(folder: Path) -> None:
         os.dup2(file, number)
         os.close(file)
     sys.argv = [module, *arguments]
+    sys.orig_argv = [sys.executable, "-m", module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
@@ -73,6 +76,8 @@ def main(folder: Path) -> None:
     finally:  # as the interpreter does when it ends
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
+        for connection in [one for one in gc.get_objects() if isinstance(one, sqlite3.Connection)]:
+            connection.close()
 
 
 if __name__ == "__main__":
