@@ -40,6 +40,7 @@ from star.rundir import (
     read_json,
     write_json,
 )
+from star.scratch import near
 from star.usage import Usage
 
 PRELOAD = ("star.ranks", "star.spec.run", "star.stages")
@@ -152,7 +153,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     from star.stages import STAGES, Context
 
     spec = RunSpec.model_validate(job["spec"])
-    device = _device(spec.resources.device if spec.resources.uses_gpu(job["stage"]) else "cpu")
+    device = _device(spec.resources.device_of(job["stage"]))
     ranks = join(device.type)
     log.info(
         "%s %s on %s, %d threads, pid %d, process %d of %d",
@@ -169,7 +170,9 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     result = STAGES[job["stage"]](
         Context(
             spec=spec,
-            inputs={name: JobDir(Path(folder)).out for name, folder in job["inputs"].items()},
+            inputs={
+                name: _input(JobDir(Path(folder)).out, spec.resources.scratch) for name, folder in job["inputs"].items()
+            },
             out=job_dir.scratch,
             checkpoints=job_dir.checkpoints,
             head_starts=[Path(folder) for folder in job.get("head_starts", ())],
@@ -187,6 +190,10 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     if metrics is not None:
         metrics.close()
         finish(job, job_dir, started, result, provenance(job, device, threads, ranks.count))
+
+
+def _input(folder: Path, scratch: str | None) -> Path:
+    return near(folder, scratch) if scratch else folder
 
 
 def repeatable(threads: int) -> None:
@@ -269,7 +276,7 @@ def _device(wanted: str) -> Any:
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if wanted != "cpu" and 0 < torch.cuda.device_count() < count:
         raise StarError(
-            f"resources.processes: {count} asked for, but this machine has {torch.cuda.device_count()} GPUs; "
+            f"resources: {count} processes asked for, but this machine has {torch.cuda.device_count()} GPUs; "
             "give at most that, or device: cpu."
         )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

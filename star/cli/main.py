@@ -63,6 +63,7 @@ def cli() -> None:
 @PLAIN
 @click.option("--detach", is_flag=True, help="Leave the terminal: go on in a process of its own.")
 @click.option("--fork", is_flag=True, help="Put runs with changed values in place of the experiment's former ones.")
+@click.option("--dry-run", is_flag=True, help="Print the batch scripts that Slurm would get; submit and write nothing.")
 @BUDGET
 def run(
     file: Path,
@@ -78,10 +79,15 @@ def run(
     plain: bool,
     detach: bool,
     fork: bool,
+    dry_run: bool,
     budget: float | None,
 ) -> None:
     """Compute what FILE asks for and is not there yet; then write its report."""
     experiment = read_experiment(file, profile, sets, seeds, name)
+    if dry_run:
+        from star.cli.dry_run import show_scripts
+
+        return show_scripts(experiment.only(rows), home, executor, budget)
     from star.cli.run import RunOptions, run_experiment
 
     plain = plain or not sys.stdout.isatty()

@@ -35,6 +35,8 @@ class Start:
     """Attempts that have to succeed first; only for an executor that `chains`."""
     attempt: int = 1
     """Given to the worker, which ends at once when its job's folder knows a newer one."""
+    title: tuple[str, str, str] = ("", "", "")
+    """For people: experiment, stage, row."""
 
     @property
     def processes(self) -> int:

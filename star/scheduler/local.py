@@ -73,7 +73,7 @@ class LocalExecutor:
         """More GPUs than there are, or larger ones."""
         gpus, count = self._current_gpus(), resources.processes_of(stage)
         if resources.nodes_of(stage) > 1:
-            return f"resources.nodes.{stage}: a job of several machines runs on Slurm or Ray; give --executor, or 1."
+            return f"resources.{stage}.nodes: a job of several machines runs on Slurm or Ray; give --executor, or 1."
         if not gpus or not resources.uses_gpu(stage):
             return None
         wanted = resources.gpu_memory_gb_of(stage) or 0.0
@@ -82,8 +82,8 @@ class LocalExecutor:
             return None
         size = f" of {wanted:g} GiB" if wanted else ""
         return (
-            f"resources.processes.{stage}: {count} GPUs{size} asked for, but this machine has {large}; "
-            "give fewer, less resources.gpu_memory_gb, or device: cpu."
+            f"resources.{stage}.processes: {count} GPUs{size} asked for, but this machine has {large}; "
+            "give fewer, less gpu_memory_gb, or device: cpu."
         )
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:

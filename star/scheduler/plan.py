@@ -33,6 +33,8 @@ class PlannedRun:
     """Stage -> key, for every stage that it has."""
     sources: Mapping[str, str]
     """Fingerprints of what it reads of the outside world."""
+    experiment: str = ""
+    """The experiment's name."""
 
     @property
     def name(self) -> str:
@@ -149,7 +151,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
         for one in variant.runs:  # they differ in their seeds alone
             spec = one if sized is variant.runs[0] else sized.model_copy(update={"seed": one.seed})
             known = keys.of(spec, sources)
-            run = PlannedRun(variant.label, spec.seed, spec, run_key(known), known, sources)
+            run = PlannedRun(variant.label, spec.seed, spec, run_key(known), known, sources, experiment.name)
             runs.append(run)
             for stage in (stage for stage in stages if stage in known):
                 job = jobs.get(known[stage])

@@ -31,13 +31,13 @@ class Policy:
 POLICIES: dict[str, Policy] = {
     PREEMPTION: Policy(QUEUED, None, 0, "by itself it AGAIN"),
     WAITING: Policy(QUEUED, None, 1, "an older worker still holds the job; it is looked at again"),
-    TIMEOUT: Policy(QUEUED, 20, 0, "it AGAIN; raise resources.minutes if that happens often"),
+    TIMEOUT: Policy(QUEUED, 20, 0, "it AGAIN; raise its minutes under resources if that happens often"),
     MEMORY: Policy(
         QUEUED,
         3,
         0,
         "tried again with passes of half as many images; lower resources.micro_batch_size, eval_batch_size or "
-        "sample_batch_size, or raise resources.memory_gb",
+        "sample_batch_size, or raise its memory_gb under resources",
     ),
     INFRASTRUCTURE: Policy(
         QUEUED, 3, 10, "the machine, not the job: tried again after a pause; look at the host if it goes on"

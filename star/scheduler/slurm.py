@@ -7,13 +7,11 @@ does not answer proves nothing: no job counts as gone before two answers have mi
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 import submitit
 from submitit.core.utils import FailedSubmissionError
@@ -22,16 +20,14 @@ from star.errors import EngineError
 from star.ledger.states import Claim
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
+from star.scheduler.slurm_script import Part, parts_of
 from star.scheduler.slurm_task import Attempt
 from star.scheduler.squeue import Seen, accounted, ask, by_name, by_number
-from star.spec.graph import STAGES
 from star.spec.resources import ResourceSpec
 
 HOST = "@slurm"
 EVERY = 2.0
 """Seconds between questions to Slurm."""
-ARRAY = 500
-"""Jobs of one array; clusters allow 1001 by default."""
 TOKEN = "slurm.json"
 """Written before a submission, so that it is found again when the scheduler dies before it learns the job's number."""
 OVER = {
@@ -90,29 +86,19 @@ class SlurmExecutor:
     def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
         """Submit jobs of one shape as one array."""
         done: dict[str, Handle | EngineError] = {}
-        groups: dict[str, list[Start]] = {}
-        for start in starts:
-            groups.setdefault(repr((start.stage, _parameters(start))), []).append(start)
-        for group in groups.values():
-            for first in range(0, len(group), ARRAY):
-                part = group[first : first + ARRAY]
-                done |= zip((start.name for start in part), self._submit(part), strict=True)
+        for part in parts_of(starts):
+            done |= zip((start.name for start in part.starts), self._submit(part), strict=True)
         self._looked = float("-inf")
         return [done[start.name] for start in starts]
 
-    def _submit(self, starts: list[Start]) -> Sequence[Handle | EngineError]:
-        first, name = starts[0], f"star-{starts[0].stage}-{uuid.uuid4().hex[:12]}"
+    def _submit(self, part: Part) -> Sequence[Handle | EngineError]:
+        starts, name = part.starts, part.name(uuid.uuid4().hex[:12])
         for index, start in enumerate(starts):
             token = {"name": name, "index": index if len(starts) > 1 else None, "start": start.name}
             write_json(start.job.path / TOKEN, token)
         try:
-            again = first.resources.slurm.timeouts if STAGES[first.stage].keeps else 0
-            executor = submitit.SlurmExecutor(self.folder, max_num_timeout=again)
-            executor.update_parameters(job_name=name, **_parameters(first))
-            executor.parameters["setup"] = [
-                *first.resources.slurm.setup,
-                f"export PYTHONPATH={shlex.quote(str(first.code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-            ]
+            executor = submitit.SlurmExecutor(self.folder, max_num_timeout=part.timeouts, python=part.python)
+            executor.update_parameters(job_name=name, **part.parameters())
             tasks = [Attempt(str(start.job.path), str(start.code), self.worker, start.attempt) for start in starts]
             jobs = executor.submit_array(tasks) if len(tasks) > 1 else [executor.submit(tasks[0])]
             return [{"job": str(job.job_id)} for job in jobs]
@@ -199,30 +185,3 @@ def _exit_code(text: str) -> int:
     code, colon, number = text.partition(":")
     value = (int(code or 0) or -int(number or 0)) if colon else os.waitstatus_to_exitcode(int(text or 0))
     return 128 - value if value > 128 else value
-
-
-def _parameters(start: Start) -> dict[str, Any]:
-    """What submitit asks Slurm for."""
-    resources, stage, slurm = start.resources, start.stage, start.resources.slurm
-    processes, memory = resources.processes_of(stage), resources.memory_gb_of(stage)
-    gpus = resources.gpus_of(stage)
-    additional = {"requeue": True, **({"kill-on-invalid-dep": "yes"} if start.after else {}), **slurm.options}
-    parameters: dict[str, Any] = {
-        "time": resources.minutes_of(stage),
-        "nodes": resources.nodes_of(stage),
-        "ntasks_per_node": 1,
-        "cpus_per_task": resources.threads_of(stage) * processes,
-        "mem": None if memory is None else f"{int(memory * 1024)}M",
-        "gpus_per_node": (f"{slurm.gpu_type}:{gpus}" if slurm.gpu_type else gpus) if gpus else None,
-        "partition": slurm.partition,
-        "qos": slurm.qos,
-        "account": slurm.account,
-        "constraint": slurm.constraint,
-        "exclude": slurm.exclude,
-        "signal_delay_s": slurm.signal_seconds,
-        "array_parallelism": slurm.array_parallelism,
-        "stderr_to_stdout": True,
-        "dependency": f"afterok:{':'.join(handle['job'] for handle in start.after)}" if start.after else None,
-        "additional_parameters": additional,
-    }
-    return {name: value for name, value in parameters.items() if value is not None}

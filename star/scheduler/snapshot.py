@@ -56,6 +56,11 @@ def take(home: Home) -> Snapshot:
     return Snapshot(path, read_json(path / ORIGIN))
 
 
+def place_of(home: Home) -> Path:
+    """Where the snapshot of the code as it is now lies, or would lie."""
+    return home.code / _digest(_contents(PACKAGE))
+
+
 def _write(path: Path, contents: dict[str, bytes], digest: str) -> None:
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     for name, content in contents.items():

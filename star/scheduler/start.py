@@ -201,7 +201,8 @@ class Starter:
         with folder.log.open("a") as log:
             log.write(f"== attempt {job.attempt} · {claim.host.lstrip('@')} · {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         name = f"star-{planned.stage}-{planned.key}-{job.attempt}"
-        return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt)
+        title = (planned.run.experiment, planned.stage, planned.run.name if len(planned.runs) == 1 else "")
+        return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt, title)
 
     def _head_starts(self, planned: PlannedJob) -> list[str]:
         folders = [self.home.job(planned.stage, key) for key in planned.head_starts]

@@ -80,7 +80,7 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
     schema = _schema(model)
     steps = path.split(".")
     for size, step in enumerate(steps):
-        here = _at(schema, tuple(steps[:size]))
+        here = _section(_at(schema, tuple(steps[:size])), schema)
         legal = list(here.get("properties", {}))
         free = isinstance(here.get("additionalProperties"), dict)
         if step not in legal and not free:

@@ -34,6 +34,10 @@ class Stage:
     """What of its output is attached to the tracked run: pictures, and data for figures."""
     keeps: Literal["checkpoints", "shards"] | None = None
     """What an attempt that was stopped or killed leaves to the next one."""
+    width: Literal["process", "processes", "machines"] = "process"
+    """What may share one job of it: nothing, several processes of a machine, or several machines."""
+    gpu: bool = True
+    """Whether it computes on a GPU where there is one."""
     unchanged: Callable[[RunSpec], bool] | None = None
     """For which runs the newest version gives what the one before gave, bit for bit: they keep its key."""
 
@@ -51,7 +55,7 @@ _OF_SAMPLES = ("dataset", "reference", "generate", "score")
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("dataset", 1, ("data",), source="data", results=("skipped",)),
+        Stage("dataset", 1, ("data",), source="data", results=("skipped",), gpu=False),
         Stage(
             "tokenizer",
             2,  # its crops are torchvision's ten
@@ -70,6 +74,7 @@ STAGES: dict[str, Stage] = {
             source="codes",
             results=("skipped",),
             keeps="shards",
+            width="processes",
             unchanged=lambda spec: spec.data.first_view_order,
         ),
         Stage(
@@ -81,8 +86,9 @@ STAGES: dict[str, Stage] = {
             results=("val_nll",),
             curves=dict.fromkeys((*_LOSSES, "grad_norm", "val_nll_by_step"), "step"),
             keeps="checkpoints",
+            width="machines",
         ),
-        Stage("reference", 2, ("score",), ("dataset",), source="reference"),
+        Stage("reference", 2, ("score",), ("dataset",), source="reference", width="processes"),
         Stage(
             "generate",
             2,  # top_p keeps one code more where the probabilities tie at it
@@ -91,6 +97,7 @@ STAGES: dict[str, Stage] = {
             source="samples",
             files=("samples.png",),
             keeps="shards",
+            width="processes",
             unchanged=lambda spec: spec.generate.top_p == 1,
         ),
         Stage(
@@ -99,6 +106,7 @@ STAGES: dict[str, Stage] = {
             ("score",),
             ("generate", "reference"),
             results=tuple(f"{{extractor}}/{name}" for name in _SCORES),
+            width="processes",
         ),
         Stage(
             "probe",

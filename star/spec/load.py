@@ -14,7 +14,8 @@ from star.spec.experiment import Experiment, ExperimentSpec
 from star.spec.explain import validated
 from star.spec.extends import read_extended
 from star.spec.keys import Keys, run_key
-from star.spec.profiles import base_of
+from star.spec.profiles import Presets, base_of
+from star.spec.resources import former_fields
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
 from star.spec.run import RunSpec
 from star.spec.sweeps import Change, parse_set, swept
@@ -73,7 +74,15 @@ def load(
         spec.reference,
     )
     notes += told_of(rows, spec.axes, idle)
+    notes += _told_of_former(spec, presets, patches)
     return Experiment(str(path), spec, Path(chosen).stem, variants, written, tuple(notes))
+
+
+def _told_of_former(spec: ExperimentSpec, presets: Presets, patches: Sequence[Change]) -> list[str]:
+    parts = [presets.spec.base, *presets.spec.presets.values(), spec.base]
+    parts += [*(row.spec for row in spec.rows), *(patch.doc.value for patch in patches)]
+    former = dict.fromkeys(one for part in parts for one in former_fields(part))
+    return [f"{one}; this version reads the former way, the next one will not" for one in former]
 
 
 def is_search(doc: Doc) -> bool:

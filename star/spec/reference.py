@@ -8,6 +8,8 @@ from star.spec import claims, reporting, search
 from star.spec.base import Section
 from star.spec.experiment import ExperimentSpec, Row
 from star.spec.explain import legal_values
+from star.spec.graph import STAGES
+from star.spec.resources import Resources, SlurmSpec, StageResources
 from star.spec.run import RunSpec
 
 PARTS: dict[str, type[Section]] = {
@@ -63,7 +65,11 @@ def reference() -> str:
     for name, info in RunSpec.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
-            lines += _section(name, f"{name}.", kind)
+            lines += _section(name, f"{name}.", Resources if issubclass(kind, Resources) else kind)
+    stages = ", ".join(f"`{name}`" for name in STAGES)
+    lines += _section("resources, of one stage", "resources.STAGE.", StageResources)
+    lines += [f"STAGE is one of {stages}.", ""]
+    lines += _section("slurm, of all stages or of one", "resources.slurm.", SlurmSpec)
     lines += [
         "`seed` belongs to the experiment (`seeds: [0, 1, 2]`, `--seeds 0,1,2`); each seed is a run of its own.",
         "",

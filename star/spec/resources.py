@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
-from star.spec.base import Count, NonNegative, Positive, Section
+from star.spec.base import Count, FieldError, NonNegative, Positive, Section
+from star.spec.graph import STAGES
 
-StageName = Literal[
-    "dataset", "tokenizer", "encode", "train", "reference", "generate", "score", "probe", "attention", "invariance"
-]
-
-
+Device = Literal["auto", "cpu", "cuda"]
 GpuName = Literal["A100", "H100", "H200", "B200", "L40S", "RTX-4090"]
 PEAK_TFLOPS: dict[str, float] = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362, "RTX-4090": 165}
 """Dense bf16 TFLOP/s with float32 accumulation, from the vendor's data sheets."""
+FORMER = ("threads", "processes", "nodes", "gpu_memory_gb", "memory_gb", "minutes")
+"""Fields that were mappings of stages, before a stage had a section of its own."""
+
+
+def former_fields(spec: Any) -> list[str]:
+    """What a partial spec says of resources in the former way, `threads: {train: 2}`, in words."""
+    found = spec.get("resources") if isinstance(spec, dict) else None
+    fields = [field for field in FORMER if isinstance(found, dict) and isinstance(found.get(field), dict)]
+    return [f"resources.{field}: {{STAGE: VALUE}} is now resources: {{STAGE: {{{field}: VALUE}}}}" for field in fields]
+
+
+def renamed(path: str) -> str:
+    """The path of a field that had another one, else `path`: `resources.threads.train` is `resources.train.threads`."""
+    steps = path.split(".")
+    return (
+        f"resources.{steps[2]}.{steps[1]}"
+        if len(steps) == 3 and steps[0] == "resources" and steps[1] in FORMER
+        else path
+    )
 
 
 class SlurmSpec(Section):
@@ -27,47 +43,73 @@ class SlurmSpec(Section):
     constraint: str | None = None
     exclude: str | None = Field(None, description="nodes to keep away from")
     gpu_type: str | None = Field(None, description="asked for as gpu:TYPE:COUNT")
-    setup: list[str] = Field(
-        default_factory=list, description="shell lines before the worker, such as `module load cuda`"
+    setup: list[str] | None = Field(None, description="shell lines before the worker, such as `module load cuda`")
+    python: str | None = Field(
+        None,
+        description="the interpreter on the nodes, such as `/opt/conda/envs/star/bin/python`; null: the one that submits",
     )
-    options: dict[str, str] = Field(
-        default_factory=dict, description="any other option of sbatch, such as {reservation: night}"
+    launcher: str | None = Field(
+        None,
+        description="what stands before the interpreter, such as `apptainer exec --nv star.sif` or `conda run -n star`",
     )
-    array_parallelism: Count = Field(256, description="jobs of one array that may run at once")
-    timeouts: Annotated[int, Field(ge=0)] = Field(
-        20,
-        description="times that a job which ran out of time goes on from what it has kept; a stage that keeps nothing fails at once",
+    srun: list[str] | None = Field(
+        None,
+        description="options of srun, such as `--container-image=star.sqsh` of Pyxis; `[]` of a stage takes them away",
     )
-    signal_seconds: Count = Field(90, description="how long before the time limit the job is asked to stop")
+    options: dict[str, str] | None = Field(
+        None,
+        description="any other option of sbatch, such as {reservation: night}; a stage's are added to those of all",
+    )
+    array_parallelism: Count | None = Field(None, description="jobs of one array that may run at once; null: 256")
+    timeouts: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="times that a job which ran out of time goes on from what it has kept; null: 20; a stage that keeps nothing fails",
+    )
+    signal_seconds: Count | None = Field(
+        None, description="how long before the time limit the job is asked to stop; null: 90"
+    )
+
+    def over(self, other: SlurmSpec | None) -> SlurmSpec:
+        """This one, and what it leaves open as `other` has it."""
+        if other is None:
+            return self
+        own = {name: value for name, value in self if value is not None}
+        if self.options is not None and other.options is not None:
+            own["options"] = other.options | self.options
+        return other.model_copy(update=own)
 
 
-class ResourceSpec(Section):
-    """Where and how wide: never part of a key, but for `validate_every`."""
+class StageResources(Section):
+    """What a job of one stage gets."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: dict[StageName, Count] = Field(
-        default_factory=dict, description="CPU slots of a stage's jobs; 1 where it is not named"
+    threads: Count = Field(1, description="CPU slots of each process")
+    processes: Count = Field(1, description="processes under torchrun on each machine, one GPU each")
+    nodes: Count = Field(1, description="machines, on Slurm and Ray")
+    device: Device | None = Field(None, description="null: resources.device")
+    gpu_memory_gb: Positive | None = Field(
+        None,
+        description="GPU memory of each process, in GiB: jobs that say so share a GPU as long as all fit; others have their GPUs alone",
     )
-    processes: dict[Literal["train", "encode", "generate", "reference", "score"], Count] = Field(
-        default_factory=dict,
-        description="processes of a stage's job under torchrun, one GPU each; 1 where it is not named",
+    memory_gb: Positive | None = Field(
+        None, description="main memory on each machine, in GiB, for Slurm and Ray; null: the cluster's default"
     )
-    nodes: dict[Literal["train"], Count] = Field(
-        default_factory=dict,
-        description="machines of a stage's job, each with `processes` processes, on Slurm and Ray; 1 where it is not named",
+    minutes: Count = Field(60, description="time limit on Slurm")
+    slurm: SlurmSpec | None = Field(None, description="over resources.slurm, field by field")
+
+
+NOTHING = StageResources()
+
+
+class Resources(Section):
+    """Where and how wide: never part of a key, but for `validate_every`. Each stage has a section of its own name."""
+
+    device: Device = "auto"
+    slurm: SlurmSpec | None = Field(None, description="for all stages")
+    scratch: str | None = Field(
+        None,
+        description="folder on a disk of the machine's own, such as `$TMPDIR`: what a job reads of other jobs is copied there "
+        "first, once per machine; where it has no room, nothing is",
     )
-    gpu_memory_gb: dict[StageName, Positive] = Field(
-        default_factory=dict,
-        description="GPU memory of each process of a stage, in GiB: jobs that say so share a GPU as long as all fit; "
-        "others have their GPUs alone",
-    )
-    memory_gb: dict[StageName, Positive] = Field(
-        default_factory=dict, description="main memory of a stage's job on each node, in GiB, for Slurm and Ray"
-    )
-    minutes: dict[StageName, Count] = Field(
-        default_factory=dict, description="time limit of a stage's job on Slurm; 60 where it is not named"
-    )
-    slurm: SlurmSpec = SlurmSpec()
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="training on several processes: a copy of the model in each, or shards of it (FSDP2)"
     )
@@ -95,44 +137,106 @@ class ResourceSpec(Section):
         0.4, description="share of that GPU's dense bf16 peak that is expected to be reached"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, values: Any) -> Any:
+        """What was written as `threads: {train: 2}` is `train: {threads: 2}`."""
+        if not isinstance(values, dict) or not any(isinstance(values.get(field), dict) for field in FORMER):
+            return values
+        now = {
+            name: dict(value) if isinstance(value, dict) else value
+            for name, value in values.items()
+            if name not in FORMER
+        }
+        for field in FORMER:
+            for stage, value in (values.get(field) or {}).items():
+                section = now.setdefault(stage, {})
+                if isinstance(section, dict) and section.get(field, value) != value:
+                    raise FieldError(f"{stage}.{field}", f"is also given as {field}.{stage}, its former name; keep one")
+                if isinstance(section, dict):
+                    section[field] = value
+        return now
+
+    @model_validator(mode="after")
+    def _widths(self) -> Resources:
+        for name, stage in STAGES.items():
+            own = self.of(name)
+            if own.processes > 1 and stage.width == "process":
+                several = ", ".join(other.name for other in STAGES.values() if other.width != "process")
+                raise FieldError(f"{name}.processes", f"a job of {name} is one process; several may share: {several}")
+            if own.nodes > 1 and stage.width != "machines":
+                several = ", ".join(other.name for other in STAGES.values() if other.width == "machines")
+                raise FieldError(f"{name}.nodes", f"a job of {name} runs on one machine; several may share: {several}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_stages_at_their_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if getattr(self, name) != NOTHING}
+
+    def of(self, stage: str) -> StageResources:
+        """What a job of `stage` gets."""
+        found: StageResources = getattr(self, stage, NOTHING)
+        return found
+
+    def slurm_of(self, stage: str) -> SlurmSpec:
+        """What a job of `stage` tells Slurm."""
+        return (self.of(stage).slurm or SlurmSpec()).over(self.slurm)
+
     def threads_of(self, stage: str) -> int:
         """CPU threads of each process of `stage`."""
-        return {str(name): count for name, count in self.threads.items()}.get(stage, 1)
+        return self.of(stage).threads
 
     def processes_of(self, stage: str) -> int:
-        """Processes of a job of `stage`."""
-        return {str(name): count for name, count in self.processes.items()}.get(stage, 1)
+        """Processes of a job of `stage`, on each machine."""
+        return self.of(stage).processes
 
     def nodes_of(self, stage: str) -> int:
         """Machines of a job of `stage`."""
-        return {str(name): count for name, count in self.nodes.items()}.get(stage, 1)
+        return self.of(stage).nodes
 
     def slots_of(self, stage: str) -> int:
         """CPU slots of a job of `stage`, on each machine."""
         return self.threads_of(stage) * self.processes_of(stage)
 
+    def device_of(self, stage: str) -> str:
+        """`auto`, `cpu` or `cuda`: what a job of `stage` computes on."""
+        return (self.of(stage).device or self.device) if stage not in STAGES or STAGES[stage].gpu else "cpu"
+
     def uses_gpu(self, stage: str) -> bool:
         """Whether a job of `stage` computes on a GPU where there is one."""
-        return self.device != "cpu" and stage != "dataset"
+        return self.device_of(stage) != "cpu"
 
     def gpus_of(self, stage: str) -> int:
         """GPUs that a job of `stage` asks Slurm or Ray for, on each machine: with `device: cuda`, or `auto` and a named `gpu`."""
-        wanted = self.device == "cuda" or (self.device == "auto" and self.gpu is not None)
-        return self.processes_of(stage) if wanted and self.uses_gpu(stage) else 0
+        device = self.device_of(stage)
+        wanted = device == "cuda" or (device == "auto" and self.gpu is not None)
+        return self.processes_of(stage) if wanted else 0
 
     def gpu_memory_gb_of(self, stage: str) -> float | None:
         """GiB of each GPU that a job of `stage` needs; None: all of it."""
-        return {str(name): size for name, size in self.gpu_memory_gb.items()}.get(stage)
+        return self.of(stage).gpu_memory_gb
 
     def memory_gb_of(self, stage: str) -> float | None:
         """GiB of main memory of a job of `stage`, on each machine; None: the engine's default."""
-        return {str(name): size for name, size in self.memory_gb.items()}.get(stage)
+        return self.of(stage).memory_gb
 
     def minutes_of(self, stage: str) -> int:
         """Time limit of a job of `stage`."""
-        return {str(name): count for name, count in self.minutes.items()}.get(stage, 60)
+        return self.of(stage).minutes
 
     @property
     def flops_per_second(self) -> float | None:
         """What one GPU is expected to sustain; None without `gpu`."""
         return None if self.gpu is None else self.utilisation * PEAK_TFLOPS[self.gpu] * 1e12
+
+
+if TYPE_CHECKING:
+    ResourceSpec = Resources
+else:
+    ResourceSpec = create_model(
+        "ResourceSpec",
+        __base__=Resources,
+        __doc__=Resources.__doc__,
+        **{name: (StageResources, NOTHING) for name in STAGES},
+    )

@@ -82,7 +82,7 @@ class RunSpec(Section):
         if self.optim.batch_size % ranks:
             raise FieldError(
                 "optim.batch_size",
-                f"{self.optim.batch_size} images cannot be shared evenly by resources.processes.train (times nodes) = {ranks}",
+                f"{self.optim.batch_size} images cannot be shared evenly by resources.train.processes (times nodes) = {ranks}",
             )
 
     def _fashion_mnist(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from star.errors import SpecError
 from star.spec.explain import field_schema
+from star.spec.resources import FORMER, renamed
 from star.spec.run import RunSpec
 from star.spec.yamldoc import Doc, Mark, Path_, nested, overlay, parse
 
@@ -33,11 +34,14 @@ def parse_set(text: str) -> Change:
     mark = Mark(f"--set {text}")
     if not equals or not path:
         raise SpecError(f"{mark}: give it as path=value, such as optim.steps=200.")
+    parsed = parse(value, str(mark)).value if value.strip() else None
+    if path.startswith("resources.") and path.removeprefix("resources.") in FORMER and isinstance(parsed, dict):
+        return Change(text, path, nested(tuple(path.split(".")), parsed, mark), None)
+    path = renamed(path)
     try:
         schema = field_schema(RunSpec, path)
     except SpecError as error:
         raise SpecError(f"{mark}: {error}.") from None
-    parsed = parse(value, str(mark)).value if value.strip() else None
     takes_list = any(part.get("type") == "array" for part in schema.get("anyOf", [schema]))
     values = None
     if isinstance(parsed, list) and (not takes_list or (parsed and all(isinstance(one, list) for one in parsed))):

@@ -82,7 +82,7 @@ class MicroBatch:
         if self.size == 1:
             raise DataError(
                 "memory runs out with one image per forward pass: choose a smaller model, "
-                "or resources.parallel: fsdp with more resources.processes.train."
+                "or resources.parallel: fsdp with more resources.train.processes."
             )
         self.size = (self.size + 1) // 2
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from star.devices import GIB, Gpu, _chosen, choose
 from star.ledger.states import Job
 from star.scheduler.local import LocalExecutor
 from star.scheduler.plan import Plan
+from star.spec.resources import StageResources
 from tests.helpers import ROOT
 from tests.scheduler.lab import WORKER, Lab
 
@@ -100,7 +101,7 @@ def test_jobs_share_a_gpu_as_long_as_all_fit(lab: Lab) -> None:
 def test_a_job_of_several_processes_gets_several(lab: Lab) -> None:
     executor = LocalExecutor(8, gpus=lambda: [gpu(0), gpu(1), gpu(2)], worker=WORKER)
     plan = lab.plan(sets=("resources.gpu_memory_gb={probe: 1}",))
-    resources = plan.runs[0].spec.resources.model_copy(update={"processes": {"train": 2}})
+    resources = plan.runs[0].spec.resources.model_copy(update={"train": StageResources(processes=2)})
     claim = executor.place("train", resources, (0, {UUIDS[0]: GIB}))
     assert claim is not None and claim.gpus == {UUIDS[1]: 10 * GIB, UUIDS[2]: 10 * GIB} and claim.slots == 2
     assert executor.place("train", resources, (0, {UUIDS[0]: GIB, UUIDS[1]: GIB})) is None

@@ -74,7 +74,10 @@ def test_a_chain_is_handed_over_and_the_login_node_left(
     line = [sys.executable, "-m", "tests.light.cli", "run", str(MANY), "--executor", "slurm", "--detach"]
     done = subprocess.run([*line, "--home", str(lab.path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "handed 20 jobs to slurm" in done.stdout, done.stdout + done.stderr
-    assert lab.ledger.schedulers() == {} and len(lab.ledger.of_state(RUNNING)) == 20
+    handed = lab.ledger.of_state(RUNNING)
+    assert lab.ledger.schedulers() == {} and len(handed) == 20
+    arrays = {str(job.handle["job"]).partition("_")[0] for job in handed if job.handle}
+    assert len(arrays) == 8, "one by one what all rows share, and an array of each stage of the four rows"
     shown = star_exp("status", home=lab.path).stdout
     assert "pending (Dependency)" in shown, shown
     until(lambda: len(lab.times_done()) == 20, "Slurm does it all")
@@ -258,12 +261,46 @@ def test_what_a_job_asks_slurm_for(lab: Lab, slurm: Slurm, tmp_path: Path) -> No
     )
     job = job_in(tmp_path / "job", "train", tiny())
     executor = engine(lab)
-    start = Start(job, "train", "star-train-x-1", ROOT, resources, executor.place("train", resources, None))
+    claim, title = executor.place("train", resources, None), ("mine", "train", "row 1")
+    start = Start(job, "train", "star-train-x-1", ROOT, resources, claim, title=title)
     number = executor.submit([start])[0]["job"]
     shown = slurm("scontrol", "show", "job", number)
     for wanted in ("Partition=urgent", "TimeLimit=01:30:00", "MinMemoryNode=512M", "Comment=hello", "Requeue=1"):
         assert wanted in shown, shown
+    assert "JobName=mine.train.row_1." in shown
+    (script,) = (lab.path / "slurm").glob(f"{number}_submission.sh")
+    assert "wckey" not in script.read_text()
     slurm("scancel", number)
+
+
+def test_another_interpreter_behind_a_launcher(
+    lab: Lab, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container or an environment of conda's: what stands before the interpreter sees every job."""
+    launcher, python = tmp_path / "launch.sh", tmp_path / "my python"
+    launcher.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/launched.txt\nexport LAUNCHED=yes\nexec "$@"\n')
+    launcher.chmod(0o755)
+    python.symlink_to(sys.executable)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{next(path for path in sys.path if path.endswith('site-packages'))}")
+    resources = f"resources.slurm={{launcher: '{launcher} --', python: '{python}', srun: ['--label']}}"
+    launcher.write_text(launcher.read_text().replace('exec "$@"', 'shift\nexec "$@"'))
+    outcome = lab.run(small(lab, resources), engine(lab))
+    assert outcome.done == 2 and not outcome.failed
+    assert f"-- {python} -u -m submitit.core._submit" in (tmp_path / "launched.txt").read_text()
+
+
+def test_an_array_waits_element_by_element(lab: Lab, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four trainings one fails: what needs it never starts, and the others' are done."""
+    plan = lab.plan()
+    victim = plan.runs[2].stages["train"]
+    monkeypatch.setenv("LIGHT_EXIT", "user")
+    monkeypatch.setenv("LIGHT_ONLY", victim)
+    lab.enter(plan)
+    assert lab.scheduler(engine(lab)).hand_over(plan)
+    lost = {plan.runs[2].stages[stage] for stage in ("train", "generate", "score", "probe")}
+    until(lambda: len(lab.times_done()) == 16, "all others are done")
+    until(lambda: not slurm("squeue", "--noheader", "--me").strip(), "and nothing waits for ever")
+    assert not {key for key in lost if any(key in name for name in lab.times_done())}
 
 
 def test_a_training_on_two_machines(images: Path, lab: Lab, slurm: Slurm, made_codes: Path, tmp_path: Path) -> None:

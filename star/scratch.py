@@ -1,0 +1,70 @@
+"""What a job reads of other jobs, copied to a disk of the machine's own before it is read again and again."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from pathlib import Path
+
+MARGIN = 1.1
+"""Of the size of a copy: as much room there has to be."""
+log = logging.getLogger(__name__)
+
+
+def near(folder: Path, scratch: str) -> Path:
+    """`folder` on the disk of `scratch`; where it lies when that cannot be.
+
+    The jobs of a machine share one copy, which stays for the next ones; whoever else looks at the same time waits for it.
+
+    Args:
+        folder: the `out` of a job that is done: it never changes.
+        scratch: a path, in which `$NAME` and `~` are replaced as the machine's environment has them.
+    """
+    place = Path(os.path.expanduser(os.path.expandvars(scratch)))
+    if "$" in str(place) or not place.is_absolute():
+        log.warning(
+            "resources.scratch: %s is no absolute path on this machine; %s is read where it lies", scratch, folder
+        )
+        return folder
+    try:
+        return _copied(folder, place / f"star-{os.getuid()}")
+    except OSError as error:
+        log.warning("resources.scratch: %s; %s is read where it lies", error, folder)
+        return folder
+
+
+def _copied(folder: Path, place: Path) -> Path:
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if place.stat().st_uid != os.getuid():
+        raise PermissionError(f"{place} belongs to somebody else")
+    copy = place / folder.parent.name
+    with Path(f"{copy}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if copy.exists():
+            log.info("%s is read from %s", folder, copy)
+            return copy
+        size, free = (
+            sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            shutil.disk_usage(place).free,
+        )
+        if size * MARGIN > free:
+            log.warning(
+                "resources.scratch: %s has room for %d bytes, %s needs %d; it is read where it lies",
+                place,
+                free,
+                folder,
+                size,
+            )
+            return folder
+        half = Path(f"{copy}.half")
+        shutil.rmtree(half, ignore_errors=True)
+        try:
+            shutil.copytree(folder, half)
+        except OSError:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+        half.rename(copy)  # all at once: nobody reads half a copy
+        log.info("%s was copied to %s: %d bytes", folder, copy, size)
+        return copy
