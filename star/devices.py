@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from star.errors import EngineError
+from star.errors import ExecutorError
 
 GIB = 2**30
 DRAINED = 0.9
@@ -48,7 +48,7 @@ def visible_gpus() -> list[Gpu]:
             uuid, name = str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))
             found.append(Gpu(uuid, name, int(memory.total), int(memory.free), driver, _use(handle)))
     except pynvml.NVMLError as error:  # not the same as a machine without GPUs
-        raise EngineError(f"the GPUs' driver does not answer: {error}") from None
+        raise ExecutorError(f"the GPUs' driver does not answer: {error}") from None
     finally:
         pynvml.nvmlShutdown()
     return _chosen(found, os.environ.get("CUDA_VISIBLE_DEVICES"))

@@ -38,5 +38,5 @@ class DamagedError(LedgerError):
         self.what = what
 
 
-class EngineError(StarError):
+class ExecutorError(StarError):
     """Slurm or Ray is not there, refuses a job, or may not be used as it is set up."""

@@ -46,7 +46,7 @@ def follow_starter() -> None:
         threading.Thread(target=watch, name="starter", daemon=True).start()
 
 
-class Heart:
+class Heartbeat:
     """Touches the job's `beat` file while the worker lives, and ends the worker when a newer attempt has begun.
 
     A scheduler that takes a worker for dead, because its machine is silent, begins the next attempt. Where the older worker
@@ -58,7 +58,7 @@ class Heart:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
 
@@ -87,7 +87,7 @@ class Heart:
             os._exit(BUSY)
 
 
-def several(job: JobDir, description: dict[str, Any]) -> int:
+def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
     """Run the job's workers under torchrun; returns the exit code of all of them together.
 
     On several machines each has an agent; STAR_NODE_RANK, which the executor sets, says which this one is.

@@ -22,46 +22,46 @@ PATIENCE = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among `count`."""
+    """This process's place among `world_size`."""
 
-    index: int = 0
-    count: int = 1
+    rank: int = 0
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes."""
-        return self.index == 0
+        return self.rank == 0
 
     def share(self, total: int) -> slice:
-        """This rank's rows of `total`, which `count` divides."""
-        assert total % self.count == 0, f"{total} rows over {self.count} ranks"
-        own = total // self.count
-        return slice(self.index * own, (self.index + 1) * own)
+        """This rank's rows of `total`, which `world_size` divides."""
+        assert total % self.world_size == 0, f"{total} rows over {self.world_size} ranks"
+        own = total // self.world_size
+        return slice(self.rank * own, (self.rank + 1) * own)
 
     def gather(self, own: Tensor) -> Tensor:
         """The tensors of all ranks, concatenated in their order; all have the same shape."""
-        if self.count == 1:
+        if self.world_size == 1:
             return own
-        parts = [torch.empty_like(own) for _ in range(self.count)]
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
         dist.all_gather(parts, own.contiguous())
         return torch.cat(parts)
 
-    def total(self, own: Tensor) -> Tensor:
+    def all_reduce(self, own: Tensor) -> Tensor:
         """The sum over ranks."""
-        if self.count > 1:
+        if self.world_size > 1:
             own = own.clone()
             dist.all_reduce(own)
         return own
 
     def any(self, own: bool) -> bool:
         """Whether any rank says so: all leave a loop at the same step. Over the CPU, so that no GPU has to wait."""
-        if self.count == 1:
+        if self.world_size == 1:
             return own
         flag = torch.tensor(int(own))
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all ranks are here."""
         self.any(False)
 
@@ -83,8 +83,8 @@ def join(device_type: str) -> Ranks:
 
 def leave(ranks: Ranks) -> None:
     """Close what `join` opened, all ranks together."""
-    if ranks.count > 1:
-        ranks.wait()
+    if ranks.world_size > 1:
+        ranks.barrier()
         dist.destroy_process_group()
 
 

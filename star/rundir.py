@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,21 @@ from star.words import shown
 
 PROBE = 1 << 16
 """Bytes that are written to see whether there is room."""
-DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED = 0, 2, 3, 70, 74, 75
-"""Exit codes of a worker: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no
-space left on the disk; stopped on request."""
+
+
+class ExitCode(IntEnum):
+    """How a worker ends: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no space left
+    on the disk; stopped on request."""
+
+    DONE = 0
+    USER_ERROR = 2
+    BUSY = 3
+    FAILED = 70
+    NO_SPACE = 74
+    PREEMPTED = 75
+
+
+DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED = ExitCode
 REMOVED = ".removed"
 """In an `out` folder: its large files were removed, and are made again when somebody needs them."""
 STOPPED = "Stopped"

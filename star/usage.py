@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 from star.devices import visible_gpus
-from star.errors import EngineError
+from star.errors import ExecutorError
 from star.rundir import JobDir, MetricLog, read_metrics
 
 EVERY = 10.0
@@ -67,7 +67,7 @@ def _sample(root: object) -> Iterator[tuple[str, float]]:
     yield "memory_megabytes", memory / MEGABYTE
     try:
         gpus = visible_gpus()
-    except EngineError as error:
+    except ExecutorError as error:
         log.debug("%s", error)
         return
     for number, gpu in enumerate(gpus):

@@ -26,7 +26,7 @@ from typing import Any
 
 import star
 from star.errors import DataError, StarError, Stopped
-from star.launch import Heart, follow_parent, follow_starter, is_child, several
+from star.launch import Heartbeat, follow_parent, follow_starter, is_child, launch_torchrun
 from star.rundir import (
     BUSY,
     DONE,
@@ -67,7 +67,7 @@ def main(path: str, work: Work | None = None) -> int:
     work = work or _run
     follow_starter()
     if job.get("processes", 1) * job.get("nodes", 1) > 1 and not is_child():
-        return DONE if job_dir.is_complete() else several(job_dir, job)
+        return DONE if job_dir.is_complete() else launch_torchrun(job_dir, job)
     stop = _Stop()
     if is_child():
         follow_parent()
@@ -87,7 +87,7 @@ def main(path: str, work: Work | None = None) -> int:
             return DONE
         if not is_child():  # so that what stands there afterwards is this attempt's
             job_dir.failure.unlink(missing_ok=True)
-        with Heart(job_dir, job.get("attempt", 0)), Usage(job_dir, whole=is_child()):
+        with Heartbeat(job_dir, job.get("attempt", 0)), Usage(job_dir, whole=is_child()):
             return _guarded(work, job, job_dir, stop)
 
 
@@ -157,16 +157,16 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     ranks = join(device.type)
     log.info(
         "%s %s on %s, %d threads, pid %d, process %d of %d",
-        *(job["stage"], job["key"], device, threads, os.getpid(), ranks.index + 1, ranks.count),
+        *(job["stage"], job["key"], device, threads, os.getpid(), ranks.rank + 1, ranks.world_size),
     )
-    if ranks.first:
+    if ranks.is_main:
         shutil.rmtree(job_dir.scratch, ignore_errors=True)
         job_dir.scratch.mkdir()
-    metrics = MetricLog(job_dir.metrics) if ranks.first else None
+    metrics = MetricLog(job_dir.metrics) if ranks.is_main else None
     saves = (
         GRAPH[job["stage"]].keeps == "checkpoints"
     )  # such a stage stops by itself: it saves first, on all ranks at once
-    progress = _Progress(job_dir if ranks.first else None, (lambda: False) if saves else stop, goes_on(job["stage"]))
+    progress = _Progress(job_dir if ranks.is_main else None, (lambda: False) if saves else stop, goes_on(job["stage"]))
     result = STAGES[job["stage"]](
         Context(
             spec=spec,
@@ -175,7 +175,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
             },
             out=job_dir.scratch,
             checkpoints=job_dir.checkpoints,
-            head_starts=[Path(folder) for folder in job.get("head_starts", ())],
+            resume_from=[Path(folder) for folder in job.get("resume_from", ())],
             data_home=Path(job["data_home"]),
             device=device,
             threads=threads,
@@ -189,7 +189,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     leave(ranks)
     if metrics is not None:
         metrics.close()
-        finish(job, job_dir, started, result, provenance(job, device, threads, ranks.count))
+        finish(job, job_dir, started, result, provenance(job, device, threads, ranks.world_size))
 
 
 def _input(folder: Path, scratch: str | None) -> Path:
@@ -226,7 +226,7 @@ def check_result(stage: str, result: Mapping[str, float]) -> None:
 
 def finish(job: dict[str, Any], job_dir: JobDir, started: float, result: Any, provenance: dict[str, Any]) -> None:
     """Put what a stage made in place, the result last: nobody ever sees one without the other."""
-    Heart.check(job_dir, job.get("attempt", 0))
+    Heartbeat.check(job_dir, job.get("attempt", 0))
     shutil.rmtree(job_dir.out, ignore_errors=True)  # left by a worker killed between this rename and its result
     job_dir.scratch.rename(job_dir.out)
     seconds = round(time.time() - started, 2)

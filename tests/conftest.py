@@ -23,9 +23,9 @@ torch.set_num_threads(1)  # two test processes on two cores: more threads would 
 settings.register_profile("star", derandomize=True, deadline=None)  # a slow machine is no failure
 settings.load_profile("star")
 
-LONGEST = """test_compose test_browser test_workers test_kill test_slurm test_verbs test_together test_commands
-test_evaluate test_weights test_measuring test_contract test_ranks test_tables test_ray test_contract_together
-test_executor test_courier test_training test_chaos test_search test_door test_status test_large
+LONGEST = """test_compose test_browser test_workers test_kill test_slurm test_job_actions test_together test_commands
+test_evaluate test_weights test_measuring test_registration test_ranks test_tables test_ray test_registration_together
+test_executor test_metrics_sync test_training test_chaos test_search test_door test_status test_large
 test_odd_names""".split()
 
 

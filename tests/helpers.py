@@ -83,7 +83,7 @@ def context(spec: RunSpec, stage: str, folder: Path, **inputs: Path) -> Any:
         inputs=inputs,
         out=out,
         checkpoints=folder / stage / "checkpoints",
-        head_starts=[],
+        resume_from=[],
         data_home=DATA.parent,
         device=torch.device("cpu"),
         threads=1,

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from sqlalchemy import insert, update
 
-from star.ledger.states import CANCELLED, DONE, FAILED, QUEUED, RUNNING, STARTED, Job, Watcher
+from star.ledger.states import CANCELLED, DONE, FAILED, QUEUED, RUNNING, STARTED, Job, SchedulerInfo
 from star.ledger.store import Ledger, open_ledger
 from star.ledger.tables import history, jobs
 from star.rundir import Home
-from star.scheduler.contract import enter
 from star.scheduler.plan import make_plan
+from star.scheduler.registration import register
 from star.spec.load import load
 from tests.helpers import DATA, ROOT
 
@@ -44,7 +44,7 @@ SEEDS, PER_EXPERIMENT = 5, 500
 CHUNK = 2000
 
 
-def make(path: Path, runs: int = 10_000, live: int = 1_000) -> Watcher:
+def make(path: Path, runs: int = 10_000, live: int = 1_000) -> SchedulerInfo:
     """Write the home; returns the scheduler that owns its running jobs: this process.
 
     Args:
@@ -61,13 +61,13 @@ def make(path: Path, runs: int = 10_000, live: int = 1_000) -> Watcher:
         values = {"rows": rows, "seeds": SEEDS, "ratios": ratios, "seed_list": list(range(SEEDS))}
         file = path / f"sweep-{number:02}.yaml"
         file.write_text(EXPERIMENT.format(name=f"sweep-{number:02}", **values))
-        enter(make_plan(load(file), home, ledger), home, ledger, lambda text: None)
+        register(make_plan(load(file), home, ledger), home, ledger, lambda text: None)
     me = ledger.enter_scheduler("local")
     _work_through(home, ledger, me, live)
     return me
 
 
-def _work_through(home: Home, ledger: Ledger, me: Watcher, live: int) -> None:
+def _work_through(home: Home, ledger: Ledger, me: SchedulerInfo, live: int) -> None:
     draws, now = random.Random(0), time.time()
     known = list(ledger.jobs().values())
     open_runs = [job for job in known if job.stage == "train"][-live:]

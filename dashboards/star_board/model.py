@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import LedgerError, NotFoundError
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher, row_state
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, read_json
@@ -81,7 +81,7 @@ class Model:
         self.jobs: dict[str, Job] = {}
         self.stages: dict[str, dict[str, str]] = {}
         self.groups: dict[Name, Group] = {}
-        self.schedulers: dict[str, Watcher] = {}
+        self.schedulers: dict[str, SchedulerInfo] = {}
         self.progress: dict[str, dict[str, Any]] = {}
         """Running job -> what its worker says: done, total, rate."""
         self.rows_of_run: dict[str, list[Row]] = {}
@@ -138,12 +138,12 @@ class Model:
         """Jobs that run, the oldest first."""
         return sorted((self.jobs[key] for key in self._running), key=lambda job: job.started or 0.0)
 
-    def at_work(self) -> list[Watcher]:
+    def at_work(self) -> list[SchedulerInfo]:
         """Schedulers that may be alive."""
         return [one for one in self.schedulers.values() if self.alive(one) is not False]
 
     @staticmethod
-    def alive(watcher: Watcher) -> bool | None:
+    def alive(watcher: SchedulerInfo) -> bool | None:
         """Whether a scheduler of this machine runs; None for one that cannot be seen from here."""
         return is_alive(watcher.pid, watcher.born) if watcher.host == socket.gethostname() else None
 
@@ -271,7 +271,7 @@ class Model:
         with self.lock:
             self._take(changed)
 
-    def _look_at_running(self, schedulers: dict[str, Watcher]) -> None:
+    def _look_at_running(self, schedulers: dict[str, SchedulerInfo]) -> None:
         told: dict[str, dict[str, Any]] = {}
         ended: dict[str, Job] = {}
         for job in self.running():

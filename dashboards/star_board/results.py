@@ -13,7 +13,7 @@ from typing import Any
 
 from star.errors import LedgerError, StarError
 from star.ledger.states import DONE
-from star.report.claims import Judgement, judge_all
+from star.report.claims import ClaimResult, judge_all
 from star.report.evidence import Evidence
 from star.report.table import Agreement, Cell, Row, Table, agreements, build_table
 from star.scheduler.recorded import recorded_plan
@@ -44,7 +44,7 @@ class Results:
 
     evidence: Evidence
     table: Table | None
-    judgements: list[Judgement]
+    judgements: list[ClaimResult]
     agreement: list[Agreement]
     pictures: dict[str, bytes | None] = field(default_factory=dict)
     """Figure -> PNG; None of one that nothing is measured of."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from star.cli.run import keep_budget
-from star.errors import EngineError
-from star.ledger.states import Claim
+from star.errors import ExecutorError
+from star.ledger.states import Allocation
 from star.ledger.store import read_ledger
 from star.rundir import Home
 from star.scheduler.executor import Start
@@ -24,17 +24,17 @@ def show_scripts(experiment: Experiment, path: Path, executor: str, budget: floa
     """Print a script for each job or array, in the order of submission; a later one names an earlier one's number as JOB1, JOB2, ...
 
     Raises:
-        EngineError: another executor than Slurm, which has no scripts, or submitit is not installed.
+        ExecutorError: another executor than Slurm, which has no scripts, or submitit is not installed.
     """
     if executor != "slurm":
-        raise EngineError(
+        raise ExecutorError(
             f"--dry-run: shows the batch scripts of Slurm, and {executor} has none; give --executor slurm, or see "
             "`star-exp plan`."
         )
     try:
         from star.scheduler.slurm_script import Part, parts_of
     except ModuleNotFoundError as error:
-        raise EngineError(
+        raise ExecutorError(
             f"--dry-run: {error.name} is not installed; `pip install 'star-exp[slurm]'` brings it."
         ) from None
     home = Home(path)
@@ -70,7 +70,7 @@ def _start(job: PlannedJob, home: Home, numbers: dict[str, str]) -> Start:
         name,
         place_of(home),
         job.spec.resources,
-        Claim("@slurm"),
+        Allocation("@slurm"),
         after,
         1,
         title,

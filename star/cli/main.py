@@ -188,7 +188,7 @@ def log(key: str | None, pairs: tuple[str, ...], step: int, table: Path | None, 
 @HOME
 def forget(names: tuple[str, ...], over: bool, home: Path) -> None:
     """Take experiments that are over out of `status` and the board. Their results stay; the same run lists them again."""
-    from star.cli.verbs import forget_experiments
+    from star.cli.job_actions import forget_experiments
 
     forget_experiments(home, names, over)
 
@@ -208,7 +208,7 @@ def notify() -> None:
 @JSON
 def diff(first: str, second: str, home: Path, as_json: bool) -> None:
     """What differs between two runs, or two jobs of one stage: spec, results, provenance."""
-    from star.cli.verbs import show_diff
+    from star.cli.job_actions import show_diff
 
     show_diff(home, first, second, as_json)
 
@@ -219,7 +219,7 @@ def diff(first: str, second: str, home: Path, as_json: bool) -> None:
 @JSON
 def why(key: str, home: Path, as_json: bool) -> None:
     """Why a job, or each job of a run, is what it is: its last event, and the first thing that differs from its nearest relative."""
-    from star.cli.verbs import show_why
+    from star.cli.job_actions import show_why
 
     show_why(home, key, as_json)
 
@@ -231,7 +231,7 @@ def why(key: str, home: Path, as_json: bool) -> None:
 @HOME
 def retry(keys: tuple[str, ...], experiment: str | None, failed: bool, home: Path) -> None:
     """Queue jobs that failed, were cancelled or got lost. A scheduler that wants them goes on with them at once."""
-    from star.cli.verbs import retry_jobs
+    from star.cli.job_actions import retry_jobs
 
     retry_jobs(home, keys, experiment, failed)
 
@@ -242,7 +242,7 @@ def retry(keys: tuple[str, ...], experiment: str | None, failed: bool, home: Pat
 @HOME
 def cancel(keys: tuple[str, ...], experiment: str | None, home: Path) -> None:
     """Take jobs out of the queue, and stop running ones: training saves its state first. What other runs need goes on."""
-    from star.cli.verbs import cancel_jobs
+    from star.cli.job_actions import cancel_jobs
 
     cancel_jobs(home, keys, experiment)
 
@@ -253,7 +253,7 @@ def cancel(keys: tuple[str, ...], experiment: str | None, home: Path) -> None:
 @HOME
 def rerun(keys: tuple[str, ...], experiment: str | None, home: Path) -> None:
     """Queue jobs that are done, and all that was made from them. What they had made is put aside, not removed."""
-    from star.cli.verbs import rerun_jobs
+    from star.cli.job_actions import rerun_jobs
 
     rerun_jobs(home, keys, experiment)
 

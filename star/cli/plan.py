@@ -13,9 +13,9 @@ import click
 from star.cli.run import keep_budget
 from star.ledger.store import read_ledger
 from star.rundir import Home
-from star.scheduler.contract import compare
 from star.scheduler.estimate import gpu_hours, parameters
 from star.scheduler.plan import Plan, PlannedRun, make_plan
+from star.scheduler.registration import compare
 from star.spec.experiment import Experiment
 from star.spec.graph import STAGES
 from star.spec.resources import PEAK_TFLOPS

@@ -232,7 +232,7 @@ def show_claims(asked: Sequence[Experiment | Plan], path: Path, fail_on: Sequenc
     Raises:
         SpecError: none of the experiments declares a claim.
     """
-    from star.report import judged
+    from star.report import claims_markup
     from star.report.table import agreements, build_table
 
     home = Home(path)
@@ -252,13 +252,13 @@ def show_claims(asked: Sequence[Experiment | Plan], path: Path, fail_on: Sequenc
         judgements = judge_all(evidence)
         verdicts += [judgement.verdict for judgement in judgements]
         agreement = agreements(build_table(evidence)) if experiment.spec.table else []
-        shown[f"{experiment.name}@{experiment.profile}"] = judged.data(judgements, agreement)
+        shown[f"{experiment.name}@{experiment.profile}"] = claims_markup.data(judgements, agreement)
         if not as_json:
             lines = [
                 f"{experiment.name} ({experiment.profile})",
-                *(li for judgement in judgements for li in judged.plain(judgement)),
+                *(li for judgement in judgements for li in claims_markup.plain(judgement)),
             ]
-            click.echo("\n".join([*lines, *filter(None, [judged.agreement_text(agreement)])]))
+            click.echo("\n".join([*lines, *filter(None, [claims_markup.agreement_text(agreement)])]))
     if as_json:
         json.dump(shown, sys.stdout, indent=1)
         click.echo()

@@ -22,12 +22,12 @@ from star.errors import DataError, SpecError
 from star.ledger.states import Job
 from star.ledger.store import open_ledger
 from star.rundir import Home
-from star.scheduler.contract import compare, enter, refuse_fork
-from star.scheduler.courier import Courier, Shipment
-from star.scheduler.engines import make_executor
+from star.scheduler.executors import make_executor
 from star.scheduler.loop import Outcome, Scheduler
+from star.scheduler.metrics_sync import MetricsSync, Shipment
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.recorded import names_of
+from star.scheduler.registration import compare, refuse_fork, register
 from star.scheduler.snapshot import take
 from star.spec.experiment import Experiment
 
@@ -68,12 +68,12 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         return _detach(home, experiment)
     executor = make_executor(options.executor, home, options.slots)
     if options.detach and executor.chains:
-        enter(plan, home, ledger, click.echo, options.fork, whole)
+        register(plan, home, ledger, click.echo, options.fork, whole)
         scheduler = Scheduler(home, ledger, executor, take(home), click.echo, lambda name: make_executor(name, home))
         return 0 if scheduler.hand_over(plan) else 1
     # a polite kill is a Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    courier = Courier(home, ledger, Shipment.of(plan), lambda: connect(home))
+    metrics_sync = MetricsSync(home, ledger, Shipment.of(plan), lambda: connect(home))
     about = {"experiment": experiment.name, "profile": experiment.profile, "home": str(home.path)}
     notifier = Notifier(target, about, lambda line: click.echo(line, err=True))
     with View(plan, home, options.plain) as view:
@@ -85,16 +85,16 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         for note in plan.found:
             view.say(f"found    {note}")
         snapshot = take(home)
-        enter(plan, home, ledger, view.say, options.fork, whole)
-        courier.start()
-        engines = lambda name: make_executor(name, home)  # noqa: E731
+        register(plan, home, ledger, view.say, options.fork, whole)
+        metrics_sync.start()
+        executors = lambda name: make_executor(name, home)  # noqa: E731
 
         def tick(states: dict[str, Job]) -> None:
             view.update(states)
             notifier.see(states)
 
-        outcome = Scheduler(home, ledger, executor, snapshot, view.say, engines).run(plan, tick)
-    behind = courier.finish()
+        outcome = Scheduler(home, ledger, executor, snapshot, view.say, executors).run(plan, tick)
+    behind = metrics_sync.finish()
     if behind:
         told = (sentence(behind) or str(behind)).splitlines()[0].rstrip(".")
         click.echo(

@@ -18,17 +18,17 @@ from star.errors import LedgerError, SpecError
 from star.ledger.states import Job
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home, read_json
-from star.scheduler.courier import Courier, Shipment
-from star.scheduler.engines import make_executor
 from star.scheduler.executor import Executor
+from star.scheduler.executors import make_executor
 from star.scheduler.loop import Outcome, Scheduler
+from star.scheduler.metrics_sync import MetricsSync, Shipment
 from star.scheduler.plan import Plan
 from star.scheduler.recorded import names_of
 from star.scheduler.records import record_path
 from star.scheduler.reindex import read_shipment
 from star.scheduler.snapshot import take
-from star.search.feed import Trials
-from star.search.legs import Legs
+from star.search.job_source import Trials
+from star.search.segments import TrialSegments
 from star.search.study import Study, alone
 from star.search.warm import promote, warm_start
 from star.spec.points import EARLY, Search
@@ -127,16 +127,16 @@ def _searched(
             empty.runs[:] = [*empty.runs, *plan.runs][-SHOWN:]
             empty.jobs.update(plan.jobs)
 
-        legs = Legs(home, ledger, search.name, deliver)
+        segments = TrialSegments(home, ledger, search.name, deliver)
         if options.warm:
-            warm_start(study, legs, view.say)
+            warm_start(study, segments, view.say)
         parallel = options.parallel or _at_once(executor)
         shown = f"{total:g}" if math.isfinite(total) else f"as many as {options.budget:g} hours allow"
-        trials = Trials(study, legs, view.say, parallel, total, options.budget)
+        trials = Trials(study, segments, view.say, parallel, total, options.budget)
         view.say(f"{search.name}: {study.counted()} trials of {shown} begun; {parallel} at a time on {executor.name}")
         snapshot = take(home)
-        engines = lambda name: make_executor(name, home)  # noqa: E731
-        scheduler = Scheduler(home, ledger, executor, snapshot, view.say, engines)
+        executors = lambda name: make_executor(name, home)  # noqa: E731
+        scheduler = Scheduler(home, ledger, executor, snapshot, view.say, executors)
         first = trials.resume()
 
         def tick(states: dict[str, Job]) -> None:
@@ -163,7 +163,7 @@ class _Couriers:
 
     def __init__(self, search: Search, home: Home, ledger: Ledger) -> None:
         self.search, self.home, self.ledger = search, home, ledger
-        self.known: dict[str, Courier] = {}
+        self.known: dict[str, MetricsSync] = {}
         for name in (search.name, f"{search.name}{EARLY}"):  # what a search that was killed has left undelivered
             record = read_json(record_path(home, name, search.profile))
             if record is not None:
@@ -174,14 +174,14 @@ class _Couriers:
         self._carry(replace(Shipment.of(plan), study=self.search.name))
 
     def _carry(self, shipment: Shipment) -> None:
-        courier = self.known.get(shipment.experiment)
-        if courier is None:
+        metrics_sync = self.known.get(shipment.experiment)
+        if metrics_sync is None:
             connecting: Callable[[], object] = lambda: connect(self.home)  # noqa: E731
-            courier = self.known[shipment.experiment] = Courier(self.home, self.ledger, shipment, connecting)  # type: ignore[arg-type]
-            courier.start()
+            metrics_sync = self.known[shipment.experiment] = MetricsSync(self.home, self.ledger, shipment, connecting)  # type: ignore[arg-type]
+            metrics_sync.start()
         else:
-            courier.add(shipment)
+            metrics_sync.add(shipment)
 
     def finish(self) -> bool:
         """Deliver what is left; returns whether something could not be."""
-        return any([courier.finish() is not None for courier in self.known.values()])
+        return any([metrics_sync.finish() is not None for metrics_sync in self.known.values()])

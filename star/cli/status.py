@@ -19,7 +19,7 @@ import click
 from star.errors import NotFoundError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, Watcher, row_state
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, last_loss, read_json
@@ -223,14 +223,14 @@ def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
     return shown
 
 
-def _alive(watcher: Watcher) -> bool | None:
+def _alive(watcher: SchedulerInfo) -> bool | None:
     """Whether a scheduler of this machine runs; None for one of another machine, or one that is hidden."""
     import socket
 
     return is_alive(watcher.pid, watcher.born) if watcher.host == socket.gethostname() else None
 
 
-def is_at_work(watcher: Watcher) -> bool:
+def is_at_work(watcher: SchedulerInfo) -> bool:
     """Whether a scheduler may be alive."""
     return _alive(watcher) is not False
 

@@ -94,13 +94,13 @@ class Statistics:
 
     def merge_ranks(self, ranks: Ranks) -> None:
         """Put together what several ranks have gathered, each from its own images; afterwards all hold the same."""
-        if ranks.count == 1:
+        if ranks.world_size == 1:
             return
         assert self.total is not None, "ranks share a known number of images"
-        self._points = ranks.total(self.points)
+        self._points = ranks.all_reduce(self.points)
         self.score.grow(-(-self.total // self.split_size))
         for sums in ("count", "total", "negentropy"):
-            setattr(self.score, sums, ranks.total(getattr(self.score, sums)))
+            setattr(self.score, sums, ranks.all_reduce(getattr(self.score, sums)))
         for name in ("pooled", "spatial"):
             setattr(self, name, _merged(getattr(self, name), ranks))
 

@@ -27,7 +27,7 @@ from star.ledger.states import (
     RUNNING,
     STARTED,
     TRANSITIONS,
-    Claim,
+    Allocation,
     Job,
     NewJob,
 )
@@ -129,7 +129,7 @@ class Jobs:
         return self._change(job, after, job.attempt, why, reason, None, values | fields)
 
     def claim(
-        self, job: Job, owner: str, reason: str, wants: Claim, limits: tuple[int, dict[str, int]] | None = None
+        self, job: Job, owner: str, reason: str, wants: Allocation, limits: tuple[int, dict[str, int]] | None = None
     ) -> Job | None:
         """Begin the next attempt of a queued job, for `owner`.
 

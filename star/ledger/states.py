@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from enum import StrEnum, auto
 from typing import Any
 
-QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = "queued", "running", "done", "failed", "cancelled", "lost"
+
+class JobState(StrEnum):
+    """Where a job is: waits for room or for its inputs, has an attempt, has a result, will not be tried again by itself, was taken
+    out by somebody, or was left by a scheduler that died."""
+
+    QUEUED = auto()
+    RUNNING = auto()
+    DONE = auto()
+    FAILED = auto()
+    CANCELLED = auto()
+    LOST = auto()
+
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = JobState
 TRANSITIONS: dict[str, set[str]] = {
     QUEUED: {RUNNING, DONE, FAILED, CANCELLED},
     RUNNING: {DONE, FAILED, QUEUED, LOST, CANCELLED},
@@ -37,7 +51,7 @@ def row_state(targets: Iterable[str | None], states: Collection[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Allocation:
     """What a running job holds of one machine."""
 
     host: str
@@ -104,7 +118,7 @@ class RunRow:
 
 
 @dataclass(frozen=True)
-class Watcher:
+class SchedulerInfo:
     """A scheduler as the others see it."""
 
     id: str

@@ -14,7 +14,7 @@ from star.errors import LedgerError, NotFoundError
 from star.ledger.database import Database, address
 from star.ledger.jobs import Jobs
 from star.ledger.runs import Runs
-from star.ledger.states import Watcher
+from star.ledger.states import SchedulerInfo
 from star.ledger.tables import facts, schedulers
 from star.process import process_born
 from star.rundir import Home, read_json
@@ -34,10 +34,10 @@ class Ledger(Jobs, Runs):
 
     # schedulers
 
-    def enter_scheduler(self, executor: str) -> Watcher:
+    def enter_scheduler(self, executor: str) -> SchedulerInfo:
         """Make this process known as a scheduler."""
         pid = os.getpid()
-        me = Watcher(
+        me = SchedulerInfo(
             id=uuid.uuid4().hex,
             host=socket.gethostname(),
             pid=pid,
@@ -53,22 +53,22 @@ class Ledger(Jobs, Runs):
         self.database.write(lambda connection: connection.execute(row))
         return me
 
-    def beat(self, me: Watcher) -> None:
+    def beat(self, me: SchedulerInfo) -> None:
         """Tell the others that this scheduler lives."""
         statement = (
             update(schedulers).where(schedulers.c.id == me.id).values(beats=schedulers.c.beats + 1, seen=time.time())
         )
         self.database.write(lambda connection: connection.execute(statement))
 
-    def leave_scheduler(self, me: Watcher) -> None:
+    def leave_scheduler(self, me: SchedulerInfo) -> None:
         """The end of a scheduler. What it still owns may be adopted at once."""
         self.database.write(lambda connection: connection.execute(delete(schedulers).where(schedulers.c.id == me.id)))
 
-    def schedulers(self) -> dict[str, Watcher]:
+    def schedulers(self) -> dict[str, SchedulerInfo]:
         """All that have not left, the dead ones among them."""
         query = select(schedulers)
         return self.database.read(
-            lambda connection: {row.id: Watcher(**row._mapping) for row in connection.execute(query)}
+            lambda connection: {row.id: SchedulerInfo(**row._mapping) for row in connection.execute(query)}
         )
 
     # keys

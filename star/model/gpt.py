@@ -142,8 +142,8 @@ class ClassEmbedding(nn.Module):
 class Features:
     """Hidden states of one pass, (B, T, D) each."""
 
-    tapped: Tensor | None
-    """After the tapped layer, before any norm."""
+    layer_features: Tensor | None
+    """After the layer `feature_layer`, before any norm."""
     pre_norm: Tensor
     """After the last layer."""
     final: Tensor
@@ -190,7 +190,7 @@ class GPT(nn.Module):
         codes: Tensor,
         labels: Tensor,
         attend: Tensor | None = None,
-        tap: int | None = None,
+        feature_layer: int | None = None,
         seeds: Tensor | None = None,
     ) -> Features:
         """Hidden states of all positions.
@@ -199,16 +199,16 @@ class GPT(nn.Module):
             codes: (B, T) long.
             labels: (B,) long; `null_label` is no condition.
             attend: (B, 1, T, T) bool, True where a query sees a key; plain causal when None.
-            tap: 1-based layer whose output is kept as `tapped`.
+            tap: 1-based layer whose output is kept as `layer_features`.
             seeds: (B,) int32, of each sequence's dropout; no dropout when None.
         """
         x = self.embed(codes, labels, seeds)
-        tapped = None
+        layer_features = None
         for number, block in enumerate(self.layers, start=1):
             x = block(x, self.rope, attend, layer_seeds(seeds, number))
-            if number == tap:
-                tapped = x
-        return Features(tapped, x, self.norm(x))
+            if number == feature_layer:
+                layer_features = x
+        return Features(layer_features, x, self.norm(x))
 
     def hidden_at(self, codes: Tensor, labels: Tensor, layer: int) -> Tensor:
         """The output of a 1-based layer, (B, T, D); the layers above it are not computed."""

@@ -36,7 +36,7 @@ SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
 
 @dataclass
-class Part:
+class Contrast:
     """One contrast of a claim: `estimate` should be above `bound`."""
 
     text: str
@@ -80,11 +80,11 @@ class Part:
 
 
 @dataclass
-class Judgement:
+class ClaimResult:
     """A claim and its verdict."""
 
     claim: Claim
-    parts: list[Part]
+    parts: list[Contrast]
     verdict: str
     note: str = ""
     """Of an undecided claim: what would decide it."""
@@ -102,12 +102,12 @@ class Judgement:
         return min(part.count for part in self.parts)
 
 
-def judge_all(evidence: Evidence) -> list[Judgement]:
+def judge_all(evidence: Evidence) -> list[ClaimResult]:
     """All claims of an experiment, in order."""
     return [judge(claim, evidence) for claim in evidence.experiment.spec.claims]
 
 
-def judge(claim: Claim, evidence: Evidence) -> Judgement:
+def judge(claim: Claim, evidence: Evidence) -> ClaimResult:
     """One claim, from what is tracked now."""
     found = _judged(claim, evidence)
     found.judged_on = _judged_on(claim, evidence)
@@ -124,21 +124,21 @@ def _judged_on(claim: Claim, evidence: Evidence) -> str:
     return f"{' and '.join(names)} of {' and '.join(sorted(others))}, not the paper's on Inception"
 
 
-def _judged(claim: Claim, evidence: Evidence) -> Judgement:
+def _judged(claim: Claim, evidence: Evidence) -> ClaimResult:
     parts = [part for predicate in claim.that for part in _parts(predicate, evidence)]
     testing = max(1, sum(part.against for part in parts))
     for part in parts:
         _judge_part(part, claim.interval, 1 - (1 - LEVEL) / testing)
     if any(part.verdict == CONTRADICTED for part in parts):
-        return Judgement(claim, parts, CONTRADICTED)
+        return ClaimResult(claim, parts, CONTRADICTED)
     open_parts = [part for part in parts if part.decides and part.verdict != SUPPORTED]
     blocked = [part for part in parts if not part.decides and part.found is None]
     if not open_parts and not blocked:
-        return Judgement(claim, parts, SUPPORTED)
-    return Judgement(claim, parts, UNDECIDED, _what_would_decide(open_parts + blocked))
+        return ClaimResult(claim, parts, SUPPORTED)
+    return ClaimResult(claim, parts, UNDECIDED, _what_would_decide(open_parts + blocked))
 
 
-def _judge_part(part: Part, method: str, strict: float) -> None:
+def _judge_part(part: Contrast, method: str, strict: float) -> None:
     if part.missing:
         return
     part.found = contrast(part.samples, LEVEL, method)
@@ -155,7 +155,7 @@ def _judge_part(part: Part, method: str, strict: float) -> None:
         part.seeds = seeds_to_decide(part.samples, distance, LEVEL if distance > 0 else strict)
 
 
-def _what_would_decide(parts: list[Part]) -> str:
+def _what_would_decide(parts: list[Contrast]) -> str:
     missing = sorted({reason for part in parts for reason in part.missing})
     if missing:
         return f"missing: {'; '.join(missing)}"
@@ -172,7 +172,7 @@ def _what_would_decide(parts: list[Part]) -> str:
     return _seeds_needed(parts)
 
 
-def _seeds_needed(parts: list[Part]) -> str:
+def _seeds_needed(parts: list[Contrast]) -> str:
     wrong = [part.seeds for part in parts if part.seeds and part.found and part.found.estimate < part.bound]
     if wrong:  # one contradiction is enough
         return f"if means stay as they are, about {min(wrong)} seeds would contradict it"
@@ -181,7 +181,7 @@ def _seeds_needed(parts: list[Part]) -> str:
     return f"the means lie too close for any number of seeds up to {MAX_SEEDS}"
 
 
-def _parts(predicate: Section, evidence: Evidence) -> Iterator[Part]:
+def _parts(predicate: Section, evidence: Evidence) -> Iterator[Contrast]:
     if isinstance(predicate, Compares):
         for other in predicate.than:
             yield from _comparison(predicate, other, evidence)
@@ -196,7 +196,7 @@ def _parts(predicate: Section, evidence: Evidence) -> Iterator[Part]:
         yield _decline(predicate, evidence)
 
 
-def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator[Part]:
+def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator[Contrast]:
     sign = -1.0 if isinstance(predicate, Less) else 1.0
     assert isinstance(predicate, Less | Greater)
     metric = predicate.metric
@@ -221,9 +221,9 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
         yield part
 
 
-def _difference(row: str, other: str, metric: str, sign: float, evidence: Evidence) -> Part:
+def _difference(row: str, other: str, metric: str, sign: float, evidence: Evidence) -> Contrast:
     """row > other with sign 1, row < other with sign -1."""
-    part = Part(f"{row} {'>' if sign > 0 else '<'} {other}", metric, sign=sign)
+    part = Contrast(f"{row} {'>' if sign > 0 else '<'} {other}", metric, sign=sign)
     both = [_values(label, metric, evidence, part) for label in (row, other)]
     if len(evidence.numbers(row, metric).scorings | evidence.numbers(other, metric).scorings) > 1:
         part.missing.append(f"{row} and {other} are scored in different ways")
@@ -233,11 +233,11 @@ def _difference(row: str, other: str, metric: str, sign: float, evidence: Eviden
     return part
 
 
-def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Part]:
+def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Contrast]:
     """The slope over the rows' ranks must go the claimed way; no step between neighbours may go the other way."""
     labels = predicate.rows or measured_rows(evidence.experiment)
     sign = 1.0 if predicate.direction == "increasing" else -1.0
-    slope = Part(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, sign=sign)
+    slope = Contrast(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, sign=sign)
     values = [_values(label, predicate.metric, evidence, slope) for label in labels]
     middle = (len(labels) - 1) / 2
     scale = sum((i - middle) ** 2 for i in range(len(labels)))
@@ -251,11 +251,11 @@ def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Part]:
         yield step
 
 
-def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Part:
+def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Contrast:
     """Each seed's last value minus its own value at the step; the curve's noise between seeds falls out."""
     curves = evidence.curve(predicate.row, predicate.metric)
     keeps = isinstance(predicate, NoDeclineAfter)
-    part = Part(
+    part = Contrast(
         f"{predicate.row} {'keeps its height' if keeps else 'declines'} after {predicate.after}", predicate.metric
     )
     if not curves:
@@ -280,7 +280,7 @@ def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Pa
     return part
 
 
-def _values(label: str, metric: str, evidence: Evidence, part: Part) -> list[float]:
+def _values(label: str, metric: str, evidence: Evidence, part: Contrast) -> list[float]:
     values = evidence.numbers(label, metric).values
     if not values:
         part.missing.append(f"{label} ({_reason(label, metric, evidence)})")

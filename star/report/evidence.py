@@ -39,7 +39,7 @@ class Source:
 
 
 @dataclass
-class Numbers:
+class Samples:
     """One metric of one row."""
 
     sources: list[Source] = field(default_factory=list)
@@ -90,10 +90,10 @@ class Evidence:
         """The runs of a row, one per seed; none where it is only quoted."""
         return list(self._by_label.get(label, {}).values())
 
-    def numbers(self, label: str, metric: str) -> Numbers:
+    def numbers(self, label: str, metric: str) -> Samples:
         """A row's numbers: of a tracked result, a point of a curve, or one of the experiment's own formulas."""
         formula = self._formulas.get(metric)
-        found, seen = Numbers(), set()
+        found, seen = Samples(), set()
         for run in self.runs(label):
             source = self._formula(run, metric, formula) if formula else self._one(run, parse_measure(metric))
             if source == IDLE:

@@ -174,7 +174,7 @@ def paper_name(column: str) -> str:
 
 
 def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
-    if not (row.quoted and not beside):
+    if not (row.paper_only and not beside):
         cells: list[Mark] = []
         for column, cell in zip(table.columns, row.cells, strict=True):
             cells.append(cell_mark(table, row, column, cell))
@@ -184,7 +184,7 @@ def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
     published = [paper_mark(column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
     if beside or not any(mark.text for mark in published):
         return
-    if row.quoted:
+    if row.paper_only:
         plain = [cell_mark(table, row, column, cell) for column, cell in zip(table.columns, row.cells, strict=True)]
         yield Line([p if c.metric else t for p, t, c in zip(published, plain, table.columns, strict=True)])
     else:
@@ -194,9 +194,9 @@ def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
 def cell_mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
     """What a cell says: mean and spread, or why there is none."""
     if column.metric is None:
-        after = " (quoted)" if row.quoted and column is _first_text(table) else ""
+        after = " (quoted)" if row.paper_only and column is _first_text(table) else ""
         return Mark(cell.text or "", after=after)
-    if row.quoted:
+    if row.paper_only:
         return Mark("")
     assert cell.numbers is not None
     if cell.mean is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from star.report import cost, markup, render
-from star.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judgement
+from star.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED, ClaimResult
 from star.report.grid import Grid, Head, Line, Mark
 from star.report.write import Report, html, markdown
 from star.rundir import write_bytes
@@ -81,7 +81,7 @@ def _anchors(titles: Sequence[str]) -> Iterator[str]:
         seen[anchor] += 1
 
 
-def _counted(judgements: list[Judgement]) -> str:
+def _counted(judgements: list[ClaimResult]) -> str:
     found = Counter(one.verdict for one in judgements)
     parts = [f"{found[verdict]} {verdict}" for verdict in (SUPPORTED, CONTRADICTED, UNDECIDED)]
     return f"{len(judgements)} claims: {', '.join(parts)}. What each rests on stands with its experiment."

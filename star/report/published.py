@@ -73,7 +73,7 @@ def check(experiment: Experiment) -> None:
     """
     layout = experiment.spec.table
     for variant in experiment.variants:
-        if variant.row.quoted and layout and not (variant.row.published and layout.published):
+        if variant.row.paper_only and layout and not (variant.row.published and layout.published):
             raise SpecError(
                 f"{experiment.file}: row {variant.label!r} is quoted: say from where, with `published:` in the row and in the table."
             )
@@ -135,7 +135,7 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
             f"{experiment.file}: row {variant.label!r} stands beside {len(found)} rows of the published {table.published}; "
             "say more in its `published`."
         )
-    if not found and variant.row.quoted:
+    if not found and variant.row.paper_only:
         raise SpecError(
             f"{experiment.file}: row {variant.label!r} is quoted, but the published {table.published} has no row with "
             f"{wanted}; mend its `published`."

@@ -62,7 +62,7 @@ def comma_separated(table: Table) -> str:
         head += [column.title] if column.metric is None else [column.title, *_names(table, column)]
     writer.writerow(head)
     for row in table.rows:
-        line: list[object] = [row.label, row.group or "", "quoted" if row.quoted else ""]
+        line: list[object] = [row.label, row.group or "", "quoted" if row.paper_only else ""]
         for column, cell in zip(table.columns, row.cells, strict=True):
             line += [cell.text] if column.metric is None else _values(table, column, cell)
         writer.writerow(line)

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from star.report.evidence import Evidence, Numbers
+from star.report.evidence import Evidence, Samples
 from star.report.published import published_of, row_for, spec_value
 from star.report.stats import Interval, Sample, contrast, half_interval, kendall
 from star.scheduler.estimate import parameters
@@ -24,7 +24,7 @@ class Cell:
 
     text: str | None = None
     """Of a column that is not measured."""
-    numbers: Numbers | None = None
+    numbers: Samples | None = None
     published: float | str | None = None
     rank: int | None = None
     """1 the best of its column, 2 the second; equal prints have equal ranks."""
@@ -71,7 +71,7 @@ class Row:
 
     label: str
     group: str | None
-    quoted: bool
+    paper_only: bool
     cells: list[Cell]
 
 
@@ -295,7 +295,7 @@ def notes_of(evidence: Evidence, table: Table) -> list[str]:
             notes.append(f"{variant.label}: {told} {given}" + (", one measurement." if variant.runs else "."))
     if layout.published:
         notes.append(f"“Paper”: {published_of(experiment).source}.")
-    if any(row.quoted for row in table.rows):
+    if any(row.paper_only for row in table.rows):
         notes.append("Rows marked (quoted) are from there alone, not measured.")
     if layout.note:
         notes.append(layout.note)

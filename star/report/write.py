@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from star.report import curves, judged, markup, render
-from star.report.claims import Judgement, judge_all
+from star.report import claims_markup, curves, markup, render
+from star.report.claims import ClaimResult, judge_all
 from star.report.evidence import Evidence
 from star.report.grid import difference_grid, difference_note, main_grid
 from star.report.latex import latex
@@ -30,7 +30,7 @@ class Report:
 
     evidence: Evidence
     table: Table | None
-    judgements: list[Judgement]
+    judgements: list[ClaimResult]
     agreement: list[Agreement]
     link: Link
     pictures: dict[str, Path]
@@ -84,7 +84,7 @@ def write(reports: Sequence[tuple[Report, Path]]) -> Iterator[Path]:
 
 
 def _draw(reports: Sequence[tuple[Report, Path]]) -> Iterator[Path]:
-    from star.report.figures.together import write_together
+    from star.report.figures.parallel import write_together
 
     tasks, owners = [], []
     for report, folder in reports:
@@ -113,7 +113,7 @@ def _texts(report: Report) -> dict[str, str]:
     if curves.curves_of(report.evidence):
         texts["curves.csv"] = curves.comma_separated(report.evidence)
     if report.judgements or report.agreement:
-        texts["claims.json"] = json.dumps(judged.data(report.judgements, report.agreement), indent=1) + "\n"
+        texts["claims.json"] = json.dumps(claims_markup.data(report.judgements, report.agreement), indent=1) + "\n"
     return texts
 
 
@@ -135,9 +135,9 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
     else:
         lines += [f"{note}  " for note in (conditions(evidence), *versions(evidence))]
     if report.judgements:
-        lines += ["", f"{below} Claims", "", *judged.markdown(report.judgements)]
+        lines += ["", f"{below} Claims", "", *claims_markup.markdown(report.judgements)]
     if report.agreement:
-        lines += ["", judged.agreement_text(report.agreement)]
+        lines += ["", claims_markup.agreement_text(report.agreement)]
     for figure in report.figures:
         title = markup.plain(figure.title)
         lines += ["", f"{below} {title}", ""]
@@ -159,9 +159,9 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
         notes = (conditions(report.evidence), *versions(report.evidence))
         lines.append("<p><small>" + "<br>".join(escape(note) for note in notes) + "</small></p>")
     if report.judgements:
-        lines += ["<h3>Claims</h3>", *judged.html(report.judgements)]
+        lines += ["<h3>Claims</h3>", *claims_markup.html(report.judgements)]
     if report.agreement:
-        lines.append(f"<p>{escape(judged.agreement_text(report.agreement))}</p>")
+        lines.append(f"<p>{escape(claims_markup.agreement_text(report.agreement))}</p>")
     for figure in report.figures:
         path = report.pictures.get(figure.name)
         shown = f'<img alt="{escape(figure.title)}" src="{picture(path)}">' if path else "(not measured yet)"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from star.errors import EngineError
-from star.ledger.states import Claim
+from star.errors import ExecutorError
+from star.ledger.states import Allocation
 from star.rundir import JobDir
 from star.spec.resources import ResourceSpec
 
@@ -30,7 +30,7 @@ class Start:
     code: Path
     """The snapshot that it imports `star` from."""
     resources: ResourceSpec
-    claim: Claim
+    claim: Allocation
     after: tuple[Handle, ...] = ()
     """Attempts that have to succeed first; only for an executor that `chains`."""
     attempt: int = 1
@@ -81,7 +81,7 @@ class Executor(Protocol):
         """What the machine has; None when the engine decides alone what runs when."""
         ...
 
-    def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Claim | None:
+    def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Allocation | None:
         """What a job would hold, next to what is held already; None when there is no room now."""
         ...
 
@@ -89,7 +89,7 @@ class Executor(Protocol):
         """Why there will never be room for a job, however long it waits; None when there can be."""
         ...
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
+    def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
         """Start a worker process for each; an error where the engine refused that one."""
         ...
 

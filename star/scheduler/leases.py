@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from star.errors import LedgerError
-from star.ledger.states import Job, Watcher
+from star.ledger.states import Job, SchedulerInfo
 from star.ledger.store import Ledger
 from star.process import is_alive
 
@@ -70,7 +70,7 @@ class Lease:
             if reason is not None:
                 yield job, reason
 
-    def _death(self, other: Watcher | None) -> str | None:
+    def _death(self, other: SchedulerInfo | None) -> str | None:
         if other is None:
             return "its scheduler has left"
         here = is_alive(other.pid, other.born) if other.host == self.me.host else None

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from star.devices import GIB, Gpu, ListGpus, choose, visible_gpus
-from star.errors import EngineError
-from star.ledger.states import Claim
+from star.errors import ExecutorError
+from star.ledger.states import Allocation
 from star.process import is_alive, process_born
 from star.rundir import read_json
 from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
@@ -56,7 +56,7 @@ class LocalExecutor:
         """This machine's cores and GPUs."""
         return self.slots, {gpu.uuid: gpu.memory for gpu in self._current_gpus()}
 
-    def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Claim | None:
+    def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Allocation | None:
         """The fullest GPUs that still fit, and CPU slots; a job too wide for the machine gets it alone."""
         busy, memory = held
         gpus = self._current_gpus()
@@ -64,10 +64,10 @@ class LocalExecutor:
         if resources.nodes_of(stage) > 1 or (busy and busy + slots > self.slots):
             return None
         if not gpus or not resources.uses_gpu(stage):
-            return Claim(self.host, slots, {} if gpus else None)
+            return Allocation(self.host, slots, {} if gpus else None)
         wanted = resources.gpu_memory_gb_of(stage)
         chosen = choose(gpus, memory, resources.processes_of(stage), None if wanted is None else int(wanted * GIB))
-        return None if chosen is None else Claim(self.host, slots, chosen)
+        return None if chosen is None else Allocation(self.host, slots, chosen)
 
     def never(self, stage: str, resources: ResourceSpec) -> str | None:
         """More GPUs than there are, or larger ones."""
@@ -86,14 +86,14 @@ class LocalExecutor:
             "give fewer, less gpu_memory_gb, or device: cpu."
         )
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
+    def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
         """Start the workers; what they print is appended to their jobs' logs."""
-        done: list[Handle | EngineError] = []
+        done: list[Handle | ExecutorError] = []
         for start in starts:
             try:
                 done.append(self._submit(start))
             except OSError as error:
-                done.append(EngineError(f"this machine could not start it: {error}"))
+                done.append(ExecutorError(f"this machine could not start it: {error}"))
         return done
 
     def _submit(self, start: Start) -> Handle:

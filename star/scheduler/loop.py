@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from star.errors import EngineError
+from star.errors import ExecutorError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
-from star.scheduler.board import Board
 from star.scheduler.executor import Executor
-from star.scheduler.overseer import STOP_TIMEOUT, Overseer
+from star.scheduler.job_graph import JobGraph
+from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
 from star.scheduler.plan import Plan, PlannedJob
 from star.scheduler.snapshot import Snapshot
 from star.scheduler.start import Starter
@@ -29,7 +29,7 @@ REFUSED = 10.0
 """Seconds until an engine that refused jobs is asked again."""
 
 
-class Feed(Protocol):
+class JobSource(Protocol):
     """Where more jobs come from while others run: what a search does with the results it sees."""
 
     def __call__(self, states: Mapping[str, Job]) -> Sequence[PlannedJob]:
@@ -50,13 +50,13 @@ class Outcome:
     interrupted: bool = False
 
 
-class Scheduler(Overseer):
+class Scheduler(JobMonitor):
     """Runs a plan that has been entered into the ledger.
 
     Args:
         executor: where new jobs go.
         snapshot: the code that they run.
-        engines: makes the executor of that name, for jobs that another scheduler gave to it.
+        executors: makes the executor of that name, for jobs that another scheduler gave to it.
         say: receives one line for each thing that happens.
     """
 
@@ -67,21 +67,21 @@ class Scheduler(Overseer):
         executor: Executor,
         snapshot: Snapshot,
         say: Callable[[str], None],
-        engines: Callable[[str], Executor] | None = None,
+        executors: Callable[[str], Executor] | None = None,
     ) -> None:
-        super().__init__(home, ledger, executor, say, engines)
+        super().__init__(home, ledger, executor, say, executors)
         self.starter = Starter(home, ledger, executor, snapshot, self.lease.me.id)
         self._next_tick = 0.0
         self._pause_until = 0.0
         """The engine refused: it is asked again then."""
 
-    def run(self, plan: Plan, tick: Callable[[dict[str, Job]], None], feed: Feed | None = None) -> Outcome:
+    def run(self, plan: Plan, tick: Callable[[dict[str, Job]], None], feed: JobSource | None = None) -> Outcome:
         """Everything that is left of `plan`; `tick` sees all its jobs a few times a second.
 
         Args:
             feed: asked after each step for more jobs, which the ledger knows already.
         """
-        board = Board(plan.to_do)
+        board = JobGraph(plan.to_do)
         with self.lease:
             try:
                 self.refresh(board)
@@ -108,7 +108,7 @@ class Scheduler(Overseer):
                 for engine in self.known_engines.values():
                     engine.close()
 
-    def _extend(self, board: Board, feed: Feed) -> None:
+    def _extend(self, board: JobGraph, feed: JobSource) -> None:
         jobs = feed(board.states)
         if jobs:
             board.extend(jobs)
@@ -117,7 +117,7 @@ class Scheduler(Overseer):
 
     def hand_over(self, plan: Plan) -> bool:
         """Give everything that is left to an engine that chains, and leave; returns whether it took all of it."""
-        board = Board(plan.to_do)
+        board = JobGraph(plan.to_do)
         with self.lease:
             self.refresh(board)
             self.look(board, self.owned(board))  # of a scheduler that has left
@@ -129,7 +129,7 @@ class Scheduler(Overseer):
         )
         return not any(job.state == QUEUED for job in board.states.values())
 
-    def _step(self, board: Board) -> None:
+    def _step(self, board: JobGraph) -> None:
         """Settle what has ended, start what is ready."""
         try:
             self.look(board, self.owned(board))
@@ -147,17 +147,17 @@ class Scheduler(Overseer):
             if self.starter.was_late:
                 self.starter.was_late = False
                 self.refresh(board)
-        except EngineError as error:
+        except ExecutorError as error:
             self.say(f"waiting  {error}")
             self._pause_until = time.monotonic() + REFUSED
 
-    def _until_next(self, board: Board) -> float:
+    def _until_next(self, board: JobGraph) -> float:
         moments = [self.next_refresh, self._next_tick]
         due = board.next_due()
         seconds = min(moments) - time.monotonic()
         return max(0.0, seconds if due is None else min(seconds, due - time.time()))
 
-    def _interrupted(self, board: Board) -> None:
+    def _interrupted(self, board: JobGraph) -> None:
         """Ask the workers of this machine to stop, and wait for them; what an engine runs goes on."""
         if self.executor.queues:
             count = len(board.running)
@@ -181,12 +181,12 @@ class Scheduler(Overseer):
         except KeyboardInterrupt:
             self.say("left: the running jobs go on; the same command finds them again")
 
-    def _mine(self, board: Board) -> list[Job]:
+    def _mine(self, board: JobGraph) -> list[Job]:
         """What this scheduler watches and its executor runs."""
         return [job for job in self.owned(board) if self.engine_of(job) is self.executor]
 
     @staticmethod
-    def _outcome(board: Board) -> Outcome:
+    def _outcome(board: JobGraph) -> Outcome:
         states = board.states.values()
         return Outcome(
             done=sum(job.state == DONE for job in states),

@@ -11,8 +11,8 @@ from star.ledger.states import FAILED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
 from star.scheduler.estimate import checkpoint_bytes, gpu_hours, stage_bytes, stage_flops, stage_seconds
+from star.scheduler.inputs import ExternalInputs
 from star.scheduler.records import recorded_rows
-from star.scheduler.world import World
 from star.spec.experiment import Experiment
 from star.spec.graph import STAGES, needed
 from star.spec.keys import Keys, run_key, stage_content
@@ -63,7 +63,7 @@ class PlannedJob:
     reason: str = "new"
     flops: float = 0.0
     """Operations of the whole job."""
-    head_starts: tuple[str, ...] = ()
+    resume_from: tuple[str, ...] = ()
     """Keys of jobs that trained the same run up to an earlier step: those that are there are gone on from."""
 
     @property
@@ -139,15 +139,15 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     jobs: dict[str, PlannedJob] = {}
     manifests: dict[Path, None] = {}
     keys, stages = Keys(), needed(experiment.targets)
-    world = World(
+    external = ExternalInputs(
         home,
         stages,
         [(v.label, v.runs[0]) for v in experiment.variants if v.runs],
         lambda: recorded_rows(home, experiment.name, experiment.profile),
     )
     for variant in (variant for variant in experiment.variants if variant.runs):
-        sources, sized = world.of(variant.runs[0])
-        manifests.update(dict.fromkeys(world.inputs(sized)))
+        sources, sized = external.of(variant.runs[0])
+        manifests.update(dict.fromkeys(external.inputs(sized)))
         for one in variant.runs:  # they differ in their seeds alone
             spec = one if sized is variant.runs[0] else sized.model_copy(update={"seed": one.seed})
             known = keys.of(spec, sources)
@@ -159,7 +159,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
                     inputs = {before: known[before] for before in STAGES[stage].inputs if before in known}
                     job = jobs[known[stage]] = PlannedJob(known[stage], stage, run, inputs)
                 job.runs.append(run.name)
-    plan = Plan(experiment, runs, jobs, world.missing, world.notes, world.assumed, list(manifests))
+    plan = Plan(experiment, runs, jobs, external.missing, external.notes, external.assumed, list(manifests))
     _decide_all(plan, home, ledger)
     return plan
 

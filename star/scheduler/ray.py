@@ -18,8 +18,8 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from star.devices import GIB
-from star.errors import EngineError
-from star.ledger.states import Claim
+from star.errors import ExecutorError
+from star.ledger.states import Allocation
 from star.rundir import Home
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.spec.resources import ResourceSpec
@@ -39,7 +39,7 @@ class RayExecutor:
         slots: CPU slots of a Ray of its own.
 
     Raises:
-        EngineError: Ray is too old, may not be used without a token, or cannot be reached.
+        ExecutorError: Ray is too old, may not be used without a token, or cannot be reached.
     """
 
     name = "ray"
@@ -52,7 +52,7 @@ class RayExecutor:
         self.queues = not self.own
         version = tuple(int(part) for part in ray.__version__.split(".")[:2])
         if version < OLDEST:
-            raise EngineError(f"--executor ray: Ray {ray.__version__} knows no tokens; install at least 2.52.")
+            raise ExecutorError(f"--executor ray: Ray {ray.__version__} knows no tokens; install at least 2.52.")
         self._connect(slots)
         self._ends: dict[str, Any] = {}
         """Name of an attempt -> the future of its exit code."""
@@ -72,28 +72,28 @@ class RayExecutor:
         except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = os.environ.get("RAY_ADDRESS", "127.0.0.1")
             said = str(error).strip().splitlines()
-            raise EngineError(
+            raise ExecutorError(
                 f"--executor ray: Ray at {where} cannot be reached: {said[0] if said else error}"
             ) from None
 
     def limits(self) -> None:
         """Ray decides what runs when."""
 
-    def place(self, stage: str, resources: ResourceSpec, held: object) -> Claim:
+    def place(self, stage: str, resources: ResourceSpec, held: object) -> Allocation:
         """Always: it waits in Ray's queue."""
-        return Claim(HOST)
+        return Allocation(HOST)
 
     def never(self, stage: str, resources: ResourceSpec) -> None:
         """A cluster may grow."""
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
+    def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
         """One actor for each, or one for each machine of a job of several."""
-        done: list[Handle | EngineError] = []
+        done: list[Handle | ExecutorError] = []
         for start in starts:
             try:
                 done.append(self._submit(start))
             except (RayError, ValueError) as error:
-                done.append(EngineError(f"Ray refused it: {error}"))
+                done.append(ExecutorError(f"Ray refused it: {error}"))
         return done
 
     def _submit(self, start: Start) -> Handle:
@@ -129,7 +129,7 @@ class RayExecutor:
         try:
             return [self._poll(one) for one in watched]
         except RayError as error:
-            raise EngineError(f"Ray does not answer: {error}") from None
+            raise ExecutorError(f"Ray does not answer: {error}") from None
 
     def _poll(self, watched: Watched) -> Exit | None:
         cluster = (watched.handle or {}).get("cluster", self.cluster)

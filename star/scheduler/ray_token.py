@@ -6,14 +6,14 @@ import os
 import secrets
 from pathlib import Path
 
-from star.errors import EngineError
+from star.errors import ExecutorError
 
 
 def prepare() -> None:
     """See to it that Ray is used with a token: a cluster's own, or one made for a Ray of this scheduler's own.
 
     Raises:
-        EngineError: RAY_ADDRESS names a cluster, but no token authentication is set up here.
+        ExecutorError: RAY_ADDRESS names a cluster, but no token authentication is set up here.
     """
     if not os.environ.get("RAY_ADDRESS"):
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -21,7 +21,7 @@ def prepare() -> None:
         if not known and not (Path.home() / ".ray" / "auth_token").exists():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     elif os.environ.get("RAY_AUTH_MODE") != "token":
-        raise EngineError(
+        raise ExecutorError(
             "--executor ray: RAY_ADDRESS names a cluster, but RAY_AUTH_MODE is not `token`: whoever reaches such a cluster can run "
             "code on it. Start it with RAY_AUTH_MODE=token and a token (`ray get-auth-token --generate`), and set both here."
         )

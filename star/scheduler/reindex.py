@@ -11,7 +11,7 @@ from typing import Any
 from star.ledger.states import DONE, FOUND, GONE, QUEUED, NewJob, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
-from star.scheduler.courier import Courier, Shipment
+from star.scheduler.metrics_sync import MetricsSync, Shipment
 from star.spec.graph import STAGES
 from star.tracking import Tracker
 
@@ -111,8 +111,8 @@ def deliver(
             shipment = replace(shipment, runs=runs)
         if not shipment.runs:
             continue
-        courier = Courier(home, ledger, shipment, once)
-        while courier.deliver():
+        metrics_sync = MetricsSync(home, ledger, shipment, once)
+        while metrics_sync.deliver():
             pass
         count += 1
     return count

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import submitit
 from submitit.core.utils import FailedSubmissionError
 
-from star.errors import EngineError
-from star.ledger.states import Claim
+from star.errors import ExecutorError
+from star.ledger.states import Allocation
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.scheduler.slurm_script import Part, parts_of
@@ -51,7 +51,7 @@ class SlurmExecutor:
     """Submits to the cluster that `sbatch` speaks to.
 
     Raises:
-        EngineError: there is no Slurm here.
+        ExecutorError: there is no Slurm here.
     """
 
     name = "slurm"
@@ -60,9 +60,11 @@ class SlurmExecutor:
 
     def __init__(self, home: Home, worker: str = WORKER, every: float = EVERY) -> None:
         if shutil.which("sbatch") is None:
-            raise EngineError("--executor slurm: there is no `sbatch` on the PATH; run on a login node of the cluster.")
+            raise ExecutorError(
+                "--executor slurm: there is no `sbatch` on the PATH; run on a login node of the cluster."
+            )
         if ask(["squeue", "--noheader", "--me"]) is None:
-            raise EngineError(
+            raise ExecutorError(
                 "--executor slurm: Slurm does not answer `squeue --me`; is this a login node, and its controller up?"
             )
         self.home, self.worker, self.every = home, worker, every
@@ -79,19 +81,19 @@ class SlurmExecutor:
     def never(self, stage: str, resources: ResourceSpec) -> None:
         """What cannot be had is refused when it is submitted."""
 
-    def place(self, stage: str, resources: ResourceSpec, held: object) -> Claim:
+    def place(self, stage: str, resources: ResourceSpec, held: object) -> Allocation:
         """Always: it waits in Slurm's queue."""
-        return Claim(HOST)
+        return Allocation(HOST)
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
+    def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
         """Submit jobs of one shape as one array."""
-        done: dict[str, Handle | EngineError] = {}
+        done: dict[str, Handle | ExecutorError] = {}
         for part in parts_of(starts):
             done |= zip((start.name for start in part.starts), self._submit(part), strict=True)
         self._looked = float("-inf")
         return [done[start.name] for start in starts]
 
-    def _submit(self, part: Part) -> Sequence[Handle | EngineError]:
+    def _submit(self, part: Part) -> Sequence[Handle | ExecutorError]:
         starts, name = part.starts, part.name(uuid.uuid4().hex[:12])
         for index, start in enumerate(starts):
             token = {"name": name, "index": index if len(starts) > 1 else None, "start": start.name}
@@ -107,7 +109,7 @@ class SlurmExecutor:
             if accepted is not None:
                 return [{"job": _element(accepted, index, len(starts))} for index in range(len(starts))]
             said = getattr(error, "stderr", None) or str(error)
-            return [EngineError(f"Slurm refused it: {str(said).strip().splitlines()[-1]}")] * len(starts)
+            return [ExecutorError(f"Slurm refused it: {str(said).strip().splitlines()[-1]}")] * len(starts)
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
         """One question to Slurm for all; None as long as it does not answer."""

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from star.errors import EngineError
-from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Claim, Job
+from star.errors import ExecutorError
+from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Allocation, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, write_json
-from star.scheduler.board import Board
 from star.scheduler.executor import Executor, Handle, Limits, Start
 from star.scheduler.failures import failures_since_asked
+from star.scheduler.job_graph import JobGraph
 from star.scheduler.plan import PlannedJob
 from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFUSED, USER, advice, attempts, pause
 from star.scheduler.snapshot import Snapshot
@@ -43,7 +43,7 @@ class Starter:
         news, self._news = self._news, []
         return news
 
-    def fill(self, board: Board) -> list[tuple[PlannedJob, Job]]:
+    def fill(self, board: JobGraph) -> list[tuple[PlannedJob, Job]]:
         """Start all that there is room for; returns each with its new state."""
         limits = self.executor.limits()
         held: Limits = self.ledger.held(socket.gethostname()) if limits is not None else (0, {})
@@ -73,7 +73,7 @@ class Starter:
         board.give_back(left)
         return self._submit(board, starts) if starts else []
 
-    def _will_never_fit(self, board: Board, planned: PlannedJob) -> bool:
+    def _will_never_fit(self, board: JobGraph, planned: PlannedJob) -> bool:
         """Fail a job that no waiting will help."""
         reason = self.executor.never(planned.stage, planned.spec.resources)
         if reason is None:
@@ -85,7 +85,7 @@ class Starter:
         return True
 
     def _prepared(
-        self, board: Board, planned: PlannedJob, job: Job, claim: Claim, after: tuple[Handle, ...] = ()
+        self, board: JobGraph, planned: PlannedJob, job: Job, claim: Allocation, after: tuple[Handle, ...] = ()
     ) -> Start | None:
         """The attempt's folder; a disk that is full, or a folder that may not be written, ends the attempt and not the scheduler."""
         try:
@@ -95,7 +95,7 @@ class Starter:
             self._undo(board, planned, job, DISK if full else INFRASTRUCTURE, str(error))
             return None
 
-    def _undo(self, board: Board, planned: PlannedJob, job: Job, kind: str, message: str) -> None:
+    def _undo(self, board: JobGraph, planned: PlannedJob, job: Job, kind: str, message: str) -> None:
         """End an attempt of which no process was started."""
         policy = POLICIES[kind]
         before = failures_since_asked(self.ledger.history(job.key), kind)
@@ -111,13 +111,13 @@ class Starter:
             )
         board.see(self.ledger.jobs([job.key])[job.key])
 
-    def _is_taken(self, board: Board, planned: PlannedJob) -> bool:
+    def _is_taken(self, board: JobGraph, planned: PlannedJob) -> bool:
         """Whether another scheduler was first, or else the machine is full; takes note of what that one did."""
         before, now = board.states[planned.key], self.ledger.jobs([planned.key])[planned.key]
         board.see(now)
         return (now.state, now.attempt) != (before.state, before.attempt)
 
-    def hand_over(self, board: Board) -> list[tuple[PlannedJob, Job]]:
+    def hand_over(self, board: JobGraph) -> list[tuple[PlannedJob, Job]]:
         """Give an engine that chains everything at once: each job waits in its queue for those that it needs.
 
         What waits for a job that runs elsewhere stays queued here.
@@ -148,7 +148,7 @@ class Starter:
             left = [planned for planned in left if planned not in wave]
         return started
 
-    def _chained(self, board: Board, planned: PlannedJob) -> Start | None:
+    def _chained(self, board: JobGraph, planned: PlannedJob) -> Start | None:
         """An attempt that waits for its inputs in the engine's queue; None when one of them runs elsewhere."""
         claim = self.executor.place(planned.stage, planned.spec.resources, (0, {}))
         inputs = [board.states[key] for key in planned.inputs.values() if key in board.states]
@@ -162,11 +162,11 @@ class Starter:
         after = tuple(before.handle for before in unfinished if before.handle is not None)
         return self._prepared(board, planned, job, claim, after)
 
-    def _claim(self, planned: PlannedJob, job: Job, claim: Claim, limits: Limits | None) -> Job | None:
+    def _claim(self, planned: PlannedJob, job: Job, claim: Allocation, limits: Limits | None) -> Job | None:
         reason = f"{'resumed' if job.attempt else 'started'} on {claim.host.lstrip('@')}, code {self.snapshot.version}"
         return self.ledger.claim(job, self.me, reason, claim, limits)
 
-    def _prepare(self, planned: PlannedJob, job: Job, claim: Claim, after: tuple[Handle, ...] = ()) -> Start:
+    def _prepare(self, planned: PlannedJob, job: Job, claim: Allocation, after: tuple[Handle, ...] = ()) -> Start:
         """Write the attempt's job.json; its number fences off the workers of older attempts."""
         folder = self.home.job(planned.stage, planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ class Starter:
             "processes": resources.processes_of(planned.stage),
             "nodes": resources.nodes_of(planned.stage),
             "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
-            "head_starts": self._head_starts(planned),
+            "resume_from": self._resume_from(planned),
             "data_home": str(self.home.data),
             "content": planned.run.content(planned.stage),
             "flops": planned.flops,
@@ -204,16 +204,16 @@ class Starter:
         title = (planned.run.experiment, planned.stage, planned.run.name if len(planned.runs) == 1 else "")
         return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt, title)
 
-    def _head_starts(self, planned: PlannedJob) -> list[str]:
-        folders = [self.home.job(planned.stage, key) for key in planned.head_starts]
+    def _resume_from(self, planned: PlannedJob) -> list[str]:
+        folders = [self.home.job(planned.stage, key) for key in planned.resume_from]
         return [str(folder.out) for folder in folders if folder.is_complete()]
 
-    def _submit(self, board: Board, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
+    def _submit(self, board: JobGraph, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
         starts = self._still_mine(starts)
         handles = self.executor.submit([start for _, _, start in starts]) if starts else []
         started = []
         for (planned, job, _), handle in zip(starts, handles, strict=True):
-            if isinstance(handle, EngineError):
+            if isinstance(handle, ExecutorError):
                 self._undo(board, planned, job, REFUSED, str(handle))
             else:
                 self.ledger.set_handle(job, handle)
@@ -251,7 +251,7 @@ def _shape(planned: PlannedJob) -> tuple[Any, ...]:
     return (*wide, resources.uses_gpu(stage), resources.gpu_memory_gb_of(stage))
 
 
-def _added(held: Limits, claim: Claim) -> Limits:
+def _added(held: Limits, claim: Allocation) -> Limits:
     slots, gpus = held
     more: Iterable[tuple[str, int]] = (claim.gpus or {}).items()
     return slots + claim.slots, {**gpus, **{gpu: gpus.get(gpu, 0) + size for gpu, size in more}}

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from star.ledger.states import Job
 from star.scheduler.plan import PlannedJob
-from star.search.legs import Leg, Legs
+from star.search.segments import TrialSegment, TrialSegments
 from star.search.study import PROMOTED, Study
 from star.spec.points import Point
 
@@ -20,12 +20,12 @@ DEFAULT = 0
 class Repeated:
     """Repeats the best trials once all trials have ended."""
 
-    def __init__(self, study: Study, legs: Legs, say: Callable[[str], None]) -> None:
-        self.study, self.legs, self.say = study, legs, say
+    def __init__(self, study: Study, segments: TrialSegments, say: Callable[[str], None]) -> None:
+        self.study, self.segments, self.say = study, segments, say
         self.over = study.search.spec.confirm is None
         """Whether nothing is left to repeat."""
         self.failed = False
-        self._leg: Leg | None = None
+        self._leg: TrialSegment | None = None
 
     def __call__(self, states: Mapping[str, Job]) -> list[PlannedJob]:
         """Jobs to start, when there are some; `states` are those of all jobs so far."""
@@ -41,10 +41,10 @@ class Repeated:
             self.over = True
             return []
         rows = [(f"trial {number}", search.run(point)) for number, point in chosen]
-        plan = self.legs.plan(search.experiment(rows, confirm.seeds, search.targets))
+        plan = self.segments.plan(search.experiment(rows, confirm.seeds, search.targets))
         if plan.to_do:
             self.say(f"repeating {', '.join(label for label, _ in rows)} on seeds {', '.join(map(str, confirm.seeds))}")
-        self._leg = self.legs.begin(plan)
+        self._leg = self.segments.begin(plan)
         return self._leg.plan.to_do
 
 

@@ -24,8 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from star.errors import LedgerError, NotFoundError, SpecError
 from star.ledger.database import Database, address
 from star.rundir import Home
-from star.scheduler.contract import GIVEN
 from star.scheduler.plan import make_plan
+from star.scheduler.registration import GIVEN
 from star.search.choosing import distribution, make_pruner, make_sampler
 from star.spec.diff import ABSENT, differences
 from star.spec.points import Point, Search, start_points

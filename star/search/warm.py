@@ -8,15 +8,15 @@ from optuna.trial import TrialState
 
 from star.errors import DataError, SpecError
 from star.ledger.states import DONE
-from star.scheduler.contract import GIVEN
-from star.search.legs import Leg, Legs
+from star.scheduler.registration import GIVEN
+from star.search.segments import TrialSegment, TrialSegments
 from star.search.study import PROMOTED, RUN, WARM, Study
 from star.spec.diff import differences
 from star.spec.points import Point
 from star.spec.run import RunSpec
 
 
-def warm_start(study: Study, legs: Legs, say: Callable[[str], None]) -> int:
+def warm_start(study: Study, segments: TrialSegments, say: Callable[[str], None]) -> int:
     """Enter the results of runs that lie in the search's space and differ from its base in nothing else.
 
     A point counts when all seeds of a trial are there with all that the objectives need. Returns how many there were.
@@ -24,16 +24,16 @@ def warm_start(study: Study, legs: Legs, say: Callable[[str], None]) -> int:
     search, found = study.search, 0
     known = {trial.user_attrs.get(RUN) for trial in study.trials()}
     waiting = [trial.system_attrs.get("fixed_params") for trial in study.trials()]
-    for point in _points(study, legs):
+    for point in _points(study, segments):
         if point in waiting or any(trial.params == point for trial in study.trials()):
             continue
         experiment = search.experiment([("earlier", search.run(point))], search.spec.seeds, search.targets)
-        plan = legs.plan(experiment)
+        plan = segments.plan(experiment)
         if plan.runs[0].key in known or any(job.action not in ("reuse", "not needed") for job in plan.jobs.values()):
             continue
-        leg = Leg(plan, search.targets)
+        segment = TrialSegment(plan, search.targets)
         try:
-            values = [legs.value(leg, measure) for measure in search.measures]
+            values = [segments.value(segment, measure) for measure in search.measures]
         except DataError:
             continue
         study.add(point, values, **{WARM: [run.key for run in plan.runs], RUN: plan.runs[0].key})
@@ -42,18 +42,18 @@ def warm_start(study: Study, legs: Legs, say: Callable[[str], None]) -> int:
     return found
 
 
-def _points(study: Study, legs: Legs) -> list[Point]:
+def _points(study: Study, segments: TrialSegments) -> list[Point]:
     """Of all runs that the ledger knows, those that lie in the space."""
     search = study.search
     base = search.default.model_dump(mode="json", exclude={"resources", "seed"})
     points: list[Point] = []
-    trained = {key for key, place in legs.ledger.all_places().items() if place.state == DONE}
-    for row in legs.ledger.runs().values():
+    trained = {key for key, place in segments.ledger.all_places().items() if place.state == DONE}
+    for row in segments.ledger.runs().values():
         if row.stages.get("train") not in trained or row.seed not in search.spec.seeds:
             continue
         now = {name: value for name, value in row.spec.items() if name not in ("resources", "seed")}
         changed = {one.path for one in differences(base, now)} - set(GIVEN) - set(search.spec.space)
-        if changed - {"optim.until"} or row.spec["optim"].get("until"):
+        if changed - {"optim.stop_at_step"} or row.spec["optim"].get("stop_at_step"):
             continue
         point = search.point_of(RunSpec.model_validate(row.spec))
         if search.contains(point) and point not in points:

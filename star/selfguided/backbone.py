@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Protocol, cast
 from torch import Tensor, nn
 
 
-class Hidden(Protocol):
+class Features(Protocol):
     """Hidden states of one pass, (N, T, D) each."""
 
-    tapped: Tensor | None
+    layer_features: Tensor | None
     pre_norm: Tensor
     final: Tensor
 
@@ -23,8 +23,10 @@ class Backbone(Protocol):
     output: nn.Module
     """The head: final hidden states (N, T, D) -> logits (N, T, V)."""
 
-    def features(self, codes: Tensor, labels: Tensor, attend: Tensor | None = None, tap: int | None = None) -> Hidden:
-        """Hidden states for codes (N, T) and labels (N,): `tapped` after the 1-based layer `tap`, `pre_norm` after the
+    def features(
+        self, codes: Tensor, labels: Tensor, attend: Tensor | None = None, feature_layer: int | None = None
+    ) -> Features:
+        """Hidden states for codes (N, T) and labels (N,): `layer_features` after the 1-based layer `feature_layer`, `pre_norm` after the
         last one, `final` as the head reads them. Position p must not see code p or later ones; `attend`
         (N, 1, T, T) bool says where a query (row) sees a key (column), plain causal when None.
 
@@ -37,7 +39,7 @@ class Backbone(Protocol):
         ...
 
 
-class Pass(NamedTuple):
+class StudentOutput(NamedTuple):
     """What the losses read of the student."""
 
     logits: Tensor
@@ -50,7 +52,7 @@ class Pass(NamedTuple):
     """(N, K, D) projected features at the drawn positions, where a contrastive loss is on."""
 
 
-class Learner(nn.Module):
+class StudentWithProjector(nn.Module):
     """Student and projector: all that the optimizer trains, in one forward, so that it can be wrapped or sharded as one."""
 
     def __init__(self, student: Backbone, projector: nn.Module | None) -> None:
@@ -63,15 +65,15 @@ class Learner(nn.Module):
         codes: Tensor,
         labels: Tensor,
         attend: Tensor | None,
-        tap: int | None,
+        feature_layer: int | None,
         positions: Tensor,
         seeds: Tensor | None,
-    ) -> Pass:
+    ) -> StudentOutput:
         """N sequences at once; arguments as in `Backbone.features`, `positions` (K,)."""
         own = {} if seeds is None else {"seeds": seeds}
-        features = self.student.features(codes, labels, attend, tap, **own)
+        features = self.student.features(codes, labels, attend, feature_layer, **own)
         queries = None
         if self.projector is not None:
             # only the K drawn positions pass the projector: on all T it would cost 15% of a plain step
-            queries = self.projector(features.tapped[:, positions])
-        return Pass(self.student.output(features.final), features.final, features.pre_norm, queries)
+            queries = self.projector(features.layer_features[:, positions])
+        return StudentOutput(self.student.output(features.final), features.final, features.pre_norm, queries)

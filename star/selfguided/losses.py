@@ -12,21 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def mim_loss(student: Tensor, teacher: Tensor, distance: str = "cosine", hidden: Tensor | None = None) -> Tensor:
+def mim_loss(student: Tensor, teacher: Tensor, distance: str = "cosine", token_mask: Tensor | None = None) -> Tensor:
     """Eq. 4: distance between hidden states (..., T, D), summed over positions.
 
     Args:
         distance: `cosine` (1 - cos), `l2` (mean square over channels) or `smooth_l1` (mean over channels).
         hidden: (..., T) bool; the sum runs over these only. All positions when None.
     """
-    student, teacher = wide(student), wide(teacher)
+    student, teacher = at_least_fp32(student), at_least_fp32(teacher)
     if distance == "cosine":
         each = 1 - F.cosine_similarity(student, teacher, dim=-1)
     elif distance == "l2":
         each = (student - teacher).square().mean(-1)
     else:
         each = F.smooth_l1_loss(student, teacher, reduction="none").mean(-1)
-    return (each if hidden is None else each[hidden]).sum()
+    return (each if token_mask is None else each[token_mask]).sum()
 
 
 def inter_step_loss(
@@ -70,11 +70,11 @@ def _dots(equation: str, queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _sides(queries: Tensor, keys: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
-    queries, keys = wide(queries), wide(keys)
+    queries, keys = at_least_fp32(queries), at_least_fp32(keys)
     return (F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)) if normalize else (queries, keys)
 
 
-def wide(x: Tensor) -> Tensor:
+def at_least_fp32(x: Tensor) -> Tensor:
     """x in at least float32: what a loss is computed in, also under autocast."""
     return x if x.dtype == torch.float64 else x.float()
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star.selfguided.backbone import Backbone, Learner, Pass
-from star.selfguided.losses import inter_step_loss, inter_view_loss, mim_loss, wide
-from star.selfguided.masking import attend_mask, draw_hidden, hidden_count
+from star.selfguided.backbone import Backbone, StudentOutput, StudentWithProjector
+from star.selfguided.losses import at_least_fp32, inter_step_loss, inter_view_loss, mim_loss
+from star.selfguided.masking import attend_mask, num_masked, sample_token_mask
 from star.selfguided.teacher import EMATeacher, projector
 from star.spec.sections import SelfGuidedSpec
 
@@ -28,7 +28,7 @@ class Batch:
     """(B, M, T) long: M distinct views of each image."""
     labels: Tensor
     """(B, M) long, class dropout applied: student and teacher see the same."""
-    hidden: Tensor | None
+    token_mask: Tensor | None
     """(B, S, T) bool, True where a student's input position is hidden; None without masking."""
     positions: Tensor
     """(K,) long: drawn once for the batch, its views, student and teacher."""
@@ -43,8 +43,8 @@ class Batch:
                 return x.to(device)
             return x.contiguous().pin_memory().to(device, non_blocking=True)
 
-        hidden, seeds = (None if x is None else moved(x) for x in (self.hidden, self.seeds))
-        return Batch(moved(self.codes), moved(self.labels), hidden, moved(self.positions), seeds)
+        token_mask, seeds = (None if x is None else moved(x) for x in (self.token_mask, self.seeds))
+        return Batch(moved(self.codes), moved(self.labels), token_mask, moved(self.positions), seeds)
 
 
 @dataclass
@@ -87,11 +87,11 @@ def draw_batch(
     labels = torch.where(dropped, null_label, labels[:, None]).expand(count, views)
     positions = torch.randperm(length, generator=generator)[: spec.num_positions if spec.contrastive else 0]
     student_views = min(spec.student_views, views)
-    hidden = draw_hidden((count, student_views), length, spec.mask_ratio, generator) if spec.masked else None
+    token_mask = sample_token_mask((count, student_views), length, spec.mask_ratio, generator) if spec.masked else None
     seeds = None
     if dropout:  # drawn last: without it the other draws are the same
         seeds = torch.randint(2**31 - 1, (count, student_views), generator=generator).int()
-    return Batch(codes, labels, hidden, positions, seeds)
+    return Batch(codes, labels, token_mask, positions, seeds)
 
 
 def check_batch(spec: SelfGuidedSpec, images: int, views: int, length: int) -> None:
@@ -108,7 +108,7 @@ def check_batch(spec: SelfGuidedSpec, images: int, views: int, length: int) -> N
         raise ValueError(f"codes hold {images} image, and the contrastive losses compare it with others; give more")
     if spec.contrastive and length < spec.num_positions:
         raise ValueError(f"codes have {length} positions, fewer than num_positions={spec.num_positions}; lower it")
-    if spec.mim and spec.mim_positions == "masked" and hidden_count(spec.mask_ratio, length) == 0:
+    if spec.mim and spec.mim_positions == "masked" and num_masked(spec.mask_ratio, length) == 0:
         raise ValueError(
             f"mask_ratio={spec.mask_ratio} hides none of {length - 1} positions, over which mim_positions='masked' averages; raise it"
         )
@@ -126,8 +126,8 @@ class Objective(nn.Module):
     def __init__(self, spec: SelfGuidedSpec, student: Backbone, contrastive_layer: int) -> None:
         super().__init__()
         self.spec = spec
-        self.tap = contrastive_layer if spec.contrastive else None
-        self.learner = Learner(student, projector(student.dim, spec) if spec.contrastive else None)
+        self.feature_layer = contrastive_layer if spec.contrastive else None
+        self.learner = StudentWithProjector(student, projector(student.dim, spec) if spec.contrastive else None)
         self.teacher = EMATeacher(student, spec.ema_decay, spec.ema_ramp) if spec.teacher else None
         shadowed = self.learner.projector if spec.teacher_projector else None
         self.teacher_projector = EMATeacher(shadowed, spec.ema_decay, spec.ema_ramp) if shadowed is not None else None
@@ -189,16 +189,16 @@ class Objective(nn.Module):
         sequences, labels = codes[:, :views].flatten(0, 1), batch.labels[rows, :views].flatten()
         final = None
         if spec.mim:
-            features = teacher.features(sequences, labels, tap=self.tap)
-            tapped = features.tapped
+            features = teacher.features(sequences, labels, feature_layer=self.feature_layer)
+            layer_features = features.layer_features
             final = features.final if spec.mim_tap == "post_norm" else features.pre_norm
             final = final.view(count, views, length, -1)[:, : spec.student_views]
         else:
-            assert self.tap is not None
-            tapped = teacher.hidden_at(sequences, labels, self.tap)
-        if tapped is None:
+            assert self.feature_layer is not None
+            layer_features = teacher.hidden_at(sequences, labels, self.feature_layer)
+        if layer_features is None:
             return final, None
-        keys = tapped.view(count, views, length, -1)[:, :, batch.positions]
+        keys = layer_features.view(count, views, length, -1)[:, :, batch.positions]
         return final, keys if self.teacher_projector is None else self.teacher_projector.copy(keys)
 
     def losses(
@@ -206,7 +206,7 @@ class Objective(nn.Module):
         batch: Batch,
         targets: Targets,
         rows: slice | None = None,
-        learner: Callable[..., Pass] | None = None,
+        learner: Callable[..., StudentOutput] | None = None,
     ) -> dict[str, Tensor]:
         """The loss and its parts for images `rows` of the batch, as their share of the global batch's.
 
@@ -227,36 +227,36 @@ class Objective(nn.Module):
         codes = batch.codes[rows, : spec.student_views]
         count, views, _ = codes.shape
         sequences = codes.flatten(0, 1)
-        hidden = None if batch.hidden is None else batch.hidden[rows]
-        attend = None if hidden is None else attend_mask(hidden.flatten(0, 1), spec.mask_self)
+        token_mask = None if batch.token_mask is None else batch.token_mask[rows]
+        attend = None if token_mask is None else attend_mask(token_mask.flatten(0, 1), spec.mask_self)
         labels = batch.labels[rows, :views].flatten()
         seeds = None if batch.seeds is None else batch.seeds[rows].flatten()
-        found = (learner or self.learner)(sequences, labels, attend, self.tap, batch.positions, seeds)
+        found = (learner or self.learner)(sequences, labels, attend, self.feature_layer, batch.positions, seeds)
         # Eq. 2, on the masked pass
         parts = {
-            "ar_loss": F.cross_entropy(wide(found.logits.flatten(0, 1)), sequences.flatten(), reduction="sum")
+            "ar_loss": F.cross_entropy(at_least_fp32(found.logits.flatten(0, 1)), sequences.flatten(), reduction="sum")
             / (total * views * length)
         }
         loss = parts["ar_loss"]
         if targets.final is not None:
             own = targets.final[rows.start - targets.first : rows.stop - targets.first]
             student = found.final if spec.mim_tap == "post_norm" else found.pre_norm
-            parts["mim_loss"] = self._mim(student, own, hidden, total)
+            parts["mim_loss"] = self._mim(student, own, token_mask, total)
             loss = loss + spec.mim_weight * parts["mim_loss"]
         if targets.keys is not None:
             assert found.queries is not None
             parts |= self._contrastive(found.queries.unflatten(0, (count, views)), targets.keys, first, total)
-            factor = 0.5 if spec.inter_step and spec.inter_view else spec.lone_factor
+            factor = 0.5 if spec.inter_step and spec.inter_view else spec.single_contrastive_scale
             loss = loss + spec.contrastive_weight * factor * sum(
                 parts[name] for name in ("inter_step_loss", "inter_view_loss") if name in parts
             )
         return {"loss": loss, **parts}
 
-    def _mim(self, student: Tensor, teacher: Tensor, hidden: Tensor | None, total: int) -> Tensor:
+    def _mim(self, student: Tensor, teacher: Tensor, token_mask: Tensor | None, total: int) -> Tensor:
         spec, (_, views, length, _) = self.spec, teacher.shape
         masked_only = spec.mim_positions == "masked"
-        each = hidden_count(spec.mask_ratio, length) if masked_only else length
-        return mim_loss(student.view_as(teacher), teacher, spec.mim_distance, hidden if masked_only else None) / (
+        each = num_masked(spec.mask_ratio, length) if masked_only else length
+        return mim_loss(student.view_as(teacher), teacher, spec.mim_distance, token_mask if masked_only else None) / (
             total * views * each
         )
 

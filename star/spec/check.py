@@ -15,7 +15,7 @@ from star.spec.measure import Measure, parse_formula, parse_measure
 from star.spec.points import value_at
 from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure
 from star.spec.run import RunSpec
-from star.spec.yamldoc import Doc
+from star.spec.yamldoc import LocatedYaml
 
 Where = tuple[str | int, ...]
 NEEDS = {AttentionFigure: "attention", CodesFigure: "invariance", SamplesFigure: "generate"}
@@ -23,13 +23,13 @@ NEEDS = {AttentionFigure: "attention", CodesFigure: "invariance", SamplesFigure:
 
 
 class _Checker:
-    def __init__(self, spec: ExperimentSpec, doc: Doc, name: str) -> None:
+    def __init__(self, spec: ExperimentSpec, doc: LocatedYaml, name: str) -> None:
         self.spec, self.doc, self.name = spec, doc, name
         self.stages = needed(tuple(spec.targets))
 
     def complain(self, where: Where, text: str) -> NoReturn:
         path = ".".join(map(str, where))
-        raise SpecError(f"{self.doc.mark(where) or self.name}: {path}: {text}.")
+        raise SpecError(f"{self.doc.location(where) or self.name}: {path}: {text}.")
 
     def measure(self, text: str, where: Where, curves: bool = False, numbers: bool = True) -> None:
         """A metric's name: one of `metrics`, a number, and where they are legal a curve."""
@@ -67,7 +67,7 @@ class _Checker:
                 self.complain(where, f"{label!r} is no row{meant(label, legal)}; the rows are: {'; '.join(legal)}")
 
 
-def check_report(spec: ExperimentSpec, doc: Doc, name: str) -> None:
+def check_report(spec: ExperimentSpec, doc: LocatedYaml, name: str) -> None:
     """Metrics and fields that columns, figures and claims name.
 
     Raises:
@@ -123,7 +123,7 @@ def _check_predicate(check: _Checker, predicate: Section, where: Where) -> None:
     check.measure(predicate.metric, where, curves=whole or isinstance(predicate, Compares), numbers=not whole)  # type: ignore[attr-defined]
 
 
-def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: Doc, name: str) -> None:
+def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYaml, name: str) -> None:
     """Row labels that the table, figures and claims name, and what figures want of the rows they show.
 
     Raises:

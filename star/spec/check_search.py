@@ -13,13 +13,13 @@ from star.spec.measure import FOREIGN, parse_measure
 from star.spec.points import Point, Search, completed, fits, number_kind_of, value_at
 from star.spec.run import RunSpec
 from star.spec.search import Parameter
-from star.spec.yamldoc import Doc
+from star.spec.yamldoc import LocatedYaml
 
 EVALUATION = ("generate", "score", "probe", "attention", "resources")
 """Sections that a comparison on the way may change: training must stay what it is, so that it can go on from there."""
 
 
-def check_search(search: Search, doc: Doc) -> None:
+def check_search(search: Search, doc: LocatedYaml) -> None:
     """Fields, ranges and their ends, objectives, the pruner, starting points.
 
     Raises:
@@ -31,7 +31,7 @@ def check_search(search: Search, doc: Doc) -> None:
 class _Checker:
     """What can be wrong with a search beyond its types."""
 
-    def __init__(self, search: Search, doc: Doc) -> None:
+    def __init__(self, search: Search, doc: LocatedYaml) -> None:
         self.search, self.doc = search, doc
 
     def check(self) -> None:
@@ -39,11 +39,11 @@ class _Checker:
         for name, parameter in self.search.spec.space.items():
             self._field(name, parameter)
         base = self.search.default
-        for field in ("optim.until", "generate.samples"):
+        for field in ("optim.stop_at_step", "generate.samples"):
             if value_at(base, field) is not None or field in self.search.spec.space:
-                mark = self.search.base.mark(tuple(field.split("."))) or self.doc.mark(("space", field))
+                location = self.search.base.location(tuple(field.split("."))) or self.doc.location(("space", field))
                 raise SpecError(
-                    f"{mark or self.search.file}: {field}: has no place in a search, whose trials train to the end."
+                    f"{location or self.search.file}: {field}: has no place in a search, whose trials train to the end."
                 )
         for i, objective in enumerate(self.search.spec.objectives):
             self._objective(objective.metric, ("objectives", i, "metric"))
@@ -62,7 +62,7 @@ class _Checker:
 
     def _complain(self, where: tuple[str | int, ...], text: str) -> NoReturn:
         path = ".".join(map(str, where))
-        raise SpecError(f"{self.doc.mark(where) or self.search.file}: {path}: {text}.")
+        raise SpecError(f"{self.doc.location(where) or self.search.file}: {path}: {text}.")
 
     def _field(self, name: str, parameter: Parameter) -> None:
         try:
@@ -111,9 +111,9 @@ class _Checker:
                     f"{pruner.min_steps} is not before the end of training, {self.search.default.total_steps} steps",
                 )
             if self.search.default.resources.validate_every:
-                mark = self.search.base.mark(("resources", "validate_every"))
+                location = self.search.base.location(("resources", "validate_every"))
                 raise SpecError(
-                    f"{mark or self.search.file}: resources.validate_every: the best weights on the way are not kept where a trial is "
+                    f"{location or self.search.file}: resources.validate_every: the best weights on the way are not kept where a trial is "
                     "compared, so none could go on from there; set it to 0, or leave the pruner out."
                 )
             self.search.run(self.search.point_of(self.search.default), pruner.min_steps)

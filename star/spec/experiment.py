@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from star.errors import SpecError
 from star.spec.base import FieldError, Section
 from star.spec.claims import Claim
+from star.spec.renames import OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
 from star.spec.run import RunSpec
 
@@ -29,10 +30,15 @@ class Row(Section):
     published: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="what picks its published row"
     )
-    quoted: bool = Field(
+    paper_only: bool = Field(
         False,
         description="only the literature has it: nothing runs, unless `generate.samples` names images that are there",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, values: Any) -> Any:
+        return under_new_names(values, OF_ROWS)
 
 
 class ExperimentSpec(Section):

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from star.errors import SpecError
-from star.spec.yamldoc import Doc
+from star.spec.yamldoc import LocatedYaml
 
 Loc = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], doc: Doc, name: str, prefix: Loc = ()) -> M:
+def validated(model: type[M], doc: LocatedYaml, name: str, prefix: Loc = ()) -> M:
     """`doc` as a `model`.
 
     Args:
@@ -31,7 +31,7 @@ def validated(model: type[M], doc: Doc, name: str, prefix: Loc = ()) -> M:
         raise SpecError("\n".join(_sentences(error, model, doc, name, prefix))) from None
 
 
-def _sentences(error: ValidationError, model: type[BaseModel], doc: Doc, name: str, prefix: Loc) -> list[str]:
+def _sentences(error: ValidationError, model: type[BaseModel], doc: LocatedYaml, name: str, prefix: Loc) -> list[str]:
     lines: dict[Loc, str] = {}
     schema = _schema(model)
     for item in error.errors(include_url=False):
@@ -40,9 +40,9 @@ def _sentences(error: ValidationError, model: type[BaseModel], doc: Doc, name: s
             loc = (*loc, *(int(step) if step.isdigit() else step for step in item["ctx"]["error"].path))
         known = _known_part(schema, loc, keep_last=item["type"] == "extra_forbidden")
         written = _without_tags(schema, known)
-        mark = doc.mark(written) or name
+        location = doc.location(written) or name
         path = ".".join(str(step) for step in (*prefix, *written)) or "the file"
-        lines.setdefault(known, f"{mark}: {path}: {_complaint(item, schema, known)}")
+        lines.setdefault(known, f"{location}: {path}: {_complaint(item, schema, known)}")
     return list(lines.values())
 
 

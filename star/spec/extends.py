@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import SpecError
-from star.spec.yamldoc import Doc, Mark, Path_, nested, overlay, read, text_at_top, text_of
+from star.spec.yamldoc import LocatedYaml, Path_, SourceLocation, nested, overlay, read, text_at_top, text_of
 
 EXTENDS, ADD = "extends", "add"
 NAMES = ("experiment", "search")
@@ -23,7 +23,7 @@ NAMES = ("experiment", "search")
 class Extended:
     """A file, with what it extends in it."""
 
-    doc: Doc
+    doc: LocatedYaml
     folders: tuple[Path, ...]
     """Of this file and of those that it extends."""
 
@@ -40,7 +40,7 @@ def read_extended(path: Path) -> Extended:
 
 def _read(path: Path, children: tuple[Path, ...]) -> Extended:
     given = text_at_top(text_of(path), EXTENDS)
-    parent = None if given is None else _parent(path, Mark(str(path), given[1]), given[0], children)
+    parent = None if given is None else _parent(path, SourceLocation(str(path), given[1]), given[0], children)
     doc = read(path, known=parent.doc.anchors if parent else None)
     own = doc.value
     if not isinstance(own, dict):
@@ -49,47 +49,51 @@ def _read(path: Path, children: tuple[Path, ...]) -> Extended:
         for key in (EXTENDS, ADD):
             if key in own:
                 wanted = "the path of a file" if key == EXTENDS else "a file that `extends` another"
-                raise SpecError(f"{doc.mark((key,))}: {key}: needs {wanted}; give it, or leave `{key}` out.")
+                raise SpecError(f"{doc.location((key,))}: {key}: needs {wanted}; give it, or leave `{key}` out.")
         return Extended(doc, (path.parent,))
     if not children and not any(name in own for name in NAMES) and any(name in parent.doc.value for name in NAMES):
         raise SpecError(
-            f"{doc.mark((EXTENDS,))}: a file that extends another has a name of its own; give `experiment: NAME`."
+            f"{doc.location((EXTENDS,))}: a file that extends another has a name of its own; give `experiment: NAME`."
         )
-    patch = Doc({key: value for key, value in own.items() if key not in (EXTENDS, ADD)}, doc.marks)
+    patch = LocatedYaml({key: value for key, value in own.items() if key not in (EXTENDS, ADD)}, doc.locations)
     whole = overlay(parent.doc, patch)
     if ADD in own:
         whole = _added(whole, doc.at(ADD), ())
-    whole = replace(whole, marks={p: mark for p, mark in whole.marks.items() if p[:1] not in ((EXTENDS,), (ADD,))})
+    whole = replace(
+        whole, locations={p: location for p, location in whole.locations.items() if p[:1] not in ((EXTENDS,), (ADD,))}
+    )
     return Extended(replace(whole, anchors=doc.anchors), (path.parent, *parent.folders))
 
 
-def _parent(path: Path, mark: Mark, given: str, children: tuple[Path, ...]) -> Extended:
+def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Path, ...]) -> Extended:
     file = path.parent / given
     if not file.is_file():
-        raise SpecError(f"{mark}: extends: {given!r} is no file beside {path.name}; give a path from {path.parent}.")
+        raise SpecError(
+            f"{location}: extends: {given!r} is no file beside {path.name}; give a path from {path.parent}."
+        )
     line = (*children, path)
     if file.resolve() in [one.resolve() for one in line]:
         raise SpecError(
-            f"{mark}: extends: the files extend each other in a circle: {' -> '.join(map(str, (*line, file)))}."
+            f"{location}: extends: the files extend each other in a circle: {' -> '.join(map(str, (*line, file)))}."
         )
     found = _read(file, line)
     if not isinstance(found.doc.value, dict):
-        raise SpecError(f"{mark}: extends: {file} holds no mapping of keys to values.")
+        raise SpecError(f"{location}: extends: {file} holds no mapping of keys to values.")
     reference = found.doc.value.get("reference")
     if isinstance(reference, str):  # its file of published values, from where this file lies
         place = os.path.relpath(file.parent / reference, path.parent)
-        mark = found.doc.mark(("reference",)) or mark
+        location = found.doc.location(("reference",)) or location
         found = replace(
-            found, doc=replace(overlay(found.doc, nested(("reference",), place, mark)), anchors=found.doc.anchors)
+            found, doc=replace(overlay(found.doc, nested(("reference",), place, location)), anchors=found.doc.anchors)
         )
     return found
 
 
-def _added(doc: Doc, more: Doc, path: Path_) -> Doc:
+def _added(doc: LocatedYaml, more: LocatedYaml, path: Path_) -> LocatedYaml:
     """`doc` with the lists of `more` behind its own."""
     where = ".".join(map(str, (ADD, *path)))
     if not isinstance(more.value, dict):
-        raise SpecError(f"{more.mark(())}: {where}: adds to lists; give it as `{ADD}: {{rows: [...]}}`.")
+        raise SpecError(f"{more.location(())}: {where}: adds to lists; give it as `{ADD}: {{rows: [...]}}`.")
     for key, value in more.value.items():
         place, there = (*path, key), _value(doc, (*path, key))
         if isinstance(value, dict) and isinstance(there, dict):
@@ -97,20 +101,20 @@ def _added(doc: Doc, more: Doc, path: Path_) -> Doc:
             continue
         if not isinstance(value, list) or not isinstance(there, list | None):
             raise SpecError(
-                f"{more.mark((key,))}: {where}.{key}: adds a list to a list; say {'.'.join(map(str, place))} by itself."
+                f"{more.location((key,))}: {where}.{key}: adds a list to a list; say {'.'.join(map(str, place))} by itself."
             )
-        kept = {p: mark for p, mark in doc.marks.items() if p[: len(place)] == place}
+        kept = {p: location for p, location in doc.locations.items() if p[: len(place)] == place}
         behind = {
-            (*place, len(there or ()) + int(p[1]), *p[2:]): mark
-            for p, mark in more.marks.items()
+            (*place, len(there or ()) + int(p[1]), *p[2:]): location
+            for p, location in more.locations.items()
             if p[:1] == (key,) and len(p) > 1
         }
-        grown = nested(place, [*(there or ()), *value], more.mark((key,)) or Mark(where))
-        doc = overlay(doc, Doc(grown.value, {**grown.marks, **doc.marks, **kept, **behind}))
+        grown = nested(place, [*(there or ()), *value], more.location((key,)) or SourceLocation(where))
+        doc = overlay(doc, LocatedYaml(grown.value, {**grown.locations, **doc.locations, **kept, **behind}))
     return doc
 
 
-def _value(doc: Doc, path: Path_) -> Any:
+def _value(doc: LocatedYaml, path: Path_) -> Any:
     found = doc.value
     for step in path:
         found = found.get(step) if isinstance(found, dict) else None

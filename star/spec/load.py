@@ -12,15 +12,15 @@ from star.errors import SpecError
 from star.spec.check import check_report, check_rows
 from star.spec.experiment import Experiment, ExperimentSpec
 from star.spec.explain import validated
-from star.spec.extends import read_extended
+from star.spec.extends import Extended, read_extended
 from star.spec.keys import Keys, run_key
 from star.spec.profiles import Presets, base_of
-from star.spec.resources import former_fields
+from star.spec.renames import OF_ROWS, told
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
 from star.spec.run import RunSpec
 from star.spec.sweeps import Change, parse_set, swept
 from star.spec.written import as_written
-from star.spec.yamldoc import Doc, Mark, nested, overlay
+from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 
 def load(
@@ -43,16 +43,18 @@ def load(
     """
     extended = read_extended(path)
     if is_search(extended.doc):
-        mark = extended.doc.mark(("search",))
-        raise SpecError(f"{mark}: this is a search, not a table; `star-exp search {path}` runs it.")
+        location = extended.doc.location(("search",))
+        raise SpecError(f"{location}: this is a search, not a table; `star-exp search {path}` runs it.")
     changes = [parse_set(text) for text in sets]
     doc, notes = swept(extended.doc, [change for change in changes if change.values is not None])
     spec = validated(ExperimentSpec, doc, str(path))
     check_report(spec, doc, str(path))
     if name is not None:
-        spec = validated(ExperimentSpec, overlay(doc, nested(("experiment",), name, Mark(f"--name {name}"))), str(path))
+        spec = validated(
+            ExperimentSpec, overlay(doc, nested(("experiment",), name, SourceLocation(f"--name {name}"))), str(path)
+        )
     chosen = profile or spec.profile
-    base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.mark(("profile",)))
+    base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
     rows = rows_of(spec, doc, presets, str(path))
     patches = [change for change in changes if change.values is None]
     for patch in patches:
@@ -74,18 +76,22 @@ def load(
         spec.reference,
     )
     notes += told_of(rows, spec.axes, idle)
-    notes += _told_of_former(spec, presets, patches)
+    notes += _told_of_former(spec, extended, presets, patches)
     return Experiment(str(path), spec, Path(chosen).stem, variants, written, tuple(notes))
 
 
-def _told_of_former(spec: ExperimentSpec, presets: Presets, patches: Sequence[Change]) -> list[str]:
+def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, patches: Sequence[Change]) -> list[str]:
     parts = [presets.spec.base, *presets.spec.presets.values(), spec.base]
     parts += [*(row.spec for row in spec.rows), *(patch.doc.value for patch in patches)]
-    former = dict.fromkeys(one for part in parts for one in former_fields(part))
+    former = dict.fromkeys(one for part in parts for one in told(part))
+    rows = extended.doc.value.get("rows") or ()
+    former |= dict.fromkeys(
+        f"{old} of a row is now {new}" for row in rows for old, new in OF_ROWS.items() if old in row
+    )
     return [f"{one}; this version reads the former way, the next one will not" for one in former]
 
 
-def is_search(doc: Doc) -> bool:
+def is_search(doc: LocatedYaml) -> bool:
     """Whether a file describes a search, and not an experiment."""
     return isinstance(doc.value, dict) and "search" in doc.value
 
@@ -93,25 +99,25 @@ def is_search(doc: Doc) -> bool:
 def _refuse_varied(change: Change, rows: Sequence[Placed]) -> None:
     steps = tuple(change.path.split("."))
     for placed in rows:
-        if steps in placed.patch.marks:
+        if steps in placed.patch.locations:
             who = f"{placed.row.label!r} sets it" if placed.row.label else "it is set"
             raise SpecError(
-                f"--set {change.text}: {change.path} is what the rows vary ({who} at {placed.patch.marks[steps]}); change it there."
+                f"--set {change.text}: {change.path} is what the rows vary ({who} at {placed.patch.locations[steps]}); change it there."
             )
 
 
-def _resolve(base: Doc, placed: Placed, seeds: list[int], name: str) -> tuple[RunSpec, ...]:
+def _resolve(base: LocatedYaml, placed: Placed, seeds: list[int], name: str) -> tuple[RunSpec, ...]:
     whole = overlay(base, placed.patch)
     asked = {name: value if isinstance(value, dict) else {} for name, value in whole.value.items()}
     samples = asked.get("generate", {}).get("samples")
-    if placed.row.quoted and not (samples and Path(str(samples)).expanduser().exists()):
+    if placed.row.paper_only and not (samples and Path(str(samples)).expanduser().exists()):
         return ()
     if samples and not {"steps", "epochs"} & set(asked.get("optim", {})):  # of a training that there is none of
-        whole = overlay(whole, nested(("optim", "steps"), 1, Mark(name)))
+        whole = overlay(whole, nested(("optim", "steps"), 1, SourceLocation(name)))
     first = validated(RunSpec, whole, name)
     if "seed" in whole.value:
         raise SpecError(
-            f"{whole.mark(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds."
+            f"{whole.location(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds."
         )
     if first.generate.samples:  # no seed made them that we know of
         return (first,)
@@ -119,7 +125,7 @@ def _resolve(base: Doc, placed: Placed, seeds: list[int], name: str) -> tuple[Ru
 
 
 def _distinct(
-    spec: ExperimentSpec, rows: list[Placed], runs: list[tuple[RunSpec, ...]], doc: Doc, name: str
+    spec: ExperimentSpec, rows: list[Placed], runs: list[tuple[RunSpec, ...]], doc: LocatedYaml, name: str
 ) -> tuple[list[int], dict[int, set[int]]]:
     """Which rows stay, and by the number of a written row the axes that change nothing of it.
 
@@ -132,7 +138,7 @@ def _distinct(
     for i, (axis, values) in enumerate(spec.axes.items()):
         if idle and all(i in axes for axes in idle.values()):
             raise SpecError(
-                f"{doc.mark(('axes', axis))}: axes.{axis}: changes nothing: its {len(values)} values {values!r} give the same runs; "
+                f"{doc.location(('axes', axis))}: axes.{axis}: changes nothing: its {len(values)} values {values!r} give the same runs; "
                 "the part it sets is switched off, or lies outside what a run is made of."
             )
     kept = [i for i, row in enumerate(rows) if not any((row.point or ())[axis] for axis in idle.get(row.number, ()))]
@@ -142,7 +148,7 @@ def _distinct(
         if keys[i] in first:
             path = ("rows", rows[i].number) if spec.rows else ("axes",)
             raise SpecError(
-                f"{doc.mark(path) or name}: rows: {labels[i]!r} is the same run as "
+                f"{doc.location(path) or name}: rows: {labels[i]!r} is the same run as "
                 f"{labels[first[keys[i]]]!r}; remove one, or change what differs."
             )
         first[keys[i]] = i

@@ -15,7 +15,7 @@ from star.spec.run import RunSpec
 from star.spec.search import SearchSpec
 from star.spec.sweeps import parse_set
 from star.spec.written import as_written
-from star.spec.yamldoc import Doc, Mark, nested, overlay
+from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 
 def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = (), name: str | None = None) -> Search:
@@ -33,13 +33,13 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
     doc = extended.doc
     if isinstance(doc.value, dict) and "experiment" in doc.value:
         raise SpecError(
-            f"{doc.mark(('experiment',))}: this is an experiment, not a search; `star-exp run {path}` runs it."
+            f"{doc.location(('experiment',))}: this is an experiment, not a search; `star-exp run {path}` runs it."
         )
     if name is not None:
-        doc = overlay(doc, nested(("search",), name, Mark(f"--name {name}")))
+        doc = overlay(doc, nested(("search",), name, SourceLocation(f"--name {name}")))
     spec = validated(SearchSpec, doc, str(path))
     chosen = profile or spec.profile
-    base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.mark(("profile",)))
+    base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
     changes = [parse_set(text) for text in sets]
     for change in changes:
         if change.path in spec.space:
@@ -51,12 +51,12 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
                 f"--set {change.text}: a search chooses its points itself; put {change.path} into space with these as choices."
             )
         base = overlay(base, change.doc)
-    marks = {field: doc.mark(("space", field)) for field in spec.space}
+    locations = {field: doc.location(("space", field)) for field in spec.space}
     default = validated(RunSpec, base, str(path))
-    early = doc.at("pruner", "spec") if spec.pruner.spec else Doc({})
+    early = doc.at("pruner", "spec") if spec.pruner.spec else LocatedYaml({})
     written = as_written(
         path, extended, extended.doc, ("search", spec.search), Path(presets.file), [c.doc for c in changes]
     )
-    search = Search(str(path), spec, Path(chosen).stem, Path(presets.file), base, marks, default, early, written)
+    search = Search(str(path), spec, Path(chosen).stem, Path(presets.file), base, locations, default, early, written)
     check_search(search, doc)
     return search

@@ -13,7 +13,7 @@ from star.spec.explain import field_schema, validated
 from star.spec.measure import Measure, parse_measure
 from star.spec.run import RunSpec
 from star.spec.search import Parameter, SearchSpec
-from star.spec.yamldoc import Doc, Mark, nested, overlay
+from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 Point = dict[str, Any]
 """Dotted path -> value, of the parameters that are there."""
@@ -29,12 +29,12 @@ class Search:
     spec: SearchSpec
     profile: str
     profile_file: Path
-    base: Doc
-    marks: Mapping[str, Mark | None]
+    base: LocatedYaml
+    locations: Mapping[str, SourceLocation | None]
     """Parameter -> where the file has it."""
     default: RunSpec
     """The base's own run."""
-    comparison: Doc
+    comparison: LocatedYaml
     """What the pruner changes for comparisons before the end."""
     written: Mapping[str, str] = field(default_factory=dict)
     """Name -> text of YAML files that give the same search, changes of the command line included."""
@@ -87,11 +87,11 @@ class Search:
         """
         doc = self.base
         for name, value in point.items():
-            mark = self.marks.get(name) or Mark(self.file)
-            doc = overlay(doc, nested(tuple(name.split(".")), tidied(self.spec.space[name], value), mark))
+            location = self.locations.get(name) or SourceLocation(self.file)
+            doc = overlay(doc, nested(tuple(name.split(".")), tidied(self.spec.space[name], value), location))
         if until is not None:
             doc = overlay(doc, self.comparison)
-            doc = overlay(doc, nested(("optim", "until"), until, Mark(self.file)))
+            doc = overlay(doc, nested(("optim", "stop_at_step"), until, SourceLocation(self.file)))
         return validated(RunSpec, doc, self.file)
 
     def early(self, label: str, until: int, spec: RunSpec) -> Experiment:

@@ -10,7 +10,7 @@ from typing import Any
 from star.errors import SpecError
 from star.spec.experiment import ProfileSpec
 from star.spec.explain import meant, validated
-from star.spec.yamldoc import Doc, Mark, overlay, read
+from star.spec.yamldoc import LocatedYaml, SourceLocation, overlay, read
 
 
 @dataclass(frozen=True)
@@ -18,35 +18,37 @@ class Presets:
     """A profile's file: its base and its named partial specs."""
 
     spec: ProfileSpec
-    doc: Doc
+    doc: LocatedYaml
     file: str
 
-    def base(self) -> Doc:
+    def base(self) -> LocatedYaml:
         """The profile's own partial spec."""
         return self.doc.at("base")
 
-    def get(self, name: str, mark: Mark | None) -> Doc:
-        """The partial spec called `name`; `mark` is where it was asked for."""
+    def get(self, name: str, location: SourceLocation | None) -> LocatedYaml:
+        """The partial spec called `name`; `location` is where it was asked for."""
         if name not in self.spec.presets:
             legal = sorted(self.spec.presets)
             raise SpecError(
-                f"{mark}: {name!r} is no preset of {self.file}{meant(name, legal)}; it has: {', '.join(legal) or 'none'}."
+                f"{location}: {name!r} is no preset of {self.file}{meant(name, legal)}; it has: {', '.join(legal) or 'none'}."
             )
         return self.doc.at("presets", name)
 
 
-def base_of(doc: Doc, folders: Sequence[Path], profile: str, mark: Mark | None) -> tuple[Doc, Presets]:
+def base_of(
+    doc: LocatedYaml, folders: Sequence[Path], profile: str, location: SourceLocation | None
+) -> tuple[LocatedYaml, Presets]:
     """What a file's rows, or trials, have in common: the profile, its presets that the file uses, the file's own base.
 
     Args:
         folders: in whose `profiles/` a name is looked for, the file's own first.
         mark: where the profile was chosen; None on the command line.
     """
-    presets = _read_profile(folders, profile, mark)
+    presets = _read_profile(folders, profile, location)
     base = presets.base()
     for i, preset in enumerate(doc.value.get("use", ())):
-        base = overlay(base, presets.get(preset, doc.mark(("use", i))))
-    return overlay(base, doc.at("base") if doc.value.get("base") else Doc({})), presets
+        base = overlay(base, presets.get(preset, doc.location(("use", i))))
+    return overlay(base, doc.at("base") if doc.value.get("base") else LocatedYaml({})), presets
 
 
 def profile_base(path: Path) -> dict[str, Any]:
@@ -55,18 +57,18 @@ def profile_base(path: Path) -> dict[str, Any]:
     return found
 
 
-def _read_profile(folders: Sequence[Path], name: str, mark: Mark | None) -> Presets:
+def _read_profile(folders: Sequence[Path], name: str, location: SourceLocation | None) -> Presets:
     kept = [folder / "profiles" for folder in folders]
     is_path = name.endswith((".yaml", ".yml"))
     places = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in kept]
-    if mark is not None:  # a file names it from where it lies
-        places.append(Path(mark.source).parent / name)
+    if location is not None:  # a file names it from where it lies
+        places.append(Path(location.source).parent / name)
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         legal = sorted({found.stem for folder in kept for found in folder.glob("*.yaml")})
         where = " and ".join(map(str, dict.fromkeys(kept)))
         raise SpecError(
-            f"{mark or '--profile'}: {name!r} is no profile{meant(name, legal)}; {where} has: {', '.join(legal) or 'none'}."
+            f"{location or '--profile'}: {name!r} is no profile{meant(name, legal)}; {where} has: {', '.join(legal) or 'none'}."
         )
     doc = read(path)
     return Presets(validated(ProfileSpec, doc, str(path)), doc, str(path))

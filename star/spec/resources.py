@@ -8,30 +8,12 @@ from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_s
 
 from star.spec.base import Count, FieldError, NonNegative, Positive, Section
 from star.spec.graph import STAGES
+from star.spec.renames import BY_STAGE
 
 Device = Literal["auto", "cpu", "cuda"]
 GpuName = Literal["A100", "H100", "H200", "B200", "L40S", "RTX-4090"]
 PEAK_TFLOPS: dict[str, float] = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362, "RTX-4090": 165}
 """Dense bf16 TFLOP/s with float32 accumulation, from the vendor's data sheets."""
-FORMER = ("threads", "processes", "nodes", "gpu_memory_gb", "memory_gb", "minutes")
-"""Fields that were mappings of stages, before a stage had a section of its own."""
-
-
-def former_fields(spec: Any) -> list[str]:
-    """What a partial spec says of resources in the former way, `threads: {train: 2}`, in words."""
-    found = spec.get("resources") if isinstance(spec, dict) else None
-    fields = [field for field in FORMER if isinstance(found, dict) and isinstance(found.get(field), dict)]
-    return [f"resources.{field}: {{STAGE: VALUE}} is now resources: {{STAGE: {{{field}: VALUE}}}}" for field in fields]
-
-
-def renamed(path: str) -> str:
-    """The path of a field that had another one, else `path`: `resources.threads.train` is `resources.train.threads`."""
-    steps = path.split(".")
-    return (
-        f"resources.{steps[2]}.{steps[1]}"
-        if len(steps) == 3 and steps[0] == "resources" and steps[1] in FORMER
-        else path
-    )
 
 
 class SlurmSpec(Section):
@@ -141,14 +123,14 @@ class Resources(Section):
     @classmethod
     def _former(cls, values: Any) -> Any:
         """What was written as `threads: {train: 2}` is `train: {threads: 2}`."""
-        if not isinstance(values, dict) or not any(isinstance(values.get(field), dict) for field in FORMER):
+        if not isinstance(values, dict) or not any(isinstance(values.get(field), dict) for field in BY_STAGE):
             return values
         now = {
             name: dict(value) if isinstance(value, dict) else value
             for name, value in values.items()
-            if name not in FORMER
+            if name not in BY_STAGE
         }
-        for field in FORMER:
+        for field in BY_STAGE:
             for stage, value in (values.get(field) or {}).items():
                 section = now.setdefault(stage, {})
                 if isinstance(section, dict) and section.get(field, value) != value:

@@ -12,7 +12,7 @@ from star.spec.experiment import ExperimentSpec, Row, Variant, axis_name
 from star.spec.explain import field_schema
 from star.spec.profiles import Presets
 from star.spec.run import RunSpec
-from star.spec.yamldoc import Doc, Mark, nested, overlay
+from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 Axes = Mapping[str, Sequence[Any]]
 """Dotted path -> values."""
@@ -24,7 +24,7 @@ class Placed:
 
     row: Row
     """As it is written; with an empty label where only axes are."""
-    patch: Doc
+    patch: LocatedYaml
     """What differs from the base."""
     number: int
     """Of the row in the file."""
@@ -32,7 +32,7 @@ class Placed:
     """The number of its value on each axis; None for a row that no axis varies."""
 
 
-def rows_of(spec: ExperimentSpec, doc: Doc, presets: Presets, name: str) -> list[Placed]:
+def rows_of(spec: ExperimentSpec, doc: LocatedYaml, presets: Presets, name: str) -> list[Placed]:
     """Every row at every point of the axes, in the file's order. A row that is only quoted stands once.
 
     Raises:
@@ -40,54 +40,54 @@ def rows_of(spec: ExperimentSpec, doc: Doc, presets: Presets, name: str) -> list
     """
     _check_axes(spec.axes, doc)
     only_axes = Row.model_construct(label="")
-    written = _written(spec, doc, presets) or [Placed(only_axes, Doc({}), 0, None)]
+    written = _written(spec, doc, presets) or [Placed(only_axes, LocatedYaml({}), 0, None)]
     return [crossed for placed in written for crossed in _crossed(placed, spec.axes, doc, name)]
 
 
-def _check_axes(axes: Axes, doc: Doc) -> None:
+def _check_axes(axes: Axes, doc: LocatedYaml) -> None:
     for axis, values in axes.items():
-        mark = doc.mark(("axes", axis))
+        location = doc.location(("axes", axis))
         try:
             field_schema(RunSpec, axis)
         except SpecError as error:
-            raise SpecError(f"{mark}: axes.{error}.") from None
+            raise SpecError(f"{location}: axes.{error}.") from None
         if not values:
-            raise SpecError(f"{mark}: axes.{axis}: has no values; give a list of at least one.")
+            raise SpecError(f"{location}: axes.{axis}: has no values; give a list of at least one.")
         texts = [repr(value) for value in values]
         for i, text in enumerate(texts):
             if text in texts[:i]:
                 raise SpecError(
-                    f"{doc.mark(('axes', axis, i))}: axes.{axis}: the value {values[i]!r} stands twice; keep one."
+                    f"{doc.location(('axes', axis, i))}: axes.{axis}: the value {values[i]!r} stands twice; keep one."
                 )
 
 
-def _written(spec: ExperimentSpec, doc: Doc, presets: Presets) -> list[Placed]:
+def _written(spec: ExperimentSpec, doc: LocatedYaml, presets: Presets) -> list[Placed]:
     rows = []
     for i, row in enumerate(spec.rows):
-        patch = Doc({})
+        patch = LocatedYaml({})
         for j, name in enumerate(row.use):
-            patch = overlay(patch, presets.get(name, doc.mark(("rows", i, "use", j))))
+            patch = overlay(patch, presets.get(name, doc.location(("rows", i, "use", j))))
         if row.spec:
             patch = overlay(patch, doc.at("rows", i, "spec"))
-        marks = {(): doc.marks["rows", i], **patch.marks}
-        rows.append(Placed(row, Doc(patch.value, marks), i, None))
+        locations = {(): doc.locations["rows", i], **patch.locations}
+        rows.append(Placed(row, LocatedYaml(patch.value, locations), i, None))
     return rows
 
 
-def _crossed(placed: Placed, axes: Axes, doc: Doc, name: str) -> list[Placed]:
-    if not axes or placed.row.quoted:
+def _crossed(placed: Placed, axes: Axes, doc: LocatedYaml, name: str) -> list[Placed]:
+    if not axes or placed.row.paper_only:
         return [placed]
     found = []
     for point in itertools.product(*(range(len(values)) for values in axes.values())):
         patch = placed.patch
         for (axis, values), i in zip(axes.items(), point, strict=True):
-            mark = doc.mark(("axes", axis, i)) or Mark(name)
+            location = doc.location(("axes", axis, i)) or SourceLocation(name)
             steps = tuple(axis.split("."))
-            if steps in placed.patch.marks:
+            if steps in placed.patch.locations:
                 raise SpecError(
-                    f"{mark}: axes.{axis}: the row {placed.row.label!r} sets it too, at {placed.patch.marks[steps]}; keep one of them."
+                    f"{location}: axes.{axis}: the row {placed.row.label!r} sets it too, at {placed.patch.locations[steps]}; keep one."
                 )
-            patch = overlay(patch, nested(steps, values[i], mark))
+            patch = overlay(patch, nested(steps, values[i], location))
         found.append(Placed(placed.row, patch, placed.number, point))
     return found
 

@@ -62,9 +62,10 @@ class RunSpec(Section):
             raise FieldError(
                 "optim.steps", "0 steps train nothing; give at least 1, or model.weights to use as they are"
             )
-        if self.optim.until is not None and self.optim.until >= self.total_steps:
+        if self.optim.stop_at_step is not None and self.optim.stop_at_step >= self.total_steps:
             raise FieldError(
-                "optim.until", f"{self.optim.until} is not before the end, {self.total_steps} steps; leave it out"
+                "optim.stop_at_step",
+                f"{self.optim.stop_at_step} is not before the end, {self.total_steps} steps; leave it out",
             )
         if self.selfguided.num_views > 10 * len(data.crop_ranges):
             raise FieldError(
@@ -183,5 +184,5 @@ class RunSpec(Section):
 
     @property
     def last_step(self) -> int:
-        """The optimizer step after which this run ends: the schedule's last, or `optim.until`."""
-        return self.optim.until or self.total_steps
+        """The optimizer step after which this run ends: the schedule's last, or `optim.stop_at_step`."""
+        return self.optim.stop_at_step or self.total_steps

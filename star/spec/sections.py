@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from star.spec.base import Count, FieldError, GivenPath, LayerRef, NonNegative, Positive, Section, Share
+from star.spec.renames import in_section, under_new_names
 
 
 class ModelSpec(Section):
@@ -80,7 +81,7 @@ class SelfGuidedSpec(Section):
     contrastive_weight: NonNegative = Field(0.5, description="beta (Eq. 8); 0 builds no contrastive loss")
     inter_step: bool = Field(True, description="L_step (Eq. 6): same view, other position")
     inter_view: bool = Field(True, description="L_view (Eq. 7): same position, other view")
-    lone_factor: Positive = Field(
+    single_contrastive_scale: Positive = Field(
         0.5, description="factor of beta when only one of the two is on (Eq. 8 has 1/2 for both)"
     )
     contrastive_layer: LayerRef = Field(
@@ -146,16 +147,30 @@ class SelfGuidedSpec(Section):
             unused |= {
                 name for name in type(self).model_fields if name.startswith(("contrastive", "inter_", "projector"))
             }
-            unused |= {"lone_factor", "num_positions", "temperature", "normalize", "reduction", "teacher_projector"}
+            unused |= {
+                "single_contrastive_scale",
+                "num_positions",
+                "temperature",
+                "normalize",
+                "reduction",
+                "teacher_projector",
+            }
         if self.contrastive and self.inter_step and self.inter_view:
-            unused |= {"lone_factor"}
+            unused |= {"single_contrastive_scale"}
         if not self.masked:
             unused |= {"mask_ratio", "mask_self", "mask_when"}
         if not self.teacher:
             unused |= {"ema_decay", "ema_ramp"}
         values = self.model_dump(mode="json", exclude=unused)
         values["student_views"] = min(self.student_views, self.num_views)
+        if "single_contrastive_scale" in values:  # as it was called when keys began
+            values["lone_factor"] = values.pop("single_contrastive_scale")
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, values: Any) -> Any:
+        return under_new_names(values, in_section("selfguided"))
 
 
 class OptimSpec(Section):
@@ -174,10 +189,15 @@ class OptimSpec(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     schedule: Literal["constant", "cosine"] = "constant"
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of the autocast region; weights stay in float32")
-    until: Count | None = Field(
+    stop_at_step: Count | None = Field(
         None,
         description="end after this step of the same schedule, as a search does to compare runs early; a run to the end goes on from there",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, values: Any) -> Any:
+        return under_new_names(values, in_section("optim"))
 
     @model_validator(mode="after")
     def _length(self) -> OptimSpec:
@@ -187,7 +207,8 @@ class OptimSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """A run to the end is what it was before there was another."""
-        return self.model_dump(mode="json", exclude=set() if self.until else {"until"})
+        values = self.model_dump(mode="json", exclude={"stop_at_step"})
+        return values | ({"until": self.stop_at_step} if self.stop_at_step else {})  # as it was called when keys began
 
 
 class GenerateSpec(Section):

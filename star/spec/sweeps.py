@@ -8,9 +8,9 @@ from typing import Any
 
 from star.errors import SpecError
 from star.spec.explain import field_schema
-from star.spec.resources import FORMER, renamed
+from star.spec.renames import BY_STAGE, renamed
 from star.spec.run import RunSpec
-from star.spec.yamldoc import Doc, Mark, Path_, nested, overlay, parse
+from star.spec.yamldoc import LocatedYaml, Path_, SourceLocation, nested, overlay, parse
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Change:
 
     text: str
     path: str
-    doc: Doc
+    doc: LocatedYaml
     values: tuple[Any, ...] | None
     """Those of a sweep."""
 
@@ -31,25 +31,25 @@ def parse_set(text: str) -> Change:
         SpecError: it is none, or a run has no such field.
     """
     path, equals, value = text.partition("=")
-    mark = Mark(f"--set {text}")
+    location = SourceLocation(f"--set {text}")
     if not equals or not path:
-        raise SpecError(f"{mark}: give it as path=value, such as optim.steps=200.")
-    parsed = parse(value, str(mark)).value if value.strip() else None
-    if path.startswith("resources.") and path.removeprefix("resources.") in FORMER and isinstance(parsed, dict):
-        return Change(text, path, nested(tuple(path.split(".")), parsed, mark), None)
+        raise SpecError(f"{location}: give it as path=value, such as optim.steps=200.")
+    parsed = parse(value, str(location)).value if value.strip() else None
+    if path.startswith("resources.") and path.removeprefix("resources.") in BY_STAGE and isinstance(parsed, dict):
+        return Change(text, path, nested(tuple(path.split(".")), parsed, location), None)
     path = renamed(path)
     try:
         schema = field_schema(RunSpec, path)
     except SpecError as error:
-        raise SpecError(f"{mark}: {error}.") from None
+        raise SpecError(f"{location}: {error}.") from None
     takes_list = any(part.get("type") == "array" for part in schema.get("anyOf", [schema]))
     values = None
     if isinstance(parsed, list) and (not takes_list or (parsed and all(isinstance(one, list) for one in parsed))):
         values = tuple(parsed)
-    return Change(text, path, nested(tuple(path.split(".")), parsed, mark), values)
+    return Change(text, path, nested(tuple(path.split(".")), parsed, location), values)
 
 
-def swept(doc: Doc, sweeps: Sequence[Change]) -> tuple[Doc, list[str]]:
+def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list[str]]:
     """An experiment's file with sweeps as axes of its own, and what is to be said of it.
 
     The table gets a column for each. What the file says of its rows does not hold for these: its claims, the row that others are
@@ -58,7 +58,9 @@ def swept(doc: Doc, sweeps: Sequence[Change]) -> tuple[Doc, list[str]]:
     if not sweeps or not isinstance(doc.value, dict):
         return doc, []
     for sweep in sweeps:
-        doc = overlay(doc, nested(("axes", sweep.path), list(sweep.values or ()), Mark(f"--set {sweep.text}")))
+        doc = overlay(
+            doc, nested(("axes", sweep.path), list(sweep.values or ()), SourceLocation(f"--set {sweep.text}"))
+        )
     out = ["its claims"] if doc.value.get("claims") else []
     doc = _with(doc, ("claims",), [])
     if isinstance(table := doc.value.get("table"), dict):
@@ -73,7 +75,7 @@ def swept(doc: Doc, sweeps: Sequence[Change]) -> tuple[Doc, list[str]]:
     return doc, [f"{told}; left out, for they are about the file's own rows: {', '.join(out)}" if out else told]
 
 
-def _with_columns(doc: Doc, sweeps: Sequence[Change]) -> Doc:
+def _with_columns(doc: LocatedYaml, sweeps: Sequence[Change]) -> LocatedYaml:
     """A column for each field that no column shows yet, before the measured ones."""
     columns = doc.value["table"].get("columns")
     if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
@@ -88,15 +90,17 @@ def _with_columns(doc: Doc, sweeps: Sequence[Change]) -> Doc:
     return _with(doc, ("table", "columns"), [*old[:first], *new, *old[first:]])
 
 
-def _with(doc: Doc, path: Path_, entries: Sequence[tuple[Any, int | None]]) -> Doc:
+def _with(doc: LocatedYaml, path: Path_, entries: Sequence[tuple[Any, int | None]]) -> LocatedYaml:
     """`doc` with a list in place of another: values, each with its place in the former list, whose marks it keeps."""
     size = len(path)
-    marks = {p: mark for p, mark in doc.marks.items() if p[:size] != path or len(p) == size}
+    locations = {p: location for p, location in doc.locations.items() if p[:size] != path or len(p) == size}
     for i, (_, before) in enumerate(entries):
-        marks |= {(*path, i, *p[size + 1 :]): m for p, m in doc.marks.items() if p[: size + 1] == (*path, before)}
-    return Doc(overlay(doc, nested(path, [value for value, _ in entries], Mark(""))).value, marks)
+        locations |= {
+            (*path, i, *p[size + 1 :]): m for p, m in doc.locations.items() if p[: size + 1] == (*path, before)
+        }
+    return LocatedYaml(overlay(doc, nested(path, [value for value, _ in entries], SourceLocation(""))).value, locations)
 
 
-def _without(doc: Doc, section: str, keys: Sequence[str]) -> Doc:
+def _without(doc: LocatedYaml, section: str, keys: Sequence[str]) -> LocatedYaml:
     kept = {key: value for key, value in doc.value[section].items() if key not in keys}
-    return Doc(doc.value | {section: kept}, doc.marks)
+    return LocatedYaml(doc.value | {section: kept}, doc.locations)

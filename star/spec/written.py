@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from star.spec.extends import Extended
-from star.spec.yamldoc import Doc, dump, overlay
+from star.spec.yamldoc import LocatedYaml, dump, overlay
 
 
 def as_written(
     path: Path,
     extended: Extended,
-    doc: Doc,
+    doc: LocatedYaml,
     name: tuple[str, str],
     profile: Path,
-    patches: Sequence[Doc],
+    patches: Sequence[LocatedYaml],
     seeds: Sequence[int] | None = None,
     reference: str | None = None,
 ) -> dict[str, str]:
@@ -39,7 +39,7 @@ def as_written(
     if seeds:
         changed["seeds"] = list(seeds)
     if patches:
-        base = doc.at("base") if doc.value.get("base") else Doc({})
+        base = doc.at("base") if doc.value.get("base") else LocatedYaml({})
         for patch in patches:
             base = overlay(base, patch)
         changed["base"] = base.value

@@ -65,7 +65,7 @@ for _name, (_pattern, _read) in _SCALARS.items():
 
 
 @dataclass(frozen=True)
-class Mark:
+class SourceLocation:
     """Where a value was written: a file and its line, or an option of the command line (line 0)."""
 
     source: str
@@ -76,31 +76,31 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Doc:
+class LocatedYaml:
     """A plain value (dicts, lists, scalars) and the mark of each path in it."""
 
     value: Any
-    marks: dict[Path_, Mark] = field(default_factory=dict)
+    locations: dict[Path_, SourceLocation] = field(default_factory=dict)
     anchors: Mapping[str, yaml.Node] = field(default_factory=dict)
     """Of a file that was read, and of those that it could name."""
 
-    def at(self, *path: str | int) -> Doc:
+    def at(self, *path: str | int) -> LocatedYaml:
         """The sub-document at `path`, which must exist."""
         value = self.value
         for step in path:
             value = value[step]
         size = len(path)
-        return Doc(value, {p[size:]: mark for p, mark in self.marks.items() if p[:size] == path})
+        return LocatedYaml(value, {p[size:]: location for p, location in self.locations.items() if p[:size] == path})
 
-    def mark(self, path: Path_) -> Mark | None:
+    def location(self, path: Path_) -> SourceLocation | None:
         """The mark of `path` or of its nearest parent that has one."""
         for size in range(len(path), -1, -1):
-            if path[:size] in self.marks:
-                return self.marks[path[:size]]
+            if path[:size] in self.locations:
+                return self.locations[path[:size]]
         return None
 
 
-def read(path: Path, shown: str | None = None, known: Mapping[str, yaml.Node] | None = None) -> Doc:
+def read(path: Path, shown: str | None = None, known: Mapping[str, yaml.Node] | None = None) -> LocatedYaml:
     """Parse one YAML file.
 
     Args:
@@ -132,7 +132,7 @@ def text_of(path: Path, shown: str | None = None) -> str:
         raise SpecError(f"{name}:{line}: cannot be read: it is not UTF-8 text; save it as that.") from None
 
 
-def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) -> Doc:
+def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) -> LocatedYaml:
     """Parse YAML text; `name` stands for the file in marks and errors."""
     try:
         _refuse_odd_letters(text, name)
@@ -147,11 +147,11 @@ def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) ->
         raise SpecError(f"{name}: not valid YAML: nested too deep.") from None
     if node is None:
         raise SpecError(f"{name}:1: the file is empty.")
-    marks: dict[Path_, Mark] = {}
-    value = _build(loader, node, (), marks, ())
+    locations: dict[Path_, SourceLocation] = {}
+    value = _build(loader, node, (), locations, ())
     if isinstance(value, dict) and value.pop(ANCHORS, None) is not None:
-        marks = {path: mark for path, mark in marks.items() if path[:1] != (ANCHORS,)}
-    return Doc(value, marks, {**loader.known, **loader.found})
+        locations = {path: location for path, location in locations.items() if path[:1] != (ANCHORS,)}
+    return LocatedYaml(value, locations, {**loader.known, **loader.found})
 
 
 def text_at_top(text: str, key: str) -> tuple[str, int] | None:
@@ -186,19 +186,23 @@ def _refuse_odd_letters(text: str, name: str) -> None:
 
 
 def _build(
-    loader: yaml.SafeLoader, node: yaml.Node, path: Path_, marks: dict[Path_, Mark], parents: tuple[int, ...]
+    loader: yaml.SafeLoader,
+    node: yaml.Node,
+    path: Path_,
+    locations: dict[Path_, SourceLocation],
+    parents: tuple[int, ...],
 ) -> Any:
     name, line = node.start_mark.name, node.start_mark.line + 1
-    if len(marks) > MOST_VALUES:
+    if len(locations) > MOST_VALUES:
         raise SpecError(
             f"{name}:{line}: holds more than {MOST_VALUES:,} values, aliases counted as often as they are used."
         )
-    marks[path] = Mark(name, line)
+    locations[path] = SourceLocation(name, line)
     if id(node) in parents:
         raise SpecError(f"{name}:{line}: an anchor that contains itself.")
     inside = (*parents, id(node))
     if isinstance(node, yaml.SequenceNode):
-        return [_build(loader, child, (*path, i), marks, inside) for i, child in enumerate(node.value)]
+        return [_build(loader, child, (*path, i), locations, inside) for i, child in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, child in node.value:
@@ -213,8 +217,8 @@ def _build(
                 )
             if key in mapping:
                 raise SpecError(f"{name}:{at}: {_dotted((*path, key))} is written twice; keep one.")
-            mapping[key] = _build(loader, child, (*path, key), marks, inside)
-            marks[(*path, key)] = Mark(name, at)
+            mapping[key] = _build(loader, child, (*path, key), locations, inside)
+            locations[(*path, key)] = SourceLocation(name, at)
         return mapping
     try:
         value = loader.construct_object(node)
@@ -243,31 +247,31 @@ def dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_CoreDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def overlay(base: Doc, patch: Doc) -> Doc:
+def overlay(base: LocatedYaml, patch: LocatedYaml) -> LocatedYaml:
     """`patch` over `base`: mappings merge key by key, everything else is replaced; marks follow the values."""
-    marks = dict(base.marks)
-    value = _merge(base.value, patch.value, (), marks)
-    marks.update(patch.marks)
-    return Doc(value, marks)
+    locations = dict(base.locations)
+    value = _merge(base.value, patch.value, (), locations)
+    locations.update(patch.locations)
+    return LocatedYaml(value, locations)
 
 
-def _merge(base: Any, patch: Any, path: Path_, marks: dict[Path_, Mark]) -> Any:
+def _merge(base: Any, patch: Any, path: Path_, locations: dict[Path_, SourceLocation]) -> Any:
     if not (isinstance(base, dict) and isinstance(patch, dict)):
-        for stale in [p for p in marks if p[: len(path)] == path and len(p) > len(path)]:
-            del marks[stale]
+        for stale in [p for p in locations if p[: len(path)] == path and len(p) > len(path)]:
+            del locations[stale]
         return patch
     merged = dict(base)
     for key, value in patch.items():
-        merged[key] = _merge(base[key], value, (*path, key), marks) if key in base else value
+        merged[key] = _merge(base[key], value, (*path, key), locations) if key in base else value
     return merged
 
 
-def nested(path: Path_, value: Any, mark: Mark) -> Doc:
+def nested(path: Path_, value: Any, location: SourceLocation) -> LocatedYaml:
     """A document that holds one value at `path`."""
     whole: Any = value
     for step in reversed(path):
         whole = {step: whole}
-    return Doc(whole, {path[:size]: mark for size in range(1, len(path) + 1)})
+    return LocatedYaml(whole, {path[:size]: location for size in range(1, len(path) + 1)})
 
 
 def _dotted(path: Path_) -> str:

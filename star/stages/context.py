@@ -39,7 +39,7 @@ class Context:
     """An empty folder; it becomes the job's `out` when the stage returns. Only the first rank writes there."""
     checkpoints: Path
     """What outlives an attempt."""
-    head_starts: Sequence[Path]
+    resume_from: Sequence[Path]
     """`out` folders of jobs that trained the same run up to an earlier step."""
     data_home: Path
     device: torch.device
@@ -87,12 +87,12 @@ class Pixels:
 
 def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, slice]]:
     """This rank's shards that any of `arrays` still misses, with their rows."""
-    if ctx.ranks.first:
+    if ctx.ranks.is_main:
         ctx.checkpoints.mkdir(exist_ok=True)
         for array in arrays:
             array.prepare()
-    ctx.ranks.wait()
-    found = {shard: rows for array in arrays for shard, rows in array.missing(ctx.ranks.index, ctx.ranks.count)}
+    ctx.ranks.barrier()
+    found = {shard: rows for array in arrays for shard, rows in array.missing(ctx.ranks.rank, ctx.ranks.world_size)}
     return iter(sorted(found.items()))
 
 

@@ -133,9 +133,9 @@ def encode(ctx: Context) -> Result:
             labels.write(shard, found)
             meter.done = before + labels.finished_rows() * shape[0]
             ctx.progress(meter.done, meter.total)
-        ctx.ranks.wait()
+        ctx.ranks.barrier()
         meter.done = before + len(images) * shape[0]
-        if ctx.ranks.first:
+        if ctx.ranks.is_main:
             stored.finish(ctx.out / name)
             labels.finish(ctx.out / name)
             skipped += int((np.load(ctx.out / name / "labels.npy") == LEFT_OUT).sum())

@@ -40,7 +40,7 @@ def reference(ctx: Context) -> Result:
 
     _gather(ctx, found, read)
     own = features_of(spec.extractor, spec.input_size)
-    if ctx.ranks.first:
+    if ctx.ranks.is_main:
         shown = real.plain(found.kept)
         write_reference(ctx.out / "reference.npz", own, found.pooled.result(), found.spatial.result(), shown)
         _write_manifold(ctx.out, manifold(found.points, spec.neighbours))
@@ -68,7 +68,7 @@ def _given_reference(ctx: Context, path: Path) -> Result:
         side=spec.image_size,
         progress=lambda done: ctx.progress(done, len(images)),
     )
-    if ctx.ranks.first:
+    if ctx.ranks.is_main:
         # the images stay where they are: a copy of 2 GB serves nobody
         empty = np.zeros((0, 1, 1, 3), dtype=np.uint8)
         write_reference(ctx.out / "reference.npz", known.extractor, known.pooled, known.spatial, empty)
@@ -98,7 +98,7 @@ def _gather(ctx: Context, found: Statistics, read: Callable[[slice], Images]) ->
     """This rank's images, a contiguous share, then everybody's."""
     spec, size = ctx.spec.score, ctx.spec.resources.eval_batch_size
     assert found.total is not None
-    first, last = ((ctx.ranks.index + i) * found.total // ctx.ranks.count for i in (0, 1))
+    first, last = ((ctx.ranks.rank + i) * found.total // ctx.ranks.world_size for i in (0, 1))
     batches = (read(slice(start, min(start + size, last))) for start in range(first, last, size))
     found.gather(_extractor(ctx), batches, first, spec.image_size, lambda done: ctx.progress(done, last - first))
     found.merge_ranks(ctx.ranks)

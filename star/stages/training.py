@@ -29,30 +29,30 @@ STATES = "step-*.pt"
 def train(ctx: Context) -> Result:
     """The transformer, with ST-AR's objective or without."""
     stores = [CodeStore(ctx.inputs["encode"] / split) for split in ("train", "test")]
-    if ctx.ranks.first:
+    if ctx.ranks.is_main:
         for store in stores:
             store.verify()
-        take_head_start(ctx)
-    ctx.ranks.wait()
+        resume_from_earlier(ctx)
+    ctx.ranks.barrier()
     trainer = Trainer(
         ctx.spec, stores[0], stores[1], ctx.checkpoints, ctx.device, ctx.record, ctx.progress, ctx.stop, ctx.ranks
     )
     result = trainer.train()
     weights = {"student": trainer.student_state(), "teacher": trainer.teacher_state(), "best": trainer.best_state()}
     for name, state in weights.items():
-        if state is not None and ctx.ranks.first:
+        if state is not None and ctx.ranks.is_main:
             save_weights(ctx.out / f"{name}.pt", state)
-    if ctx.spec.optim.until and ctx.ranks.first:
+    if ctx.spec.optim.stop_at_step and ctx.ranks.is_main:
         newest = max(ctx.checkpoints.glob(STATES))
         shutil.copy(newest, ctx.out / newest.name)
     return result
 
 
-def take_head_start(ctx: Context) -> None:
+def resume_from_earlier(ctx: Context) -> None:
     """Begin where a run that ended at an earlier step of the same schedule was: what follows is the same, bit for bit."""
     if ctx.spec.resources.validate_every:  # the best weights on the way are not kept with a state
         return
-    states = [(path.name, path) for folder in ctx.head_starts for path in folder.glob(STATES)]
+    states = [(path.name, path) for folder in ctx.resume_from for path in folder.glob(STATES)]
     if not states or any(ctx.checkpoints.glob(STATES)):
         return
     name, state = max(states)
@@ -89,8 +89,8 @@ def generate(ctx: Context) -> Result:
                 images += [to_bytes(brought_to(vq.decode(part), side)) for part in codes.split(shown)]
             ctx.progress(stored.finished_rows() + first + len(chunk) - rows.start, spec.num_images)
         stored.write(shard, np.concatenate(images))
-    ctx.ranks.wait()
-    if ctx.ranks.first:
+    ctx.ranks.barrier()
+    if ctx.ranks.is_main:
         stored.finish(ctx.out)
         np.save(ctx.out / "labels.npy", labels)
         everything = np.load(ctx.out / "images.npy", mmap_mode="r")
@@ -114,14 +114,14 @@ def _given_samples(ctx: Context, path: Path) -> Result:
             f"generate.samples: {path} has images of {given.shape[1]} x {given.shape[0]} pixels, the data's are "
             f"{side} x {side}; sets that are compared have one size: resize them first."
         )
-    if ctx.ranks.first:
+    if ctx.ranks.is_main:
         shape = (len(given), *given.shape, 3)
         stored = np.lib.format.open_memmap(ctx.out / "images.npy", "w+", np.uint8, shape)
         for i, images in enumerate(given.batches(size)):
             stored[i * size : i * size + len(images)] = images
             ctx.progress(min((i + 1) * size, len(given)), len(given))
         stored.flush()
-    ctx.ranks.wait()
+    ctx.ranks.barrier()
     return {}
 
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from star.ranks import Ranks
-from star.selfguided.backbone import Pass
+from star.selfguided.backbone import StudentOutput
 from star.selfguided.objective import Objective
 
 
-def spread(objective: Objective, parallel: str, ranks: Ranks) -> Callable[..., Pass]:
+def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[..., StudentOutput]:
     """Prepare an objective for training on `ranks`; returns what to call in place of its learner."""
-    if ranks.count == 1:
+    if ranks.world_size == 1:
         return objective.learner
     if parallel == "ddp":
         from torch.nn.parallel import DistributedDataParallel
@@ -32,7 +32,7 @@ def spread(objective: Objective, parallel: str, ranks: Ranks) -> Callable[..., P
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    mesh = init_device_mesh(next(objective.parameters()).device.type, (ranks.count,))
+    mesh = init_device_mesh(next(objective.parameters()).device.type, (ranks.world_size,))
     for block in cast(Any, objective.student).layers:
         fully_shard(block, mesh=mesh)
     fully_shard(objective.learner, mesh=mesh)
@@ -50,7 +50,7 @@ def spread(objective: Objective, parallel: str, ranks: Ranks) -> Callable[..., P
 
 
 @contextmanager
-def accumulating(learner: Callable[..., Pass], last: bool) -> Iterator[None]:
+def accumulating(learner: Callable[..., StudentOutput], last: bool) -> Iterator[None]:
     """Gradients are exchanged in the last micro-batch only."""
     if last or not hasattr(learner, "no_sync"):
         if hasattr(learner, "set_requires_gradient_sync"):
@@ -61,12 +61,12 @@ def accumulating(learner: Callable[..., Pass], last: bool) -> Iterator[None]:
         yield
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A plain tensor of a sharded one."""
     return cast(Any, value).full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def gathered_state(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def full_state_dict(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Everything the next step depends on, whole and on the CPU, the same for any number of ranks.
 
     All ranks must call it; the first gets the state, the others may get an empty one.
@@ -78,7 +78,7 @@ def gathered_state(objective: nn.Module, optimizer: torch.optim.Optimizer) -> di
     return {"objective": model, "optimizer": optim}
 
 
-def spread_state(objective: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_full_state_dict(objective: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Take over a whole state; every rank has read it and keeps its part."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 

@@ -18,7 +18,7 @@ from star.ranks import ALONE, Ranks
 from star.selfguided.objective import Batch, Objective
 from star.spec.run import RunSpec
 from star.train.batches import batch_at
-from star.train.distributed import accumulating, gathered_state, spread, spread_state, whole
+from star.train.distributed import accumulating, full_state_dict, full_tensor, load_full_state_dict, parallelize
 from star.train.guard import MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import build_adamw, lr_at
 from star.weights import fit, load_state
@@ -81,7 +81,7 @@ class Trainer:
         self.objective = Objective(spec.selfguided, initial_model(spec), spec.contrastive_layer).to(device)
         if spec.resources.compile:
             self._compile()
-        self.learner = spread(self.objective, spec.resources.parallel, ranks)
+        self.learner = parallelize(self.objective, spec.resources.parallel, ranks)
         self.optimizer = build_adamw(self.objective.trained_parameters(), spec.optim)
         self.step = 0
         self._resume()
@@ -107,7 +107,7 @@ class Trainer:
                 self.checkpoints.wait()
                 raise Stopped(f"the state after step {self.step} is saved")
             self.progress(self.step, total)
-        if self.spec.optim.until:  # before the validation, of which a run that goes on from here knows nothing
+        if self.spec.optim.stop_at_step:  # before the validation, of which a run that goes on from here knows nothing
             self.save()
         nll = self._validate()
         self.checkpoints.wait()
@@ -121,7 +121,7 @@ class Trainer:
         batch = batch_at(self.spec, self.data, self.step).to(self.device)
         metrics = self._gradients_with_memory(batch)
         limit = self.spec.optim.grad_clip or float("inf")
-        metrics["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.objective.trained_parameters(), limit))
+        metrics["grad_norm"] = full_tensor(nn.utils.clip_grad_norm_(self.objective.trained_parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.update_teacher(self.step)
@@ -140,7 +140,7 @@ class Trainer:
             log.warning("memory ran out: %d images per forward pass from step %d on", self.micro.size, self.step)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if self.ranks.count > 1:  # the other ranks wait in the middle of an exchange: all start again
+            if self.ranks.world_size > 1:  # the other ranks wait in the middle of an exchange: all start again
                 raise Stopped(
                     f"memory ran out; all processes go on from the last checkpoint, {self.micro.size} images a pass"
                 )
@@ -155,7 +155,7 @@ class Trainer:
             with accumulating(self.learner, last=rows.stop == self.rows.stop):
                 with self._autocast():
                     losses = self.objective.losses(batch, targets, rows, self.learner)
-                (losses["loss"] * self.ranks.count).backward()  # gradients are averaged over ranks
+                (losses["loss"] * self.ranks.world_size).backward()  # gradients are averaged over ranks
             for name, value in losses.items():
                 metrics[name] = metrics.get(name, torch.zeros((), device=self.device)) + value.detach()
         return metrics
@@ -166,33 +166,33 @@ class Trainer:
         self.objective.eval()
         size, total = self.spec.resources.sample_batch_size, 0.0
         starts = list(range(0, len(self.test), size))
-        for turn in range(0, len(starts), self.ranks.count):
-            mine = turn + self.ranks.index
+        for turn in range(0, len(starts), self.ranks.world_size):
+            mine = turn + self.ranks.rank
             first = starts[min(mine, len(starts) - 1)]  # sharded models compute together: nobody may sit out
             codes = torch.from_numpy(self.test.center(first, first + size)).to(self.device)
             labels = torch.from_numpy(self.test.labels[first : first + size]).to(self.device)
             none = torch.zeros(0, dtype=torch.long, device=self.device)
-            logits = self.objective.learner(codes, labels, None, self.objective.tap, none, None).logits
+            logits = self.objective.learner(codes, labels, None, self.objective.feature_layer, none, None).logits
             loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="sum").item()
             total += loss if mine < len(starts) else 0.0
-        total = self.ranks.total(torch.tensor(total, dtype=torch.float64, device=self.device)).item()
+        total = self.ranks.all_reduce(torch.tensor(total, dtype=torch.float64, device=self.device)).item()
         return finite_nll(total / (len(self.test) * self.test.length), self.step)
 
     def save(self) -> None:
         """Everything the next step depends on; the random state is the step's number. All ranks call it, one writes."""
-        state = gathered_state(self.objective, self.optimizer)
-        if self.ranks.first:
+        state = full_state_dict(self.objective, self.optimizer)
+        if self.ranks.is_main:
             self.checkpoints.save(self.step, state)
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's weights, whole; all ranks call it."""
-        return {key: whole(value) for key, value in self.objective.student.state_dict().items()}
+        return {key: full_tensor(value) for key, value in self.objective.student.state_dict().items()}
 
     def teacher_state(self) -> dict[str, Tensor] | None:
         """The teacher's weights, whole, if there is one; all ranks call it."""
         if self.objective.teacher is None:
             return None
-        return {key: whole(value) for key, value in self.objective.teacher.copy.state_dict().items()}
+        return {key: full_tensor(value) for key, value in self.objective.teacher.copy.state_dict().items()}
 
     def best_state(self) -> dict[str, Tensor] | None:
         """The student's weights with the lowest validation loss, if resources.validate_every looked for them."""
@@ -206,7 +206,7 @@ class Trainer:
             if nll < self.best_nll:  # the same number on every rank
                 self.best_nll = nll
                 weights = self.student_state()
-                if self.ranks.first:
+                if self.ranks.is_main:
                     self.checkpoints.save_best({"step": self.step, "val_nll": nll, "model": weights})
         return nll
 
@@ -217,11 +217,11 @@ class Trainer:
         if newest is None:
             return
         self.step, state = newest
-        spread_state(self.objective, self.optimizer, state)
+        load_full_state_dict(self.objective, self.optimizer, state)
 
     def _checked(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         losses = [name for name in metrics if name != "grad_norm"]
-        summed = self.ranks.total(torch.stack([metrics[name] for name in losses])).tolist()
+        summed = self.ranks.all_reduce(torch.stack([metrics[name] for name in losses])).tolist()
         values = {**dict(zip(losses, summed, strict=True)), "grad_norm": metrics["grad_norm"].item()}
         rate = lr_at(self.step - 1, self.spec.total_steps, self.spec.optim)
         kept = max((path.name for path in self.checkpoints.folder.glob("step-*.pt")), default=None)

@@ -18,7 +18,7 @@ from optuna.trial import TrialState, create_trial
 
 from star.ledger.store import open_ledger
 from star.rundir import Home
-from star.search.legs import Legs
+from star.search.segments import TrialSegments
 from star.search.study import Study
 from star.spec.load_search import load_search
 from tests.search.lab import SearchLab
@@ -38,15 +38,15 @@ def measured(finished: int, folder: Path, rounds: int = 20) -> dict[str, float]:
     study = Study(search, home)
     len(study.trials())
     times: dict[str, list[float]] = {"open": [time.perf_counter() - began], "ask": [], "plan": [], "tell": []}
-    legs = Legs(home, open_ledger(home), search.name, lambda plan: None)
+    segments = TrialSegments(home, open_ledger(home), search.name, lambda plan: None)
     for _ in range(rounds):
         began = time.perf_counter()
         trial, point = study.ask()
         times["ask"].append(time.perf_counter() - began)
         began = time.perf_counter()
         run = search.run(point)
-        plan = legs.plan(search.experiment([(f"trial {trial.number}", run)], search.spec.seeds, search.targets))
-        legs.begin(plan)
+        plan = segments.plan(search.experiment([(f"trial {trial.number}", run)], search.spec.seeds, search.targets))
+        segments.begin(plan)
         times["plan"].append(time.perf_counter() - began)
         began = time.perf_counter()
         study.tell(trial.number, [draws.random()], TrialState.COMPLETE, hours=0.1)

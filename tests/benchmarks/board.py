@@ -153,7 +153,7 @@ def scheduler_seconds(folder: Path) -> float:
     lab = Lab(folder)
     ratios = ", ".join(f"{0.01 * i:.2f}" for i in range(1, 15))
     plan = lab.plan(lab.file(("[0.1, 0.2, 0.3, 0.4]", f"[{ratios}]")))
-    lab.enter(plan)
+    lab.register(plan)
     began = time.perf_counter()
     outcome = lab.scheduler(LocalExecutor(2, gpus=list, worker=WORKER)).run(plan, lambda states: None)
     assert outcome.done == len(plan.to_do)

@@ -71,7 +71,7 @@ def ours(folder: Path, jobs: int, seconds: float) -> tuple[float, float, float]:
     ratios = ", ".join(f"{0.001 * i:.3f}" for i in range(1, (jobs - 4) // 4 + 1))
     plan = lab.plan(lab.file(("[0.1, 0.2, 0.3, 0.4]", f"[{ratios}]")))
     assert len(plan.to_do) == jobs, len(plan.to_do)
-    lab.enter(plan)
+    lab.register(plan)
     scheduler = lab.scheduler(LocalExecutor(SLOTS, gpus=list, worker=WORKER))
     began = time.perf_counter()
     outcome = scheduler.run(plan, lambda states: None)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from star.ledger.store import open_ledger
 from star.rundir import Home
-from star.scheduler.contract import enter
 from star.scheduler.plan import make_plan
+from star.scheduler.registration import register
 from star.spec.load import load
 from tests.helpers import ROOT, empty_tracking_store
 
@@ -50,7 +50,7 @@ def fill(home: Home, file: Path) -> None:
     shutil.copy(empty_tracking_store(), home.mlflow)
     ledger = open_ledger(home)
     plan = make_plan(load(file), home, ledger)
-    enter(plan, home, ledger, lambda line: None)
+    register(plan, home, ledger, lambda line: None)
     database = sqlite3.connect(home.mlflow)
     database.execute(
         "INSERT INTO experiments (experiment_id, name, lifecycle_stage, creation_time, last_update_time) "

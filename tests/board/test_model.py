@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from star.ledger.states import CANCELLED, DONE, FAILED, QUEUED, RUNNING, TRANSITIONS, Claim, row_state
+from star.ledger.states import CANCELLED, DONE, FAILED, QUEUED, RUNNING, TRANSITIONS, Allocation, row_state
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home
-from star.scheduler.contract import enter
 from star.scheduler.plan import Plan, make_plan
+from star.scheduler.registration import register
 from star.spec.load import load
 from star_board.curves import thinned, together
 from star_board.model import Model
@@ -35,7 +35,7 @@ def planned(path: Path, name: str = "many") -> tuple[Home, Ledger, Plan]:
     home = Home(path)
     ledger = open_ledger(home)
     plan = make_plan(load(file), home, ledger)
-    enter(plan, home, ledger, lambda text: None)
+    register(plan, home, ledger, lambda text: None)
     return home, ledger, plan
 
 
@@ -66,7 +66,7 @@ def test_news_add_up_to_the_whole(database: str, tmp_path: Path, seed: int) -> N
         jobs = ledger.jobs()
         job = draws.choice(list(jobs.values()))
         if job.state == QUEUED and draws.random() < 0.8:
-            assert ledger.claim(job, "me", "started", Claim("here", 1)) is not None
+            assert ledger.claim(job, "me", "started", Allocation("here", 1)) is not None
         else:
             after = draws.choice(sorted(TRANSITIONS[job.state] - {RUNNING}))
             assert ledger.move(job, after, "finished" if after == DONE else "again", "so")
@@ -87,7 +87,7 @@ def test_rows_have_the_states_that_status_prints(tmp_path: Path) -> None:
 
     draws = random.Random(1)
     for job in ledger.jobs().values():
-        running = ledger.claim(job, "me", "started", Claim("here", 1))
+        running = ledger.claim(job, "me", "started", Allocation("here", 1))
         after = draws.choice((DONE, DONE, FAILED, CANCELLED, None))
         if running and after:
             ledger.move(running, after, "finished", "so")
@@ -102,7 +102,7 @@ def test_a_result_counts_before_the_ledger_has_heard_of_it(tmp_path: Path) -> No
     """A worker that outlived its scheduler has left a result: as `status` does, the board says done."""
     home, ledger, plan = planned(tmp_path / "home")
     job = next(job for job in ledger.jobs().values() if job.stage == "dataset")
-    assert ledger.claim(job, "dead", "started", Claim("here", 1)) is not None
+    assert ledger.claim(job, "dead", "started", Allocation("here", 1)) is not None
     model = Model(home, ledger)
     model.refresh()
     assert model.jobs[job.key].state == RUNNING
@@ -119,7 +119,7 @@ def test_a_result_counts_before_the_ledger_has_heard_of_it(tmp_path: Path) -> No
 def test_progress_is_news_and_shortens_what_is_to_come(tmp_path: Path) -> None:
     home, ledger, plan = planned(tmp_path / "home")
     job = next(job for job in ledger.jobs().values() if job.stage == "train")
-    assert ledger.claim(job, "me", "started", Claim("here", 1)) is not None
+    assert ledger.claim(job, "me", "started", Allocation("here", 1)) is not None
     model = Model(home, ledger)
     model.refresh()
     group = model.groups["many", "tiny"]
@@ -144,7 +144,7 @@ def test_what_waits_for_a_failure_is_not_to_come(tmp_path: Path) -> None:
     assert model.summary(group)["flops_left"]["score"] > 0
     for run in plan.runs:
         job = ledger.jobs([run.stages["train"]])[run.stages["train"]]
-        running = ledger.claim(job, "me", "started", Claim("here", 1))
+        running = ledger.claim(job, "me", "started", Allocation("here", 1))
         assert running and ledger.move(running, FAILED, "nan", "so")
     ledger.enter_scheduler("local")  # another experiment's, say
     model._next["progress"] = 0.0
@@ -177,7 +177,7 @@ def test_pages_are_made_while_the_model_is_read(tmp_path: Path) -> None:
     deadline = time.time() + 3
     while time.time() < deadline:
         for job in list(ledger.jobs().values())[:5]:
-            running = ledger.claim(job, "me", "started", Claim("here", 1)) if job.state == QUEUED else None
+            running = ledger.claim(job, "me", "started", Allocation("here", 1)) if job.state == QUEUED else None
             ledger.move(running or job, QUEUED if (running or job).state != QUEUED else CANCELLED, "again", "so")
         model.refresh()
     stop.set()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from star.ledger.states import Claim, RunRow
+from star.ledger.states import Allocation, RunRow
 from star.ledger.store import open_ledger
 from star.rundir import Home, JobDir
-from star.scheduler.contract import enter
 from star.scheduler.plan import make_plan
+from star.scheduler.registration import register
 from star.spec.load import load
 from tests.board.server import BoardServer
 from tests.helpers import DATA, ROOT
@@ -57,10 +57,10 @@ class Odd:
         self.home = Home(path)
         self.ledger = open_ledger(self.home)
         plan = make_plan(load(path / "odd.yaml"), self.home, self.ledger)
-        enter(plan, self.home, self.ledger, lambda text: None)
+        register(plan, self.home, self.ledger, lambda text: None)
         key = plan.runs[0].stages["train"]
         self.run = plan.runs[0].key
-        mine = self.ledger.claim(self.ledger.jobs([key])[key], "nobody", EVIL, Claim(EVIL, 1))
+        mine = self.ledger.claim(self.ledger.jobs([key])[key], "nobody", EVIL, Allocation(EVIL, 1))
         assert mine is not None
         self.ledger.move(mine, "failed", "error", EVIL, error=f"{EVIL}\n{EVIL}", error_class=EVIL)
         self.key, self.folder = key, self.home.job("train", key)

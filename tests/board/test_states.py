@@ -12,10 +12,10 @@ import optuna
 import pytest
 from sqlalchemy import insert, text, update
 
-from star.ledger.states import DONE, FAILED, QUEUED, Claim
+from star.ledger.states import DONE, FAILED, QUEUED, Allocation
 from star.ledger.tables import history, jobs
-from star.scheduler.contract import enter
 from star.scheduler.plan import make_plan
+from star.scheduler.registration import register
 from star.spec.load import load
 from star_board.model import Model
 from star_board.results import Results, Shelf
@@ -32,9 +32,9 @@ class Days:
         self.home, self.ledger, self.plan = planned(path)
         known = {job.key: job for job in self.ledger.jobs().values()}
         self.begun = known[self.plan.runs[0].stages["train"]]
-        assert self.ledger.claim(self.begun, "me", "started", Claim("gpu-box", 1, {"GPU-a": 2**30}))
+        assert self.ledger.claim(self.begun, "me", "started", Allocation("gpu-box", 1, {"GPU-a": 2**30}))
         self.odd = known[self.plan.runs[1].stages["train"]]
-        running = self.ledger.claim(self.odd, "me", "started", Claim("here", 1))
+        running = self.ledger.claim(self.odd, "me", "started", Allocation("here", 1))
         assert running and self.ledger.move(running, DONE, "finished", "so")
         folder = self.home.job("train", self.odd.key)
         folder.out.mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_every_page_can_be_made(days: Days) -> None:
 def test_a_job_of_an_experiment_that_was_forgotten_is_no_failure(tmp_path: Path) -> None:
     home, ledger, plan = planned(tmp_path / "home")
     job = ledger.jobs([plan.runs[0].stages["train"]])[plan.runs[0].stages["train"]]
-    running = ledger.claim(job, "me", "started", Claim("here", 1))
+    running = ledger.claim(job, "me", "started", Allocation("here", 1))
     assert running and ledger.move(running, FAILED, "nan", "so", error="loss is nan", error_class="DivergedError")
     for other in ledger.jobs().values():
         if other.state == QUEUED:
@@ -131,7 +131,7 @@ def test_results_are_read_again_when_the_record_changes(tmp_path: Path) -> None:
     assert shelf.of(group) is first
     file = tmp_path / "home" / "many.yaml"
     file.write_text(file.read_text() + "    - {title: NLL, metric: train/val_nll}\n")
-    enter(make_plan(load(file), home, ledger), home, ledger, lambda text: None)
+    register(make_plan(load(file), home, ledger), home, ledger, lambda text: None)
     again = shelf.of(group)
     assert isinstance(again, Results) and again.table and len(again.table.columns) == 3
 
@@ -183,7 +183,7 @@ def test_other_targets_are_other_states(tmp_path: Path) -> None:
     for run in plan.runs:
         for job in ledger.jobs(run.stages.values()).values():
             if job.stage in ("dataset", "tokenizer", "encode", "train") and job.state == QUEUED:
-                running = ledger.claim(job, "me", "started", Claim("here", 1))
+                running = ledger.claim(job, "me", "started", Allocation("here", 1))
                 assert running and ledger.move(running, DONE, "finished", "so")
     rows = [(run.label, run.seed, run.key) for run in plan.runs]
     ledger.set_experiment("many", "tiny", ["train"], rows)
@@ -214,7 +214,7 @@ def test_status_of_one_experiment_counts_its_own_jobs(tmp_path: Path) -> None:
     changed = (tmp_path / "home" / "many.yaml").read_text().replace("experiment: many", "experiment: small")
     file.write_text(changed.replace("[0.1, 0.2, 0.3, 0.4]", "[0.6]"))
     plan = make_plan(load(file), home, ledger)
-    enter(plan, home, ledger, lambda text: None)
+    register(plan, home, ledger, lambda text: None)
     found = json.loads(star_exp("status", "small", "--json", home=home.path).stdout)
     assert found["counts"] == {QUEUED: len(plan.jobs)} and len(found["open_jobs"]) == len(plan.jobs)
     said = star_exp("status", "small", home=home.path).stdout

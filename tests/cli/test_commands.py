@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from star.cli.view import View
-from star.ledger.states import Claim, NewJob
+from star.ledger.states import Allocation, NewJob
 from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler.plan import make_plan
@@ -113,7 +113,7 @@ def test_the_live_view_shows_every_run_and_stage(home: Path) -> None:
     plan = make_plan(load(TINY), Home(home), ledger)
     ledger.add_jobs([NewJob(job.key, job.stage, job.label, 0) for job in plan.to_do])
     train = next(job for job in plan.to_do if job.stage == "train")
-    ledger.claim(ledger.jobs()[train.key], "me", "started", Claim("here", 1))
+    ledger.claim(ledger.jobs()[train.key], "me", "started", Allocation("here", 1))
     folder = Home(home).job("train", train.key)
     folder.path.mkdir()
     folder.progress.write_text(json.dumps({"done": 10, "total": 30, "rate": 2.0}))

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from star.cli.notify import Notifier, verdicts
-from star.ledger.states import FAILED, Claim, Job
+from star.ledger.states import FAILED, Allocation, Job
 from star.rundir import last_loss
 from star.words import duration, number
 from tests.helpers import ROOT, star_exp
@@ -52,7 +52,7 @@ def on_a_terminal(columns: int, *arguments: str) -> list[str]:
 
 def test_status_of_one_experiment_with_times_and_results(lab: Lab) -> None:
     lab.run()
-    lab.enter(lab.plan(name="other"))
+    lab.register(lab.plan(name="other"))
     whole, one = star_exp("status", home=lab.path).stdout, star_exp("status", "many", home=lab.path).stdout
     assert "other · tiny" in whole and "many · tiny" in whole and "other" not in one
     line = next(line for line in one.splitlines() if "mask_ratio=0.1" in line)
@@ -76,9 +76,9 @@ def test_status_fits_a_narrow_terminal_and_loses_nothing(lab: Lab) -> None:
 
 def test_a_running_job_tells_how_far_it_is(lab: Lab) -> None:
     plan = lab.plan()
-    lab.enter(plan)
+    lab.register(plan)
     job = lab.job(plan, "train")
-    assert lab.ledger.claim(job, "me", "started", Claim("here", 1)) is not None
+    assert lab.ledger.claim(job, "me", "started", Allocation("here", 1)) is not None
     folder = lab.folder(plan, "train")
     folder.path.mkdir(parents=True)
     folder.progress.write_text(json.dumps({"done": 10, "total": 30, "rate": 0.1}))
@@ -113,14 +113,14 @@ def test_what_is_over_can_be_forgotten(lab: Lab) -> None:
     assert sorted(path.name for path in lab.home.jobs.iterdir()) == jobs
     again = lab.plan()
     assert not again.to_do
-    lab.enter(again)
+    lab.register(again)
     assert "many · tiny: 4 of 4 runs done" in star_exp("status", home=lab.path).stdout
     assert "forgotten" in star_exp("forget", "--over", home=lab.path).stdout
 
 
 def test_forgetting_refuses_what_is_not_over(lab: Lab) -> None:
     plan = lab.plan()
-    lab.enter(plan)
+    lab.register(plan)
     for arguments, says in (
         (["many"], "jobs are queued or run; `star-exp cancel --experiment many` first"),
         (["nobody"], "there is no experiment of that name; there are: many"),
@@ -133,7 +133,7 @@ def test_forgetting_refuses_what_is_not_over(lab: Lab) -> None:
     assert len(lab.ledger.experiments()) == 4
     # a failure of an experiment that is forgotten is no open matter
     for job in lab.ledger.jobs().values():
-        running = lab.ledger.claim(job, "me", "started", Claim("here", 1))
+        running = lab.ledger.claim(job, "me", "started", Allocation("here", 1))
         assert running is not None
         lab.ledger.move(running, FAILED, "error", "so", error="a slip", error_class="ValueError")
     assert "a slip" in star_exp("status", home=lab.path).stdout

@@ -28,7 +28,7 @@ from star.ledger.states import (
     QUEUED,
     RUNNING,
     TRANSITIONS,
-    Claim,
+    Allocation,
     Job,
     NewJob,
     RunRow,
@@ -40,7 +40,7 @@ from star.spec.keys import run_key, stage_keys
 from tests.helpers import tiny
 
 KEY = "0123456789abcdef"
-HERE = Claim("here", 1)
+HERE = Allocation("here", 1)
 
 
 def open_at(url: str) -> Ledger:
@@ -179,14 +179,14 @@ def test_a_machine_is_never_overfilled(database: str, ledger: Ledger) -> None:
     def claim() -> None:
         mine = Ledger(Database(database))
         for found in mine.jobs(keys).values():
-            mine.claim(found, "me", "started", Claim("gpu-host", 1, {"GPU-1": 4}), (3, {"GPU-1": 10}))
+            mine.claim(found, "me", "started", Allocation("gpu-host", 1, {"GPU-1": 4}), (3, {"GPU-1": 10}))
 
     at_once(4, claim)
     assert ledger.held("gpu-host") == (2, {"GPU-1": 8})  # a third would take 12 of 10
     running = ledger.of_state(RUNNING)
     ledger.move(running[0], DONE, FINISHED, "finished")
     assert ledger.held("gpu-host") == (1, {"GPU-1": 4})
-    elsewhere = ledger.claim(ledger.of_state(QUEUED)[0], "me", "x", Claim("other", 9), (3, {}))
+    elsewhere = ledger.claim(ledger.of_state(QUEUED)[0], "me", "x", Allocation("other", 9), (3, {}))
     assert elsewhere is not None  # wider than its machine: alone there, not never
 
 

@@ -6,7 +6,7 @@ import star.cli.run
 import star.cli.search
 from star.cli.main import main
 from star.rundir import Home
-from star.scheduler import engines
+from star.scheduler import executors
 from star.scheduler.executor import Executor
 from star.scheduler.local import LocalExecutor
 
@@ -14,10 +14,10 @@ WORKER = "tests.light.worker"
 
 
 def make_light(name: str, home: Home, slots: int | None = None) -> Executor:
-    """As `engines.make_executor`, with another worker."""
+    """As `executors.make_executor`, with another worker."""
     if name == "local":
         return LocalExecutor(slots, worker=WORKER)
-    made = engines.make_executor(name, home, slots)
+    made = executors.make_executor(name, home, slots)
     made.worker = WORKER  # type: ignore[attr-defined]
     return made
 

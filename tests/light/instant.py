@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from star.errors import EngineError
-from star.ledger.states import Claim
+from star.errors import ExecutorError
+from star.ledger.states import Allocation
 from star.ledger.store import open_ledger
 from star.rundir import Home, read_json, write_json
-from star.scheduler.contract import enter
 from star.scheduler.executor import Exit, Handle, Start, Watched
 from star.scheduler.loop import Scheduler
 from star.scheduler.plan import make_plan
+from star.scheduler.registration import register
 from star.scheduler.snapshot import take
 from star.spec.load import load
 from star.spec.resources import ResourceSpec
@@ -34,15 +34,15 @@ class InstantExecutor:
     def limits(self) -> None:
         """None of a machine."""
 
-    def place(self, stage: str, resources: ResourceSpec, held: object) -> Claim | None:
+    def place(self, stage: str, resources: ResourceSpec, held: object) -> Allocation | None:
         """Up to AT_ONCE between two waits."""
         self.placed += 1
-        return Claim("@instant") if self.placed <= self.AT_ONCE else None
+        return Allocation("@instant") if self.placed <= self.AT_ONCE else None
 
     def never(self, stage: str, resources: ResourceSpec) -> None:
         """There is always room, sooner or later."""
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
+    def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
         """Write down that it was done, and its result."""
         for start in starts:
             with (start.job.path / "done.txt").open("a") as file:
@@ -72,7 +72,7 @@ def main(path: Path) -> int:
     home = Home(path)
     ledger = open_ledger(home)
     plan = make_plan(load(path / "mine.yaml"), home, ledger)
-    enter(plan, home, ledger, lambda line: None)
+    register(plan, home, ledger, lambda line: None)
     outcome = Scheduler(home, ledger, InstantExecutor(), take(home), lambda line: None).run(plan, lambda states: None)
     return int(bool(outcome.failed or outcome.blocked))
 

@@ -18,7 +18,7 @@ plain = Trainer._gradients
 
 
 def scarce(self: Trainer, batch: Any) -> Any:
-    if self.ranks.index == 1 and self.step == 4:
+    if self.ranks.rank == 1 and self.step == 4:
         raise torch.OutOfMemoryError("CUDA out of memory (as PyTorch would say it)")
     return plain(self, batch)
 

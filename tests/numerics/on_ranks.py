@@ -14,7 +14,7 @@ from star.model.gpt import GPT
 from star.ranks import Ranks, exit_now, join, leave
 from star.selfguided.objective import Batch, Objective, draw_batch
 from star.spec.sections import ModelSpec, SelfGuidedSpec
-from star.train.distributed import accumulating, spread, whole
+from star.train.distributed import accumulating, full_tensor, parallelize
 
 IMAGES = 8
 METHODS = {
@@ -43,20 +43,20 @@ def step(spec: SelfGuidedSpec, ranks: Ranks, parallel: str, micro: int, device: 
     objective, batch = objective_and_batch(spec)
     objective, batch = objective.to(device), batch.to(torch.device(device))
     rows = ranks.share(IMAGES)
-    learner = spread(objective, parallel, ranks)
+    learner = parallelize(objective, parallel, ranks)
     targets = objective.targets(batch, rows, micro, ranks.gather)
     found: dict[str, torch.Tensor] = {}
     for first in range(rows.start, rows.stop, micro):
         part = slice(first, min(first + micro, rows.stop))
         with accumulating(learner, last=part.stop == rows.stop):
             losses = objective.losses(batch, targets, part, learner)
-            (losses["loss"] * ranks.count).backward()
+            (losses["loss"] * ranks.world_size).backward()
         for name, value in losses.items():
             found[name] = found.get(name, torch.zeros((), dtype=torch.float64, device=device)) + value.detach()
-    found = {name: ranks.total(value) for name, value in found.items()}
+    found = {name: ranks.all_reduce(value) for name, value in found.items()}
     for name, parameter in objective.learner.named_parameters():
         assert parameter.grad is not None, name
-        found[f"gradient of {name}"] = whole(parameter.grad) if device == "cpu" else joined(parameter.grad, ranks)
+        found[f"gradient of {name}"] = full_tensor(parameter.grad) if device == "cpu" else joined(parameter.grad, ranks)
     return found
 
 
@@ -64,7 +64,7 @@ def joined(gradient: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """A whole gradient of its shards, by way of the CPU: DTensor's own way over gloo ends in a segmentation fault on a GPU."""
     if not hasattr(gradient, "to_local"):
         return gradient
-    parts: list[torch.Tensor] = [torch.empty(0)] * ranks.count
+    parts: list[torch.Tensor] = [torch.empty(0)] * ranks.world_size
     torch.distributed.all_gather_object(parts, gradient.to_local().cpu())
     return torch.cat(parts)
 
@@ -72,15 +72,15 @@ def joined(gradient: torch.Tensor, ranks: Ranks) -> torch.Tensor:
 def main(out: Path, device: str = "cpu", *wrappers: str) -> None:
     """All methods, wrappers (or those named) and micro-batches that these ranks can do."""
     ranks = join("cpu")  # gloo
-    own = IMAGES // ranks.count
-    for parallel in (wrappers or ("ddp", "fsdp")) if ranks.count > 1 else ("ddp",):
+    own = IMAGES // ranks.world_size
+    for parallel in (wrappers or ("ddp", "fsdp")) if ranks.world_size > 1 else ("ddp",):
         for micro in sorted({own, 3, 1} if own > 3 else {own, 1}):
             for name, spec in METHODS.items():
                 found = step(spec, ranks, parallel, micro, device)
-                if ranks.first:
-                    torch.save(found, out / f"{name} - {ranks.count} ranks {parallel} micro {micro}.pt")
+                if ranks.is_main:
+                    torch.save(found, out / f"{name} - {ranks.world_size} ranks {parallel} micro {micro}.pt")
     leave(ranks)
-    if ranks.count > 1:
+    if ranks.world_size > 1:
         exit_now(0)
 
 

@@ -26,7 +26,7 @@ class Drawn:
     labels: Tensor
     """(B, M), some of them the null label."""
     positions: list[int]
-    hidden: np.ndarray | None
+    token_mask: np.ndarray | None
     """(B, S, T) bool; None where nothing is masked."""
     seeds: np.ndarray | None
     """(B, S) of the sequences' dropout."""
@@ -57,18 +57,18 @@ def draw(spec: dict[str, Any], codes: np.ndarray, labels: np.ndarray, step: int)
     contrastive = guided["contrastive_weight"] > 0
     positions = torch.randperm(length, generator=generator).tolist()[: guided["num_positions"] if contrastive else 0]
     seen = min(guided["student_views"], views)
-    hidden = None
+    token_mask = None
     if guided["mask_ratio"] > 0 and (guided["mim_weight"] > 0 or guided["mask_when"] == "always"):
         count = round(guided["mask_ratio"] * (length - 1))
         weights = torch.rand(size, seen, length - 1, generator=generator).numpy()
-        hidden = np.zeros((size, seen, length), dtype=bool)
+        token_mask = np.zeros((size, seen, length), dtype=bool)
         for b in range(size):
             for m in range(seen):
-                hidden[b, m, 1 + np.argsort(weights[b, m])[:count]] = True
+                token_mask[b, m, 1 + np.argsort(weights[b, m])[:count]] = True
     seeds = None
     if max(model["token_dropout"], model["residual_dropout"], model["ffn_dropout"]) > 0:
         seeds = torch.randint(2**31 - 1, (size, seen), generator=generator).numpy().astype(np.uint32)
-    return Drawn(torch.from_numpy(picked).long(), torch.tensor(shown), positions, hidden, seeds)
+    return Drawn(torch.from_numpy(picked).long(), torch.tensor(shown), positions, token_mask, seeds)
 
 
 # the transformer
@@ -118,7 +118,7 @@ def hidden_states(
     model: dict[str, Any],
     codes: Tensor,
     label: Tensor,
-    hidden: np.ndarray | None,
+    token_mask: np.ndarray | None,
     mask_self: bool,
     seed: int | None,
 ) -> list[Tensor]:
@@ -130,8 +130,8 @@ def hidden_states(
     )
     x = dropped(x, model["token_dropout"], seed, 0, 0)
     forbidden = torch.ones(length, length, dtype=torch.bool).triu(1)
-    if hidden is not None:
-        for key in np.nonzero(hidden)[0]:
+    if token_mask is not None:
+        for key in np.nonzero(token_mask)[0]:
             for query in range(length):
                 forbidden[query, key] |= bool(mask_self or query != key)
     states = []
@@ -210,7 +210,7 @@ def losses(spec: dict[str, Any], layer: int, models: Models, batch: Drawn) -> di
     images, views, length = batch.codes.shape
     seen, drawn, layers = min(guided["student_views"], views), batch.positions, guided["projector_layers"]
     mim, contrastive = guided["mim_weight"] > 0, guided["contrastive_weight"] > 0
-    tap = -1 if guided["mim_tap"] == "post_norm" else -2
+    feature_layer = -1 if guided["mim_tap"] == "post_norm" else -2
     ar, apart, queries, keys = [], [], {}, {}
     taught: list[Tensor] = []
     for b, m in np.ndindex(images, views):
@@ -223,12 +223,12 @@ def losses(spec: dict[str, Any], layer: int, models: Models, batch: Drawn) -> di
             keys[b, m] = projected(models.teacher_projector, layers, key) if guided["teacher_projector"] else key
         if m >= seen:
             continue
-        hidden = np.zeros(length, bool) if batch.hidden is None else batch.hidden[b, m]
+        token_mask = np.zeros(length, bool) if batch.token_mask is None else batch.token_mask[b, m]
         seed = None if batch.seeds is None else int(batch.seeds[b, m])
-        states = hidden_states(models.student, model, codes, label, hidden, guided["mask_self"], seed)
+        states = hidden_states(models.student, model, codes, label, token_mask, guided["mask_self"], seed)
         ar.append(negative_log_likelihood(models.student, states[-1], codes) / length)
-        counted = [t for t in range(length) if guided["mim_positions"] == "all" or hidden[t]] if mim else []
-        apart += [distance(states[tap][t], taught[tap][t], guided["mim_distance"]) for t in counted]
+        counted = [t for t in range(length) if guided["mim_positions"] == "all" or token_mask[t]] if mim else []
+        apart += [distance(states[feature_layer][t], taught[feature_layer][t], guided["mim_distance"]) for t in counted]
         if contrastive:
             queries[b, m] = projected(models.projector, layers, states[layer - 1][drawn])
     found = {"ar_loss": torch.stack(ar).mean()}
@@ -239,7 +239,7 @@ def losses(spec: dict[str, Any], layer: int, models: Models, batch: Drawn) -> di
     pairs = contrasts(guided, queries, keys) if contrastive else {}
     for name, terms in pairs.items():
         found[name] = torch.stack(terms).sum() / (len(terms) if guided["reduction"] == "mean" else images)
-        factor = 0.5 if len(pairs) == 2 else guided["lone_factor"]
+        factor = 0.5 if len(pairs) == 2 else guided["single_contrastive_scale"]
         loss = loss + guided["contrastive_weight"] * factor * found[name]
     return {"loss": loss, **found}
 

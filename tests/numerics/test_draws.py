@@ -130,17 +130,19 @@ def test_positions_are_any_and_new_in_each_step(batches: list[Batch]) -> None:
 @pytest.mark.parametrize("ratio", [0.05, 0.25, 0.9])
 def test_any_code_is_hidden_in_each_sequence_and_step_anew(store: CodeStore, ratio: float) -> None:
     found = drawn(store, 120, selfguided__mask_ratio=ratio)
-    hidden = np.stack([batch.hidden.numpy() for batch in found if batch.hidden is not None])  # (steps, B, S, T)
-    assert hidden.shape == (120, SIZE, 2, LENGTH) and not hidden[..., 0].any(), "the condition is never hidden"
+    token_mask = np.stack(
+        [batch.token_mask.numpy() for batch in found if batch.token_mask is not None]
+    )  # (steps, B, S, T)
+    assert token_mask.shape == (120, SIZE, 2, LENGTH) and not token_mask[..., 0].any(), "the condition is never hidden"
     count = round(ratio * (LENGTH - 1))
-    assert (hidden.sum(-1) == count).all()
-    assert is_uniform(hidden.sum((0, 1, 2))[1:])
+    assert (token_mask.sum(-1) == count).all()
+    assert is_uniform(token_mask.sum((0, 1, 2))[1:])
     share = count / (LENGTH - 1)
     overlap = scipy.stats.hypergeom(LENGTH - 1, count, count)
     for first, second in (
-        (hidden[:, :-1], hidden[:, 1:]),
-        (hidden[:, :, 0], hidden[:, :, 1]),
-        (hidden[:-1], hidden[1:]),
+        (token_mask[:, :-1], token_mask[:, 1:]),
+        (token_mask[:, :, 0], token_mask[:, :, 1]),
+        (token_mask[:-1], token_mask[1:]),
     ):
         both = (first & second).sum(-1)
         assert abs(both.mean() - share * count) < 4 * overlap.std() / both.size**0.5, (
@@ -161,9 +163,12 @@ def test_a_run_of_another_seed_draws_otherwise(store: CodeStore, batches: list[B
     )  # 2^32 differs from 0 beyond a generator's lowest 32 bits
     again = drawn(store, 8)[7]
     assert (
-        first.hidden is not None and second.hidden is not None and first.seeds is not None and second.seeds is not None
+        first.token_mask is not None
+        and second.token_mask is not None
+        and first.seeds is not None
+        and second.seeds is not None
     )
-    for name in ("codes", "positions", "hidden", "seeds"):
+    for name in ("codes", "positions", "token_mask", "seeds"):
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert not torch.equal(getattr(first, name), getattr(second, name)), name
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from star.model.gpt import GPT
 from star.selfguided.losses import inter_step_loss, inter_view_loss, mim_loss
-from star.selfguided.masking import attend_mask, draw_hidden, hidden_count
+from star.selfguided.masking import attend_mask, num_masked, sample_token_mask
 from star.selfguided.objective import Batch, Objective, check_batch, draw_batch
 from star.spec.sections import ModelSpec, SelfGuidedSpec
 
@@ -82,11 +82,11 @@ def test_autocast_rounds_no_loss() -> None:
 def test_mim_loss_equals_the_formula() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(2, 4, 3, 6, dtype=torch.float64)
-    hidden = torch.rand(4, 3) < 0.5
+    token_mask = torch.rand(4, 3) < 0.5
     cosine = [[1 - float(unit(a[i, t]) @ unit(b[i, t])) for t in range(3)] for i in range(4)]
     assert mim_loss(a, b).item() == pytest.approx(sum(map(sum, cosine)), rel=1e-9)
-    masked = sum(cosine[i][t] for i in range(4) for t in range(3) if hidden[i, t])
-    assert mim_loss(a, b, hidden=hidden).item() == pytest.approx(masked, rel=1e-9)
+    masked = sum(cosine[i][t] for i in range(4) for t in range(3) if token_mask[i, t])
+    assert mim_loss(a, b, token_mask=token_mask).item() == pytest.approx(masked, rel=1e-9)
     squares = sum(float(((a[i, t] - b[i, t]) ** 2).mean()) for i in range(4) for t in range(3))
     assert mim_loss(a, b, "l2").item() == pytest.approx(squares, rel=1e-9)
 
@@ -110,7 +110,7 @@ def test_total_loss_equals_the_plain_formula() -> None:
     spec = SelfGuidedSpec(num_positions=3, projector_hidden=8, mim_weight=0.7, contrastive_weight=0.4)
     objective, batch = objective_and_batch(spec)
     losses = objective.losses(batch, objective.targets(batch))
-    assert objective.teacher is not None and objective.projector is not None and batch.hidden is not None
+    assert objective.teacher is not None and objective.projector is not None and batch.token_mask is not None
 
     ar, mim, z, h = [], [], torch.zeros(6, 2, 3, 16).double(), torch.zeros(6, 2, 3, 16).double()
     for b in range(6):
@@ -119,15 +119,15 @@ def test_total_loss_equals_the_plain_formula() -> None:
             attend = torch.zeros(9, 9, dtype=torch.bool)
             for query in range(9):
                 for key in range(query + 1):
-                    attend[query, key] = not batch.hidden[b, m, key]
-            student = objective.student.features(codes, label, attend[None, None], tap=1)
-            teacher = objective.teacher.copy.features(codes, label, tap=1)
+                    attend[query, key] = not batch.token_mask[b, m, key]
+            student = objective.student.features(codes, label, attend[None, None], feature_layer=1)
+            teacher = objective.teacher.copy.features(codes, label, feature_layer=1)
             log_probabilities = F.log_softmax(objective.student.output(student.final), dim=-1)[0]
             ar += [-log_probabilities[t, codes[0, t]].item() for t in range(9)]
             mim += [1 - float(unit(student.final[0, t]) @ unit(teacher.final[0, t])) for t in range(9)]
-            assert student.tapped is not None and teacher.tapped is not None
-            z[b, m] = objective.projector(student.tapped[0, batch.positions])
-            h[b, m] = teacher.tapped[0, batch.positions]
+            assert student.layer_features is not None and teacher.layer_features is not None
+            z[b, m] = objective.projector(student.layer_features[0, batch.positions])
+            h[b, m] = teacher.layer_features[0, batch.positions]
     step, view = loop_step_loss(z, h, True, "infonce"), loop_view_loss(z, h, True, "infonce")
     means = [sum(terms) / len(terms) for terms in (ar, mim, step, view)]
     assert [
@@ -161,10 +161,10 @@ def test_micro_batches_change_neither_loss_nor_gradient(micro: int, reduction: s
 def test_hidden_positions_cannot_be_seen() -> None:
     """Changing a code at a hidden position changes no other position's output."""
     objective, batch = objective_and_batch(SelfGuidedSpec(mask_ratio=0.4))
-    assert batch.hidden is not None
-    attend = attend_mask(batch.hidden[0, :1], mask_self=True)
+    assert batch.token_mask is not None
+    attend = attend_mask(batch.token_mask[0, :1], mask_self=True)
     codes, labels = batch.codes[0, :1], batch.labels[0, :1]
-    place = int(batch.hidden[0, 0].nonzero()[0, 0])  # an input position; it holds code number `place`
+    place = int(batch.token_mask[0, 0].nonzero()[0, 0])  # an input position; it holds code number `place`
     changed = codes.clone()
     changed[0, place - 1] = (changed[0, place - 1] + 1) % 32
     with torch.no_grad():
@@ -177,9 +177,9 @@ def test_hidden_positions_cannot_be_seen() -> None:
 @given(st.integers(2, 300), st.floats(0, 0.99))
 @settings(max_examples=50, deadline=None)
 def test_exactly_the_ratio_is_hidden_and_never_the_condition(length: int, ratio: float) -> None:
-    hidden = draw_hidden((5,), length, ratio, torch.Generator().manual_seed(0))
-    assert not hidden[:, 0].any()
-    assert hidden.sum(1).tolist() == [hidden_count(ratio, length)] * 5 == [round(ratio * (length - 1))] * 5
+    token_mask = sample_token_mask((5,), length, ratio, torch.Generator().manual_seed(0))
+    assert not token_mask[:, 0].any()
+    assert token_mask.sum(1).tolist() == [num_masked(ratio, length)] * 5 == [round(ratio * (length - 1))] * 5
 
 
 def test_class_dropout_is_shared_by_views_and_teacher() -> None:
@@ -194,7 +194,7 @@ def test_class_dropout_is_shared_by_views_and_teacher() -> None:
 
 def test_a_loss_of_weight_zero_is_not_built() -> None:
     plain, batch = objective_and_batch(SelfGuidedSpec(mim_weight=0.0, contrastive_weight=0.0))
-    assert plain.teacher is None and plain.projector is None and batch.hidden is None
+    assert plain.teacher is None and plain.projector is None and batch.token_mask is None
     assert set(plain.losses(batch, plain.targets(batch))) == {"loss", "ar_loss"}
     mim, batch = objective_and_batch(SelfGuidedSpec(contrastive_weight=0.0))
     assert mim.projector is None and set(mim.losses(batch, mim.targets(batch))) == {"loss", "ar_loss", "mim_loss"}

@@ -52,7 +52,7 @@ EVERY: dict[str, dict[str, Any]] = {
         "selfguided__mim_weight": 0.0,
         "selfguided__mask_when": "always",
         "selfguided__inter_view": False,
-        "selfguided__lone_factor": 0.8,
+        "selfguided__single_contrastive_scale": 0.8,
         "selfguided__num_views": 3,
         "selfguided__contrastive_layer": 1,
         "model__residual_dropout": 0.0,

@@ -17,7 +17,7 @@ from star.evaluate.linear_probe import train_probe
 from star.evaluate.statistics import Statistics
 from star.model.gpt import RMSNorm
 from star.model.sample import noise_for
-from star.selfguided.losses import wide
+from star.selfguided.losses import at_least_fp32
 from star.selfguided.objective import check_batch
 from star.spec.sections import ProbeSpec
 from star.train.batches import batch_at
@@ -165,7 +165,7 @@ def test_any_dropout_has_its_seeds(which: str | None, tmp_path: Path) -> None:
 
 def test_what_is_coarse_is_normed_and_compared_in_float32() -> None:
     coarse = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert wide(coarse).dtype == torch.float32 and wide(coarse.double()).dtype == torch.float64
+    assert at_least_fp32(coarse).dtype == torch.float32 and at_least_fp32(coarse.double()).dtype == torch.float64
     norm = RMSNorm(64, 1e-5)
     exact = coarse.double() / (coarse.double().square().mean(-1, keepdim=True) + 1e-5).sqrt()
     assert torch.equal(norm.bfloat16()(coarse), exact.bfloat16())

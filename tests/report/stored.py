@@ -38,7 +38,7 @@ rows:
     published: {mask_ratio: 0.35}
   - label: theirs
     group: literature
-    quoted: true
+    paper_only: true
     published: {mask_ratio: 0.45}
 targets: [score, probe, attention, invariance]
 """

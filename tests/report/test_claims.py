@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from star.errors import SpecError
-from star.report import judged
-from star.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Judgement, judge_all
+from star.report import claims_markup
+from star.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED, ClaimResult, judge_all
 from tests.report.stored import FD, STUDY, Study
 
 METRIC = "score/{extractor}/frechet_distance"
@@ -17,7 +17,7 @@ CURVE = "probe/accuracy_by_position"
 LOW, MIDDLE, HIGH = (10.0, 10.1, 9.9), (20.0, 20.1, 19.9), (30.0, 30.1, 29.9)
 
 
-def judge(folder: Path, *predicates: str, interval: str = "t", **numbers: tuple[float, ...]) -> Judgement:
+def judge(folder: Path, *predicates: str, interval: str = "t", **numbers: tuple[float, ...]) -> ClaimResult:
     """One claim over three rows, whose distances are given by their order of rows: plain, ab, cd."""
     folder.mkdir(exist_ok=True)
     lines = "".join(f"      - {{{text}}}\n" for text in predicates)
@@ -40,7 +40,7 @@ def test_less_and_best(predicate: str, tmp_path: Path) -> None:
     assert yes.verdict == SUPPORTED and yes.count == 3 and all(part.verdict == SUPPORTED for part in yes.parts)
     assert yes.parts[0].found is not None and yes.parts[0].found.estimate == pytest.approx(10.0)
     assert yes.parts[0].change is not None and yes.parts[0].change.estimate == pytest.approx(-10.0), "told as it is"
-    assert "distance: a & b_1 < plain: -10" in judged.markdown([yes])[2]
+    assert "distance: a & b_1 < plain: -10" in claims_markup.markdown([yes])[2]
     assert yes.parts[0].effect is not None and yes.parts[0].effect < -50
     no = judge(tmp_path / "no", predicate, plain=LOW, ab=MIDDLE, cd=HIGH)
     assert no.verdict == CONTRADICTED and [part.verdict for part in no.parts] == [CONTRADICTED, SUPPORTED]
@@ -54,7 +54,7 @@ def test_a_claim_names_the_metric_that_it_is_judged_on(tmp_path: Path) -> None:
     """The paper's words say FID; what was measured is another network's distance."""
     own = judge(tmp_path / "own", LESS, plain=MIDDLE, ab=LOW, cd=HIGH)
     said = "It holds (judged on FD of efficientnet-lite0, not the paper's on Inception)"
-    assert own.text == said and said in judged.plain(own)[0] and said in judged.markdown([own])[2]
+    assert own.text == said and said in claims_markup.plain(own)[0] and said in claims_markup.markdown([own])[2]
     assert judge(tmp_path / "probe", LESS.replace(METRIC, "probe/accuracy")).text == "It holds"
 
 
@@ -97,7 +97,7 @@ def test_monotone(tmp_path: Path) -> None:
 
 def curves_study(
     folder: Path, predicate: str, ours: list[dict[int, float]], theirs: list[dict[int, float]]
-) -> Judgement:
+) -> ClaimResult:
     folder.mkdir(exist_ok=True)
     study = Study(folder, STUDY + f"claims:\n  - {{id: it, text: It holds, that: [{{{predicate}}}]}}\n")
     study.put_curve("a & b_1", CURVE, *ours)
@@ -141,7 +141,9 @@ def test_a_curve_is_compared_at_every_step(tmp_path: Path) -> None:
     assert found.verdict == SUPPORTED and [part.metric for part in found.parts] == [f"{CURVE}@{s}" for s in (6, 37, 49)]
     crossing = [falling(s) | {49: 0.9 + s} for s in SHIFTS]
     found = curves_study(tmp_path / "b", above, [rising(s) for s in SHIFTS], crossing)
-    assert found.verdict == CONTRADICTED and judged.shown(found)[0].metric == f"{CURVE}@49", "what decides comes first"
+    assert found.verdict == CONTRADICTED and claims_markup.shown(found)[0].metric == f"{CURVE}@49", (
+        "what decides comes first"
+    )
 
 
 def test_curves_that_cannot_tell_do_not(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_given_images_have_no_training(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.new("RGB", (28, 28)).save(tmp_path / "images" / f"{i}.png")
-    samples = STUDY.replace("quoted: true", f"spec: {{generate: {{samples: {tmp_path / 'images'}}}}}")
+    samples = STUDY.replace("paper_only: true", f"spec: {{generate: {{samples: {tmp_path / 'images'}}}}}")
     study = Study(tmp_path, samples + TABLE)
     study.put("theirs", FD, 4.0)
     study.put("theirs", "probe/accuracy", 0.5)  # whoever logged that

@@ -15,8 +15,8 @@ from PIL import Image
 
 from star.report import curves, figures
 from star.report.figures import style
+from star.report.figures.parallel import write_together
 from star.report.figures.style import as_pdf, as_png, close, markers
-from star.report.figures.together import write_together
 from star.report.table import build_table
 from tests.report.stored import FD, STUDY, TABLE, Study
 

@@ -278,7 +278,7 @@ def test_published_values_are_quoted_as_they_are_printed(tmp_path: Path) -> None
         "label: plain", "label: plain\n    published: {r: 1}"
     )
     text = text.replace("label: c|d", "label: c|d\n    published: {r: 2}").replace(
-        "quoted: true", "quoted: true\n    published: {r: 3}"
+        "paper_only: true", "paper_only: true\n    published: {r: 3}"
     )
     table = TABLE.replace("published: table4", "published: t").replace("published: fid", "published: v")
     lines = markup.markdown(main_grid(build_table(Study(tmp_path, text + "reference: theirs.yaml\n" + table).evidence)))
@@ -292,7 +292,7 @@ def test_published_values_are_quoted_as_they_are_printed(tmp_path: Path) -> None
 
 def test_a_table_of_one_number(tmp_path: Path) -> None:
     table = "table: {caption: c, columns: [{title: NLL, metric: train/val_nll}]}\n"
-    text = STUDY.replace("quoted: true", "quoted: false\n    spec: {selfguided: {mask_ratio: 0.4}}")
+    text = STUDY.replace("paper_only: true", "paper_only: false\n    spec: {selfguided: {mask_ratio: 0.4}}")
     study = Study(tmp_path, re.sub(r"    published: .*\n", "", text) + table)
     study.put("plain", "train/val_nll", 2.5)
     made = build_table(study.evidence)

@@ -15,11 +15,11 @@ import psutil
 from star.ledger.states import Job
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home, JobDir
-from star.scheduler.contract import enter
 from star.scheduler.executor import Executor
 from star.scheduler.local import LocalExecutor
 from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.plan import Plan, make_plan
+from star.scheduler.registration import register
 from star.scheduler.snapshot import take
 from star.spec.load import load
 from tests.helpers import DATA, ROOT, living_workers
@@ -63,8 +63,8 @@ class Lab:
     def plan(self, file: Path = MANY, sets: Sequence[str] = (), **options: Any) -> Plan:
         return make_plan(load(file, sets=sets, **options), self.home, self.ledger)
 
-    def enter(self, plan: Plan, fork: bool = False) -> None:
-        enter(plan, self.home, self.ledger, self.said.append, fork)
+    def register(self, plan: Plan, fork: bool = False) -> None:
+        register(plan, self.home, self.ledger, self.said.append, fork)
 
     def scheduler(self, executor: Executor | None = None, slots: int = 2) -> Scheduler:
         executor = executor or LocalExecutor(slots, gpus=list, worker=WORKER)
@@ -80,7 +80,7 @@ class Lab:
     ) -> Outcome:
         """Plan, enter, and compute what is left."""
         plan = plan or self.plan()
-        self.enter(plan, fork)
+        self.register(plan, fork)
         return self.scheduler(executor, slots).run(plan, tick)
 
     def job(self, plan: Plan, stage: str, row: int = 0) -> Job:

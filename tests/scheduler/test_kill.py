@@ -1,5 +1,5 @@
 """The whole machine with real trainings: each test kills something and types the same command again. What concerns the scheduler
-alone is in test_contract.py and chaos.py, with workers that only pretend."""
+alone is in test_registration.py and chaos.py, with workers that only pretend."""
 
 from __future__ import annotations
 

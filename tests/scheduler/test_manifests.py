@@ -17,9 +17,9 @@ from star.errors import DataError, SpecError
 from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler import manifests
-from star.scheduler.contract import enter
 from star.scheduler.manifests import Manifests
 from star.scheduler.plan import Plan, make_plan
+from star.scheduler.registration import register
 from star.spec.load import load
 from tests.data.test_imports import codes_folder, encoded, write_parquet
 from tests.helpers import ROOT
@@ -208,7 +208,7 @@ def test_an_imported_experiment_is_planned_without_its_data(how: str, given: Pat
     ledger = open_ledger(home)
     plan = make_plan(load(file), home, ledger)
     assert plan.runs[0].sources["data"].startswith("sizes ") == (how == "sizes") and not plan.missing
-    enter(make_plan(load(file).only(["x"]), home, ledger), home, ledger, lambda text: None)
+    register(make_plan(load(file).only(["x"]), home, ledger), home, ledger, lambda text: None)
     export_bundle(load(file), home.path, tmp_path / "reports", "none", tmp_path / "bundle.tar.gz")
     laptop = Home(tmp_path / "laptop")
     import_bundle(tmp_path / "bundle.tar.gz", laptop.path, tmp_path / "reports")
@@ -243,7 +243,7 @@ def test_of_two_sets_of_one_name_neither_is_taken_for_the_other(given: Path, tmp
     home = Home(tmp_path / "home")
     ledger = open_ledger(home)
     plan = make_plan(load(written(sets["one"], sets["two"])), home, ledger)
-    enter(plan, home, ledger, lambda text: None)
+    register(plan, home, ledger, lambda text: None)
     assert plan.runs[0].sources != plan.runs[1].sources
     elsewhere = tmp_path / "laptop"
     moved = make_plan(load(written(elsewhere / "one" / "images", elsewhere / "two" / "images")), home, None)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from star.errors import EngineError
+from star.errors import ExecutorError
 from star.ledger.states import CANCELLED, DONE
 from star.rundir import read_json
 from star.scheduler import ray_token
 from star.scheduler.executor import Start, Watched
-from star.scheduler.verbs import cancel
+from star.scheduler.job_actions import cancel
 from tests.helpers import ROOT, job_in, tiny
 from tests.scheduler.lab import WORKER, Lab
 from tests.services import RayCluster, until
@@ -31,7 +31,7 @@ def lab(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 def test_a_cluster_without_token_authentication_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    with pytest.raises(EngineError, match="RAY_AUTH_MODE is not `token`"):
+    with pytest.raises(ExecutorError, match="RAY_AUTH_MODE is not `token`"):
         ray_token.prepare()
 
 

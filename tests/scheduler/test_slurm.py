@@ -295,7 +295,7 @@ def test_an_array_waits_element_by_element(lab: Lab, slurm: Slurm, monkeypatch: 
     victim = plan.runs[2].stages["train"]
     monkeypatch.setenv("LIGHT_EXIT", "user")
     monkeypatch.setenv("LIGHT_ONLY", victim)
-    lab.enter(plan)
+    lab.register(plan)
     assert lab.scheduler(engine(lab)).hand_over(plan)
     lost = {plan.runs[2].stages[stage] for stage in ("train", "generate", "score", "probe")}
     until(lambda: len(lab.times_done()) == 16, "all others are done")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star.errors import SpecError
-from star.ledger.states import Claim
+from star.ledger.states import Allocation
 from star.rundir import JobDir
 from star.scheduler.executor import Start
 from star.scheduler.slurm_script import ARRAY, parts_of
@@ -27,7 +27,15 @@ def start(stage: str, name: str, after: tuple[str, ...] = (), row: str = "a", **
     spec = ResourceSpec.model_validate(resources)
     handles = tuple({"job": number} for number in after)
     return Start(
-        JobDir(Path("/home/jobs") / name), stage, name, Path("/home/code/x"), spec, Claim("@slurm"), handles, 1, title
+        JobDir(Path("/home/jobs") / name),
+        stage,
+        name,
+        Path("/home/code/x"),
+        spec,
+        Allocation("@slurm"),
+        handles,
+        1,
+        title,
     )
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from star.cli.store import connect
-from star.errors import EngineError
+from star.errors import ExecutorError
 from star.ledger.store import open_ledger
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import Exit, Handle, Start, Watched
 from star.scheduler.loop import Scheduler
 from star.scheduler.reindex import deliver
 from star.scheduler.snapshot import take
-from star.search.feed import Trials
-from star.search.legs import Legs
+from star.search.job_source import Trials
+from star.search.segments import TrialSegments
 from star.search.study import Study
 from star.search.warm import promote, warm_start
 from star.spec.graph import STAGES
@@ -40,7 +40,7 @@ class BowlExecutor(InstantExecutor):
         super().__init__()
         self.broken, self.most = broken, 0
 
-    def submit(self, starts: Sequence[Start]) -> list[Handle | EngineError]:
+    def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
         """As the parent, with numbers."""
         kept = [start for start in starts if start.stage not in self.broken]
         super().submit(kept)
@@ -90,12 +90,12 @@ class SearchLab:
         home, said = Home(self.path), list[str]()
         study, ledger = Study(load_search(self.file), home), open_ledger(home)
         promote(study, promoted)
-        legs = Legs(home, ledger, study.search.name, lambda plan: None)
+        segments = TrialSegments(home, ledger, study.search.name, lambda plan: None)
         if warm:
-            warm_start(study, legs, said.append)
-        trials = Trials(study, legs, said.append, parallel, total, budget)
+            warm_start(study, segments, said.append)
+        trials = Trials(study, segments, said.append, parallel, total, budget)
         scheduler = Scheduler(home, ledger, BowlExecutor(broken), take(home), said.append)
-        empty = legs.plan(study.search.experiment([], [], study.search.targets))
+        empty = segments.plan(study.search.experiment([], [], study.search.targets))
         scheduler.run(replace(empty, jobs={job.key: job for job in trials.resume()}), lambda states: None, trials)
         return said
 

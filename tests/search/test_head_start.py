@@ -23,12 +23,12 @@ def encoded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "encode"
 
 
-def trained(folder: Path, encoded: Path, until: int | None, *head_starts: JobDir) -> JobDir:
+def trained(folder: Path, encoded: Path, until: int | None, *resume_from: JobDir) -> JobDir:
     spec = SPEC.model_copy(update={"optim": SPEC.optim.model_copy(update={"until": until})})
     job = JobDir(folder / "train")
     made = context(spec, "train", folder, encode=encoded / "out")
     log = MetricLog(job.metrics)
-    made.head_starts, made.record = [one.out for one in head_starts], log.record
+    made.resume_from, made.record = [one.out for one in resume_from], log.record
     write_json(job.result, STAGES["train"](made))
     log.close()
     return job

@@ -91,7 +91,7 @@ MISTAKES = {
     "a search that ends early": (
         "space:",
         "base: {optim: {until: 5}}\nspace:",
-        r":4: optim.until: has no place in a search",
+        r":4: optim.stop_at_step: has no place in a search",
     ),
     "a search of given images": (
         "space:",
@@ -215,6 +215,6 @@ def test_runs_to_the_end_keep_the_keys_they_had() -> None:
 
 def test_a_search_says_what_a_run_would_say() -> None:
     """Optuna wants a handler at the root of all loggers; a warning of the scheduler's is printed nevertheless, once."""
-    code = "import logging, star.search.study; logging.getLogger('star.scheduler.courier').warning('not carried')"
+    code = "import logging, star.search.study; logging.getLogger('star.scheduler.metrics_sync').warning('not carried')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.stderr == "not carried\n"

@@ -42,7 +42,7 @@ def test_a_field_changes_its_stage_and_what_follows_only(change: dict[str, Any],
         {"resources__micro_batch_size": 2},
         {"resources__threads": {"train": 2}},
         {"selfguided__contrastive_layer": 1},  # what "1/2" of two layers is
-        {"selfguided__lone_factor": 1.0},  # both contrastive losses are on
+        {"selfguided__single_contrastive_scale": 1.0},  # both contrastive losses are on
     ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_key(change: dict[str, Any]) -> None:

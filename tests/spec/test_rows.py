@@ -79,7 +79,7 @@ def test_a_row_that_an_axis_does_not_touch_stands_once(tmp_path: Path) -> None:
 
 
 def test_a_quoted_row_stands_once(tmp_path: Path) -> None:
-    rows = ROWS + "  - {label: theirs, quoted: true}\n"
+    rows = ROWS + "  - {label: theirs, paper_only: true}\n"
     labels = [v.label for v in load(write(tmp_path, rows + "axes: {optim.lr: [0.1, 0.2]}\n")).variants]
     assert len(labels) == 7 and labels[-1] == "theirs"
 

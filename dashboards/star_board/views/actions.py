@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from star.errors import NotFoundError, StarError
-from star.scheduler.verbs import choose, with_all_made_from
+from star.scheduler.job_actions import choose, with_all_made_from
 from star_board.board import Board
 from star_board.door import COOKIE, client_of
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from star.errors import NotFoundError
-from star.report import judged
+from star.report import claims_markup
 from star.report.grid import cell_mark, interval_text, paper_mark, paper_name
 from star.report.markup import ARROWS
 from star.report.table import Cell, Table
@@ -115,7 +115,7 @@ def table(board: Board, request: Request) -> Response:
             "heads": heads(shown) if shown else [],
             "rows": [_row(shown, row) for row in shown.rows] if shown else [],
             "claims": [claim(one) for one in found.judgements],
-            "agreement": judged.agreement_text(found.agreement),
+            "agreement": claims_markup.agreement_text(found.agreement),
             "figures": found.experiment.spec.figures,
         }
 
@@ -150,7 +150,7 @@ def _difference(cell: Cell, column: Column) -> str:
 
 def claim(one: Any) -> dict[str, Any]:
     """A verdict with what it rests on."""
-    told = judged.told(one)
+    told = claims_markup.told(one)
     return {
         "claim": one.claim,
         "text": one.text,

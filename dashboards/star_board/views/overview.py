@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from star.errors import EngineError
+from star.errors import ExecutorError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.scheduler.explain import waiting_for
 from star.scheduler.policies import advice
@@ -149,7 +149,7 @@ def _gpus(held: Counter[str]) -> Iterator[dict[str, Any]]:
 
     try:
         found = visible_gpus()
-    except EngineError:
+    except ExecutorError:
         return
     for gpu in found:
         yield {

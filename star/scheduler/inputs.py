@@ -41,7 +41,7 @@ class Seen:
 
 
 @dataclass
-class World:
+class ExternalInputs:
     """Looks for what the runs of a plan read, each thing once.
 
     Args:

@@ -1,4 +1,4 @@
-"""A leg of a trial: its runs up to a step, or to the end, as jobs of the ledger, and the numbers that they end with."""
+"""A segment of a trial: its runs up to a step, or to the end, as jobs of the ledger, and the numbers that they end with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from star.errors import DataError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json, read_metrics
-from star.scheduler.contract import add
 from star.scheduler.estimate import stage_seconds
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
+from star.scheduler.registration import add
 from star.spec.experiment import Experiment
 from star.spec.graph import needed
 from star.spec.measure import Measure, curve_value
@@ -24,7 +24,7 @@ ENDED = (FAILED, CANCELLED, LOST)
 
 
 @dataclass
-class Leg:
+class TrialSegment:
     """Runs of one trial that are under way."""
 
     plan: Plan
@@ -47,8 +47,8 @@ class Leg:
         return all(key not in open_ or (key in states and states[key].state == DONE) for key in wanted)
 
 
-class Legs:
-    """Makes legs: plans, enters them into the ledger, and tells what they cost."""
+class TrialSegments:
+    """Makes segments: plans them, registers them in the ledger, and tells what they cost."""
 
     def __init__(self, home: Home, ledger: Ledger, study: str, deliver: Callable[[Plan], None]) -> None:
         self.home, self.ledger, self.study, self.deliver = home, ledger, study, deliver
@@ -64,11 +64,13 @@ class Legs:
         """What it needs that is not there."""
         return make_plan(experiment, self.home, self.ledger)
 
-    def begin(self, plan: Plan, head_starts: Mapping[int, Sequence[str]] | None = None, reached: int = 0) -> Leg:
+    def begin(
+        self, plan: Plan, resume_from: Mapping[int, Sequence[str]] | None = None, reached: int = 0
+    ) -> TrialSegment:
         """Enter a plan's jobs; the scheduler may start them.
 
         Args:
-            head_starts: seed -> keys of trainings that ended earlier, from which it may go on.
+            resume_from: seed -> keys of trainings that ended earlier, from which it may go on.
             reached: the step at which the last of these ended: what came before is no work of this one.
 
         Raises:
@@ -77,22 +79,22 @@ class Legs:
         if plan.missing and plan.to_do:
             raise DataError(" ".join(plan.missing))
         for job in plan.jobs.values():
-            if job.stage == "train" and head_starts:
-                job.head_starts = tuple(head_starts.get(job.spec.seed, ()))
+            if job.stage == "train" and resume_from:
+                job.resume_from = tuple(resume_from.get(job.spec.seed, ()))
                 job.flops *= 1 - reached / job.spec.last_step
         add(plan, self.home, self.ledger, self.study)
         self.deliver(plan)
-        return Leg(plan, plan.experiment.targets)
+        return TrialSegment(plan, plan.experiment.targets)
 
-    def value(self, leg: Leg, measure: Measure) -> float:
-        """The mean over seeds of a number that all runs of a leg have; NaN where one is not a number."""
-        return fmean(value_of(self.home, run, measure) for run in leg.runs)
+    def value(self, segment: TrialSegment, measure: Measure) -> float:
+        """The mean over seeds of a number that all runs of a segment have; NaN where one is not a number."""
+        return fmean(value_of(self.home, run, measure) for run in segment.runs)
 
-    def hours(self, leg: Leg, since: float = 0.0) -> tuple[float, float]:
+    def hours(self, segment: TrialSegment, since: float = 0.0) -> tuple[float, float]:
         """Hours of GPUs, or of CPU slots, that its own jobs took, of those that ended after `since`: training, and all else."""
         spent = [0.0, 0.0]
-        wanted = needed(leg.targets)
-        keys = {(stage, key) for run in leg.runs for stage, key in run.stages.items() if stage in wanted}
+        wanted = needed(segment.targets)
+        keys = {(stage, key) for run in segment.runs for stage, key in run.stages.items() if stage in wanted}
         for stage, key in keys:
             if key in self.shared:
                 continue
@@ -101,9 +103,9 @@ class Legs:
                 spent[stage != "train"] += device_hours(result)
         return spent[0], spent[1]
 
-    def failed_hours(self, leg: Leg, job: Job) -> float:
+    def failed_hours(self, segment: TrialSegment, job: Job) -> float:
         """Hours of a job's last attempt that left no result."""
-        planned = leg.plan.jobs[job.key]
+        planned = segment.plan.jobs[job.key]
         return max(0.0, (job.finished or 0.0) - (job.started or job.finished or 0.0)) * _width(planned) / 3600
 
     def expected_hours(self, plan: Plan) -> float:

@@ -6,14 +6,14 @@ from html import escape
 from typing import Any
 
 from star.report import markup
-from star.report.claims import UNDECIDED, Judgement, Part
+from star.report.claims import UNDECIDED, ClaimResult, Contrast
 from star.report.table import Agreement
 
 WORST_SHOWN = 6
 """Contrasts of one claim that a report shows; all are in the JSON."""
 
 
-def markdown(judgements: list[Judgement]) -> list[str]:
+def markdown(judgements: list[ClaimResult]) -> list[str]:
     """A table: claim, verdict, n, and what it rests on."""
     lines = ["| claim | verdict | n | rests on |", "|---|---|---:|---|"]
     for one in judgements:
@@ -22,7 +22,7 @@ def markdown(judgements: list[Judgement]) -> list[str]:
     return lines
 
 
-def html(judgements: list[Judgement]) -> list[str]:
+def html(judgements: list[ClaimResult]) -> list[str]:
     """The same table."""
     lines = [
         "<table>",
@@ -38,19 +38,19 @@ def html(judgements: list[Judgement]) -> list[str]:
     return [*lines, "</tbody>", "</table>"]
 
 
-def told(judgement: Judgement) -> list[str]:
+def told(judgement: ClaimResult) -> list[str]:
     """What a verdict rests on, a line for each contrast, and what would decide it."""
     return [*map(_part, shown(judgement)), *_rest(judgement)]
 
 
-def plain(judgement: Judgement) -> list[str]:
+def plain(judgement: ClaimResult) -> list[str]:
     """For a terminal: the verdict, then what it rests on."""
     lines = [f"{judgement.verdict:<12} {judgement.claim.id}: {judgement.text} (n = {judgement.count})"]
     lines += [f"{'':<13}{_part(part)}" for part in shown(judgement)]
     return lines + ([f"{'':<13}{judgement.note}"] if judgement.note else [])
 
 
-def data(judgements: list[Judgement], agreement: list[Agreement]) -> dict[str, Any]:
+def data(judgements: list[ClaimResult], agreement: list[Agreement]) -> dict[str, Any]:
     """Everything, for programs."""
     return {
         "claims": [
@@ -76,10 +76,10 @@ def agreement_text(agreement: list[Agreement]) -> str:
     return f"Rank agreement with the published rows (Kendall's tau: 1 the same order, -1 the opposite): {parts}."
 
 
-def shown(judgement: Judgement) -> list[Part]:
+def shown(judgement: ClaimResult) -> list[Contrast]:
     """The parts that decide the verdict first, then those nearest to not holding."""
 
-    def order(part: Part) -> tuple[bool, bool, float]:
+    def order(part: Contrast) -> tuple[bool, bool, float]:
         found = part.found
         distance = 0.0 if found is None else (found.estimate - part.bound) / _width(part)
         return part.verdict != judgement.verdict, found is None, distance
@@ -88,19 +88,19 @@ def shown(judgement: Judgement) -> list[Part]:
     return sorted(wanted or judgement.parts, key=order)[:WORST_SHOWN]
 
 
-def _width(part: Part) -> float:
+def _width(part: Contrast) -> float:
     found = part.found
     if found is None or found.low is None or found.high is None:
         return 1.0
     return max(found.high - found.low, 1e-12)
 
 
-def _rest(judgement: Judgement) -> list[str]:
+def _rest(judgement: ClaimResult) -> list[str]:
     left = len(judgement.parts) - len(shown(judgement))
     return [*([f"and {left} more"] if left > 0 else []), *([judgement.note] if judgement.note else [])]
 
 
-def _part(part: Part) -> str:
+def _part(part: Contrast) -> str:
     found = part.change
     name = part.metric.split("/")[-1].replace("_", " ")
     if found is None:
@@ -117,7 +117,7 @@ def number(value: float) -> str:
     return f"{value:+.3g}" if abs(value) < 1000 else f"{value:+.0f}"
 
 
-def _data(part: Part) -> dict[str, Any]:
+def _data(part: Contrast) -> dict[str, Any]:
     found = part.change
     return {
         "text": part.text,

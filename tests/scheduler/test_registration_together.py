@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from star.errors import LedgerError, SpecError
-from star.ledger.states import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Claim
+from star.ledger.states import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Allocation
 from star.ledger.store import open_ledger
 from star.rundir import Home, read_json
+from star.scheduler.job_actions import cancel, choose, rerun, retry
 from star.scheduler.local import LocalExecutor
-from star.scheduler.verbs import cancel, choose, rerun, retry
 from tests.helpers import ROOT
 from tests.scheduler.lab import WORKER, Lab, command, workers
 from tests.services import until
@@ -29,7 +29,7 @@ def lab(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 @pytest.mark.contract("V1", "V2")
 def test_retry_is_a_verb_on_states(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = lab.plan()
-    lab.enter(plan)
+    lab.register(plan)
     monkeypatch.setenv("LIGHT_EXIT", "user")
     lab.run(plan)
     monkeypatch.delenv("LIGHT_EXIT")
@@ -111,7 +111,7 @@ def test_two_people_share_the_work(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("LIGHT_SECONDS", "0.05")
     other = lab.file(("experiment: many", "experiment: other"), ("[0.1, 0.2, 0.3, 0.4]", "[0.2, 0.3, 0.5]"))
     plan = lab.plan(other)
-    lab.enter(plan)
+    lab.register(plan)
     first = command(lab)
     outcome = lab.scheduler().run(plan, lambda states: None)
     assert first.wait(timeout=200) == 0 and outcome.failed == [] == outcome.blocked
@@ -171,7 +171,7 @@ def test_rerun_leaves_a_running_reader_its_input(lab: Lab) -> None:
     plan = lab.plan()
     lab.run(plan)
     rerun(lab.home, lab.ledger, [lab.job(plan, "probe")])
-    assert lab.ledger.claim(lab.job(plan, "probe"), "me", "started", Claim("here", 1))
+    assert lab.ledger.claim(lab.job(plan, "probe"), "me", "started", Allocation("here", 1))
     with pytest.raises(SpecError, match="is running, and reads what would be made anew"):
         rerun(lab.home, lab.ledger, [lab.job(plan, "train")])
     assert lab.folder(plan, "train").result.exists()
@@ -182,8 +182,8 @@ def test_numbers_without_their_output_are_no_result(lab: Lab) -> None:
     plan = lab.plan()
     lab.run(plan)
     (lab.folder(plan, "encode").out / ".removed").touch()
-    lab.enter(lab.plan(seeds=[0, 1]))
-    assert lab.ledger.claim(lab.job(plan, "encode"), "it died at once", "started", Claim(socket.gethostname(), 1))
+    lab.register(lab.plan(seeds=[0, 1]))
+    assert lab.ledger.claim(lab.job(plan, "encode"), "it died at once", "started", Allocation(socket.gethostname(), 1))
     outcome = lab.run(lab.plan(seeds=[0, 1]))
     assert outcome.failed == [] and lab.folder(plan, "encode").has_output()
 
@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_written_ends_the_attempt_and_not_the_scheduler(
 
 @pytest.mark.contract("P3")
 def test_one_ledger_one_home(lab: Lab, database: str, tmp_path: Path) -> None:
-    lab.enter(lab.plan())
+    lab.register(lab.plan())
     with pytest.raises(LedgerError, match="belongs to the home"):
         open_ledger(Home(tmp_path / "elsewhere"))
 
@@ -217,9 +217,9 @@ def test_one_ledger_one_home(lab: Lab, database: str, tmp_path: Path) -> None:
 def test_time_passes(lab: Lab) -> None:
     """Pauses between attempts are kept, and other jobs run meanwhile."""
     plan = lab.plan()
-    lab.enter(plan)
+    lab.register(plan)
     job = lab.job(plan, "dataset")
-    held = lab.ledger.claim(job, "x", "started", Claim("y", 1))
+    held = lab.ledger.claim(job, "x", "started", Allocation("y", 1))
     assert held is not None
     lab.ledger.move(held, QUEUED, "infrastructure", "a lost node", not_before=time.time() + 1.5)
     began = time.time()

@@ -14,7 +14,7 @@ from star.errors import DataError, SpecError
 from star.ledger.states import Job
 from star.scheduler.plan import PlannedJob
 from star.search.best import DEFAULT, Repeated, told
-from star.search.legs import Leg, Legs
+from star.search.segments import TrialSegment, TrialSegments
 from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
 from star.spec.points import Point
 from star.spec.run import RunSpec
@@ -37,7 +37,7 @@ class Active:
     spec: RunSpec
     rungs: list[int]
     """Steps at which it is still to be compared."""
-    leg: Leg | None = None
+    segment: TrialSegment | None = None
     until: int | None = None
     trained: dict[int, list[str]] = field(default_factory=dict)
     """Seed -> keys of its trainings so far."""
@@ -59,16 +59,16 @@ class Trials:
     def __init__(
         self,
         study: Study,
-        legs: Legs,
+        segments: TrialSegments,
         say: Callable[[str], None],
         parallel: int,
         total: float,
         budget: float | None = None,
     ) -> None:
-        self.study, self.search, self.legs, self.say = study, study.search, legs, say
+        self.study, self.search, self.segments, self.say = study, study.search, segments, say
         self.parallel, self.total, self.budget = parallel, total, budget
         self.active: dict[int, Active] = {}
-        self.repeated = Repeated(study, legs, say)
+        self.repeated = Repeated(study, segments, say)
         self.stopped = ""
         """Why no more trials are asked for, before their number is reached."""
         self._runs = {trial.user_attrs[RUN]: trial.number for trial in study.trials() if RUN in trial.user_attrs}
@@ -78,8 +78,8 @@ class Trials:
         default = self.search.experiment(
             [("default", self.search.default)], self.search.spec.seeds, self.search.targets
         )
-        self._default = legs.plan(default)
-        legs.share(self._default)
+        self._default = segments.plan(default)
+        segments.share(self._default)
         self._begun: float = study.optuna.user_attrs.get("begun") or time.time()
         study.optuna.set_user_attr("begun", self._begun)
 
@@ -138,7 +138,7 @@ class Trials:
         trials = [trial for trial in self.study.trials() if HOURS in trial.user_attrs]
         spent = math.fsum(trial.user_attrs[HOURS] for trial in trials)
         whole = [trial.user_attrs[HOURS] for trial in trials if trial.state == TrialState.COMPLETE]
-        each: float = max([*whole, self.legs.expected_hours(self._default)])
+        each: float = max([*whole, self.segments.expected_hours(self._default)])
         under_way = math.fsum(max(each, active.hours) for active in self.active.values())
         confirm = self.search.spec.confirm
         repeated = (confirm.top + 1) * len(confirm.seeds) / len(self.search.spec.seeds) if confirm else 0
@@ -154,7 +154,7 @@ class Trials:
             self.study.tell(number, None, TrialState.FAIL, **{IMPOSSIBLE: True, WHY: str(error)})
             self.say(f"trial {number}: no such run: {error}")
             return []
-        plan = self.legs.plan(
+        plan = self.segments.plan(
             self.search.experiment([(f"trial {number}", spec)], self.search.spec.seeds, self.search.targets)
         )
         run = plan.runs[0].key
@@ -183,39 +183,41 @@ class Trials:
         self.say(f"trial {number}: the same run as trial {before}")
 
     def _go_on(self, active: Active) -> list[PlannedJob]:
-        """Its next leg: to the next comparison, or to the end."""
+        """Its next segment: to the next comparison, or to the end."""
         active.until, label = (active.rungs[0] if active.rungs else None), f"trial {active.number}"
         if active.until is None:
             experiment = self.search.experiment([(label, active.spec)], self.search.spec.seeds, self.search.targets)
         else:
             experiment = self.search.early(label, active.until, self.search.run(active.point, active.until))
-        active.leg = self.legs.begin(self.legs.plan(experiment), active.trained, active.reached)
+        active.segment = self.segments.begin(self.segments.plan(experiment), active.trained, active.reached)
         active.reached = active.until or 0
-        for run in active.leg.runs:
+        for run in active.segment.runs:
             active.trained.setdefault(run.seed, []).append(run.stages["train"])
-        return active.leg.plan.to_do
+        return active.segment.plan.to_do
 
     def _remember_rungs(self, active: Active) -> None:
         """Keys of the trainings that a trial, ended early, has had."""
         for step in self.search.rungs(active.spec):
             experiment = self.search.early(f"trial {active.number}", step, self.search.run(active.point, step))
-            for run in self.legs.plan(experiment).runs:
+            for run in self.segments.plan(experiment).runs:
                 active.trained.setdefault(run.seed, []).append(run.stages["train"])
 
     def _advance(self, active: Active, states: Mapping[str, Job]) -> list[PlannedJob]:
-        leg = active.leg
-        assert leg is not None
-        failed = leg.failed(states)
+        segment = active.segment
+        assert segment is not None
+        failed = segment.failed(states)
         if failed is not None:
             self._failed(active, failed)
             return []
-        if not leg.done(states):
+        if not segment.done(states):
             return []
-        training, measuring = self.legs.hours(leg, self._begun)
+        training, measuring = self.segments.hours(segment, self._begun)
         active.hours += training + measuring
         active.early_hours += measuring if active.until else 0.0
         try:
-            values = [self.legs.value(leg, measure) for measure in self.search.measures[: 1 if active.until else None]]
+            values = [
+                self.segments.value(segment, measure) for measure in self.search.measures[: 1 if active.until else None]
+            ]
         except DataError as error:
             values, problem = [math.nan], str(error)
         else:
@@ -232,15 +234,15 @@ class Trials:
         """A trial's own failure is its end; that of a stage which all share is no trial's, and what all first trials meet is none's."""
         first = (job.error or job.state).splitlines()[0]
         why = f"{job.stage} {job.key} {job.state}: {first}"
-        if job.key in self.legs.shared:
+        if job.key in self.segments.shared:
             self.to_mend = True
             self.stopped = f"{why}; all trials need it. Mend that, then the same command goes on"
             del self.active[active.number]  # it stays under way in the study
             self.say(f"no more trials: {self.stopped}")
             return
-        if active.leg is not None:
-            active.hours += math.fsum(self.legs.hours(active.leg, self._begun))
-            active.hours += self.legs.failed_hours(active.leg, job)
+        if active.segment is not None:
+            active.hours += math.fsum(self.segments.hours(active.segment, self._begun))
+            active.hours += self.segments.failed_hours(active.segment, job)
         self._end(active, None, TrialState.FAIL, why)
         trials = self.study.trials()
         failures = sum(trial.state == TrialState.FAIL and counts(trial) for trial in trials)

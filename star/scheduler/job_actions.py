@@ -11,9 +11,9 @@ from star.errors import NotFoundError, SpecError
 from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir
-from star.scheduler.board import Board
 from star.scheduler.executor import Executor
-from star.scheduler.overseer import STOP_TIMEOUT, Overseer
+from star.scheduler.job_graph import JobGraph
+from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
 from star.scheduler.policies import CANCEL
 from star.scheduler.records import record_path, written_folder
 from star.spec.graph import STAGES, needed
@@ -184,10 +184,10 @@ def cancel(
         return []
     ledger.want([job.key for job in running], "cancel")
     say(f"asked {len(running)} running jobs to stop; training saves its state first")
-    engines = {job.host for job in running if job.host and job.host.startswith("@")}
-    executor = make_executor(engines.pop().removeprefix("@")) if len(engines) == 1 else make_executor("local")
-    overseer = Overseer(home, ledger, executor, say, make_executor)
-    board = Board.of_running(running)
+    executors = {job.host for job in running if job.host and job.host.startswith("@")}
+    executor = make_executor(executors.pop().removeprefix("@")) if len(executors) == 1 else make_executor("local")
+    overseer = JobMonitor(home, ledger, executor, say, make_executor)
+    board = JobGraph.of_running(running)
     overseer.attend(board, STOP_TIMEOUT + 10)
     executor.close()
     return [job for job in ledger.jobs([job.key for job in running]).values() if job.state == RUNNING]

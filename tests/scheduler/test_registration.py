@@ -15,14 +15,14 @@ import pytest
 
 import star.scheduler.snapshot as snapshot
 from star.errors import SpecError
-from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Claim, Job
+from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Allocation, Job
 from star.rundir import read_json, write_json
-from star.scheduler.contract import compare, enter
 from star.scheduler.executor import Start
 from star.scheduler.explain import why
 from star.scheduler.local import LocalExecutor
 from star.scheduler.plan import PlannedJob, make_plan
 from star.scheduler.policies import DEATH
+from star.scheduler.registration import compare, register
 from star.spec.graph import STAGES
 from tests.helpers import ROOT
 from tests.scheduler.lab import WORKER, Lab, command, workers
@@ -38,7 +38,7 @@ def lab(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 def test_every_line_of_the_contract_has_a_test() -> None:
     lines = re.findall(r"^\| ([A-Z]\d) \|", (ROOT / "docs" / "resume.md").read_text(), re.M)
-    texts = [path.read_text() for path in Path(__file__).parent.glob("test_contract*.py")]
+    texts = [path.read_text() for path in Path(__file__).parent.glob("test_registration*.py")]
     carried = re.findall(r"@pytest.mark.contract\((.*?)\)", "\n".join(texts))
     assert sorted(lines) == sorted({line for group in carried for line in re.findall(r"[A-Z]\d", group)})
 
@@ -91,12 +91,12 @@ def test_a_killed_scheduler_leaves_its_workers(lab: Lab, monkeypatch: pytest.Mon
 @pytest.mark.contract("F2")
 def test_a_result_that_nobody_saw_is_found(lab: Lab) -> None:
     plan = lab.plan()
-    lab.enter(plan)
+    lab.register(plan)
     job = lab.job(plan, "dataset")
-    held = lab.ledger.claim(job, "a scheduler that is gone", "started", Claim("this", 1))
+    held = lab.ledger.claim(job, "a scheduler that is gone", "started", Allocation("this", 1))
     assert held is not None
     scheduler = lab.scheduler()
-    start = scheduler.starter._prepare(plan.jobs[job.key], held, Claim("this", 1))
+    start = scheduler.starter._prepare(plan.jobs[job.key], held, Allocation("this", 1))
     subprocess.run([sys.executable, "-m", WORKER, str(start.job.path)], check=True, capture_output=True)
     assert lab.plan().jobs[job.key].action == "reuse"
     assert lab.run().done == 19 and lab.job(plan, "dataset").state == DONE
@@ -142,12 +142,12 @@ def test_an_older_attempt_writes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LIGHT_STEPS", "30")
     monkeypatch.setenv("LIGHT_SECONDS", "0.1")
     plan = lab.plan()
-    lab.enter(plan)
+    lab.register(plan)
     job = plan.jobs[plan.runs[0].stages["dataset"]]
     scheduler = lab.scheduler()
-    held = lab.ledger.claim(lab.job(plan, "dataset"), "old", "started", Claim("elsewhere", 1))
+    held = lab.ledger.claim(lab.job(plan, "dataset"), "old", "started", Allocation("elsewhere", 1))
     assert held is not None
-    start = scheduler.starter._prepare(job, held, Claim("elsewhere", 1))
+    start = scheduler.starter._prepare(job, held, Allocation("elsewhere", 1))
     older = subprocess.Popen([sys.executable, "-m", WORKER, str(start.job.path)], stderr=subprocess.DEVNULL)
     until(start.job.metrics.exists, "the older worker is at it")
     content = read_json(start.job.job)
@@ -161,12 +161,12 @@ def test_a_worker_that_was_not_noted_down_is_found(lab: Lab, monkeypatch: pytest
     monkeypatch.setenv("LIGHT_STEPS", "40")
     monkeypatch.setenv("LIGHT_SECONDS", "0.1")
     plan = lab.plan()
-    lab.enter(plan)
+    lab.register(plan)
     executor = LocalExecutor(2, gpus=list, worker=WORKER)
     first = lab.scheduler(executor)
-    held = lab.ledger.claim(lab.job(plan, "dataset"), "it died at once", "started", Claim(executor.host, 1))
+    held = lab.ledger.claim(lab.job(plan, "dataset"), "it died at once", "started", Allocation(executor.host, 1))
     assert held is not None
-    executor.submit([first.starter._prepare(plan.jobs[held.key], held, Claim(executor.host, 1))])
+    executor.submit([first.starter._prepare(plan.jobs[held.key], held, Allocation(executor.host, 1))])
     monkeypatch.setenv("LIGHT_STEPS", "1")
     monkeypatch.setenv("LIGHT_SECONDS", "0")
     assert lab.run().done == 20
@@ -176,7 +176,7 @@ def test_a_worker_that_was_not_noted_down_is_found(lab: Lab, monkeypatch: pytest
 @pytest.mark.contract("F7")
 def test_a_scheduler_that_slept_leaves_what_was_taken_over(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = lab.plan()
-    lab.enter(plan)
+    lab.register(plan)
     scheduler = lab.scheduler()
     prepare, slept = scheduler.starter._prepare, []
 
@@ -215,7 +215,7 @@ def test_rows_come_and_go(lab: Lab) -> None:
 def test_some_rows_are_computed_and_the_others_stay(lab: Lab) -> None:
     whole = lab.plan()
     some = make_plan(whole.experiment.only(["mask_ratio=0.[12]"]), lab.home, lab.ledger)
-    enter(some, lab.home, lab.ledger, lab.said.append, whole=whole)
+    register(some, lab.home, lab.ledger, lab.said.append, whole=whole)
     assert lab.scheduler().run(some, lambda states: None).done == 4 + 2 * 4
     assert [row.row for row in lab.ledger.experiments()] == [f"mask_ratio=0.{i}" for i in (1, 2, 3, 4)]
     assert lab.run().done == 2 * 4 and not any(line.startswith(("left out", "extended")) for line in lab.said)
@@ -223,7 +223,7 @@ def test_some_rows_are_computed_and_the_others_stay(lab: Lab) -> None:
         whole.experiment.only(["0.5"])
     nothing = make_plan(replace(whole.experiment, variants=()), lab.home, lab.ledger)
     with pytest.raises(SpecError, match="nothing to run"):
-        lab.enter(nothing)
+        lab.register(nothing)
 
 
 @pytest.mark.contract("S3", "S4")
@@ -232,7 +232,7 @@ def test_another_value_in_a_row_with_results_is_refused(lab: Lab) -> None:
     before = lab.ledger.experiments()
     changed = lab.plan(sets=("optim.steps=20",))
     with pytest.raises(SpecError, match=r"optim.steps: 30 -> 20 \(4 rows, 4 with results\).*--fork.*--name"):
-        lab.enter(changed)
+        lab.register(changed)
     assert lab.ledger.experiments() == before
     lab.run(changed, fork=True)
     assert {row.run for row in lab.ledger.experiments()} == {run.key for run in changed.runs}
@@ -251,8 +251,8 @@ def test_another_name_makes_another_experiment(lab: Lab) -> None:
 
 @pytest.mark.contract("S6")
 def test_what_was_never_computed_may_change(lab: Lab) -> None:
-    lab.enter(lab.plan())
-    lab.enter(lab.plan(sets=("optim.steps=20",)))
+    lab.register(lab.plan())
+    lab.register(lab.plan(sets=("optim.steps=20",)))
     assert any("optim.steps: 30 -> 20" in line for line in lab.said)
 
 
@@ -286,7 +286,7 @@ def test_a_raised_version_is_a_fork_that_is_explained(lab: Lab, monkeypatch: pyt
     changed = lab.plan()
     assert {job.stage for job in changed.to_do} == {"probe"}
     with pytest.raises(SpecError, match=r"probe version: 2 -> 3"):
-        lab.enter(changed)
+        lab.register(changed)
     lab.run(changed, fork=True)
     reason = why(lab.ledger, changed.runs[0].stages["probe"])
     assert [str(one) for one in reason.differences or []] == ["version: 2 -> 3"]

@@ -10,7 +10,7 @@ from star.ledger.states import DONE, QUEUED, RUNNING, Job
 from star.scheduler.plan import PlannedJob
 
 
-class Board:
+class JobGraph:
     """The jobs of a plan that are to do, and their states as last seen.
 
     Every step takes time in proportion to what changes, not to what there is: plans have tens of thousands of jobs.
@@ -45,7 +45,7 @@ class Board:
         return key in self.states and self.states[key].state == DONE
 
     @classmethod
-    def of_running(cls, jobs: Iterable[Job]) -> Board:
+    def of_running(cls, jobs: Iterable[Job]) -> JobGraph:
         """Jobs to watch, which wait for nothing and are not to be started."""
         board = cls(())
         for job in jobs:

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from star.ledger.states import CANCELLED, FAILED, LOST, QUEUED, Claim, NewJob
+from star.ledger.states import CANCELLED, FAILED, LOST, QUEUED, Allocation, NewJob
 from star.ledger.store import Ledger, open_ledger
 from star.report.evidence import Evidence
 from star.rundir import Home, MetricLog, write_json
-from star.scheduler.contract import run_row
-from star.scheduler.courier import Courier, Shipment
+from star.scheduler.metrics_sync import MetricsSync, Shipment
 from star.scheduler.plan import Plan, make_plan
+from star.scheduler.registration import run_row
 from star.spec.load import load
 from star.tracked import open_reader
 from star.tracking import Tracker
@@ -85,7 +85,7 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     uri = f"sqlite:///{home.mlflow}"
 
     def deliver() -> Tracker:
-        courier = Courier(home, ledger, Shipment.of(plan), lambda: Tracker(uri, home.artifacts))
+        courier = MetricsSync(home, ledger, Shipment.of(plan), lambda: Tracker(uri, home.artifacts))
         courier.deliver()
         assert courier.tracker is not None
         return courier.tracker
@@ -122,7 +122,7 @@ def test_two_couriers_open_a_run_at_once(planned: tuple[Home, Ledger, Plan], fin
     """One makes an MLflow run; before it can bind it, the other comes: one run is left, and both deliver to it."""
     home, ledger, plan = planned
     tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
-    couriers = [Courier(home, ledger, Shipment.of(plan), lambda: tracker) for _ in range(2)]
+    couriers = [MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker) for _ in range(2)]
     create, find, others = tracker.create, tracker.find, iter([couriers[1]])
 
     def create_slowly(run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -153,11 +153,11 @@ def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, P
     surplus, bound = (tracker.create(run.key, run.name, {}, {}) for _ in range(2))
     assert ledger.set_tracking_id(run.key, None, bound)
     for _ in range(2):
-        Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
+        MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
     assert ledger.runs([run.key])[run.key].tracking_id == bound
     assert history(tracker, bound, "train/val_nll") == [(0, 2.5)] and history(tracker, surplus, "train/val_nll") == []
     finish_all(home, plan)
-    Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
+    MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
     scores = Evidence(plan, ledger, open_reader(f"sqlite:///{home.mlflow}")).numbers(
         plan.runs[0].label, "train/val_nll"
     )
@@ -188,10 +188,10 @@ def test_a_kill_before_the_status_is_set(planned: tuple[Home, Ledger, Plan]) -> 
     tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
     tracker.set_status, kept = lambda run_id, status: None, tracker.set_status  # type: ignore[method-assign]
     finish_all(home, plan)
-    Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
+    MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
     tracker.set_status = kept  # type: ignore[method-assign]
     for _ in range(2):
-        Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
+        MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
         runs = tracker.client.search_runs([tracker.experiment])
         assert {run.info.status for run in runs} == {"FINISHED"}
 
@@ -202,7 +202,7 @@ def test_a_tracker_that_is_away_stops_nothing(planned: tuple[Home, Ledger, Plan]
     def away() -> Tracker:
         raise ConnectionError("no server")
 
-    courier = Courier(home, ledger, Shipment.of(plan), away)
+    courier = MetricsSync(home, ledger, Shipment.of(plan), away)
     courier.start()
     assert isinstance(courier.finish(), ConnectionError)
     assert ledger.tracked([plan.runs[0].key]) == {}
@@ -214,9 +214,9 @@ def test_a_run_reads_well_in_mlflow(planned: tuple[Home, Ledger, Plan], tmp_path
     tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
     folder = home.job("train", plan.runs[0].stages["train"])
     folder.log.write_text("== attempt 1\n" + "x" * 2_000_000 + "\nthe end\n")
-    Courier(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
+    MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
     other = replace(Shipment.of(plan), experiment="another")
-    Courier(home, ledger, other, lambda: tracker).deliver()
+    MetricsSync(home, ledger, other, lambda: tracker).deliver()
     found = tracker.find(plan.runs[0].key, None)
     assert found and found.info.run_name == f"tiny: {plan.runs[0].label}, seed 0"
     tags = found.data.tags
@@ -241,7 +241,7 @@ def test_what_a_job_takes_of_its_machine_is_carried_once(planned: tuple[Home, Le
     lines = [{"time": float(i), "step": i, "metrics": {"memory_megabytes": 100.0 + i}} for i in (1, 2)]
     folder.usage.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for _ in range(2):  # a second courier knows nothing of the first
-        courier = Courier(home, ledger, Shipment.of(plan), lambda: tracker)
+        courier = MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker)
         courier.deliver()
         courier.deliver()
     run = tracker.find(plan.runs[1].key, None)
@@ -254,7 +254,7 @@ def test_mlflow_knows_what_became_of_a_run(planned: tuple[Home, Ledger, Plan]) -
     """Waiting, running, failed, cancelled, and running again after a retry."""
     home, ledger, plan = planned
     tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
-    courier = Courier(home, ledger, Shipment.of(plan), lambda: tracker)
+    courier = MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker)
     key = plan.runs[0].stages["train"]
 
     def status() -> str:
@@ -264,7 +264,7 @@ def test_mlflow_knows_what_became_of_a_run(planned: tuple[Home, Ledger, Plan]) -
         return str(found.info.status)
 
     assert status() == "SCHEDULED"
-    running = ledger.claim(ledger.jobs([key])[key], "me", "started", Claim("here"))
+    running = ledger.claim(ledger.jobs([key])[key], "me", "started", Allocation("here"))
     assert running and status() == "RUNNING"
     assert ledger.move(running, FAILED, "error", "so") and status() == "FAILED"
     assert ledger.move(ledger.jobs([key])[key], QUEUED, "again", "so") and status() == "SCHEDULED"
@@ -272,6 +272,6 @@ def test_mlflow_knows_what_became_of_a_run(planned: tuple[Home, Ledger, Plan]) -
     ended = tracker.find(plan.runs[0].key, None)
     assert ended and ended.info.end_time
     assert ledger.move(ledger.jobs([key])[key], QUEUED, "again", "so")
-    again = ledger.claim(ledger.jobs([key])[key], "me", "started", Claim("here"))
+    again = ledger.claim(ledger.jobs([key])[key], "me", "started", Allocation("here"))
     assert again and status() == "RUNNING"
     assert ledger.move(again, LOST, "died", "so") and status() == "FAILED"

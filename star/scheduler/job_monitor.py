@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from star.errors import EngineError
+from star.errors import ExecutorError
 from star.ledger.states import CANCELLED, DONE, FAILED, FINISHED, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
-from star.scheduler.board import Board
 from star.scheduler.executor import Executor, Exit, Watched
 from star.scheduler.failures import Failure, classify, failures_since_asked
+from star.scheduler.job_graph import JobGraph
 from star.scheduler.leases import Lease
 from star.scheduler.policies import CANCEL, advice, attempts, pause
 
@@ -29,12 +29,12 @@ STOP_TIMEOUT = 60.0
 log = logging.getLogger(__name__)
 
 
-class Overseer:
+class JobMonitor:
     """Watches over the jobs of a board, under a lease of its own.
 
     Args:
         executor: of this scheduler's own jobs.
-        engines: makes the executor of that name, for jobs that another scheduler gave to it.
+        executors: makes the executor of that name, for jobs that another scheduler gave to it.
         say: receives one line for each thing that happens.
     """
 
@@ -44,10 +44,10 @@ class Overseer:
         ledger: Ledger,
         executor: Executor,
         say: Callable[[str], None],
-        engines: Callable[[str], Executor] | None = None,
+        executors: Callable[[str], Executor] | None = None,
     ) -> None:
         self.home, self.ledger, self.executor, self.say = home, ledger, executor, say
-        self.engines = engines
+        self.executors = executors
         self.known_engines: dict[str, Executor] = {executor.name: executor}
         self.lease = Lease(ledger, executor.name)
         self._cancelled: dict[tuple[str, int], float] = {}
@@ -56,11 +56,11 @@ class Overseer:
         """Attempts taken over without a handle: (key, number) -> when."""
         self._unreachable: dict[str, float] = {}
         """Engines that could not be reached: name -> when they are tried again."""
-        self._strays = Board(())
+        self._strays = JobGraph(())
         """Jobs of other experiments that run on this machine, and whose scheduler is dead: they hold room that is wanted."""
         self.next_refresh = self._next_strays = 0.0
 
-    def attend(self, board: Board, seconds: float) -> None:
+    def attend(self, board: JobGraph, seconds: float) -> None:
         """Watch until nothing of the board runs any more, or `seconds` have passed; start nothing."""
         deadline = time.monotonic() + seconds
         with self.lease:
@@ -71,11 +71,11 @@ class Overseer:
                     self.refresh(board)
                 self.executor.wait(0.2)
 
-    def owned(self, board: Board) -> list[Job]:
+    def owned(self, board: JobGraph) -> list[Job]:
         """The running jobs that this scheduler watches."""
         return [job for job in board.running.values() if job.owner == self.lease.me.id]
 
-    def refresh(self, board: Board) -> None:
+    def refresh(self, board: JobGraph) -> None:
         """What others did: jobs they finished, asked for again, wished to be stopped; owners that are dead."""
         self.next_refresh = time.monotonic() + REFRESH
         places = self.ledger.places(board.planned)
@@ -99,7 +99,7 @@ class Overseer:
             if job.wish == "cancel" and job.owner == self.lease.me.id:
                 self._cancel(job)
 
-    def _adopt(self, board: Board, jobs: list[Job]) -> None:
+    def _adopt(self, board: JobGraph, jobs: list[Job]) -> None:
         """Take over those whose scheduler is dead."""
         for job, reason in self.lease.abandoned(jobs):
             folder = self.home.job(job.stage, job.key)
@@ -119,10 +119,10 @@ class Overseer:
         """Where a running job runs; None when that cannot be reached from here."""
         name = job.host.removeprefix("@") if job.host and job.host.startswith("@") else "local"
         tried = self._unreachable.get(name, 0.0) > time.monotonic()
-        if name not in self.known_engines and self.engines is not None and not tried:
+        if name not in self.known_engines and self.executors is not None and not tried:
             try:
-                self.known_engines[name] = self.engines(name)
-            except EngineError as error:
+                self.known_engines[name] = self.executors(name)
+            except ExecutorError as error:
                 self._unreachable[name] = time.monotonic() + 60
                 self.say(f"waiting  {job.stage} {job.key} runs on {name}, which cannot be reached from here: {error}")
         return self.known_engines.get(name)
@@ -132,7 +132,7 @@ class Overseer:
         name = f"star-{job.stage}-{job.key}-{job.attempt}"
         return Watched(self.home.job(job.stage, job.key), name, job.handle, job.host)
 
-    def look(self, board: Board, jobs: list[Job]) -> None:
+    def look(self, board: JobGraph, jobs: list[Job]) -> None:
         """Settle those of `jobs` that have ended."""
         by_engine: dict[str, tuple[Executor, list[Job]]] = {}
         for job in jobs:
@@ -148,7 +148,7 @@ class Overseer:
                 elif self._cancelled.get((job.key, job.attempt), float("inf")) < time.monotonic():
                     engine.stop(self.watched(job), kill=True)
 
-    def _settle(self, board: Board, job: Job, ended: Exit) -> None:
+    def _settle(self, board: JobGraph, job: Job, ended: Exit) -> None:
         folder = self.home.job(job.stage, job.key)
         result = read_json(folder.result) if folder.is_complete() else None
         wished = self._cancelled.pop((job.key, job.attempt), None) is not None
@@ -165,7 +165,7 @@ class Overseer:
             return
         self._apply(board, job, failure)
 
-    def _apply(self, board: Board, job: Job, failure: Failure) -> None:
+    def _apply(self, board: JobGraph, job: Job, failure: Failure) -> None:
         """What the failure's policy says."""
         policy, kind = failure.policy, failure.kind
         before = failures_since_asked(self.ledger.history(job.key), kind)
@@ -187,7 +187,7 @@ class Overseer:
                 f"{after.upper():<8} {where}  {failure.name}: {failure.message}\n         {advice(kind, job.stage, job.key)}"
             )
 
-    def _moved(self, board: Board, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
+    def _moved(self, board: JobGraph, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
         """Move a job; when another was first, look what it did."""
         moved = self.ledger.move(job, after, why, reason, **fields)
         if moved:

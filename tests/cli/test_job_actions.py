@@ -100,7 +100,7 @@ def test_a_bundle_makes_the_same_table_elsewhere(lab: Lab, tmp_path: Path) -> No
 
 def test_gc_of_another_homes_ledger_is_refused(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Lab(tmp_path / "other")
-    other.enter(other.plan())
+    other.register(other.plan())
     monkeypatch.setenv("STAR_LEDGER_URL", f"sqlite:///{other.home.ledger}")
     done = star_exp("gc", "--delete", home=lab.path)
     assert done.returncode == 2 and "belongs to the home" in done.stderr

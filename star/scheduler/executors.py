@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from star.errors import EngineError
+from star.errors import ExecutorError
 from star.rundir import Home
 from star.scheduler.executor import Executor
 
@@ -13,7 +13,7 @@ def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
     """The executor of that name.
 
     Raises:
-        EngineError: its engine is not installed, or not there.
+        ExecutorError: its engine is not installed, or not there.
     """
     try:
         if name == "slurm":
@@ -28,7 +28,7 @@ def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
 
             return RayExecutor(home, slots)
     except ModuleNotFoundError as error:
-        raise EngineError(
+        raise ExecutorError(
             f"--executor {name}: {error.name} is not installed; `pip install 'star-exp[{name}]'` brings it."
         ) from None
     from star.scheduler.local import LocalExecutor

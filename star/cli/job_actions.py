@@ -14,9 +14,9 @@ from star.errors import SpecError
 from star.ledger.states import CANCELLED, DONE, FAILED, Job
 from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home
-from star.scheduler.engines import make_executor
+from star.scheduler.executors import make_executor
 from star.scheduler.explain import Reason, compare, why
-from star.scheduler.verbs import Chosen, cancel, choose, forget, rerun, retry
+from star.scheduler.job_actions import Chosen, cancel, choose, forget, rerun, retry
 from star.spec.diff import Difference
 
 

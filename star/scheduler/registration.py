@@ -126,7 +126,7 @@ def refuse_fork(plan: Plan, change: Change) -> None:
     )
 
 
-def enter(
+def register(
     plan: Plan, home: Home, ledger: Ledger, say: Callable[[str], None], fork: bool = False, whole: Plan | None = None
 ) -> None:
     """Write an experiment into the ledger, and beside the jobs for `reindex`; settle what happened since somebody looked.

@@ -21,8 +21,8 @@ from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler import own
-from star.scheduler.contract import run_row
 from star.scheduler.plan import Plan
+from star.scheduler.registration import run_row
 from star.spec.graph import STAGES, needed
 from star.tracking import OF_JOB, Tracker
 
@@ -64,7 +64,7 @@ class Shipment:
         return cls(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, runs)
 
 
-class Courier:
+class MetricsSync:
     """One experiment's deliveries.
 
     Args:
