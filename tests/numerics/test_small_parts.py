@@ -194,13 +194,13 @@ class Together:
     """Two ranks in one process: what one gives is put beside what the other gave before, in the order in which they are asked."""
 
     def __init__(self, other: list[Tensor] | None) -> None:
-        self.count, self.index, self.other, self.given = 2, 1 if other else 0, other, []
+        self.world_size, self.rank, self.other, self.given = 2, 1 if other else 0, other, []
 
     def _beside(self, own: Tensor) -> Tensor:
         self.given.append(own)
         return self.other[len(self.given) - 1] if self.other else torch.zeros_like(own)
 
-    def total(self, own: Tensor) -> Tensor:
+    def all_reduce(self, own: Tensor) -> Tensor:
         return own + self._beside(own)
 
     def gather(self, own: Tensor) -> Tensor:
