@@ -2,7 +2,7 @@
 
 
 class StarError(Exception):
-    """A mistake that its user can mend; the message says what, where, what is legal and what to do."""
+    """A mistake that its user can fix; the message says what, where, what is legal and what to do."""
 
 
 class SpecError(StarError):

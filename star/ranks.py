@@ -62,7 +62,7 @@ class Ranks:
         return bool(flag.item())
 
     def barrier(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have reached this line."""
         self.any(False)
 
 

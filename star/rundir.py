@@ -126,7 +126,7 @@ class JobDir:
         return now - max(signs)
 
     def locked(self) -> bool:
-        """Whether some worker is at it."""
+        """Whether a worker holds this job now."""
         try:
             with self.lock.open("r+") as file:  # NFS gives such a lock on a file that is open for writing only
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -80,7 +80,7 @@ class Door:
 
 
 def _name(host: str) -> str:
-    """Of `name:port`."""
+    """The host name of `name:port`, in lower case."""
     name, colon, port = host.lower().rpartition(":")
     return name if colon and port.isdecimal() else host.lower()
 

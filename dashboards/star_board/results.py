@@ -111,7 +111,7 @@ class Shelf:
             return found
 
     def reader(self) -> Reader:
-        """Of the tracking store."""
+        """The reader of the tracking store, opened anew where the store may have come since."""
         if self._reader is None or self.uri.startswith("sqlite"):  # a store that was not there may be there now
             own = self.uri == url_of(self.model.home.mlflow)
             self._reader = open_reader(self.uri, self.model.home.artifacts if own else None)

@@ -21,7 +21,7 @@ def guarded(work: Callable[[], object]) -> int:
     """Run a command; a failure becomes one sentence on stderr.
 
     Returns:
-        The exit code: 2 for what the user, or the machine's owner, can mend; 130 after Ctrl-C, or when the reader of the output left.
+        The exit code: 2 for what the user, or the machine's owner, can fix; 130 after Ctrl-C, or when the reader of the output left.
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # closed by whoever started this
     sys.stderr = sys.stderr or open(os.devnull, "w")

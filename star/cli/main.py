@@ -37,7 +37,7 @@ class _Group(click.Group):
     """Commands that Ctrl-C ends as docs/resume.md says, where click would call it an abort and a failure."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """As the parent."""
+        """Run the command; end with exit code 130 on Ctrl-C, and when the reader of the output has gone."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -85,7 +85,7 @@ class Hours(click.FloatRange):
     """Hours: a number from 0, and no infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """As the parent, which takes `nan` and `inf` for numbers."""
+        """The number of hours; refuses `nan` and `inf`, which click takes for numbers."""
         hours: float = super().convert(value, param, ctx)
         if not math.isfinite(hours):
             self.fail(f"{value} is no number of hours; give one from 0.", param, ctx)

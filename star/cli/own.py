@@ -34,7 +34,7 @@ class Numbers:
     step: int
     values: dict[str, float]
     where: str
-    """For messages."""
+    """Where the value was given (a file and its line, or the command line), for messages."""
 
 
 def log_numbers(path: Path, key: str | None, pairs: Sequence[str], step: int, table: Path | None) -> None:

@@ -217,7 +217,7 @@ def write_studies(
 
 
 def _address(mlflow_ui: str | None) -> str:
-    """Where cells link to."""
+    """The address of the MLflow server that the cells of a report link to."""
     from star.report.write import MLFLOW_UI
 
     if mlflow_ui is not None and not mlflow_ui.startswith(("http://", "https://")):

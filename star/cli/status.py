@@ -231,7 +231,7 @@ def _alive(watcher: SchedulerInfo) -> bool | None:
 
 
 def is_at_work(watcher: SchedulerInfo) -> bool:
-    """Whether a scheduler may be alive."""
+    """Whether a scheduler may be alive: also where that cannot be known."""
     return _alive(watcher) is not False
 
 

@@ -59,13 +59,13 @@ def check_tracking(home: Home) -> None:
 
 
 def reader_of(home: Home) -> Reader:
-    """What reads the tracking store."""
+    """Open the tracking store for reading."""
     check_tracking(home)
     return open_reader(tracking_uri(home), None if os.environ.get(URI_VARIABLE) else home.artifacts)
 
 
 def tracking_uri(home: Home) -> str:
-    """Of the same."""
+    """The address of the tracking store: MLFLOW_TRACKING_URI, or the home's own SQLite file."""
     uri = os.environ.get(URI_VARIABLE)
     if uri is None or not uri.strip():
         return url_of(home.mlflow)

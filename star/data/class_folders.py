@@ -86,7 +86,7 @@ class ClassFolders:
         return [whole[i] for i in numbers], [image for image, out in zip(whole, held, strict=True) if out], numbers
 
     def found(self) -> Found:
-        """What is there."""
+        """The classes, the number of images of each split, and what was left out."""
         train, test, _ = self.files()
         base = self.splits.train or ""
         notes = [*self.splits.notes, *self.tree.notes()]

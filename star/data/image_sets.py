@@ -50,7 +50,7 @@ class ImageSet(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """What names the content."""
+        """A digest of the images' content."""
         ...
 
 
@@ -134,7 +134,7 @@ class FolderImages:
             self.notes.append(said)
 
     def fingerprint(self) -> str:
-        """Of all contents, in order."""
+        """A digest of the contents of all files, in their order."""
         whole = hashlib.sha256()
         for path in self.files:
             with path.open("rb") as file:

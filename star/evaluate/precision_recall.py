@@ -98,7 +98,7 @@ class _Inside:
         self.open.append(torch.stack([undecided[pairs[:, 0]] + rows.start, pairs[:, 1] + columns.start], dim=1))
 
     def share(self) -> float:
-        """Of points that are inside."""
+        """Return the share of points that lie inside the manifold, from 0 to 1."""
         self._settle(torch.cat(self.open))
         for members, pivot in clusters(self.points, (self.crowded & ~self.inside).nonzero()[:, 0]):
             for rows in members.split(CLUSTER):

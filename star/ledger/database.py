@@ -72,7 +72,7 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """Of a SQLite database."""
+        """The file of a SQLite database; None of another kind."""
         return Path(self.url.database) if self.sqlite and self.url.database else None
 
     @property
@@ -81,7 +81,7 @@ class Database:
         return shown(self.file) if self.file else self.url.render_as_string(hide_password=True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` reads."""
+        """Run `work` in a transaction that only reads, and return its result."""
 
         def once() -> T:
             with self.engine.connect() as connection:

@@ -23,7 +23,7 @@ def markdown(judgements: list[ClaimResult]) -> list[str]:
 
 
 def html(judgements: list[ClaimResult]) -> list[str]:
-    """The same table."""
+    """The table of claims and verdicts, as lines of HTML."""
     lines = [
         "<table>",
         '<thead><tr><th>claim</th><th>verdict</th><th class="n">n</th><th>rests on</th></tr></thead>',

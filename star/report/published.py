@@ -138,7 +138,7 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
     if not found and variant.row.paper_only:
         raise SpecError(
             f"{experiment.file}: row {variant.label!r} is quoted, but the published {table.published} has no row with "
-            f"{wanted}; mend its `published`."
+            f"{wanted}; fix its `published`."
         )
     return found[0] if found else None
 

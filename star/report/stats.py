@@ -112,7 +112,7 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def t_quantile(share: float, freedom: float) -> float:
-    """Of Student's t."""
+    """The quantile `share` of Student's t distribution with `freedom` degrees of freedom."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))

@@ -96,7 +96,7 @@ class Table:
 
     @property
     def spec(self) -> TableSpec:
-        """How it is laid out."""
+        """The layout of the table, as the experiment's file describes it."""
         assert self.experiment.spec.table is not None
         return self.experiment.spec.table
 
@@ -272,7 +272,7 @@ def versions(evidence: Evidence) -> list[str]:
 
 
 def notes_of(evidence: Evidence, table: Table) -> list[str]:
-    """What stands under a table."""
+    """The notes that are printed below a table, one sentence each."""
     layout, experiment = table.spec, evidence.experiment
     runs = [run for run in evidence.plan.runs if not run.spec.generate.samples]
     seeds = sorted({run.seed for run in runs})

@@ -24,7 +24,7 @@ STARTUP = 3.0
 
 
 def parameters(spec: RunSpec) -> int:
-    """Of the transformer."""
+    """The number of parameters of the transformer."""
     model, codes = spec.model, spec.tokenizer.codebook_size
     block = 4 * model.dim**2 + 3 * model.dim * model.ffn_hidden + 2 * model.dim
     return model.n_layer * block + model.dim * (2 * codes + spec.data.num_classes + 1 + 1)

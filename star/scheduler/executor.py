@@ -40,7 +40,7 @@ class Start:
 
     @property
     def processes(self) -> int:
-        """Of each node."""
+        """The number of processes of this job on each node."""
         return self.resources.processes_of(self.stage)
 
 

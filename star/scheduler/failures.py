@@ -83,7 +83,7 @@ class Failure:
 
     @property
     def policy(self) -> Policy:
-        """What is done about it."""
+        """What the scheduler does about this failure."""
         return POLICIES[self.kind]
 
     @property

@@ -57,7 +57,7 @@ class ExternalInputs:
     missing: list[str] = field(default_factory=list)
     """What is needed and not here, and what does not fit."""
     notes: list[str] = field(default_factory=list)
-    """What was found, for people."""
+    """What was found in the data, as sentences for `plan` and `run`."""
     assumed: list[str] = field(default_factory=list)
     """What is not here, and counts as what it was elsewhere."""
 
@@ -157,7 +157,7 @@ class ExternalInputs:
         self._note("; ".join([f"data.path: {shown(root)}: {said} ({found.test_from})", *found.notes]))
         if found.broken and data.bad_images == "error":
             self._lacks(
-                f"data.path: {found.broken} Mend it, take it out, or say data.bad_images: skip, which leaves such out and counts them."
+                f"data.path: {found.broken} Fix it, take it out, or say data.bad_images: skip, which leaves such out and counts them."
             )
         if not found.train or not found.test:
             raise DataError(

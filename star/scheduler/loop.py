@@ -36,7 +36,7 @@ class JobSource(Protocol):
         """More jobs, each after its inputs, entered into the ledger; `states` are those of all jobs so far."""
 
     def is_open(self) -> bool:
-        """Whether more may come."""
+        """Whether this source may still deliver jobs."""
 
 
 @dataclass

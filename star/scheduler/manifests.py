@@ -36,7 +36,7 @@ READERS = 8
 
 
 class Manifests:
-    """Of a home."""
+    """The fingerprints of files and folders that a home remembers, so that unchanged files are not read again."""
 
     def __init__(self, home: Home) -> None:
         self.folder = home.manifests

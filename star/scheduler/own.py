@@ -97,7 +97,7 @@ def _read(folder: JobDir, run: str) -> list[tuple[Entry, str | None]]:
                     found.append(((float(entry["time"]), int(entry["step"]), str(name), float(value)), entry["run"]))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             raise DataError(
-                f"{shown(folder.own)}:{number}: is damaged; mend the line or take it out: "
+                f"{shown(folder.own)}:{number}: is damaged; fix the line or take it out: "
                 '{"time": SECONDS, "step": N, "run": KEY or null, "metrics": {NAME: VALUE}}.'
             ) from None
     return found

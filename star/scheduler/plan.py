@@ -38,7 +38,7 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The row's label and the seed, for messages."""
         return f"{self.label} · seed {self.seed}"
 
     def content(self, stage: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class PlannedJob:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The first run that needs this job, and how many more do, for messages."""
         return self.runs[0] + (f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else "")
 
 

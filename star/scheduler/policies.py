@@ -25,7 +25,7 @@ class Policy:
     pause: float
     """Seconds before the next attempt; doubled each time."""
     advice: str
-    """For `status`."""
+    """What `status` tells the user to do."""
 
 
 POLICIES: dict[str, Policy] = {
@@ -54,9 +54,9 @@ POLICIES: dict[str, Policy] = {
     NUMBERS: Policy(
         FAILED, 0, 0, "a matter of the spec: lower optim.lr, raise optim.warmup_steps, or set optim.grad_clip"
     ),
-    USER: Policy(FAILED, 0, 0, "mend what the message says, then the same run again"),
+    USER: Policy(FAILED, 0, 0, "fix what the message says, then the same run again"),
     BUG: Policy(
-        FAILED, 0, 0, "the traceback is in `star-exp logs KEY`; mended code is used by `star-exp retry KEY`, then run"
+        FAILED, 0, 0, "the traceback is in `star-exp logs KEY`; changed code is used by `star-exp retry KEY`, then run"
     ),
     CANCEL: Policy(CANCELLED, None, 0, "`star-exp retry KEY` queues it again"),
     REFUSED: Policy(QUEUED, None, 10, "the engine did not take it; it is offered again"),

@@ -179,7 +179,7 @@ def _new_job(job: PlannedJob, home: Home, folders: set[str]) -> NewJob:
 
 
 def run_row(run: PlannedRun) -> RunRow:
-    """As the ledger keeps it."""
+    """The run as a row of the ledger."""
     return RunRow(run.key, run.name, run.seed, run.spec.model_dump(mode="json"), dict(run.stages), None, 0.0)
 
 

@@ -153,7 +153,7 @@ class SlurmExecutor:
             self._looked = float("-inf")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this executor holds no connection, and its jobs go on in Slurm."""
 
     def _numbers(self, watched: Sequence[Watched]) -> list[str | None] | None:
         """Slurm's numbers; by name where nobody kept the number. None when Slurm does not answer."""

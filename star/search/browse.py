@@ -19,7 +19,7 @@ FEWEST = 6
 
 @dataclass(frozen=True)
 class Objective:
-    """What a study looks for."""
+    """A number that a study minimises or maximises."""
 
     title: str
     direction: str
@@ -39,7 +39,7 @@ class StudyView:
 
     @cached_property
     def objectives(self) -> list[Objective]:
-        """As the study was begun."""
+        """The objectives as they were when the study began."""
         told: Sequence[Sequence[str]] = self.optuna.user_attrs.get("search", {}).get("objectives", [])
         titles = [metric for metric, _ in told]
         directions = ["maximize" if d == StudyDirection.MAXIMIZE else "minimize" for d in self.optuna.directions]
@@ -48,7 +48,7 @@ class StudyView:
 
     @property
     def parameters(self) -> list[str]:
-        """Of all trials."""
+        """The names of all parameters that any trial has, in the order of their first use."""
         return list(dict.fromkeys(name for trial in self.trials for name in trial.params))
 
     def better(self, one: float, other: float) -> float:

@@ -119,7 +119,7 @@ class Trials:
 
     @property
     def broken(self) -> bool:
-        """Whether something is to be mended before there can be more: nothing is repeated yet."""
+        """Whether something is to be fixed before there can be more: nothing is repeated yet."""
         return self.to_mend or self.repeated.failed or (bool(self.stopped) and not self.study.complete())
 
     def _wants_more(self) -> bool:
@@ -236,7 +236,7 @@ class Trials:
         why = f"{job.stage} {job.key} {job.state}: {first}"
         if job.key in self.segments.shared:
             self.to_mend = True
-            self.stopped = f"{why}; all trials need it. Mend that, then the same command goes on"
+            self.stopped = f"{why}; all trials need it. Fix that, then the same command goes on"
             del self.active[active.number]  # it stays under way in the study
             self.say(f"no more trials: {self.stopped}")
             return

@@ -143,7 +143,7 @@ class Objective(nn.Module):
         return self.learner.projector
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Of student and projector."""
+        """The parameters of student and projector: those that the optimizer updates."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def update_teacher(self, step: int) -> None:

@@ -55,7 +55,7 @@ class Section(BaseModel):
 
 
 class FieldError(ValueError):
-    """A combination of fields that is not legal; `path` names the one to mend, relative to the section (empty: all of it)."""
+    """A combination of fields that is not legal; `path` names the one to fix, relative to the section (empty: all of it)."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)

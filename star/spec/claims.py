@@ -23,7 +23,7 @@ Where = Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$"), AfterValidator(_be
 
 
 class Predicate(Section):
-    """What all predicates have."""
+    """The fields that every kind of predicate has."""
 
     metric: str = Field(description="stage/name, stage/curve@where, or one of `metrics`")
 

@@ -46,7 +46,7 @@ class Search:
 
     @property
     def measures(self) -> list[Measure]:
-        """Of the objectives."""
+        """The metric of each objective, parsed."""
         return [parse_measure(objective.metric) for objective in self.spec.objectives]
 
     @property

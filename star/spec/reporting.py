@@ -86,7 +86,7 @@ class TableSpec(Section):
 
 
 class FigureSpec(Section):
-    """What all figures have."""
+    """The fields that every kind of figure has."""
 
     name: Name = Field(description="of its files")
     title: str

@@ -120,7 +120,7 @@ class SelfGuidedSpec(Section):
 
     @property
     def mim(self) -> bool:
-        """Whether the MIM loss is built."""
+        """Whether the masked-feature (MIM) loss is part of the objective."""
         return self.mim_weight > 0
 
     @property
@@ -135,7 +135,7 @@ class SelfGuidedSpec(Section):
 
     @property
     def masked(self) -> bool:
-        """Whether the student is masked."""
+        """Whether the student's attention is masked."""
         return self.mask_ratio > 0 and (self.mim or self.mask_when == "always")
 
     def identity(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Context:
     out: Path
     """An empty folder; it becomes the job's `out` when the stage returns. Only the first rank writes there."""
     checkpoints: Path
-    """What outlives an attempt."""
+    """The folder whose content is kept between attempts of this job."""
     resume_from: Sequence[Path]
     """`out` folders of jobs that trained the same run up to an earlier step."""
     data_home: Path

@@ -20,7 +20,7 @@ class DivergedError(StarError):
 
 
 def check(values: Mapping[str, float], step: int, codebook_size: int, rate: float, kept: str) -> None:
-    """Stop a run whose losses have left the road.
+    """Stop a run that has diverged: a loss is NaN or infinite, or the next-token loss is far above that of guessing.
 
     Args:
         values: losses and gradient norm after `step` steps.

@@ -63,7 +63,7 @@ def test_a_row_of_ours_that_is_not_there_leaves_it_undecided(tmp_path: Path) -> 
     assert found.verdict == UNDECIDED and found.note == "missing: c|d (not run)" and found.count == 0
     assert found.parts[0].verdict == SUPPORTED, "the part that is there is judged"
     wrong = judge(tmp_path / "b", LESS, plain=LOW, ab=MIDDLE)
-    assert wrong.verdict == CONTRADICTED, "what one part contradicts no other can mend"
+    assert wrong.verdict == CONTRADICTED, "what one part contradicts no other can undo"
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:

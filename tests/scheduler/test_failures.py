@@ -118,14 +118,14 @@ def test_a_machines_fault_is_tried_after_a_pause(lab: Lab, monkeypatch: pytest.M
     monkeypatch.setenv("LIGHT_EXIT", "ecc")
     plan = lab.plan()
 
-    def mended(states: object) -> None:
+    def fixed(states: object) -> None:
         job = lab.job(plan, "dataset")
         if job.state == QUEUED and job.why == "infrastructure":
             monkeypatch.delenv("LIGHT_EXIT", raising=False)
             assert job.not_before is not None and 8 < job.not_before - time.time() <= 10
             raise KeyboardInterrupt  # ten seconds are too long for a test
 
-    assert lab.run(plan, tick=mended).interrupted
+    assert lab.run(plan, tick=fixed).interrupted
     assert "again in 10 s" in "\n".join(lab.said)
 
 

@@ -157,12 +157,12 @@ def own_page(given: str) -> str:
 
 
 def login_page(board: Board, request: Request) -> Response:
-    """Where the token is given."""
+    """The page on which the token is entered."""
     return board.fresh(request, "login.html", wrong="", back=own_page(request.query_params.get("back", "/")))
 
 
 def login(board: Board, request: Request, form: Form) -> Response:
-    """Let in whoever has the token."""
+    """Check the token and, if it is right, set the session cookie."""
     back = own_page((form.get("back") or ["/"])[0])
     client = client_of(request)
     is_throttled = board.sessions.is_throttled(client)

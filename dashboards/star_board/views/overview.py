@@ -174,7 +174,7 @@ def page_of(request: Request) -> int:
 
 
 def paged(found: list[Any], page: int) -> dict[str, int]:
-    """For the line below a list."""
+    """The number of entries, the page and the last page, for the line below a list."""
     return {"total": len(found), "page": page, "last_page": max(1, -(-len(found) // ROWS))}
 
 
