@@ -36,7 +36,7 @@ from star.spec.points import EARLY, Search
 SHOWN = 16
 """Runs in the live view: the newest."""
 IN_A_QUEUE = 8
-"""Trials at a time where an engine has its own queue, unless told otherwise."""
+"""Trials at a time where an executor has its own queue, unless told otherwise."""
 
 
 @dataclass(frozen=True)

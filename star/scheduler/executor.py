@@ -48,7 +48,7 @@ class Start:
 class Exit:
     """A process has ended.
 
-    `code` is None when nobody was there to see it; a negative one is a signal. `state` is the engine's own word, such as
+    `code` is None when nobody was there to see it; a negative one is a signal. `state` is the cluster's own word, such as
     OUT_OF_MEMORY.
     """
 
@@ -78,7 +78,7 @@ class Executor(Protocol):
     """Whether it takes jobs that have to wait for others."""
 
     def limits(self) -> Limits | None:
-        """What the machine has; None when the engine decides alone what runs when."""
+        """What the machine has; None when the executor decides alone what runs when."""
         ...
 
     def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Allocation | None:
@@ -90,11 +90,11 @@ class Executor(Protocol):
         ...
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
-        """Start a worker process for each; an error where the engine refused that one."""
+        """Start a worker process for each; an error where the executor refused that one."""
         ...
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
-        """For each: None while it runs or waits in the engine's queue."""
+        """For each: None while it runs or waits in the executor's queue."""
         ...
 
     def wait(self, seconds: float) -> None:
@@ -106,5 +106,5 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the engine; what runs goes on."""
+        """Let go of the connection; what runs goes on."""
         ...

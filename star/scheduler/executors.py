@@ -13,7 +13,7 @@ def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
     """The executor of that name.
 
     Raises:
-        ExecutorError: its engine is not installed, or not there.
+        ExecutorError: what it needs is not installed, or not there.
     """
     try:
         if name == "slurm":

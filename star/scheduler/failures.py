@@ -1,6 +1,6 @@
 """What ended a job that has no result, and what is done about it.
 
-The classes are few, because each has its own policy. What tells them apart, in this order: the engine's word, the exit code,
+The classes are few, because each has its own policy. What tells them apart, in this order: the cluster's word, the exit code,
 the class of the exception that the worker reported, the last lines of its log, the signal.
 """
 
@@ -152,7 +152,7 @@ def _how(exit: Exit) -> str:
     if exit.code is not None and exit.code < 0:
         return f"its worker died by signal {-exit.code}"
     if exit.state:
-        return f"the engine says {exit.state}"
+        return f"the cluster says {exit.state}"
     return (
         f"its worker ended with exit code {exit.code}"
         if exit.code is not None

@@ -34,7 +34,7 @@ class JobMonitor:
 
     Args:
         executor: of this scheduler's own jobs.
-        executors: makes the executor of that name, for jobs that another scheduler gave to it.
+        make_executor: makes the executor of that name, for jobs that another scheduler gave to it.
         say: receives one line for each thing that happens.
     """
 
@@ -44,18 +44,18 @@ class JobMonitor:
         ledger: Ledger,
         executor: Executor,
         say: Callable[[str], None],
-        executors: Callable[[str], Executor] | None = None,
+        make_executor: Callable[[str], Executor] | None = None,
     ) -> None:
         self.home, self.ledger, self.executor, self.say = home, ledger, executor, say
-        self.executors = executors
-        self.known_engines: dict[str, Executor] = {executor.name: executor}
+        self.make_executor = make_executor
+        self.known_executors: dict[str, Executor] = {executor.name: executor}
         self.lease = Lease(ledger, executor.name)
         self._cancelled: dict[tuple[str, int], float] = {}
         """Attempts that were asked to stop for good: (key, number) -> when they are killed."""
         self._adopted: dict[tuple[str, int], float] = {}
         """Attempts taken over without a handle: (key, number) -> when."""
         self._unreachable: dict[str, float] = {}
-        """Engines that could not be reached: name -> when they are tried again."""
+        """Executors that could not be reached: name -> when they are tried again."""
         self._strays = JobGraph(())
         """Jobs of other experiments that run on this machine, and whose scheduler is dead: they hold room that is wanted."""
         self.next_refresh = self._next_strays = 0.0
@@ -103,8 +103,8 @@ class JobMonitor:
         """Take over those whose scheduler is dead."""
         for job, reason in self.lease.abandoned(jobs):
             folder = self.home.job(job.stage, job.key)
-            if self.engine_of(job) is None and not folder.result.exists():
-                continue  # whoever can reach its engine watches it
+            if self.executor_of(job) is None and not folder.result.exists():
+                continue  # whoever can reach its executor watches it
             adopted = self.ledger.adopt(job, self.lease.me.id, reason)
             if adopted is None:
                 continue
@@ -112,20 +112,20 @@ class JobMonitor:
             if adopted.handle is None:
                 self._adopted[adopted.key, adopted.attempt] = time.monotonic()
             self.say(f"attached {job.stage} {job.key}  {job.label}  ({reason})")
-            if self.engine_of(job) is None:
+            if self.executor_of(job) is None:
                 self._settle(board, adopted, Exit(None))
 
-    def engine_of(self, job: Job) -> Executor | None:
+    def executor_of(self, job: Job) -> Executor | None:
         """Where a running job runs; None when that cannot be reached from here."""
         name = job.host.removeprefix("@") if job.host and job.host.startswith("@") else "local"
         tried = self._unreachable.get(name, 0.0) > time.monotonic()
-        if name not in self.known_engines and self.executors is not None and not tried:
+        if name not in self.known_executors and self.make_executor is not None and not tried:
             try:
-                self.known_engines[name] = self.executors(name)
+                self.known_executors[name] = self.make_executor(name)
             except ExecutorError as error:
                 self._unreachable[name] = time.monotonic() + 60
                 self.say(f"waiting  {job.stage} {job.key} runs on {name}, which cannot be reached from here: {error}")
-        return self.known_engines.get(name)
+        return self.known_executors.get(name)
 
     def watched(self, job: Job) -> Watched:
         """A running job, as its executor is asked about it."""
@@ -134,19 +134,19 @@ class JobMonitor:
 
     def look(self, board: JobGraph, jobs: list[Job]) -> None:
         """Settle those of `jobs` that have ended."""
-        by_engine: dict[str, tuple[Executor, list[Job]]] = {}
+        by_executor: dict[str, tuple[Executor, list[Job]]] = {}
         for job in jobs:
             if job.handle is None and time.monotonic() - self._adopted.get((job.key, job.attempt), 0.0) < GRACE:
                 continue  # its scheduler died just now: the worker may be about to come up
-            engine = self.engine_of(job)
-            if engine is not None:
-                by_engine.setdefault(engine.name, (engine, []))[1].append(job)
-        for engine, mine in by_engine.values():
-            for job, ended in zip(mine, engine.poll([self.watched(job) for job in mine]), strict=True):
+            executor = self.executor_of(job)
+            if executor is not None:
+                by_executor.setdefault(executor.name, (executor, []))[1].append(job)
+        for executor, mine in by_executor.values():
+            for job, ended in zip(mine, executor.poll([self.watched(job) for job in mine]), strict=True):
                 if ended is not None:
                     self._settle(board, job, ended)
                 elif self._cancelled.get((job.key, job.attempt), float("inf")) < time.monotonic():
-                    engine.stop(self.watched(job), kill=True)
+                    executor.stop(self.watched(job), kill=True)
 
     def _settle(self, board: JobGraph, job: Job, ended: Exit) -> None:
         folder = self.home.job(job.stage, job.key)
@@ -201,9 +201,9 @@ class JobMonitor:
     def _cancel(self, job: Job) -> None:
         if (job.key, job.attempt) not in self._cancelled:
             self._cancelled[job.key, job.attempt] = time.monotonic() + STOP_TIMEOUT
-            engine = self.engine_of(job)
-            if engine is not None:
-                engine.stop(self.watched(job))
+            executor = self.executor_of(job)
+            if executor is not None:
+                executor.stop(self.watched(job))
 
 
 def _numbers(metrics: dict[str, float]) -> str:

@@ -26,7 +26,7 @@ from star.scheduler.start import Starter
 TICK = 0.25
 """Seconds between calls of `tick`."""
 REFUSED = 10.0
-"""Seconds until an engine that refused jobs is asked again."""
+"""Seconds until an executor that refused jobs is asked again."""
 
 
 class JobSource(Protocol):
@@ -50,13 +50,13 @@ class Outcome:
     interrupted: bool = False
 
 
-class Scheduler(JobMonitor):
+class Scheduler:
     """Runs a plan that has been entered into the ledger.
 
     Args:
         executor: where new jobs go.
         snapshot: the code that they run.
-        executors: makes the executor of that name, for jobs that another scheduler gave to it.
+        make_executor: makes the executor of that name, for jobs that another scheduler gave to it.
         say: receives one line for each thing that happens.
     """
 
@@ -67,32 +67,33 @@ class Scheduler(JobMonitor):
         executor: Executor,
         snapshot: Snapshot,
         say: Callable[[str], None],
-        executors: Callable[[str], Executor] | None = None,
+        make_executor: Callable[[str], Executor] | None = None,
     ) -> None:
-        super().__init__(home, ledger, executor, say, executors)
-        self.starter = Starter(home, ledger, executor, snapshot, self.lease.me.id)
+        self.executor, self.say = executor, say
+        self.monitor = JobMonitor(home, ledger, executor, say, make_executor)
+        self.starter = Starter(home, ledger, executor, snapshot, self.monitor.lease.me.id)
         self._next_tick = 0.0
         self._pause_until = 0.0
-        """The engine refused: it is asked again then."""
+        """The executor refused: it is asked again then."""
 
-    def run(self, plan: Plan, tick: Callable[[dict[str, Job]], None], feed: JobSource | None = None) -> Outcome:
+    def run(self, plan: Plan, tick: Callable[[dict[str, Job]], None], source: JobSource | None = None) -> Outcome:
         """Everything that is left of `plan`; `tick` sees all its jobs a few times a second.
 
         Args:
-            feed: asked after each step for more jobs, which the ledger knows already.
+            source: asked after each step for more jobs, which the ledger knows already.
         """
         board = JobGraph(plan.to_do)
-        with self.lease:
+        with self.monitor.lease:
             try:
-                self.refresh(board)
-                elsewhere = len(board.running) - len(self.owned(board))
+                self.monitor.refresh(board)
+                elsewhere = len(board.running) - len(self.monitor.owned(board))
                 if elsewhere:
                     self.say(f"waiting  {elsewhere} jobs run under another scheduler; their results are used here too")
                 while True:
                     self._step(board)
-                    if feed is not None:
-                        self._extend(board, feed)
-                    is_open = board.is_open() or (feed is not None and feed.is_open())
+                    if source is not None:
+                        self._extend(board, source)
+                    is_open = board.is_open() or (source is not None and source.is_open())
                     if time.monotonic() >= self._next_tick or not is_open:
                         self._next_tick = time.monotonic() + TICK
                         tick(board.states)
@@ -105,22 +106,22 @@ class Scheduler(JobMonitor):
                 outcome.interrupted = True
                 return outcome
             finally:
-                for engine in self.known_engines.values():
-                    engine.close()
+                for executor in self.monitor.known_executors.values():
+                    executor.close()
 
-    def _extend(self, board: JobGraph, feed: JobSource) -> None:
-        jobs = feed(board.states)
+    def _extend(self, board: JobGraph, source: JobSource) -> None:
+        jobs = source(board.states)
         if jobs:
             board.extend(jobs)
-            self.refresh(board)
+            self.monitor.refresh(board)
             self._step(board)
 
     def hand_over(self, plan: Plan) -> bool:
-        """Give everything that is left to an engine that chains, and leave; returns whether it took all of it."""
+        """Give everything that is left to an executor that chains, and leave; returns whether it took all of it."""
         board = JobGraph(plan.to_do)
-        with self.lease:
-            self.refresh(board)
-            self.look(board, self.owned(board))  # of a scheduler that has left
+        with self.monitor.lease:
+            self.monitor.refresh(board)
+            self.monitor.look(board, self.monitor.owned(board))  # of a scheduler that has left
             started = self.starter.hand_over(board)
         for line in self.starter.news():
             self.say(line)
@@ -132,9 +133,9 @@ class Scheduler(JobMonitor):
     def _step(self, board: JobGraph) -> None:
         """Settle what has ended, start what is ready."""
         try:
-            self.look(board, self.owned(board))
-            if time.monotonic() >= self.next_refresh:
-                self.refresh(board)
+            self.monitor.look(board, self.monitor.owned(board))
+            if time.monotonic() >= self.monitor.next_refresh:
+                self.monitor.refresh(board)
             if time.monotonic() < self._pause_until:
                 return
             for planned, job in self.starter.fill(board):
@@ -146,19 +147,19 @@ class Scheduler(JobMonitor):
                 self.say(line)
             if self.starter.was_late:
                 self.starter.was_late = False
-                self.refresh(board)
+                self.monitor.refresh(board)
         except ExecutorError as error:
             self.say(f"waiting  {error}")
             self._pause_until = time.monotonic() + REFUSED
 
     def _until_next(self, board: JobGraph) -> float:
-        moments = [self.next_refresh, self._next_tick]
+        moments = [self.monitor.next_refresh, self._next_tick]
         due = board.next_due()
         seconds = min(moments) - time.monotonic()
         return max(0.0, seconds if due is None else min(seconds, due - time.time()))
 
     def _interrupted(self, board: JobGraph) -> None:
-        """Ask the workers of this machine to stop, and wait for them; what an engine runs goes on."""
+        """Ask the workers of this machine to stop, and wait for them; what an executor with a queue runs goes on."""
         if self.executor.queues:
             count = len(board.running)
             self.say(
@@ -170,20 +171,20 @@ class Scheduler(JobMonitor):
         try:
             deadline = time.monotonic() + STOP_TIMEOUT
             for job in self._mine(board):
-                self.executor.stop(self.watched(job))
+                self.executor.stop(self.monitor.watched(job))
             while self._mine(board) and time.monotonic() < deadline:
-                self.look(board, self._mine(board))
+                self.monitor.look(board, self._mine(board))
                 self.executor.wait(0.1)
             for job in self._mine(board):
-                self.executor.stop(self.watched(job), kill=True)
+                self.executor.stop(self.monitor.watched(job), kill=True)
             self.executor.wait(1.0)
-            self.look(board, self._mine(board))
+            self.monitor.look(board, self._mine(board))
         except KeyboardInterrupt:
             self.say("left: the running jobs go on; the same command finds them again")
 
     def _mine(self, board: JobGraph) -> list[Job]:
         """What this scheduler watches and its executor runs."""
-        return [job for job in self.owned(board) if self.engine_of(job) is self.executor]
+        return [job for job in self.monitor.owned(board) if self.monitor.executor_of(job) is self.executor]
 
     @staticmethod
     def _outcome(board: JobGraph) -> Outcome:

@@ -59,10 +59,10 @@ POLICIES: dict[str, Policy] = {
         FAILED, 0, 0, "the traceback is in `star-exp logs KEY`; changed code is used by `star-exp retry KEY`, then run"
     ),
     CANCEL: Policy(CANCELLED, None, 0, "`star-exp retry KEY` queues it again"),
-    REFUSED: Policy(QUEUED, None, 10, "the engine did not take it; it is offered again"),
+    REFUSED: Policy(QUEUED, None, 10, "the executor did not take it; it is offered again"),
     DEPENDENCY: Policy(QUEUED, None, 0, "what it needs has failed; see there"),
     CANCELLATION: Policy(
-        CANCELLED, None, 0, "somebody cancelled it in the engine; `star-exp retry KEY` queues it again"
+        CANCELLED, None, 0, "somebody cancelled it in the cluster's queue; `star-exp retry KEY` queues it again"
     ),
 }
 PAUSE_LIMIT = 600.0

@@ -118,7 +118,7 @@ class Starter:
         return (now.state, now.attempt) != (before.state, before.attempt)
 
     def hand_over(self, board: JobGraph) -> list[tuple[PlannedJob, Job]]:
-        """Give an engine that chains everything at once: each job waits in its queue for those that it needs.
+        """Give an executor that chains everything at once: each job waits in its queue for those that it needs.
 
         What waits for a job that runs elsewhere stays queued here.
         """
@@ -149,7 +149,7 @@ class Starter:
         return started
 
     def _chained(self, board: JobGraph, planned: PlannedJob) -> Start | None:
-        """An attempt that waits for its inputs in the engine's queue; None when one of them runs elsewhere."""
+        """An attempt that waits for its inputs in the executor's queue; None when one of them runs elsewhere."""
         claim = self.executor.place(planned.stage, planned.spec.resources, (0, {}))
         inputs = [board.states[key] for key in planned.inputs.values() if key in board.states]
         unfinished = [before for before in inputs if before.state != DONE]
