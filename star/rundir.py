@@ -36,7 +36,7 @@ PROBE = 1 << 16
 
 class ExitCode(IntEnum):
     """How a worker ends: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no space left
-    on the disk; stopped on request."""
+    on the disk; stopped on request; out of time, and not to be started again by the cluster."""
 
     DONE = 0
     USER_ERROR = 2
@@ -44,9 +44,10 @@ class ExitCode(IntEnum):
     FAILED = 70
     NO_SPACE = 74
     PREEMPTED = 75
+    TIMED_OUT = 76
 
 
-DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED = ExitCode
+DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED, TIMED_OUT = ExitCode
 REMOVED = ".removed"
 """In an `out` folder: its large files were removed, and are made again when somebody needs them."""
 STOPPED = "Stopped"

@@ -164,8 +164,9 @@ def test_a_stage_that_keeps_nothing_says_that_it_begins_again(tmp_path: Path) ->
         with pytest.raises(Stopped, match=f"it {words}"):
             _Progress(job_in(tmp_path / stage, stage, SPEC), lambda: True, words)(1, 2)
     assert advice("preempted", "score", "abc") == "by itself it begins again"
-    assert advice("timeout", "train", "abc").startswith(
-        "it goes on from its last checkpoint; raise its minutes under resources"
+    assert advice("timeout", "train", "abc") == (
+        "raise resources.train.minutes if that happens often; with `star-exp retry abc` and the same run it goes on from its last "
+        "checkpoint"
     )
     assert (attempts("timeout", "probe"), attempts("timeout", "tokenizer"), attempts("preempted", "probe")) == (
         0,

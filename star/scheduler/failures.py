@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from star.ledger.states import AGAIN, ASKED
-from star.rundir import BUSY, NO_SPACE, PREEMPTED, STOPPED, USER_ERROR
+from star.rundir import BUSY, NO_SPACE, PREEMPTED, STOPPED, TIMED_OUT, USER_ERROR
 from star.scheduler.executor import Exit
 from star.scheduler.policies import (
     BUG,
@@ -80,6 +80,8 @@ class Failure:
     """The exception's class, where the worker told; else the kind."""
     message: str
     tail: str = ""
+    is_final: bool = False
+    """Whether the cluster has tried again already, as often as it may."""
 
     @property
     def policy(self) -> Policy:
@@ -105,6 +107,8 @@ def classify(exit: Exit, told: dict[str, Any] | None, log: Path) -> Failure:
     name = str(told["class"]) if told else ""
     message = str(told["message"]) if told else _how(exit)
     kind = _kind(exit, told, tail)
+    if exit.code == TIMED_OUT:  # it was asked to stop, and told that it did
+        return Failure(kind, kind, "it reached its time limit", tail, is_final=True)
     return Failure(kind, name or kind, message, tail)
 
 
@@ -115,6 +119,7 @@ def _kind(exit: Exit, told: dict[str, Any] | None, tail: str) -> str:
     sure = (
         (ENGINE.get(exit.state or "", ""), exit.state in ENGINE),
         (WAITING, exit.code == BUSY),
+        (TIMEOUT, exit.code == TIMED_OUT),
         (PREEMPTION, stopped),
         (DISK, exit.code == NO_SPACE),
         (EXCEPTIONS.get(told["class"], "") if told else "", bool(told and told["class"] in EXCEPTIONS)),

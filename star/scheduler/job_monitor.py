@@ -171,7 +171,7 @@ class JobMonitor:
         before = failures_since_asked(self.ledger.history(job.key), kind)
         reason = f"{kind}: {failure.message}"
         where = f"{job.stage} {job.key}  {job.label}"
-        most = attempts(kind, job.stage)
+        most = 0 if failure.is_final else attempts(kind, job.stage)
         if policy.after == QUEUED and (most is None or before < most):
             wait = pause(policy, before)
             if self._moved(board, job, QUEUED, kind, reason, not_before=time.time() + wait if wait else None):

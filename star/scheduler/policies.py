@@ -31,13 +31,18 @@ class Policy:
 POLICIES: dict[str, Policy] = {
     PREEMPTION: Policy(QUEUED, None, 0, "by itself it AGAIN"),
     WAITING: Policy(QUEUED, None, 1, "an older worker still holds the job; it is looked at again"),
-    TIMEOUT: Policy(QUEUED, 20, 0, "it AGAIN; raise its minutes under resources if that happens often"),
+    TIMEOUT: Policy(
+        QUEUED,
+        20,
+        0,
+        "raise resources.STAGE.minutes if that happens often; with `star-exp retry KEY` and the same run it AGAIN",
+    ),
     MEMORY: Policy(
         QUEUED,
         3,
         0,
         "tried again with passes of half as many images; lower resources.micro_batch_size, eval_batch_size or "
-        "sample_batch_size, or raise its memory_gb under resources",
+        "sample_batch_size, or raise resources.STAGE.memory_gb",
     ),
     INFRASTRUCTURE: Policy(
         QUEUED, 3, 10, "the machine, not the job: tried again after a pause; look at the host if it goes on"
@@ -72,7 +77,9 @@ PAUSE_LIMIT = 600.0
 def advice(why: str | None, stage: str, key: str) -> str:
     """What to do about a job that ended for this reason; nothing where nothing failed."""
     policy = POLICIES.get(why or "")
-    return policy.advice.replace("KEY", key[:8]).replace("AGAIN", goes_on(stage)) if policy else ""
+    return (
+        policy.advice.replace("KEY", key[:8]).replace("AGAIN", goes_on(stage)).replace("STAGE", stage) if policy else ""
+    )
 
 
 def attempts(kind: str, stage: str) -> int | None:

@@ -1,8 +1,8 @@
 """What runs on a Slurm node: a process of submitit that starts the worker and stands between it and Slurm's signals.
 
-Before a time limit Slurm sends USR2 (submitit asks it to): the worker stops with what its stage keeps, and submitit requeues
-the job under the same number. SIGTERM comes at a preemption and at `scancel`: the worker stops too, and the job is requeued
-unless it was cancelled.
+Before a time limit Slurm sends USR2 (submitit asks it to): the worker is asked to stop with what its stage keeps, and submitit
+requeues the job under the same number, as often as `slurm.timeouts` allows (never, where the stage keeps nothing); after that the
+job is over. SIGTERM comes at a preemption and at `scancel`: the worker stops too, and the job is requeued unless it was cancelled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from star.rundir import PREEMPTED
+from star.rundir import PREEMPTED, TIMED_OUT
 
 
 class Attempt:
@@ -34,6 +34,8 @@ class Attempt:
 
     def __call__(self) -> None:
         """Run the worker; this process ends with its exit code."""
+        from submitit.core.utils import UncompletedJobError
+
         global _running
         environment = os.environ | {
             "STAR_NODE_RANK": os.environ.get("SLURM_NODEID", "0"),
@@ -49,11 +51,20 @@ class Attempt:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Slurm signals whole process groups, and USR2 would end the worker
+                start_new_session=True,
+                # Slurm sends USR2 to every process of the job, and it would end a worker before it has saved anything
+                preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
             )
         signal.signal(signal.SIGTERM, lambda number, frame: _ask(signal.SIGTERM))
-        _until_over()
-        code = _running.wait()
+        code: int
+        try:
+            _until_over()
+            code = _running.wait()
+        except (
+            UncompletedJobError
+        ):  # out of submitit's signal handler: time is over, and Slurm shall not start it again
+            code = _running.wait()
+            code = TIMED_OUT if code == PREEMPTED else code
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if code == PREEMPTED and _is_still_wanted():
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)

@@ -33,6 +33,7 @@ TOLD = {"class": "RuntimeError", "message": "CUDA error", "user": False}
         (Exit(None), {"class": "Stopped", "message": "", "user": False}, "", "preempted"),
         (Exit(None, "PREEMPTED"), None, "", "preempted"),
         (Exit(None, "TIMEOUT"), None, "", "timeout"),
+        (Exit(76), {"class": "Stopped", "message": "it begins again", "user": False}, "", "timeout"),
         (Exit(None, "OUT_OF_MEMORY"), None, "", "out_of_memory"),
         (Exit(70), {"class": "OutOfMemoryError", "message": "CUDA out of memory", "user": False}, "", "out_of_memory"),
         (Exit(-9), None, "slurmstepd: error: Detected 1 oom_kill event", "out_of_memory"),

@@ -174,6 +174,35 @@ def test_a_time_limit_and_a_requeue_go_on_under_the_same_number(
     assert any(interrupted_and_gone_on(one, slurm, monkeypatch) for one in (lab, again))
 
 
+@pytest.mark.parametrize("stage, restarts", [("dataset", 0), ("tokenizer", 1)])
+def test_time_that_runs_out_once_too_often(
+    lab: Lab, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, stage: str, restarts: int
+) -> None:
+    """Of a stage that keeps nothing at once, else after `slurm.timeouts`: told as such, with what to raise, and not tried again."""
+    plan = small(
+        lab, f"resources.{stage}.minutes=1", "resources.slurm.timeouts=1"
+    )  # of one minute any USR2 is the last
+    monkeypatch.setenv("LIGHT_STEPS", "200")
+    monkeypatch.setenv("LIGHT_SECONDS", "0.05")
+    asked: list[int] = []
+
+    def tick(states: dict[str, Job]) -> None:
+        steps = len(steps_of(lab.folder(plan, stage)))
+        if (
+            len(asked) <= restarts
+            and steps > 5 * len(asked) + 3
+            and slurm.state(number_of(lab, plan, stage)) == "RUNNING"
+        ):
+            asked.append(steps)
+            slurm("scancel", "--signal=USR2", number_of(lab, plan, stage))
+
+    outcome = lab.run(plan, engine(lab), tick=tick)
+    (failed,) = outcome.failed
+    assert (failed.stage, failed.attempt, failed.why, failed.error_class) == (stage, 1, "timeout", "timeout"), lab.said
+    assert failed.error is not None and failed.error.startswith("it reached its time limit")
+    assert f"raise resources.{stage}.minutes" in "\n".join(lab.said) and len(asked) == restarts + 1
+
+
 def test_preempted_by_somebody_more_urgent(
     lab: Lab, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
