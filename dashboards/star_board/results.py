@@ -21,7 +21,7 @@ from star.scheduler.records import record_path
 from star.spec.experiment import Experiment
 from star.spec.reporting import FigureSpec
 from star.sqlite_file import url_of
-from star.tracked import Reader, open_reader
+from star.tracking.reader import Reader, open_reader
 from star_board.model import Group, Model
 
 KEPT = 24

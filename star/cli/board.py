@@ -65,7 +65,7 @@ def board(
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     from star.cli.store import tracking_uri
     from star.rundir import Home
-    from star.tracked import without_password
+    from star.tracking.reader import without_password
 
     try:
         from star_board.serve import serve

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from star.report.study import StudyReport
     from star.report.write import Report
     from star.spec.points import Search
-    from star.tracked import Reader
+    from star.tracking.reader import Reader
 
 EXPERIMENTS = Path("experiments")
 

@@ -9,11 +9,11 @@ from star.errors import SpecError
 from star.ledger.store import Ledger, read_ledger
 from star.rundir import Home
 from star.sqlite_file import url_of
-from star.tracked import Reader, open_reader, without_password
+from star.tracking.reader import Reader, open_reader, without_password
 from star.words import shown
 
 if TYPE_CHECKING:
-    from star.tracking import Tracker
+    from star.tracking.writer import Tracker
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 KINDS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
@@ -36,7 +36,7 @@ def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger
 
 def connect(home: Home) -> Tracker:
     """The home's own MLflow database, or the server that MLFLOW_TRACKING_URI names."""
-    from star.tracking import Tracker
+    from star.tracking.writer import Tracker
 
     return Tracker(tracking_uri(home), None if os.environ.get(URI_VARIABLE) else home.artifacts)
 
@@ -48,7 +48,7 @@ def check_tracking(home: Home) -> None:
         SpecError: MLFLOW_TRACKING_URI is of no kind that MLflow knows, or names a folder that is not there.
         LedgerError: the home's own database is damaged, or another version's.
     """
-    from star.tracking import check_store, sqlite_path
+    from star.tracking.writer import check_store, sqlite_path
 
     uri = tracking_uri(home)
     path = sqlite_path(uri)

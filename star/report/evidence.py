@@ -13,8 +13,8 @@ from star.scheduler.plan import Plan, PlannedRun
 from star.spec.graph import needed
 from star.spec.keys import canonical
 from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
-from star.tracked import Reader, TrackedRun
-from star.tracking import OF_JOB
+from star.tracking.reader import Reader, TrackedRun
+from star.tracking.writer import OF_JOB
 
 IDLE = "no such stage"
 """State of a number that there cannot be."""

@@ -50,13 +50,13 @@ def published_of(experiment: Experiment) -> Published:
     Raises:
         SpecError: there is no such file, or it is not one.
     """
-    name = experiment.spec.reference
+    name = experiment.spec.published_values
     return _built_in() if name is None else _read(str(Path(experiment.file).parent / name))
 
 
 @cache
 def _built_in() -> Published:
-    text = resources.files("star.report.reference").joinpath(BUILT_IN).read_text(encoding="utf-8")
+    text = resources.files("star.report").joinpath("published_values").joinpath(BUILT_IN).read_text(encoding="utf-8")
     return validated(Published, parse(text, BUILT_IN), BUILT_IN)
 
 

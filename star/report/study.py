@@ -22,7 +22,7 @@ from star.search.best import DEFAULT, best, short
 from star.search.study import Study
 from star.spec.points import Search
 from star.spec.reporting import Column, TableSpec
-from star.tracked import Reader
+from star.tracking.reader import Reader
 
 SHOWN = 10
 """Trials in the table of the best."""
@@ -124,7 +124,7 @@ class StudyReport:
             columns.append(Column(title=title, metric=objective.metric, better=better, **shown))  # type: ignore[arg-type]
         note = "Trial 0 is the default." if chosen and chosen[0][0] == DEFAULT else None
         table = TableSpec(caption=f"{self.search.spec.title}: {caption}", columns=columns, note=note)
-        about = {"table": table, "metrics": {}, "figures": [], "claims": [], "reference": None, "title": caption}
+        about = {"table": table, "metrics": {}, "figures": [], "claims": [], "published_values": None, "title": caption}
         experiment = self.search.experiment(rows, seeds, self.search.targets, cells, **about)
         plan = make_plan(experiment, self.home, self.ledger)
         return build(Evidence(plan, self.ledger, self.reader), self.mlflow_ui)

@@ -24,7 +24,7 @@ from star.scheduler import own
 from star.scheduler.plan import Plan
 from star.scheduler.registration import run_row
 from star.spec.graph import STAGES, needed
-from star.tracking import OF_JOB, Tracker
+from star.tracking.writer import OF_JOB, Tracker
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0

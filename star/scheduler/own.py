@@ -18,7 +18,7 @@ from functools import cache
 from star.errors import DataError
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.spec.graph import STAGES, curve_names, result_names
-from star.tracked import Reader, TrackedRun
+from star.tracking.reader import Reader, TrackedRun
 from star.words import shown
 
 Entry = tuple[float, int, str, float]

@@ -13,7 +13,7 @@ from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.scheduler.metrics_sync import MetricsSync, Shipment
 from star.spec.graph import STAGES
-from star.tracking import Tracker
+from star.tracking.writer import Tracker
 
 
 @dataclass

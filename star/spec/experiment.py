@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from star.errors import SpecError
 from star.spec.base import FieldError, Section
 from star.spec.claims import Claim
-from star.spec.renames import OF_ROWS, under_new_names
+from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
 from star.spec.run import RunSpec
 
@@ -61,12 +61,17 @@ class ExperimentSpec(Section):
         default_factory=dict,
         description='own numbers: name -> formula over tracked ones, such as "[probe/accuracy] * 100"',
     )
-    reference: str | None = Field(
+    published_values: str | None = Field(
         None, description="YAML file of published values, beside this file; ST-AR's by default"
     )
     table: TableSpec | None = None
     figures: list[Figure] = Field(default_factory=list)
     claims: list[Claim] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, values: Any) -> Any:
+        return under_new_names(values, OF_FILES)
 
     @model_validator(mode="after")
     def _something_to_show(self) -> ExperimentSpec:

@@ -79,13 +79,15 @@ def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Pa
     found = _read(file, line)
     if not isinstance(found.doc.value, dict):
         raise SpecError(f"{location}: extends: {file} holds no mapping of keys to values.")
-    reference = found.doc.value.get("reference")
-    if isinstance(reference, str):  # its file of published values, from where this file lies
-        place = os.path.relpath(file.parent / reference, path.parent)
-        location = found.doc.location(("reference",)) or location
-        found = replace(
-            found, doc=replace(overlay(found.doc, nested(("reference",), place, location)), anchors=found.doc.anchors)
-        )
+    for key in (
+        "published_values",
+        "reference",
+    ):  # its file, from where the other one lies; the second is the former name
+        values = found.doc.value.get(key)
+        if isinstance(values, str):
+            place = os.path.relpath(file.parent / values, path.parent)
+            moved = overlay(found.doc, nested((key,), place, found.doc.location((key,)) or location))
+            found = replace(found, doc=replace(moved, anchors=found.doc.anchors))
     return found
 
 

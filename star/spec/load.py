@@ -15,7 +15,7 @@ from star.spec.explain import validated
 from star.spec.extends import Extended, read_extended
 from star.spec.keys import Keys, run_key
 from star.spec.profiles import Presets, base_of
-from star.spec.renames import OF_ROWS, told
+from star.spec.renames import OF_FILES, OF_ROWS, told
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
 from star.spec.run import RunSpec
 from star.spec.sweeps import Change, parse_set, swept
@@ -73,7 +73,7 @@ def load(
         Path(presets.file),
         [p.doc for p in patches],
         seeds,
-        spec.reference,
+        spec.published_values,
     )
     notes += told_of(rows, spec.axes, idle)
     notes += _told_of_former(spec, extended, presets, patches)
@@ -88,6 +88,7 @@ def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, 
     former |= dict.fromkeys(
         f"{old} of a row is now {new}" for row in rows for old, new in OF_ROWS.items() if old in row
     )
+    former |= dict.fromkeys(f"{old} is now {new}" for old, new in OF_FILES.items() if old in extended.doc.value)
     return [f"{one}; this version reads the former way, the next one will not" for one in former]
 
 

@@ -9,6 +9,8 @@ RENAMED = {"optim.until": "optim.stop_at_step", "selfguided.lone_factor": "selfg
 """Dotted path in a run -> the path now."""
 OF_ROWS = {"quoted": "paper_only"}
 """Field of a row -> its name now."""
+OF_FILES = {"reference": "published_values"}
+"""Field of an experiment's file -> its name now."""
 BY_STAGE = ("threads", "processes", "nodes", "gpu_memory_gb", "memory_gb", "minutes")
 """Of `resources`: were mappings of stages, before a stage had a section of its own."""
 

@@ -17,9 +17,9 @@ def as_written(
     profile: Path,
     patches: Sequence[LocatedYaml],
     seeds: Sequence[int] | None = None,
-    reference: str | None = None,
+    published_values: str | None = None,
 ) -> dict[str, str]:
-    """Name -> text of files that stand in one folder: NAME.yaml, profiles/PROFILE.yaml, and a reference of its own.
+    """Name -> text of files that stand in one folder: NAME.yaml, profiles/PROFILE.yaml, and published values of its own.
 
     Args:
         path: the experiment's file; its text is kept as it is where nothing was changed, and it extends no other.
@@ -28,7 +28,7 @@ def as_written(
         profile: the profile's file.
         patches: what --set changed.
         seeds: in place of the file's.
-        reference: its file of published values, as it names it.
+        published_values: its file of them, as it names it.
     """
     changed = {key: value for key, value in doc.value.items() if value != extended.doc.value.get(key)}
     kind, given = name
@@ -44,11 +44,11 @@ def as_written(
             base = overlay(base, patch)
         changed["base"] = base.value
     files = {f"profiles/{profile.stem}.yaml": profile.read_text("utf-8-sig")}
-    if reference is not None:
-        values = path.parent / reference
+    if published_values is not None:
+        values = path.parent / published_values
         files[values.name] = values.read_text("utf-8-sig")
-        if values.name != reference:
-            changed["reference"] = values.name
+        if values.name != published_values:
+            changed["published_values"] = values.name
     if not changed and len(extended.folders) == 1:
         return {f"{given}.yaml": path.read_text("utf-8-sig"), **files}
     parts = [", ".join(changed) and f"what the command line, or its place, changed: {', '.join(changed)}"]

@@ -19,7 +19,7 @@ from star.cli.failures import guarded
 from star.cli.main import cli
 from star.rundir import Home
 from star.sqlite_file import url_of
-from star.tracking import MLFLOW_EXPERIMENT, Tracker
+from star.tracking.writer import MLFLOW_EXPERIMENT, Tracker
 from tests.cli.conftest import light
 from tests.helpers import ROOT
 from tests.scheduler.lab import MANY, Lab

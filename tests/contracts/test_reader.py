@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from star.errors import LedgerError
-from star.tracked import Reader, TrackedRun, open_reader
-from star.tracking import Tracker
+from star.tracking.reader import Reader, TrackedRun, open_reader
+from star.tracking.writer import Tracker
 from tests.helpers import empty_tracking_store
 from tests.services import MlflowServer
 

@@ -11,7 +11,7 @@ from star.report.published import check
 from star.rundir import Home
 from star.scheduler.plan import make_plan
 from star.spec.load import load
-from star.tracked import TrackedRun
+from star.tracking.reader import TrackedRun
 from tests.helpers import ROOT
 
 FD = "score/efficientnet-lite0/frechet_distance"

@@ -22,8 +22,8 @@ from star.scheduler.metrics_sync import MetricsSync, Shipment
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.registration import run_row
 from star.spec.load import load
-from star.tracked import open_reader
-from star.tracking import Tracker
+from star.tracking.reader import open_reader
+from star.tracking.writer import Tracker
 from tests.helpers import TINY
 
 METRICS = {"score": "efficientnet-lite0/frechet_distance"}
@@ -166,7 +166,7 @@ def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, P
 
 def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.sqlite"
-    code = "import sys; from star.tracking import Tracker; print(Tracker(sys.argv[1], None).experiment)"
+    code = "import sys; from star.tracking.writer import Tracker; print(Tracker(sys.argv[1], None).experiment)"
     command = [sys.executable, "-c", code, f"sqlite:///{path}"]
     victim = subprocess.Popen(command)
     while not any(

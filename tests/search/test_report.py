@@ -19,7 +19,7 @@ from star.scheduler.plan import make_plan
 from star.search.study import Study
 from star.spec.load import load
 from star.spec.load_search import load_search
-from star.tracked import open_reader
+from star.tracking.reader import open_reader
 from tests.helpers import empty_tracking_store, star_exp
 from tests.light.worker import bowl
 from tests.search.lab import SearchLab

@@ -108,7 +108,7 @@ def test_files_beside_the_other_file_are_found(tmp_path: Path) -> None:
     (far / "values.yaml").write_text("source: somebody\ntables: {}\n")
     own = TINY.read_text().replace("profile: tiny", "profile: own").replace(", published: fid", "")
     own = own.replace("  published: table4\n  match: {mask_ratio: selfguided.mask_ratio}\n", "")
-    (far / "parent.yaml").write_text("reference: values.yaml\n" + own)
+    (far / "parent.yaml").write_text("published_values: values.yaml\n" + own)
     path = child(tmp_path, "", far / "parent.yaml")
     mine = load(path)
     assert mine.profile == "own" and published_of(mine).source == "somebody"
@@ -118,7 +118,7 @@ def test_files_beside_the_other_file_are_found(tmp_path: Path) -> None:
         (tmp_path / "kept" / name).write_text(text)
     kept = tmp_path / "kept" / "mine.yaml"
     assert kept.read_text().startswith("# mine.yaml with what it extends") and keys(kept) == keys(path)
-    assert load(kept).spec == mine.spec.model_copy(update={"reference": "values.yaml"})
+    assert load(kept).spec == mine.spec.model_copy(update={"published_values": "values.yaml"})
 
 
 def test_a_search_extends_a_search(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.helpers import ROOT, tiny
 
 FILE = """experiment: old
 title: Old names
+reference: values.yaml
 profile: {profile}
 base: {{optim: {{until: 7}}, selfguided: {{lone_factor: 0.7, inter_view: false}}}}
 rows:
@@ -25,6 +26,7 @@ table: {{caption: c, columns: [{{title: P, metric: probe/accuracy}}]}}
 
 
 def write(folder: Path, text: str = FILE) -> Path:
+    (folder / "values.yaml").write_text("source: nobody\ntables: {}\n")
     path = folder / "old.yaml"
     path.write_text(text.format(profile=ROOT / "tests" / "profiles" / "tiny.yaml"))
     return path
@@ -39,11 +41,14 @@ def test_old_names_are_read_and_explained(tmp_path: Path) -> None:
         "optim.until is now optim.stop_at_step",
         "selfguided.lone_factor is now selfguided.single_contrastive_scale",
         "quoted of a row is now paper_only",
+        "reference is now published_values",
     ]
+    assert experiment.spec.published_values == "values.yaml"
     new = (
         FILE.replace("until", "stop_at_step")
         .replace("lone_factor", "single_contrastive_scale")
         .replace("quoted", "paper_only")
+        .replace("reference", "published_values")
     )
     again = load(write(tmp_path, new))
     assert again.notes == () and again.variants[0].runs == ours.runs
@@ -57,7 +62,7 @@ def test_the_command_line_takes_them_too(tmp_path: Path) -> None:
 def test_both_names_at_once_are_refused(tmp_path: Path) -> None:
     both = FILE.replace("optim: {{until: 7}}", "optim: {{until: 7, stop_at_step: 8}}")
     with pytest.raises(
-        SpecError, match=r"old.yaml:4: optim: until is the former name of stop_at_step; give one of them"
+        SpecError, match=r"old.yaml:5: optim: until is the former name of stop_at_step; give one of them"
     ):
         load(write(tmp_path, both))
 

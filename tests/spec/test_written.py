@@ -48,14 +48,14 @@ def test_a_profile_and_a_reference_from_elsewhere_come_along(tmp_path: Path) -> 
     folder = tmp_path / "mine"
     (folder / "deep").mkdir(parents=True)
     text = (ROOT / "tests" / "tiny.yaml").read_text()
-    (folder / "study.yaml").write_text("reference: deep/values.yaml\n" + text)
+    (folder / "study.yaml").write_text("published_values: deep/values.yaml\n" + text)
     (folder / "deep" / "values.yaml").write_text("source: nobody\ntables: {}\n")
     (tmp_path / "large.yaml").write_text((ROOT / "tests" / "profiles" / "tiny.yaml").read_text())
     first = load(folder / "study.yaml", profile=str(tmp_path / "large.yaml"))
     file = written(first, tmp_path / "kept")
     again = load(file)
     assert again.profile == "large" and keys(again) == keys(first)
-    assert again.spec.reference == "values.yaml" and (file.parent / "values.yaml").is_file()
+    assert again.spec.published_values == "values.yaml" and (file.parent / "values.yaml").is_file()
 
 
 LETTERS = st.characters(exclude_categories=["Cs", "Cc", "Cn", "Co"])

@@ -14,7 +14,7 @@ from star.errors import NotFoundError
 from star.rundir import read_json
 from star.scheduler.policies import advice
 from star.spec.graph import STAGES
-from star.tracking import flattened
+from star.tracking.writer import flattened
 from star_board.board import Board
 from star_board.results import attention_picture
 from star_board.views.overview import describe, last_lines

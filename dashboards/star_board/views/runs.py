@@ -11,7 +11,7 @@ from star.errors import NotFoundError
 from star.ledger.states import RunRow
 from star.spec.diff import ABSENT
 from star.spec.graph import STAGES, curve_names
-from star.tracking import flattened
+from star.tracking.writer import flattened
 from star_board.board import Board
 from star_board.curves import together
 from star_board.views.experiments import run_list

@@ -12,7 +12,7 @@ from star.report.published import published_of, spec_value
 from star.report.table import Cell, Table
 from star.spec.experiment import Experiment, Variant, axis_name
 from star.spec.reporting import AblationFigure, Column
-from star.tracking import flattened
+from star.tracking.writer import flattened
 
 USE = "use"
 """Of a row: its presets, in place of a field."""

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlparse
 
 from star.errors import LedgerError
 from star.sqlite_file import connect_to_read
-from star.tracking import KEY_TAG, MLFLOW_EXPERIMENT, REFILL, sqlite_path
+from star.tracking.writer import KEY_TAG, MLFLOW_EXPERIMENT, REFILL, sqlite_path
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 CHUNK = 400
