@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,8 @@ class Services:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.running = folder, dict[str, subprocess.Popen[bytes]]()
+        # not in pytest's folder, which another session closes to everybody else
+        self.database = Path(tempfile.mkdtemp(prefix="star-compose-"))
         self.ports = {name: free_port() for name in PORTS}
         folder.mkdir()
         subprocess.run(["make", "-s", "-f", ROOT / "Makefile", "secrets"], cwd=folder, check=True, capture_output=True)
@@ -96,7 +99,7 @@ class Services:
 
     def _start_postgres(self) -> None:
         """As the image does: the cluster made with the password of its secret, once, then the file of its init folder."""
-        data, port = self.folder / "postgres", self.ports["postgres"]
+        data, port = self.database / "data", self.ports["postgres"]
         self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
         first = not data.exists()
         if first:
@@ -104,10 +107,8 @@ class Services:
             password = data.parent / "pwfile"
             password.write_text(self.secret("postgres_password"))
             if self._as:
+                self.database.chmod(0o755)
                 shutil.chown(data, "postgres")
-                for parent in (self.folder, *self.folder.parents):
-                    if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-                        parent.chmod(parent.stat().st_mode | 0o011)
                 shutil.chown(password, "postgres")
             arguments = ["-A", "scram-sha-256", "-U", "star", f"--pwfile={password}", "--no-sync"]
             self._postgres("initdb", "-D", str(data), *arguments)
@@ -173,7 +174,7 @@ class Services:
     def stop(self, name: str) -> None:
         """At once, as a crash would."""
         if name == "postgres":
-            self._postgres("pg_ctl", "-D", str(self.folder / "postgres"), "-m", "immediate", "-w", "stop")
+            self._postgres("pg_ctl", "-D", str(self.database / "data"), "-m", "immediate", "-w", "stop")
             return
         os.killpg(self.running[name].pid, signal.SIGKILL)
         self.running[name].wait()
@@ -181,6 +182,7 @@ class Services:
     def down(self) -> None:
         for name in (*self.running, "postgres"):
             self.stop(name)
+        shutil.rmtree(self.database, ignore_errors=True)
 
     def worker(self, *arguments: str | Path) -> subprocess.Popen[str]:
         """`docker compose run worker star-exp ...`."""

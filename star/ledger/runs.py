@@ -12,6 +12,7 @@ from star.ledger.database import Database
 from star.ledger.jobs import CHUNK, chunks
 from star.ledger.states import RunRow
 from star.ledger.tables import experiments, runs, tracked
+from star.spec.renames import as_now
 
 
 class Runs:
@@ -36,7 +37,8 @@ class Runs:
 
         def work(connection: Connection) -> dict[str, RunRow]:
             queries = [query] if keys is None else [query.where(runs.c.key.in_(part)) for part in chunks(keys, CHUNK)]
-            return {row.key: RunRow(**row._mapping) for one in queries for row in connection.execute(one)}
+            found = (row._mapping for one in queries for row in connection.execute(one))
+            return {row["key"]: RunRow(**{**row, "spec": as_now(row["spec"])}) for row in found}
 
         return self.database.read(work)
 

@@ -43,6 +43,16 @@ def under_new_names(values: Any, names: Mapping[str, str]) -> Any:
     return {names.get(name, name): value for name, value in values.items()}
 
 
+def as_now(spec: dict[str, Any]) -> dict[str, Any]:
+    """A run's spec as an older version recorded it, with its fields under the names that they have now."""
+    changed = {}
+    for section in {old.partition(".")[0] for old in RENAMED}:
+        names = in_section(section)
+        if isinstance(spec.get(section), dict) and names.keys() & spec[section].keys():
+            changed[section] = under_new_names(spec[section], names)
+    return spec | changed if changed else spec
+
+
 def told(spec: Any) -> list[str]:
     """What a partial spec of a run says in former ways, in words."""
     if not isinstance(spec, dict):

@@ -62,7 +62,7 @@ def bowl(spec: dict[str, Any]) -> dict[str, float]:
     own = spec["selfguided"]
     alpha, beta, ratio = own["mim_weight"], own["contrastive_weight"], own["mask_ratio"]
     away = ((alpha - 2) / 4) ** 2 + ((beta - 1) / 2) ** 2 + (ratio - 0.3) ** 2
-    return {"accuracy": 1 - away - (0.1 if spec["optim"]["until"] else 0.0), "val_nll": 3 + alpha / 4}
+    return {"accuracy": 1 - away - (0.1 if spec["optim"]["stop_at_step"] else 0.0), "val_nll": 3 + alpha / 4}
 
 
 def misbehave(how: str) -> None:

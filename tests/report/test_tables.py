@@ -281,7 +281,9 @@ def test_published_values_are_quoted_as_they_are_printed(tmp_path: Path) -> None
         "paper_only: true", "paper_only: true\n    published: {r: 3}"
     )
     table = TABLE.replace("published: table4", "published: t").replace("published: fid", "published: v")
-    lines = markup.markdown(main_grid(build_table(Study(tmp_path, text + "published_values: theirs.yaml\n" + table).evidence)))
+    lines = markup.markdown(
+        main_grid(build_table(Study(tmp_path, text + "published_values: theirs.yaml\n" + table).evidence))
+    )
     assert [line.split(" | ")[2] for line in lines if "(not run)" in line or "quoted" in line] == [
         "*0.01234*",
         "",

@@ -24,7 +24,7 @@ def encoded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(folder: Path, encoded: Path, until: int | None, *resume_from: JobDir) -> JobDir:
-    spec = SPEC.model_copy(update={"optim": SPEC.optim.model_copy(update={"until": until})})
+    spec = SPEC.model_copy(update={"optim": SPEC.optim.model_copy(update={"stop_at_step": until})})
     job = JobDir(folder / "train")
     made = context(spec, "train", folder, encode=encoded / "out")
     log = MetricLog(job.metrics)

@@ -202,7 +202,9 @@ def test_a_trial_that_was_ended_goes_on_when_it_is_promoted(tmp_path: Path, imag
     added = [trial for trial in lab.trials() if trial.user_attrs.get(PROMOTED) == ended]
     assert len(added) == 1 and added[0].params == lab.trials()[ended].params
     jobs = [json.loads(path.read_text()) for path in tmp_path.glob("jobs/train-*/job.json")]
-    mine = [job for job in jobs if job["label"].startswith(f"trial {ended} ") and not job["spec"]["optim"]["until"]]
+    mine = [
+        job for job in jobs if job["label"].startswith(f"trial {ended} ") and not job["spec"]["optim"]["stop_at_step"]
+    ]
     assert len(mine) == 1 and len(mine[0]["resume_from"]) == 1  # it goes on from its checkpoint
     [early] = [job for job in jobs if job["label"] == f"trial {ended}, 10 steps · seed 0"]
     assert mine[0]["flops"] == pytest.approx(
