@@ -9,7 +9,7 @@ import pytest
 from star.errors import SpecError
 from star.spec.keys import stage_keys
 from star.spec.load import load
-from star.spec.renames import RENAMED
+from star.spec.renames import RENAMED, as_now
 from star.spec.run import RunSpec
 from tests.helpers import ROOT, tiny
 
@@ -74,6 +74,11 @@ def test_a_record_under_old_names_gives_the_same_keys() -> None:
         section, field = path.split(".")
         values[section][old.split(".")[1]] = values[section].pop(field)
     assert RunSpec.model_validate(values) == new
+    now = as_now(values)
+    assert now["optim"] == new.optim.model_dump(mode="json") and now["selfguided"] == new.selfguided.model_dump(
+        mode="json"
+    )
+    assert as_now(now) is now and "until" in values["optim"], "what was given stays as it is"
     assert stage_keys(RunSpec.model_validate(values), {})["train"] == stage_keys(new, {})["train"]
     assert new.optim.identity()["until"] == 7 and new.selfguided.identity()["lone_factor"] == 0.7
     assert "until" not in tiny().optim.identity() and "stop_at_step" not in tiny().optim.identity()
