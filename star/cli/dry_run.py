@@ -13,11 +13,12 @@ from star.ledger.store import read_ledger
 from star.rundir import Home
 from star.scheduler.executor import Start
 from star.scheduler.plan import PlannedJob, make_plan
+from star.scheduler.slurm_script import Part, parts_of
 from star.scheduler.snapshot import place_of
 from star.spec.experiment import Experiment
 
 SHOWN = 4
-"""Jobs of an array that are named, and as many for which `and N more` stands."""
+"""Jobs of an array that are named; of the others, how many there are."""
 
 
 def show_scripts(experiment: Experiment, path: Path, executor: str, budget: float | None) -> None:
@@ -32,12 +33,12 @@ def show_scripts(experiment: Experiment, path: Path, executor: str, budget: floa
             "`star-exp plan`."
         )
     try:
-        from star.scheduler.slurm_script import Part, parts_of
+        import submitit  # noqa: F401  # writes the scripts
     except ModuleNotFoundError as error:
         raise ExecutorError(
             f"--dry-run: {error.name} is not installed; `pip install 'star-exp[slurm]'` brings it."
         ) from None
-    home = Home(path)
+    home, code = Home(path), place_of(Home(path))
     plan = make_plan(experiment, home, read_ledger(home))
     keep_budget(plan, budget)
     left = {job.key: job for job in plan.to_do}
@@ -46,7 +47,7 @@ def show_scripts(experiment: Experiment, path: Path, executor: str, budget: floa
     while left:
         wave = [job for job in left.values() if not left.keys() & set(job.inputs.values())]
         jobs = {f"{job.stage}-{job.key}": job for job in wave}
-        for part in parts_of([_start(job, home, numbers) for job in wave]):
+        for part in parts_of([_start(job, home, code, numbers) for job in wave]):
             parts.append(part)
             for index, start in enumerate(part.starts):
                 numbers[jobs[start.name].key] = f"JOB{len(parts)}" + (f"_{index}" if len(part.starts) > 1 else "")
@@ -60,7 +61,7 @@ def show_scripts(experiment: Experiment, path: Path, executor: str, budget: floa
     click.echo(f"# {len(parts)} scripts, {len(plan.to_do)} of {len(plan.jobs)} jobs; nothing was submitted")
 
 
-def _start(job: PlannedJob, home: Home, numbers: dict[str, str]) -> Start:
+def _start(job: PlannedJob, home: Home, code: Path, numbers: dict[str, str]) -> Start:
     after = tuple({"job": numbers[key]} for key in job.inputs.values() if key in numbers)
     title = (job.run.experiment, job.stage, job.run.name if len(job.runs) == 1 else "")
     name = f"{job.stage}-{job.key}"
@@ -68,7 +69,7 @@ def _start(job: PlannedJob, home: Home, numbers: dict[str, str]) -> Start:
         home.job(job.stage, job.key),
         job.stage,
         name,
-        place_of(home),
+        code,
         job.spec.resources,
         Allocation("@slurm"),
         after,
