@@ -82,10 +82,10 @@ def searches_of(names: Sequence[Path], home: Path, profile: str | None) -> dict[
 
 def describes_search(file: Path) -> bool:
     """Whether `file` is a search's, and no experiment's."""
+    from star.spec.extends import read_extended
     from star.spec.load import is_search
-    from star.spec.yamldoc import read
 
-    return is_search(read(file))
+    return is_search(read_extended(file).doc)
 
 
 def read_search(file: Path, profile: str | None, sets: tuple[str, ...], name: str | None) -> Search:

@@ -60,9 +60,8 @@ class Attempt:
         try:
             _until_over()
             code = _running.wait()
-        except (
-            UncompletedJobError
-        ):  # out of submitit's signal handler: time is over, and Slurm shall not start it again
+        except UncompletedJobError:
+            # raised by submitit's signal handler: time is over, and Slurm shall not start it again
             code = _running.wait()
             code = TIMED_OUT if code == PREEMPTED else code
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -79,10 +79,8 @@ def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Pa
     found = _read(file, line)
     if not isinstance(found.doc.value, dict):
         raise SpecError(f"{location}: extends: {file} holds no mapping of keys to values.")
-    for key in (
-        "published_values",
-        "reference",
-    ):  # its file, from where the other one lies; the second is the former name
+    # a file of published values is named from where the other file lies; the second name is the former one
+    for key in ("published_values", "reference"):
         values = found.doc.value.get(key)
         if isinstance(values, str):
             place = os.path.relpath(file.parent / values, path.parent)

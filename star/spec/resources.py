@@ -123,15 +123,16 @@ class Resources(Section):
     @classmethod
     def _former(cls, values: Any) -> Any:
         """What was written as `threads: {train: 2}` is `train: {threads: 2}`."""
-        if not isinstance(values, dict) or not any(isinstance(values.get(field), dict) for field in BY_STAGE):
+        former = [field for field in BY_STAGE if isinstance(values, dict) and isinstance(values.get(field), dict)]
+        if not former:
             return values
         now = {
             name: dict(value) if isinstance(value, dict) else value
             for name, value in values.items()
-            if name not in BY_STAGE
+            if name not in former
         }
-        for field in BY_STAGE:
-            for stage, value in (values.get(field) or {}).items():
+        for field in former:
+            for stage, value in values[field].items():
                 section = now.setdefault(stage, {})
                 if isinstance(section, dict) and section.get(field, value) != value:
                     raise FieldError(f"{stage}.{field}", f"is also given as {field}.{stage}, its former name; keep one")

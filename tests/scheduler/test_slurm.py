@@ -185,18 +185,21 @@ def test_time_that_runs_out_once_too_often(
     monkeypatch.setenv("LIGHT_STEPS", "200")
     monkeypatch.setenv("LIGHT_SECONDS", "0.05")
     asked: list[int] = []
+    begun: dict[int, int] = {}
 
     def tick(states: dict[str, Job]) -> None:
-        steps = len(steps_of(lab.folder(plan, stage)))
-        if (
-            len(asked) <= restarts
-            and steps > 5 * len(asked) + 3
-            and slurm.state(number_of(lab, plan, stage)) == "RUNNING"
-        ):
+        number = number_of(lab, plan, stage)
+        if len(asked) > restarts or not number:
+            return
+        shown, steps = slurm("scontrol", "show", "job", number), len(steps_of(lab.folder(plan, stage)))
+        if "JobState=RUNNING" not in shown or f"Restarts={len(asked)}" not in shown:
+            return  # it waits, or still stops for the last time
+        if steps > begun.setdefault(len(asked), steps) + 3:  # its worker is at it
             asked.append(steps)
-            slurm("scancel", "--signal=USR2", number_of(lab, plan, stage))
+            slurm("scancel", "--signal=USR2", number)
 
     outcome = lab.run(plan, engine(lab), tick=tick)
+    assert len(outcome.failed) == 1, (asked, lab.said)
     (failed,) = outcome.failed
     assert (failed.stage, failed.attempt, failed.why, failed.error_class) == (stage, 1, "timeout", "timeout"), lab.said
     assert failed.error is not None and failed.error.startswith("it reached its time limit")

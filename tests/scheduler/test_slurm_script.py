@@ -220,6 +220,7 @@ MISTAKES = [
     ("resources.trian.threads=2", "did you mean train?"),
     ("resources.train.thread=2", "did you mean threads?"),
     ("resources.train.slurm.partitoin=x", "did you mean partition?"),
+    ("resources={threads: {train: 2}, minutes: 5}", "resources.minutes: unknown key"),
     ("resources.train.minutes=0", "resources.train.minutes: 0 is not legal; give a whole number from 1"),
     ("resources.threads={trian: 2}", "resources.trian: unknown key (did you mean train?)"),
 ]

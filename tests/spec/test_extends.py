@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from star.cli.files import describes_search
 from star.errors import SpecError
 from star.report.published import published_of
 from star.spec.keys import Keys, run_key
@@ -92,6 +93,13 @@ def test_a_chain_and_its_anchors(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("*label", "*lable"))
     with pytest.raises(SpecError, match="mine.yaml:3: not valid YAML: found undefined alias 'lable'"):
         load(path)
+
+
+def test_commands_that_first_ask_what_a_file_is_know_its_anchors(tmp_path: Path) -> None:
+    parent = tmp_path / "parent.yaml"
+    parent.write_text("anchors: {rate: &rate 0.25}\n" + ALONE)
+    path = child(tmp_path, "base: {optim: {lr: *rate}}\n", parent)
+    assert not describes_search(path)
 
 
 def test_an_anchor_of_its_own_wins(tmp_path: Path) -> None:

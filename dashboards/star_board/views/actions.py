@@ -45,10 +45,10 @@ def files_of(board: Board) -> list[Path]:
 
 
 def _described(file: Path) -> tuple[str, str]:
-    from star.spec.yamldoc import read
+    from star.spec.extends import read_extended
 
     try:
-        value = read(file).value
+        value = read_extended(file).doc.value
         kind = "search" if "search" in value else "run"
         return kind, str(value.get("title", ""))
     except (StarError, OSError, AttributeError, TypeError) as error:
