@@ -28,7 +28,6 @@ class Source:
 
     run: str
     seed: int
-    mlflow_run: str
     metric: str
     stages: dict[str, str]
     """Stage -> key, of those that made it."""
@@ -175,11 +174,10 @@ class Evidence:
         value = formula.value({variable: part.value for variable, part in parts.items()})
         if not math.isfinite(value):
             return "not a number"
-        first = next(iter(parts.values()))
         stages = {stage: key for part in parts.values() for stage, key in part.stages.items()}
         codes = ", ".join(sorted({part.code for part in parts.values()}))
         scoring = next((part.scoring for part in parts.values() if part.scoring), None)
-        return Source(run.key, run.seed, first.mlflow_run, name, stages, codes, value, scoring)
+        return Source(run.key, run.seed, name, stages, codes, value, scoring)
 
     def _one(self, run: PlannedRun, measure: Measure) -> Source | str:
         stage = measure.stage
@@ -191,7 +189,7 @@ class Evidence:
         code = "not ours" if stage is None else str(self.provenance(run, stage).get("code", "unknown"))
         shown = f"{name}@{measure.at}" if measure.at else name
         scoring = canonical(run.spec.score.identity()) if stage == "score" else None
-        return Source(run.key, run.seed, self.tracked[run.key].id, shown, made, code, value, scoring)
+        return Source(run.key, run.seed, shown, made, code, value, scoring)
 
     def _job_of(self, run: PlannedRun, name: str) -> dict[str, str]:
         """The job that a number of one's own was logged to, if it was not the run: seeds that share it have one measurement."""

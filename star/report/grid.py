@@ -205,7 +205,7 @@ def cell_mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
     after = "" if spread is None else f" ± {spread:.{column.digits}f}"
     if cell.numbers.missing:
         after += f" ({len(cell.values)} of {cell.seeds} seeds; {cell.state})"
-    runs = tuple(source.mlflow_run for source in cell.numbers.sources)
+    runs = tuple(source.run for source in cell.numbers.sources)
     return Mark(
         f"{cell.mean:.{column.digits}f}", cell.rank == 1, cell.rank == 2, False, after, runs, tuple(cell.values)
     )

@@ -18,7 +18,7 @@ BEGINS_MORE = re.compile(r"^(\d*)(#(?=#*\s)|[+-](?=\s)|(?<=\d)[.)](?=\s)|>)")
 LONG_WORD = 20
 """Letters of a word that need not break."""
 Link = Callable[[tuple[str, ...]], str]
-"""MLflow runs -> the address of a page that shows them."""
+"""Keys of runs -> the address of a page that shows them."""
 
 
 def markdown(grid: Grid) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from star.report import claims_markup, curves, markup, render
 from star.report.claims import ClaimResult, judge_all
@@ -18,6 +19,7 @@ from star.report.table import Agreement, Table, agreements, build_table, conditi
 from star.rundir import read_json, write_bytes
 from star.spec.experiment import Experiment
 from star.spec.reporting import CurvesFigure, FigureSpec
+from star.tracking.writer import KEY_TAG, USED_BY
 
 MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens unless told otherwise."""
@@ -55,17 +57,27 @@ def build(evidence: Evidence, mlflow_ui: str = MLFLOW_UI, spread: str | None = N
 
 
 def linker(evidence: Evidence, mlflow_ui: str) -> Link:
-    """Addresses of MLflow's pages for one run, or for several side by side."""
-    experiments = {run.id: run.experiment_id for run in evidence.tracked.values()}
+    """Addresses of MLflow's list of one run, or of the runs of a row.
+
+    The runs are searched by what they are tagged with, because MLflow's own id of a run is another in each store: a report that an
+    imported bundle makes is to be the same bytes.
+    """
+    experiment, labels = evidence.experiment, {run.key: run.label for run in evidence.plan.runs}
 
     def link(runs: tuple[str, ...]) -> str:
-        base, experiment = mlflow_ui.rstrip("/"), experiments[runs[0]]
+        found = evidence.tracked[runs[0]].experiment_id
         if len(runs) == 1:
-            return f"{base}/#/experiments/{experiment}/runs/{runs[0]}"
-        listed = ",".join(f'"{run}"' for run in runs)
-        return f'{base}/#/compare-runs?runs=[{listed}]&experiments=["{experiment}"]'
+            wanted = f"tags.`{KEY_TAG}` = '{runs[0]}'"
+        else:
+            wanted = f"tags.`{USED_BY}{experiment.name}` {_equals(labels[runs[0]])} AND tags.`star.profile` = '{experiment.profile}'"
+        return f"{mlflow_ui.rstrip('/')}/#/experiments/{found}/runs?searchFilter={quote(wanted)}"
 
     return link
+
+
+def _equals(label: str) -> str:
+    """A condition of MLflow's search, which knows no escapes: where the label has a quotation mark, any letter will do."""
+    return f"= '{label}'" if "'" not in label else "LIKE '" + label.replace("'", "_") + "'"
 
 
 def write(reports: Sequence[tuple[Report, Path]]) -> Iterator[Path]:
@@ -176,7 +188,6 @@ def provenance(report: Report, files: list[str]) -> str:
         run.key: {
             "row": run.label,
             "seed": run.seed,
-            "mlflow_run": evidence.tracked[run.key].id,
             "stages": {
                 stage: {"key": key, "code": origin.get("code")}
                 for stage, key in run.stages.items()

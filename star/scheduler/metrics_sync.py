@@ -24,7 +24,7 @@ from star.scheduler import own
 from star.scheduler.plan import Plan
 from star.scheduler.registration import run_row
 from star.spec.graph import STAGES, needed
-from star.tracking.writer import OF_JOB, Tracker
+from star.tracking.writer import OF_JOB, USED_BY, Tracker
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
@@ -33,8 +33,6 @@ EVERY = 2.0
 """Seconds between deliveries."""
 LOG_KEPT = 2**20
 """Bytes of a job's log that are attached: its end."""
-USED_BY = "star.experiment."
-"""Of tags: an experiment that uses the run -> the row's label there."""
 STATUS = {FAILED: "FAILED", LOST: "FAILED", CANCELLED: "KILLED", RUNNING: "RUNNING"}
 """State of any of a run's jobs -> MLflow's word, the first that fits; a run of which nothing runs is scheduled."""
 NAME = 120

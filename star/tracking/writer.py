@@ -26,6 +26,8 @@ from star.words import shown
 
 MLFLOW_EXPERIMENT = "star"
 KEY_TAG = "star.run"
+USED_BY = "star.experiment."
+"""Of tags: an experiment that uses the run -> the row's label there."""
 OF_JOB = "star.job."
 """Of tags: a number of one's own that was logged to a job -> its stage and key."""
 SQLITE = "sqlite:///"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from mlflow import MlflowClient
 
 from star.ledger.states import QUEUED
 from star.rundir import read_json, write_json
@@ -16,12 +19,10 @@ from tests.cli.conftest import light
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
 
-TEXTS = ("report.md", "table.tex", "table.csv")
-"""What is the same bytes wherever it is made; the others name MLflow's runs, which each store numbers for itself."""
-
 
 def texts(reports: Path, name: str) -> dict[str, bytes]:
-    return {text: (reports / name / "tiny" / text).read_bytes() for text in TEXTS}
+    """All files of a report."""
+    return {path.name: path.read_bytes() for path in (reports / name / "tiny").iterdir()}
 
 
 @pytest.fixture
@@ -65,6 +66,23 @@ def test_a_colleague_has_the_same_bytes(changed: Lab, tmp_path: Path) -> None:
     written = there / "experiments" / "mine@tiny" / "mine.yaml"
     plan = json.loads(star_exp("plan", written, "--json", home=there).stdout)
     assert {job["action"] for job in plan["jobs"]} <= {"reuse", "not needed"} and len(plan["runs"]) == 8
+
+
+def test_a_cell_links_to_the_runs_it_was_made_of(changed: Lab) -> None:
+    """As MLflow itself finds them: one for each seed of the row."""
+    reports = changed.path / "reports" / "mine" / "tiny"
+    cells = json.loads((reports / "provenance.json").read_text())["cells"]
+    made = {tuple(sorted(source["run"] for source in cell["sources"])) for cell in cells}
+    links = re.findall(
+        r'href="http://127.0.0.1:5000/#/experiments/(\d+)/runs\?searchFilter=([^"]+)"',
+        (reports / "table.html").read_text(),
+    )
+    client = MlflowClient(f"sqlite:///{changed.path}/mlflow.sqlite")
+    shown = {
+        tuple(sorted(run.data.tags["star.run"] for run in client.search_runs([experiment], unquote(wanted))))
+        for experiment, wanted in set(links)
+    }
+    assert shown == made and all(len(runs) == 2 for runs in shown)
 
 
 def test_what_a_name_may_not_be_given(changed: Lab) -> None:

@@ -15,7 +15,7 @@ from star.rundir import Home, JobDir
 from star.scheduler.own import ALSO_RECORDED, is_own, read
 from star.spec.graph import curve_names, result_names
 from tests.cli.conftest import copy_of, light
-from tests.cli.test_as_run import TEXTS
+from tests.cli.test_as_run import texts
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
 
@@ -144,12 +144,12 @@ def test_a_colleague_gets_them_too(mine: Lab, tmp_path: Path, how: str) -> None:
     done = star_exp("export", "mine", "--to", bundle, home=mine.path)
     assert done.returncode == 0 and not done.stderr, done.stderr
     table(mine.path)
-    before = {name: (mine.path / "reports" / "mine" / "tiny" / name).read_bytes() for name in TEXTS}
+    before = texts(mine.path / "reports", "mine")
     shutil.rmtree(mine.path)
     assert star_exp("import", bundle, home=there, cwd=tmp_path).returncode == 0
     shutil.rmtree(there / "reports")
     table(there)
-    assert {name: (there / "reports" / "mine" / "tiny" / name).read_bytes() for name in TEXTS} == before
+    assert texts(there / "reports", "mine") == before
     assert b"0.625" in before["table.csv"] or how == "mlflow"
 
 

@@ -28,7 +28,7 @@ def test_numbers_come_by_seed_with_their_source(study: Study) -> None:
     assert found.values == [3.0, 5.0] and found.missing == {1: "not run"}
     first = found.sources[0]
     run = next(run for run in study.plan.runs if run.label == "plain" and run.seed == 0)
-    assert (first.run, first.seed, first.mlflow_run, first.metric) == (run.key, 0, f"id-{run.key}", FD)
+    assert (first.run, first.seed, first.metric) == (run.key, 0, FD)
     assert first.stages == {"score": run.stages["score"]} and first.code == "0.1.0+abc"
     assert study.evidence.numbers("theirs", "probe/accuracy").values == []
 

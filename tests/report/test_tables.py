@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -157,10 +158,10 @@ def test_html_links_each_cell_to_its_runs(tmp_path: Path) -> None:
     page = Page(text)
     assert len(page.links) == 6 and page.sources == []
     one = study.keys("c|d")[0]
-    assert f"http://server:5000/#/experiments/1/runs/id-{one}" in page.links
-    assert any(
-        "compare-runs" in link and all(f"id-{key}" in link for key in study.keys("plain")) for link in page.links
-    )
+    begins = "http://server:5000/#/experiments/1/runs?searchFilter="
+    searches = {unquote(link.removeprefix(begins)) for link in page.links if link.startswith(begins)}
+    assert f"tags.`star.run` = '{one}'" in searches
+    assert "tags.`star.experiment.study` = 'plain' AND tags.`star.profile` = 'tiny'" in searches
     assert "a &amp; b_1" in text and 'title="30, 31, 32"' in text
 
 

@@ -158,10 +158,9 @@ def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, P
     assert history(tracker, bound, "train/val_nll") == [(0, 2.5)] and history(tracker, surplus, "train/val_nll") == []
     finish_all(home, plan)
     MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
-    scores = Evidence(plan, ledger, open_reader(f"sqlite:///{home.mlflow}")).numbers(
-        plan.runs[0].label, "train/val_nll"
-    )
-    assert [source.mlflow_run for source in scores.sources] == [bound]
+    evidence = Evidence(plan, ledger, open_reader(f"sqlite:///{home.mlflow}"))
+    scores = evidence.numbers(plan.runs[0].label, "train/val_nll")
+    assert [evidence.tracked[source.run].id for source in scores.sources] == [bound]
 
 
 def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:
