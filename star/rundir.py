@@ -150,6 +150,7 @@ class Home:
         self.mlflow = self.path / "mlflow.sqlite"
         self.artifacts = self.path / "mlartifacts"
         self.code = self.path / "code"
+        self.scripts = self.path / "scripts"
         self.experiments = self.path / "experiments"
         self.forgotten = self.experiments / "forgotten"
         self.logs = self.path / "logs"

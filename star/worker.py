@@ -64,9 +64,10 @@ def main(path: str, work: Work | None = None) -> int:
     if os.environ.get("STAR_ATTEMPT", str(job.get("attempt", 0))) != str(job.get("attempt", 0)):
         log.error("attempt %s is over before it began: a newer one is at %s", os.environ["STAR_ATTEMPT"], job_dir.path)
         return BUSY
-    work = work or _run
+    is_script = bool(job.get("script"))
+    work = work or (_call if is_script else _run)
     follow_starter()
-    if job.get("processes", 1) * job.get("nodes", 1) > 1 and not is_child():
+    if job.get("processes", 1) * job.get("nodes", 1) > 1 and not is_script and not is_child():
         return DONE if job_dir.is_complete() else launch_torchrun(job_dir, job)
     stop = _Stop()
     if is_child():
@@ -150,9 +151,11 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     from star.spec.graph import STAGES as GRAPH
     from star.spec.graph import goes_on
     from star.spec.run import RunSpec
+    from star.spec.run_class import parse_run
     from star.stages import STAGES, Context
 
-    spec = RunSpec.model_validate(job["spec"])
+    spec = parse_run(job["spec"])
+    assert isinstance(spec, RunSpec), "only such runs have these stages"
     device = _device(spec.resources.device_of(job["stage"]))
     ranks = join(device.type)
     log.info(
@@ -190,6 +193,19 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     if metrics is not None:
         metrics.close()
         finish(job, job_dir, started, result, provenance(job, device, threads, ranks.world_size))
+
+
+def _call(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None:
+    """A stage that is a command of the user's own: nothing of torch is loaded here."""
+    from star.command import run_command
+    from star.spec.run_class import parse_run
+    from star.spec.scripts import scripts_of
+
+    started = time.time()
+    spec = parse_run(job["spec"])
+    result = run_command(job, job_dir, spec, scripts_of(spec)[job["stage"]], stop)
+    check_result(job["stage"], result)
+    finish(job, job_dir, started, result, provenance(job, None, int(job["threads"]), int(job.get("processes", 1))))
 
 
 def _input(folder: Path, scratch: str | None) -> Path:

@@ -17,8 +17,8 @@ from star.scheduler.estimate import gpu_hours, parameters
 from star.scheduler.plan import Plan, PlannedRun, make_plan
 from star.scheduler.registration import compare
 from star.spec.experiment import Experiment
-from star.spec.graph import STAGES
 from star.spec.resources import PEAK_TFLOPS
+from star.spec.run import RunSpec
 
 LINES = 400
 """Runs, and jobs, that are printed one by one; --json has them all."""
@@ -74,7 +74,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     if len(plan.runs) > LINES:
         yield f"  ... and {len(plan.runs) - LINES} more"
     yield f"\n  {'stage':<10} {'key':<16} {'runs':>4}  {'action':<10} {'cost':>11}  {'GPU-hours':>9}  why"
-    order = list(STAGES)
+    order = list(experiment.spec.pipeline)
     jobs = sorted(plan.jobs.values(), key=lambda job: order.index(job.stage))
     if len(jobs) > LINES:  # by stage and action
         counts = Counter((job.stage, job.action) for job in jobs)
@@ -100,8 +100,8 @@ def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
     cost = amount(flops, "FLOP")
     if run.spec.resources.gpu:
         cost += f"  {gpu_hours(run.spec, flops):,.0f} GPU-hours"
-    size = f"{parameters(run.spec) / 1e6:,.4g} M parameters"
-    return f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}  {cost}  {summary}"
+    size = f"{parameters(run.spec) / 1e6:,.4g} M parameters  " if isinstance(run.spec, RunSpec) else ""
+    return f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}{cost}  {summary}"
 
 
 def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
@@ -113,7 +113,7 @@ def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
                 "label": run.label,
                 "seed": run.seed,
                 "key": run.key,
-                "parameters": parameters(run.spec),
+                "parameters": parameters(run.spec) if isinstance(run.spec, RunSpec) else None,
                 "stages": run.stages,
             }
             for run in plan.runs

@@ -24,7 +24,7 @@ from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, last_loss, read_json
 from star.scheduler.policies import advice
-from star.spec.graph import needed
+from star.spec.graph import STAGES, needed
 from star.words import duration
 
 ROWS = 40
@@ -38,6 +38,8 @@ RESULTS = {
     "probe": {"accuracy": "probe"},
 }
 """Stage -> its results that are printed beside a row, and what they are called there."""
+SHOWN = 3
+"""Results of a command that are printed so."""
 
 
 def look(path: Path) -> tuple[Home, Ledger]:
@@ -191,9 +193,10 @@ def _add_details(
         mine = [jobs[key] for key in stages[row["run"]].values() if key in jobs]
         row["changed"] = max((job.finished or job.started or job.created for job in mine), default=None)
         results: dict[str, float] = {}
-        for job in (job for job in mine if job.state == DONE and job.stage in RESULTS):
+        for job in (job for job in mine if job.state == DONE and (job.stage in RESULTS or job.stage not in STAGES)):
             told = (read_json(home.job(job.stage, job.key).result) or {}).get("metrics", {})
-            results |= {RESULTS[job.stage][name]: value for name, value in _plain(told) if name in RESULTS[job.stage]}
+            names = RESULTS.get(job.stage) or {name: name for name in list(told)[:SHOWN]}
+            results |= {names[name]: value for name, value in _plain(told) if name in names}
         row["results"] = results
 
 

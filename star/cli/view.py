@@ -13,7 +13,6 @@ from star.cli.failures import be_silent
 from star.ledger.states import RUNNING, Job
 from star.rundir import Home, JobDir, last_loss, read_json
 from star.scheduler.plan import Plan
-from star.spec.graph import STAGES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,7 +80,9 @@ class View:
             title=f"{self.plan.experiment.name} · {summary or 'nothing to do'} · {time.time() - self.started:.0f} s",
             title_justify="left",
         )
-        stages = [stage for stage in STAGES if any(job.stage == stage for job in self.plan.jobs.values())]
+        stages = [
+            stage for stage in self.plan.experiment.needed if any(job.stage == stage for job in self.plan.jobs.values())
+        ]
         for column in ("run", *stages):
             table.add_column(column, no_wrap=True)
         for run in self.plan.runs:

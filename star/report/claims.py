@@ -118,7 +118,7 @@ def _judged_on(claim: Claim, evidence: Evidence) -> str:
     """The distances and scores of another network than Inception, under their own names."""
     texts = [evidence.experiment.spec.metrics.get(part.metric, part.metric) for part in claim.that]
     names = [SHORT[name] for name in SHORT if any("score/" in text and f"/{name}" in text for text in texts)]
-    others = {run.spec.score.extractor for run in evidence.plan.runs} - {"inception"}
+    others = {run.spec.metric("{extractor}") for run in evidence.plan.runs} - {"inception"}
     if not names or not others:
         return ""
     return f"{' and '.join(names)} of {' and '.join(sorted(others))}, not the paper's on Inception"
@@ -200,7 +200,10 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
     sign = -1.0 if isinstance(predicate, Less) else 1.0
     assert isinstance(predicate, Less | Greater)
     metric = predicate.metric
-    whole = metric not in evidence.experiment.spec.metrics and parse_measure(metric).is_curve
+    whole = (
+        metric not in evidence.experiment.spec.metrics
+        and parse_measure(metric, evidence.experiment.spec.pipeline).is_curve
+    )
     names = [metric]
     if whole:
         both = [

@@ -15,9 +15,9 @@ WIDEST = 16
 """Steps that a table may have; longer curves are only drawn, and in the CSV."""
 
 
-def step_name(metric: str) -> str:
-    """What a step of a curve is: position, layer, shift or step."""
-    return curve_names()[metric]
+def step_name(metric: str, evidence: Evidence) -> str:
+    """What a step of a curve is, such as position, layer, shift or step."""
+    return curve_names(evidence.experiment.spec.pipeline)[metric]
 
 
 def curves_of(evidence: Evidence) -> list[CurvesFigure]:
@@ -42,7 +42,7 @@ def markdown(figure: CurvesFigure, evidence: Evidence) -> list[str]:
     steps = sorted({step for row in rows.values() for step in row})
     if not 0 < len(steps) <= WIDEST:
         return []
-    head = [step_name(figure.metric), *map(str, steps)]
+    head = [step_name(figure.metric, evidence), *map(str, steps)]
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * len(steps) + "|"]
     for label, row in rows.items():
         cells = [_cell(row.get(step, []), figure.digits) for step in steps]

@@ -10,8 +10,7 @@ from functools import cache, cached_property
 from star.ledger.states import DONE, QUEUED, Job
 from star.ledger.store import Ledger
 from star.scheduler.plan import Plan, PlannedRun
-from star.spec.graph import needed
-from star.spec.keys import canonical
+from star.spec.graph import needed_of
 from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
 from star.tracking.reader import Reader, TrackedRun
 from star.tracking.writer import OF_JOB
@@ -75,7 +74,10 @@ class Evidence:
         self.tracked = reader.runs({run.key: known.get(run.key) for run in plan.runs})
         self._ledger = ledger
         self._curves: dict[str, dict[str, dict[int, float]]] = {}
-        self._formulas = {name: parse_formula(text) for name, text in self.experiment.spec.metrics.items()}
+        self._formulas = {
+            name: parse_formula(text, self.experiment.spec.pipeline)
+            for name, text in self.experiment.spec.metrics.items()
+        }
         self._by_label: dict[str, dict[int, PlannedRun]] = {}
         for run in plan.runs:  # a seed counts once, whatever a plan holds
             self._by_label.setdefault(run.label, {}).setdefault(run.seed, run)
@@ -94,7 +96,11 @@ class Evidence:
         formula = self._formulas.get(metric)
         found, seen = Samples(), set()
         for run in self.runs(label):
-            source = self._formula(run, metric, formula) if formula else self._one(run, parse_measure(metric))
+            source = (
+                self._formula(run, metric, formula)
+                if formula
+                else self._one(run, parse_measure(metric, run.spec.pipeline))
+            )
             if source == IDLE:
                 found.idle = True
             elif isinstance(source, str):
@@ -154,7 +160,7 @@ class Evidence:
             return "not tracked"
         if stage not in run.stages:
             return IDLE
-        keys = [run.stages[name] for name in needed((stage,)) if name in run.stages]
+        keys = [run.stages[name] for name in needed_of((stage,), run.spec.pipeline) if name in run.stages]
         job = self.jobs.get(run.stages[stage])
         if job is not None and job.state == DONE:
             return "not tracked yet"
@@ -181,14 +187,14 @@ class Evidence:
 
     def _one(self, run: PlannedRun, measure: Measure) -> Source | str:
         stage = measure.stage
-        name = measure.name.removeprefix(FOREIGN).replace("{extractor}", run.spec.score.extractor)
+        name = run.spec.metric(measure.name.removeprefix(FOREIGN))
         value = self._value(run, measure, name)
         if isinstance(value, str):
             return value
         made = self._job_of(run, name) if stage is None else {stage: run.stages[stage]}
         code = "not ours" if stage is None else str(self.provenance(run, stage).get("code", "unknown"))
         shown = f"{name}@{measure.at}" if measure.at else name
-        scoring = canonical(run.spec.score.identity()) if stage == "score" else None
+        scoring = run.spec.compared_by(stage) if stage is not None else None
         return Source(run.key, run.seed, shown, made, code, value, scoring)
 
     def _job_of(self, run: PlannedRun, name: str) -> dict[str, str]:

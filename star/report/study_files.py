@@ -103,7 +103,8 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
     table = part.experiment.spec.table
     assert table is not None
     base: dict[str, Any] = {}
-    for one in differences(profile_base(search.profile_file), search.base.value):
+    known = profile_base(search.profile_file) if search.profile_file else {}
+    for one in differences(known, {name: value for name, value in search.base.value.items() if name != "stages"}):
         if one.new is not ABSENT:
             _put(base, one.path, one.new)
     rows = []
@@ -115,7 +116,8 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
     content = {
         "experiment": f"{search.name}-best",
         "title": f"{search.spec.title}: the best trials",
-        "profile": os.path.relpath(search.profile_file, folder),
+        **({"profile": os.path.relpath(search.profile_file, folder)} if search.profile_file else {}),
+        **({"stages": search.base.value["stages"]} if search.spec.stages else {}),
         "base": base,
         "seeds": list(confirm.seeds if confirm else search.spec.seeds),
         "targets": list(search.targets),

@@ -30,8 +30,9 @@ def summary(report: StudyReport) -> list[str]:
     pruner = spec.pruner
     how = f"sampler {sampler_name(report.search)}"
     if pruner.min_steps:
+        training = report.search.default.training
         kind = {"halving": "successive halving", "hyperband": "Hyperband"}[pruner.name]
-        how += f", {kind} from {pruner.min_steps} of {report.search.default.total_steps} steps (the best 1 in {pruner.reduction} go on)"
+        how += f", {kind} from {pruner.min_steps} of {training.steps if training else 0} steps (the best 1 in {pruner.reduction} go on)"
     lines = [f"{len(trials)} trials ({', '.join(parts)}) to {goals}; {how}."]
     warm = sum(WARM in trial.user_attrs for trial in report.trials)
     if warm:

@@ -12,6 +12,7 @@ from star.report.published import published_of, row_for, spec_value
 from star.report.stats import Interval, Sample, contrast, half_interval, kendall
 from star.scheduler.estimate import parameters
 from star.spec.experiment import Experiment, Variant
+from star.spec.profiles import NONE
 from star.spec.reporting import Column, TableSpec
 from star.spec.run import RunSpec
 
@@ -148,7 +149,7 @@ def agreements(table: Table) -> list[Agreement]:
 
 def _named(column: Column, experiment: Experiment) -> Column:
     """A Frechet distance is FID when all of its features are Inception's, and never otherwise."""
-    extractors = {run.score.extractor for variant in experiment.variants for run in variant.runs}
+    extractors = {run.metric("{extractor}") for variant in experiment.variants for run in variant.runs}
     title = INCEPTION_TITLES.get(column.title) if extractors == {"inception"} else None
     measured = column.metric is not None and column.metric.endswith("frechet_distance")
     return column.model_copy(update={"title": title}) if title and measured else column
@@ -169,9 +170,10 @@ def _text(column: Column, variant: Variant, published: object) -> str:
     if column.cell is not None:
         return str(variant.row.cells.get(column.cell, ""))
     if column.parameters:
-        if not variant.runs or variant.runs[0].generate.samples:
+        run = next(iter(variant.runs), None)
+        if not isinstance(run, RunSpec) or run.generate.samples:
             return str(published or "")
-        return _count(parameters(variant.runs[0]))
+        return _count(parameters(run))
     assert column.spec is not None
     counts = not variant.runs or variant.is_varied(column.spec)
     value = spec_value(variant, column.spec) if counts else "-"
@@ -241,17 +243,25 @@ def _bias(spec: RunSpec) -> str:
 
 def conditions(evidence: Evidence) -> str:
     """Profile, data, codes and lengths of an experiment, in one sentence."""
-    experiment, runs = evidence.experiment, [run for run in evidence.plan.runs if not run.spec.generate.samples]
+    experiment, runs = evidence.experiment, _trained(evidence)
+    if experiment.profile == NONE:
+        return f"Stages: {', '.join(experiment.needed)}."
     if not runs:
         return f"Profile {experiment.profile}."
-    spec = runs[0].spec
-    steps = sorted({run.spec.total_steps for run in runs})
+    spec = runs[0]
+    steps = sorted({run.total_steps for run in runs})
     return (
         f"Profile {experiment.profile}: {spec.data.name}, {spec.data.train_images} training images of "
         f"{spec.data.image_size} x {spec.data.image_size}, "
         f"{spec.grid} x {spec.grid} codes of {spec.tokenizer.codebook_size}, "
         f"{' or '.join(map(str, steps))} steps of {spec.optim.batch_size} images."
     )
+
+
+def _trained(evidence: Evidence) -> list[RunSpec]:
+    """The runs of ST-AR's stages, less those of given images."""
+    specs = [run.spec for run in evidence.plan.runs]
+    return [spec for spec in specs if isinstance(spec, RunSpec) and not spec.generate.samples]
 
 
 def versions(evidence: Evidence) -> list[str]:
@@ -274,7 +284,7 @@ def versions(evidence: Evidence) -> list[str]:
 def notes_of(evidence: Evidence, table: Table) -> list[str]:
     """The notes that are printed below a table, one sentence each."""
     layout, experiment = table.spec, evidence.experiment
-    runs = [run for run in evidence.plan.runs if not run.spec.generate.samples]
+    runs = [run for run in evidence.plan.runs if run.spec.has_seed]
     seeds = sorted({run.seed for run in runs})
     after = {"std": "standard deviation", "interval": "half the 95% t interval"}[layout.spread]
     notes = [conditions(evidence)]
@@ -286,7 +296,7 @@ def notes_of(evidence: Evidence, table: Table) -> list[str]:
     if ranked:
         notes.append("Best in bold, second best underlined.")
     if any(column.metric and column.metric.startswith("score/") for column in table.columns):
-        ways = list(dict.fromkeys(scored(run.spec) for run in runs))
+        ways = list(dict.fromkeys(scored(spec) for spec in _trained(evidence)))
         notes += ways if len(ways) <= 1 else ["Rows are scored in different ways, and not ranked: " + " ".join(ways)]
     for variant in experiment.variants:
         given = variant.row.spec.get("generate", {}).get("samples") if variant.row.spec else None

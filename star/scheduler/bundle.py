@@ -11,7 +11,7 @@ import shutil
 import tarfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -19,11 +19,12 @@ from typing import IO
 import star
 from star.errors import DataError
 from star.rundir import REMOVED, Home, JobDir, read_json
+from star.scheduler.declared import stage_of
 from star.scheduler.own import append, whole_lines
 from star.scheduler.plan import Plan
 from star.scheduler.records import record_path, written_folder
+from star.scheduler.scripts import script_digest
 from star.scheduler.snapshot import digest_of
-from star.spec.graph import STAGES
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -56,15 +57,20 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
         files[f"experiments/{written.name}/{path.relative_to(written).as_posix()}"] = path
     if not written.exists() and Path(plan.experiment.file).exists():  # recorded by an older version
         files["experiment.yaml"] = Path(plan.experiment.file)
-    snapshots = set()
+    snapshots, scripts = set(), set()
     for job in plan.jobs.values():
         folder = home.job(job.stage, job.key)
         if folder.result.exists():
             files |= _job_files(folder, job.stage, weights)
-            snapshots.add((read_json(folder.job) or {}).get("snapshot"))
+            told = read_json(folder.job) or {}
+            snapshots.add(told.get("snapshot"))
+            scripts.add(told.get("script"))
     for name in sorted(Path(snapshot).name for snapshot in filter(None, snapshots)):  # wherever the home was then
         for path in _files(home.code / name):
             files[f"code/{name}/{path.relative_to(home.code / name).as_posix()}"] = path
+    for name in sorted(Path(script).name for script in filter(None, scripts)):
+        for path in _files(home.scripts / name):
+            files[f"scripts/{name}/{path.relative_to(home.scripts / name).as_posix()}"] = path
     files |= {f"manifests/{path.name}": path for path in plan.inputs}
     tables = reports / plan.experiment.name / plan.experiment.profile
     for path in _files(tables):
@@ -80,15 +86,21 @@ def _job_files(folder: JobDir, stage: str, weights: str) -> dict[str, bytes | Pa
     if folder.own.exists():  # read once: somebody may add to it meanwhile
         files[f"{inside}/{folder.own.name}"] = b"".join(whole_lines(folder.own.read_bytes()))
     outputs = {path.relative_to(folder.out): path for path in _files(folder.out)}
-    chosen = {name: path for name, path in outputs.items() if _goes_along(name, stage, weights, folder.out)}
+    declared = stage_of(stage, folder)
+    shown = declared.files if declared else ()
+    chosen = {
+        name: path
+        for name, path in outputs.items()
+        if name.as_posix() in shown or _goes_along(name, weights, folder.out)
+    }
     files |= {f"{inside}/out/{name.as_posix()}": path for name, path in chosen.items()}
     if len(chosen) < len(outputs) or not folder.has_output():
         files[f"{inside}/out/{REMOVED}"] = b""
     return files
 
 
-def _goes_along(name: Path, stage: str, weights: str, out: Path) -> bool:
-    if name.as_posix() in STAGES[stage].files or weights == "all":
+def _goes_along(name: Path, weights: str, out: Path) -> bool:
+    if weights == "all":
         return True
     chosen = WEIGHTS[weights]
     if weights == "best" and (out / "best.pt").exists():
@@ -216,7 +228,10 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
             append(here, (line.decode().rstrip("\n") for line in lines))
     for digest in sorted({name.split("/")[1] for name in names if name.startswith("code/")}):
         if not (home.code / digest).exists():
-            _place(archive, names, f"code/{digest}", home.code / digest, digest)
+            _place(archive, names, f"code/{digest}", home.code / digest, digest_of)
+    for digest in sorted({name.split("/")[1] for name in names if name.startswith("scripts/")}):
+        if not (home.scripts / digest).exists():
+            _place(archive, names, f"scripts/{digest}", home.scripts / digest, script_digest)
     for top, folder in (("experiments", home.experiments), ("manifests", home.manifests), ("reports", reports)):
         for name in names:
             target = folder / name.removeprefix(f"{top}/")
@@ -234,13 +249,13 @@ def _place(
     names: list[str],
     inside: str,
     target: Path,
-    digest: str | None = None,
+    digest: Callable[[Path], str] | None = None,
 ) -> None:
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     for name in names:
         if name.startswith(f"{inside}/"):
             _extract(archive, name, new / name.removeprefix(f"{inside}/"))
-    if digest is not None and digest_of(new) != digest:
+    if digest is not None and digest(new) != target.name:
         shutil.rmtree(new)
         raise DataError(f"{inside}: is not the code whose name it bears; get the bundle from where it was made.")
     new.rename(target)

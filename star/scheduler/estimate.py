@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from star.spec.images import TokenizerSpec
 from star.spec.run import RunSpec
+from star.spec.run_base import Run
 
 NUM_VIEWS = 10
 EFFICIENTNET_LITE0 = 2 * 407e6
@@ -110,8 +111,10 @@ def stored_views(spec: RunSpec) -> int:
     return spec.data.train_images * NUM_VIEWS * len(spec.data.crop_ranges)
 
 
-def stage_flops(stage: str, spec: RunSpec) -> float:
-    """Operations of one stage of a run."""
+def stage_flops(stage: str, spec: Run) -> float:
+    """Operations of one stage of a run; 0 of a command, of which nobody knows."""
+    if not isinstance(spec, RunSpec) or spec.pipeline[stage].command is not None:
+        return 0.0
     encode, decode = vq_flops(spec.tokenizer, spec.data.image_size, spec.data.channels)
     views = stored_views(spec) + spec.data.test_images
     extract = (
@@ -150,8 +153,10 @@ def stage_flops(stage: str, spec: RunSpec) -> float:
     return costs[stage]
 
 
-def stage_bytes(stage: str, spec: RunSpec) -> float:
-    """Bytes that a stage leaves on disk."""
+def stage_bytes(stage: str, spec: Run) -> float:
+    """Bytes that a stage leaves on disk; 0 of a command, of which nobody knows."""
+    if not isinstance(spec, RunSpec) or spec.pipeline[stage].command is not None:
+        return 0.0
     pixels = spec.data.image_size**2 * spec.data.channels
     sizes = {
         "encode": 2.0 * spec.sequence_length * (stored_views(spec) + spec.data.test_images),
@@ -165,20 +170,22 @@ def stage_bytes(stage: str, spec: RunSpec) -> float:
     return sizes.get(stage, 1e5)
 
 
-def checkpoint_bytes(spec: RunSpec) -> float:
+def checkpoint_bytes(spec: Run) -> float:
     """What a training keeps until it is done: the newest checkpoints and the best weights. Student, teacher, two moments."""
+    if not isinstance(spec, RunSpec):
+        return 0.0
     copies = (4 if spec.selfguided.teacher else 3) * spec.resources.keep_checkpoints
     return 4.0 * parameters(spec) * (copies + (1 if spec.resources.validate_every else 0))
 
 
-def gpu_hours(spec: RunSpec, flops: float) -> float:
+def gpu_hours(spec: Run, flops: float) -> float:
     """Of `flops` operations on `resources.gpu`, which must be set."""
     speed = spec.resources.flops_per_second
     assert speed is not None, "gpu_hours wants resources.gpu"
     return flops / speed / 3600
 
 
-def stage_seconds(stage: str, spec: RunSpec, speeds: dict[str, float], flops: float) -> float:
+def stage_seconds(stage: str, spec: Run, speeds: dict[str, float], flops: float) -> float:
     """Expected duration of `flops` operations on `resources.gpu`, else at the speed of this ledger's own jobs of the stage,
     else at a CPU core's."""
     resources = spec.resources

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.rundir import JobDir
-from star.spec.resources import ResourceSpec
+from star.spec.resources import Resources
 
 Handle = dict[str, Any]
 """What an executor needs to find a process again, as JSON; kept in the ledger."""
@@ -29,7 +29,7 @@ class Start:
     """Of this attempt, the same for whoever starts or looks for it."""
     code: Path
     """The snapshot that it imports `star` from."""
-    resources: ResourceSpec
+    resources: Resources
     claim: Allocation
     after: tuple[Handle, ...] = ()
     """Attempts that have to succeed first; only for an executor that `chains`."""
@@ -81,11 +81,11 @@ class Executor(Protocol):
         """What the machine has; None when the executor decides alone what runs when."""
         ...
 
-    def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Allocation | None:
+    def place(self, stage: str, resources: Resources, held: Limits) -> Allocation | None:
         """What a job would hold, next to what is held already; None when there is no room now."""
         ...
 
-    def never(self, stage: str, resources: ResourceSpec) -> str | None:
+    def never(self, stage: str, resources: Resources) -> str | None:
         """Why there will never be room for a job, however long it waits; None when there can be."""
         ...
 

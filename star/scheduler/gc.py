@@ -17,6 +17,7 @@ from star.ledger.jobs import Place
 from star.ledger.states import DONE, QUEUED, RUNNING
 from star.ledger.store import Ledger
 from star.rundir import REMOVED, Home, read_json
+from star.scheduler.declared import inputs_of
 from star.spec.graph import STAGES, needed
 
 KEPT_STAGES = ("tokenizer", "train")
@@ -50,7 +51,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
     snapshots: set[str] = set()
     for name in sorted(home.job_folders()):
         stage, _, key = name.rpartition("-")
-        if stage not in STAGES:
+        if not re.fullmatch(r"[0-9a-f]{16}", key):
             continue
         folder = home.job(stage, key)
         place = places.get(key)
@@ -74,7 +75,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
             ]
         read_by = users.get(key, set())
         done = all(user in places and places[user].state == DONE for user in read_by)
-        removable = stage not in KEPT_STAGES and folder.result.exists() and folder.has_output()
+        removable = stage in STAGES and stage not in KEPT_STAGES and folder.result.exists() and folder.has_output()
         if intermediates and removable and read_by and done:
             found.append(_waste("intermediate outputs", folder.out, f"all {len(read_by)} readers are done"))
     found += _others(home, snapshots, places)
@@ -103,11 +104,14 @@ def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
     stages, places = ledger.run_stages(), ledger.all_places()
     wanted = [(stages[row.run], needed(tuple(row.targets))) for row in ledger.experiments()]
     if not left_out:
-        wanted += [(keys, tuple(stage for stage in STAGES if keys.get(stage) in places)) for keys in stages.values()]
+        wanted += [(keys, tuple(stage for stage in keys if keys[stage] in places)) for keys in stages.values()]
+    own = inputs_of(ledger, stages.values())
     for keys, names in wanted:
         for stage in (name for name in names if name in keys):
             users.setdefault(keys[stage], set())
-            for before in (name for name in STAGES[stage].inputs if name in keys):
+            for before in own.get(keys[stage], ()):
+                users.setdefault(before, set()).add(keys[stage])
+            for before in (name for name in STAGES[stage].inputs if name in keys) if stage in STAGES else ():
                 users.setdefault(keys[before], set()).add(keys[stage])
     return users
 

@@ -23,6 +23,9 @@ from star.scheduler.manifests import Manifests
 from star.sniff import misnamed
 from star.spec.images import DataSpec
 from star.spec.run import RunSpec
+from star.spec.run_base import Run
+from star.spec.script_files import contents_of, digest_of
+from star.spec.scripts import ScriptStage, scripts_of, source_of
 from star.spec.sections import ScoreSpec
 from star.words import shown
 
@@ -52,7 +55,7 @@ class ExternalInputs:
 
     home: Home
     stages: Sequence[str]
-    rows: Sequence[tuple[str, RunSpec]]
+    rows: Sequence[tuple[str, Run]]
     recorded: Callable[[], Mapping[str, dict[str, Any]]]
     missing: list[str] = field(default_factory=list)
     """What is needed and not here, and what does not fit."""
@@ -65,14 +68,21 @@ class ExternalInputs:
         self.manifests = Manifests(self.home)
         self._cache: dict[str, Any] = {}
 
-    def of(self, spec: RunSpec) -> tuple[dict[str, str], RunSpec]:
+    def of(self, spec: Run) -> tuple[dict[str, str], Run]:
         """Fingerprints of all that a run reads, and the run with as many images as there are.
 
         Raises:
             DataError: what is there is not what the spec says.
         """
+        found = {
+            source_of(name): self._script(name, script)
+            for name, script in scripts_of(spec).items()
+            if name in spec.pipeline
+        }
+        if not isinstance(spec, RunSpec):
+            return found, spec
         seen = self._images(spec.data)
-        found = {"data": seen.fingerprint}
+        found["data"] = seen.fingerprint
         files = (
             ("tokenizer", "tokenizer.weights", spec.tokenizer.weights, "LlamaGen's file"),
             ("model", "model.weights", spec.model.weights, "LlamaGen's file"),
@@ -90,6 +100,25 @@ class ExternalInputs:
         if spec.data.codes:
             found["codes"] = self._codes(spec.data)
         return found, self._sized(spec, seen)
+
+    def _script(self, stage: str, script: ScriptStage) -> str:
+        """How a key names a script's files and what it reads."""
+
+        def look() -> str:
+            parts = [digest_of(contents_of(stage, script))]
+            for name, given in script.reads.items():
+                path, where = Path(given), f"stages.{stage}.reads.{name}"
+                if path.is_dir():
+                    found: str | None = self.manifests.tree(Tree.of(path, states=True))
+                elif path.is_file():
+                    found = self.manifests.file(path)
+                else:
+                    self._lacks(f"{where}: {shown(given)} is not there; put it there, or give its path.")
+                    found = self.manifests.known(path)
+                parts.append(f"{name}:{(found or ABSENT)[:16]}")
+            return "+".join(parts)
+
+        return str(self._once(f"script {stage}", look))
 
     def _once(self, place: str, look: Callable[[], Any]) -> Any:
         if place not in self._cache:
@@ -264,8 +293,13 @@ class ExternalInputs:
                     f"score.reference: {score.reference} lacks {', '.join(absent)}; give an .npz in the layout of ADM's reference files."
                 )
 
-    def inputs(self, spec: RunSpec) -> list[Path]:
+    def inputs(self, spec: Run) -> list[Path]:
         """The files that hold what is known of a run's inputs, for whoever has not got these."""
+        read = [Path(path) for script in scripts_of(spec).values() for path in script.reads.values()]
+        files = [file for path in read for file in self.manifests.files(path, "content")]
+        return files + self._inputs(spec) if isinstance(spec, RunSpec) else files
+
+    def _inputs(self, spec: RunSpec) -> list[Path]:
         data = spec.data
         wanted = [(Path(given), "content") for given in _given(spec)]
         wanted += [(Path(data.path), data.manifest)] if data.path else []
@@ -322,7 +356,7 @@ def _resized(spec: RunSpec, train: int, test: int) -> RunSpec:
     values["data"] |= {"train_images": train, "test_images": test}
     values["score"]["num_reference"] = min(spec.score.num_reference, train)
     try:
-        return RunSpec.model_validate(values)
+        return type(spec).model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         cause = (first.get("ctx") or {}).get("error")

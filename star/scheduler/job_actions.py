@@ -11,6 +11,7 @@ from star.errors import NotFoundError, SpecError
 from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir
+from star.scheduler.declared import inputs_of
 from star.scheduler.executor import Executor
 from star.scheduler.job_graph import JobGraph
 from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
@@ -56,7 +57,7 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
     stages = ledger.run_stages()
 
     def of(run: str) -> set[str]:
-        return {key for stage, key in stages[run].items() if stage in targets.get(run, STAGES)}
+        return {key for stage, key in stages[run].items() if run not in targets or stage in targets[run]}
 
     wanted = {key for run in runs for key in of(run)}
     others = {key for run in targets if run not in runs for key in of(run)} if alone else set()
@@ -76,11 +77,16 @@ def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
 
 def with_all_made_from(ledger: Ledger, keys: Iterable[str]) -> set[str]:
     """These jobs, and all that was made from them, of all runs."""
-    chosen = set(keys)
-    for stages in ledger.run_stages().values():
+    chosen, runs = set(keys), ledger.run_stages()
+    own = inputs_of(ledger, runs.values())
+    for stages in runs.values():
         for name, stage in STAGES.items():  # each after its inputs
             if name in stages and any(stages.get(before) in chosen for before in stage.inputs):
                 chosen.add(stages[name])
+    before = -1
+    while before < len(chosen):
+        before = len(chosen)
+        chosen |= {key for key, inputs in own.items() if chosen & set(inputs)}
     return chosen
 
 

@@ -12,6 +12,7 @@ from star.errors import ExecutorError
 from star.ledger.states import CANCELLED, DONE, FAILED, FINISHED, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
+from star.scheduler.declared import stage_of
 from star.scheduler.executor import Executor, Exit, Watched
 from star.scheduler.failures import Failure, classify, failures_since_asked
 from star.scheduler.job_graph import JobGraph
@@ -171,7 +172,7 @@ class JobMonitor:
         before = failures_since_asked(self.ledger.history(job.key), kind)
         reason = f"{kind}: {failure.message}"
         where = f"{job.stage} {job.key}  {job.label}"
-        most = 0 if failure.is_final else attempts(kind, job.stage)
+        most = 0 if failure.is_final else attempts(kind, stage_of(job.stage, self.home.job(job.stage, job.key)))
         if policy.after == QUEUED and (most is None or before < most):
             wait = pause(policy, before)
             if self._moved(board, job, QUEUED, kind, reason, not_before=time.time() + wait if wait else None):

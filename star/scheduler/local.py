@@ -20,7 +20,7 @@ from star.process import is_alive, process_born
 from star.rundir import read_json
 from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
 from star.scheduler.forks import ForkServer
-from star.spec.resources import ResourceSpec
+from star.spec.resources import Resources
 
 SILENCE = 90.0
 """Seconds without a sign of life after which a worker on another machine counts as gone."""
@@ -56,7 +56,7 @@ class LocalExecutor:
         """This machine's cores and GPUs."""
         return self.slots, {gpu.uuid: gpu.memory for gpu in self._current_gpus()}
 
-    def place(self, stage: str, resources: ResourceSpec, held: Limits) -> Allocation | None:
+    def place(self, stage: str, resources: Resources, held: Limits) -> Allocation | None:
         """The fullest GPUs that still fit, and CPU slots; a job too wide for the machine gets it alone."""
         busy, memory = held
         gpus = self._current_gpus()
@@ -69,7 +69,7 @@ class LocalExecutor:
         chosen = choose(gpus, memory, resources.processes_of(stage), None if wanted is None else int(wanted * GIB))
         return None if chosen is None else Allocation(self.host, slots, chosen)
 
-    def never(self, stage: str, resources: ResourceSpec) -> str | None:
+    def never(self, stage: str, resources: Resources) -> str | None:
         """More GPUs than there are, or larger ones."""
         gpus, count = self._current_gpus(), resources.processes_of(stage)
         if resources.nodes_of(stage) > 1:

@@ -21,9 +21,10 @@ from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler import own
+from star.scheduler.declared import stage_of
 from star.scheduler.plan import Plan
 from star.scheduler.registration import run_row
-from star.spec.graph import STAGES, needed
+from star.spec.graph import needed
 from star.tracking.writer import OF_JOB, USED_BY, Tracker
 
 log = logging.getLogger(__name__)
@@ -232,7 +233,8 @@ class MetricsSync:
         tracker.add_text(tracking_id, json.dumps(provenance, indent=1), f"{stage}/provenance.json")
         if folder.log.is_file():
             tracker.add_text(tracking_id, last_part(folder.log), f"{stage}/log.txt")
-        for name in STAGES[stage].files:
+        declared = stage_of(stage, folder)
+        for name in declared.files if declared else ():
             if (folder.out / name).exists():
                 tracker.add_file(tracking_id, folder.out / name, stage)
 

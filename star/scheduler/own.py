@@ -114,14 +114,18 @@ def of_run(home: Home, run: str, stages: Mapping[str, str]) -> list[Entry]:
 
 def keeper(home: Home, stages: Mapping[str, str]) -> JobDir | None:
     """The folder that a run's number goes to: the training's, or of the last of its jobs that is there."""
-    folders = [home.job(stage, stages[stage]) for stage in ("train", *reversed(STAGES)) if stage in stages]
+    folders = [
+        home.job(stage, stages[stage])
+        for stage in dict.fromkeys(("train", *reversed(STAGES), *reversed(list(stages))))
+        if stage in stages
+    ]
     return next((folder for folder in folders if folder.path.is_dir()), None)
 
 
 def is_own(home: Home, name: str, stages: Mapping[str, str]) -> bool:
     """Whether a name that MLflow has of a run is none of the platform's."""
     head, _, rest = name.partition("/")
-    if head not in RESERVED:
+    if head not in RESERVED and head not in stages:
         return True
     if head == "system" or rest in COSTS or _platforms().fullmatch(name):
         return False

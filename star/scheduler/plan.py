@@ -14,9 +14,8 @@ from star.scheduler.estimate import checkpoint_bytes, gpu_hours, stage_bytes, st
 from star.scheduler.inputs import ExternalInputs
 from star.scheduler.records import recorded_rows
 from star.spec.experiment import Experiment
-from star.spec.graph import STAGES, needed
 from star.spec.keys import Keys, run_key, stage_content
-from star.spec.run import RunSpec
+from star.spec.run_base import Run
 
 TO_DO = ("run", "resume", "running")
 
@@ -27,7 +26,7 @@ class PlannedRun:
 
     label: str
     seed: int
-    spec: RunSpec
+    spec: Run
     key: str
     stages: dict[str, str]
     """Stage -> key, for every stage that it has."""
@@ -43,8 +42,9 @@ class PlannedRun:
 
     def content(self, stage: str) -> dict[str, Any]:
         """What the key of a stage is made of."""
-        inputs = {before: self.stages[before] for before in STAGES[stage].inputs if before in self.stages}
-        return stage_content(STAGES[stage], self.spec, self.sources, inputs)
+        found = self.spec.pipeline[stage]
+        inputs = {before: self.stages[before] for before in found.inputs if before in self.stages}
+        return stage_content(found, self.spec, self.sources, inputs)
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class PlannedJob:
     """Keys of jobs that trained the same run up to an earlier step: those that are there are gone on from."""
 
     @property
-    def spec(self) -> RunSpec:
+    def spec(self) -> Run:
         """Of the first run that needs it."""
         return self.run.spec
 
@@ -138,7 +138,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
     runs: list[PlannedRun] = []
     jobs: dict[str, PlannedJob] = {}
     manifests: dict[Path, None] = {}
-    keys, stages = Keys(), needed(experiment.targets)
+    keys, stages = Keys(), experiment.needed
     external = ExternalInputs(
         home,
         stages,
@@ -156,7 +156,8 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
             for stage in (stage for stage in stages if stage in known):
                 job = jobs.get(known[stage])
                 if job is None:
-                    inputs = {before: known[before] for before in STAGES[stage].inputs if before in known}
+                    befores = spec.pipeline[stage].inputs
+                    inputs = {before: known[before] for before in befores if before in known}
                     job = jobs[known[stage]] = PlannedJob(known[stage], stage, run, inputs)
                 job.runs.append(run.name)
     plan = Plan(experiment, runs, jobs, external.missing, external.notes, external.assumed, list(manifests))
@@ -182,9 +183,8 @@ def _decide_all(plan: Plan, home: Home, ledger: Ledger | None) -> None:
         job.flops = costs[place]
 
 
-def _sections(spec: RunSpec) -> tuple[int, ...]:
-    parts = (spec.data, spec.tokenizer, spec.model, spec.selfguided, spec.optim, spec.generate, spec.score, spec.probe)
-    return (*map(id, parts), id(spec.attention), id(spec.invariance), id(spec.resources))
+def _sections(spec: Run) -> tuple[int, ...]:
+    return tuple(id(value) for name, value in spec if name != "seed")
 
 
 def _decide(job: PlannedJob, home: Home, folders: set[str], known: Job | None, wanted: bool, is_input: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from star.ledger.states import CANCELLED, FAILED, QUEUED
-from star.spec.graph import STAGES, goes_on
+from star.spec.graph import Stage, goes_on
 
 PREEMPTION, TIMEOUT, MEMORY, DISK, NUMBERS, INFRASTRUCTURE, DEATH, USER, BUG, CANCELLATION, WAITING = (
     *("preempted", "timeout", "out_of_memory", "disk_full", "nan", "infrastructure"),
@@ -82,9 +82,9 @@ def advice(why: str | None, stage: str, key: str) -> str:
     )
 
 
-def attempts(kind: str, stage: str) -> int | None:
+def attempts(kind: str, stage: Stage | None) -> int | None:
     """Failures of a class that are tried again. A stage that keeps nothing would need the same time again and run out of it again."""
-    return 0 if kind == TIMEOUT and STAGES[stage].keeps is None else POLICIES[kind].attempts
+    return 0 if kind == TIMEOUT and (stage is None or stage.keeps is None) else POLICIES[kind].attempts
 
 
 def pause(policy: Policy, before: int) -> float:

@@ -22,7 +22,7 @@ from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.rundir import Home
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
-from star.spec.resources import ResourceSpec
+from star.spec.resources import Resources
 
 HOST = "@ray"
 NAMESPACE = "star"
@@ -79,11 +79,11 @@ class RayExecutor:
     def limits(self) -> None:
         """Ray decides what runs when."""
 
-    def place(self, stage: str, resources: ResourceSpec, held: object) -> Allocation:
+    def place(self, stage: str, resources: Resources, held: object) -> Allocation:
         """Always: it waits in Ray's queue."""
         return Allocation(HOST)
 
-    def never(self, stage: str, resources: ResourceSpec) -> None:
+    def never(self, stage: str, resources: Resources) -> None:
         """A cluster may grow."""
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:

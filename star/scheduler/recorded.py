@@ -13,9 +13,9 @@ from star.rundir import Home, read_json
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun
 from star.scheduler.records import record_path, written_folder
 from star.spec.experiment import Experiment, ExperimentSpec, Row, Variant
-from star.spec.graph import needed
 from star.spec.points import EARLY
-from star.spec.run import RunSpec
+from star.spec.run_base import Run
+from star.spec.run_class import parse_run
 
 
 def recorded_plan(home: Home, name: str, profile: str) -> Plan | None:
@@ -103,7 +103,7 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
             raise SpecError(
                 f"{record_path(home, name, one)}: does not say how the table is laid out; `star-exp run` of its file writes it anew."
             )
-        wanted = needed(plan.experiment.targets)
+        wanted = plan.experiment.needed
         for job in plan.jobs.values():
             done = home.job(job.stage, job.key).result.exists()
             job.action = "reuse" if done else "run" if job.stage in wanted else "not needed"
@@ -125,7 +125,7 @@ def _remedy(home: Home, found: dict[str, Any], name: str) -> str:
 def _plan(home: Home, found: dict[str, Any], profile: str) -> Plan:
     layout = found["layout"]
     runs = [_run(row) for row in found["rows"]]
-    by_label: dict[str, list[RunSpec]] = {}
+    by_label: dict[str, list[Run]] = {}
     for run in runs:
         by_label.setdefault(run.label, []).append(run.spec)
     rows = [Row.model_validate(row) for row in layout["rows"]]
@@ -147,7 +147,7 @@ def _run(row: dict[str, Any]) -> PlannedRun:
     return PlannedRun(
         row["row"],
         run["seed"],
-        RunSpec.model_validate(run["spec"]),
+        parse_run(run["spec"]),
         run["key"],
         run["stages"],
         row.get("sources") or {},

@@ -6,6 +6,7 @@ forks it, which is refused unless asked for: the old results would silently leav
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from star.ledger.store import Ledger
 from star.rundir import Home, read_json, write_bytes, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
 from star.scheduler.records import record_path, written_folder
+from star.scheduler.scripts import keep_scripts
 from star.spec.diff import Difference, differences
 from star.spec.experiment import Experiment
 
@@ -42,6 +44,8 @@ GIVEN = (
     "model.weights",
 )
 """Fields that name files: their contents are part of a key, not where they lie."""
+PLACES = re.compile(r"stages\.\w+\.(folder|reads)")
+"""The same of stages of the user's own."""
 Row = tuple[str, int]
 """Label and seed."""
 
@@ -105,7 +109,11 @@ def _explain(change: Change, now: Mapping[Row, PlannedRun], ledger: Ledger) -> N
 def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
     """Of two runs' specs, less what is part of no key."""
     found = differences(old.spec, new.spec.model_dump(mode="json"))
-    return [one for one in found if not one.path.startswith("resources") and one.path not in GIVEN]
+    return [
+        one
+        for one in found
+        if not one.path.startswith("resources") and one.path not in GIVEN and not PLACES.match(one.path)
+    ]
 
 
 def refuse_fork(plan: Plan, change: Change) -> None:
@@ -152,10 +160,11 @@ def register(
             f"left out {len(change.removed)} runs that the experiment had; their results stay, their running jobs go on "
             f"(`star-exp cancel {next(iter(change.removed.values()))}` would stop one)"
         )
+    keep_scripts(plan, home)
     record(whole, home)
     ledger.add_runs([run_row(run) for run in whole.runs])
     rows = [(run.label, run.seed, run.key) for run in whole.runs]
-    ledger.set_experiment(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, rows)
+    ledger.set_experiment(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), rows)
     folders = home.job_folders()
     ledger.add_jobs([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
     _settle(plan, home, ledger, folders)
@@ -163,9 +172,10 @@ def register(
 
 def add(plan: Plan, home: Home, ledger: Ledger, study: str) -> None:
     """Add trials of a study to its experiment, which grows while it runs; its earlier rows stay."""
+    keep_scripts(plan, home)
     rows = [(run.label, run.seed, run.key) for run in plan.runs]
     ledger.add_runs([run_row(run) for run in plan.runs])
-    ledger.extend_experiment(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, rows)
+    ledger.extend_experiment(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), rows)
     folders = home.job_folders()
     ledger.add_jobs([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
     _settle(plan, home, ledger, folders)
@@ -195,7 +205,7 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
     folder = written_folder(home, plan.experiment.name, plan.experiment.profile)
     for name, text in plan.experiment.written.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / name, text.encode(), durable=False)
+        write_bytes(folder / name, text.encode("utf-8", "surrogateescape"), durable=False)
     if study is not None:
         new = {(run.label, run.seed) for run in plan.runs}
         known = (read_json(path) or {"rows": []})["rows"]
@@ -205,7 +215,7 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
         {
             "experiment": plan.experiment.name,
             "profile": plan.experiment.profile,
-            "targets": list(plan.experiment.targets),
+            "targets": list(reached(plan.experiment)),
             "rows": rows,
             "study": study,
             "inputs": [file.name for file in plan.inputs],
@@ -214,6 +224,11 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
         },
         durable=study is None,
     )
+
+
+def reached(experiment: Experiment) -> tuple[str, ...]:
+    """An experiment's targets as the ledger has them: with all that stages of its own need, because only the experiment knows that."""
+    return experiment.needed if experiment.spec.stages else experiment.targets
 
 
 def _layout(experiment: Experiment) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,6 @@ from star.ledger.states import DONE, FOUND, GONE, QUEUED, NewJob, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.scheduler.metrics_sync import MetricsSync, Shipment
-from star.spec.graph import STAGES
 from star.tracking.writer import Tracker
 
 
@@ -68,7 +68,7 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
 def _is_job(home: Home, name: str) -> bool:
     """Whether a folder's name is a job's, and more is in it than the own numbers that `rerun` has left for the next."""
     stage, _, key = name.rpartition("-")
-    if stage not in STAGES or name.startswith("."):
+    if not re.fullmatch(r"[0-9a-f]{16}", key) or name.startswith("."):
         return False
     folder = home.job(stage, key)
     return not folder.own.exists() or folder.job.exists() or folder.result.exists()

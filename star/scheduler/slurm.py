@@ -23,7 +23,7 @@ from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.scheduler.slurm_script import Part, parts_of
 from star.scheduler.slurm_task import Attempt
 from star.scheduler.squeue import Seen, accounted, ask, by_name, by_number
-from star.spec.resources import ResourceSpec
+from star.spec.resources import Resources
 
 HOST = "@slurm"
 EVERY = 2.0
@@ -78,10 +78,10 @@ class SlurmExecutor:
     def limits(self) -> None:
         """Slurm decides what runs when."""
 
-    def never(self, stage: str, resources: ResourceSpec) -> None:
+    def never(self, stage: str, resources: Resources) -> None:
         """What cannot be had is refused when it is submitted."""
 
-    def place(self, stage: str, resources: ResourceSpec, held: object) -> Allocation:
+    def place(self, stage: str, resources: Resources, held: object) -> Allocation:
         """Always: it waits in Slurm's queue."""
         return Allocation(HOST)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from star.scheduler.executor import Start
-from star.spec.graph import STAGES
 
 ARRAY = 500
 """Jobs of one array; clusters allow 1001 by default."""
@@ -35,7 +34,7 @@ class Part:
     def timeouts(self) -> int:
         """How often Slurm may start one again that ran out of time."""
         given = self.first.resources.slurm_of(self.first.stage).timeouts
-        return (20 if given is None else given) if STAGES[self.first.stage].keeps else 0
+        return (20 if given is None else given) if self.first.resources.stages[self.first.stage].keeps else 0
 
     @property
     def python(self) -> str:
@@ -86,7 +85,7 @@ def parts_of(starts: Sequence[Start]) -> list[Part]:
             slurm.setup,
             slurm.python,
             slurm.launcher,
-            STAGES[start.stage].keeps,
+            start.resources.stages[start.stage].keeps,
             slurm.timeouts,
             start.code,
         )

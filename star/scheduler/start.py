@@ -20,9 +20,11 @@ from star.scheduler.failures import failures_since_asked
 from star.scheduler.job_graph import JobGraph
 from star.scheduler.plan import PlannedJob
 from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFUSED, USER, advice, attempts, pause
+from star.scheduler.scripts import copy_of
 from star.scheduler.snapshot import Snapshot
-from star.spec.resources import ResourceSpec
 from star.spec.run import RunSpec
+from star.spec.run_base import Run
+from star.spec.scripts import scripts_of, source_of
 
 
 class Starter:
@@ -99,7 +101,7 @@ class Starter:
         """End an attempt of which no process was started."""
         policy = POLICIES[kind]
         before = failures_since_asked(self.ledger.history(job.key), kind)
-        most = attempts(kind, job.stage)
+        most = attempts(kind, planned.spec.pipeline.get(planned.stage))
         if policy.after == QUEUED and (most is None or before < most):
             wait = pause(policy, before)
             self.ledger.move(job, QUEUED, kind, f"not started: {message}", not_before=time.time() + wait)
@@ -187,6 +189,7 @@ class Starter:
             "spec": spec.model_dump(mode="json"),
             "threads": threads,
             "processes": resources.processes_of(planned.stage),
+            "script": self._script(planned),
             "nodes": resources.nodes_of(planned.stage),
             "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
             "resume_from": self._resume_from(planned),
@@ -203,6 +206,13 @@ class Starter:
         name = f"star-{planned.stage}-{planned.key}-{job.attempt}"
         title = (planned.run.experiment, planned.stage, planned.run.name if len(planned.runs) == 1 else "")
         return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt, title)
+
+    def _script(self, planned: PlannedJob) -> str | None:
+        """The copy of the files of a stage of the user's own."""
+        source = (
+            planned.run.sources.get(source_of(planned.stage)) if planned.stage in scripts_of(planned.spec) else None
+        )
+        return str(copy_of(self.home, source)) if source else None
 
     def _resume_from(self, planned: PlannedJob) -> list[str]:
         folders = [self.home.job(planned.stage, key) for key in planned.resume_from]
@@ -229,9 +239,10 @@ class Starter:
         return mine
 
 
-def smaller_passes(spec: RunSpec, times: int) -> RunSpec:
-    """`spec` with passes of half as many images, `times` times: no part of a key, and no change of the result."""
-    if times == 0:
+def smaller_passes(spec: Run, times: int) -> Run:
+    """`spec` with passes of half as many images, `times` times: no part of a key, and no change of the result. A command's passes are
+    its own."""
+    if times == 0 or not isinstance(spec, RunSpec):
         return spec
     own = spec.resources
     share = spec.optim.batch_size // (own.processes_of("train") * own.nodes_of("train"))
@@ -240,8 +251,7 @@ def smaller_passes(spec: RunSpec, times: int) -> RunSpec:
         "eval_batch_size": max(1, own.eval_batch_size >> times),
         "sample_batch_size": max(1, own.sample_batch_size >> times),
     }
-    resources: ResourceSpec = own.model_copy(update=changes)
-    return spec.model_copy(update={"resources": resources})
+    return spec.model_copy(update={"resources": own.model_copy(update=changes)})
 
 
 def _shape(planned: PlannedJob) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ from optuna.samplers import BaseSampler
 
 from star.errors import SpecError
 from star.spec.points import Search, number_kind
-from star.spec.search import Parameter
 
 
 def make_sampler(search: Search, number: int) -> BaseSampler:
@@ -56,14 +55,17 @@ def make_pruner(search: Search) -> BasePruner:
         return NopPruner()
     if spec.name == "halving":
         return SuccessiveHalvingPruner(spec.min_steps, spec.reduction)
-    return HyperbandPruner(spec.min_steps, search.default.total_steps, spec.reduction)
+    assert search.default.training is not None, "checked when the file was read"
+    return HyperbandPruner(spec.min_steps, search.default.training.steps, spec.reduction)
 
 
-def distribution(name: str, parameter: Parameter) -> BaseDistribution:
+def distribution(search: Search, name: str) -> BaseDistribution:
+    """The values that a parameter of a search may take, as Optuna has them."""
+    parameter = search.spec.space[name]
     if parameter.choices:
         return CategoricalDistribution(parameter.choices)
     low, high, step = parameter.low, parameter.high, parameter.step
     assert low is not None and high is not None
-    if number_kind(name) == "integer":
+    if number_kind(search, name) == "integer":
         return IntDistribution(int(low), int(high), parameter.log, int(step or 1))
     return FloatDistribution(float(low), float(high), parameter.log, None if step is None else float(step))

@@ -12,12 +12,12 @@ from optuna.trial import TrialState
 
 from star.errors import DataError, SpecError
 from star.ledger.states import Job
-from star.scheduler.plan import PlannedJob
+from star.scheduler.plan import PlannedJob, PlannedRun
 from star.search.best import DEFAULT, Repeated, told
-from star.search.segments import TrialSegment, TrialSegments
+from star.search.segments import TrialSegment, TrialSegments, is_training
 from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
 from star.spec.points import Point
-from star.spec.run import RunSpec
+from star.spec.run_base import Run
 
 IN_A_ROW = 50
 """Points without a new run that the sampler may name one after the other; then there are no more."""
@@ -34,7 +34,7 @@ class Active:
     """None for one that was ended early and is promoted: it is not asked about again."""
     number: int
     point: Point
-    spec: RunSpec
+    spec: Run
     rungs: list[int]
     """Steps at which it is still to be compared."""
     segment: TrialSegment | None = None
@@ -167,7 +167,7 @@ class Trials:
         trial.set_user_attr(RUN, run)
         active = Active(trial, number, point, spec, self.search.rungs(spec))
         compared = self.study.trials()[number].intermediate_values
-        if not compared and not any(job.stage == "train" for job in plan.to_do):
+        if not compared and not any(is_training(job) for job in plan.to_do):
             active.rungs = []  # another experiment has trained it: nothing is to be saved
         self.active[number] = active
         self.say(f"trial {number}: {told(point)}")
@@ -192,7 +192,7 @@ class Trials:
         active.segment = self.segments.begin(self.segments.plan(experiment), active.trained, active.reached)
         active.reached = active.until or 0
         for run in active.segment.runs:
-            active.trained.setdefault(run.seed, []).append(run.stages["train"])
+            _remember(active, run)
         return active.segment.plan.to_do
 
     def _remember_rungs(self, active: Active) -> None:
@@ -200,7 +200,7 @@ class Trials:
         for step in self.search.rungs(active.spec):
             experiment = self.search.early(f"trial {active.number}", step, self.search.run(active.point, step))
             for run in self.segments.plan(experiment).runs:
-                active.trained.setdefault(run.seed, []).append(run.stages["train"])
+                _remember(active, run)
 
     def _advance(self, active: Active, states: Mapping[str, Job]) -> list[PlannedJob]:
         segment = active.segment
@@ -281,3 +281,9 @@ class Trials:
             return
         notes = {WHY: why} if why else {}
         self.study.tell(active.number, values, state, **notes, **hours)
+
+
+def _remember(active: Active, run: PlannedRun) -> None:
+    """A trial's training, from which its next may go on."""
+    if run.spec.training is not None:
+        active.trained.setdefault(run.seed, []).append(run.stages[run.spec.training.stage])

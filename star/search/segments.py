@@ -17,9 +17,12 @@ from star.scheduler.estimate import stage_seconds
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.scheduler.registration import add
 from star.spec.experiment import Experiment
-from star.spec.graph import needed
+from star.spec.graph import needed_of
 from star.spec.measure import Measure, curve_value
+from star.spec.run import RunSpec
 
+SHARED = ("reference",)
+"""Stages that all trials have in common though no training needs them."""
 ENDED = (FAILED, CANCELLED, LOST)
 
 
@@ -57,8 +60,12 @@ class TrialSegments:
 
     def share(self, plan: Plan) -> None:
         """Take note of what trials share: the stages of the default that its training and its scores build on."""
-        stages = set(needed(("train", "reference"))) - {"train"}
-        self.shared = {key for run in plan.runs for stage, key in run.stages.items() if stage in stages}
+        for run in plan.runs:
+            training = run.spec.training
+            before = needed_of([training.stage], run.spec.pipeline)[:-1] if training else ()
+            fixed = [name for name in run.spec.pipeline if name in SHARED]
+            stages = {*before, *needed_of(fixed, run.spec.pipeline)}
+            self.shared |= {key for stage, key in run.stages.items() if stage in stages}
 
     def plan(self, experiment: Experiment) -> Plan:
         """What it needs that is not there."""
@@ -79,9 +86,9 @@ class TrialSegments:
         if plan.missing and plan.to_do:
             raise DataError(" ".join(plan.missing))
         for job in plan.jobs.values():
-            if job.stage == "train" and resume_from:
+            if is_training(job) and resume_from:
                 job.resume_from = tuple(resume_from.get(job.spec.seed, ()))
-                job.flops *= 1 - reached / job.spec.last_step
+                job.flops *= 1 - reached / job.spec.last_step if isinstance(job.spec, RunSpec) else 1
         add(plan, self.home, self.ledger, self.study)
         self.deliver(plan)
         return TrialSegment(plan, plan.experiment.targets)
@@ -93,14 +100,15 @@ class TrialSegments:
     def hours(self, segment: TrialSegment, since: float = 0.0) -> tuple[float, float]:
         """Hours of GPUs, or of CPU slots, that its own jobs took, of those that ended after `since`: training, and all else."""
         spent = [0.0, 0.0]
-        wanted = needed(segment.targets)
+        pipeline = segment.runs[0].spec.pipeline
+        wanted, training = needed_of(segment.targets, pipeline), segment.runs[0].spec.training
         keys = {(stage, key) for run in segment.runs for stage, key in run.stages.items() if stage in wanted}
         for stage, key in keys:
             if key in self.shared:
                 continue
             result = read_json(self.home.job(stage, key).result)
             if result and result["finished"] >= since:
-                spent[stage != "train"] += device_hours(result)
+                spent[training is None or stage != training.stage] += device_hours(result)
         return spent[0], spent[1]
 
     def failed_hours(self, segment: TrialSegment, job: Job) -> float:
@@ -114,6 +122,11 @@ class TrialSegments:
         own = [job for job in plan.jobs.values() if job.key not in self.shared]
         seconds = [stage_seconds(job.stage, job.spec, speeds, job.flops) * _width(job) for job in own]
         return math.fsum(seconds) / 3600
+
+
+def is_training(job: PlannedJob) -> bool:
+    """Whether a job is the part of its run that may be ended early."""
+    return job.spec.training is not None and job.stage == job.spec.training.stage
 
 
 def _width(job: PlannedJob) -> int:
@@ -130,7 +143,7 @@ def value_of(home: Home, run: PlannedRun, measure: Measure) -> float:
     """
     stage = str(measure.stage)
     folder = home.job(stage, run.stages[stage])
-    name = measure.name.replace("{extractor}", run.spec.score.extractor).removeprefix(f"{stage}/")
+    name = run.spec.metric(measure.name).removeprefix(f"{stage}/")
     if measure.at is None:
         found = (read_json(folder.result) or {"metrics": {}})["metrics"].get(name)
     else:

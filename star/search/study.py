@@ -104,7 +104,7 @@ class Study:
 
     def __init__(self, search: Search, home: Home, begin: bool = True) -> None:
         self.search = search
-        self.distributions = {name: distribution(name, parameter) for name, parameter in search.spec.space.items()}
+        self.distributions = {name: distribution(search, name) for name in search.spec.space}
         name, pruner = study_name(search), make_pruner(search)
         if not begin:
             self.optuna = _existing(search, home, pruner)
@@ -211,7 +211,9 @@ def identity(search: Search) -> dict[str, Any]:
     base = search.default.model_dump(mode="json", exclude={"resources"})
     for path in GIVEN:  # what these files contain is part of a run's key; where they lie is not
         section, field = path.split(".")
-        base[section].pop(field, None)
+        base.get(section, {}).pop(field, None)
+    for script in base.get("stages", {}).values():
+        del script["folder"], script["reads"]
     spec = search.spec.model_dump(mode="json", include={"space", "seeds", "pruner"})
     objectives = [[objective.metric, objective.direction] for objective in search.spec.objectives]
     return {"base": base, "objectives": objectives, **spec}

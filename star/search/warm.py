@@ -12,8 +12,8 @@ from star.scheduler.registration import GIVEN
 from star.search.segments import TrialSegment, TrialSegments
 from star.search.study import PROMOTED, RUN, WARM, Study
 from star.spec.diff import differences
-from star.spec.points import Point
-from star.spec.run import RunSpec
+from star.spec.points import Point, value_at
+from star.spec.run_class import parse_run
 
 
 def warm_start(study: Study, segments: TrialSegments, say: Callable[[str], None]) -> int:
@@ -47,15 +47,22 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
     search = study.search
     base = search.default.model_dump(mode="json", exclude={"resources", "seed"})
     points: list[Point] = []
+    training = search.default.training
+    stage, until = (training.stage, training.until) if training else (str(search.measures[0].stage), "")
     trained = {key for key, place in segments.ledger.all_places().items() if place.state == DONE}
     for row in segments.ledger.runs().values():
-        if row.stages.get("train") not in trained or row.seed not in search.spec.seeds:
+        if row.stages.get(stage) not in trained or row.seed not in search.spec.seeds:
             continue
         now = {name: value for name, value in row.spec.items() if name not in ("resources", "seed")}
         changed = {one.path for one in differences(base, now)} - set(GIVEN) - set(search.spec.space)
-        if changed - {"optim.stop_at_step"} or row.spec["optim"].get("stop_at_step"):
+        if changed - {until}:
             continue
-        point = search.point_of(RunSpec.model_validate(row.spec))
+        run = parse_run(row.spec)
+        if until and value_at(run, until) != value_at(
+            search.default, until
+        ):  # a run that was ended early is no whole one
+            continue
+        point = search.point_of(run)
         if search.contains(point) and point not in points:
             points.append(point)
     return points

@@ -10,11 +10,10 @@ from star.spec.base import Section
 from star.spec.claims import BestAt, Compares, DeclineAfter, Monotone, NoDeclineAfter
 from star.spec.experiment import ExperimentSpec, Variant
 from star.spec.explain import field_schema, meant
-from star.spec.graph import curve_names, needed
+from star.spec.graph import curve_names, needed_of
 from star.spec.measure import Measure, parse_formula, parse_measure
 from star.spec.points import value_at
 from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure
-from star.spec.run import RunSpec
 from star.spec.yamldoc import LocatedYaml
 
 Where = tuple[str | int, ...]
@@ -25,7 +24,8 @@ NEEDS = {AttentionFigure: "attention", CodesFigure: "invariance", SamplesFigure:
 class _Checker:
     def __init__(self, spec: ExperimentSpec, doc: LocatedYaml, name: str) -> None:
         self.spec, self.doc, self.name = spec, doc, name
-        self.stages = needed(tuple(spec.targets))
+        self.pipeline = spec.pipeline
+        self.stages = needed_of(spec.targets, self.pipeline)
 
     def complain(self, where: Where, text: str) -> NoReturn:
         path = ".".join(map(str, where))
@@ -35,11 +35,11 @@ class _Checker:
         """A metric's name: one of `metrics`, a number, and where they are legal a curve."""
         if text in self.spec.metrics and numbers:
             return
-        if not numbers and text not in curve_names():
-            legal = list(curve_names())
+        if not numbers and text not in curve_names(self.pipeline):
+            legal = list(curve_names(self.pipeline))
             self.complain(where, f"{text!r} is no curve{meant(text, legal)}; legal: {', '.join(legal)}")
         try:
-            found = parse_measure(text)
+            found = parse_measure(text, self.pipeline)
         except ValueError as error:
             own = list(self.spec.metrics)
             hint = f"; this file's own are {', '.join(own)}{meant(text, own)}" if own else ""
@@ -56,7 +56,7 @@ class _Checker:
     def field(self, path: str, where: Where) -> None:
         """A dotted path of a run's spec."""
         try:
-            field_schema(RunSpec, path)
+            field_schema(self.spec.run_class, path)
         except SpecError as error:
             self.complain(where, str(error))
 
@@ -76,7 +76,7 @@ def check_report(spec: ExperimentSpec, doc: LocatedYaml, name: str) -> None:
     check = _Checker(spec, doc, name)
     for own, text in spec.metrics.items():
         try:
-            formula = parse_formula(text)
+            formula = parse_formula(text, spec.pipeline)
         except ValueError as error:
             check.complain(("metrics", own), str(error))
         for measure in formula.measures.values():
@@ -139,7 +139,7 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
         check.labels(figure.rows, labels, ("figures", i, "rows"))
         if isinstance(figure, CodesFigure):
             shown = [variant for variant in variants if variant.runs and variant.label in (figure.rows or labels)]
-            shifts = sorted({shift for variant in shown for shift in variant.runs[0].invariance.shifts})
+            shifts = sorted({shift for variant in shown for shift in value_at(variant.runs[0], "invariance.shifts")})
             if figure.shift not in shifts:
                 text = (
                     f"{figure.shift} is not measured; invariance.shifts holds {', '.join(map(str, shifts)) or 'none'}"

@@ -7,16 +7,25 @@ from typing import Any, NoReturn
 
 from star.errors import SpecError
 from star.spec.explain import field_schema
-from star.spec.graph import needed
+from star.spec.graph import needed_of
 from star.spec.keys import stage_keys
 from star.spec.measure import FOREIGN, parse_measure
 from star.spec.points import Point, Search, completed, fits, number_kind_of, value_at
 from star.spec.run import RunSpec
+from star.spec.run_base import Run
 from star.spec.search import Parameter
 from star.spec.yamldoc import LocatedYaml
 
 EVALUATION = ("generate", "score", "probe", "attention", "resources")
 """Sections that a comparison on the way may change: training must stay what it is, so that it can go on from there."""
+
+
+def _evaluation(default: Run) -> tuple[str, ...]:
+    """Sections that a comparison may change: those of stages that the training does not need."""
+    if isinstance(default, RunSpec) or default.training is None:
+        return EVALUATION
+    before = needed_of([default.training.stage], default.pipeline)
+    return (*(name for name in default.pipeline if name not in before), "resources")
 
 
 def check_search(search: Search, doc: LocatedYaml) -> None:
@@ -39,7 +48,7 @@ class _Checker:
         for name, parameter in self.search.spec.space.items():
             self._field(name, parameter)
         base = self.search.default
-        for field in ("optim.stop_at_step", "generate.samples"):
+        for field in ("optim.stop_at_step", "generate.samples") if isinstance(base, RunSpec) else ():
             if value_at(base, field) is not None or field in self.search.spec.space:
                 location = self.search.base.location(tuple(field.split("."))) or self.doc.location(("space", field))
                 raise SpecError(
@@ -66,7 +75,7 @@ class _Checker:
 
     def _field(self, name: str, parameter: Parameter) -> None:
         try:
-            schema = field_schema(RunSpec, name)
+            schema = field_schema(type(self.search.default), name)
         except SpecError as error:
             self._complain(("space", name), str(error).removeprefix(f"{name}: "))
         if schema.get("properties"):
@@ -83,34 +92,57 @@ class _Checker:
 
     def _objective(self, metric: str, where: tuple[str | int, ...]) -> None:
         try:
-            measure = parse_measure(metric)
+            measure = parse_measure(metric, self.search.spec.pipeline)
         except ValueError as error:
             self._complain(where, str(error))
         if metric.startswith(FOREIGN):
             self._complain(where, f"{metric!r} is not computed here; give a result of a stage")
         if measure.is_curve:
             self._complain(where, f"{metric!r} is a curve; say where to read it, such as {metric}@last")
-        if measure.name == "train/val_nll_by_step" and not self.search.default.resources.validate_every:
+        default = self.search.default
+        if (
+            measure.name == "train/val_nll_by_step"
+            and isinstance(default, RunSpec)
+            and not default.resources.validate_every
+        ):
             self._complain(where, f"{metric!r} is not recorded; set resources.validate_every, or give train/val_nll")
         first = self.search.spec.pruner.min_steps
-        if first and measure.stage == "train" and (measure.at or "").isdigit() and int(measure.at or 0) > first:
+        if (
+            first
+            and default.training
+            and measure.stage == default.training.stage
+            and (measure.at or "").isdigit()
+            and int(measure.at or 0) > first
+        ):
             self._complain(where, f"{metric!r} lies after the first comparison, at step {first}; give @last")
 
     def _pruner(self) -> None:
-        pruner = self.search.spec.pruner
+        pruner, default = self.search.spec.pruner, self.search.default
+        legal = _evaluation(default)
         for section in pruner.spec:
-            if section not in EVALUATION:
+            if section not in legal:
                 self._complain(
                     ("pruner", "spec", section),
-                    f"trials go on from these comparisons, which may only change {', '.join(EVALUATION)}",
+                    f"trials go on from these comparisons, which may only change {', '.join(legal)}",
                 )
         if pruner.min_steps is not None:
-            if pruner.min_steps >= self.search.default.total_steps:
+            training = default.training
+            if training is None:
+                self._complain(
+                    ("pruner",),
+                    "ends trials early, and no command says how it is ended: name a parameter as its `length`, or give none",
+                )
+            if training.until in self.search.spec.space:
+                self._complain(
+                    ("space", training.until),
+                    "is how far trials are compared, and no parameter of a search with a pruner",
+                )
+            if pruner.min_steps >= training.steps:
                 self._complain(
                     ("pruner", "min_steps"),
-                    f"{pruner.min_steps} is not before the end of training, {self.search.default.total_steps} steps",
+                    f"{pruner.min_steps} is not before the end of training, {training.steps} steps",
                 )
-            if self.search.default.resources.validate_every:
+            if isinstance(default, RunSpec) and default.resources.validate_every:
                 location = self.search.base.location(("resources", "validate_every"))
                 raise SpecError(
                     f"{location or self.search.file}: resources.validate_every: the best weights on the way are not kept where a trial is "
@@ -131,7 +163,7 @@ class _Checker:
                     raise
                 self._complain(("space", name), f"at {value!r} there is no legal run: {str(error).rstrip('.')}")
             found = stage_keys(run, {})
-            keys.add(tuple(found[stage] for stage in needed(self.search.targets) if stage in found))
+            keys.add(tuple(found[stage] for stage in needed_of(self.search.targets, run.pipeline) if stage in found))
         if len(keys) == 1:
             self._complain(
                 ("space", name),

@@ -5,18 +5,64 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from star.errors import SpecError
 from star.spec.base import FieldError, Section
 from star.spec.claims import Claim
+from star.spec.explain import meant
+from star.spec.graph import STAGES, Stage, needed_of
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
 from star.spec.run import RunSpec
+from star.spec.run_base import Run
+from star.spec.run_class import run_class
+from star.spec.scripts import ScriptName, ScriptStage, check_declared
 
-Target = Literal["tokenizer", "encode", "reference", "train", "generate", "score", "probe", "attention", "invariance"]
+NOT_TARGETS = ("dataset",)
+"""Stages that are there for others alone."""
+
+
+class Declared(Section):
+    """What decides which fields the runs of a file have."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    stages: dict[ScriptName, ScriptStage] = Field(default_factory=dict)
+    targets: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> Declared:
+        try:
+            check_declared(self.stages, (*RunSpec.model_fields, "stages", "system", "own"))
+        except FieldError as error:
+            raise FieldError(".".join(("stages", *error.path)), str(error)) from None
+        return self
+
+    def check(self, targets: Sequence[str]) -> None:
+        """That these can be reached.
+
+        Raises:
+            FieldError: one cannot.
+        """
+        legal = [*self.stages, *(name for name in STAGES if name not in NOT_TARGETS)]
+        for i, target in enumerate(targets):
+            if target not in legal:
+                raise FieldError(
+                    f"targets.{i}", f"{target!r} is no stage to reach{meant(target, legal)}; give {', '.join(legal)}"
+                )
+
+    def run_class(self) -> type[Run]:
+        """With ST-AR's sections unless only stages of one's own are needed."""
+        own = {name: script.stage(name) for name, script in self.stages.items()}
+        targets = self.targets or list(own)
+        return run_class(self.stages, not own or not set(needed_of(targets, {**STAGES, **own})) <= set(own))
+
+
+def pipeline_of(stages: Mapping[str, ScriptStage]) -> Mapping[str, Stage]:
+    """The platform's stages, and those of the user's own."""
+    return {**STAGES, **{name: script.stage(name) for name, script in stages.items()}}
 
 
 class Row(Section):
@@ -48,7 +94,9 @@ class ExperimentSpec(Section):
         pattern=r"^[a-z0-9][a-z0-9_-]{0,99}$", description="its name, also of its folder under reports/"
     )
     title: str
-    profile: str = Field("fashion", description="the profile to run at unless --profile says otherwise")
+    profile: str = Field(
+        "fashion", description="the profile to run at unless --profile says otherwise; runs of commands alone need none"
+    )
     use: list[str] = Field(default_factory=list, description="presets of the profile for every row")
     base: dict[str, Any] = Field(default_factory=dict, description="a partial spec over the profile's")
     axes: dict[str, list[Any]] = Field(
@@ -56,7 +104,16 @@ class ExperimentSpec(Section):
     )
     rows: list[Row] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
-    targets: list[Target] = Field(["score", "probe"], min_length=1, description="the stages to reach")
+    stages: dict[ScriptName, ScriptStage] = Field(
+        default_factory=dict,
+        description="commands of your own as stages; each has a section of its name in the spec of a run",
+    )
+    targets: list[str] = Field(
+        ["score", "probe"],
+        min_length=1,
+        description="the stages to reach: tokenizer, encode, reference, train, generate, score, probe, attention, invariance, and those of "
+        "`stages`, which are all reached unless some are named",
+    )
     metrics: dict[Name, str] = Field(
         default_factory=dict,
         description='own numbers: name -> formula over tracked ones, such as "[probe/accuracy] * 100"',
@@ -72,6 +129,24 @@ class ExperimentSpec(Section):
     @classmethod
     def _former(cls, values: Any) -> Any:
         return under_new_names(values, OF_FILES)
+
+    @model_validator(mode="after")
+    def _stages(self) -> ExperimentSpec:
+        declared = Declared.model_construct(stages=self.stages, targets=self.targets)
+        if self.stages and "targets" not in self.model_fields_set:
+            object.__setattr__(self, "targets", list(self.stages))
+        declared.check(self.targets)
+        return self
+
+    @property
+    def pipeline(self) -> Mapping[str, Stage]:
+        """Every stage that its runs may have."""
+        return pipeline_of(self.stages)
+
+    @property
+    def run_class(self) -> type[Run]:
+        """What its runs are."""
+        return Declared(stages=self.stages, targets=self.targets).run_class()
 
     @model_validator(mode="after")
     def _something_to_show(self) -> ExperimentSpec:
@@ -111,11 +186,11 @@ def measured_rows(experiment: Experiment) -> list[str]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row, resolved: its label and one RunSpec per seed."""
+    """One row, resolved: its label and one run per seed."""
 
     label: str
     row: Row
-    runs: tuple[RunSpec, ...]
+    runs: tuple[Run, ...]
     """One per seed; none where the row is only quoted."""
     axes: tuple[str, ...] = ()
     """The experiment's; a row that stands once for all values of one does not name it in its label."""
@@ -162,6 +237,11 @@ class Experiment:
     def name(self) -> str:
         """The experiment's name."""
         return self.spec.experiment
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The targets and all that they need, each after its inputs."""
+        return needed_of(self.targets, self.spec.pipeline)
 
     @property
     def targets(self) -> tuple[str, ...]:

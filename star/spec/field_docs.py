@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from star.spec import claims, reporting, search
+from star.spec import claims, reporting, scripts, search
 from star.spec.base import Section
 from star.spec.experiment import ExperimentSpec, Row
 from star.spec.explain import legal_values
 from star.spec.graph import STAGES
-from star.spec.resources import Resources, SlurmSpec, StageResources
+from star.spec.resources import SlurmSpec, StageResources, StarResources
 from star.spec.run import RunSpec
 
 PARTS: dict[str, type[Section]] = {
@@ -17,6 +17,8 @@ PARTS: dict[str, type[Section]] = {
     "rows": Row,
     "table": reporting.TableSpec,
     "table.columns": reporting.Column,
+    "stages, each": scripts.ScriptStage,
+    "stages, a parameter in the long form": scripts.Parameter,
     "figures, kind: curves": reporting.CurvesFigure,
     "figures, kind: ablation": reporting.AblationFigure,
     "figures, kind: attention": reporting.AttentionFigure,
@@ -65,7 +67,7 @@ def field_docs() -> str:
     for name, info in RunSpec.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
-            lines += _section(name, f"{name}.", Resources if issubclass(kind, Resources) else kind)
+            lines += _section(name, f"{name}.", StarResources if issubclass(kind, StarResources) else kind)
     stages = ", ".join(f"`{name}`" for name in STAGES)
     lines += _section("resources, of one stage", "resources.STAGE.", StageResources)
     lines += [f"STAGE is one of {stages}.", ""]

@@ -6,13 +6,14 @@ Raise a stage's version when its result changes for the same spec; everything do
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from star.spec.run import RunSpec
+    from star.spec.run_base import Run
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,14 @@ class Stage:
     """Whether it computes on a GPU where there is one."""
     unchanged: Callable[[RunSpec], bool] | None = None
     """For which runs the newest version gives what the one before gave, bit for bit: they keep its key."""
+    command: str | None = None
+    """Of a stage of the user's own: what is called."""
 
-    def version_of(self, spec: RunSpec) -> int:
+    def version_of(self, spec: Run) -> int:
         """The version that counts for a run."""
-        return self.version - 1 if self.unchanged is not None and self.unchanged(spec) else self.version
+        return (
+            self.version - 1 if self.unchanged is not None and self.unchanged(cast("RunSpec", spec)) else self.version
+        )
 
 
 _SCORES = ("frechet_distance", "spatial_frechet_distance", "inception_score", "precision", "recall")
@@ -142,7 +147,9 @@ STAGES: dict[str, Stage] = {
 
 def goes_on(stage: str) -> str:
     """What the next attempt at a stage does after one that was stopped or killed, as words behind "it"."""
-    keeps = STAGES[stage].keeps if stage in STAGES else None
+    if stage not in STAGES:
+        return "goes on from the checkpoints that its command keeps, or begins again"
+    keeps = STAGES[stage].keeps
     if keeps == "checkpoints":
         return "goes on from its last checkpoint"
     return "goes on after the shards that are finished" if keeps == "shards" else "begins again"
@@ -153,23 +160,29 @@ def stages_of(samples_given: bool) -> dict[str, Stage]:
     return {name: stage for name, stage in STAGES.items() if not samples_given or name in _OF_SAMPLES}
 
 
-def result_names() -> list[str]:
+def result_names(stages: Mapping[str, Stage] = STAGES) -> list[str]:
     """Every number that a table's column may show, as `stage/name`."""
-    return [f"{stage.name}/{result}" for stage in STAGES.values() for result in stage.results]
+    return [f"{stage.name}/{result}" for stage in stages.values() for result in stage.results]
 
 
-def curve_names() -> dict[str, str]:
+def curve_names(stages: Mapping[str, Stage] = STAGES) -> dict[str, str]:
     """Every curve that a report may show, as `stage/name`, and what its steps are."""
-    return {f"{stage.name}/{name}": step for stage in STAGES.values() for name, step in stage.curves.items()}
+    return {f"{stage.name}/{name}": step for stage in stages.values() for name, step in stage.curves.items()}
 
 
 @cache
 def needed(targets: tuple[str, ...]) -> tuple[str, ...]:
-    """`targets` and all they need, each after its inputs."""
+    """`targets` and all they need, each after its inputs. A stage of the user's own stands for itself: where its declaration is not
+    at hand, those that it needs are among the targets."""
+    return needed_of(targets, STAGES)
+
+
+def needed_of(targets: Iterable[str], stages: Mapping[str, Stage]) -> tuple[str, ...]:
+    """`targets` and all they need of `stages`, each after its inputs."""
     order: list[str] = []
 
     def visit(name: str) -> None:
-        for before in STAGES[name].inputs:
+        for before in stages[name].inputs if name in stages else ():
             visit(before)
         if name not in order:
             order.append(name)

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from star.spec.graph import Stage, stages_of
-from star.spec.run import RunSpec
+from star.spec.graph import Stage
+from star.spec.run_base import Run
 
 SCHEMA = 1
 """Version of the recipe below; part of every key."""
@@ -28,30 +28,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
-def stage_content(stage: Stage, spec: RunSpec, sources: Mapping[str, str], inputs: Mapping[str, str]) -> dict[str, Any]:
+def stage_content(stage: Stage, spec: Run, sources: Mapping[str, str], inputs: Mapping[str, str]) -> dict[str, Any]:
     """Everything a stage's key is made of, readable."""
-    return {
+    content = {
         "schema": SCHEMA,
         "stage": stage.name,
         "version": stage.version_of(spec),
-        "spec": {name: _section(spec, name) for name in stage.sections},
+        "spec": {name: spec.section(name) for name in stage.sections},
         "source": sources.get(stage.source) if stage.source else None,
         "inputs": dict(inputs),
     }
-
-
-def _section(spec: RunSpec, name: str) -> Any:
-    if name == "seed":
-        return None if spec.generate.samples else spec.seed  # given images were made without it
-    values = getattr(spec, name).identity()
-    # "1/2" of 12 layers and 6 are the same layer
-    if name == "selfguided" and "contrastive_layer" in values:
-        values["contrastive_layer"] = spec.contrastive_layer
-    if name == "probe":
-        values["layer"] = spec.probe_layer
-    if name == "optim" and spec.resources.validate_every:  # it makes the best weights, and a curve
-        values["validate_every"] = spec.resources.validate_every
-    return values
+    return content if stage.command is None else {**content, "command": stage.command}
 
 
 class Keys:
@@ -60,25 +47,24 @@ class Keys:
     def __init__(self) -> None:
         self._texts: dict[tuple[Any, ...], str] = {}
         self._digests: dict[tuple[Any, ...], str] = {}
-        self._kept: list[RunSpec] = []
+        self._kept: list[Run] = []
         """So that no other section gets the identity of one that is gone."""
 
-    def of(self, spec: RunSpec, sources: Mapping[str, str]) -> dict[str, str]:
+    def of(self, spec: Run, sources: Mapping[str, str]) -> dict[str, str]:
         """The key of every stage that a run has; `sources` maps what stages read of the outside world to fingerprints."""
         self._kept.append(spec)
         parts = {name: id(value) for name, value in spec.__dict__.items()} | {"seed": spec.seed}
         keys: dict[str, str] = {}
-        for name, stage in stages_of(spec.generate.samples is not None).items():
+        for name, stage in spec.pipeline.items():
             source = sources.get(stage.source) if stage.source else None
             sections = tuple(parts[section] for section in stage.sections)
             inputs = tuple(keys.get(before) for before in stage.inputs)
             place = (
                 name,
                 source,
-                parts["model"],
+                spec.shared,
                 sections,
                 stage.version_of(spec),
-                spec.resources.validate_every,
                 inputs,
             )
             if place not in self._digests:
@@ -87,8 +73,11 @@ class Keys:
             keys[name] = self._digests[place]
         return keys
 
-    def _text(self, stage: Stage, spec: RunSpec, source: str | None, keys: Mapping[str, str]) -> str:
+    def _text(self, stage: Stage, spec: Run, source: str | None, keys: Mapping[str, str]) -> str:
         """`canonical(stage_content(...))`, put together from parts that are there already; a test keeps the two equal."""
+        if stage.command is not None:
+            sources = {} if source is None else {str(stage.source): source}
+            return canonical(stage_content(stage, spec, sources, {name: keys[name] for name in stage.inputs}))
         inputs = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(stage.inputs) if name in keys)
         sections = ",".join(f'"{name}":{self._section_text(spec, name)}' for name in sorted(stage.sections))
         return (
@@ -96,16 +85,16 @@ class Keys:
             f'"stage":"{stage.name}","version":{stage.version_of(spec)}}}'
         )
 
-    def _section_text(self, spec: RunSpec, name: str) -> str:
+    def _section_text(self, spec: Run, name: str) -> str:
         if name == "seed":
-            return canonical(_section(spec, name))
-        place = (id(getattr(spec, name)), id(spec.model), spec.resources.validate_every, name)
+            return canonical(spec.section(name))
+        place = (id(getattr(spec, name)), spec.shared, name)
         if place not in self._texts:
-            self._texts[place] = canonical(_section(spec, name))
+            self._texts[place] = canonical(spec.section(name))
         return self._texts[place]
 
 
-def stage_keys(spec: RunSpec, sources: Mapping[str, str]) -> dict[str, str]:
+def stage_keys(spec: Run, sources: Mapping[str, str]) -> dict[str, str]:
     """The key of every stage of one run."""
     return Keys().of(spec, sources)
 

@@ -5,19 +5,23 @@ Every value keeps the mark of where it was written, so a mistake is reported the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from star.errors import SpecError
 from star.spec.check import check_report, check_rows
-from star.spec.experiment import Experiment, ExperimentSpec
+from star.spec.experiment import Declared, Experiment, ExperimentSpec
 from star.spec.explain import validated
 from star.spec.extends import Extended, read_extended
+from star.spec.graph import needed_of
 from star.spec.keys import Keys, run_key
 from star.spec.profiles import Presets, base_of
 from star.spec.renames import OF_FILES, OF_ROWS, told
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
 from star.spec.run import RunSpec
+from star.spec.run_base import Run
+from star.spec.script_files import contents_of
+from star.spec.scripts import ScriptStage
 from star.spec.sweeps import Change, parse_set, swept
 from star.spec.written import as_written
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
@@ -45,7 +49,8 @@ def load(
     if is_search(extended.doc):
         location = extended.doc.location(("search",))
         raise SpecError(f"{location}: this is a search, not a table; `star-exp search {path}` runs it.")
-    changes = [parse_set(text) for text in sets]
+    kind = validated(Declared, extended.doc, str(path)).run_class()
+    changes = [parse_set(text, kind) for text in sets]
     doc, notes = swept(extended.doc, [change for change in changes if change.values is not None])
     spec = validated(ExperimentSpec, doc, str(path))
     check_report(spec, doc, str(path))
@@ -53,7 +58,9 @@ def load(
         spec = validated(
             ExperimentSpec, overlay(doc, nested(("experiment",), name, SourceLocation(f"--name {name}"))), str(path)
         )
-    chosen = profile or spec.profile
+    chosen: str | None = profile or spec.profile
+    if not issubclass(kind, RunSpec) and profile is None and "profile" not in spec.model_fields_set:
+        chosen = None
     base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
     rows = rows_of(spec, doc, presets, str(path))
     patches = [change for change in changes if change.values is None]
@@ -61,7 +68,9 @@ def load(
         base = overlay(base, patch.doc)
         _refuse_varied(patch, rows)
     used_seeds = list(seeds) if seeds else spec.seeds
-    runs = [_resolve(base, row, used_seeds, str(path)) for row in rows]
+    base = with_stages(base, spec.stages, path)
+    runs = [_resolve(kind, base, row, used_seeds, str(path)) for row in rows]
+    _refuse_seeds(spec, runs, used_seeds, doc)
     kept, idle = _distinct(spec, rows, runs, doc, str(path))
     variants = tuple(variant_of(rows[i], runs[i], spec.axes, idle.get(rows[i].number, set())) for i in kept)
     check_rows(spec, variants, doc, str(path))
@@ -70,14 +79,15 @@ def load(
         extended,
         doc,
         ("experiment", spec.experiment),
-        Path(presets.file),
+        presets.file,
         [p.doc for p in patches],
         seeds,
         spec.published_values,
     )
+    written |= texts_of(spec.stages, path)
     notes += told_of(rows, spec.axes, idle)
     notes += _told_of_former(spec, extended, presets, patches)
-    return Experiment(str(path), spec, Path(chosen).stem, variants, written, tuple(notes))
+    return Experiment(str(path), spec, presets.name, variants, written, tuple(notes))
 
 
 def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, patches: Sequence[Change]) -> list[str]:
@@ -107,26 +117,76 @@ def _refuse_varied(change: Change, rows: Sequence[Placed]) -> None:
             )
 
 
-def _resolve(base: LocatedYaml, placed: Placed, seeds: list[int], name: str) -> tuple[RunSpec, ...]:
+def with_stages(base: LocatedYaml, stages: Mapping[str, ScriptStage], path: Path) -> LocatedYaml:
+    """What all rows have in common, and the stages of the user's own: where their files are is where the experiment's file is."""
+    if "stages" in base.value:
+        raise SpecError(f"{base.location(('stages',))}: stages: belong to the experiment; write them beside `base`.")
+    if not stages:
+        return base
+    declared = {
+        name: script.model_dump(mode="json")
+        | {"folder": str((path.parent / script.folder).resolve())}
+        | {
+            "reads": {
+                one: str((path.parent / Path(place).expanduser()).resolve()) for one, place in script.reads.items()
+            }
+        }
+        for name, script in stages.items()
+    }
+    return overlay(base, nested(("stages",), declared, SourceLocation(str(path))))
+
+
+def texts_of(stages: Mapping[str, ScriptStage], path: Path) -> dict[str, str]:
+    """The files of the scripts, for beside a copy of the experiment's file."""
+    found: dict[str, str] = {}
+    for name, script in stages.items():
+        placed = script.model_copy(update={"folder": str((path.parent / script.folder).resolve())})
+        found |= {one: content.decode("utf-8", "surrogateescape") for one, content in contents_of(name, placed).items()}
+    return found
+
+
+def _refuse_seeds(
+    spec: ExperimentSpec, runs: Sequence[tuple[Run, ...]], seeds: Sequence[int], doc: LocatedYaml
+) -> None:
+    """That several seeds are several runs.
+
+    Raises:
+        SpecError: no stage reads the seed.
+    """
+    first = next((own[0] for own in runs if own), None)
+    if first is None or len(seeds) == 1 or not first.has_seed:
+        return
+    if not any("seed" in first.pipeline[stage].sections for stage in needed_of(spec.targets, first.pipeline)):
+        raise SpecError(
+            f"{doc.location(('seeds',)) or 'seeds'}: seeds: no command uses its seed, so all these runs are one; write {{seed}} into a "
+            "command, or give one seed."
+        )
+
+
+def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int], name: str) -> tuple[Run, ...]:
     whole = overlay(base, placed.patch)
+    if any("stages" in part for part in (placed.patch.value,)):
+        raise SpecError(
+            f"{placed.patch.location(('stages',))}: stages: belong to the experiment; write them beside `rows`."
+        )
     asked = {name: value if isinstance(value, dict) else {} for name, value in whole.value.items()}
     samples = asked.get("generate", {}).get("samples")
     if placed.row.paper_only and not (samples and Path(str(samples)).expanduser().exists()):
         return ()
     if samples and not {"steps", "epochs"} & set(asked.get("optim", {})):  # of a training that there is none of
         whole = overlay(whole, nested(("optim", "steps"), 1, SourceLocation(name)))
-    first = validated(RunSpec, whole, name)
+    first = validated(kind, whole, name)
     if "seed" in whole.value:
         raise SpecError(
             f"{whole.location(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds."
         )
-    if first.generate.samples:  # no seed made them that we know of
+    if not first.has_seed:
         return (first,)
     return tuple(first.model_copy(update={"seed": seed}) for seed in seeds)
 
 
 def _distinct(
-    spec: ExperimentSpec, rows: list[Placed], runs: list[tuple[RunSpec, ...]], doc: LocatedYaml, name: str
+    spec: ExperimentSpec, rows: list[Placed], runs: list[tuple[Run, ...]], doc: LocatedYaml, name: str
 ) -> tuple[list[int], dict[int, set[int]]]:
     """Which rows stay, and by the number of a written row the axes that change nothing of it.
 
@@ -156,8 +216,10 @@ def _distinct(
     return kept, idle
 
 
-def _named_files(spec: RunSpec) -> dict[str, str]:
+def _named_files(spec: Run) -> dict[str, str]:
     """Instead of contents, which are not looked at here: files of two names are taken for two."""
+    if not isinstance(spec, RunSpec):
+        return {}
     given = {
         "data": spec.data.path,
         "codes": spec.data.codes,

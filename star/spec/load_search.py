@@ -9,6 +9,7 @@ from star.errors import SpecError
 from star.spec.check_search import check_search
 from star.spec.explain import validated
 from star.spec.extends import read_extended
+from star.spec.load import texts_of, with_stages
 from star.spec.points import Search
 from star.spec.profiles import base_of
 from star.spec.run import RunSpec
@@ -38,9 +39,12 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
     if name is not None:
         doc = overlay(doc, nested(("search",), name, SourceLocation(f"--name {name}")))
     spec = validated(SearchSpec, doc, str(path))
-    chosen = profile or spec.profile
+    chosen: str | None = profile or spec.profile
+    kind = spec.declared.run_class()
+    if not issubclass(kind, RunSpec) and profile is None and "profile" not in spec.model_fields_set:
+        chosen = None
     base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
-    changes = [parse_set(text) for text in sets]
+    changes = [parse_set(text, kind) for text in sets]
     for change in changes:
         if change.path in spec.space:
             raise SpecError(
@@ -52,11 +56,21 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
             )
         base = overlay(base, change.doc)
     locations = {field: doc.location(("space", field)) for field in spec.space}
-    default = validated(RunSpec, base, str(path))
+    base = with_stages(base, spec.stages, path)
+    default = validated(kind, base, str(path))
     early = doc.at("pruner", "spec") if spec.pruner.spec else LocatedYaml({})
-    written = as_written(
-        path, extended, extended.doc, ("search", spec.search), Path(presets.file), [c.doc for c in changes]
+    written = as_written(path, extended, extended.doc, ("search", spec.search), presets.file, [c.doc for c in changes])
+    written |= texts_of(spec.stages, path)
+    search = Search(
+        str(path),
+        spec,
+        presets.name,
+        Path(presets.file) if presets.file else None,
+        base,
+        locations,
+        default,
+        early,
+        written,
     )
-    search = Search(str(path), spec, Path(chosen).stem, Path(presets.file), base, locations, default, early, written)
     check_search(search, doc)
     return search

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from star.spec.explain import meant
-from star.spec.graph import curve_names, result_names
+from star.spec.graph import STAGES, Stage, curve_names, result_names
 
 FOREIGN = "mlflow:"
 NAMED = ("last", "first", "max", "min", "mean")
@@ -48,11 +48,8 @@ class Measure:
     """As tracked; `{extractor}` is filled from the run's spec."""
     at: str | None = None
     """Of a curve: where to read it."""
-
-    @property
-    def is_curve(self) -> bool:
-        """Whether it is a curve as a whole."""
-        return self.at is None and self.name in curve_names()
+    is_curve: bool = False
+    """Whether it is a curve as a whole."""
 
     @property
     def stage(self) -> str | None:
@@ -77,8 +74,11 @@ class Formula:
             return math.nan
 
 
-def parse_measure(text: str) -> Measure:
+def parse_measure(text: str, stages: Mapping[str, Stage] = STAGES) -> Measure:
     """`stage/name`, `stage/curve`, `stage/curve@where` or `mlflow:NAME`.
+
+    Args:
+        stages: those of the runs.
 
     Raises:
         ValueError: it is none of these; the message says what is legal.
@@ -86,7 +86,7 @@ def parse_measure(text: str) -> Measure:
     if text.startswith(FOREIGN) and len(text) > len(FOREIGN):
         return Measure(text)
     name, at_sign, where = text.partition("@")
-    curves, results = list(curve_names()), result_names()
+    curves, results = list(curve_names(stages)), result_names(stages)
     if at_sign:
         if name not in curves:
             raise ValueError(f"{name!r} is no curve{meant(name, curves)}; legal: {', '.join(curves)}")
@@ -101,11 +101,14 @@ def parse_measure(text: str) -> Measure:
             f"{name!r} is no result{meant(name, results + curves)}; legal: {', '.join(results)}, "
             f"and with @last, @max, @3/4 the curves {', '.join(curves)}"
         )
-    return Measure(name)
+    return Measure(name, is_curve=name in curves)
 
 
-def parse_formula(text: str) -> Formula:
+def parse_formula(text: str, stages: Mapping[str, Stage] = STAGES) -> Formula:
     """Numbers, measures in brackets, + - * / **, min, max, abs, sqrt, log, exp.
+
+    Args:
+        stages: those of the runs.
 
     Raises:
         ValueError: it is not such a formula, or one of its measures is not legal.
@@ -113,7 +116,7 @@ def parse_formula(text: str) -> Formula:
     measures: dict[str, Measure] = {}
 
     def variable(match: re.Match[str]) -> str:
-        measure = parse_measure(match[1].strip())
+        measure = parse_measure(match[1].strip(), stages)
         if measure.is_curve:
             raise ValueError(f"{match[1]!r} is a curve; say where to read it, such as {match[1]}@last")
         name = f"v{len(measures)}"

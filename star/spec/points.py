@@ -11,7 +11,7 @@ from typing import Any
 from star.spec.experiment import Experiment, ExperimentSpec, Row, Variant
 from star.spec.explain import field_schema, validated
 from star.spec.measure import Measure, parse_measure
-from star.spec.run import RunSpec
+from star.spec.run_base import Run
 from star.spec.search import Parameter, SearchSpec
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
@@ -28,11 +28,12 @@ class Search:
     file: str
     spec: SearchSpec
     profile: str
-    profile_file: Path
+    profile_file: Path | None
+    """None where the runs need none."""
     base: LocatedYaml
     locations: Mapping[str, SourceLocation | None]
     """Parameter -> where the file has it."""
-    default: RunSpec
+    default: Run
     """The base's own run."""
     comparison: LocatedYaml
     """What the pruner changes for comparisons before the end."""
@@ -47,7 +48,7 @@ class Search:
     @property
     def measures(self) -> list[Measure]:
         """The metric of each objective, parsed."""
-        return [parse_measure(objective.metric) for objective in self.spec.objectives]
+        return [parse_measure(objective.metric, self.spec.pipeline) for objective in self.spec.objectives]
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ class Search:
         """Whether a parameter is there at a point that has all parameters above it."""
         return all(other in point and point[other] in values for other, values in self.spec.space[name].when.items())
 
-    def point_of(self, spec: RunSpec) -> Point:
+    def point_of(self, spec: Run) -> Point:
         """The point at which a run lies."""
         point: Point = {}
         for name in self.spec.space:
@@ -70,16 +71,17 @@ class Search:
         """Whether a trial may lie there."""
         return all(fits(self.spec.space[name], value) for name, value in point.items())
 
-    def rungs(self, spec: RunSpec) -> list[int]:
+    def rungs(self, spec: Run) -> list[int]:
         """Steps at which a trial is compared with others before its end."""
-        pruner, steps = self.spec.pruner, []
+        pruner, training = self.spec.pruner, spec.training
+        steps: list[int] = []
         step = pruner.min_steps
-        while step is not None and step < spec.total_steps:
+        while step is not None and training is not None and step < training.steps:
             steps.append(step)
             step *= pruner.reduction
         return steps
 
-    def run(self, point: Mapping[str, Any], until: int | None = None) -> RunSpec:
+    def run(self, point: Mapping[str, Any], until: int | None = None) -> Run:
         """The run at a point, to its end, or up to a step and as cheaply measured as the pruner says.
 
         Raises:
@@ -91,10 +93,12 @@ class Search:
             doc = overlay(doc, nested(tuple(name.split(".")), tidied(self.spec.space[name], value), location))
         if until is not None:
             doc = overlay(doc, self.comparison)
-            doc = overlay(doc, nested(("optim", "stop_at_step"), until, SourceLocation(self.file)))
-        return validated(RunSpec, doc, self.file)
+            assert self.default.training is not None, "checked when the file was read"
+            steps = tuple(self.default.training.until.split("."))
+            doc = overlay(doc, nested(steps, until, SourceLocation(self.file)))
+        return validated(type(self.default), doc, self.file)
 
-    def early(self, label: str, until: int, spec: RunSpec) -> Experiment:
+    def early(self, label: str, until: int, spec: Run) -> Experiment:
         """The runs of a trial up to a comparison: an experiment beside the whole ones, which reaches the first objective alone."""
         target = str(self.measures[0].stage)
         name = f"{self.name}{EARLY}"
@@ -102,7 +106,7 @@ class Search:
 
     def experiment(
         self,
-        rows: Sequence[tuple[str, RunSpec]],
+        rows: Sequence[tuple[str, Run]],
         seeds: Sequence[int],
         targets: Sequence[str],
         cells: Mapping[str, dict[str, str | int | float]] | None = None,
@@ -130,6 +134,7 @@ class Search:
             "seeds": list(seeds),
             "rows": [variant.row for variant in variants],
             "targets": list(targets),
+            "stages": self.spec.stages,
         }
         spec = ExperimentSpec.model_construct(**{**about, **more})
         written = self.written if spec.experiment == self.name else {}
@@ -158,7 +163,7 @@ def start_points(search: Search) -> list[Point]:
     return [default, *(completed(search, {**default, **start}) for start in search.spec.start)]
 
 
-def value_at(spec: RunSpec, path: str) -> Any:
+def value_at(spec: Run, path: str) -> Any:
     """The value of a field."""
     found: Any = spec
     for step in path.split("."):
@@ -166,9 +171,9 @@ def value_at(spec: RunSpec, path: str) -> Any:
     return found
 
 
-def number_kind(path: str) -> str | None:
+def number_kind(search: Search, path: str) -> str | None:
     """`integer` or `number`, of a field that may be one."""
-    return number_kind_of(field_schema(RunSpec, path))
+    return number_kind_of(field_schema(type(search.default), path))
 
 
 def number_kind_of(schema: Mapping[str, Any]) -> str | None:

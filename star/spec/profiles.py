@@ -12,6 +12,9 @@ from star.spec.experiment import ProfileSpec
 from star.spec.explain import meant, validated
 from star.spec.yamldoc import LocatedYaml, SourceLocation, overlay, read
 
+NONE = "none"
+"""In place of a profile's name."""
+
 
 @dataclass(frozen=True)
 class Presets:
@@ -19,7 +22,13 @@ class Presets:
 
     spec: ProfileSpec
     doc: LocatedYaml
-    file: str
+    file: str | None
+    """None where a file needs no profile."""
+
+    @property
+    def name(self) -> str:
+        """The profile's."""
+        return NONE if self.file is None else Path(self.file).stem
 
     def base(self) -> LocatedYaml:
         """The profile's own partial spec."""
@@ -36,15 +45,19 @@ class Presets:
 
 
 def base_of(
-    doc: LocatedYaml, folders: Sequence[Path], profile: str, location: SourceLocation | None
+    doc: LocatedYaml, folders: Sequence[Path], profile: str | None, location: SourceLocation | None
 ) -> tuple[LocatedYaml, Presets]:
     """What a file's rows, or trials, have in common: the profile, its presets that the file uses, the file's own base.
 
     Args:
         folders: in whose `profiles/` a name is looked for, the file's own first.
-        mark: where the profile was chosen; None on the command line.
+        profile: None where the runs need none.
+        location: where the profile was chosen; None on the command line.
     """
-    presets = _read_profile(folders, profile, location)
+    if profile is None:
+        presets = Presets(ProfileSpec(description="", base={}), LocatedYaml({"base": {}, "presets": {}}), None)
+    else:
+        presets = _read_profile(folders, profile, location)
     base = presets.base()
     for i, preset in enumerate(doc.value.get("use", ())):
         base = overlay(base, presets.get(preset, doc.location(("use", i))))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
 from star.spec.base import Count, FieldError, NonNegative, Positive, Section
-from star.spec.graph import STAGES
+from star.spec.graph import STAGES, Stage
 from star.spec.renames import BY_STAGE
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -83,7 +84,10 @@ NOTHING = StageResources()
 
 
 class Resources(Section):
-    """Where and how wide: never part of a key, but for `validate_every`. Each stage has a section of its own name."""
+    """Where and how wide: never part of a key. Each stage has a section of its own name."""
+
+    stages: ClassVar[Mapping[str, Stage]] = {}
+    """Those that have one."""
 
     device: Device = "auto"
     slurm: SlurmSpec | None = Field(None, description="for all stages")
@@ -91,28 +95,6 @@ class Resources(Section):
         None,
         description="folder on a disk of the machine's own, such as `$TMPDIR`: what a job reads of other jobs is copied there "
         "first, once per machine; where it has no room, nothing is",
-    )
-    parallel: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="training on several processes: a copy of the model in each, or shards of it (FSDP2)"
-    )
-    compile: bool = Field(False, description="compile the transformer's blocks")
-    micro_batch_size: Count | None = Field(
-        None,
-        description="images per forward pass and process; the loss does not depend on it; halved when memory runs out",
-    )
-    eval_batch_size: Count = Field(
-        50, description="images per pass through tokenizer and extractor; small ones fit a CPU's cache"
-    )
-    sample_batch_size: Count = Field(250, description="sequences per pass of generate and probe")
-    feature_cache_gb: NonNegative = Field(
-        8.0,
-        description="largest size of the probe's features that is kept; larger ones are computed anew in each epoch",
-    )
-    checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
-    keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
-    validate_every: Count | None = Field(
-        None,
-        description="optimizer steps between validation losses while training; the best weights are kept beside the last",
     )
     gpu: GpuName | None = Field(None, description="the GPU that the plan counts hours of; null: this machine's cores")
     utilisation: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -142,13 +124,13 @@ class Resources(Section):
 
     @model_validator(mode="after")
     def _widths(self) -> Resources:
-        for name, stage in STAGES.items():
+        for name, stage in self.stages.items():
             own = self.of(name)
             if own.processes > 1 and stage.width == "process":
-                several = ", ".join(other.name for other in STAGES.values() if other.width != "process")
+                several = ", ".join(other.name for other in self.stages.values() if other.width != "process")
                 raise FieldError(f"{name}.processes", f"a job of {name} is one process; several may share: {several}")
             if own.nodes > 1 and stage.width != "machines":
-                several = ", ".join(other.name for other in STAGES.values() if other.width == "machines")
+                several = ", ".join(other.name for other in self.stages.values() if other.width == "machines")
                 raise FieldError(f"{name}.nodes", f"a job of {name} runs on one machine; several may share: {several}")
         return self
 
@@ -184,7 +166,7 @@ class Resources(Section):
 
     def device_of(self, stage: str) -> str:
         """`auto`, `cpu` or `cuda`: what a job of `stage` computes on."""
-        return (self.of(stage).device or self.device) if stage not in STAGES or STAGES[stage].gpu else "cpu"
+        return (self.of(stage).device or self.device) if stage not in self.stages or self.stages[stage].gpu else "cpu"
 
     def uses_gpu(self, stage: str) -> bool:
         """Whether a job of `stage` computes on a GPU where there is one."""
@@ -214,12 +196,45 @@ class Resources(Section):
         return None if self.gpu is None else self.utilisation * PEAK_TFLOPS[self.gpu] * 1e12
 
 
-if TYPE_CHECKING:
-    ResourceSpec = Resources
-else:
-    ResourceSpec = create_model(
-        "ResourceSpec",
-        __base__=Resources,
-        __doc__=Resources.__doc__,
-        **{name: (StageResources, NOTHING) for name in STAGES},
+class StarResources(Resources):
+    """Where and how wide a run of ST-AR is computed: never part of a key, but for `validate_every`."""
+
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="training on several processes: a copy of the model in each, or shards of it (FSDP2)"
     )
+    compile: bool = Field(False, description="compile the transformer's blocks")
+    micro_batch_size: Count | None = Field(
+        None,
+        description="images per forward pass and process; the loss does not depend on it; halved when memory runs out",
+    )
+    eval_batch_size: Count = Field(
+        50, description="images per pass through tokenizer and extractor; small ones fit a CPU's cache"
+    )
+    sample_batch_size: Count = Field(250, description="sequences per pass of generate and probe")
+    feature_cache_gb: NonNegative = Field(
+        8.0,
+        description="largest size of the probe's features that is kept; larger ones are computed anew in each epoch",
+    )
+    checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
+    keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+    validate_every: Count | None = Field(
+        None,
+        description="optimizer steps between validation losses while training; the best weights are kept beside the last",
+    )
+
+
+R = TypeVar("R", bound=Resources)
+
+
+def resources_class(base: type[R], stages: Mapping[str, Stage]) -> type[R]:
+    """With a section for each of these stages."""
+    fields: Any = {name: (StageResources, NOTHING) for name in stages}
+    made: type[R] = create_model("ResourceSpec", __base__=base, __doc__=base.__doc__, **fields)
+    made.stages = stages
+    return made
+
+
+if TYPE_CHECKING:
+    ResourceSpec = StarResources
+else:
+    ResourceSpec = resources_class(StarResources, STAGES)

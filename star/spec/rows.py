@@ -11,7 +11,7 @@ from star.errors import SpecError
 from star.spec.experiment import ExperimentSpec, Row, Variant, axis_name
 from star.spec.explain import field_schema
 from star.spec.profiles import Presets
-from star.spec.run import RunSpec
+from star.spec.run_base import Run
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 Axes = Mapping[str, Sequence[Any]]
@@ -38,17 +38,17 @@ def rows_of(spec: ExperimentSpec, doc: LocatedYaml, presets: Presets, name: str)
     Raises:
         SpecError: an axis that is no field, has no values or one twice, or that a row sets itself.
     """
-    _check_axes(spec.axes, doc)
+    _check_axes(spec, doc)
     only_axes = Row.model_construct(label="")
     written = _written(spec, doc, presets) or [Placed(only_axes, LocatedYaml({}), 0, None)]
     return [crossed for placed in written for crossed in _crossed(placed, spec.axes, doc, name)]
 
 
-def _check_axes(axes: Axes, doc: LocatedYaml) -> None:
-    for axis, values in axes.items():
+def _check_axes(spec: ExperimentSpec, doc: LocatedYaml) -> None:
+    for axis, values in spec.axes.items():
         location = doc.location(("axes", axis))
         try:
-            field_schema(RunSpec, axis)
+            field_schema(spec.run_class, axis)
         except SpecError as error:
             raise SpecError(f"{location}: axes.{error}.") from None
         if not values:
@@ -121,7 +121,7 @@ def label_of(placed: Placed, axes: Axes, idle: set[int]) -> str:
     return ", ".join(parts)
 
 
-def variant_of(placed: Placed, runs: tuple[RunSpec, ...], axes: Axes, idle: set[int]) -> Variant:
+def variant_of(placed: Placed, runs: tuple[Run, ...], axes: Axes, idle: set[int]) -> Variant:
     """A row with its runs, under the label that says where it lies."""
     label = label_of(placed, axes, idle)
     return Variant(label, placed.row.model_copy(update={"label": label}), runs, tuple(axes))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from star.spec.base import FieldError, Section, resolve_layer
+from star.spec.base import FieldError, resolve_layer
+from star.spec.graph import Stage, stages_of
 from star.spec.images import DataSpec, TokenizerSpec
 from star.spec.resources import ResourceSpec
+from star.spec.run_base import Run, Seed, Training
 from star.spec.sections import (
     AttentionSpec,
     GenerateSpec,
@@ -21,8 +25,8 @@ from star.spec.sections import (
 )
 
 
-class RunSpec(Section):
-    """What one run is. Two equal ones (resources aside) are the same run, computed once."""
+class RunSpec(Run):
+    """A run of ST-AR."""
 
     data: DataSpec = DataSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
@@ -35,7 +39,7 @@ class RunSpec(Section):
     attention: AttentionSpec = AttentionSpec()
     invariance: InvarianceSpec = InvarianceSpec()
     resources: ResourceSpec = ResourceSpec()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunSpec:
@@ -153,6 +157,48 @@ class RunSpec(Section):
                 "invariance.shifts",
                 f"{beyond[0]} leaves nothing to compare of an image of {self.data.image_size} pixels; give less",
             )
+
+    @property
+    def pipeline(self) -> Mapping[str, Stage]:
+        """All stages, or those that score given images."""
+        return stages_of(self.generate.samples is not None)
+
+    @property
+    def training(self) -> Training | None:
+        """Its optimizer steps."""
+        return Training("train", "optim.stop_at_step", self.total_steps)
+
+    @property
+    def has_seed(self) -> bool:
+        """Given images were made without one that we know of."""
+        return self.generate.samples is None
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """Layers are counted in the model, and validation chooses the best weights."""
+        return id(self.model), self.resources.validate_every
+
+    def section(self, name: str) -> Any:
+        """What a stage's key holds of a part, as JSON."""
+        if name == "seed" and not self.has_seed:
+            return None
+        values = super().section(name)
+        # "1/2" of 12 layers and 6 are the same layer
+        if name == "selfguided" and "contrastive_layer" in values:
+            values["contrastive_layer"] = self.contrastive_layer
+        if name == "probe":
+            values["layer"] = self.probe_layer
+        if name == "optim" and self.resources.validate_every:  # it makes the best weights, and a curve
+            values["validate_every"] = self.resources.validate_every
+        return values
+
+    def compared_by(self, stage: str) -> str | None:
+        """Of scores: how images are scored."""
+        return json.dumps(self.score.identity(), sort_keys=True, separators=(",", ":")) if stage == "score" else None
+
+    def metric(self, name: str) -> str:
+        """A metric's name with the extractor of its features."""
+        return name.replace("{extractor}", self.score.extractor)
 
     @property
     def grid(self) -> int:

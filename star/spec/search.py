@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from star.spec.base import Count, FieldError, Positive, Section
-from star.spec.experiment import Target
+from star.spec.experiment import Declared, pipeline_of
+from star.spec.graph import Stage
+from star.spec.scripts import ScriptName, ScriptStage
 
 Scalar = bool | int | float | str | None
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
@@ -118,21 +121,39 @@ class SearchSpec(Section):
     space: dict[str, Parameter] = Field(
         min_length=1, description="dotted path -> the values it may take; the base's own values are the first trial"
     )
+    stages: dict[ScriptName, ScriptStage] = Field(
+        default_factory=dict, description="commands of your own as stages, as an experiment has them"
+    )
     objectives: list[Objective] = Field(min_length=1, max_length=3)
     trials: Count = Field(description="how many, those that are ended early among them; --trials says otherwise")
     seeds: list[Seed] = Field([0], min_length=1, description="of each trial; its value is their mean")
     start: list[dict[str, Scalar]] = Field(
         default_factory=list, description="points to try after the default, as dotted path -> value"
     )
-    targets: list[Target] = Field(default_factory=list, description="stages to reach beside those of the objectives")
+    targets: list[str] = Field(default_factory=list, description="stages to reach beside those of the objectives")
     sampler: Sampler = Sampler()
     pruner: Pruner = Pruner()
     confirm: Confirm | None = None
+
+    @property
+    def declared(self) -> Declared:
+        """Its own stages, and all that its trials reach."""
+        reached = [objective.metric.split("/")[0] for objective in self.objectives]
+        return Declared(stages=self.stages, targets=[*reached, *self.targets])
+
+    @property
+    def pipeline(self) -> Mapping[str, Stage]:
+        """Every stage that its runs may have."""
+        return pipeline_of(self.stages)
 
     @model_validator(mode="after")
     def _fits_together(self) -> SearchSpec:
         if len(set(self.seeds)) != len(self.seeds):
             raise FieldError("seeds", "a seed stands twice")
+        try:
+            self.declared.check(self.targets)
+        except FieldError as error:
+            raise FieldError(".".join(error.path), str(error)) from None
         several = len(self.objectives) > 1
         metrics = [objective.metric for objective in self.objectives]
         for i, metric in enumerate(metrics):

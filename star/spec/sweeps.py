@@ -10,6 +10,7 @@ from star.errors import SpecError
 from star.spec.explain import field_schema
 from star.spec.renames import BY_STAGE, renamed
 from star.spec.run import RunSpec
+from star.spec.run_base import Run
 from star.spec.yamldoc import LocatedYaml, Path_, SourceLocation, nested, overlay, parse
 
 
@@ -24,8 +25,11 @@ class Change:
     """Those of a sweep."""
 
 
-def parse_set(text: str) -> Change:
+def parse_set(text: str, kind: type[Run] = RunSpec) -> Change:
     """A `path=value` of the command line. A list is a sweep where the field itself is none.
+
+    Args:
+        kind: of the runs.
 
     Raises:
         SpecError: it is none, or a run has no such field.
@@ -39,7 +43,7 @@ def parse_set(text: str) -> Change:
         return Change(text, path, nested(tuple(path.split(".")), parsed, location), None)
     path = renamed(path)
     try:
-        schema = field_schema(RunSpec, path)
+        schema = field_schema(kind, path)
     except SpecError as error:
         raise SpecError(f"{location}: {error}.") from None
     takes_list = any(part.get("type") == "array" for part in schema.get("anyOf", [schema]))

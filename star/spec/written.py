@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from star.spec.extends import Extended
 from star.spec.yamldoc import LocatedYaml, dump, overlay
+
+
+def _moved(path: Path, declared: object) -> dict[str, Any] | None:
+    """Stages of the user's own as they are told beside a copy of their files; None where nothing is to be changed."""
+    if not isinstance(declared, dict):
+        return None
+    moved = {name: dict(script) for name, script in declared.items()}
+    for script in moved.values():
+        script.pop("folder", None)
+        if "reads" in script:
+            script["reads"] = {
+                one: str((path.parent / Path(place).expanduser()).resolve()) for one, place in script["reads"].items()
+            }
+    return moved if moved != declared else None
 
 
 def as_written(
@@ -14,7 +29,7 @@ def as_written(
     extended: Extended,
     doc: LocatedYaml,
     name: tuple[str, str],
-    profile: Path,
+    profile: str | None,
     patches: Sequence[LocatedYaml],
     seeds: Sequence[int] | None = None,
     published_values: str | None = None,
@@ -25,7 +40,7 @@ def as_written(
         path: the experiment's file; its text is kept as it is where nothing was changed, and it extends no other.
         doc: what it holds, with the sweeps of the command line.
         name: (`experiment` or `search`, the name that it was given).
-        profile: the profile's file.
+        profile: the profile's file; None where there is none.
         patches: what --set changed.
         seeds: in place of the file's.
         published_values: its file of them, as it names it.
@@ -34,8 +49,9 @@ def as_written(
     kind, given = name
     if doc.value.get(kind) != given:
         changed[kind] = given
-    if doc.value.get("profile", "fashion") != profile.stem:
-        changed["profile"] = profile.stem
+    place = None if profile is None else Path(profile)
+    if place is not None and doc.value.get("profile", "fashion") != place.stem:
+        changed["profile"] = place.stem
     if seeds:
         changed["seeds"] = list(seeds)
     if patches:
@@ -43,7 +59,9 @@ def as_written(
         for patch in patches:
             base = overlay(base, patch)
         changed["base"] = base.value
-    files = {f"profiles/{profile.stem}.yaml": profile.read_text("utf-8-sig")}
+    if declared := _moved(path, doc.value.get("stages")):
+        changed["stages"] = declared
+    files = {} if place is None else {f"profiles/{place.stem}.yaml": place.read_text("utf-8-sig")}
     if published_values is not None:
         values = path.parent / published_values
         files[values.name] = values.read_text("utf-8-sig")

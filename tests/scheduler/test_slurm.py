@@ -71,6 +71,10 @@ def test_a_chain_is_handed_over_and_the_login_node_left(
 ) -> None:
     """`run --detach`: everything waits in Slurm's own queue; `status` sees it, a later `run` finds it all done."""
     monkeypatch.setenv("LIGHT_SECONDS", "0.3")
+    nodes = ",".join(slurm("sinfo", "--noheader", "--Node", "--format=%N").split())
+    slurm(
+        "scontrol", "update", f"nodename={nodes}", "state=drain", "reason=test"
+    )  # nothing starts before it was looked at
     line = [sys.executable, "-m", "tests.light.cli", "run", str(MANY), "--executor", "slurm", "--detach"]
     done = subprocess.run([*line, "--home", str(lab.path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "handed 20 jobs to slurm" in done.stdout, done.stdout + done.stderr
@@ -79,6 +83,7 @@ def test_a_chain_is_handed_over_and_the_login_node_left(
     arrays = {str(job.handle["job"]).partition("_")[0] for job in handed if job.handle}
     assert len(arrays) == 8, "one by one what all rows share, and an array of each stage of the four rows"
     shown = star_exp("status", home=lab.path).stdout
+    slurm("scontrol", "update", f"nodename={nodes}", "state=resume")
     assert "pending (Dependency)" in shown, shown
     until(lambda: len(lab.times_done()) == 20, "Slurm does it all")
     assert {row["state"] for row in json.loads(star_exp("status", "--json", home=lab.path).stdout)["open_jobs"]} <= {

@@ -12,12 +12,13 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 
 from star.errors import NotFoundError
 from star.rundir import read_json
+from star.scheduler.declared import stage_of
 from star.scheduler.policies import advice
-from star.spec.graph import STAGES
+from star.spec.graph import Stage
 from star.tracking.writer import flattened
 from star_board.board import Board
 from star_board.results import attention_picture
-from star_board.views.overview import describe, last_lines
+from star_board.views.overview import declared_of, describe, last_lines
 
 CHUNK = 128 * 1024
 """Bytes of a log in one answer."""
@@ -36,10 +37,13 @@ def job(board: Board, request: Request) -> Response:
             now = board.model.jobs[found.key]
             used = board.model.users(found.key)
             keys = used[0].jobs if used else {}
-            inputs = [(name, keys[name], board.model.jobs.get(keys[name])) for name in _inputs(now.stage, keys)]
+            inputs = [
+                (name, keys[name], board.model.jobs.get(keys[name])) for name in _inputs(declared_of(board, now), keys)
+            ]
             owner = board.model.schedulers.get(now.owner or "")
             about = describe(board.model, now)
-        files = [name for name in STAGES[now.stage].files if (folder.out / name).exists()]
+        declared = stage_of(now.stage, folder)
+        files = [name for name in (declared.files if declared else ()) if (folder.out / name).exists()]
         return {
             **about,
             "history": board.model.ledger.history(found.key),
@@ -61,8 +65,8 @@ def job(board: Board, request: Request) -> Response:
     return board.page(request, "job.html", make)
 
 
-def _inputs(stage: str, keys: dict[str, str]) -> list[str]:
-    return [name for name in STAGES[stage].inputs if name in keys] if stage in STAGES else []
+def _inputs(stage: Stage | None, keys: dict[str, str]) -> list[str]:
+    return [name for name in stage.inputs if name in keys] if stage else []
 
 
 def log(board: Board, request: Request) -> Response:
@@ -122,7 +126,8 @@ def output(board: Board, request: Request) -> Response:
     """A file that the job's stage declares: a picture as it is, arrays to download."""
     found, name = board.job(request.path_params["key"]), request.path_params["name"]
     file = board.home.job(found.stage, found.key).out / name
-    if found.stage not in STAGES or name not in STAGES[found.stage].files or not is_plain(file):
+    stage = declared_of(board, found)
+    if stage is None or name not in stage.files or not is_plain(file):
         raise NotFoundError(f"{found.stage} {found.key} has no file {name[:40]!r}.")
     if name.endswith(".png"):
         chosen = request.query_params.get("class", "")

@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from star.errors import ExecutorError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
+from star.scheduler.declared import stage_of
 from star.scheduler.explain import waiting_for
 from star.scheduler.policies import advice
-from star.spec.graph import STAGES
+from star.spec.graph import Stage
 from star_board.board import ROWS, Board
 from star_board.model import Group, Model
 
@@ -55,6 +56,11 @@ def overview(board: Board, request: Request) -> Response:
     return board.page(request, "overview.html", make)
 
 
+def declared_of(board: Board, job: Job) -> Stage | None:
+    """A job's stage, as the platform or the job itself declares it."""
+    return stage_of(job.stage, board.home.job(job.stage, job.key))
+
+
 def queue(board: Board, request: Request) -> Response:
     """Machines with what they hold, what runs, and what waits for what."""
     page = page_of(request)
@@ -70,7 +76,8 @@ def queue(board: Board, request: Request) -> Response:
 
             def inputs(job: Job) -> list[Job | None]:
                 keys = next((row.jobs for row in model.users(job.key)), {})
-                return [model.jobs.get(keys.get(name, "")) for name in STAGES[job.stage].inputs]
+                stage = declared_of(board, job)
+                return [model.jobs.get(keys.get(name, "")) for name in (stage.inputs if stage else ())]
 
             return {
                 **paged(waiting, page),

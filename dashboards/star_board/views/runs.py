@@ -11,6 +11,7 @@ from star.errors import NotFoundError
 from star.ledger.states import RunRow
 from star.spec.diff import ABSENT
 from star.spec.graph import STAGES, curve_names
+from star.spec.scripts import stage_in
 from star.tracking.writer import flattened
 from star_board.board import Board
 from star_board.curves import together
@@ -136,16 +137,17 @@ def classes_of(known: RunRow) -> int:
 def curve_data(board: Board, request: Request) -> Response:
     """A curve of several runs as JSON: `x`, `series`, and what a step is."""
     metric = request.query_params.get("metric", "")
-    if metric not in curve_names():
-        raise NotFoundError(f"{metric[:60]!r} is no curve; those that there are: {', '.join(curve_names())}.")
+    known = _runs(board, request.query_params.getlist("run")[:MOST])
+    steps = _curves_of(known)
+    if metric not in steps:
+        raise NotFoundError(f"{metric[:60]!r} is no curve; those that there are: {', '.join(steps)}.")
     stage, name = metric.split("/", 1)
     found = {}
-    known = _runs(board, request.query_params.getlist("run")[:MOST])
     for one in known:
         if stage in one.stages:
             points = board.curves.of(board.home.job(stage, one.stages[stage])).get(name, {})
             found[_label(one, known)] = points
-    return JSONResponse(together(found) | {"step": curve_names()[metric], "metric": metric})
+    return JSONResponse(together(found) | {"step": steps[metric], "metric": metric})
 
 
 def in_mlflow(board: Board, request: Request) -> Response:
@@ -167,16 +169,23 @@ def charts(board: Board, known: list[RunRow]) -> list[dict[str, Any]]:
     """The curves that at least one of these runs has."""
     found: set[str] = set()
     for one in known:
-        for stage in {name.split("/")[0] for name in CHARTS} & one.stages.keys():
+        declared = set(one.spec.get("stages") or {})
+        for stage in ({name.split("/")[0] for name in CHARTS} | declared) & one.stages.keys():
             folder = board.home.job(stage, one.stages[stage])
             found |= {f"{stage}/{name}" for name in board.curves.of(folder)}
     order = [*CHARTS, *sorted(found - set(CHARTS))]
-    steps = curve_names()
+    steps = _curves_of(known)
     return [
         {"metric": name, "step": steps[name], "more": name not in CHARTS}
         for name in order
         if name in found and name in steps
     ]
+
+
+def _curves_of(known: list[RunRow]) -> dict[str, str]:
+    """Every curve that these runs may have, and what its steps are."""
+    own = {name: found for one in known for name in one.spec.get("stages") or {} if (found := stage_in(one.spec, name))}
+    return curve_names() | curve_names(own)
 
 
 def has_file(board: Board, known: RunRow, stage: str, name: str) -> str | None:

@@ -55,7 +55,7 @@ def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
     )
     if any(len(ended[label]) < len(curves[label]) for label in drawn):
         title += ", unfinished"
-    axes[0, 0].set(xlabel=step_name(figure.metric), ylabel=figure.title, title=title)
+    axes[0, 0].set(xlabel=step_name(figure.metric, evidence), ylabel=figure.title, title=title)
     if few:
         axes[0, 0].set_xticks(sorted(frame["step"].unique()))
     style.legend_below(axes[0, 0])
@@ -92,6 +92,6 @@ def _published(figure: CurvesFigure, evidence: Evidence, labels: list[str], axis
         dashes=style.dashes(labels if owners else order),
         ax=axis,
     )
-    axis.set(xlabel=step_name(figure.metric), ylabel="", title=f"published: {given.source.split(',')[0]}")
+    axis.set(xlabel=step_name(figure.metric, evidence), ylabel="", title=f"published: {given.source.split(',')[0]}")
     axis.set_xticks(curves.steps)
     style.legend_below(axis)

@@ -1,0 +1,28 @@
+"""What is known of the stage of a job that only its folder tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from star.ledger.store import Ledger
+from star.rundir import JobDir, read_json
+from star.spec.graph import STAGES, Stage
+from star.spec.scripts import stage_in
+
+
+def stage_of(stage: str, folder: JobDir) -> Stage | None:
+    """A job's stage: the platform's of that name, or as the job's description declares it; None where nothing is known of it."""
+    if stage in STAGES:
+        return STAGES[stage]
+    return stage_in((read_json(folder.job) or {}).get("spec") or {}, stage)
+
+
+def inputs_of(ledger: Ledger, runs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Job of a stage of the user's own -> the jobs that it reads.
+
+    Args:
+        runs: stage -> key of each.
+    """
+    own = {key for stages in runs for stage, key in stages.items() if stage not in STAGES}
+    contents = ledger.contents_of(own) if own else {}
+    return {key: list((content.get("inputs") or {}).values()) for key, content in contents.items()}

@@ -1,0 +1,54 @@
+"""Copies of the users' scripts in the home: what a command runs is what its key was made of, wherever its file is changed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from star.errors import DataError
+from star.rundir import Home
+from star.scheduler.plan import Plan
+from star.spec.script_files import contents_of, digest_of
+from star.spec.scripts import scripts_of, source_of
+
+
+def copy_of(home: Home, source: str) -> Path:
+    """Where the copy of a script lies whose files and data a key names `source`."""
+    return home.scripts / source.partition("+")[0]
+
+
+def script_digest(folder: Path) -> str:
+    """What a copy has to be called, by its contents."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return digest_of({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+
+
+def keep_scripts(plan: Plan, home: Home) -> None:
+    """Copy the files of every script that the plan's jobs call, unless they are there.
+
+    Raises:
+        DataError: they were changed since the plan was made.
+    """
+    for job in plan.to_do:
+        script = scripts_of(job.spec).get(job.stage)
+        if script is None:
+            continue
+        target = copy_of(home, job.run.sources[source_of(job.stage)])
+        if target.is_dir():
+            continue
+        contents = contents_of(job.stage, script)
+        if digest_of(contents) != target.name:
+            raise DataError(
+                f"stages.{job.stage}: its files were changed while this was planned; give the same command again."
+            )
+        new = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        for name, content in contents.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(content)
+        new.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(new, target)
+        except OSError:  # another scheduler was first
+            shutil.rmtree(new)

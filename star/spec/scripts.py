@@ -1,0 +1,234 @@
+"""A stage that is a command of the user's own: what it is called with, what it reads, and what it leaves.
+
+`stages:` of an experiment declares such stages. Each has a section of its own name in the run's spec, with the parameters that it
+declares, and the platform treats it as any other: keys, plan, resume, tables.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from star.spec.base import FieldError, Section
+from star.spec.graph import STAGES, Stage
+
+Scalar = bool | int | float | str
+ScriptName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")]
+GIVEN = ("seed", "out", "checkpoints", "resume", "threads", "processes", "device", "parameters")
+"""What a command may name beside its own parameters, the stages it comes after, and what it reads."""
+TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+class Parameter(Section):
+    """One parameter of a command, in the long form."""
+
+    type: Literal["int", "float", "str", "bool"] | None = Field(None, description="null: that of the default")
+    default: Scalar | None = Field(None, description="null: each run must give one")
+    neutral: Scalar | None = Field(
+        None, description="the value at which it is outside the key: as if it were not there"
+    )
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    choices: list[Scalar] | None = Field(None, min_length=1)
+    description: str | None = None
+
+    @model_validator(mode="after")
+    def _typed(self) -> Parameter:
+        if self.type is None and self.default is None:
+            raise FieldError("type", "give a type (int, float, str, bool) or a default")
+        for name in ("default", "neutral"):
+            value = getattr(self, name)
+            if value is not None and not self._is_legal(value):
+                raise FieldError(name, f"{value!r} is not of the type {self.kind}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Its type's name."""
+        return self.type or type(self.default).__name__
+
+    def _is_legal(self, value: Scalar) -> bool:
+        return type(value) is TYPES[self.kind] or (self.kind == "float" and type(value) is int)
+
+    def field(self) -> tuple[Any, Any]:
+        """As a field of a model: its type with its limits, and its default."""
+        limits: dict[str, Any] = {
+            name: getattr(self, name) for name in ("ge", "gt", "le", "lt") if getattr(self, name) is not None
+        }
+        if self.kind == "float":
+            limits["allow_inf_nan"] = False
+        info: Any = Field(... if self.default is None else self.default, description=self.description, **limits)
+        return (Literal[tuple(self.choices)] if self.choices else TYPES[self.kind]), info
+
+
+class ScriptSection(Section):
+    """The parameters of one command."""
+
+    def identity(self) -> dict[str, Any]:
+        """Without those at their neutral value."""
+        neutral: dict[str, Scalar] = getattr(self, "neutral_values", {})
+        values = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if name not in neutral or neutral[name] != value}
+
+
+class ScriptStage(Section):
+    """A command of one's own as a stage."""
+
+    command: str = Field(
+        min_length=1,
+        description="what is called, such as `python train.py --lr {lr} --seed {seed} --out {out}`; no shell reads it",
+    )
+    parameters: dict[ScriptName, Scalar | Parameter] = Field(
+        default_factory=dict,
+        description="name -> default, or {type, default, ge, gt, le, lt, choices, neutral, description}",
+    )
+    files: list[str] = Field(
+        default_factory=list,
+        description="files of the script, or patterns such as `lib/*.py`, from the experiment's folder; those that the command names "
+        "are taken without being listed. Their contents are in the key, and it is run from a copy of them",
+    )
+    folder: str = Field("", description="where the files are; the experiment's folder")
+    reads: dict[ScriptName, str] = Field(
+        default_factory=dict, description="name -> file or folder of data that it reads: in the key by its contents"
+    )
+    after: list[str] = Field(
+        default_factory=list, description="stages whose output it reads, as {STAGE} in the command"
+    )
+    results: list[MetricName] = Field(default_factory=list, description="the numbers that it ends with")
+    curves: dict[MetricName, str] = Field(
+        default_factory=dict, description="numbers that it reports while it runs -> what a step of them is"
+    )
+    attach: list[str] = Field(default_factory=list, description="files of its output to attach to the tracked run")
+    keeps: Literal["checkpoints"] | None = Field(
+        None, description="`checkpoints`: it leaves in {checkpoints} what the next attempt goes on from"
+    )
+    length: ScriptName | None = Field(
+        None,
+        description="the whole-number parameter that says how long it trains: a search compares trials at smaller values of it, and "
+        "{resume} is the output of the longest shorter run, or nothing",
+    )
+    gpu: bool = Field(True, description="whether it computes on a GPU where there is one")
+    version: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> ScriptStage:
+        for name in self.parameters:
+            if name in GIVEN or name in self.after or name in self.reads:
+                raise FieldError(
+                    f"parameters.{name}", f"{name!r} means something else in a command; give it another name"
+                )
+        legal = [*self.parameters, *self.reads, *self.after, *GIVEN]
+        try:
+            named = list(self.placeholders())
+            shlex.split(self.command)
+        except ValueError as error:
+            raise FieldError("command", f"cannot be read: {error}; write a brace itself as {{{{ or }}}}") from None
+        for name in named:
+            if name not in legal:
+                raise FieldError("command", f"{{{name}}} is not known here; legal: {', '.join(legal)}")
+        if self.length is not None and (
+            self.length not in self.parameters or self.parameter(self.length).kind != "int"
+        ):
+            raise FieldError(
+                "length", f"{self.length!r} is no parameter that is a whole number; name one, such as epochs"
+            )
+        whole = "parameters" in named
+        idle = [name for name in self.parameters if not whole and name not in named]
+        if idle:
+            raise FieldError(
+                f"parameters.{idle[0]}", f"the command does not use it; write {{{idle[0]}}} or {{parameters}} into it"
+            )
+        return self
+
+    def placeholders(self) -> Iterator[str]:
+        """What stands in braces in the command."""
+        for _, name, spec, conversion in Formatter().parse(self.command):
+            if name is not None:
+                if spec or conversion or not name.isidentifier():
+                    raise ValueError(f"{{{name}}} is more than a name in braces")
+                yield name
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether runs of two seeds are two."""
+        return "seed" in self.placeholders()
+
+    def parameter(self, name: str) -> Parameter:
+        """One of its parameters, in the long form."""
+        given = self.parameters[name]
+        return given if isinstance(given, Parameter) else Parameter(default=given)
+
+    def section(self, name: str) -> type[ScriptSection]:
+        """The model of its parameters."""
+        declared = {one: self.parameter(one) for one in self.parameters}
+        fields: Any = {one: parameter.field() for one, parameter in declared.items()}
+        model = create_model(f"{name.title()}Parameters", __base__=ScriptSection, **fields)
+        model.neutral_values = {one: p.neutral for one, p in declared.items() if p.neutral is not None}  # type: ignore[attr-defined]
+        return model
+
+    def stage(self, name: str) -> Stage:
+        """As the platform knows stages."""
+        sections = (name, "seed") if self.uses_seed else (name,)
+        return Stage(
+            name,
+            self.version,
+            sections,
+            tuple(self.after),
+            source=source_of(name),
+            results=tuple(self.results),
+            curves=dict(self.curves),
+            files=tuple(self.attach),
+            keeps=self.keeps,
+            width="processes",
+            gpu=self.gpu,
+            command=self.command,
+        )
+
+
+def scripts_of(spec: object) -> Mapping[str, ScriptStage]:
+    """The stages of the user's own that a run declares."""
+    found: Mapping[str, ScriptStage] = getattr(spec, "stages", {})
+    return found
+
+
+def stage_in(spec: Mapping[str, Any], stage: str) -> Stage | None:
+    """A stage of a run, from its spec as JSON: the platform's of that name, or the one that it declares; None where there is none."""
+    if stage in STAGES:
+        return STAGES[stage]
+    found = (spec.get("stages") or {}).get(stage)
+    return None if found is None else ScriptStage.model_validate(found).stage(stage)
+
+
+def source_of(stage: str) -> str:
+    """What a run's sources call the files of a script and what it reads."""
+    return f"stages.{stage}"
+
+
+def check_declared(declared: Mapping[str, ScriptStage], taken: tuple[str, ...]) -> None:
+    """That stages of one's own have names of their own, and come after stages that there are.
+
+    Raises:
+        FieldError: relative to `stages`.
+    """
+    for name, script in declared.items():
+        if name in STAGES or name in taken:
+            raise FieldError(name, f"{name!r} is a part of every run already; give it another name")
+        for i, before in enumerate(script.after):
+            if before not in declared and before not in STAGES:
+                raise FieldError(
+                    f"{name}.after.{i}", f"{before!r} is no stage; there are: {', '.join([*declared, *STAGES])}"
+                )
+        line = [name]
+        while line:
+            here = line.pop()
+            befores = declared[here].after if here in declared else []
+            if name in befores:
+                raise FieldError(f"{name}.after", "comes after itself")
+            line += [before for before in befores if before in declared and before != here]
