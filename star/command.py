@@ -5,8 +5,6 @@ The contract with the script is docs/own-script.md.
 
 from __future__ import annotations
 
-import ctypes
-import json
 import logging
 import os
 import shlex
@@ -16,19 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from star.errors import DataError, StarError, Stopped
-from star.launch import SET_PARENT_DEATH_SIGNAL
-from star.rundir import PREEMPTED, USER_ERROR, JobDir, MetricLog, write_json
+from star.process import die_with_parent
+from star.rundir import PREEMPTED, USER_ERROR, JobDir
 from star.scratch import near
+from star.script_output import Reports, results_of
 from star.spec.resources import Resources
 from star.spec.run_base import Run
 from star.spec.scripts import ScriptStage
 
-CURVES = "curves.jsonl"
-RESULTS = "results.json"
 POLL = 0.2
 """Seconds between looks at the script and what it has reported."""
 log = logging.getLogger("star.worker")
@@ -54,17 +52,32 @@ def run_command(
     line = _line(job, job_dir, spec, script)
     log.info("calling %s in %s", shlex.join(line), job["script"])
     process = _started(line, job, job_dir, script)
-    reports = _Reports(job_dir, script)
+    reports = Reports(_place(script.curves_file, job_dir), job_dir)
     asked = False
-    while process.poll() is None:
-        reports.carry()
-        if stop() and not asked:
-            asked = True
-            process.send_signal(signal.SIGTERM)
-        time.sleep(POLL)
-    reports.close()
+    try:
+        while process.poll() is None:
+            reports.carry()
+            if stop() and not asked:
+                asked = True
+                process.send_signal(signal.SIGTERM)
+            time.sleep(POLL)
+        reports.close()
+    finally:
+        _end(process)
     _judge(process.returncode, asked, script)
-    return _results(job_dir.scratch / RESULTS, script, job["stage"])
+    return results_of(script, job["stage"], _place(script.results_file, job_dir), job_dir.log)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of a script behind: neither itself, where its reports cannot be read, nor what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _place(name: str, job_dir: JobDir) -> Path:
+    """A file that the script writes."""
+    return job_dir.scratch / name.format(out=job_dir.scratch, checkpoints=job_dir.checkpoints)
 
 
 def _line(job: Mapping[str, Any], job_dir: JobDir, spec: Run, script: ScriptStage) -> list[str]:
@@ -84,7 +97,7 @@ def _line(job: Mapping[str, Any], job_dir: JobDir, spec: Run, script: ScriptStag
         "processes": resources.processes_of(job["stage"]),
         "device": resources.device_of(job["stage"]),
     }
-    line = []
+    line: list[str] = []
     for word in shlex.split(script.command):
         if word == "{parameters}":
             line += _options(parameters)
@@ -120,7 +133,6 @@ def _started(line: list[str], job: Mapping[str, Any], job_dir: JobDir, script: S
         environment.pop(name, None)
     if script.gpu is False:
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    library = ctypes.CDLL(None)
     try:
         return subprocess.Popen(
             line,
@@ -128,11 +140,13 @@ def _started(line: list[str], job: Mapping[str, Any], job_dir: JobDir, script: S
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # so that a signal to this worker's group comes to it once
-            preexec_fn=lambda: library.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0),
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
     except OSError as error:
         if not Path(job["script"]).is_dir():
-            raise DataError(f"{job['script']}: the copy of the script is gone; give the command that planned this again.") from None
+            raise DataError(
+                f"{job['script']}: the copy of the script is gone; give the command that planned this again."
+            ) from None
         raise StarError(
             f"stages.{job['stage']}.command: {line[0]} cannot be called: {error.strerror}; give a program that is on the PATH of the "
             "machine that runs it, or a file of the script with `python` before it."
@@ -148,82 +162,3 @@ def _judge(code: int, asked: bool, script: ScriptStage) -> None:
     if code:
         how = f"died by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise ScriptError(f"the command {how}; the end of its log says why")
-
-
-def _results(path: Path, script: ScriptStage, stage: str) -> dict[str, float]:
-    """The numbers of results.json.
-
-    Raises:
-        StarError: it is not there, not JSON of names and numbers, or lacks a declared one.
-    """
-    if not script.results and not path.exists():
-        return {}
-    what = f"stages.{stage}.results"
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise StarError(
-            f"{what}: the command ended without writing {RESULTS} into {{out}}; write the numbers there as JSON, such as "
-            f'{{"{script.results[0]}": 0.5}}.'
-        ) from None
-    except ValueError as error:
-        raise StarError(f"{what}: {RESULTS} is not JSON: {error}; write a mapping of names to numbers.") from None
-    if not isinstance(found, dict):
-        raise StarError(f"{what}: {RESULTS} holds no mapping of names to numbers.")
-    wrong = [name for name, value in found.items() if isinstance(value, bool) or not isinstance(value, int | float)]
-    lacking = [name for name in script.results if name not in found]
-    if wrong or lacking:
-        lacks = f"lacks {', '.join(lacking)}" if lacking else f"has no number at {', '.join(wrong)}"
-        raise StarError(f"{what}: {RESULTS} {lacks}; it holds {', '.join(found) or 'nothing'}.")
-    more = [name for name in found if name not in script.results]
-    if more:
-        log.info("kept beside the declared results: %s; a table can name what `results` declares", ", ".join(more))
-    return {name: float(value) for name, value in found.items()}
-
-
-class _Reports:
-    """What the script says while it runs: lines of curves.jsonl, `{"step": 3, "loss": 0.5}`, with `"of": 100` also how far it is."""
-
-    def __init__(self, job_dir: JobDir, script: ScriptStage) -> None:
-        self.path, self.progress = job_dir.scratch / CURVES, job_dir.progress
-        self.metrics = MetricLog(job_dir.metrics)
-        self.script, self.offset, self.line = script, 0, 0
-        self.started, self.first = time.time(), None
-
-    def carry(self) -> None:
-        """Record the lines that are new and whole."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self.offset += len(line)
-                self.line += 1
-                self._record(line)
-
-    def _record(self, line: bytes) -> None:
-        try:
-            values = json.loads(line)
-            step = values.pop("step")
-            of = values.pop("of", None)
-            numbers = {name: float(value) for name, value in values.items() if value is not None}
-            if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-                raise ValueError(f"the step {step!r} is no whole number from 0")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f'{CURVES}:{self.line}: is not as {{"step": 3, "loss": 0.5}}: {type(error).__name__}: {error}.'
-            ) from None
-        if numbers:
-            self.metrics.record(step, numbers)
-        if isinstance(of, int):
-            now = time.time()
-            self.first = step if self.first is None else self.first
-            rate = (step - self.first) / max(1e-9, now - self.started)
-            write_json(self.progress, {"done": step, "total": of, "rate": rate, "time": now}, durable=False)
-
-    def close(self) -> None:
-        """Carry the rest."""
-        self.carry()
-        self.metrics.close()

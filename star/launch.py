@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -12,10 +11,10 @@ import time
 from typing import Any
 
 from star.errors import StarError
+from star.process import die_with_parent
 from star.rundir import BUSY, DONE, FAILED, PREEMPTED, STOPPED, USER_ERROR, JobDir, read_json, write_json
 
 MARK = "STAR_CHILD"
-SET_PARENT_DEATH_SIGNAL = 1
 MEETING_TIMEOUT = 300.0
 """Seconds that the machines of one job wait for each other."""
 BEAT = 5.0
@@ -30,7 +29,7 @@ def is_child() -> bool:
 
 def follow_parent() -> None:
     """Be asked to stop when the agent is killed (Linux): children in sessions of their own would go on alone."""
-    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
+    die_with_parent(signal.SIGTERM)
 
 
 def follow_starter() -> None:
@@ -132,9 +131,9 @@ def _meeting_point(job: JobDir, description: dict[str, Any], first: bool) -> str
     path = job.path / "meeting.json"
     this = f"{description.get('attempt', 0)}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
     if first:
-        with socket.socket() as found:
-            found.bind(("", 0))
-            port = found.getsockname()[1]
+        with socket.socket() as listening:
+            listening.bind(("", 0))
+            port = listening.getsockname()[1]
         try:
             address = socket.gethostbyname(socket.gethostname())
         except OSError:

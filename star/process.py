@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from functools import cache
 from pathlib import Path
+
+SET_PARENT_DEATH_SIGNAL = 1
+"""As prctl calls it."""
+_library = ctypes.CDLL(None)
+
+
+def die_with_parent(signal: int) -> None:
+    """Have this process get `signal` when its parent is gone (Linux): one in a session of its own would go on alone."""
+    _library.prctl(SET_PARENT_DEATH_SIGNAL, int(signal), 0, 0, 0)
 
 
 def process_born(pid: int) -> str | None:

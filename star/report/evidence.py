@@ -99,7 +99,7 @@ class Evidence:
             source = (
                 self._formula(run, metric, formula)
                 if formula
-                else self._one(run, parse_measure(metric, run.spec.pipeline))
+                else self._one(run, parse_measure(metric, self.experiment.spec.pipeline))
             )
             if source == IDLE:
                 found.idle = True

@@ -95,6 +95,9 @@ class MetricsSync:
 
     def start(self) -> None:
         """Begin delivering."""
+        # MLflow, which the thread imports, imports this; and while it is half imported, every statement of another thread fails
+        import sqlalchemy.orm  # noqa: F401
+
         self._thread.start()
 
     def finish(self) -> Exception | None:

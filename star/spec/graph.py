@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     from star.spec.run import RunSpec
@@ -41,8 +41,8 @@ class Stage:
     """Whether it computes on a GPU where there is one."""
     unchanged: Callable[[RunSpec], bool] | None = None
     """For which runs the newest version gives what the one before gave, bit for bit: they keep its key."""
-    command: str | None = None
-    """Of a stage of the user's own: what is called."""
+    command: dict[str, Any] | None = None
+    """Of a stage of the user's own: what is called, and what is read of it."""
 
     def version_of(self, spec: Run) -> int:
         """The version that counts for a run."""

@@ -6,6 +6,7 @@ declares, and the platform treats it as any other: keys, plan, resume, tables.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from string import Formatter
@@ -101,9 +102,20 @@ class ScriptStage(Section):
     after: list[str] = Field(
         default_factory=list, description="stages whose output it reads, as {STAGE} in the command"
     )
-    results: list[MetricName] = Field(default_factory=list, description="the numbers that it ends with")
+    results: list[MetricName] | dict[MetricName, str] = Field(
+        default_factory=list,
+        description="the numbers that it ends with: names in results_file, or name -> regular expression whose first group is the number "
+        "in what it prints, where the last match counts",
+    )
+    results_file: str = Field(
+        "results.json", description="JSON of names and numbers, in {out} unless it begins with {checkpoints}"
+    )
     curves: dict[MetricName, str] = Field(
         default_factory=dict, description="numbers that it reports while it runs -> what a step of them is"
+    )
+    curves_file: str = Field(
+        "curves.jsonl",
+        description="where: lines of JSON, a .csv with a column `step`, or a .json with a list (or `log_history`) of such lines",
     )
     attach: list[str] = Field(default_factory=list, description="files of its output to attach to the tracked run")
     keeps: Literal["checkpoints"] | None = Field(
@@ -139,6 +151,15 @@ class ScriptStage(Section):
             raise FieldError(
                 "length", f"{self.length!r} is no parameter that is a whole number; name one, such as epochs"
             )
+        for name, pattern in self.patterns.items():
+            try:
+                if re.compile(pattern).groups < 1:
+                    raise FieldError(
+                        f"results.{name}",
+                        f"{pattern!r} has no group; put the number in one, as in 'accuracy: ([0-9.]+)'",
+                    )
+            except re.error as error:
+                raise FieldError(f"results.{name}", f"{pattern!r} is no regular expression: {error}") from None
         whole = "parameters" in named
         idle = [name for name in self.parameters if not whole and name not in named]
         if idle:
@@ -154,6 +175,17 @@ class ScriptStage(Section):
                 if spec or conversion or not name.isidentifier():
                     raise ValueError(f"{{{name}}} is more than a name in braces")
                 yield name
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What is called and which numbers are read from it, for its key."""
+        found: dict[str, Any] = {"line": self.command, "results": self.results}
+        return found if self.results_file == "results.json" else {**found, "results_file": self.results_file}
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """Results that are read from what it prints."""
+        return self.results if isinstance(self.results, dict) else {}
 
     @property
     def uses_seed(self) -> bool:
@@ -188,7 +220,7 @@ class ScriptStage(Section):
             keeps=self.keeps,
             width="processes",
             gpu=self.gpu,
-            command=self.command,
+            command=self.recipe,
         )
 
 
