@@ -14,7 +14,7 @@ from star.cli.run import keep_budget
 from star.ledger.store import read_ledger
 from star.rundir import Home
 from star.scheduler.estimate import gpu_hours, parameters
-from star.scheduler.plan import Plan, PlannedRun, make_plan
+from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.scheduler.registration import compare
 from star.spec.experiment import Experiment
 from star.spec.resources import PEAK_TFLOPS
@@ -49,7 +49,11 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
 
 
 def _total(plan: Plan, seconds: float, slots: int) -> str:
-    jobs = f"to do: {len(plan.to_do)} of {len(plan.jobs)} jobs, {amount(plan.flops(), 'FLOP')}"
+    commands = sum(is_command(job) for job in plan.to_do)
+    jobs = f"to do: {len(plan.to_do)} of {len(plan.jobs)} jobs"
+    if commands and commands == len(plan.to_do):
+        return f"{jobs}, commands of which nobody knows what they cost"
+    jobs += f", {amount(plan.flops(), 'FLOP')}" + (f" beside {commands} commands" if commands else "")
     disk = (
         f"{amount(plan.disk(), 'B')} on disk, and up to {amount(plan.checkpoints(), 'B')} of checkpoints while training"
     )
@@ -87,7 +91,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         return
     for job in jobs:
         hours = f"{gpu_hours(job.spec, job.flops):,.1f}" if job.spec.resources.gpu else "-"
-        cost = amount(job.flops, "FLOP")
+        cost = "-" if is_command(job) else amount(job.flops, "FLOP")
         yield (
             f"  {job.stage:<10} {job.key:<16} {len(job.runs):>4}  {job.action:<10} {cost:>11}  {hours:>9}  {job.reason}; {job.label}"
         )
@@ -97,11 +101,16 @@ def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
     jobs = [plan.jobs[key] for key in run.stages.values() if key in plan.jobs]
     summary = ", ".join(f"{count} {action}" for action, count in Counter(job.action for job in jobs).items())
     flops = sum(job.flops for job in jobs)
-    cost = amount(flops, "FLOP")
+    cost = amount(flops, "FLOP") if flops or isinstance(run.spec, RunSpec) else ""
     if run.spec.resources.gpu:
         cost += f"  {gpu_hours(run.spec, flops):,.0f} GPU-hours"
     size = f"{parameters(run.spec) / 1e6:,.4g} M parameters  " if isinstance(run.spec, RunSpec) else ""
     return f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}{cost}  {summary}"
+
+
+def is_command(job: PlannedJob) -> bool:
+    """Whether a job is a command of the user's own."""
+    return job.spec.pipeline[job.stage].command is not None
 
 
 def _as_json(plan: Plan, seconds: float) -> dict[str, object]:

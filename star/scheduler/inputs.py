@@ -109,7 +109,9 @@ class ExternalInputs:
             for name, given in script.reads.items():
                 path, where = Path(given), f"stages.{stage}.reads.{name}"
                 if path.is_dir():
-                    found: str | None = self.manifests.tree(Tree.of(path, states=True))
+                    found: str | None = self.manifests.tree(
+                        Tree.of(path, ("",), states=True)
+                    )  # whatever they are called
                 elif path.is_file():
                     found = self.manifests.file(path)
                 else:

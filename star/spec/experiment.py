@@ -60,9 +60,10 @@ class Declared(Section):
         return run_class(self.stages, not own or not set(needed_of(targets, {**STAGES, **own})) <= set(own))
 
 
-def pipeline_of(stages: Mapping[str, ScriptStage]) -> Mapping[str, Stage]:
-    """The platform's stages, and those of the user's own."""
-    return {**STAGES, **{name: script.stage(name) for name, script in stages.items()}}
+def pipeline_of(declared: Declared) -> Mapping[str, Stage]:
+    """Every stage that runs may have: ST-AR's where they have its sections, and those of the user's own."""
+    own = {name: script.stage(name) for name, script in declared.stages.items()}
+    return {**STAGES, **own} if issubclass(declared.run_class(), RunSpec) else own
 
 
 class Row(Section):
@@ -141,7 +142,7 @@ class ExperimentSpec(Section):
     @property
     def pipeline(self) -> Mapping[str, Stage]:
         """Every stage that its runs may have."""
-        return pipeline_of(self.stages)
+        return pipeline_of(Declared(stages=self.stages, targets=self.targets))
 
     @property
     def run_class(self) -> type[Run]:

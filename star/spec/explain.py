@@ -96,7 +96,20 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
 @cache
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     """Made anew it takes as long as reading an experiment, which asks for it again and again."""
-    return model.model_json_schema()
+    found: dict[str, Any] = _with_free_keys(model.model_json_schema())
+    return found
+
+
+def _with_free_keys(part: Any) -> Any:
+    """A schema in which a mapping whose keys match a pattern is one whose keys are free."""
+    if isinstance(part, list):
+        return [_with_free_keys(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    found = {name: _with_free_keys(value) for name, value in part.items() if name != "patternProperties"}
+    for value in part.get("patternProperties", {}).values():
+        found["additionalProperties"] = _with_free_keys(value)
+    return found
 
 
 def _known_part(schema: dict[str, Any], loc: Loc, keep_last: bool) -> Loc:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from star.errors import SpecError
+from star.errors import DataError, SpecError
 from star.spec.check import check_report, check_rows
 from star.spec.experiment import Declared, Experiment, ExperimentSpec
 from star.spec.explain import validated
@@ -84,7 +84,7 @@ def load(
         seeds,
         spec.published_values,
     )
-    written |= texts_of(spec.stages, path)
+    written |= texts_of(spec.stages, path, doc)
     notes += told_of(rows, spec.axes, idle)
     notes += _told_of_former(spec, extended, presets, patches)
     return Experiment(str(path), spec, presets.name, variants, written, tuple(notes))
@@ -136,12 +136,21 @@ def with_stages(base: LocatedYaml, stages: Mapping[str, ScriptStage], path: Path
     return overlay(base, nested(("stages",), declared, SourceLocation(str(path))))
 
 
-def texts_of(stages: Mapping[str, ScriptStage], path: Path) -> dict[str, str]:
-    """The files of the scripts, for beside a copy of the experiment's file."""
+def texts_of(stages: Mapping[str, ScriptStage], path: Path, doc: LocatedYaml) -> dict[str, str]:
+    """The files of the scripts, for beside a copy of the experiment's file.
+
+    Raises:
+        SpecError: some are not there.
+    """
     found: dict[str, str] = {}
     for name, script in stages.items():
         placed = script.model_copy(update={"folder": str((path.parent / script.folder).resolve())})
-        found |= {one: content.decode("utf-8", "surrogateescape") for one, content in contents_of(name, placed).items()}
+        try:
+            contents = contents_of(name, placed)
+        except DataError as error:
+            where = tuple(int(step) if step.isdigit() else step for step in str(error).partition(":")[0].split("."))
+            raise SpecError(f"{doc.location(where) or path}: {error}") from None
+        found |= {one: content.decode("utf-8", "surrogateescape") for one, content in contents.items()}
     return found
 
 

@@ -26,7 +26,7 @@ TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
 class Parameter(Section):
-    """One parameter of a command, in the long form."""
+    """One parameter of a command; a value alone is its default."""
 
     type: Literal["int", "float", "str", "bool"] | None = Field(None, description="null: that of the default")
     default: Scalar | None = Field(None, description="null: each run must give one")
@@ -39,6 +39,12 @@ class Parameter(Section):
     lt: float | None = None
     choices: list[Scalar] | None = Field(None, min_length=1)
     description: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """A value alone is the default."""
+        return value if isinstance(value, dict | Parameter) else {"default": value}
 
     @model_validator(mode="after")
     def _typed(self) -> Parameter:
@@ -86,7 +92,7 @@ class ScriptStage(Section):
         min_length=1,
         description="what is called, such as `python train.py --lr {lr} --seed {seed} --out {out}`; no shell reads it",
     )
-    parameters: dict[ScriptName, Scalar | Parameter] = Field(
+    parameters: dict[ScriptName, Parameter] = Field(
         default_factory=dict,
         description="name -> default, or {type, default, ge, gt, le, lt, choices, neutral, description}",
     )
@@ -146,7 +152,7 @@ class ScriptStage(Section):
             if name not in legal:
                 raise FieldError("command", f"{{{name}}} is not known here; legal: {', '.join(legal)}")
         if self.length is not None and (
-            self.length not in self.parameters or self.parameter(self.length).kind != "int"
+            self.length not in self.parameters or self.parameters[self.length].kind != "int"
         ):
             raise FieldError(
                 "length", f"{self.length!r} is no parameter that is a whole number; name one, such as epochs"
@@ -192,17 +198,11 @@ class ScriptStage(Section):
         """Whether runs of two seeds are two."""
         return "seed" in self.placeholders()
 
-    def parameter(self, name: str) -> Parameter:
-        """One of its parameters, in the long form."""
-        given = self.parameters[name]
-        return given if isinstance(given, Parameter) else Parameter(default=given)
-
     def section(self, name: str) -> type[ScriptSection]:
         """The model of its parameters."""
-        declared = {one: self.parameter(one) for one in self.parameters}
-        fields: Any = {one: parameter.field() for one, parameter in declared.items()}
+        fields: Any = {one: parameter.field() for one, parameter in self.parameters.items()}
         model = create_model(f"{name.title()}Parameters", __base__=ScriptSection, **fields)
-        model.neutral_values = {one: p.neutral for one, p in declared.items() if p.neutral is not None}  # type: ignore[attr-defined]
+        model.neutral_values = {one: p.neutral for one, p in self.parameters.items() if p.neutral is not None}  # type: ignore[attr-defined]
         return model
 
     def stage(self, name: str) -> Stage:

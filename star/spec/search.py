@@ -144,7 +144,7 @@ class SearchSpec(Section):
     @property
     def pipeline(self) -> Mapping[str, Stage]:
         """Every stage that its runs may have."""
-        return pipeline_of(self.stages)
+        return pipeline_of(self.declared)
 
     @model_validator(mode="after")
     def _fits_together(self) -> SearchSpec:
