@@ -79,6 +79,7 @@ def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Pa
     found = _read(file, line)
     if not isinstance(found.doc.value, dict):
         raise SpecError(f"{location}: extends: {file} holds no mapping of keys to values.")
+    found = replace(found, doc=_with_scripts_moved(found.doc, file.parent, path.parent))
     # a file of published values is named from where the other file lies; the second name is the former one
     for key in ("published_values", "reference"):
         values = found.doc.value.get(key)
@@ -87,6 +88,27 @@ def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Pa
             moved = overlay(found.doc, nested((key,), place, found.doc.location((key,)) or location))
             found = replace(found, doc=replace(moved, anchors=found.doc.anchors))
     return found
+
+
+def _with_scripts_moved(doc: LocatedYaml, there: Path, here: Path) -> LocatedYaml:
+    """Stages of the user's own, whose files and data are named from where the other file lies, named from here."""
+    declared = doc.value.get("stages")
+    if not isinstance(declared, dict) or there.resolve() == here.resolve():
+        return doc
+    for name, script in declared.items():
+        if not isinstance(script, dict):
+            continue
+        places: dict[Path_, str] = {("folder",): script.get("folder") or ""}
+        if isinstance(script.get("reads"), dict):
+            places |= {("reads", one): place for one, place in script["reads"].items() if isinstance(place, str)}
+        for steps, place in places.items():
+            where: Path_ = ("stages", name, *steps)
+            location = doc.location(where) or SourceLocation(str(there))
+            if not place.startswith(("~", "/")):
+                doc = replace(
+                    overlay(doc, nested(where, os.path.relpath(there / place, here), location)), anchors=doc.anchors
+                )
+    return doc
 
 
 def _added(doc: LocatedYaml, more: LocatedYaml, path: Path_) -> LocatedYaml:
