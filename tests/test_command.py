@@ -1,0 +1,191 @@
+"""The worker's side of a command: what it is called with, how it may end, what is read of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from star.command import ScriptError, run_command
+from star.errors import DataError, StarError, Stopped
+from star.rundir import JobDir, read_json, read_metrics
+from star.script_output import Reports
+from star.spec.run_class import run_class
+from star.spec.scripts import ScriptStage
+
+
+def call(
+    folder: Path, code: str, stop: Callable[[], bool] = lambda: False, log: str = "", **declared: Any
+) -> dict[str, float]:
+    """Run a script of this text, declared as given, as the stage `fit`."""
+    (folder / "script").mkdir(exist_ok=True)
+    (folder / "script" / "it.py").write_text(code)
+    words = declared.pop("words", "{out}")
+    script = ScriptStage.model_validate({"command": f"python it.py {words}", "gpu": False, **declared})
+    spec = run_class({"fit": script}, full=False).model_validate({})
+    job_dir = JobDir(folder / "job")
+    job_dir.path.mkdir(exist_ok=True)
+    job_dir.log.write_text(log)
+    job = {"stage": "fit", "script": str(folder / "script"), "threads": 1, "inputs": {"before": str(folder / "before")}}
+    return run_command(job, job_dir, spec, script, stop)
+
+
+def told(text: str) -> str:
+    """A script that writes its results."""
+    return f"import sys, pathlib\npathlib.Path(sys.argv[1], 'results.json').write_text('''{text}''')\n"
+
+
+def test_what_the_command_is_called_with(tmp_path: Path) -> None:
+    """Word by word, whatever is in them: no shell sees it."""
+    code = "import json, os, sys\njson.dump([sys.argv[1:], dict(os.environ), os.getcwd()], open(sys.argv[1] + '/seen.json', 'w'))"
+    words = "{out} --seed={seed} {name} '{name}' {before} {threads} {device} {checkpoints} '{resume}' {{}} {parameters} {images}"
+    parameters = {"name": "a b; $HOME", "rate": 0.5, "fast": True, "slow": False}
+    call(tmp_path, code, words=words, parameters=parameters, after=["before"], reads={"images": "/data/x y"})
+    job = JobDir(tmp_path / "job")
+    seen, environment, folder = read_json(job.scratch / "seen.json")
+    assert seen == [
+        *(str(job.scratch), "--seed=0", "a b; $HOME", "a b; $HOME", str(tmp_path / "before" / "out"), "1", "cpu"),
+        *(str(job.checkpoints), "", "{}", "--name", "a b; $HOME", "--rate", "0.5", "--fast", "/data/x y"),
+    ]
+    assert (environment["STAR_OUT"], environment["OMP_NUM_THREADS"]) == (str(job.scratch), "1")
+    assert environment["CUDA_VISIBLE_DEVICES"] == "" and Path(folder) == tmp_path / "script"
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent), "`python` is the worker's"
+
+
+def test_results_that_are_declared_are_kept(tmp_path: Path) -> None:
+    found = call(tmp_path, told('{"a": 1, "b": 0.5, "note": "x", "c": 3}'), results=["b", "a"])
+    assert found == {"b": 0.5, "a": 1.0}
+    assert call(tmp_path, "", results=[]) == {}
+    elsewhere = "import sys, json\njson.dump({'a': 2}, open(sys.argv[1] + '/all.json', 'w'))"
+    assert call(tmp_path, elsewhere, words="{checkpoints}", results=["a"], results_file="{checkpoints}/all.json") == {
+        "a": 2
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("", "ended without writing results.json"),
+        (told("{"), "results.json is not JSON"),
+        (told("[1]"), "holds no mapping of names to numbers"),
+        (told('{"b": 1}'), "has no number a; it has b"),
+        (told('{"a": "high"}'), "has no number a; it has none"),
+        (told('{"a": true}'), "has no number a; it has none"),
+    ],
+)
+def test_results_that_are_not_as_declared_are_the_users_mistake(tmp_path: Path, code: str, says: str) -> None:
+    with pytest.raises(StarError, match=says) as raised:
+        call(tmp_path, code, results=["a"])
+    assert str(raised.value).startswith("stages.fit.results: ")
+
+
+def test_results_may_be_read_from_what_is_printed(tmp_path: Path) -> None:
+    """The last match, of this attempt alone."""
+    log = "== attempt 1\nacc: 0.9\n== attempt 2\nacc: 0.1 of 5\nacc: 0.25 of 8\n"
+    assert call(tmp_path, "", log=log, results={"a": r"acc: ([\d.]+)", "n": r"acc: ([\d.]+) (of) (\d)"}) == {
+        "a": 0.25,
+        "n": 0.25,
+    }
+    for pattern, says in ((r"loss: (\S+)", "matches nothing"), (r"(acc): ", "'acc' is no number")):
+        with pytest.raises(StarError, match=says):
+            call(tmp_path, "", log=log, results={"a": pattern})
+    with pytest.raises(StarError, match="matches nothing"):
+        call(tmp_path, "", log="acc: 0.5\n== attempt 2\n", results={"a": r"acc: ([\d.]+)"})
+
+
+@pytest.mark.parametrize(
+    ("code", "stop", "error", "says"),
+    [
+        ("import sys; sys.exit(1)", False, ScriptError, "ended with exit code 1"),
+        ("import sys; sys.exit(2)", False, StarError, "exit code 2"),
+        ("import sys; sys.exit(75)", False, Stopped, "begins again"),
+        ("import os; os.kill(os.getpid(), 9)", False, ScriptError, "died by signal 9"),
+        ("import time; time.sleep(60)", True, Stopped, "begins again"),
+        ("import os; os.kill(os.getpid(), 15)", False, ScriptError, "died by signal 15"),
+    ],
+)
+def test_how_it_may_end(tmp_path: Path, code: str, stop: bool, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        call(tmp_path, code, stop=lambda: stop)
+
+
+def test_one_that_ends_well_after_it_was_asked_to_stop_is_done(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys\nasked = []\nsignal.signal(15, lambda *_: asked.append(1))\nopen(sys.argv[1] + '/ready', 'w')\n"
+        "while not asked:\n    signal.sigtimedwait([], 0.01)\n"
+    )
+    ready = JobDir(tmp_path / "job").scratch / "ready"
+    assert call(tmp_path, code + told('{"a": 1}'), stop=ready.exists, results=["a"]) == {"a": 1}
+
+
+def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    script = ScriptStage.model_validate({"command": "no-such-program {out}"})
+    spec = run_class({"fit": script}, full=False).model_validate({})
+    job_dir = JobDir(tmp_path / "job")
+    job_dir.path.mkdir()
+    (tmp_path / "script").mkdir()
+    job = {"stage": "fit", "script": str(tmp_path / "script"), "threads": 1, "inputs": {}}
+    with pytest.raises(StarError, match=r"stages.fit.command: no-such-program cannot be called: No such file"):
+        run_command(job, job_dir, spec, script, lambda: False)
+    with pytest.raises(DataError, match="the copy of the script is gone"):
+        run_command(job | {"script": str(tmp_path / "gone")}, job_dir, spec, script, lambda: False)
+
+
+def test_a_report_that_cannot_be_read_ends_the_script_and_all_that_it_started(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time\nchild = subprocess.Popen(['sleep', '600'])\n"
+        "open(sys.argv[1] + '/pid', 'w').write(str(child.pid))\n"
+        "open(sys.argv[1] + '/curves.jsonl', 'w').write('{\"loss\": 1}\\n')\ntime.sleep(600)"
+    )
+    with pytest.raises(DataError, match=r'curves.jsonl:1: is not as {"step": 3, "loss": 0.5}'):
+        call(tmp_path, code)
+    pid = int((JobDir(tmp_path / "job").scratch / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        for _ in range(200):
+            os.kill(pid, signal.SIGCONT)
+            state = Path(f"/proc/{pid}/stat")
+            if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+                raise ProcessLookupError
+
+
+CSV = "epoch,step,loss,name\n0,9,2.5,x\n0,9,,x\n1,19,1.5,y\n"
+JSON = json.dumps({"log_history": [{"step": 9, "loss": 2.5}, {"step": 19, "loss": 1.5, "eval": 0.5}]})
+LINES = '{"step": 9, "of": 20, "loss": 2.5}\n{"step": 19, "of": 20, "loss": 1.5, "x": null}\n{"step": 20, "lo'
+
+
+@pytest.mark.parametrize(("name", "text"), [("m.csv", CSV), ("t.json", JSON), ("curves.jsonl", LINES)])
+def test_curves_of_three_kinds(tmp_path: Path, name: str, text: str) -> None:
+    """Read while they grow: a line that is half written waits, and none is recorded twice."""
+    job = JobDir(tmp_path / "job")
+    job.path.mkdir()
+    reports = Reports(tmp_path / name, job)
+    for size in range(0, len(text) + 1, 7):
+        (tmp_path / name).write_text(text[:size])
+        reports.carry()
+    (tmp_path / name).write_text(text)
+    if name == "curves.jsonl":
+        reports.carry()
+        assert read_json(job.progress)["done"] == 19 and read_json(job.progress)["total"] == 20
+    else:
+        reports.close()
+    losses = {
+        line["step"]: line["metrics"]["loss"] for _, line in read_metrics(job.metrics) if "loss" in line["metrics"]
+    }
+    assert losses == {9: 2.5, 19: 1.5}
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"loss": 1}', '{"step": 1.5}', '{"step": -1}', '{"step": 1, "loss": "low"}']
+)
+def test_a_line_that_is_none(tmp_path: Path, line: str) -> None:
+    job = JobDir(tmp_path / "job")
+    job.path.mkdir()
+    (tmp_path / "curves.jsonl").write_text(f'{{"step": 0, "loss": 1}}\n{line}\n')
+    with pytest.raises(DataError, match=r"curves.jsonl:2: is not as"):
+        Reports(tmp_path / "curves.jsonl", job).carry()
