@@ -100,12 +100,12 @@ BUDGET = click.option(
 )
 EXECUTOR = click.option(
     "--executor",
-    type=click.Choice(["local", "slurm", "ray"]),
+    metavar="NAME",
     default="local",
     envvar="STAR_EXECUTOR",
     show_default=True,
     show_envvar=True,
-    help="Where jobs run: this machine, Slurm, or Ray.",
+    help="Where jobs run: local (this machine), slurm, ray, an installed one's name, or FILE.py:CLASS.",
 )
 SLOTS = click.option("--slots", type=click.IntRange(1), help="CPU slots of this machine to fill; its cores by default.")
 PLAIN = click.option("--plain", is_flag=True, help="Lines instead of the live view, also on a terminal.")

@@ -1,21 +1,36 @@
-"""Executors by name; each is imported when it is wanted, because Ray and submitit are heavy, and extras."""
+"""Executors by name; each is imported when it is wanted, because Ray and submitit are heavy, and extras.
+
+One of the user's own is an entry point of an installed package, in the group `star.executors`, or a class in a file: `mine.py:Mine`.
+"""
 
 from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
 
 from star.errors import ExecutorError
 from star.rundir import Home
 from star.scheduler.executor import Executor
 
 EXECUTORS = ("local", "slurm", "ray")
+GROUP = "star.executors"
+METHODS = ("limits", "place", "never", "submit", "poll", "wait", "stop", "close")
+Make = Callable[[Home, int | None], Executor]
 
 
 def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
     """The executor of that name.
 
     Raises:
-        ExecutorError: what it needs is not installed, or not there.
+        ExecutorError: what it needs is not installed, or not there; or there is none of that name.
     """
     try:
+        if name == "local":
+            from star.scheduler.local import LocalExecutor
+
+            return LocalExecutor(slots)
         if name == "slurm":
             from star.scheduler.slurm import SlurmExecutor
 
@@ -31,6 +46,59 @@ def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
         raise ExecutorError(
             f"--executor {name}: {error.name} is not installed; `pip install 'star-exp[{name}]'` brings it."
         ) from None
-    from star.scheduler.local import LocalExecutor
+    return _own(name, home, slots)
 
-    return LocalExecutor(slots)
+
+def _own(name: str, home: Home, slots: int | None) -> Executor:
+    found = _in_file(name) if ".py" in name else _installed(name)
+    try:
+        made = found(home, slots)
+    except Exception as error:  # somebody else's code: whatever it raises is said, and where it is from
+        raise ExecutorError(f"--executor {name}: cannot be made: {type(error).__name__}: {error}.") from error
+    lacking = [method for method in (*METHODS, "name", "queues", "chains") if not hasattr(made, method)]
+    if lacking:
+        raise ExecutorError(f"--executor {name}: lacks {', '.join(lacking)}; docs/own-executor.md has the contract.")
+    return made
+
+
+def _installed(name: str) -> Make:
+    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if name not in entries:
+        raise ExecutorError(
+            f"--executor {name}: there is none of that name; give {', '.join([*EXECUTORS, *entries])}, or a class in a file: mine.py:Mine."
+        )
+    try:
+        make: Make = entries[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ExecutorError(f"--executor {name}: {entries[name].value} cannot be loaded: {error}.") from error
+    return make
+
+
+def _in_file(name: str) -> Make:
+    """`FILE.py:CLASS`."""
+    file, _, attribute = name.rpartition(":")
+    path = Path(file)
+    if not attribute or not path.is_file():
+        raise ExecutorError(
+            f"--executor {name}: give a file and a class in it, such as mine.py:Mine; {file or name} is no file."
+        )
+    spec = importlib.util.spec_from_file_location(f"star_own_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        make: Make = getattr(module, attribute)
+    except Exception as error:  # the user's file
+        where = _line_of(error, path)
+        raise ExecutorError(f"--executor {name}: {where}: {type(error).__name__}: {error}.") from error
+    return make
+
+
+def _line_of(error: BaseException, path: Path) -> str:
+    """The line of the user's file where it went wrong."""
+    line, trace = getattr(error, "lineno", None), error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{path}:{line}" if line else str(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from star.rundir import Home, JobDir, read_json, write_json
 from star.scheduler.executor import Executor, Exit, Start, Watched
+from star.scheduler.executors import make_executor
 from star.scheduler.local import LocalExecutor
 from star.spec.resources import ResourceSpec
 from tests.helpers import ROOT
@@ -23,12 +25,18 @@ WORKER = "tests.light.worker"
 Make = Callable[[], Executor]
 
 
-@pytest.fixture(params=["local", "slurm", "ray"])
+@pytest.fixture(params=["local", "slurm", "ray", "own"])
 def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes executors of one kind, as one scheduler after the other would."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     if request.param == "local":
         return lambda: LocalExecutor(4, worker=WORKER)
+    if request.param == "own":
+        (tmp_path / "executors").mkdir()
+        page = (ROOT / "docs" / "own-executor.md").read_text()
+        for name, text in re.findall(r"```python\n# (\S+)\n(.*?)```", page, re.DOTALL):
+            (tmp_path / name).write_text(text.replace('worker="star.worker"', f'worker="{WORKER}"'))
+        return lambda: make_executor(f"{tmp_path}/executors/detached.py:Detached", Home(tmp_path))
     if request.param == "slurm":
         request.getfixturevalue("slurm")
         from star.scheduler.slurm import SlurmExecutor
