@@ -129,8 +129,11 @@ def _started(line: list[str], job: Mapping[str, Any], job_dir: JobDir, script: S
         # `python` is the interpreter that the worker has, whatever is on the path
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
-    for name in ("STAR_ATTEMPT", "STAR_PARENT", "PYTHONPATH"):
+    for name in ("STAR_ATTEMPT", "STAR_PARENT"):
         environment.pop(name, None)
+    paths = environment.pop("PYTHONPATH", "").split(os.pathsep)  # without the platform's own code
+    if others := [path for path in paths if path and path != job.get("snapshot")]:
+        environment["PYTHONPATH"] = os.pathsep.join(others)
     if script.gpu is False:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     try:

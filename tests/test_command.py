@@ -28,7 +28,7 @@ def call(
     (folder / "script" / "it.py").write_text(code)
     words = declared.pop("words", "{out}")
     script = ScriptStage.model_validate({"command": f"python it.py {words}", "gpu": False, **declared})
-    spec = run_class({"fit": script}, full=False).model_validate({})
+    spec = run_class({"fit": script}, full=False).model_validate({"stages": {"fit": script}})
     job_dir = JobDir(folder / "job")
     job_dir.path.mkdir(exist_ok=True)
     job_dir.log.write_text(log)
@@ -126,7 +126,7 @@ def test_one_that_ends_well_after_it_was_asked_to_stop_is_done(tmp_path: Path) -
 
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     script = ScriptStage.model_validate({"command": "no-such-program {out}"})
-    spec = run_class({"fit": script}, full=False).model_validate({})
+    spec = run_class({"fit": script}, full=False).model_validate({"stages": {"fit": script}})
     job_dir = JobDir(tmp_path / "job")
     job_dir.path.mkdir()
     (tmp_path / "script").mkdir()

@@ -23,7 +23,7 @@ from star.rundir import Home, JobDir, read_json, read_metrics
 from star.scheduler import own
 from star.scheduler.declared import stage_of
 from star.scheduler.plan import Plan
-from star.scheduler.registration import run_row
+from star.scheduler.registration import reached, run_row
 from star.spec.graph import needed
 from star.tracking.writer import OF_JOB, USED_BY, Tracker
 
@@ -60,7 +60,7 @@ class Shipment:
     def of(cls, plan: Plan) -> Shipment:
         """All runs of a plan."""
         runs = tuple((run.label, run_row(run)) for run in plan.runs)
-        return cls(plan.experiment.name, plan.experiment.profile, plan.experiment.targets, runs)
+        return cls(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), runs)
 
 
 class MetricsSync:

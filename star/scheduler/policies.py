@@ -84,6 +84,10 @@ def advice(why: str | None, stage: str, key: str) -> str:
 
 def attempts(kind: str, stage: Stage | None) -> int | None:
     """Failures of a class that are tried again. A stage that keeps nothing would need the same time again and run out of it again."""
+    if (
+        kind == MEMORY and stage is not None and stage.command is not None
+    ):  # its passes are its own, and would be as large again
+        return 0
     return 0 if kind == TIMEOUT and (stage is None or stage.keeps is None) else POLICIES[kind].attempts
 
 

@@ -84,7 +84,7 @@ def load(
         seeds,
         spec.published_values,
     )
-    written |= texts_of(spec.stages, path, doc)
+    written = texts_of(spec.stages, path, doc) | written
     notes += told_of(rows, spec.axes, idle)
     notes += _told_of_former(spec, extended, presets, patches)
     return Experiment(str(path), spec, presets.name, variants, written, tuple(notes))
@@ -150,7 +150,8 @@ def texts_of(stages: Mapping[str, ScriptStage], path: Path, doc: LocatedYaml) ->
         except DataError as error:
             where = tuple(int(step) if step.isdigit() else step for step in str(error).partition(":")[0].split("."))
             raise SpecError(f"{doc.location(where) or path}: {error}") from None
-        found |= {one: content.decode("utf-8", "surrogateescape") for one, content in contents.items()}
+        inside = f"{name}/" if script.folder else ""
+        found |= {inside + one: content.decode("utf-8", "surrogateescape") for one, content in contents.items()}
     return found
 
 

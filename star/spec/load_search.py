@@ -60,7 +60,7 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
     default = validated(kind, base, str(path))
     early = doc.at("pruner", "spec") if spec.pruner.spec else LocatedYaml({})
     written = as_written(path, extended, extended.doc, ("search", spec.search), presets.file, [c.doc for c in changes])
-    written |= texts_of(spec.stages, path, doc)
+    written = texts_of(spec.stages, path, doc) | written
     search = Search(
         str(path),
         spec,

@@ -44,7 +44,7 @@ def run_class(declared: Mapping[str, ScriptStage], full: bool = True) -> type[Ru
         declared: its own stages.
         full: whether they have ST-AR's stages too.
     """
-    texts = tuple((name, script.model_dump_json()) for name, script in declared.items())
+    texts = tuple((name, _without_places(script).model_dump_json()) for name, script in declared.items())
     return _made(texts, full) if texts else RunSpec
 
 
@@ -56,6 +56,11 @@ def parse_run(values: Mapping[str, Any]) -> Run:
     """
     declared = {name: ScriptStage.model_validate(value) for name, value in (values.get("stages") or {}).items()}
     return run_class(declared, not declared or "optim" in values).model_validate(values)
+
+
+def _without_places(script: ScriptStage) -> ScriptStage:
+    """Where its files and data lie makes no other class."""
+    return script.model_copy(update={"folder": "", "reads": dict.fromkeys(script.reads, "")})
 
 
 @cache
@@ -76,7 +81,7 @@ def _made(texts: tuple[tuple[str, str], ...], full: bool) -> type[Run]:
                     found[name] = stages[name]
             return found
 
-    fields: dict[str, Any] = {"resources": (resources, resources()), "stages": (dict[str, ScriptStage], declared)}
+    fields: dict[str, Any] = {"resources": (resources, resources()), "stages": (dict[str, ScriptStage], ...)}
     for name, section in sections.items():
         is_whole = all(not field.is_required() for field in section.model_fields.values())
         fields[name] = (section, section() if is_whole else ...)

@@ -137,11 +137,13 @@ class ScriptStage(Section):
 
     @model_validator(mode="after")
     def _placeholders(self) -> ScriptStage:
-        for name in self.parameters:
-            if name in GIVEN or name in self.after or name in self.reads:
-                raise FieldError(
-                    f"parameters.{name}", f"{name!r} means something else in a command; give it another name"
-                )
+        for place, names in (("parameters", list(self.parameters)), ("reads", list(self.reads))):
+            others = {*GIVEN, *self.after, *(self.reads if place == "parameters" else ())}
+            for name in names:
+                if name in others:
+                    raise FieldError(
+                        f"{place}.{name}", f"{name!r} means something else in a command; give it another name"
+                    )
         legal = [*self.parameters, *self.reads, *self.after, *GIVEN]
         try:
             named = list(self.placeholders())
@@ -250,7 +252,7 @@ def check_declared(declared: Mapping[str, ScriptStage], taken: tuple[str, ...]) 
         FieldError: relative to `stages`.
     """
     for name, script in declared.items():
-        if name in STAGES or name in taken:
+        if name in STAGES or name in taken or name in GIVEN:
             raise FieldError(name, f"{name!r} is a part of every run already; give it another name")
         for i, before in enumerate(script.after):
             if before not in declared and before not in STAGES:

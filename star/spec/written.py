@@ -15,8 +15,9 @@ def _moved(path: Path, declared: object) -> dict[str, Any] | None:
     if not isinstance(declared, dict):
         return None
     moved = {name: dict(script) for name, script in declared.items()}
-    for script in moved.values():
-        script.pop("folder", None)
+    for name, script in moved.items():
+        if script.get("folder"):
+            script["folder"] = name
         if "reads" in script:
             script["reads"] = {
                 one: str((path.parent / Path(place).expanduser()).resolve()) for one, place in script["reads"].items()

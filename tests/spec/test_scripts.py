@@ -1,0 +1,137 @@
+"""Stages of the user's own as an experiment declares them: what is legal, and what is said of what is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from star.errors import SpecError
+from star.spec.load import load
+from star.spec.run_class import parse_run
+from tests.helpers import ROOT
+
+SCRIPTS = ROOT / "tests" / "scripts"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the scripts."""
+    shutil.copytree(SCRIPTS, tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        (
+            "--lr {lr}",
+            "--lr {rate}",
+            5,
+            "stages.fit.command: {rate} is not known here; legal: lr, width, epochs, images, seed",
+        ),
+        (
+            "{out} --check",
+            "{out!r} --check",
+            5,
+            "stages.fit.command: cannot be read: {out} is more than a name in braces",
+        ),
+        (
+            "{default: 0.1, gt: 0, le: 1}",
+            "{defaul: 0.1}",
+            9,
+            r"stages.fit.parameters.lr.defaul: unknown key (did you mean default?)",
+        ),
+        (
+            "{default: 0.1, gt: 0, le: 1}",
+            "{default: 0.1, type: int}",
+            9,
+            "parameters.lr.default: 0.1 is not of the type int",
+        ),
+        ("      epochs: 2", "      epochs: 2\n      more: 1", 12, "parameters.more: the command does not use it"),
+        ("      epochs: 2", "      images: 2", 11, "stages.fit.parameters.images: 'images' means something else"),
+        ("reads: {images:", "reads: {seed: x, images:", 7, "stages.fit.reads.seed: 'seed' means something else"),
+        ("fit: {width: 128}", "fit: {width: wide}", 27, "fit.width: 'wide' is not legal; give a whole number from 1"),
+        ("fit: {width: 128}", "fit: {width: 0}", 27, "fit.width: 0 is not legal"),
+        ("fit: {width: 128}", "fit: {wdth: 128}", 27, "fit.wdth: unknown key (did you mean width?)"),
+        ("fit: {width: 128}", "train: {width: 128}", 27, "train: unknown key"),
+        ("fit: {width: 128}", "stages: {}", 27, "stages: belong to the experiment"),
+        ("after: [fit]", "after: [fti]", 19, "stages.weigh.command: {fit} is not known here"),
+        ("after: [fit]", "after: [fit, weigh]", 20, "stages.weigh.after: comes after itself"),
+        ("[layers.py]", "[layer.py]", 6, "stages.fit.files.0: 'layer.py' matches no file"),
+        ("[layers.py]", "[../layers.py]", 6, "stages.fit.files.0: '../layers.py' leads out of"),
+        ("--seed {seed}", "", 23, "seeds: no command uses its seed"),
+        (
+            "metric: fit/accuracy, s",
+            "metric: fit/accuray, s",
+            32,
+            "did you mean fit/accuracy?); legal: fit/accuracy, weigh/norm, and",
+        ),
+        ("\n  fit:", "\n  train:", 4, "stages.train: 'train' is a part of every run already"),
+        ("\n  fit:", "\n  out:", 4, "stages.out: 'out' is a part of every run already"),
+        ("\n  fit:", "\n  Fit:", 4, "stages.Fit"),
+        (
+            "seeds: [0, 1]",
+            "targets: [fitt]\nseeds: [0, 1]",
+            23,
+            "targets.0: 'fitt' is no stage to reach (did you mean fit?)",
+        ),
+        ("length: epochs", "length: lr", 16, "stages.fit.length: 'lr' is no parameter that is a whole number"),
+        ("[accuracy]", "{accuracy: 'acc: .*'}", 12, "stages.fit.results: 'acc: .*' has no group"),
+        ("[accuracy]", "{accuracy: '(('}", 12, "stages.fit.results: '((' is no regular expression"),
+        (
+            "keeps: checkpoints",
+            "keeps: shards",
+            15,
+            "stages.fit.keeps: 'shards' is not legal; give checkpoints or null",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(folder: Path, old: str, new: str, line: int, says: str) -> None:
+    file = folder / "classifier.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(SpecError) as raised:
+        load(file)
+    told = str(raised.value)
+    assert says in told, told
+    assert told.startswith(f"{file}:{line}: "), told
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("fit.lr=2", "fit.lr: 2 is not legal"), ("fit.le=1", "fit has no field 'le'")]
+)
+def test_set_is_checked_too(folder: Path, text: str, says: str) -> None:
+    with pytest.raises(SpecError, match=says) as raised:
+        load(folder / "classifier.yaml", sets=[text])
+    assert str(raised.value).startswith(f"--set {text}: ")
+
+
+def test_a_run_that_was_recorded_is_the_run(folder: Path) -> None:
+    for variant in load(folder / "classifier.yaml").variants:
+        for run in variant.runs:
+            again = parse_run(run.model_dump(mode="json"))
+            assert again == run and type(again) is type(run)
+            assert list(run.pipeline) == ["fit", "weigh"] and not hasattr(run, "optim")
+
+
+def test_two_scripts_of_one_name_keep_apart(folder: Path) -> None:
+    """In the copy that is kept beside the experiment's record."""
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "it.py").write_text(f"print('{name}')")
+    file = folder / "two.yaml"
+    stages = "".join(f"  {name}: {{command: python it.py, folder: {name}}}\n" for name in ("a", "b"))
+    file.write_text(
+        f"experiment: two\ntitle: Two\nstages:\n{stages}rows: [{{label: one}}]\n"
+        "table: {caption: Two, columns: [{title: Row, label: true}]}\n"
+    )
+    written = load(file).written
+    assert written["a/it.py"] == "print('a')" and written["b/it.py"] == "print('b')"
+    copy = folder / "copy"
+    for name, text in written.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text(text)
+    assert load(copy / "two.yaml").variants[0].runs[0].stages["b"].folder == str(copy / "b")  # type: ignore[attr-defined]
