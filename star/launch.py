@@ -55,7 +55,7 @@ class Heartbeat:
     def __init__(self, job: JobDir, attempt: int) -> None:
         self.job, self.attempt = job, attempt
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()

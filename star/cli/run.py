@@ -1,4 +1,4 @@
-"""`star-exp run` and `report`: scheduler, courier and view put together."""
+"""`star-exp run` and `report`: scheduler, metrics and view put together."""
 
 from __future__ import annotations
 

@@ -192,8 +192,8 @@ def cancel(
     say(f"asked {len(running)} running jobs to stop; training saves its state first")
     executors = {job.host for job in running if job.host and job.host.startswith("@")}
     executor = make_executor(executors.pop().removeprefix("@")) if len(executors) == 1 else make_executor("local")
-    overseer = JobMonitor(home, ledger, executor, say, make_executor)
-    board = JobGraph.of_running(running)
-    overseer.attend(board, STOP_TIMEOUT + 10)
+    monitor = JobMonitor(home, ledger, executor, say, make_executor)
+    graph = JobGraph.of_running(running)
+    monitor.attend(graph, STOP_TIMEOUT + 10)
     executor.close()
     return [job for job in ledger.jobs([job.key for job in running]).values() if job.state == RUNNING]

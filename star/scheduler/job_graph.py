@@ -47,10 +47,10 @@ class JobGraph:
     @classmethod
     def of_running(cls, jobs: Iterable[Job]) -> JobGraph:
         """Jobs to watch, which wait for nothing and are not to be started."""
-        board = cls(())
+        graph = cls(())
         for job in jobs:
-            board.add(job)
-        return board
+            graph.add(job)
+        return graph
 
     def add(self, job: Job) -> None:
         """Take note of a job, also of one that is not in the plan: such a one waits for nothing, and is not started."""

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class JobMonitor:
-    """Watches over the jobs of a board, under a lease of its own.
+    """Watches over jobs, under a lease of its own.
 
     Args:
         executor: of this scheduler's own jobs.
@@ -61,46 +61,46 @@ class JobMonitor:
         """Jobs of other experiments that run on this machine, and whose scheduler is dead: they hold room that is wanted."""
         self.next_refresh = self._next_strays = 0.0
 
-    def attend(self, board: JobGraph, seconds: float) -> None:
-        """Watch until nothing of the board runs any more, or `seconds` have passed; start nothing."""
+    def attend(self, graph: JobGraph, seconds: float) -> None:
+        """Watch until none of the jobs runs any more, or `seconds` have passed; start nothing."""
         deadline = time.monotonic() + seconds
         with self.lease:
-            self.refresh(board)
-            while board.running and time.monotonic() < deadline:
-                self.look(board, self.owned(board))
+            self.refresh(graph)
+            while graph.running and time.monotonic() < deadline:
+                self.look(graph, self.owned(graph))
                 if time.monotonic() >= self.next_refresh:
-                    self.refresh(board)
+                    self.refresh(graph)
                 self.executor.wait(0.2)
 
-    def owned(self, board: JobGraph) -> list[Job]:
+    def owned(self, graph: JobGraph) -> list[Job]:
         """The running jobs that this scheduler watches."""
-        return [job for job in board.running.values() if job.owner == self.lease.me.id]
+        return [job for job in graph.running.values() if job.owner == self.lease.me.id]
 
-    def refresh(self, board: JobGraph) -> None:
+    def refresh(self, graph: JobGraph) -> None:
         """What others did: jobs they finished, asked for again, wished to be stopped; owners that are dead."""
         self.next_refresh = time.monotonic() + REFRESH
-        places = self.ledger.places(board.planned)
+        places = self.ledger.places(graph.planned)
         changed = [
             key
             for key, place in places.items()
-            if (known := board.states.get(key)) is None
+            if (known := graph.states.get(key)) is None
             or (known.state, known.attempt, known.owner, known.wish) != tuple(place)
         ]
         for job in self.ledger.jobs(changed).values() if changed else ():
-            board.see(job)
-        self._adopt(board, [job for job in board.running.values() if job.owner != self.lease.me.id])
+            graph.see(job)
+        self._adopt(graph, [job for job in graph.running.values() if job.owner != self.lease.me.id])
         if time.monotonic() >= self._next_strays:
             self._next_strays = time.monotonic() + STRAYS
             here = [job for job in self.ledger.of_state(RUNNING) if job.host == self.lease.me.host]
             self._adopt(
-                self._strays, [job for job in here if job.key not in board.planned and job.owner != self.lease.me.id]
+                self._strays, [job for job in here if job.key not in graph.planned and job.owner != self.lease.me.id]
             )
         self.look(self._strays, self.owned(self._strays))
-        for job in list(board.running.values()):
+        for job in list(graph.running.values()):
             if job.wish == "cancel" and job.owner == self.lease.me.id:
                 self._cancel(job)
 
-    def _adopt(self, board: JobGraph, jobs: list[Job]) -> None:
+    def _adopt(self, graph: JobGraph, jobs: list[Job]) -> None:
         """Take over those whose scheduler is dead."""
         for job, reason in self.lease.abandoned(jobs):
             folder = self.home.job(job.stage, job.key)
@@ -109,12 +109,12 @@ class JobMonitor:
             adopted = self.ledger.adopt(job, self.lease.me.id, reason)
             if adopted is None:
                 continue
-            board.add(adopted)
+            graph.add(adopted)
             if adopted.handle is None:
                 self._adopted[adopted.key, adopted.attempt] = time.monotonic()
             self.say(f"attached {job.stage} {job.key}  {job.label}  ({reason})")
             if self.executor_of(job) is None:
-                self._settle(board, adopted, Exit(None))
+                self._settle(graph, adopted, Exit(None))
 
     def executor_of(self, job: Job) -> Executor | None:
         """Where a running job runs; None when that cannot be reached from here."""
@@ -133,7 +133,7 @@ class JobMonitor:
         name = f"star-{job.stage}-{job.key}-{job.attempt}"
         return Watched(self.home.job(job.stage, job.key), name, job.handle, job.host)
 
-    def look(self, board: JobGraph, jobs: list[Job]) -> None:
+    def look(self, graph: JobGraph, jobs: list[Job]) -> None:
         """Settle those of `jobs` that have ended."""
         by_executor: dict[str, tuple[Executor, list[Job]]] = {}
         for job in jobs:
@@ -145,28 +145,28 @@ class JobMonitor:
         for executor, mine in by_executor.values():
             for job, ended in zip(mine, executor.poll([self.watched(job) for job in mine]), strict=True):
                 if ended is not None:
-                    self._settle(board, job, ended)
+                    self._settle(graph, job, ended)
                 elif self._cancelled.get((job.key, job.attempt), float("inf")) < time.monotonic():
                     executor.stop(self.watched(job), kill=True)
 
-    def _settle(self, board: JobGraph, job: Job, ended: Exit) -> None:
+    def _settle(self, graph: JobGraph, job: Job, ended: Exit) -> None:
         folder = self.home.job(job.stage, job.key)
         result = read_json(folder.result) if folder.is_complete() else None
         wished = self._cancelled.pop((job.key, job.attempt), None) is not None
         if result is not None:
-            if self._moved(board, job, DONE, FINISHED, "finished"):
+            if self._moved(graph, job, DONE, FINISHED, "finished"):
                 numbers = f"{result['seconds']:.0f} s{_numbers(result['metrics'])}"
                 self.say(f"done     {job.stage} {job.key}  {job.label}  {numbers}")
             return
         failure = classify(ended, read_json(folder.failure), folder.log)
         place = self.ledger.places([job.key])[job.key]
         if wished or (place.wish == "cancel" and place.attempt == job.attempt):
-            if self._moved(board, job, CANCELLED, CANCEL, "cancelled on request"):
+            if self._moved(graph, job, CANCELLED, CANCEL, "cancelled on request"):
                 self.say(f"cancelled {job.stage} {job.key}  {job.label}")
             return
-        self._apply(board, job, failure)
+        self._apply(graph, job, failure)
 
-    def _apply(self, board: JobGraph, job: Job, failure: Failure) -> None:
+    def _apply(self, graph: JobGraph, job: Job, failure: Failure) -> None:
         """What the failure's policy says."""
         policy, kind = failure.policy, failure.kind
         before = failures_since_asked(self.ledger.history(job.key), kind)
@@ -175,7 +175,7 @@ class JobMonitor:
         most = 0 if failure.is_final else attempts(kind, stage_of(job.stage, self.home.job(job.stage, job.key)))
         if policy.after == QUEUED and (most is None or before < most):
             wait = pause(policy, before)
-            if self._moved(board, job, QUEUED, kind, reason, not_before=time.time() + wait if wait else None):
+            if self._moved(graph, job, QUEUED, kind, reason, not_before=time.time() + wait if wait else None):
                 again = f"queued again{f' in {wait:.0f} s' if wait else ''}"
                 self.say(f"{kind:<8} {where}  ({failure.message}); {again}")
             return
@@ -183,20 +183,20 @@ class JobMonitor:
         if policy.after == QUEUED:
             reason += f" ({before + 1} times)"
         fields: dict[str, Any] = {"error_class": failure.name, "error": failure.text}
-        if self._moved(board, job, after, kind, reason, **fields):
+        if self._moved(graph, job, after, kind, reason, **fields):
             self.say(
                 f"{after.upper():<8} {where}  {failure.name}: {failure.message}\n         {advice(kind, job.stage, job.key)}"
             )
 
-    def _moved(self, board: JobGraph, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
+    def _moved(self, graph: JobGraph, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
         """Move a job; when another was first, look what it did."""
         moved = self.ledger.move(job, after, why, reason, **fields)
         if moved:
             gone: dict[str, Any] = {"state": after, "why": why, "wish": None, "host": None, "slots": 0, "gpus": None}
-            board.see(replace(job, **{**gone, "not_before": None, "finished": time.time(), **fields}))
+            graph.see(replace(job, **{**gone, "not_before": None, "finished": time.time(), **fields}))
         else:
             for now in self.ledger.jobs([job.key]).values():
-                board.see(now)
+                graph.see(now)
         return moved
 
     def _cancel(self, job: Job) -> None:

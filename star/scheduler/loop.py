@@ -82,64 +82,64 @@ class Scheduler:
         Args:
             source: asked after each step for more jobs, which the ledger knows already.
         """
-        board = JobGraph(plan.to_do)
+        graph = JobGraph(plan.to_do)
         with self.monitor.lease:
             try:
-                self.monitor.refresh(board)
-                elsewhere = len(board.running) - len(self.monitor.owned(board))
+                self.monitor.refresh(graph)
+                elsewhere = len(graph.running) - len(self.monitor.owned(graph))
                 if elsewhere:
                     self.say(f"waiting  {elsewhere} jobs run under another scheduler; their results are used here too")
                 while True:
-                    self._step(board)
+                    self._step(graph)
                     if source is not None:
-                        self._extend(board, source)
-                    is_open = board.is_open() or (source is not None and source.is_open())
+                        self._extend(graph, source)
+                    is_open = graph.is_open() or (source is not None and source.is_open())
                     if time.monotonic() >= self._next_tick or not is_open:
                         self._next_tick = time.monotonic() + TICK
-                        tick(board.states)
+                        tick(graph.states)
                     if not is_open:
-                        return self._outcome(board)
-                    self.executor.wait(self._until_next(board))
+                        return self._outcome(graph)
+                    self.executor.wait(self._until_next(graph))
             except KeyboardInterrupt:
-                self._interrupted(board)
-                outcome = self._outcome(board)
+                self._interrupted(graph)
+                outcome = self._outcome(graph)
                 outcome.interrupted = True
                 return outcome
             finally:
                 for executor in self.monitor.known_executors.values():
                     executor.close()
 
-    def _extend(self, board: JobGraph, source: JobSource) -> None:
-        jobs = source(board.states)
+    def _extend(self, graph: JobGraph, source: JobSource) -> None:
+        jobs = source(graph.states)
         if jobs:
-            board.extend(jobs)
-            self.monitor.refresh(board)
-            self._step(board)
+            graph.extend(jobs)
+            self.monitor.refresh(graph)
+            self._step(graph)
 
     def hand_over(self, plan: Plan) -> bool:
         """Give everything that is left to an executor that chains, and leave; returns whether it took all of it."""
-        board = JobGraph(plan.to_do)
+        graph = JobGraph(plan.to_do)
         with self.monitor.lease:
-            self.monitor.refresh(board)
-            self.monitor.look(board, self.monitor.owned(board))  # of a scheduler that has left
-            started = self.starter.hand_over(board)
+            self.monitor.refresh(graph)
+            self.monitor.look(graph, self.monitor.owned(graph))  # of a scheduler that has left
+            started = self.starter.hand_over(graph)
         for line in self.starter.news():
             self.say(line)
         self.say(
             f"handed {len(started)} jobs to {self.executor.name}; the same command, or `star-exp status`, finds them again"
         )
-        return not any(job.state == QUEUED for job in board.states.values())
+        return not any(job.state == QUEUED for job in graph.states.values())
 
-    def _step(self, board: JobGraph) -> None:
+    def _step(self, graph: JobGraph) -> None:
         """Settle what has ended, start what is ready."""
         try:
-            self.monitor.look(board, self.monitor.owned(board))
+            self.monitor.look(graph, self.monitor.owned(graph))
             if time.monotonic() >= self.monitor.next_refresh:
-                self.monitor.refresh(board)
+                self.monitor.refresh(graph)
             if time.monotonic() < self._pause_until:
                 return
-            for planned, job in self.starter.fill(board):
-                board.see(job)
+            for planned, job in self.starter.fill(graph):
+                graph.see(job)
                 self.say(
                     f"{'resumed' if job.attempt > 1 else 'started'}  {planned.stage} {planned.key}  {planned.label}"
                 )
@@ -147,21 +147,21 @@ class Scheduler:
                 self.say(line)
             if self.starter.was_late:
                 self.starter.was_late = False
-                self.monitor.refresh(board)
+                self.monitor.refresh(graph)
         except ExecutorError as error:
             self.say(f"waiting  {error}")
             self._pause_until = time.monotonic() + REFUSED
 
-    def _until_next(self, board: JobGraph) -> float:
+    def _until_next(self, graph: JobGraph) -> float:
         moments = [self.monitor.next_refresh, self._next_tick]
-        due = board.next_due()
+        due = graph.next_due()
         seconds = min(moments) - time.monotonic()
         return max(0.0, seconds if due is None else min(seconds, due - time.time()))
 
-    def _interrupted(self, board: JobGraph) -> None:
+    def _interrupted(self, graph: JobGraph) -> None:
         """Ask the workers of this machine to stop, and wait for them; what an executor with a queue runs goes on."""
         if self.executor.queues:
-            count = len(board.running)
+            count = len(graph.running)
             self.say(
                 f"left: {count} jobs go on in {self.executor.name}; the same command finds them again, "
                 "`star-exp cancel` stops them"
@@ -170,28 +170,28 @@ class Scheduler:
         self.say("stopping: running jobs keep what their stage can keep (Ctrl-C again leaves them running)")
         try:
             deadline = time.monotonic() + STOP_TIMEOUT
-            for job in self._mine(board):
+            for job in self._mine(graph):
                 self.executor.stop(self.monitor.watched(job))
-            while self._mine(board) and time.monotonic() < deadline:
-                self.monitor.look(board, self._mine(board))
+            while self._mine(graph) and time.monotonic() < deadline:
+                self.monitor.look(graph, self._mine(graph))
                 self.executor.wait(0.1)
-            for job in self._mine(board):
+            for job in self._mine(graph):
                 self.executor.stop(self.monitor.watched(job), kill=True)
             self.executor.wait(1.0)
-            self.monitor.look(board, self._mine(board))
+            self.monitor.look(graph, self._mine(graph))
         except KeyboardInterrupt:
             self.say("left: the running jobs go on; the same command finds them again")
 
-    def _mine(self, board: JobGraph) -> list[Job]:
+    def _mine(self, graph: JobGraph) -> list[Job]:
         """What this scheduler watches and its executor runs."""
-        return [job for job in self.monitor.owned(board) if self.monitor.executor_of(job) is self.executor]
+        return [job for job in self.monitor.owned(graph) if self.monitor.executor_of(job) is self.executor]
 
     @staticmethod
-    def _outcome(board: JobGraph) -> Outcome:
-        states = board.states.values()
+    def _outcome(graph: JobGraph) -> Outcome:
+        states = graph.states.values()
         return Outcome(
             done=sum(job.state == DONE for job in states),
             failed=[job for job in states if job.state == FAILED],
             cancelled=[job for job in states if job.state in (CANCELLED, LOST)],
-            blocked=[job for job in board.blocked() if board.states[job.key].state != RUNNING],
+            blocked=[job for job in graph.blocked() if graph.states[job.key].state != RUNNING],
         )

@@ -87,7 +87,7 @@ class MetricsSync:
         self._told: set[str] = set()
         self._more = False
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="metrics-sync", daemon=True)
 
     def add(self, shipment: Shipment) -> None:
         """More runs of the same experiment."""

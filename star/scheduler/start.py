@@ -45,59 +45,59 @@ class Starter:
         news, self._news = self._news, []
         return news
 
-    def fill(self, board: JobGraph) -> list[tuple[PlannedJob, Job]]:
+    def fill(self, graph: JobGraph) -> list[tuple[PlannedJob, Job]]:
         """Start all that there is room for; returns each with its new state."""
         limits = self.executor.limits()
         held: Limits = self.ledger.held(socket.gethostname()) if limits is not None else (0, {})
         starts: list[tuple[PlannedJob, Job, Start]] = []
         left: list[PlannedJob] = []
         too_wide: set[tuple[Any, ...]] = set()
-        for planned in board.ready():
+        for planned in graph.ready():
             shape = _shape(planned)
             claim = None if shape in too_wide else self.executor.place(planned.stage, planned.spec.resources, held)
-            job = self._claim(planned, board.states[planned.key], claim, limits) if claim else None
-            if claim is not None and job is None and self._is_taken(board, planned):
+            job = self._claim(planned, graph.states[planned.key], claim, limits) if claim else None
+            if claim is not None and job is None and self._is_taken(graph, planned):
                 self.was_late = True
                 continue
             if claim is None or job is None:
-                if shape not in too_wide and self._will_never_fit(board, planned):
+                if shape not in too_wide and self._will_never_fit(graph, planned):
                     continue
                 too_wide.add(shape)
                 left.append(planned)
                 if limits is not None and held[0] >= limits[0]:
                     break  # no slot is free at all
                 continue
-            board.see(job)
-            start = self._prepared(board, planned, job, claim)
+            graph.see(job)
+            start = self._prepared(graph, planned, job, claim)
             if start is not None:
                 held = _added(held, claim)
                 starts.append((planned, job, start))
-        board.give_back(left)
-        return self._submit(board, starts) if starts else []
+        graph.give_back(left)
+        return self._submit(graph, starts) if starts else []
 
-    def _will_never_fit(self, board: JobGraph, planned: PlannedJob) -> bool:
+    def _will_never_fit(self, graph: JobGraph, planned: PlannedJob) -> bool:
         """Fail a job that no waiting will help."""
         reason = self.executor.never(planned.stage, planned.spec.resources)
         if reason is None:
             return False
-        job = board.states[planned.key]
+        job = graph.states[planned.key]
         if self.ledger.move(job, FAILED, USER, reason, error_class="ResourceError", error=reason):
             self._news.append(f"FAILED   {planned.stage} {planned.key}  {planned.label}  {reason}")
-        board.see(self.ledger.jobs([job.key])[job.key])
+        graph.see(self.ledger.jobs([job.key])[job.key])
         return True
 
     def _prepared(
-        self, board: JobGraph, planned: PlannedJob, job: Job, claim: Allocation, after: tuple[Handle, ...] = ()
+        self, graph: JobGraph, planned: PlannedJob, job: Job, claim: Allocation, after: tuple[Handle, ...] = ()
     ) -> Start | None:
         """The attempt's folder; a disk that is full, or a folder that may not be written, ends the attempt and not the scheduler."""
         try:
             return self._prepare(planned, job, claim, after)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            self._undo(board, planned, job, DISK if full else INFRASTRUCTURE, str(error))
+            self._undo(graph, planned, job, DISK if full else INFRASTRUCTURE, str(error))
             return None
 
-    def _undo(self, board: JobGraph, planned: PlannedJob, job: Job, kind: str, message: str) -> None:
+    def _undo(self, graph: JobGraph, planned: PlannedJob, job: Job, kind: str, message: str) -> None:
         """End an attempt of which no process was started."""
         policy = POLICIES[kind]
         before = failures_since_asked(self.ledger.history(job.key), kind)
@@ -111,21 +111,21 @@ class Starter:
             self._news.append(
                 f"FAILED   {planned.stage} {planned.key}  {planned.label}  {message}\n         {advice(kind, job.stage, job.key)}"
             )
-        board.see(self.ledger.jobs([job.key])[job.key])
+        graph.see(self.ledger.jobs([job.key])[job.key])
 
-    def _is_taken(self, board: JobGraph, planned: PlannedJob) -> bool:
+    def _is_taken(self, graph: JobGraph, planned: PlannedJob) -> bool:
         """Whether another scheduler was first, or else the machine is full; takes note of what that one did."""
-        before, now = board.states[planned.key], self.ledger.jobs([planned.key])[planned.key]
-        board.see(now)
+        before, now = graph.states[planned.key], self.ledger.jobs([planned.key])[planned.key]
+        graph.see(now)
         return (now.state, now.attempt) != (before.state, before.attempt)
 
-    def hand_over(self, board: JobGraph) -> list[tuple[PlannedJob, Job]]:
+    def hand_over(self, graph: JobGraph) -> list[tuple[PlannedJob, Job]]:
         """Give an executor that chains everything at once: each job waits in its queue for those that it needs.
 
         What waits for a job that runs elsewhere stays queued here.
         """
         started: list[tuple[PlannedJob, Job]] = []
-        left = [planned for planned in board.planned.values() if board.states[planned.key].state == QUEUED]
+        left = [planned for planned in graph.planned.values() if graph.states[planned.key].state == QUEUED]
         waiting = {planned.key for planned in left}
         while left:
             wave = [planned for planned in left if not waiting & set(planned.inputs.values())]
@@ -137,32 +137,32 @@ class Starter:
             starts = []
             for planned in wave:
                 waiting.discard(planned.key)
-                start = self._chained(board, planned)
+                start = self._chained(graph, planned)
                 if start is None:
                     waiting.add(planned.key)  # and all that need it
                 else:
-                    starts.append((planned, board.states[planned.key], start))
-            for planned, job in self._submit(board, starts) if starts else ():
-                board.see(job)
+                    starts.append((planned, graph.states[planned.key], start))
+            for planned, job in self._submit(graph, starts) if starts else ():
+                graph.see(job)
                 started.append((planned, job))
             submitted = {planned.key for planned, _ in started}
             waiting |= {planned.key for planned, _, _ in starts} - submitted
             left = [planned for planned in left if planned not in wave]
         return started
 
-    def _chained(self, board: JobGraph, planned: PlannedJob) -> Start | None:
+    def _chained(self, graph: JobGraph, planned: PlannedJob) -> Start | None:
         """An attempt that waits for its inputs in the executor's queue; None when one of them runs elsewhere."""
         claim = self.executor.place(planned.stage, planned.spec.resources, (0, {}))
-        inputs = [board.states[key] for key in planned.inputs.values() if key in board.states]
+        inputs = [graph.states[key] for key in planned.inputs.values() if key in graph.states]
         unfinished = [before for before in inputs if before.state != DONE]
         if claim is None or any(before.host != claim.host or before.handle is None for before in unfinished):
             return None
-        job = self._claim(planned, board.states[planned.key], claim, None)
+        job = self._claim(planned, graph.states[planned.key], claim, None)
         if job is None:
             return None  # another scheduler was first
-        board.see(job)
+        graph.see(job)
         after = tuple(before.handle for before in unfinished if before.handle is not None)
-        return self._prepared(board, planned, job, claim, after)
+        return self._prepared(graph, planned, job, claim, after)
 
     def _claim(self, planned: PlannedJob, job: Job, claim: Allocation, limits: Limits | None) -> Job | None:
         reason = f"{'resumed' if job.attempt else 'started'} on {claim.host.lstrip('@')}, code {self.snapshot.version}"
@@ -218,13 +218,13 @@ class Starter:
         folders = [self.home.job(planned.stage, key) for key in planned.resume_from]
         return [str(folder.out) for folder in folders if folder.is_complete()]
 
-    def _submit(self, board: JobGraph, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
+    def _submit(self, graph: JobGraph, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job]]:
         starts = self._still_mine(starts)
         handles = self.executor.submit([start for _, _, start in starts]) if starts else []
         started = []
         for (planned, job, _), handle in zip(starts, handles, strict=True):
             if isinstance(handle, ExecutorError):
-                self._undo(board, planned, job, REFUSED, str(handle))
+                self._undo(graph, planned, job, REFUSED, str(handle))
             else:
                 self.ledger.set_handle(job, handle)
                 started.append((planned, replace(job, handle=handle)))
