@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,11 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from star.errors import DataError, StarError, Stopped
+from star.errors import DataError, ScriptError, ScriptKilled, StarError, Stopped
 from star.process import die_with_parent
 from star.rundir import PREEMPTED, USER_ERROR, JobDir
 from star.scratch import near
-from star.script_output import Reports, results_of
+from star.script_output import Reports, last_line, results_of
 from star.spec.resources import Resources
 from star.spec.run_base import Run
 from star.spec.scripts import ScriptStage
@@ -30,10 +31,6 @@ from star.spec.scripts import ScriptStage
 POLL = 0.2
 """Seconds between looks at the script and what it has reported."""
 log = logging.getLogger("star.worker")
-
-
-class ScriptError(Exception):
-    """A command that ended with another exit code than 0."""
 
 
 def run_command(
@@ -49,6 +46,7 @@ def run_command(
     shutil.rmtree(job_dir.scratch, ignore_errors=True)
     job_dir.scratch.mkdir()
     job_dir.checkpoints.mkdir(exist_ok=True)
+    before = _state(job_dir.checkpoints)
     line = _line(job, job_dir, spec, script)
     log.info("calling %s in %s", shlex.join(line), job["script"])
     process = _started(line, job, job_dir, script)
@@ -64,7 +62,11 @@ def run_command(
         reports.close()
     finally:
         _end(process)
-    _judge(process.returncode, asked, script)
+    said = last_line(job_dir.log)
+    _judge(process.returncode, asked, script, _state(job_dir.checkpoints) != before, said)
+    unreported = [name for name in script.curves if name not in reports.names]
+    if unreported:
+        log.warning("declared as curves, and not reported: %s", ", ".join(unreported))
     return results_of(script, job["stage"], _place(script.results_file, job_dir), job_dir.log)
 
 
@@ -156,12 +158,44 @@ def _started(line: list[str], job: Mapping[str, Any], job_dir: JobDir, script: S
         ) from None
 
 
-def _judge(code: int, asked: bool, script: ScriptStage) -> None:
-    """What an exit code means."""
+def _judge(code: int, asked: bool, script: ScriptStage, kept: bool, said: str) -> None:
+    """What an exit code means.
+
+    Args:
+        asked: it was asked to stop.
+        kept: it has left something new in its folder of checkpoints.
+        said: the last line that it printed.
+    """
+    if code == PREEMPTED and not asked and not kept:  # it would do so for ever
+        raise ScriptError(
+            "the command ended with exit code 75, though nobody had asked it to stop, and has kept nothing new"
+        )
     if code == PREEMPTED or (asked and code in (-signal.SIGTERM, 128 + signal.SIGTERM)):
         raise Stopped(f"it {'goes on from its last checkpoint' if script.keeps else 'begins again'}")
     if code == USER_ERROR:
-        raise StarError("the command ended with exit code 2, a mistake in how it was called; see the end of its log.")
+        raise StarError(f"the command ended with exit code 2, a mistake in how it was called: {said}")
+    if code < 0:
+        raise ScriptKilled(f"the command died by signal {-code}: {said}")
     if code:
-        how = f"died by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise ScriptError(f"the command {how}; the end of its log says why")
+        raise ScriptError(f"the command ended with exit code {code}: {said}{_hint(said, script)}")
+
+
+def _hint(said: str, script: ScriptStage) -> str:
+    """Of a module that is not found: that it lies beside the script, and was not copied."""
+    lacking = re.search(r"No module named '(\w+)", said)
+    if lacking is None:
+        return ""
+    places = (Path(script.folder) / f"{lacking[1]}.py", Path(script.folder) / lacking[1])
+    beside = next((path for path in places if path.exists()), None)
+    pattern = f"{lacking[1]}/**/*.py" if beside is not None and beside.is_dir() else f"{lacking[1]}.py"
+    return f". {beside} is not among the script's files: add it to `files: [{pattern}]`" if beside else ""
+
+
+def _state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Of each file below a folder its size, and when it was written."""
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            state = path.stat()
+            found[str(path)] = (state.st_size, state.st_mtime_ns)
+    return found

@@ -17,6 +17,14 @@ class Stopped(Exception):
     """A worker was asked to stop, and did; no error. The message says what becomes of its work."""
 
 
+class ScriptError(Exception):
+    """A command of the user's own ended with an exit code that is none of success; the message has the last line that it printed."""
+
+
+class ScriptKilled(ScriptError):
+    """A command of the user's own was ended by a signal that nobody here sent: the machine may be short of memory."""
+
+
 class NotFoundError(StarError):
     """A key, run or job that the ledger does not hold."""
 

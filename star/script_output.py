@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def results_of(script: ScriptStage, stage: str, path: Path, printed: Path) -> di
     except FileNotFoundError:
         raise StarError(
             f"{what}: the command ended without writing {path.name}; write the numbers there as JSON, such as "
-            f'{{"{next(iter(script.results))}": 0.5}}, into the folder that it is given as {{out}}, or give results_file.'
+            f'{{"{next(iter(script.results))}": 0.5}}, into the folder that it is given as {{out}}, or name its own file as results_file.'
         ) from None
     except ValueError as error:
         raise StarError(f"{what}: {path.name} is not JSON: {error}; write a mapping of names to numbers.") from None
@@ -78,6 +80,16 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def last_line(path: Path) -> str:
+    """The last line of a log that says something, of the newest attempt."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+        lines = file.read().decode(errors="replace").rpartition(ATTEMPT)[2].splitlines()
+        said = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+        return said if said and " INFO calling " not in said else "it printed nothing"
+    return "it printed nothing"
+
+
 class Reports:
     """Carries a curves file into the job's metrics: `{"step": 3, "loss": 0.5}` on each line; with `"of": 100`, also how far it is.
 
@@ -92,6 +104,8 @@ class Reports:
         self.seen: tuple[int, int] | None = None
         self.started = time.time()
         self.first: int | None = None
+        self.names: set[str] = set()
+        """Of all numbers that were reported."""
 
     def carry(self, last: bool = False) -> None:
         """Record what is new.
@@ -151,6 +165,7 @@ class Reports:
             except (TypeError, ValueError):
                 if self.path.suffix == ".jsonl":  # its own format: a text is a mistake; others have columns of texts
                     raise
+        self.names |= set(numbers)
         if numbers:
             self.metrics.record(step, numbers)
         if _is_number(entry.get("of")):

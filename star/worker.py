@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import star
-from star.errors import DataError, StarError, Stopped
+from star.errors import DataError, ScriptError, StarError, Stopped
 from star.launch import Heartbeat, follow_parent, follow_starter, is_child, launch_torchrun
 from star.rundir import (
     BUSY,
@@ -120,11 +120,12 @@ class _Stop:
 
 def _failed(error: Exception, job_dir: JobDir) -> int:
     stopped, user = isinstance(error, Stopped), isinstance(error, StarError)
+    plain = user or isinstance(error, ScriptError)  # what the script has said stands in the log, and is not ours
     if stopped:
         log.info("stopped on request: %s", error)
     else:
-        log.error("%s", error if user else traceback.format_exc())
-    text = str(error) if user or stopped else "".join(traceback.format_exception_only(error)).strip()
+        log.error("%s", error if plain else traceback.format_exc())
+    text = str(error) if plain or stopped else "".join(traceback.format_exception_only(error)).strip()
     full = _is_disk_full(error)
     try:
         if not job_dir.failure.exists():  # of several processes the first tells why; the others only lost a peer

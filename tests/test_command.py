@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from star.command import ScriptError, run_command
-from star.errors import DataError, StarError, Stopped
+from star.command import run_command
+from star.errors import DataError, ScriptError, StarError, Stopped
 from star.rundir import JobDir, read_json, read_metrics
 from star.script_output import Reports
 from star.spec.run_class import run_class
@@ -21,18 +21,18 @@ from star.spec.scripts import ScriptStage
 
 
 def call(
-    folder: Path, code: str, stop: Callable[[], bool] = lambda: False, log: str = "", **declared: Any
+    root: Path, code: str, stop: Callable[[], bool] = lambda: False, log: str = "", **declared: Any
 ) -> dict[str, float]:
     """Run a script of this text, declared as given, as the stage `fit`."""
-    (folder / "script").mkdir(exist_ok=True)
-    (folder / "script" / "it.py").write_text(code)
+    (root / "script").mkdir(exist_ok=True)
+    (root / "script" / "it.py").write_text(code)
     words = declared.pop("words", "{out}")
     script = ScriptStage.model_validate({"command": f"python it.py {words}", "gpu": False, **declared})
     spec = run_class({"fit": script}, full=False).model_validate({"stages": {"fit": script}})
-    job_dir = JobDir(folder / "job")
+    job_dir = JobDir(root / "job")
     job_dir.path.mkdir(exist_ok=True)
     job_dir.log.write_text(log)
-    job = {"stage": "fit", "script": str(folder / "script"), "threads": 1, "inputs": {"before": str(folder / "before")}}
+    job = {"stage": "fit", "script": str(root / "script"), "threads": 1, "inputs": {"before": str(root / "before")}}
     return run_command(job, job_dir, spec, script, stop)
 
 
@@ -104,7 +104,13 @@ def test_results_may_be_read_from_what_is_printed(tmp_path: Path) -> None:
     [
         ("import sys; sys.exit(1)", False, ScriptError, "ended with exit code 1"),
         ("import sys; sys.exit(2)", False, StarError, "exit code 2"),
-        ("import sys; sys.exit(75)", False, Stopped, "begins again"),
+        (
+            "import sys; sys.exit(75)",
+            False,
+            ScriptError,
+            "75, though nobody had asked it to stop, and has kept nothing new",
+        ),
+        ("import sys; open(sys.argv[2] + '/s', 'w'); sys.exit(75)", False, Stopped, "begins again"),
         ("import os; os.kill(os.getpid(), 9)", False, ScriptError, "died by signal 9"),
         ("import time; time.sleep(60)", True, Stopped, "begins again"),
         ("import os; os.kill(os.getpid(), 15)", False, ScriptError, "died by signal 15"),
@@ -112,7 +118,7 @@ def test_results_may_be_read_from_what_is_printed(tmp_path: Path) -> None:
 )
 def test_how_it_may_end(tmp_path: Path, code: str, stop: bool, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
-        call(tmp_path, code, stop=lambda: stop)
+        call(tmp_path, code, stop=lambda: stop, words="{out} {checkpoints}")
 
 
 def test_one_that_ends_well_after_it_was_asked_to_stop_is_done(tmp_path: Path) -> None:
@@ -189,3 +195,18 @@ def test_a_line_that_is_none(tmp_path: Path, line: str) -> None:
     (tmp_path / "curves.jsonl").write_text(f'{{"step": 0, "loss": 1}}\n{line}\n')
     with pytest.raises(DataError, match=r"curves.jsonl:2: is not as"):
         Reports(tmp_path / "curves.jsonl", job).carry()
+
+
+def test_what_it_said_last_is_told(tmp_path: Path) -> None:
+    log = "== attempt 1\n2026-01-01 INFO calling python it.py\nTraceback\nRuntimeError: shapes differ\n\n"
+    with pytest.raises(ScriptError, match="ended with exit code 3: RuntimeError: shapes differ$"):
+        call(tmp_path, "import sys; sys.exit(3)", log=log)
+    with pytest.raises(StarError, match="a mistake in how it was called: it printed nothing$"):
+        call(tmp_path, "import sys; sys.exit(2)", log="== attempt 1\n2026-01-01 INFO calling python it.py\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "layers.py").write_text("")
+    log = "== attempt 1\nModuleNotFoundError: No module named 'layers'\n"
+    with pytest.raises(
+        ScriptError, match=r"layers.py is not among the script's files: add it to `files: \[layers.py\]`"
+    ):
+        call(tmp_path, "import sys; sys.exit(1)", log=log, folder=str(tmp_path / "mine"))

@@ -21,6 +21,7 @@ def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_text(text)
+    (path / "experiments").symlink_to(ROOT / "experiments")
     (path / "runs" / "data").mkdir(parents=True)
     (path / "runs" / "data" / "fashion-mnist").symlink_to(DATA)
     return path
@@ -43,6 +44,17 @@ def test_the_script_and_what_comes_after_it(folder: Path) -> None:
     assert [job["action"] for job in json.loads(planned.stdout)["jobs"]].count("run") == 6
     assert "all done: 9 jobs computed, 9 were there already" in run(folder, "run", "study/scored.yaml")
     assert "| 8 | 2 ± 0 |" in (folder / "runs" / "reports" / "scored" / "none" / "report.md").read_text()
+
+
+def test_a_metric_of_ours_beside_table_4(folder: Path) -> None:
+    """No key of the platform's own stages is another."""
+    ours, theirs = (
+        star_exp("plan", file, "--seeds", "0", "--json", home=folder / "runs", cwd=folder)
+        for file in ("study/brightness.yaml", "experiments/table4.yaml")
+    )
+    assert ours.returncode == theirs.returncode == 0, ours.stderr + theirs.stderr
+    keys = [{job["key"] for job in json.loads(done.stdout)["jobs"]} for done in (ours, theirs)]
+    assert keys[1] < keys[0] and len(keys[0] - keys[1]) == len(json.loads(ours.stdout)["runs"])
 
 
 def test_the_search(folder: Path) -> None:

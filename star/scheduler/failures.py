@@ -55,6 +55,7 @@ EXCEPTIONS: dict[str, str] = {
     "DistBackendError": INFRASTRUCTURE,
     "DistNetworkError": INFRASTRUCTURE,
     STOPPED: PREEMPTION,
+    "ScriptKilled": DEATH,
 }
 SIGNS: tuple[tuple[str, str], ...] = (
     (r"CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|can't allocate memory|oom[-_]kill|Out of memory", MEMORY),

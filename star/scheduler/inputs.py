@@ -22,9 +22,10 @@ from star.rundir import Home
 from star.scheduler.manifests import Manifests
 from star.sniff import misnamed
 from star.spec.images import DataSpec
+from star.spec.keys import canonical
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
-from star.spec.script_files import contents_of, digest_of
+from star.spec.script_files import contents_of, listing_of
 from star.spec.scripts import ScriptStage, scripts_of, source_of
 from star.spec.sections import ScoreSpec
 from star.words import shown
@@ -105,7 +106,7 @@ class ExternalInputs:
         """How a key names a script's files and what it reads."""
 
         def look() -> str:
-            parts = [digest_of(contents_of(stage, script))]
+            read: dict[str, str] = {}
             for name, given in script.reads.items():
                 path, where = Path(given), f"stages.{stage}.reads.{name}"
                 if path.is_dir():
@@ -117,8 +118,8 @@ class ExternalInputs:
                 else:
                     self._lacks(f"{where}: {shown(given)} is not there; put it there, or give its path.")
                     found = self.manifests.known(path)
-                parts.append(f"{name}:{(found or ABSENT)[:16]}")
-            return "+".join(parts)
+                read[name] = (found or ABSENT)[:16]
+            return canonical({"files": listing_of(contents_of(stage, script)), "reads": read})
 
         return str(self._once(f"script {stage}", look))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from star.ledger.states import CANCELLED, FAILED, QUEUED
-from star.spec.graph import Stage, goes_on
+from star.spec.graph import STAGES, Stage, goes_on
 
 PREEMPTION, TIMEOUT, MEMORY, DISK, NUMBERS, INFRASTRUCTURE, DEATH, USER, BUG, CANCELLATION, WAITING = (
     *("preempted", "timeout", "out_of_memory", "disk_full", "nan", "infrastructure"),
@@ -70,12 +70,20 @@ POLICIES: dict[str, Policy] = {
         CANCELLED, None, 0, "somebody cancelled it in the cluster's queue; `star-exp retry KEY` queues it again"
     ),
 }
+OF_SCRIPTS = {
+    BUG: "what it printed is in `star-exp logs KEY`; a script that was changed has another key: the same run again runs it",
+    MEMORY: "its passes are its own: give it smaller ones by a parameter, or raise its memory_gb under resources",
+    NUMBERS: "what it printed is in `star-exp logs KEY`",
+}
+"""What to do about a command of the user's own, where it is something else."""
 PAUSE_LIMIT = 600.0
 """Seconds; pauses are doubled up to it."""
 
 
 def advice(why: str | None, stage: str, key: str) -> str:
     """What to do about a job that ended for this reason; nothing where nothing failed."""
+    if stage not in STAGES and why in OF_SCRIPTS:
+        return OF_SCRIPTS[why].replace("KEY", key[:8])
     policy = POLICIES.get(why or "")
     return (
         policy.advice.replace("KEY", key[:8]).replace("AGAIN", goes_on(stage)).replace("STAGE", stage) if policy else ""

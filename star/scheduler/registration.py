@@ -6,7 +6,6 @@ forks it, which is refused unless asked for: the old results would silently leav
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +43,6 @@ GIVEN = (
     "model.weights",
 )
 """Fields that name files: their contents are part of a key, not where they lie."""
-PLACES = re.compile(r"stages\.\w+\.(folder|reads)")
-"""The same of stages of the user's own."""
 Row = tuple[str, int]
 """Label and seed."""
 
@@ -112,7 +109,7 @@ def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
     return [
         one
         for one in found
-        if not one.path.startswith("resources") and one.path not in GIVEN and not PLACES.match(one.path)
+        if not one.path.startswith("resources") and one.path not in GIVEN and not one.path.startswith("stages.")
     ]
 
 

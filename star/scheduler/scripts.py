@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -10,19 +11,19 @@ from pathlib import Path
 from star.errors import DataError
 from star.rundir import Home
 from star.scheduler.plan import Plan
-from star.spec.script_files import contents_of, digest_of
+from star.spec.script_files import contents_of, digest_of, listing_of
 from star.spec.scripts import scripts_of, source_of
 
 
 def copy_of(home: Home, source: str) -> Path:
     """Where the copy of a script lies whose files and data a key names `source`."""
-    return home.scripts / source.partition("+")[0]
+    return home.scripts / digest_of(json.loads(source)["files"])
 
 
 def script_digest(folder: Path) -> str:
     """What a copy has to be called, by its contents."""
     paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return digest_of({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+    return digest_of(listing_of({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}))
 
 
 def keep_scripts(plan: Plan, home: Home) -> None:
@@ -39,7 +40,7 @@ def keep_scripts(plan: Plan, home: Home) -> None:
         if target.is_dir():
             continue
         contents = contents_of(job.stage, script)
-        if digest_of(contents) != target.name:
+        if digest_of(listing_of(contents)) != target.name:
             raise DataError(
                 f"stages.{job.stage}: its files were changed while this was planned; give the same command again."
             )

@@ -19,7 +19,7 @@ from star.spec.reporting import Figure, Name, TableSpec
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
 from star.spec.run_class import run_class
-from star.spec.scripts import ScriptName, ScriptStage, check_declared
+from star.spec.scripts import ScriptStage, check_declared
 
 NOT_TARGETS = ("dataset",)
 """Stages that are there for others alone."""
@@ -29,7 +29,7 @@ class Declared(Section):
     """What decides which fields the runs of a file have."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-    stages: dict[ScriptName, ScriptStage] = Field(default_factory=dict)
+    stages: dict[str, ScriptStage] = Field(default_factory=dict)
     targets: list[str] | None = None
 
     @model_validator(mode="after")
@@ -105,7 +105,7 @@ class ExperimentSpec(Section):
     )
     rows: list[Row] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
-    stages: dict[ScriptName, ScriptStage] = Field(
+    stages: dict[str, ScriptStage] = Field(
         default_factory=dict,
         description="commands of your own as stages; each has a section of its name in the spec of a run",
     )

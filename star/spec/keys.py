@@ -38,7 +38,10 @@ def stage_content(stage: Stage, spec: Run, sources: Mapping[str, str], inputs: M
         "source": sources.get(stage.source) if stage.source else None,
         "inputs": dict(inputs),
     }
-    return content if stage.command is None else {**content, "command": stage.command}
+    if stage.command is None:
+        return content
+    source = sources.get(str(stage.source))  # readable, so that `why` names the file that differs
+    return {**content, "command": stage.command, "source": None if source is None else json.loads(source)}
 
 
 class Keys:

@@ -97,9 +97,10 @@ def parse_measure(text: str, stages: Mapping[str, Stage] = STAGES) -> Measure:
             )
         return Measure(name, where)
     if name not in results and name not in curves:
+        of_curves = f"with @last, @max, @3/4 the curves {', '.join(curves)}" if curves else ""
+        legal = ", and ".join(filter(None, (", ".join(results), of_curves)))
         raise ValueError(
-            f"{name!r} is no result{meant(name, results + curves)}; legal: {', '.join(results)}, "
-            f"and with @last, @max, @3/4 the curves {', '.join(curves)}"
+            f"{name!r} is no result{meant(name, results + curves)}; legal: {legal or 'none, no stage declares `results` or `curves`'}"
         )
     return Measure(name, is_curve=name in curves)
 

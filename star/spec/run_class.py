@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from star.spec.graph import STAGES, Stage, needed_of
 from star.spec.resources import Resources, StarResources, resources_class
@@ -84,5 +84,6 @@ def _made(texts: tuple[tuple[str, str], ...], full: bool) -> type[Run]:
     fields: dict[str, Any] = {"resources": (resources, resources()), "stages": (dict[str, ScriptStage], ...)}
     for name, section in sections.items():
         is_whole = all(not field.is_required() for field in section.model_fields.values())
-        fields[name] = (section, section() if is_whole else ...)
+        # what lacks a value is told by its own name, not by its section's
+        fields[name] = (section, section() if is_whole else Field(default_factory=dict, validate_default=True))
     return cast("type[Run]", create_model(base.__name__, __base__=OwnRun, __doc__=base.__doc__, **fields))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -11,6 +11,9 @@ from pathlib import Path, PurePosixPath
 from star.errors import DataError
 from star.spec.scripts import ScriptStage
 from star.words import shown
+
+SCRIPTS = (".py", ".sh", ".r", ".R", ".jl", ".lua", ".js", ".pl", ".m")
+"""Endings of files that a command hardly names unless they are there."""
 
 
 def files_of(name: str, script: ScriptStage) -> dict[str, Path]:
@@ -20,6 +23,10 @@ def files_of(name: str, script: ScriptStage) -> dict[str, Path]:
         DataError: a pattern that matches nothing, or leads out of the folder.
     """
     folder = Path(script.folder)
+    if not folder.is_dir():
+        raise DataError(
+            f"stages.{name}.folder: {shown(folder)} is no folder; give the one that holds the script's files."
+        )
     found: dict[str, Path] = {}
     for i, pattern in enumerate(script.files):
         where = f"stages.{name}.files.{i}"
@@ -33,10 +40,9 @@ def files_of(name: str, script: ScriptStage) -> dict[str, Path]:
                 f"{where}: {pattern!r} matches no file in {shown(folder)}; give names or patterns of files there."
             )
         found |= {path.relative_to(folder).as_posix(): path for path in matches}
-    for word in shlex.split(script.command):
-        path = folder / word
-        if "{" not in word and not word.startswith("/") and ".." not in PurePosixPath(word).parts and path.is_file():
-            found[PurePosixPath(word).as_posix()] = path
+    for i, word in enumerate(shlex.split(script.command)):
+        if "{" not in word and (inside := _named(name, word, folder, first=i == 0)) is not None:
+            found[inside] = folder / inside
     return dict(sorted(found.items()))
 
 
@@ -55,10 +61,33 @@ def contents_of(name: str, script: ScriptStage) -> dict[str, bytes]:
     return found
 
 
-def digest_of(contents: Mapping[str, bytes]) -> str:
+def listing_of(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """Name -> 16 hexadecimal digits of its content."""
+    return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in sorted(contents.items())}
+
+
+def digest_of(listing: Mapping[str, str]) -> str:
     """16 hexadecimal digits that name these files with their contents."""
-    whole = hashlib.sha256()
-    for name, content in sorted(contents.items()):
-        whole.update(os.fsencode(name) + f"\0{len(content)}\0".encode())
-        whole.update(content)
-    return whole.hexdigest()[:16]
+    return hashlib.sha256(json.dumps(dict(sorted(listing.items()))).encode()).hexdigest()[:16]
+
+
+def _named(name: str, word: str, folder: Path, first: bool) -> str | None:
+    """The file of the script that a word of the command names, below its folder; None where it names none.
+
+    Raises:
+        DataError: it names one outside, whose content would be in no key, or a script that is not there.
+    """
+    where, path = f"stages.{name}.command", folder / word
+    leads_out = word.startswith("/") or ".." in PurePosixPath(word).parts
+    if not leads_out and path.is_file():
+        return PurePosixPath(word).as_posix()
+    if leads_out and not first and path.is_file():
+        raise DataError(
+            f"{where}: {word} lies outside of {shown(folder)}, so its content would be in no key; put it there, say with `folder` where "
+            "the script's files are, or name data under `reads`."
+        )
+    if PurePosixPath(word).suffix in SCRIPTS and not first and not path.exists():
+        raise DataError(
+            f"{where}: {word} is no file in {shown(folder)}; a script is named from there, or `folder` says where its files are."
+        )
+    return None

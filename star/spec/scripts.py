@@ -6,9 +6,10 @@ declares, and the platform treats it as any other: keys, plan, resume, tables.
 
 from __future__ import annotations
 
+import operator
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from string import Formatter
 from typing import Annotated, Any, Literal
 
@@ -18,10 +19,18 @@ from star.spec.base import FieldError, Section
 from star.spec.graph import STAGES, Stage
 
 Scalar = bool | int | float | str
-ScriptName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+NAME = re.compile("[a-z][a-z0-9_]*")
+"""Of a stage of one's own: it stands in braces, and before a dot."""
+ScriptName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")]
 GIVEN = ("seed", "out", "checkpoints", "resume", "threads", "processes", "device", "parameters")
 """What a command may name beside its own parameters, the stages it comes after, and what it reads."""
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "ge": operator.ge,
+    "gt": operator.gt,
+    "le": operator.le,
+    "lt": operator.lt,
+}
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -54,6 +63,21 @@ class Parameter(Section):
             value = getattr(self, name)
             if value is not None and not self._is_legal(value):
                 raise FieldError(name, f"{value!r} is not of the type {self.kind}")
+        limits = {name: getattr(self, name) for name in COMPARE if getattr(self, name) is not None}
+        if limits and self.kind not in ("int", "float"):
+            raise FieldError(next(iter(limits)), f"limits are for numbers, and this is of the type {self.kind}")
+        for i, choice in enumerate(self.choices or ()):
+            if not self._is_legal(choice):
+                raise FieldError(f"choices.{i}", f"{choice!r} is not of the type {self.kind}")
+        for name in ("default", "neutral"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if self.choices and value not in self.choices:
+                raise FieldError(name, f"{value!r} is not among its choices: {', '.join(map(str, self.choices))}")
+            broken = [limit for limit, bound in limits.items() if not COMPARE[limit](value, bound)]
+            if broken:
+                raise FieldError(name, f"{value!r} breaks its own limit {broken[0]}: {limits[broken[0]]:g}")
         return self
 
     @property
@@ -66,9 +90,7 @@ class Parameter(Section):
 
     def field(self) -> tuple[Any, Any]:
         """As a field of a model: its type with its limits, and its default."""
-        limits: dict[str, Any] = {
-            name: getattr(self, name) for name in ("ge", "gt", "le", "lt") if getattr(self, name) is not None
-        }
+        limits: dict[str, Any] = {name: getattr(self, name) for name in COMPARE if getattr(self, name) is not None}
         if self.kind == "float":
             limits["allow_inf_nan"] = False
         info: Any = Field(... if self.default is None else self.default, description=self.description, **limits)
@@ -146,8 +168,11 @@ class ScriptStage(Section):
                     )
         legal = [*self.parameters, *self.reads, *self.after, *GIVEN]
         try:
-            named = list(self.placeholders())
             shlex.split(self.command)
+        except ValueError as error:
+            raise FieldError("command", f"cannot be split into words: {str(error).lower()}") from None
+        try:
+            named = list(self.placeholders())
         except ValueError as error:
             raise FieldError("command", f"cannot be read: {error}; write a brace itself as {{{{ or }}}}") from None
         for name in named:
@@ -156,8 +181,10 @@ class ScriptStage(Section):
         if self.length is not None and (
             self.length not in self.parameters or self.parameters[self.length].kind != "int"
         ):
+            whole_ones = [name for name, one in self.parameters.items() if one.kind == "int"]
             raise FieldError(
-                "length", f"{self.length!r} is no parameter that is a whole number; name one, such as epochs"
+                "length",
+                f"{self.length!r} is no parameter that is a whole number; those are: {', '.join(whole_ones) or 'none'}",
             )
         for name, pattern in self.patterns.items():
             try:
@@ -252,6 +279,8 @@ def check_declared(declared: Mapping[str, ScriptStage], taken: tuple[str, ...]) 
         FieldError: relative to `stages`.
     """
     for name, script in declared.items():
+        if not NAME.fullmatch(name):
+            raise FieldError(name, "is no name in braces: give lower-case letters, digits and _, a letter first")
         if name in STAGES or name in taken or name in GIVEN:
             raise FieldError(name, f"{name!r} is a part of every run already; give it another name")
         for i, before in enumerate(script.after):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from star.spec.base import Count, FieldError, Positive, Section
 from star.spec.experiment import Declared, pipeline_of
 from star.spec.graph import Stage
-from star.spec.scripts import ScriptName, ScriptStage
+from star.spec.scripts import ScriptStage
 
 Scalar = bool | int | float | str | None
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
@@ -121,7 +121,7 @@ class SearchSpec(Section):
     space: dict[str, Parameter] = Field(
         min_length=1, description="dotted path -> the values it may take; the base's own values are the first trial"
     )
-    stages: dict[ScriptName, ScriptStage] = Field(
+    stages: dict[str, ScriptStage] = Field(
         default_factory=dict, description="commands of your own as stages, as an experiment has them"
     )
     objectives: list[Objective] = Field(min_length=1, max_length=3)

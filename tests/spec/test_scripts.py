@@ -60,6 +60,20 @@ def folder(tmp_path: Path) -> Path:
         ("after: [fit]", "after: [fti]", 19, "stages.weigh.command: {fit} is not known here"),
         ("after: [fit]", "after: [fit, weigh]", 20, "stages.weigh.after: comes after itself"),
         ("[layers.py]", "[layer.py]", 6, "stages.fit.files.0: 'layer.py' matches no file"),
+        ("gt: 0, le: 1}", "gt: 0.5}", 9, "stages.fit.parameters.lr.default: 0.1 breaks its own limit gt: 0.5"),
+        ("epochs: 2", "epochs: {default: a, gt: 0}", 11, "stages.fit.parameters.epochs.gt: limits are for numbers"),
+        ("epochs: 2", "epochs: {default: a, choices: [b, c]}", 11, "'a' is not among its choices: b, c"),
+        ("epochs: 2", "epochs: {default: 2, neutral: 0, ge: 1}", 11, "epochs.neutral: 0 breaks its own limit ge: 1"),
+        ("python train.py", "python tain.py", 5, "stages.fit.command: tain.py is no file in"),
+        ("python train.py", "python ../mine/train.py", 5, "stages.fit.command: ../mine/train.py lies outside of"),
+        ("python weigh.py", f"python {SCRIPTS}/weigh.py", 19, "its content would be in no key"),
+        ("    files: [layers.py]", "    files: [layers.py]\n    folder: nope", 7, "nope is no folder"),
+        (
+            "python train.py",
+            "python 'train.py",
+            5,
+            "stages.fit.command: cannot be split into words: no closing quotation",
+        ),
         ("[layers.py]", "[../layers.py]", 6, "stages.fit.files.0: '../layers.py' leads out of"),
         ("--seed {seed}", "", 23, "seeds: no command uses its seed"),
         (
@@ -70,14 +84,26 @@ def folder(tmp_path: Path) -> Path:
         ),
         ("\n  fit:", "\n  train:", 4, "stages.train: 'train' is a part of every run already"),
         ("\n  fit:", "\n  out:", 4, "stages.out: 'out' is a part of every run already"),
-        ("\n  fit:", "\n  Fit:", 4, "stages.Fit"),
+        ("\n  fit:", "\n  my-fit:", 4, "stages.my-fit: is no name in braces: give lower-case letters, digits and _"),
+        ("lr: {default: 0.1, gt: 0, le: 1}", "lr: {type: float}", 0, "fit.lr: is missing; give a number"),
+        (
+            "    results: [accuracy]\n    curves: {loss: epoch}\n",
+            "",
+            0,
+            "'fit/accuracy' is no result; legal: weigh/norm",
+        ),
         (
             "seeds: [0, 1]",
             "targets: [fitt]\nseeds: [0, 1]",
             23,
             "targets.0: 'fitt' is no stage to reach (did you mean fit?)",
         ),
-        ("length: epochs", "length: lr", 16, "stages.fit.length: 'lr' is no parameter that is a whole number"),
+        (
+            "length: epochs",
+            "length: lr",
+            16,
+            "stages.fit.length: 'lr' is no parameter that is a whole number; those are: width, epochs",
+        ),
         ("[accuracy]", "{accuracy: 'acc: .*'}", 12, "stages.fit.results: 'acc: .*' has no group"),
         ("[accuracy]", "{accuracy: '(('}", 12, "stages.fit.results: '((' is no regular expression"),
         (
@@ -97,7 +123,7 @@ def test_what_is_wrong_is_said_with_its_place(folder: Path, old: str, new: str, 
         load(file)
     told = str(raised.value)
     assert says in told, told
-    assert told.startswith(f"{file}:{line}: "), told
+    assert told.startswith(f"{file}:{line}: " if line else str(file)), told
 
 
 @pytest.mark.parametrize(
