@@ -16,7 +16,11 @@ from tests.helpers import star_exp
 def test_a_script_runs_there(engine: str, images: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     cluster = request.getfixturevalue({"slurm": "slurm", "ray": "ray_cluster"}[engine])
     environment = cluster.environment if engine == "ray" else {}
-    file = files(tmp_path / "mine", ("command: python train.py", "command: python train.py --images 600"))
+    file = files(
+        tmp_path / "mine",
+        ("command: python train.py", "command: python train.py --images 600"),
+        ("[accuracy]", "{accuracy: 'accuracy ([0-9.]+)'}"),
+    )
     line = ["run", file, "--plain", "--executor", engine, "--seeds", "0", "--set", "resources.fit.threads=2"]
     done = star_exp(*line, home=tmp_path / "home", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
