@@ -25,6 +25,18 @@ NOT_TARGETS = ("dataset",)
 """Stages that are there for others alone."""
 
 
+def check_stages(stages: Mapping[str, ScriptStage]) -> None:
+    """That a file's own stages have names of their own, and an order.
+
+    Raises:
+        FieldError: they have not.
+    """
+    try:
+        check_declared(stages, (*RunSpec.model_fields, "stages", "system", "own"))
+    except FieldError as error:
+        raise FieldError(".".join(("stages", *error.path)), str(error)) from None
+
+
 class Declared(Section):
     """What decides which fields the runs of a file have."""
 
@@ -34,10 +46,7 @@ class Declared(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Declared:
-        try:
-            check_declared(self.stages, (*RunSpec.model_fields, "stages", "system", "own"))
-        except FieldError as error:
-            raise FieldError(".".join(("stages", *error.path)), str(error)) from None
+        check_stages(self.stages)
         return self
 
     def check(self, targets: Sequence[str]) -> None:
@@ -55,13 +64,17 @@ class Declared(Section):
 
     def run_class(self) -> type[Run]:
         """With ST-AR's sections unless only stages of one's own are needed."""
+        if not self.stages:
+            return RunSpec
         own = {name: script.stage(name) for name, script in self.stages.items()}
         targets = self.targets or list(own)
-        return run_class(self.stages, not own or not set(needed_of(targets, {**STAGES, **own})) <= set(own))
+        return run_class(self.stages, not set(needed_of(targets, {**STAGES, **own})) <= set(own))
 
 
 def pipeline_of(declared: Declared) -> Mapping[str, Stage]:
     """Every stage that runs may have: ST-AR's where they have its sections, and those of the user's own."""
+    if not declared.stages:
+        return STAGES
     own = {name: script.stage(name) for name, script in declared.stages.items()}
     return {**STAGES, **own} if issubclass(declared.run_class(), RunSpec) else own
 
@@ -142,12 +155,16 @@ class ExperimentSpec(Section):
     @property
     def pipeline(self) -> Mapping[str, Stage]:
         """Every stage that its runs may have."""
-        return pipeline_of(Declared(stages=self.stages, targets=self.targets))
+        return pipeline_of(self._declared)
 
     @property
     def run_class(self) -> type[Run]:
         """What its runs are."""
-        return Declared(stages=self.stages, targets=self.targets).run_class()
+        return self._declared.run_class()
+
+    @property
+    def _declared(self) -> Declared:
+        return Declared.model_construct(stages=self.stages, targets=self.targets)
 
     @model_validator(mode="after")
     def _something_to_show(self) -> ExperimentSpec:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from star.spec.base import Count, FieldError, Positive, Section
-from star.spec.experiment import Declared, pipeline_of
+from star.spec.experiment import Declared, check_stages, pipeline_of
 from star.spec.graph import Stage
 from star.spec.scripts import ScriptStage
 
@@ -139,7 +139,7 @@ class SearchSpec(Section):
     def declared(self) -> Declared:
         """Its own stages, and all that its trials reach."""
         reached = [objective.metric.split("/")[0] for objective in self.objectives]
-        return Declared(stages=self.stages, targets=[*reached, *self.targets])
+        return Declared.model_construct(stages=self.stages, targets=[*reached, *self.targets])
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:
@@ -150,6 +150,7 @@ class SearchSpec(Section):
     def _fits_together(self) -> SearchSpec:
         if len(set(self.seeds)) != len(self.seeds):
             raise FieldError("seeds", "a seed stands twice")
+        check_stages(self.stages)
         try:
             self.declared.check(self.targets)
         except FieldError as error:

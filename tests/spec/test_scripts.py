@@ -9,6 +9,7 @@ import pytest
 
 from star.errors import SpecError
 from star.spec.load import load
+from star.spec.load_search import load_search
 from star.spec.run_class import parse_run
 from tests.helpers import ROOT
 
@@ -161,3 +162,24 @@ def test_two_scripts_of_one_name_keep_apart(folder: Path) -> None:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_text(text)
     assert load(copy / "two.yaml").variants[0].runs[0].stages["b"].folder == str(copy / "b")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("\n  fit:", "\n  train:", "stages.train: 'train' is a part of every run already"),
+        ("    length: epochs\n", "", "pruner: ends trials early, and no command says how it is ended"),
+        ("fit.lr: {", "fit.le: {", "space.fit.le: fit has no field 'le' (did you mean lr?)"),
+        ("min_steps: 1", "min_steps: 4", "pruner.min_steps: 4 is not before the end of training, 4 steps"),
+        ("fit.width: {low: 8, high: 64}", "fit.epochs: {low: 2, high: 8}", "is how far trials are compared"),
+        ("metric: fit/accuracy", "metric: fit/accuray", "'fit/accuray' is no result (did you mean fit/accuracy?)"),
+    ],
+)
+def test_what_is_wrong_with_a_search_is_said(folder: Path, old: str, new: str, says: str) -> None:
+    file = folder / "search.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(SpecError) as raised:
+        load_search(file)
+    assert says in str(raised.value) and str(raised.value).startswith(f"{file}:"), raised.value
