@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from star.errors import DataError, ScriptError, ScriptKilled, StarError, Stopped
 from star.process import die_with_parent
 from star.rundir import PREEMPTED, USER_ERROR, JobDir
@@ -43,14 +45,17 @@ def run_command(
         StarError: the user's mistake: exit code 2, or results that are not as declared.
         ScriptError: any other exit code.
     """
+    _end_left(job_dir)
     shutil.rmtree(job_dir.scratch, ignore_errors=True)
     job_dir.scratch.mkdir()
     job_dir.checkpoints.mkdir(exist_ok=True)
+    folder = _own_copy(job, job_dir)
+    curves, results = _place(script.curves_file, job_dir), _place(script.results_file, job_dir)
     before = _state(job_dir.checkpoints)
     line = _line(job, job_dir, spec, script)
-    log.info("calling %s in %s", shlex.join(line), job["script"])
-    process = _started(line, job, job_dir, script)
-    reports = Reports(_place(script.curves_file, job_dir), job_dir)
+    log.info("calling %s in %s", shlex.join(line), folder)
+    process = _started(line, job, job_dir, folder, script)
+    reports = Reports(curves, job_dir)
     asked = False
     try:
         while process.poll() is None:
@@ -59,15 +64,44 @@ def run_command(
                 asked = True
                 process.send_signal(signal.SIGTERM)
             time.sleep(POLL)
-        reports.close()
     finally:
         _end(process)
+    try:
+        reports.close()
+    except DataError as error:
+        if process.returncode == 0:
+            raise
+        log.warning("%s", error)  # cut off with the script: why that ended counts
     said = last_line(job_dir.log)
     _judge(process.returncode, asked, script, _state(job_dir.checkpoints) != before, said)
     unreported = [name for name in script.curves if name not in reports.names]
     if unreported:
         log.warning("declared as curves, and not reported: %s", ", ".join(unreported))
-    return results_of(script, job["stage"], _place(script.results_file, job_dir), job_dir.log)
+    found = results_of(script, job["stage"], results, job_dir.log)
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _own_copy(job: Mapping[str, Any], job_dir: JobDir) -> Path:
+    """A copy of the script for this attempt alone: what it writes where it runs is nobody else's, and no part of the kept copy."""
+    folder = job_dir.path / "script"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        shutil.copytree(job["script"], folder)
+    except FileNotFoundError:
+        raise DataError(
+            f"{job['script']}: the copy of the script is gone; give the command that planned this again."
+        ) from None
+    return folder
+
+
+def _end_left(job_dir: JobDir) -> None:
+    """End what an attempt has left whose worker was killed: the script died with it, but not what that had started."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get("STAR_OUT") == str(job_dir.scratch):
+                log.warning("process %d of an earlier attempt still runs; it is ended", process.pid)
+                process.kill()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -120,7 +154,9 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _started(line: list[str], job: Mapping[str, Any], job_dir: JobDir, script: ScriptStage) -> subprocess.Popen[bytes]:
+def _started(
+    line: list[str], job: Mapping[str, Any], job_dir: JobDir, folder: Path, script: ScriptStage
+) -> subprocess.Popen[bytes]:
     threads = str(job["threads"])
     environment = os.environ | {
         "OMP_NUM_THREADS": threads,
@@ -141,17 +177,13 @@ def _started(line: list[str], job: Mapping[str, Any], job_dir: JobDir, script: S
     try:
         return subprocess.Popen(
             line,
-            cwd=job["script"],
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # so that a signal to this worker's group comes to it once
             preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
     except OSError as error:
-        if not Path(job["script"]).is_dir():
-            raise DataError(
-                f"{job['script']}: the copy of the script is gone; give the command that planned this again."
-            ) from None
         raise StarError(
             f"stages.{job['stage']}.command: {line[0]} cannot be called: {error.strerror}; give a program that is on the PATH of the "
             "machine that runs it, or a file of the script with `python` before it."
@@ -170,7 +202,7 @@ def _judge(code: int, asked: bool, script: ScriptStage, kept: bool, said: str) -
         raise ScriptError(
             "the command ended with exit code 75, though nobody had asked it to stop, and has kept nothing new"
         )
-    if code == PREEMPTED or (asked and code in (-signal.SIGTERM, 128 + signal.SIGTERM)):
+    if code == PREEMPTED or (asked and code != 0):  # torchrun, for one, ends with 1 when it is asked to stop
         raise Stopped(f"it {'goes on from its last checkpoint' if script.keeps else 'begins again'}")
     if code == USER_ERROR:
         raise StarError(f"the command ended with exit code 2, a mistake in how it was called: {said}")

@@ -135,8 +135,8 @@ class Reports:
 
     def _entries(self) -> Iterable[dict[str, Any]]:
         if self.path.suffix == ".csv":
-            with self.path.open(newline="") as file:
-                return list(csv.DictReader(file))
+            whole_lines = self.path.read_text().rpartition("\n")[0]  # the last may be half written
+            return list(csv.DictReader(whole_lines.splitlines()))
         if self.path.suffix == ".json":
             whole = json.loads(self.path.read_text())
             return list(whole["log_history"] if isinstance(whole, dict) else whole)

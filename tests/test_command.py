@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,9 @@ def test_what_the_command_is_called_with(tmp_path: Path) -> None:
         *(str(job.checkpoints), "", "{}", "--name", "a b; $HOME", "--rate", "0.5", "--fast", "/data/x y"),
     ]
     assert (environment["STAR_OUT"], environment["OMP_NUM_THREADS"]) == (str(job.scratch), "1")
-    assert environment["CUDA_VISIBLE_DEVICES"] == "" and Path(folder) == tmp_path / "script"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "" and Path(folder) == job.path / "script", (
+        "a copy of this attempt's own"
+    )
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent), "`python` is the worker's"
 
 
@@ -210,3 +213,28 @@ def test_what_it_said_last_is_told(tmp_path: Path) -> None:
         ScriptError, match=r"layers.py is not among the script's files: add it to `files: \[layers.py\]`"
     ):
         call(tmp_path, "import sys; sys.exit(1)", log=log, folder=str(tmp_path / "mine"))
+
+
+def test_what_an_earlier_attempt_left_is_ended_before_the_next_begins(tmp_path: Path) -> None:
+    """Its worker was killed, and with it the script, but not what that had started."""
+    scratch = JobDir(tmp_path / "job").scratch
+    left = subprocess.Popen(["sleep", "600"], env=os.environ | {"STAR_OUT": str(scratch)})
+    other = subprocess.Popen(["sleep", "600"], env=os.environ | {"STAR_OUT": f"{scratch}-of-another"})
+    assert call(tmp_path, told('{"a": 1}'), results=["a"]) == {"a": 1}
+    assert left.wait(timeout=60) == -9 and other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_a_report_that_was_cut_off_hides_no_other_end(tmp_path: Path) -> None:
+    code = "import sys\nopen(sys.argv[1] + '/t.json', 'w').write('{\"log_history\": [{\"st')\nsys.exit(7)"
+    with pytest.raises(ScriptError, match="ended with exit code 7"):
+        call(tmp_path, code, curves_file="t.json")
+    with pytest.raises(DataError, match="t.json:0: is not as"):
+        call(tmp_path, code.replace("7", "0"), curves_file="t.json")
+
+
+def test_an_end_with_any_code_after_it_was_asked_to_stop_is_a_stop(tmp_path: Path) -> None:
+    code = "import signal, sys\nsignal.signal(15, lambda *_: sys.exit(1))\nopen(sys.argv[1] + '/ready', 'w')\nsignal.pause()"
+    with pytest.raises(Stopped):
+        call(tmp_path, code, stop=(JobDir(tmp_path / "job").scratch / "ready").exists)

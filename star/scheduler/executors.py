@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def _installed(name: str) -> Make:
         )
     try:
         make: Make = entries[name].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # somebody else's code
         raise ExecutorError(f"--executor {name}: {entries[name].value} cannot be loaded: {error}.") from error
     return make
 
@@ -85,6 +86,7 @@ def _in_file(name: str) -> Make:
     spec = importlib.util.spec_from_file_location(f"star_own_{path.stem}", path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
     try:
         spec.loader.exec_module(module)
         make: Make = getattr(module, attribute)

@@ -51,7 +51,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
     snapshots: set[str] = set()
     for name in sorted(home.job_folders()):
         stage, _, key = name.rpartition("-")
-        if not re.fullmatch(r"[0-9a-f]{16}", key):
+        if name.startswith(".") or not re.fullmatch(r"[0-9a-f]{16}", key):
             continue
         folder = home.job(stage, key)
         place = places.get(key)

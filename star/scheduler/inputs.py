@@ -116,7 +116,8 @@ class ExternalInputs:
                 elif path.is_file():
                     found = self.manifests.file(path)
                 else:
-                    self._lacks(f"{where}: {shown(given)} is not there; put it there, or give its path.")
+                    if stage in self.stages:
+                        self._lacks(f"{where}: {shown(given)} is not there; put it there, or give its path.")
                     found = self.manifests.known(path)
                 read[name] = (found or ABSENT)[:16]
             return canonical({"files": listing_of(contents_of(stage, script)), "reads": read})

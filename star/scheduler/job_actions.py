@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from star.errors import NotFoundError, SpecError
+from star.errors import ExecutorError, NotFoundError, SpecError
 from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir
@@ -191,7 +191,11 @@ def cancel(
     ledger.want([job.key for job in running], "cancel")
     say(f"asked {len(running)} running jobs to stop; training saves its state first")
     executors = {job.host for job in running if job.host and job.host.startswith("@")}
-    executor = make_executor(executors.pop().removeprefix("@")) if len(executors) == 1 else make_executor("local")
+    try:
+        executor = make_executor(executors.pop().removeprefix("@")) if len(executors) == 1 else make_executor("local")
+    except ExecutorError as error:
+        say(f"{error} The scheduler that started them stops them.")
+        return running
     monitor = JobMonitor(home, ledger, executor, say, make_executor)
     graph = JobGraph.of_running(running)
     monitor.attend(graph, STOP_TIMEOUT + 10)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from star.errors import DataError
@@ -48,6 +49,8 @@ def keep_scripts(plan: Plan, home: Home) -> None:
         for name, content in contents.items():
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             (new / name).write_bytes(content)
+            with suppress(OSError):  # a program stays one
+                (new / name).chmod((Path(script.folder) / name).stat().st_mode | 0o600)
         new.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(new, target)

@@ -58,8 +58,8 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
         if changed - {until}:
             continue
         run = parse_run(row.spec)
-        if until and value_at(run, until) != value_at(
-            search.default, until
+        if (
+            until and until not in search.spec.space and value_at(run, until) != value_at(search.default, until)
         ):  # a run that was ended early is no whole one
             continue
         point = search.point_of(run)

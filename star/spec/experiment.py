@@ -16,13 +16,23 @@ from star.spec.explain import meant
 from star.spec.graph import STAGES, Stage, needed_of
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
+from star.spec.resources import StarResources
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
-from star.spec.run_class import run_class
+from star.spec.run_class import ScriptRun, run_class
 from star.spec.scripts import ScriptStage, check_declared
 
 NOT_TARGETS = ("dataset",)
 """Stages that are there for others alone."""
+
+
+TAKEN = (
+    "stages",
+    "system",
+    "own",
+    *(name for kind in (RunSpec, ScriptRun, StarResources) for name in (*kind.model_fields, *dir(kind))),
+)
+"""Names that a stage of the user's own cannot have: a run's sections, and what runs and resources are asked for."""
 
 
 def check_stages(stages: Mapping[str, ScriptStage]) -> None:
@@ -32,7 +42,7 @@ def check_stages(stages: Mapping[str, ScriptStage]) -> None:
         FieldError: they have not.
     """
     try:
-        check_declared(stages, (*RunSpec.model_fields, "stages", "system", "own"))
+        check_declared(stages, TAKEN)
     except FieldError as error:
         raise FieldError(".".join(("stages", *error.path)), str(error)) from None
 

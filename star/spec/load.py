@@ -125,7 +125,7 @@ def with_stages(base: LocatedYaml, stages: Mapping[str, ScriptStage], path: Path
         return base
     declared = {
         name: script.model_dump(mode="json")
-        | {"folder": str((path.parent / script.folder).resolve())}
+        | {"folder": str((path.parent / Path(script.folder).expanduser()).resolve())}
         | {
             "reads": {
                 one: str((path.parent / Path(place).expanduser()).resolve()) for one, place in script.reads.items()
@@ -144,7 +144,7 @@ def texts_of(stages: Mapping[str, ScriptStage], path: Path, doc: LocatedYaml) ->
     """
     found: dict[str, str] = {}
     for name, script in stages.items():
-        placed = script.model_copy(update={"folder": str((path.parent / script.folder).resolve())})
+        placed = script.model_copy(update={"folder": str((path.parent / Path(script.folder).expanduser()).resolve())})
         try:
             contents = contents_of(name, placed)
         except DataError as error:
@@ -164,7 +164,7 @@ def _refuse_seeds(
         SpecError: no stage reads the seed.
     """
     first = next((own[0] for own in runs if own), None)
-    if first is None or len(seeds) == 1 or not first.has_seed:
+    if not spec.stages or first is None or len(seeds) == 1 or not first.has_seed:
         return
     if not any("seed" in first.pipeline[stage].sections for stage in needed_of(spec.targets, first.pipeline)):
         raise SpecError(

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
@@ -31,6 +31,8 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "le": operator.le,
     "lt": operator.lt,
 }
+OF_ALL = ("seconds", "cpu_hours", "gpu_hours")
+"""Numbers that the platform itself has of every job."""
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -63,6 +65,16 @@ class Parameter(Section):
             value = getattr(self, name)
             if value is not None and not self._is_legal(value):
                 raise FieldError(name, f"{value!r} is not of the type {self.kind}")
+        if self.kind == "float":  # 1 and 1.0 are one value, and one key
+            for name in ("default", "neutral"):
+                if getattr(self, name) is not None:
+                    object.__setattr__(self, name, float(getattr(self, name)))
+            if self.choices and all(self._is_legal(choice) for choice in self.choices):
+                object.__setattr__(self, "choices", [float(choice) for choice in self.choices])
+        return self
+
+    @model_validator(mode="after")
+    def _within_its_limits(self) -> Parameter:
         limits = {name: getattr(self, name) for name in COMPARE if getattr(self, name) is not None}
         if limits and self.kind not in ("int", "float"):
             raise FieldError(next(iter(limits)), f"limits are for numbers, and this is of the type {self.kind}")
@@ -100,9 +112,11 @@ class Parameter(Section):
 class ScriptSection(Section):
     """The parameters of one command."""
 
+    neutral_values: ClassVar[dict[str, Scalar]] = {}
+
     def identity(self) -> dict[str, Any]:
         """Without those at their neutral value."""
-        neutral: dict[str, Scalar] = getattr(self, "neutral_values", {})
+        neutral = self.neutral_values
         values = self.model_dump(mode="json")
         return {name: value for name, value in values.items() if name not in neutral or neutral[name] != value}
 
@@ -158,7 +172,7 @@ class ScriptStage(Section):
     version: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
-    def _placeholders(self) -> ScriptStage:
+    def _names(self) -> ScriptStage:
         for place, names in (("parameters", list(self.parameters)), ("reads", list(self.reads))):
             others = {*GIVEN, *self.after, *(self.reads if place == "parameters" else ())}
             for name in names:
@@ -166,6 +180,42 @@ class ScriptStage(Section):
                     raise FieldError(
                         f"{place}.{name}", f"{name!r} means something else in a command; give it another name"
                     )
+        for name in self.parameters:
+            if name in dir(ScriptSection):
+                raise FieldError(f"parameters.{name}", f"{name!r} cannot be a parameter's name; give it another")
+        if self.length is not None and (
+            self.length not in self.parameters or self.parameters[self.length].kind != "int"
+        ):
+            whole_ones = [name for name, one in self.parameters.items() if one.kind == "int"]
+            raise FieldError(
+                "length",
+                f"{self.length!r} is no parameter that is a whole number; those are: {', '.join(whole_ones) or 'none'}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _numbers(self) -> ScriptStage:
+        for name, pattern in self.patterns.items():
+            try:
+                if re.compile(pattern).groups < 1:
+                    raise FieldError(
+                        f"results.{name}",
+                        f"{pattern!r} has no group; put the number in one, as in 'accuracy: ([0-9.]+)'",
+                    )
+            except re.error as error:
+                raise FieldError(f"results.{name}", f"{pattern!r} is no regular expression: {error}") from None
+        for field, place in (("results_file", self.results_file), ("curves_file", self.curves_file)):
+            if not re.fullmatch(r"(\{(out|checkpoints)\}/)?[^{}]+", place):
+                raise FieldError(field, f"{place!r}: give a path in {{out}}, or one that begins with {{checkpoints}}/")
+        for name in (*self.results, *self.curves):
+            if name in OF_ALL or (name in self.results and name in self.curves):
+                told = "every stage has" if name in OF_ALL else "is a result and a curve"
+                place = "results" if name in self.results else "curves"
+                raise FieldError(place, f"{name!r} {told}; give it another name")
+        return self
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> ScriptStage:
         legal = [*self.parameters, *self.reads, *self.after, *GIVEN]
         try:
             shlex.split(self.command)
@@ -178,23 +228,6 @@ class ScriptStage(Section):
         for name in named:
             if name not in legal:
                 raise FieldError("command", f"{{{name}}} is not known here; legal: {', '.join(legal)}")
-        if self.length is not None and (
-            self.length not in self.parameters or self.parameters[self.length].kind != "int"
-        ):
-            whole_ones = [name for name, one in self.parameters.items() if one.kind == "int"]
-            raise FieldError(
-                "length",
-                f"{self.length!r} is no parameter that is a whole number; those are: {', '.join(whole_ones) or 'none'}",
-            )
-        for name, pattern in self.patterns.items():
-            try:
-                if re.compile(pattern).groups < 1:
-                    raise FieldError(
-                        f"results.{name}",
-                        f"{pattern!r} has no group; put the number in one, as in 'accuracy: ([0-9.]+)'",
-                    )
-            except re.error as error:
-                raise FieldError(f"results.{name}", f"{pattern!r} is no regular expression: {error}") from None
         whole = "parameters" in named
         idle = [name for name in self.parameters if not whole and name not in named]
         if idle:
@@ -231,7 +264,7 @@ class ScriptStage(Section):
         """The model of its parameters."""
         fields: Any = {one: parameter.field() for one, parameter in self.parameters.items()}
         model = create_model(f"{name.title()}Parameters", __base__=ScriptSection, **fields)
-        model.neutral_values = {one: p.neutral for one, p in self.parameters.items() if p.neutral is not None}  # type: ignore[attr-defined]
+        model.neutral_values = {one: p.neutral for one, p in self.parameters.items() if p.neutral is not None}
         return model
 
     def stage(self, name: str) -> Stage:
@@ -288,9 +321,12 @@ def check_declared(declared: Mapping[str, ScriptStage], taken: tuple[str, ...]) 
                 raise FieldError(
                     f"{name}.after.{i}", f"{before!r} is no stage; there are: {', '.join([*declared, *STAGES])}"
                 )
-        line = [name]
+        line, seen = [name], set()
         while line:
             here = line.pop()
+            if here in seen:
+                continue
+            seen.add(here)
             befores = declared[here].after if here in declared else []
             if name in befores:
                 raise FieldError(f"{name}.after", "comes after itself")

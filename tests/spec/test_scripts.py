@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from star.errors import SpecError
+from star.spec.keys import stage_keys
 from star.spec.load import load
 from star.spec.load_search import load_search
 from star.spec.run_class import parse_run
@@ -75,6 +76,27 @@ def folder(tmp_path: Path) -> Path:
             5,
             "stages.fit.command: cannot be split into words: no closing quotation",
         ),
+        ("\n  fit:", "\n  training:", 4, "stages.training: 'training' is a part of every run already"),
+        (
+            "epochs: 2",
+            "model_dump: 2",
+            11,
+            "stages.fit.parameters.model_dump: 'model_dump' cannot be a parameter's name",
+        ),
+        ("[accuracy]", "[seconds]", 12, "stages.fit.results: 'seconds' every stage has; give it another name"),
+        ("[accuracy]", "[accuracy, loss]", 12, "stages.fit.results: 'loss' is a result and a curve"),
+        (
+            "[accuracy]",
+            "[accuracy]\n    results_file: '{seed}.json'",
+            13,
+            "stages.fit.results_file: '{seed}.json': give a path in {out}",
+        ),
+        (
+            "seeds: [0, 1]",
+            "  a: {command: ls, after: [b]}\n  b: {command: ls, after: [c]}\n  c: {command: ls, after: [b]}\nseeds: [0, 1]",
+            24,
+            "after: comes after itself",
+        ),
         ("[layers.py]", "[../layers.py]", 6, "stages.fit.files.0: '../layers.py' leads out of"),
         ("--seed {seed}", "", 23, "seeds: no command uses its seed"),
         (
@@ -134,6 +156,16 @@ def test_set_is_checked_too(folder: Path, text: str, says: str) -> None:
     with pytest.raises(SpecError, match=says) as raised:
         load(folder / "classifier.yaml", sets=[text])
     assert str(raised.value).startswith(f"--set {text}: ")
+
+
+def test_a_whole_number_and_a_float_are_one_value(folder: Path) -> None:
+    file = folder / "classifier.yaml"
+    for declared in ("{default: 1, type: float, choices: [1, 0.1]}", "{default: 1.0, neutral: 1}"):
+        (folder / "x.yaml").write_text(file.read_text().replace("{default: 0.1, gt: 0, le: 1}", declared))
+        runs = [load(folder / "x.yaml", sets=sets).variants[0].runs[0] for sets in ([], ["fit.lr=1"], ["fit.lr=1.0"])]
+        runs.append(parse_run(runs[0].model_dump(mode="json")))
+        assert len({stage_keys(run, {})["fit"] for run in runs}) == 1
+        assert {repr(run.fit.lr) for run in runs} == {"1.0"}  # type: ignore[attr-defined]
 
 
 def test_a_run_that_was_recorded_is_the_run(folder: Path) -> None:
