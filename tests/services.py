@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -13,16 +14,18 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.helpers import empty_tracking_store
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port on which nothing listens, and that no outgoing connection is given before it is used: those are above 32767."""
+    while True:
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", random.SystemRandom().randrange(10_240, 32_000)))
+            return int(found.getsockname()[1])
 
 
 def until(condition: Callable[[], bool], what: str, timeout: float = 120) -> None:
