@@ -174,7 +174,7 @@ def test_curves_of_three_kinds(tmp_path: Path, name: str, text: str) -> None:
     job = JobDir(tmp_path / "job")
     job.path.mkdir()
     reports = Reports(tmp_path / name, job)
-    for size in range(0, len(text) + 1, 7):
+    for size in range(len(text) + 1):
         (tmp_path / name).write_text(text[:size])
         reports.carry()
     (tmp_path / name).write_text(text)

@@ -175,7 +175,7 @@ def _refuse_seeds(
 
 def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int], name: str) -> tuple[Run, ...]:
     whole = overlay(base, placed.patch)
-    if any("stages" in part for part in (placed.patch.value,)):
+    if "stages" in placed.patch.value:
         raise SpecError(
             f"{placed.patch.location(('stages',))}: stages: belong to the experiment; write them beside `rows`."
         )
