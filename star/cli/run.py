@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ from star.cli.store import check_tracking, connect
 from star.cli.view import View
 from star.errors import DataError, SpecError
 from star.ledger.states import Job
-from star.ledger.store import open_ledger
+from star.ledger.store import Ledger, open_ledger
+from star.process import is_alive
 from star.rundir import Home
 from star.scheduler.executors import make_executor
 from star.scheduler.loop import Outcome, Scheduler
@@ -65,7 +67,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         refuse_fork(whole, compare(whole, ledger))
     target = receiver()
     if options.detach and options.executor != "slurm":
-        return _detach(home, experiment)
+        return _detach(home, ledger, experiment)
     executor = make_executor(options.executor, home, options.slots)
     if options.detach and executor.chains:
         register(plan, home, ledger, click.echo, options.fork, whole)
@@ -165,8 +167,8 @@ def keep_budget(plan: Plan, budget: float | None) -> None:
         )
 
 
-def _detach(home: Home, experiment: Experiment) -> int:
-    """Start the same command again as a process of its own that outlives this terminal."""
+def _detach(home: Home, ledger: Ledger, experiment: Experiment) -> int:
+    """Start the same command again as a process of its own that outlives this terminal; returns once it is at work."""
     home.logs.mkdir(parents=True, exist_ok=True)
     log = home.logs / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     command = [argument for argument in sys.orig_argv if argument != "--detach"]
@@ -178,10 +180,22 @@ def _detach(home: Home, experiment: Experiment) -> int:
             stderr=file,
             start_new_session=True,
         )
+    while (code := child.poll()) is None:
+        # `status` and `watch`, called next, find it there
+        known = [
+            one for one in ledger.schedulers().values() if (one.pid, one.host) == (child.pid, socket.gethostname())
+        ]
+        if any(is_alive(one.pid, one.born) for one in known):
+            click.echo(
+                f"detached: process {child.pid} goes on; it writes to {log}. "
+                "`star-exp status` and `star-exp watch` show how far it is."
+            )
+            return 0
+        time.sleep(0.05)
     click.echo(
-        f"detached: process {child.pid} goes on; it writes to {log}. `star-exp status` and `star-exp watch` show how far it is."
+        f"{log.read_text(errors='replace').rstrip()}\nit ended with exit code {code}; {log} has this too", err=code != 0
     )
-    return 0
+    return code
 
 
 def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptions, behind: bool) -> int:

@@ -119,7 +119,7 @@ def test_a_cell_opens_in_three_clicks(page: Any, shown: Path, ledger: Ledger) ->
     run = ledger.experiments("tiny")[0].run
     key = ledger.runs([run])[run].stages["score"]
     assert run[:8] in text and key[:8] in text and page.locator("img.samples").count() == 1
-    assert page.evaluate("document.querySelector('img.samples').naturalWidth") > 100
+    wait(page, "document.querySelector('img.samples').naturalWidth > 100")
     page.get_by_role("link", name=f"{key[:8]} score").click()
     page.wait_for_selector("pre.log")
     wait(page, "document.querySelector('pre.log').textContent.includes('done in')")

@@ -250,7 +250,6 @@ def test_detach_watch_and_follow(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LIGHT_SECONDS", "0.5")
     done = light("run", MANY, "--seeds", "0,1", "--detach", home=lab.path)
     assert done.returncode == 0 and "detached: process" in done.stdout, done.stdout + done.stderr
-    until(lambda: any(job.state != DONE for job in lab.ledger.jobs().values()), "it has entered its jobs")
     watched = star_exp("watch", "--every", "0.2", home=lab.path)
     assert watched.returncode == 0 and watched.stdout.count("many · tiny:") > 2
     assert "8 of 8 runs done" in watched.stdout.strip().splitlines()[-1] or "8 of 8 runs done" in watched.stdout
@@ -260,6 +259,9 @@ def test_detach_watch_and_follow(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     log = next((lab.path / "logs").iterdir())
     until(lambda: "all done" in log.read_text(), "its end")
     assert lab.ledger.of_state(FAILED) == []
+    until(lambda: not lab.ledger.schedulers(), "its leaving")
+    again = light("run", MANY, "--seeds", "0,1", "--detach", home=lab.path)
+    assert again.returncode == 0 and "it ended with exit code 0; " in again.stdout and "8 runs;" in again.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
