@@ -8,8 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from star.evaluate.inception import InceptionV3
 from star.model.gpt import GPT
+from star.objectives.batch import ClassDropout, draw_batch
+from star.objectives.objective import Objective
+from star.objectives.st_ar import st_ar
 from star.scheduler import estimate
-from star.selfguided.objective import Objective, draw_batch
 from star.spec.graph import STAGES, needed
 from star.spec.images import TokenizerSpec
 from star.spec.load import load
@@ -93,11 +95,13 @@ def test_training_operations_are_those_of_the_real_modules(spec: RunSpec) -> Non
     images, length = 4, spec.sequence_length
     with torch.device("meta"):
         student = GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
-        objective = Objective(spec.selfguided, student, spec.contrastive_layer)
+        objective = Objective(student, st_ar(spec.selfguided, spec.contrastive_layer))
     assert estimate.parameters(spec) == sum(parameter.numel() for parameter in student.parameters())
     codes = torch.zeros(images, spec.selfguided.num_views, length, dtype=torch.long)
-    batch = draw_batch(codes, codes[:, 0, 0], spec.selfguided, 1000, 0.1, "image", torch.Generator(), dropout=True)
-    batch = batch.to(torch.device("meta"))
+    views, generator = spec.selfguided.student_views, torch.Generator()
+    batch = draw_batch(objective.terms, codes, codes[:, 0, 0], views, ClassDropout(1000), generator, dropout=True).to(
+        torch.device("meta")
+    )
     with FlopCounterMode(display=False) as counter:
         objective.losses(batch, objective.targets(batch))["loss"].backward()
     counts = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}

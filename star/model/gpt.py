@@ -6,6 +6,7 @@ The input sequence is the condition followed by codes 1 to T-1; output p (1-base
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -142,8 +143,8 @@ class ClassEmbedding(nn.Module):
 class Features:
     """Hidden states of one pass, (B, T, D) each."""
 
-    layer_features: Tensor | None
-    """After the layer `feature_layer`, before any norm."""
+    layer_features: dict[int, Tensor]
+    """After each layer that was asked for, before any norm."""
     pre_norm: Tensor
     """After the last layer."""
     final: Tensor
@@ -190,7 +191,7 @@ class GPT(nn.Module):
         codes: Tensor,
         labels: Tensor,
         attend: Tensor | None = None,
-        feature_layer: int | None = None,
+        layers: Sequence[int] = (),
         seeds: Tensor | None = None,
     ) -> Features:
         """Hidden states of all positions.
@@ -199,15 +200,15 @@ class GPT(nn.Module):
             codes: (B, T) long.
             labels: (B,) long; `null_label` is no condition.
             attend: (B, 1, T, T) bool, True where a query sees a key; plain causal when None.
-            tap: 1-based layer whose output is kept as `layer_features`.
+            layers: 1-based layers whose output is kept as `layer_features`.
             seeds: (B,) int32, of each sequence's dropout; no dropout when None.
         """
         x = self.embed(codes, labels, seeds)
-        layer_features = None
+        layer_features = {}
         for number, block in enumerate(self.layers, start=1):
             x = block(x, self.rope, attend, layer_seeds(seeds, number))
-            if number == feature_layer:
-                layer_features = x
+            if number in layers:
+                layer_features[number] = x
         return Features(layer_features, x, self.norm(x))
 
     def hidden_at(self, codes: Tensor, labels: Tensor, layer: int) -> Tensor:

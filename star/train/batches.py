@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from star.data.codes import CodeStore, distinct_views, order_of_epoch
 from star.errors import DataError
-from star.selfguided.objective import Batch, draw_batch
+from star.objectives.batch import Batch, ClassDropout, draw_batch
+from star.objectives.term import Term
 from star.spec.run import RunSpec
 
 
-def batch_at(spec: RunSpec, data: CodeStore, step: int) -> Batch:
+def batch_at(spec: RunSpec, terms: Sequence[Term], data: CodeStore, step: int) -> Batch:
     """The global batch of optimizer step `step` (from 0), the same whenever and wherever it is asked for."""
     size, model = spec.optim.batch_size, spec.model
     if len(data) < size:
@@ -24,8 +27,19 @@ def batch_at(spec: RunSpec, data: CodeStore, step: int) -> Batch:
     codes, labels = torch.from_numpy(data.gather(images, views)), torch.from_numpy(data.labels[images])
     generator = torch.Generator().manual_seed(_mix(spec.seed, 3, step))
     dropout = max(model.token_dropout, model.residual_dropout, model.ffn_dropout) > 0
-    drop_prob, drop_per = model.class_dropout_prob, model.class_dropout_per
-    return draw_batch(codes, labels, spec.selfguided, spec.data.num_classes, drop_prob, drop_per, generator, dropout)
+    class_dropout = ClassDropout(spec.data.num_classes, model.class_dropout_prob, model.class_dropout_per)
+    return draw_batch(
+        terms,
+        codes,
+        labels,
+        spec.selfguided.student_views,
+        class_dropout,
+        generator,
+        dropout,
+        progress=step / spec.total_steps,
+        images=torch.from_numpy(images),
+        stored_views=torch.from_numpy(views),
+    )
 
 
 def _mix(*parts: int) -> int:

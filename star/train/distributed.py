@@ -14,12 +14,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from star.objectives.backbone import Pass, StudentOutput
+from star.objectives.objective import Objective
 from star.ranks import Ranks
-from star.selfguided.backbone import StudentOutput
-from star.selfguided.objective import Objective
 
 
-def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[..., StudentOutput]:
+def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[[Pass], StudentOutput]:
     """Prepare an objective for training on `ranks`; returns what to call in place of its learner."""
     if ranks.world_size == 1:
         return objective.learner
@@ -44,13 +44,13 @@ def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[.
         fully_shard(teacher, mesh=mesh, reshard_after_forward=True)
         for method in ("features", "hidden_at"):
             register_fsdp_forward_method(teacher, method)
-    if objective.teacher_projector is not None:
-        fully_shard(objective.teacher_projector.copy, mesh=mesh, reshard_after_forward=True)
+    for average in objective.head_averages.values():
+        fully_shard(cast(Any, average).copy, mesh=mesh, reshard_after_forward=True)
     return objective.learner
 
 
 @contextmanager
-def accumulating(learner: Callable[..., StudentOutput], last: bool) -> Iterator[None]:
+def accumulating(learner: Callable[[Pass], StudentOutput], last: bool) -> Iterator[None]:
     """Gradients are exchanged in the last micro-batch only."""
     if last or not hasattr(learner, "no_sync"):
         if hasattr(learner, "set_requires_gradient_sync"):
@@ -76,6 +76,27 @@ def full_state_dict(objective: nn.Module, optimizer: torch.optim.Optimizer) -> d
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     model, optim = get_state_dict(objective, optimizer, options=options)
     return {"objective": model, "optimizer": optim}
+
+
+FORMER = {
+    "learner.projector.": "learner.heads.contrastive.",
+    "teacher_projector.copy.": "head_averages.contrastive.copy.",
+}
+"""How checkpoints named modules, and how they are named now."""
+
+
+def renamed(state: Any) -> Any:
+    """A checkpoint's state with the names of now, in the model's part and the optimizer's."""
+    if isinstance(state, dict):
+        return {_renamed(key) if isinstance(key, str) else key: renamed(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [renamed(value) if isinstance(value, dict | list) else _renamed(value) for value in state]
+    return state
+
+
+def _renamed(name: Any) -> Any:
+    old = next((old for old in FORMER if isinstance(name, str) and name.startswith(old)), None)
+    return name if old is None else FORMER[old] + name.removeprefix(old)
 
 
 def load_full_state_dict(objective: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

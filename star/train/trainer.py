@@ -14,11 +14,22 @@ from star.checkpoint import Checkpoints
 from star.data.codes import CodeStore
 from star.errors import Stopped
 from star.model.gpt import GPT
+from star.objectives.backbone import Pass
+from star.objectives.batch import Batch
+from star.objectives.objective import Objective
+from star.objectives.st_ar import st_ar
+from star.objectives.term import Term
 from star.ranks import ALONE, Ranks
-from star.selfguided.objective import Batch, Objective
 from star.spec.run import RunSpec
 from star.train.batches import batch_at
-from star.train.distributed import accumulating, full_state_dict, full_tensor, load_full_state_dict, parallelize
+from star.train.distributed import (
+    accumulating,
+    full_state_dict,
+    full_tensor,
+    load_full_state_dict,
+    parallelize,
+    renamed,
+)
 from star.train.guard import MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import build_adamw, lr_at
 from star.weights import fit, load_state
@@ -42,6 +53,16 @@ def initial_model(spec: RunSpec) -> GPT:
         path = Path(spec.model.weights)
         fit(model, load_state(path), path, "model")
     return model
+
+
+def terms_of(spec: RunSpec) -> list[Term]:
+    """What a run trains on."""
+    return st_ar(spec.selfguided, spec.contrastive_layer)
+
+
+def build_objective(spec: RunSpec, terms: list[Term]) -> Objective:
+    """A run's objective before its first step."""
+    return Objective(initial_model(spec), terms, spec.selfguided.ema_decay, spec.selfguided.ema_ramp)
 
 
 class Trainer:
@@ -78,7 +99,8 @@ class Trainer:
         own_images = self.rows.stop - self.rows.start
         self.micro = MicroBatch(folder, min(spec.resources.micro_batch_size or own_images, own_images))
         # state
-        self.objective = Objective(spec.selfguided, initial_model(spec), spec.contrastive_layer).to(device)
+        self.terms = terms_of(spec)
+        self.objective = build_objective(spec, self.terms).to(device)
         if spec.resources.compile:
             self._compile()
         self.learner = parallelize(self.objective, spec.resources.parallel, ranks)
@@ -118,7 +140,7 @@ class Trainer:
         rate = lr_at(self.step, self.spec.total_steps, self.spec.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = batch_at(self.spec, self.data, self.step).to(self.device)
+        batch = batch_at(self.spec, self.terms, self.data, self.step).to(self.device)
         metrics = self._gradients_with_memory(batch)
         limit = self.spec.optim.grad_clip or float("inf")
         metrics["grad_norm"] = full_tensor(nn.utils.clip_grad_norm_(self.objective.trained_parameters(), limit))
@@ -171,8 +193,7 @@ class Trainer:
             first = starts[min(mine, len(starts) - 1)]  # sharded models compute together: nobody may sit out
             codes = torch.from_numpy(self.test.center(first, first + size)).to(self.device)
             labels = torch.from_numpy(self.test.labels[first : first + size]).to(self.device)
-            none = torch.zeros(0, dtype=torch.long, device=self.device)
-            logits = self.objective.learner(codes, labels, None, self.objective.feature_layer, none, None).logits
+            logits = self.objective.learner(Pass(codes, labels)).logits
             loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="sum").item()
             total += loss if mine < len(starts) else 0.0
         total = self.ranks.all_reduce(torch.tensor(total, dtype=torch.float64, device=self.device)).item()
@@ -217,7 +238,7 @@ class Trainer:
         if newest is None:
             return
         self.step, state = newest
-        load_full_state_dict(self.objective, self.optimizer, state)
+        load_full_state_dict(self.objective, self.optimizer, renamed(state))
 
     def _checked(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         losses = [name for name in metrics if name != "grad_norm"]

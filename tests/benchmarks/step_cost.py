@@ -16,8 +16,10 @@ from statistics import median
 import torch
 
 from star.model.gpt import GPT
+from star.objectives.batch import ClassDropout, draw_batch
+from star.objectives.objective import Objective
+from star.objectives.st_ar import st_ar
 from star.scheduler.estimate import train_flops
-from star.selfguided.objective import Objective, draw_batch
 from star.spec.load import load
 from star.spec.run import RunSpec
 from tests.helpers import ROOT
@@ -39,14 +41,16 @@ def step(spec: RunSpec, images: int, device: torch.device, compiled: bool) -> Ca
     """Everything of a step but the optimizer's own update."""
     torch.manual_seed(0)
     student = GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
-    objective = Objective(spec.selfguided, student, spec.contrastive_layer).to(device)
+    terms = st_ar(spec.selfguided, spec.contrastive_layer)
+    objective = Objective(student, terms).to(device)
     for model in (student, objective.teacher and objective.teacher.copy) if compiled else ():
         for block in model.layers if model is not None else ():
             block.compile()
     shape = (images, spec.selfguided.num_views, spec.sequence_length)
     codes, labels = torch.randint(spec.tokenizer.codebook_size, shape), torch.randint(1000, (images,))
     dropout = spec.model.residual_dropout > 0
-    batch = draw_batch(codes, labels, spec.selfguided, 1000, 0.1, "image", torch.Generator(), dropout).to(device)
+    views, generator = spec.selfguided.student_views, torch.Generator()
+    batch = draw_batch(terms, codes, labels, views, ClassDropout(1000), generator, dropout).to(device)
 
     def run() -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16):

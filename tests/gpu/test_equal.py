@@ -64,7 +64,7 @@ def test_the_tokenizer_gives_llamagens_codes_and_images() -> None:
 def test_losses_and_gradients_in_double_precision(method: str) -> None:
     found = []
     for device in (CPU, GPU):
-        objective, batch = objective_and_batch(METHODS[method])
+        objective, batch = objective_and_batch(method)
         objective.to(device)
         batch = batch.to(device)
         losses = objective.losses(batch, objective.targets(batch))

@@ -1,6 +1,6 @@
 """`python -m tests.mutation [PATTERN...]`: mutate the numerics with mutmut, run the tests on each mutant, write docs/mutants.md.
 
-Patterns are names of functions or mutants, such as `star.selfguided.losses*`; those are tried anew, what is known of the
+Patterns are names of functions or mutants, such as `star.objectives.mim*`; those are tried anew, what is known of the
 others stays; `--open` stands for all that are not tried, or neither noticed nor judged. Survivors of training are tried again
 with the slow tests, of several processes and of a lack of memory. With `--by-hand` the programs of broken.yaml are tried in
 place of all this. All work is done in copies of the checkout, in runs/mutation.
@@ -22,7 +22,7 @@ COPY = ROOT / "runs" / "mutation" / "mutmut"
 BY_HAND = ROOT / "runs" / "mutation" / "by_hand"
 AT_A_TIME = int(os.environ.get("STAR_MUTANTS_AT_A_TIME", os.cpu_count() or 1))
 KNOWN = ROOT / "runs" / "mutation" / "by_hand.json"
-MUTATED = ["selfguided/*", "train/*", "model/*", "evaluate/*", "tokenizer/*", "data/views.py", "checkpoint.py"]
+MUTATED = ["objectives/*", "train/*", "model/*", "evaluate/*", "tokenizer/*", "data/views.py", "checkpoint.py"]
 TESTS = ["tests/numerics", "tests/data/test_image_sets.py", "tests/data/test_sources.py", "tests/test_weights.py"]
 TOO_SLOW = [
     *("test_a_compiled_model", "test_memory_that_runs_out_halves", "test_every_layout", "test_collapsed_generator"),

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 SURVIVED, NOTICED = 0, 1
-REACHED = ("star.train.*", "star.selfguided.teacher.*", "star.selfguided.objective.*")
+REACHED = ("star.train.*", "star.objectives.teacher.*", "star.objectives.objective.*")
 """Where those tests tell something that the fast ones do not."""
 
 

@@ -11,13 +11,17 @@ from pathlib import Path
 import torch
 
 from star.model.gpt import GPT
+from star.objectives.batch import Batch, ClassDropout, draw_batch
+from star.objectives.objective import Objective
+from star.objectives.st_ar import st_ar
 from star.ranks import Ranks, exit_now, join, leave
-from star.selfguided.objective import Batch, Objective, draw_batch
 from star.spec.sections import ModelSpec, SelfGuidedSpec
 from star.train.distributed import accumulating, full_tensor, parallelize
+from tests.numerics.toy_terms import toy_terms
 
 IMAGES = 8
 METHODS = {
+    "own terms": SelfGuidedSpec(num_positions=3, projector_hidden=8),
     "st-ar": SelfGuidedSpec(num_positions=3, projector_hidden=8),
     "sums, own projector": SelfGuidedSpec(num_positions=3, projector_hidden=8, reduction="sum", teacher_projector=True),
     "contrastive only": SelfGuidedSpec(num_positions=3, projector_hidden=8, mim_weight=0.0),
@@ -26,21 +30,26 @@ METHODS = {
 }
 
 
-def objective_and_batch(spec: SelfGuidedSpec) -> tuple[Objective, Batch]:
+def objective_and_batch(name: str) -> tuple[Objective, Batch]:
     """In double precision, with dropout, the teacher moved off the student."""
+    spec = METHODS[name]
     torch.manual_seed(0)
     model = ModelSpec(n_layer=2, n_head=2, dim=16, ffn_multiple_of=16)
-    objective = Objective(spec, GPT(model, vocab_size=32, num_classes=10, grid=3), contrastive_layer=1).double()
+    student = GPT(model, vocab_size=32, num_classes=10, grid=3)
+    terms = [*st_ar(spec, 1), *(toy_terms() if name == "own terms" else ())]
+    objective = Objective(student, terms, spec.ema_decay, spec.ema_ramp).double()
     for parameter in objective.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     codes, labels = torch.randint(32, (IMAGES, spec.num_views, 9)), torch.randint(10, (IMAGES,))
     generator = torch.Generator().manual_seed(1)
-    return objective, draw_batch(codes, labels, spec, 10, 0.1, "image", generator, dropout=True)
+    views, dropped = spec.student_views, ClassDropout(10)
+    store = {"images": torch.arange(IMAGES), "stored_views": torch.arange(spec.num_views).expand(IMAGES, -1)}
+    return objective, draw_batch(terms, codes, labels, views, dropped, generator, True, 0.25, **store)
 
 
-def step(spec: SelfGuidedSpec, ranks: Ranks, parallel: str, micro: int, device: str) -> dict[str, torch.Tensor]:
+def step(name: str, ranks: Ranks, parallel: str, micro: int, device: str) -> dict[str, torch.Tensor]:
     """The loss, its parts, and the gradient of every trained parameter, each of the global batch."""
-    objective, batch = objective_and_batch(spec)
+    objective, batch = objective_and_batch(name)
     objective, batch = objective.to(device), batch.to(torch.device(device))
     rows = ranks.share(IMAGES)
     learner = parallelize(objective, parallel, ranks)
@@ -75,8 +84,8 @@ def main(out: Path, device: str = "cpu", *wrappers: str) -> None:
     own = IMAGES // ranks.world_size
     for parallel in (wrappers or ("ddp", "fsdp")) if ranks.world_size > 1 else ("ddp",):
         for micro in sorted({own, 3, 1} if own > 3 else {own, 1}):
-            for name, spec in METHODS.items():
-                found = step(spec, ranks, parallel, micro, device)
+            for name in METHODS:
+                found = step(name, ranks, parallel, micro, device)
                 if ranks.is_main:
                     torch.save(found, out / f"{name} - {ranks.world_size} ranks {parallel} micro {micro}.pt")
     leave(ranks)

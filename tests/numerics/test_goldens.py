@@ -49,9 +49,8 @@ def test_gpt_logits_and_hidden_states(gpt: GPT, golden: Mapping[str, np.ndarray]
         for layer in (1, 2, 3):
             expected = torch.from_numpy(golden["hidden_after_block"][layer - 1])
             torch.testing.assert_close(gpt.hidden_at(codes, labels, layer), expected, atol=1e-4, rtol=0)
-            layer_features = gpt.features(codes, labels, feature_layer=layer).layer_features
-            assert layer_features is not None
-            torch.testing.assert_close(layer_features, expected, atol=1e-4, rtol=0)
+            layer_features = gpt.features(codes, labels, layers=[layer]).layer_features
+            torch.testing.assert_close(layer_features[layer], expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [1, 2])

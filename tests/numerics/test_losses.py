@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from star.model.gpt import GPT
-from star.selfguided.losses import inter_step_loss, inter_view_loss, mim_loss
-from star.selfguided.masking import attend_mask, num_masked, sample_token_mask
-from star.selfguided.objective import Batch, Objective, check_batch, draw_batch
+from star.objectives.batch import Batch, ClassDropout, draw_batch
+from star.objectives.contrastive import inter_step_loss, inter_view_loss
+from star.objectives.hidden_keys import attend_mask, num_masked, sample_token_mask
+from star.objectives.mim import mim_loss
+from star.objectives.objective import Objective
+from star.objectives.st_ar import st_ar
 from star.spec.sections import ModelSpec, SelfGuidedSpec
 
 TEMPERATURE = 0.2
@@ -97,12 +100,14 @@ def objective_and_batch(spec: SelfGuidedSpec, count: int = 6, seed: int = 0) -> 
     model = ModelSpec(
         n_layer=2, n_head=2, dim=16, ffn_multiple_of=16, token_dropout=0.0, residual_dropout=0.0, ffn_dropout=0.0
     )
-    objective = Objective(spec, GPT(model, vocab_size=32, num_classes=10, grid=3), contrastive_layer=1).double()
+    student = GPT(model, vocab_size=32, num_classes=10, grid=3)
+    objective = Objective(student, st_ar(spec, 1), spec.ema_decay, spec.ema_ramp).double()
     for parameter in objective.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     codes = torch.randint(32, (count, spec.num_views, 9))
     labels = torch.randint(10, (count,))
-    return objective, draw_batch(codes, labels, spec, 10, 0.1, "image", torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    return objective, draw_batch(objective.terms, codes, labels, spec.student_views, ClassDropout(10), generator)
 
 
 def test_total_loss_equals_the_plain_formula() -> None:
@@ -110,7 +115,7 @@ def test_total_loss_equals_the_plain_formula() -> None:
     spec = SelfGuidedSpec(num_positions=3, projector_hidden=8, mim_weight=0.7, contrastive_weight=0.4)
     objective, batch = objective_and_batch(spec)
     losses = objective.losses(batch, objective.targets(batch))
-    assert objective.teacher is not None and objective.projector is not None and batch.token_mask is not None
+    assert objective.teacher is not None and batch.token_mask is not None
 
     ar, mim, z, h = [], [], torch.zeros(6, 2, 3, 16).double(), torch.zeros(6, 2, 3, 16).double()
     for b in range(6):
@@ -120,14 +125,14 @@ def test_total_loss_equals_the_plain_formula() -> None:
             for query in range(9):
                 for key in range(query + 1):
                     attend[query, key] = not batch.token_mask[b, m, key]
-            student = objective.student.features(codes, label, attend[None, None], feature_layer=1)
-            teacher = objective.teacher.copy.features(codes, label, feature_layer=1)
+            student = objective.student.features(codes, label, attend[None, None], layers=[1])
+            teacher = objective.teacher.copy.features(codes, label, layers=[1])
             log_probabilities = F.log_softmax(objective.student.output(student.final), dim=-1)[0]
             ar += [-log_probabilities[t, codes[0, t]].item() for t in range(9)]
             mim += [1 - float(unit(student.final[0, t]) @ unit(teacher.final[0, t])) for t in range(9)]
-            assert student.layer_features is not None and teacher.layer_features is not None
-            z[b, m] = objective.projector(student.layer_features[0, batch.positions])
-            h[b, m] = teacher.layer_features[0, batch.positions]
+            positions = batch.positions[:3]
+            z[b, m] = objective.learner.heads["contrastive"](student.layer_features[1][0, positions])
+            h[b, m] = teacher.layer_features[1][0, positions]
     step, view = loop_step_loss(z, h, True, "infonce"), loop_view_loss(z, h, True, "infonce")
     means = [sum(terms) / len(terms) for terms in (ar, mim, step, view)]
     assert [
@@ -185,19 +190,23 @@ def test_exactly_the_ratio_is_hidden_and_never_the_condition(length: int, ratio:
 def test_class_dropout_is_shared_by_views_and_teacher() -> None:
     spec = SelfGuidedSpec()
     codes, labels = torch.zeros(400, 2, 9, dtype=torch.long), torch.ones(400, dtype=torch.long)
-    shared = draw_batch(codes, labels, spec, 10, 0.3, "image", torch.Generator().manual_seed(0)).labels
+    shared, own = (
+        draw_batch(
+            st_ar(spec, 1), codes, labels, 2, ClassDropout(10, 0.3, per), torch.Generator().manual_seed(0)
+        ).labels
+        for per in ("image", "view")
+    )
     assert torch.equal(shared[:, 0], shared[:, 1])
     assert 0.2 < (shared == 10).double().mean().item() < 0.4
-    own = draw_batch(codes, labels, spec, 10, 0.3, "view", torch.Generator().manual_seed(0)).labels
     assert not torch.equal(own[:, 0], own[:, 1])
 
 
 def test_a_loss_of_weight_zero_is_not_built() -> None:
     plain, batch = objective_and_batch(SelfGuidedSpec(mim_weight=0.0, contrastive_weight=0.0))
-    assert plain.teacher is None and plain.projector is None and batch.token_mask is None
+    assert plain.teacher is None and not plain.learner.heads and batch.token_mask is None
     assert set(plain.losses(batch, plain.targets(batch))) == {"loss", "ar_loss"}
     mim, batch = objective_and_batch(SelfGuidedSpec(contrastive_weight=0.0))
-    assert mim.projector is None and set(mim.losses(batch, mim.targets(batch))) == {"loss", "ar_loss", "mim_loss"}
+    assert not mim.learner.heads and set(mim.losses(batch, mim.targets(batch))) == {"loss", "ar_loss", "mim_loss"}
 
 
 def test_the_teacher_follows_at_its_decay() -> None:
@@ -228,15 +237,9 @@ def test_the_teacher_follows_at_its_decay() -> None:
 def test_a_loss_with_nothing_to_compare_is_refused_not_nan(changes: Any, shape: tuple[int, ...], message: str) -> None:
     spec = SelfGuidedSpec(**changes)
     with pytest.raises(ValueError, match=message):
-        check_batch(spec, *shape)
+        for term in st_ar(spec, 1):
+            term.check(*shape)
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(ValueError, match=message):
-        draw_batch(
-            torch.zeros(shape, dtype=torch.long),
-            torch.zeros(shape[0], dtype=torch.long),
-            spec,
-            10,
-            0.1,
-            "image",
-            generator,
-        )
+        codes, labels = torch.zeros(shape, dtype=torch.long), torch.zeros(shape[0], dtype=torch.long)
+        draw_batch(st_ar(spec, 1), codes, labels, spec.student_views, ClassDropout(10), generator)

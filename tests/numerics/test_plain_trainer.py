@@ -120,9 +120,9 @@ def models_of(trainer: Trainer) -> Models:
     objective = trainer.objective
     return Models(
         copied(objective.student),  # type: ignore[arg-type]
-        copied(objective.projector),
+        copied(objective.learner.heads["contrastive"] if "contrastive" in objective.learner.heads else None),
         copied(objective.teacher and objective.teacher.copy),
-        copied(objective.teacher_projector and objective.teacher_projector.copy),
+        copied(objective.head_averages["contrastive"].copy if objective.head_averages else None),
     )
 
 

@@ -17,13 +17,13 @@ from star.evaluate.linear_probe import train_probe
 from star.evaluate.statistics import Statistics
 from star.model.gpt import RMSNorm
 from star.model.sample import noise_for
-from star.selfguided.losses import at_least_fp32
-from star.selfguided.objective import check_batch
+from star.objectives.contrastive import Contrastive
+from star.objectives.precision import at_least_fp32
 from star.spec.sections import ProbeSpec
 from star.train.batches import batch_at
 from star.train.guard import DivergedError, MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import lr_at
-from star.train.trainer import Trainer
+from star.train.trainer import Trainer, terms_of
 from tests.helpers import tiny
 from tests.numerics.test_plain_trainer import copied, stores
 from tests.numerics.test_statistics import IMAGES, Tiny
@@ -149,10 +149,11 @@ def test_crops_are_cut_from_the_centre_of_larger_images() -> None:
 
 def test_as_little_as_the_losses_can_compare_is_enough() -> None:
     spec = tiny().selfguided.model_copy(update={"num_positions": 4})
-    check_batch(spec, images=2, views=2, length=4)
+    term = Contrastive(spec, layer=1)
+    term.check(images=2, views=2, length=4)
     for less in ({"images": 1}, {"views": 1}, {"length": 3}):
         with pytest.raises(ValueError, match="view of each image|hold 1 image|fewer than num_positions"):
-            check_batch(spec, **({"images": 2, "views": 2, "length": 4} | less))
+            term.check(**({"images": 2, "views": 2, "length": 4} | less))
 
 
 @pytest.mark.parametrize("which", [None, "token_dropout", "residual_dropout", "ffn_dropout"])
@@ -160,7 +161,7 @@ def test_any_dropout_has_its_seeds(which: str | None, tmp_path: Path) -> None:
     train, _, _ = stores(tmp_path)
     rates = dict.fromkeys(("model__token_dropout", "model__residual_dropout", "model__ffn_dropout"), 0.0)
     spec = tiny(optim__batch_size=4, **(rates | ({f"model__{which}": 0.1} if which else {})))
-    assert (batch_at(spec, train, 0).seeds is not None) == (which is not None)
+    assert (batch_at(spec, terms_of(spec), train, 0).seeds is not None) == (which is not None)
 
 
 def test_what_is_coarse_is_normed_and_compared_in_float32() -> None:

@@ -1,9 +1,33 @@
-"""Which code positions a sequence may not look at (Eq. 3), and the attention mask that says so."""
+"""Hidden keys (Eq. 3): code positions that the student's attention may not look at."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from star.objectives.batch import Batch
+from star.objectives.term import Term
+from star.spec.sections import SelfGuidedSpec
+
+
+class HiddenKeys(Term):
+    """Hides a share of the code positions of each student sequence, drawn anew in each step; has no loss of its own."""
+
+    name = "hidden_keys"
+    changes = frozenset({"attend"})
+    own_generator = False
+
+    def __init__(self, spec: SelfGuidedSpec) -> None:
+        self.spec = spec
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> None:
+        """`batch.token_mask`."""
+        count, _, length = batch.codes.shape
+        batch.token_mask = sample_token_mask((count, batch.student_views), length, self.spec.mask_ratio, generator)
+
+    def attend(self, batch: Batch, rows: slice) -> Tensor:
+        assert batch.token_mask is not None
+        return attend_mask(batch.token_mask[rows].flatten(0, 1), self.spec.mask_self)
 
 
 def num_masked(mask_ratio: float, length: int) -> int:

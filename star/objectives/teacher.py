@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the student, and the projector that only the student trains."""
+"""The teacher: an exponential moving average of the student."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-
-from star.spec.sections import SelfGuidedSpec
-
-
-def projector(dim: int, spec: SelfGuidedSpec) -> nn.Sequential:
-    """f of section 3.3.2: linear layers with SiLU between, from and to the model's width."""
-    widths = [dim] + [spec.projector_hidden] * (spec.projector_layers - 1) + [dim]
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 class EMATeacher(nn.Module):

@@ -1,0 +1,22 @@
+"""The training objective: a list of terms, each with what it draws, what it is compared with, and its loss."""
+
+from star.objectives.backbone import Backbone, Features, StudentOutput
+from star.objectives.batch import Batch, ClassDropout, draw_batch
+from star.objectives.objective import Objective
+from star.objectives.projector import projector
+from star.objectives.st_ar import st_ar
+from star.objectives.term import TeacherReads, Term
+
+__all__ = [
+    "Backbone",
+    "Batch",
+    "ClassDropout",
+    "Features",
+    "Objective",
+    "StudentOutput",
+    "TeacherReads",
+    "Term",
+    "draw_batch",
+    "projector",
+    "st_ar",
+]

@@ -1,0 +1,117 @@
+"""One step's global batch and everything that the step randomises: a function of seed and step, the same on every rank."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from star.objectives.term import Term
+
+
+@dataclass
+class Batch:
+    """Every rank draws all of it and works on its own rows."""
+
+    codes: Tensor
+    """(B, M, T) long: M distinct views of each image, the codes that are predicted."""
+    labels: Tensor
+    """(B, M) long, class dropout applied: student and teacher see the same."""
+    positions: Tensor
+    """(T,) long: all positions in an order drawn for the step, shared by the batch, its views, student and teacher."""
+    student_views: int
+    """S: the student sees the first S of the M views."""
+    progress: float = 0.0
+    """Steps done as a share of the schedule's, from 0 to below 1."""
+    inputs: Tensor | None = None
+    """(B, S, T) long: the codes that the student is fed where they are not those that it predicts."""
+    token_mask: Tensor | None = None
+    """(B, S, T) bool, True where a student's input position is hidden; None without masking."""
+    seeds: Tensor | None = None
+    """(B, S) int32, of each student sequence's dropout; None when the student brings its own dropout, or none."""
+    images: Tensor | None = None
+    """(B,) long: the images' rows in the code store, for targets that are stored beside it."""
+    views: Tensor | None = None
+    """(B, M) long: which of an image's stored views."""
+    drawn: dict[str, Tensor] = field(default_factory=dict)
+    """What else terms draw, each under its own name."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device. A GPU that still computes is not waited for: it copies from pinned memory by itself."""
+
+        def moved(x: Tensor) -> Tensor:
+            if device.type != "cuda" or x.device.type != "cpu":
+                return x.to(device)
+            return x.contiguous().pin_memory().to(device, non_blocking=True)
+
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        tensors = {name: moved(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, drawn={name: moved(value) for name, value in self.drawn.items()})
+
+
+@dataclass(frozen=True)
+class ClassDropout:
+    """Labels that are replaced by the null label, so that the model learns to do without."""
+
+    null_label: int
+    prob: float = 0.1
+    per: str = "image"
+    """`image`: all views of an image share the draw; `view`: each has its own."""
+
+    def draw(self, labels: Tensor, views: int, generator: torch.Generator) -> Tensor:
+        """Labels (B,) -> (B, views)."""
+        columns = views if self.per == "view" else 1
+        dropped = torch.rand(len(labels), columns, generator=generator) < self.prob
+        return torch.where(dropped, self.null_label, labels[:, None]).expand(len(labels), views)
+
+
+def draw_batch(
+    terms: Sequence[Term],
+    codes: Tensor,
+    labels: Tensor,
+    student_views: int,
+    class_dropout: ClassDropout,
+    generator: torch.Generator,
+    dropout: bool = False,
+    progress: float = 0.0,
+    images: Tensor | None = None,
+    stored_views: Tensor | None = None,
+) -> Batch:
+    """The random choices of one step: dropped labels, what each term draws, seeds of the student's dropout.
+
+    Args:
+        codes: (B, M, T) long, of at least as many views as the terms compare.
+        labels: (B,) long, as in the data.
+        student_views: how many of the views the student sees, at most.
+        generator: seeded by run and step, so that a resumed run and every rank draw the same.
+        dropout: draw a seed for each student sequence's dropout.
+        progress: steps done as a share of the schedule's.
+        images, stored_views: (B,) and (B, M) long, where the codes are from in their store.
+
+    Raises:
+        ValueError: a term has nothing to compare: too few images, views or positions, or none hidden.
+    """
+    count, views, length = codes.shape
+    for term in terms:
+        term.check(count, views, length)
+    labels = class_dropout.draw(labels, views, generator)
+    positions = torch.randperm(
+        length, generator=generator
+    )  # also where no term reads them: what is drawn next is the same
+    batch = Batch(codes, labels, positions, min(student_views, views), progress, images=images, views=stored_views)
+    for term in terms:
+        term.draw(batch, own_generator(generator, term.name) if term.own_generator else generator)
+    if dropout:  # after the draws from the step's generator: without it they are the same
+        batch.seeds = torch.randint(2**31 - 1, (count, batch.student_views), generator=generator).int()
+    return batch
+
+
+def own_generator(generator: torch.Generator, name: str) -> torch.Generator:
+    """One for a term alone: what it draws depends on run, step and its name, not on which other terms there are."""
+    # the CPU generator counts the lowest 32 bits only
+    return torch.Generator().manual_seed((generator.initial_seed() ^ zlib.crc32(name.encode())) & 0xFFFFFFFF)

@@ -1,0 +1,207 @@
+"""The training objective: the weighted sum of its terms. Losses are weighted here and nowhere else.
+
+Targets are computed first, for the whole global batch; they need no gradient. Then the student runs in micro-batches against
+them, so the loss depends neither on how the batch is cut nor on how many ranks share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from star.objectives.backbone import Backbone, Features, Pass, StudentOutput, StudentWithHeads
+from star.objectives.batch import Batch
+from star.objectives.teacher import EMATeacher
+from star.objectives.term import Term
+
+
+@dataclass
+class Targets:
+    """What the student is compared with, by term, without gradient."""
+
+    own: dict[str, Tensor] = field(default_factory=dict)
+    """Of this rank's images, or of the global batch where the term gathers."""
+    first: int = 0
+    """Index in the global batch of the first of this rank's images."""
+
+
+@dataclass
+class TeacherStates:
+    """The teacher's hidden states, (images, views, T, D) each."""
+
+    layer_features: dict[int, Tensor]
+    pre_norm: Tensor
+    final: Tensor
+
+
+class Objective(nn.Module):
+    """The sum of weight x loss over terms, with the teacher that they read, if any does.
+
+    Args:
+        student: the model being trained; it is trained in place.
+        terms: what is summed, in this order.
+        ema_decay: the teacher's rate.
+        ema_ramp: the rate is min(ema_decay, (1 + t) / (10 + t)) at step t.
+
+    Raises:
+        ValueError: two terms have one name, or change the same of the student's pass.
+    """
+
+    def __init__(
+        self, student: Backbone, terms: Sequence[Term], ema_decay: float = 0.9999, ema_ramp: bool = False
+    ) -> None:
+        super().__init__()
+        check_terms(terms)
+        self.terms = tuple(terms)
+        for term in terms:
+            term.head = term.build(student)
+        self.learner = StudentWithHeads(student, self.terms)
+        wanted = any(term.teacher is not None for term in terms)
+        self.teacher = EMATeacher(student, ema_decay, ema_ramp) if wanted else None
+        averaged = {term.name: term.head for term in terms if term.averages_head and term.head is not None}
+        self.head_averages = nn.ModuleDict(
+            {name: EMATeacher(head, ema_decay, ema_ramp) for name, head in averaged.items()}
+        )
+        for term in terms:
+            term.head_average = self.head_averages[term.name].copy if term.name in averaged else None
+
+    @property
+    def student(self) -> Backbone:
+        """The model being trained."""
+        return self.learner.student
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the student and of the terms' own modules: those that the optimizer updates."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def update_teacher(self, step: int) -> None:
+        """Follow the student after optimizer step `step` (from 0)."""
+        if self.teacher is not None:
+            self.teacher.update(self.student, step)
+        for name, average in self.head_averages.items():
+            average.update(self.learner.heads[name], step)
+
+    @torch.no_grad()
+    def targets(
+        self,
+        batch: Batch,
+        rows: slice | None = None,
+        micro: int | None = None,
+        gather: Callable[[Tensor], Tensor] = lambda own: own,
+    ) -> Targets:
+        """What each term compares the student with; the teacher sees the clean codes, only as deep as a term reads it.
+
+        Args:
+            rows: this rank's images; all when None.
+            micro: images per forward pass.
+            gather: a tensor (R, ...) of this rank's images -> those of all ranks in order, (B, ...).
+        """
+        rows = rows or slice(0, len(batch.codes))
+        micro = micro or rows.stop - rows.start
+        parts: dict[str, list[Tensor]] = {}
+        for first in range(rows.start, rows.stop, micro):
+            some = slice(first, min(first + micro, rows.stop))
+            states = self._teacher_states(batch, some)
+            for term in self.terms:
+                found = term.targets(_read_by(term, states, batch), batch, some)
+                if found is not None:
+                    parts.setdefault(term.name, []).append(found)
+        whole = {name: torch.cat(found) for name, found in parts.items()}
+        gathered = {term.name for term in self.terms if term.gathers}
+        return Targets({name: gather(one) if name in gathered else one for name, one in whole.items()}, rows.start)
+
+    def _teacher_states(self, batch: Batch, rows: slice) -> Features | None:
+        reads = [term.teacher for term in self.terms if term.teacher is not None]
+        if self.teacher is None or not reads:
+            return None
+        layers = sorted({layer for read in reads for layer in read.layers})
+        views = batch.codes.shape[1] if any(read.all_views for read in reads) else batch.student_views
+        sequences, labels = batch.codes[rows, :views].flatten(0, 1), batch.labels[rows, :views].flatten()
+        if any(read.final for read in reads) or len(layers) > 1:
+            found = self.teacher.copy.features(sequences, labels, layers=layers)
+        else:
+            at = self.teacher.copy.hidden_at(sequences, labels, layers[0])
+            found = TeacherStates({layers[0]: at}, at[:, :0], at[:, :0])  # nobody asked for the last states
+        apart = lambda x: x.unflatten(0, (-1, views))  # noqa: E731
+        taken = {layer: apart(x) for layer, x in found.layer_features.items()}
+        return TeacherStates(taken, apart(found.pre_norm), apart(found.final))
+
+    def losses(
+        self,
+        batch: Batch,
+        targets: Targets,
+        rows: slice | None = None,
+        learner: Callable[[Pass], StudentOutput] | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss and its parts for images `rows` of the batch, as their share of the global batch's.
+
+        Summed over all micro-batches and ranks they are the full-batch values: `loss`, and each term's `loss_names`.
+
+        Args:
+            rows: images of one forward pass; all when None.
+            learner: what wraps `self.learner` (DistributedDataParallel), if anything does.
+
+        Raises:
+            ValueError: a term has nothing to compare in this batch.
+        """
+        for term in self.terms:
+            term.check(*batch.codes.shape)
+        rows = rows or slice(0, len(batch.codes))
+        out = (learner or self.learner)(self._pass(batch, rows))
+        parts: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        own = slice(rows.start - targets.first, rows.stop - targets.first)
+        for term in self.terms:
+            compared = targets.own.get(term.name)
+            if compared is not None and not term.gathers:
+                compared = compared[own]
+            found = term.loss(out, compared, batch, rows)
+            if not found:
+                continue
+            parts |= found
+            added = term.weight_at(batch.progress) * sum(found.values())
+            total = added if total is None else total + added
+        assert total is not None
+        return {"loss": total, **parts}
+
+    def _pass(self, batch: Batch, rows: slice) -> Pass:
+        codes = batch.codes[:, : batch.student_views] if batch.inputs is None else batch.inputs
+        masks = [found for term in self.terms if (found := term.attend(batch, rows)) is not None]
+        return Pass(
+            codes[rows].flatten(0, 1),
+            batch.labels[rows, : batch.student_views].flatten(),
+            masks[0] if masks else None,
+            None if batch.seeds is None else batch.seeds[rows].flatten(),
+            (batch, rows),
+        )
+
+
+def _read_by(term: Term, states: Features | None, batch: Batch) -> Features | None:
+    """The teacher's states of the views that a term asks for."""
+    if states is None or term.teacher is None or term.teacher.all_views:
+        return None if term.teacher is None else states
+    own = slice(batch.student_views)
+    layers = {layer: x[:, own] for layer, x in states.layer_features.items()}
+    return TeacherStates(layers, states.pre_norm[:, own], states.final[:, own])
+
+
+def check_terms(terms: Sequence[Term]) -> None:
+    """That terms go together.
+
+    Raises:
+        ValueError: two have one name, one loss, or change the same of the student's pass.
+    """
+    for what, each in (
+        ("are both called {}", [[term.name] for term in terms]),
+        ("both have a loss {}", [term.loss_names for term in terms]),
+        ("both change the student's {}; leave one out", [term.changes for term in terms]),
+    ):
+        seen: dict[str, Term] = {}
+        for term, names in zip(terms, each, strict=True):
+            for name in names:
+                if name in seen:
+                    raise ValueError(f"{seen[name].name} and {term.name} {what.format(name)}")
+                seen[name] = term

@@ -1,0 +1,11 @@
+"""The precision that losses are computed in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x in at least float32: what a loss is computed in, also under autocast."""
+    return x if x.dtype == torch.float64 else x.float()

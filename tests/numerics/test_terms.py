@@ -1,0 +1,149 @@
+"""The contract of terms, kept by terms of other kinds than ST-AR's; tests/numerics/test_ranks.py has them on ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from star.model.gpt import GPT
+from star.objectives.batch import Batch, ClassDropout, draw_batch
+from star.objectives.next_token import NextToken
+from star.objectives.objective import Objective
+from star.objectives.st_ar import st_ar
+from star.objectives.term import Term
+from star.spec.sections import ModelSpec, SelfGuidedSpec
+from tests.numerics.toy_terms import Align, Cluster, Foresight, Noise, toy_terms
+
+IMAGES = 6
+METHOD = SelfGuidedSpec(num_positions=3, projector_hidden=8)
+
+
+def batch_of(terms: Sequence[Term], student_views: int = 2, progress: float = 0.0) -> Batch:
+    torch.manual_seed(3)
+    codes, labels = torch.randint(32, (IMAGES, 2, 9)), torch.randint(10, (IMAGES,))
+    generator = torch.Generator().manual_seed(1)
+    store = {"images": torch.arange(IMAGES), "stored_views": torch.arange(2).expand(IMAGES, 2)}
+    return draw_batch(terms, codes, labels, student_views, ClassDropout(10), generator, progress=progress, **store)
+
+
+def objective_of(terms: Sequence[Term]) -> Objective:
+    torch.manual_seed(0)
+    no_dropout = {"token_dropout": 0.0, "residual_dropout": 0.0, "ffn_dropout": 0.0}
+    model = ModelSpec(n_layer=2, n_head=2, dim=16, ffn_multiple_of=16, **no_dropout)
+    objective = Objective(GPT(model, vocab_size=32, num_classes=10, grid=3), terms).double()
+    for parameter in objective.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return objective
+
+
+def gradients(objective: Objective, batch: Batch, micro: int) -> dict[str, torch.Tensor]:
+    """Of every trained parameter, and the losses."""
+    objective.zero_grad()
+    targets = objective.targets(batch, micro=micro)
+    found: dict[str, torch.Tensor] = {}
+    for first in range(0, IMAGES, micro):
+        losses = objective.losses(batch, targets, slice(first, min(first + micro, IMAGES)))
+        losses["loss"].backward()
+        found |= {name: found.get(name, torch.zeros(())) + value.detach() for name, value in losses.items()}
+    trained = objective.learner.named_parameters()
+    return found | {name: parameter.grad for name, parameter in trained if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("student_views", [1, 2])
+@pytest.mark.parametrize("together", [False, True])
+def test_passes_of_any_size_give_the_whole_batch(student_views: int, together: bool) -> None:
+    """All terms at once, beside ST-AR's, and each alone with the next-code loss."""
+    own = toy_terms()
+    for terms in [[*st_ar(METHOD, 1), *own]] if together else [[NextToken(), term] for term in own]:
+        objective, batch = objective_of(terms), batch_of(terms, student_views)
+        whole = gradients(objective, batch, IMAGES)
+        assert {name for term in terms for name in term.loss_names} <= set(whole)
+        for name, parameter in objective.learner.named_parameters():
+            assert name in whole and whole[name].abs().sum() > 0, f"{name} {tuple(parameter.shape)} is not trained"
+        for micro in (1, 2, 4):
+            torch.testing.assert_close(gradients(objective, batch, micro), whole, atol=1e-9, rtol=1e-9)
+
+
+def test_what_a_term_draws_is_its_own_affair() -> None:
+    """Another term, before or after it, changes nothing of a term's draws, nor of ST-AR's."""
+    alone, plain = batch_of([Noise()]), batch_of(st_ar(METHOD, 1))
+    both = batch_of([Foresight(), *st_ar(METHOD, 1), Noise()])
+    assert alone.inputs is not None and both.inputs is not None and torch.equal(alone.inputs, both.inputs)
+    assert torch.equal(alone.drawn["noise"], both.drawn["noise"])
+    assert plain.token_mask is not None and both.token_mask is not None
+    assert torch.equal(plain.token_mask, both.token_mask) and torch.equal(plain.positions, both.positions)
+    assert not torch.equal(both.drawn["noise"].flatten()[:9].int(), both.token_mask.flatten()[:9].int())
+
+
+def test_the_student_is_fed_what_a_term_says_and_predicts_the_codes() -> None:
+    terms = [NextToken(), Noise()]
+    objective, batch = objective_of(terms), batch_of(terms)
+    assert batch.inputs is not None and not torch.equal(batch.inputs, batch.codes)
+    logits = objective.student.output(
+        objective.student.features(batch.inputs.flatten(0, 1), batch.labels.flatten()).final
+    )
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.codes.flatten())
+    torch.testing.assert_close(objective.losses(batch, objective.targets(batch))["loss"], expected)
+
+
+def test_weights_follow_the_schedule() -> None:
+    terms = [NextToken(), Align()]
+    objective = objective_of(terms)
+    for progress, weight in ((0.0, 2.0), (0.49, 2.0), (0.5, 1.0)):
+        batch = batch_of(terms, progress=progress)
+        losses = objective.losses(batch, objective.targets(batch))
+        torch.testing.assert_close(losses["loss"], losses["ar_loss"] + weight * losses["align_loss"])
+
+
+@pytest.mark.parametrize(
+    "terms, read, views",
+    [
+        ([NextToken(), Cluster()], "nothing", 0),
+        ([NextToken(), Foresight()], "layer 1", 1),
+        ([*st_ar(METHOD.model_copy(update={"contrastive_weight": 0.0}), 1), Foresight()], "all", 1),
+        ([*st_ar(METHOD.model_copy(update={"mim_weight": 0.0}), 2), Foresight()], "all", 2),
+    ],
+)
+def test_the_teacher_is_run_as_deep_and_on_as_many_views_as_is_read(terms: list[Term], read: str, views: int) -> None:
+    objective, seen = objective_of(terms), []
+    if objective.teacher is not None:
+        copy = objective.teacher.copy
+        features, hidden_at = copy.features, copy.hidden_at
+        copy.features = lambda codes, *a, **k: (seen.append(("all", len(codes))), features(codes, *a, **k))[1]
+        copy.hidden_at = lambda codes, *a: (seen.append((f"layer {a[-1]}", len(codes))), hidden_at(codes, *a))[1]
+    objective.targets(batch_of(terms, student_views=1))
+    assert seen == ([] if read == "nothing" else [(read, views * IMAGES)])
+
+
+class Other(Cluster):
+    name = "other"
+
+
+class Louder(Noise):
+    name = "louder"
+
+
+@pytest.mark.parametrize(
+    "terms, message",
+    [
+        ([Cluster(), Cluster()], "cluster and cluster are both called cluster"),
+        ([Cluster(), Other()], "cluster and other both have a loss cluster_loss"),
+        ([Noise(), Louder()], "noise and louder both change the student's inputs; leave one out"),
+    ],
+)
+def test_terms_that_do_not_go_together_are_refused(terms: list[Term], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        objective_of([NextToken(), *terms])
+
+
+def test_modules_of_terms_are_trained_and_in_no_teacher() -> None:
+    terms = [NextToken(), Foresight()]
+    objective = objective_of(terms)
+    assert objective.teacher is not None
+    names = {name for name, _ in objective.learner.named_parameters()}
+    assert "heads.foresight.0.weight" in names
+    assert len(objective.trained_parameters()) == len(names)
+    assert not any("heads" in name for name, _ in objective.teacher.named_parameters())
+    assert not any("heads" in name for name in objective.student.state_dict())
