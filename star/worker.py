@@ -187,6 +187,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
             record=metrics.record if metrics else lambda step, values: None,
             progress=progress,
             stop=stop,
+            plugins={digest: Path(folder) for digest, folder in (job.get("plugins") or {}).items()},
         )
     )
     check_result(job["stage"], result)

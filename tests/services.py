@@ -21,14 +21,15 @@ from tests.helpers import empty_tracking_store
 
 
 def free_port() -> int:
-    """A port on which nothing listens, and that no outgoing connection is given before it is used: those are above 32767."""
+    """A port on which nothing listens, and that nobody is given before it is used."""
     while True:
         with socket.socket() as found, suppress(OSError):
-            found.bind(("127.0.0.1", random.SystemRandom().randrange(10_240, 32_000)))
+            # outgoing connections are given those above 32767, Ray's workers those below 20000
+            found.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
             return int(found.getsockname()[1])
 
 
-def until(condition: Callable[[], bool], what: str, timeout: float = 120) -> None:
+def until(condition: Callable[[], bool], what: str, timeout: float = 300) -> None:
     """Wait."""
     deadline = time.time() + timeout
     while not condition():

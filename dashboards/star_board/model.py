@@ -277,7 +277,7 @@ class Model:
         for job in self.running():
             folder = f"{self.home.jobs}/{job.stage}-{job.key}"
             written = _written(f"{folder}/progress.json")
-            if written != self._seen.get(job.key):
+            if written != self._seen.get(job.key, 0):  # no file is no news
                 self._seen[job.key] = written
                 told[job.key] = read_json(Path(folder) / "progress.json") or {}
             if os.path.exists(f"{folder}/result.json"):  # done, though its scheduler is gone, or about to notice

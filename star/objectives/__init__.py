@@ -5,17 +5,22 @@ from star.objectives.batch import Batch, ClassDropout, draw_batch
 from star.objectives.objective import Objective
 from star.objectives.projector import projector
 from star.objectives.st_ar import st_ar
-from star.objectives.term import TeacherReads, Term
+from star.objectives.term import Setting, TeacherReads, Term
+from star.spec.base import LayerRef
+from star.spec.plugins import TermConfig
 
 __all__ = [
     "Backbone",
     "Batch",
     "ClassDropout",
     "Features",
+    "LayerRef",
     "Objective",
+    "Setting",
     "StudentOutput",
     "TeacherReads",
     "Term",
+    "TermConfig",
     "draw_batch",
     "projector",
     "st_ar",

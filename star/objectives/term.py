@@ -20,6 +20,36 @@ from torch import Tensor, nn
 
 from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch
+from star.spec.base import resolve_layer
+from star.spec.plugins import TermConfig
+from star.spec.run import RunSpec
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a term of a plugin may know of the run beside its own config."""
+
+    n_layer: int
+    dim: int
+    """D: channels of the hidden states."""
+    grid: int
+    """Codes along one side of an image; T is its square."""
+    codebook_size: int
+    num_classes: int
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Setting:
+        """That of a run."""
+        model, codes = spec.model, spec.tokenizer.codebook_size
+        return cls(model.n_layer, model.dim, spec.grid, codes, spec.data.num_classes)
+
+    def layer(self, reference: int | str) -> int:
+        """The 1-based layer that a number, or a fraction of the depth such as 1/2, means.
+
+        Raises:
+            ValueError: it hits no layer.
+        """
+        return resolve_layer(reference, self.n_layer)
 
 
 @dataclass(frozen=True)
@@ -35,10 +65,19 @@ class TeacherReads:
 
 
 class Term:
-    """One addend of the objective: weight(progress) times the sum of its losses. A term without a loss changes the student's pass."""
+    """One addend of the objective: weight(progress) times the sum of its losses. A term without a loss changes the student's pass.
 
+    One of a plugin is made with its config and the setting, and has that config's class as `config`.
+    """
+
+    config: ClassVar[type[TermConfig]]
+    """What runs may say of it, under `terms.NAME`."""
     name: ClassVar[str]
     """Under which its draws and its own weights are kept."""
+    version: ClassVar[int | None] = None
+    """Of a plugin's term, in its key in place of the file's content: raise it when results change."""
+    weight: float = 1.0
+    """Of its losses: of a plugin's term, what the run says."""
     loss_names: tuple[str, ...] = ()
     """Keys of what `loss` returns; they are recorded as `train/NAME`."""
     layers: tuple[int, ...] = ()
@@ -89,8 +128,8 @@ class Term:
         return None
 
     def weight_at(self, progress: float) -> float:
-        """The factor of its losses at a share of the schedule."""
-        return 1.0
+        """The factor of its losses at a share of the schedule: `weight`, unless it changes."""
+        return self.weight
 
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
         """Each of `loss_names` for images `rows`: summed over them, divided by the count of the whole batch.

@@ -64,7 +64,7 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
             files |= _job_files(folder, job.stage, weights)
             told = read_json(folder.job) or {}
             snapshots.add(told.get("snapshot"))
-            scripts.add(told.get("script"))
+            scripts |= {told.get("script"), *(told.get("plugins") or {}).values()}
     for name in sorted(Path(snapshot).name for snapshot in filter(None, snapshots)):  # wherever the home was then
         for path in _files(home.code / name):
             files[f"code/{name}/{path.relative_to(home.code / name).as_posix()}"] = path

@@ -109,7 +109,9 @@ def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
     return [
         one
         for one in found
-        if not one.path.startswith("resources") and one.path not in GIVEN and not one.path.startswith("stages.")
+        if not one.path.startswith("resources")
+        and one.path not in GIVEN
+        and not one.path.startswith(("stages.", "plugins."))
     ]
 
 

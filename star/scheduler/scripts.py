@@ -6,12 +6,17 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from star.errors import DataError
 from star.rundir import Home
 from star.scheduler.plan import Plan
+from star.spec import plugins as plugin_files
+from star.spec.plugins import Plugin
+from star.spec.run_base import Run
+from star.spec.run_class import RunWithTerms
 from star.spec.script_files import contents_of, digest_of, listing_of
 from star.spec.scripts import scripts_of, source_of
 
@@ -28,12 +33,15 @@ def script_digest(folder: Path) -> str:
 
 
 def keep_scripts(plan: Plan, home: Home) -> None:
-    """Copy the files of every script that the plan's jobs call, unless they are there.
+    """Copy the files of every script and plugin that the plan's jobs use, unless they are there.
 
     Raises:
         DataError: they were changed since the plan was made.
     """
     for job in plan.to_do:
+        for plugin in plugins_of(job.spec, job.stage):
+            if not (home.scripts / plugin.digest).is_dir():
+                _place(home.scripts / plugin.digest, plugin_files.contents_of(plugin), Path(plugin.folder))
         script = scripts_of(job.spec).get(job.stage)
         if script is None:
             continue
@@ -45,14 +53,26 @@ def keep_scripts(plan: Plan, home: Home) -> None:
             raise DataError(
                 f"stages.{job.stage}: its files were changed while this was planned; give the same command again."
             )
-        new = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        for name, content in contents.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(content)
-            with suppress(OSError):  # a program stays one
-                (new / name).chmod((Path(script.folder) / name).stat().st_mode | 0o600)
-        new.mkdir(parents=True, exist_ok=True)
-        try:
-            os.rename(new, target)
-        except OSError:  # another scheduler was first
-            shutil.rmtree(new)
+        _place(target, contents, Path(script.folder))
+
+
+def plugins_of(spec: Run, stage: str) -> list[Plugin]:
+    """Those whose code a stage of a run imports."""
+    if not isinstance(spec, RunWithTerms) or "terms" not in spec.pipeline[stage].sections_of(spec):
+        return []
+    return list({plugin.digest: plugin for _, plugin, _ in spec.own_terms}.values())
+
+
+def _place(target: Path, contents: Mapping[str, bytes], folder: Path) -> None:
+    """Files as a folder of that name, whole or not at all."""
+    new = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    for name, content in contents.items():
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).write_bytes(content)
+        with suppress(OSError):  # a program stays one
+            (new / name).chmod((folder / name).stat().st_mode | 0o600)
+    new.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(new, target)
+    except OSError:  # another scheduler was first
+        shutil.rmtree(new)

@@ -20,7 +20,7 @@ from star.scheduler.failures import failures_since_asked
 from star.scheduler.job_graph import JobGraph
 from star.scheduler.plan import PlannedJob
 from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFUSED, USER, advice, attempts, pause
-from star.scheduler.scripts import copy_of
+from star.scheduler.scripts import copy_of, plugins_of
 from star.scheduler.snapshot import Snapshot
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
@@ -190,6 +190,9 @@ class Starter:
             "threads": threads,
             "processes": resources.processes_of(planned.stage),
             "script": self._script(planned),
+            "plugins": {
+                one.digest: str(self.home.scripts / one.digest) for one in plugins_of(planned.spec, planned.stage)
+            },
             "nodes": resources.nodes_of(planned.stage),
             "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
             "resume_from": self._resume_from(planned),

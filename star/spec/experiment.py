@@ -14,20 +14,27 @@ from star.spec.base import FieldError, Section
 from star.spec.claims import Claim
 from star.spec.explain import meant
 from star.spec.graph import STAGES, Stage, needed_of
+from star.spec.plugins import Plugin
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
 from star.spec.resources import StarResources
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
-from star.spec.run_class import ScriptRun, run_class
+from star.spec.run_class import ScriptRun, run_class, with_curves
 from star.spec.scripts import ScriptStage, check_declared
 
+PLUGINS = (
+    "a list of files of your own, from the experiment's folder, or of installed plugins, such as `[my_lab.py]`; what they declare can be "
+    "used by runs, and their contents are in the key of what does"
+)
 NOT_TARGETS = ("dataset",)
 """Stages that are there for others alone."""
 
 
 TAKEN = (
     "stages",
+    "plugins",
+    "terms",
     "system",
     "own",
     *(name for kind in (RunSpec, ScriptRun, StarResources) for name in (*kind.model_fields, *dir(kind))),
@@ -52,6 +59,7 @@ class Declared(Section):
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
     stages: dict[str, ScriptStage] = Field(default_factory=dict)
+    plugins: dict[str, Plugin] = Field(default_factory=dict)
     targets: list[str] | None = None
 
     @model_validator(mode="after")
@@ -74,19 +82,18 @@ class Declared(Section):
 
     def run_class(self) -> type[Run]:
         """With ST-AR's sections unless only stages of one's own are needed."""
-        if not self.stages:
-            return RunSpec
         own = {name: script.stage(name) for name, script in self.stages.items()}
         targets = self.targets or list(own)
-        return run_class(self.stages, not set(needed_of(targets, {**STAGES, **own})) <= set(own))
+        full = not own or not set(needed_of(targets, {**STAGES, **own})) <= set(own)
+        return run_class(self.stages, full, self.plugins)
 
 
 def pipeline_of(declared: Declared) -> Mapping[str, Stage]:
     """Every stage that runs may have: ST-AR's where they have its sections, and those of the user's own."""
-    if not declared.stages:
+    if not declared.stages and not declared.plugins:
         return STAGES
     own = {name: script.stage(name) for name, script in declared.stages.items()}
-    return {**STAGES, **own} if issubclass(declared.run_class(), RunSpec) else own
+    return with_curves({**STAGES, **own}, declared.plugins) if issubclass(declared.run_class(), RunSpec) else own
 
 
 class Row(Section):
@@ -132,6 +139,7 @@ class ExperimentSpec(Section):
         default_factory=dict,
         description="commands of your own as stages; each has a section of its name in the spec of a run",
     )
+    plugins: dict[str, Plugin] = Field(default_factory=dict, description=PLUGINS)
     targets: list[str] = Field(
         ["score", "probe"],
         min_length=1,
@@ -156,7 +164,7 @@ class ExperimentSpec(Section):
 
     @model_validator(mode="after")
     def _stages(self) -> ExperimentSpec:
-        declared = Declared.model_construct(stages=self.stages, targets=self.targets)
+        declared = self._declared
         if self.stages and "targets" not in self.model_fields_set:
             object.__setattr__(self, "targets", list(self.stages))
         declared.check(self.targets)
@@ -174,7 +182,7 @@ class ExperimentSpec(Section):
 
     @property
     def _declared(self) -> Declared:
-        return Declared.model_construct(stages=self.stages, targets=self.targets)
+        return Declared.model_construct(stages=self.stages, plugins=self.plugins, targets=self.targets)
 
     @model_validator(mode="after")
     def _something_to_show(self) -> ExperimentSpec:

@@ -80,6 +80,7 @@ def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Pa
     if not isinstance(found.doc.value, dict):
         raise SpecError(f"{location}: extends: {file} holds no mapping of keys to values.")
     found = replace(found, doc=_with_scripts_moved(found.doc, file.parent, path.parent))
+    found = replace(found, doc=_with_plugins_moved(found.doc, file.parent, path.parent))
     # a file of published values is named from where the other file lies; the second name is the former one
     for key in ("published_values", "reference"):
         values = found.doc.value.get(key)
@@ -109,6 +110,20 @@ def _with_scripts_moved(doc: LocatedYaml, there: Path, here: Path) -> LocatedYam
                     overlay(doc, nested(where, os.path.relpath(there / place, here), location)), anchors=doc.anchors
                 )
     return doc
+
+
+def _with_plugins_moved(doc: LocatedYaml, there: Path, here: Path) -> LocatedYaml:
+    """Files of plugins, which are named from where the other file lies, named from here."""
+    names = doc.value.get("plugins")
+    if not isinstance(names, list) or there.resolve() == here.resolve():
+        return doc
+    moved = [
+        os.path.relpath(there / name, here)
+        if isinstance(name, str) and name.endswith(".py") and not name.startswith(("~", "/"))
+        else name
+        for name in names
+    ]
+    return replace(doc, value={**doc.value, "plugins": moved})
 
 
 def _added(doc: LocatedYaml, more: LocatedYaml, path: Path_) -> LocatedYaml:

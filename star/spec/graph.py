@@ -39,10 +39,17 @@ class Stage:
     """What may share one job of it: nothing, several processes of a machine, or several machines."""
     gpu: bool = True
     """Whether it computes on a GPU where there is one."""
+    optional: tuple[str, ...] = ()
+    """Sections that a run may lack: one that is not there, or holds nothing, is no part of the key."""
     unchanged: Callable[[RunSpec], bool] | None = None
     """For which runs the newest version gives what the one before gave, bit for bit: they keep its key."""
     command: dict[str, Any] | None = None
     """Of a stage of the user's own: what is called, and what is read of it."""
+
+    def sections_of(self, spec: Run) -> tuple[str, ...]:
+        """The sections of a run that are in its key."""
+        own = type(spec).model_fields
+        return (*self.sections, *(name for name in self.optional if name in own and spec.section(name)))
 
     def version_of(self, spec: Run) -> int:
         """The version that counts for a run."""
@@ -92,6 +99,7 @@ STAGES: dict[str, Stage] = {
             curves=dict.fromkeys((*_LOSSES, "grad_norm", "val_nll_by_step"), "step"),
             keeps="checkpoints",
             width="machines",
+            optional=("terms",),
         ),
         Stage("reference", 2, ("score",), ("dataset",), source="reference", width="processes"),
         Stage(

@@ -34,7 +34,7 @@ def stage_content(stage: Stage, spec: Run, sources: Mapping[str, str], inputs: M
         "schema": SCHEMA,
         "stage": stage.name,
         "version": stage.version_of(spec),
-        "spec": {name: spec.section(name) for name in stage.sections},
+        "spec": {name: spec.section(name) for name in stage.sections_of(spec)},
         "source": sources.get(stage.source) if stage.source else None,
         "inputs": dict(inputs),
     }
@@ -60,7 +60,7 @@ class Keys:
         keys: dict[str, str] = {}
         for name, stage in spec.pipeline.items():
             source = sources.get(stage.source) if stage.source else None
-            sections = tuple(parts[section] for section in stage.sections)
+            sections = tuple(parts.get(section) for section in (*stage.sections, *stage.optional))
             inputs = tuple(keys.get(before) for before in stage.inputs)
             place = (
                 name,
@@ -82,7 +82,7 @@ class Keys:
             sources = {} if source is None else {str(stage.source): source}
             return canonical(stage_content(stage, spec, sources, {name: keys[name] for name in stage.inputs}))
         inputs = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(stage.inputs) if name in keys)
-        sections = ",".join(f'"{name}":{self._section_text(spec, name)}' for name in sorted(stage.sections))
+        sections = ",".join(f'"{name}":{self._section_text(spec, name)}' for name in sorted(stage.sections_of(spec)))
         return (
             f'{{"inputs":{{{inputs}}},"schema":{SCHEMA},"source":{canonical(source)},"spec":{{{sections}}},'
             f'"stage":"{stage.name}","version":{stage.version_of(spec)}}}'

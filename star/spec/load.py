@@ -5,23 +5,22 @@ Every value keeps the mark of where it was written, so a mistake is reported the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from star.errors import DataError, SpecError
+from star.errors import SpecError
 from star.spec.check import check_report, check_rows
 from star.spec.experiment import Declared, Experiment, ExperimentSpec
 from star.spec.explain import validated
 from star.spec.extends import Extended, read_extended
 from star.spec.graph import needed_of
 from star.spec.keys import Keys, run_key
+from star.spec.own_parts import refuse_declared, texts_of, with_declared, with_plugins
 from star.spec.profiles import Presets, base_of
 from star.spec.renames import OF_FILES, OF_ROWS, told
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
-from star.spec.script_files import contents_of
-from star.spec.scripts import ScriptStage
 from star.spec.sweeps import Change, parse_set, swept
 from star.spec.written import as_written
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
@@ -49,9 +48,10 @@ def load(
     if is_search(extended.doc):
         location = extended.doc.location(("search",))
         raise SpecError(f"{location}: this is a search, not a table; `star-exp search {path}` runs it.")
-    kind = validated(Declared, extended.doc, str(path)).run_class()
+    read = with_plugins(extended.doc, path)
+    kind = validated(Declared, read, str(path)).run_class()
     changes = [parse_set(text, kind) for text in sets]
-    doc, notes = swept(extended.doc, [change for change in changes if change.values is not None])
+    doc, notes = swept(read, [change for change in changes if change.values is not None])
     spec = validated(ExperimentSpec, doc, str(path))
     check_report(spec, doc, str(path))
     if name is not None:
@@ -68,7 +68,7 @@ def load(
         base = overlay(base, patch.doc)
         _refuse_varied(patch, rows)
     used_seeds = list(seeds) if seeds else spec.seeds
-    base = with_stages(base, spec.stages, path)
+    base = with_declared(base, spec.stages, spec.plugins, path)
     runs = [_resolve(kind, base, row, used_seeds, str(path)) for row in rows]
     _refuse_seeds(spec, runs, used_seeds, doc)
     kept, idle = _distinct(spec, rows, runs, doc, str(path))
@@ -84,7 +84,7 @@ def load(
         seeds,
         spec.published_values,
     )
-    written = texts_of(spec.stages, path, doc) | written
+    written = texts_of(spec.stages, spec.plugins, path, doc) | written
     notes += told_of(rows, spec.axes, idle)
     notes += _told_of_former(spec, extended, presets, patches)
     return Experiment(str(path), spec, presets.name, variants, written, tuple(notes))
@@ -117,44 +117,6 @@ def _refuse_varied(change: Change, rows: Sequence[Placed]) -> None:
             )
 
 
-def with_stages(base: LocatedYaml, stages: Mapping[str, ScriptStage], path: Path) -> LocatedYaml:
-    """What all rows have in common, and the stages of the user's own: where their files are is where the experiment's file is."""
-    if "stages" in base.value:
-        raise SpecError(f"{base.location(('stages',))}: stages: belong to the experiment; write them beside `base`.")
-    if not stages:
-        return base
-    declared = {
-        name: script.model_dump(mode="json")
-        | {"folder": str((path.parent / Path(script.folder).expanduser()).resolve())}
-        | {
-            "reads": {
-                one: str((path.parent / Path(place).expanduser()).resolve()) for one, place in script.reads.items()
-            }
-        }
-        for name, script in stages.items()
-    }
-    return overlay(base, nested(("stages",), declared, SourceLocation(str(path))))
-
-
-def texts_of(stages: Mapping[str, ScriptStage], path: Path, doc: LocatedYaml) -> dict[str, str]:
-    """The files of the scripts, for beside a copy of the experiment's file.
-
-    Raises:
-        SpecError: some are not there.
-    """
-    found: dict[str, str] = {}
-    for name, script in stages.items():
-        placed = script.model_copy(update={"folder": str((path.parent / Path(script.folder).expanduser()).resolve())})
-        try:
-            contents = contents_of(name, placed)
-        except DataError as error:
-            where = tuple(int(step) if step.isdigit() else step for step in str(error).partition(":")[0].split("."))
-            raise SpecError(f"{doc.location(where) or path}: {error}") from None
-        inside = f"{name}/" if script.folder else ""
-        found |= {inside + one: content.decode("utf-8", "surrogateescape") for one, content in contents.items()}
-    return found
-
-
 def _refuse_seeds(
     spec: ExperimentSpec, runs: Sequence[tuple[Run, ...]], seeds: Sequence[int], doc: LocatedYaml
 ) -> None:
@@ -175,10 +137,7 @@ def _refuse_seeds(
 
 def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int], name: str) -> tuple[Run, ...]:
     whole = overlay(base, placed.patch)
-    if "stages" in placed.patch.value:
-        raise SpecError(
-            f"{placed.patch.location(('stages',))}: stages: belong to the experiment; write them beside `rows`."
-        )
+    refuse_declared(placed.patch, "rows")
     asked = {name: value if isinstance(value, dict) else {} for name, value in whole.value.items()}
     samples = asked.get("generate", {}).get("samples")
     if placed.row.paper_only and not (samples and Path(str(samples)).expanduser().exists()):

@@ -9,7 +9,7 @@ from star.errors import SpecError
 from star.spec.check_search import check_search
 from star.spec.explain import validated
 from star.spec.extends import read_extended
-from star.spec.load import texts_of, with_stages
+from star.spec.own_parts import texts_of, with_declared, with_plugins
 from star.spec.points import Search
 from star.spec.profiles import base_of
 from star.spec.run import RunSpec
@@ -31,7 +31,7 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
         SpecError: with file, line, dotted path, value and what is legal.
     """
     extended = read_extended(path)
-    doc = extended.doc
+    doc = with_plugins(extended.doc, path)
     if isinstance(doc.value, dict) and "experiment" in doc.value:
         raise SpecError(
             f"{doc.location(('experiment',))}: this is an experiment, not a search; `star-exp run {path}` runs it."
@@ -56,11 +56,11 @@ def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = ()
             )
         base = overlay(base, change.doc)
     locations = {field: doc.location(("space", field)) for field in spec.space}
-    base = with_stages(base, spec.stages, path)
+    base = with_declared(base, spec.stages, spec.plugins, path)
     default = validated(kind, base, str(path))
     early = doc.at("pruner", "spec") if spec.pruner.spec else LocatedYaml({})
     written = as_written(path, extended, extended.doc, ("search", spec.search), presets.file, [c.doc for c in changes])
-    written = texts_of(spec.stages, path, doc) | written
+    written = texts_of(spec.stages, spec.plugins, path, doc) | written
     search = Search(
         str(path),
         spec,

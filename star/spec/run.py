@@ -78,7 +78,7 @@ class RunSpec(Run):
                 "give fewer, or data.extra_crop_range",
             )
         self._ranks()
-        if self.generate.weights == "teacher" and not self.selfguided.teacher:
+        if self.generate.weights == "teacher" and not self.has_teacher:
             raise FieldError("generate.weights", "the plain baseline has no teacher to sample from; use student")
         return self
 
@@ -199,6 +199,11 @@ class RunSpec(Run):
     def metric(self, name: str) -> str:
         """A metric's name with the extractor of its features."""
         return name.replace("{extractor}", self.score.extractor)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether an average of the model's weights is kept."""
+        return self.selfguided.teacher
 
     @property
     def grid(self) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
+from star.spec.base import FieldError, Section
 from star.spec.graph import STAGES, Stage, needed_of
+from star.spec.plugins import Plugin, active, is_imported, section_of
 from star.spec.resources import Resources, StarResources, resources_class
 from star.spec.run import RunSpec
 from star.spec.run_base import Run, Seed, Training
@@ -37,15 +40,80 @@ class ScriptRun(Run):
         return None
 
 
-def run_class(declared: Mapping[str, ScriptStage], full: bool = True) -> type[Run]:
+class RunWithTerms(RunSpec):
+    """A run of ST-AR that may be trained on loss terms of plugins too."""
+
+    if TYPE_CHECKING:
+        plugins: dict[str, Plugin]
+        terms: Section
+
+    @property
+    def has_teacher(self) -> bool:
+        """ST-AR's own, or one that a term reads."""
+        return super().has_teacher or any(plugin.terms[name].teacher for name, plugin, _ in self.own_terms)
+
+    @property
+    def own_terms(self) -> list[tuple[str, Plugin, dict[str, Any]]]:
+        """Name, plugin and fields of each term of a plugin that it is trained on."""
+        return list(active(self.terms, self.plugins))
+
+    def section(self, name: str) -> Any:
+        """Of `terms`: those that are on, with the code that they are made of."""
+        if name != "terms":
+            return super().section(name)
+        found = {}
+        for term, plugin, values in self.own_terms:
+            declared = plugin.terms[term]
+            kept = {key: value for key, value in values.items() if declared.neutral.get(key, ...) != value}
+            if declared.teacher and not self.selfguided.teacher:  # which it alone reads
+                kept["ema"] = [self.selfguided.ema_decay, self.selfguided.ema_ramp]
+            made_of = plugin.digest if declared.version is None else f"{plugin.module} {declared.version}"
+            found[term] = {**kept, "plugin": made_of}
+        return found
+
+    @model_validator(mode="after")
+    def _terms_go_together(self) -> RunWithTerms:
+        changed = {"attend": "hidden_keys"} if self.selfguided.masked else {}
+        for term, plugin, _ in self.own_terms:
+            for what in plugin.terms[term].changes:
+                if what in changed:
+                    raise FieldError(
+                        f"terms.{term}",
+                        f"{term} and {changed[what]} both change the student's {what}; give one of them weight 0",
+                    )
+                changed[what] = term
+        return self
+
+
+def run_class(
+    declared: Mapping[str, ScriptStage], full: bool = True, plugins: Mapping[str, Plugin] | None = None
+) -> type[Run]:
     """The class of the runs of an experiment.
 
     Args:
         declared: its own stages.
         full: whether they have ST-AR's stages too.
+        plugins: what it names under `plugins`.
     """
-    texts = tuple((name, _without_places(script).model_dump_json()) for name, script in declared.items())
-    return _made(texts, full) if texts else RunSpec
+    plugins = plugins or {}
+    if not declared and not plugins:
+        return RunSpec
+    scripts = tuple((name, _without_places(script).model_dump_json()) for name, script in declared.items())
+    own = tuple((name, plugin.model_copy(update={"folder": ""}).model_dump_json()) for name, plugin in plugins.items())
+    return _made(scripts, full, own, is_imported(plugins))
+
+
+def with_curves(stages: Mapping[str, Stage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
+    """Stages with what the terms of plugins record while they train."""
+    names = [loss for plugin in plugins.values() for term in plugin.terms.values() for loss in term.loss_names]
+    if not names:
+        return dict(stages)
+    return {
+        name: replace(stage, curves={**stage.curves, **dict.fromkeys(names, "step")})
+        if "terms" in stage.optional
+        else stage
+        for name, stage in stages.items()
+    }
 
 
 def parse_run(values: Mapping[str, Any]) -> Run:
@@ -55,7 +123,8 @@ def parse_run(values: Mapping[str, Any]) -> Run:
         pydantic.ValidationError: it is none of this version's.
     """
     declared = {name: ScriptStage.model_validate(value) for name, value in (values.get("stages") or {}).items()}
-    return run_class(declared, not declared or "optim" in values).model_validate(values)
+    plugins = {name: Plugin.model_validate(value) for name, value in (values.get("plugins") or {}).items()}
+    return run_class(declared, not declared or "optim" in values, plugins).model_validate(values)
 
 
 def _without_places(script: ScriptStage) -> ScriptStage:
@@ -64,24 +133,33 @@ def _without_places(script: ScriptStage) -> ScriptStage:
 
 
 @cache
-def _made(texts: tuple[tuple[str, str], ...], full: bool) -> type[Run]:
-    declared = {name: ScriptStage.model_validate(json.loads(text)) for name, text in texts}
+def _made(
+    scripts: tuple[tuple[str, str], ...], full: bool, own: tuple[tuple[str, str], ...], imported: bool
+) -> type[Run]:
+    del imported  # part of the place in the cache: a class made before the code was there checks nothing
+    declared = {name: ScriptStage.model_validate(json.loads(text)) for name, text in scripts}
+    plugins = {name: Plugin.model_validate_json(text) for name, text in own}
     stages = {name: script.stage(name) for name, script in declared.items()}
     sections = {name: script.section(name) for name, script in declared.items()}
-    base: type[Run] = RunSpec if full else ScriptRun
+    base: type[Run] = (RunWithTerms if plugins else RunSpec) if full else ScriptRun
     kind: type[Resources] = StarResources if full else Resources
     resources = resources_class(kind, {**(STAGES if full else {}), **stages})
 
     class OwnRun(base):  # type: ignore[valid-type, misc]
         @property
         def pipeline(self) -> Mapping[str, Stage]:
-            found = dict(super().pipeline)
+            found = with_curves(super().pipeline, plugins)
             for name in needed_of(stages, stages):  # where images are given, nothing comes after a training
                 if name in stages and all(before in found for before in stages[name].inputs):
                     found[name] = stages[name]
             return found
 
-    fields: dict[str, Any] = {"resources": (resources, resources()), "stages": (dict[str, ScriptStage], ...)}
+    fields: dict[str, Any] = {"resources": (resources, resources())}
+    if declared:
+        fields["stages"] = (dict[str, ScriptStage], ...)
+    if plugins and full:
+        terms = section_of(plugins)
+        fields |= {"plugins": (dict[str, Plugin], ...), "terms": (terms, terms())}
     for name, section in sections.items():
         is_whole = all(not field.is_required() for field in section.model_fields.values())
         # what lacks a value is told by its own name, not by its section's

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from star.spec.base import Count, FieldError, Positive, Section
-from star.spec.experiment import Declared, check_stages, pipeline_of
+from star.spec.experiment import PLUGINS, Declared, check_stages, pipeline_of
 from star.spec.graph import Stage
+from star.spec.plugins import Plugin
 from star.spec.scripts import ScriptStage
 
 Scalar = bool | int | float | str | None
@@ -124,6 +125,7 @@ class SearchSpec(Section):
     stages: dict[str, ScriptStage] = Field(
         default_factory=dict, description="commands of your own as stages, as an experiment has them"
     )
+    plugins: dict[str, Plugin] = Field(default_factory=dict, description=PLUGINS)
     objectives: list[Objective] = Field(min_length=1, max_length=3)
     trials: Count = Field(description="how many, those that are ended early among them; --trials says otherwise")
     seeds: list[Seed] = Field([0], min_length=1, description="of each trial; its value is their mean")
@@ -139,7 +141,7 @@ class SearchSpec(Section):
     def declared(self) -> Declared:
         """Its own stages, and all that its trials reach."""
         reached = [objective.metric.split("/")[0] for objective in self.objectives]
-        return Declared.model_construct(stages=self.stages, targets=[*reached, *self.targets])
+        return Declared.model_construct(stages=self.stages, plugins=self.plugins, targets=[*reached, *self.targets])
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:

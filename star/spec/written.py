@@ -46,7 +46,12 @@ def as_written(
         seeds: in place of the file's.
         published_values: its file of them, as it names it.
     """
-    changed = {key: value for key, value in doc.value.items() if value != extended.doc.value.get(key)}
+    told = doc.value
+    changed = {key: value for key, value in told.items() if value != extended.doc.value.get(key) and key != "plugins"}
+    if names := extended.doc.value.get("plugins"):  # their files stand beside the copy
+        moved = [Path(name).name if name.endswith(".py") else name for name in names]
+        told = told | {"plugins": moved}
+        changed |= {"plugins": moved} if moved != names else {}
     kind, given = name
     if doc.value.get(kind) != given:
         changed[kind] = given
@@ -73,4 +78,4 @@ def as_written(
     parts = [", ".join(changed) and f"what the command line, or its place, changed: {', '.join(changed)}"]
     parts += ["what it extends"] if len(extended.folders) > 1 else []
     note = f"# {path.name} with {' and '.join(filter(None, reversed(parts)))}\n"
-    return {f"{given}.yaml": note + dump(doc.value | changed), **files}
+    return {f"{given}.yaml": note + dump(told | changed), **files}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,8 @@ class Context:
     record: Callable[[int, Mapping[str, float]], None]
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
+    plugins: Mapping[str, Path] = field(default_factory=dict)
+    """Digest -> the copy of each plugin that the stage uses."""
 
 
 class Pixels:

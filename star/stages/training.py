@@ -19,6 +19,7 @@ from star.model.sample import in_bfloat16, noise_for, sample
 from star.rundir import read_metrics, write_bytes
 from star.stages.context import Context, Result, gpt_of, shared_shards, vq_of
 from star.tokenizer.train import to_bytes
+from star.train.terms import terms_of
 from star.train.trainer import RECORD_EVERY, Trainer
 from star.weights import save_weights
 
@@ -34,9 +35,9 @@ def train(ctx: Context) -> Result:
             store.verify()
         resume_from_earlier(ctx)
     ctx.ranks.barrier()
-    trainer = Trainer(
-        ctx.spec, stores[0], stores[1], ctx.checkpoints, ctx.device, ctx.record, ctx.progress, ctx.stop, ctx.ranks
-    )
+    terms = terms_of(ctx.spec, ctx.plugins)
+    told = (ctx.record, ctx.progress, ctx.stop)
+    trainer = Trainer(ctx.spec, stores[0], stores[1], ctx.checkpoints, ctx.device, *told, ctx.ranks, terms)
     result = trainer.train()
     weights = {"student": trainer.student_state(), "teacher": trainer.teacher_state(), "best": trainer.best_state()}
     for name, state in weights.items():

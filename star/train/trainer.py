@@ -4,7 +4,7 @@ and loses nothing: its losses are bit-identical to those of a run that was never
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,6 @@ from star.model.gpt import GPT
 from star.objectives.backbone import Pass
 from star.objectives.batch import Batch
 from star.objectives.objective import Objective
-from star.objectives.st_ar import st_ar
 from star.objectives.term import Term
 from star.ranks import ALONE, Ranks
 from star.spec.run import RunSpec
@@ -32,6 +31,7 @@ from star.train.distributed import (
 )
 from star.train.guard import MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import build_adamw, lr_at
+from star.train.terms import terms_of
 from star.weights import fit, load_state
 
 Record = Callable[[int, Mapping[str, float]], None]
@@ -55,12 +55,7 @@ def initial_model(spec: RunSpec) -> GPT:
     return model
 
 
-def terms_of(spec: RunSpec) -> list[Term]:
-    """What a run trains on."""
-    return st_ar(spec.selfguided, spec.contrastive_layer)
-
-
-def build_objective(spec: RunSpec, terms: list[Term]) -> Objective:
+def build_objective(spec: RunSpec, terms: Sequence[Term]) -> Objective:
     """A run's objective before its first step."""
     return Objective(initial_model(spec), terms, spec.selfguided.ema_decay, spec.selfguided.ema_ramp)
 
@@ -74,6 +69,7 @@ class Trainer:
         progress: receives (done, total) steps.
         stop: asked after each step; when true on any rank, the state is saved and `Stopped` raised.
         ranks: the processes that train together; each has a trainer.
+        terms: of the objective; those that the spec names when None.
     """
 
     def __init__(
@@ -87,6 +83,7 @@ class Trainer:
         progress: Callable[[int, int], None],
         stop: Callable[[], bool],
         ranks: Ranks = ALONE,
+        terms: Sequence[Term] | None = None,
     ) -> None:
         # parts
         self.spec = spec
@@ -99,7 +96,7 @@ class Trainer:
         own_images = self.rows.stop - self.rows.start
         self.micro = MicroBatch(folder, min(spec.resources.micro_batch_size or own_images, own_images))
         # state
-        self.terms = terms_of(spec)
+        self.terms = terms_of(spec) if terms is None else terms
         self.objective = build_objective(spec, self.terms).to(device)
         if spec.resources.compile:
             self._compile()

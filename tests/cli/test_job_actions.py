@@ -261,7 +261,10 @@ def test_detach_watch_and_follow(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     assert lab.ledger.of_state(FAILED) == []
     until(lambda: not lab.ledger.schedulers(), "its leaving")
     again = light("run", MANY, "--seeds", "0,1", "--detach", home=lab.path)
-    assert again.returncode == 0 and "it ended with exit code 0; " in again.stdout and "8 runs;" in again.stdout
+    ended = "it ended with exit code 0; " in again.stdout and "8 runs;" in again.stdout
+    assert again.returncode == 0 and (ended or "goes on" in again.stdout), (
+        "nothing is left to do: it may be over already"
+    )
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

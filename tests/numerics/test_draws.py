@@ -22,7 +22,8 @@ from star.spec.sections import ModelSpec
 from star.tokenizer.train import restart_unused
 from star.tokenizer.vq import Quantized, VQModel
 from star.train.batches import batch_at
-from star.train.trainer import initial_model, terms_of
+from star.train.terms import terms_of
+from star.train.trainer import initial_model
 from tests.helpers import tiny, write_store
 
 IMAGES, LENGTH, SIZE, STEPS = 80, 49, 16, 500

@@ -23,7 +23,8 @@ from star.spec.sections import ProbeSpec
 from star.train.batches import batch_at
 from star.train.guard import DivergedError, MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import lr_at
-from star.train.trainer import Trainer, terms_of
+from star.train.terms import terms_of
+from star.train.trainer import Trainer
 from tests.helpers import tiny
 from tests.numerics.test_plain_trainer import copied, stores
 from tests.numerics.test_statistics import IMAGES, Tiny

@@ -1,0 +1,113 @@
+"""What an experiment's file declares of its user's own, stages and plugins, in its runs and beside copies of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from star.errors import DataError, SpecError
+from star.spec import plugins as plugin_files
+from star.spec.plugins import Plugin, PluginError, read_plugin
+from star.spec.script_files import contents_of
+from star.spec.scripts import ScriptStage
+from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
+
+DECLARED = ("stages", "plugins")
+"""Keys of the file that runs hold, and that are not written into them."""
+
+
+def with_plugins(doc: LocatedYaml, path: Path) -> LocatedYaml:
+    """The names under `plugins` as what they declare; their code is imported.
+
+    Raises:
+        SpecError: one cannot be used, or two declare the same.
+    """
+    names = doc.value.get("plugins") if isinstance(doc.value, dict) else None
+    if names is None:
+        return doc
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SpecError(
+            f"{doc.location(('plugins',))}: plugins: give a list of files from this folder, or of installed plugins, such as [my_lab.py]."
+        )
+    found: dict[str, Plugin] = {}
+    for i, name in enumerate(names):
+        where = f"{doc.location(('plugins', i))}: plugins.{i}"
+        try:
+            plugin = read_plugin(name, path.parent)
+        except PluginError as error:
+            raise SpecError(f"{where}: {error}") from None
+        for other, known in found.items():
+            losses = {loss for term in known.terms.values() for loss in term.loss_names}
+            same = [*(known.terms.keys() & plugin.terms.keys())]
+            same += [loss for term in plugin.terms.values() for loss in term.loss_names if loss in losses]
+            if known.module == plugin.module or same:
+                what = f"is called {plugin.module}" if known.module == plugin.module else f"declares {same[0]}"
+                raise SpecError(f"{where}: {name}: {what}, as {other} does; call one otherwise.")
+        found[name] = plugin
+    return replace(
+        doc, value={**doc.value, "plugins": {name: one.model_dump(mode="json") for name, one in found.items()}}
+    )
+
+
+def refuse_declared(doc: LocatedYaml, beside: str) -> None:
+    """That a run's values hold nothing that belongs to the file.
+
+    Raises:
+        SpecError: they do.
+    """
+    for key in DECLARED:
+        if key in doc.value:
+            raise SpecError(f"{doc.location((key,))}: {key}: belong to the experiment; write them beside `{beside}`.")
+
+
+def with_declared(
+    base: LocatedYaml, stages: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin], path: Path
+) -> LocatedYaml:
+    """What all rows have in common, and what the file declares: where its files are is where the experiment's file is.
+
+    Raises:
+        SpecError: the rows have such already.
+    """
+    refuse_declared(base, "base")
+    if plugins:
+        held = {name: plugin.model_dump(mode="json") for name, plugin in plugins.items()}
+        base = overlay(base, nested(("plugins",), held, SourceLocation(str(path))))
+    if not stages:
+        return base
+    declared = {
+        name: script.model_dump(mode="json")
+        | {"folder": str((path.parent / Path(script.folder).expanduser()).resolve())}
+        | {
+            "reads": {
+                one: str((path.parent / Path(place).expanduser()).resolve()) for one, place in script.reads.items()
+            }
+        }
+        for name, script in stages.items()
+    }
+    return overlay(base, nested(("stages",), declared, SourceLocation(str(path))))
+
+
+def texts_of(
+    stages: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin], path: Path, doc: LocatedYaml
+) -> dict[str, str]:
+    """The files of scripts and plugins, for beside a copy of the experiment's file; installed plugins are named there, not copied.
+
+    Raises:
+        SpecError: some are not there.
+    """
+    found: dict[str, str] = {}
+    for name, script in stages.items():
+        placed = script.model_copy(update={"folder": str((path.parent / Path(script.folder).expanduser()).resolve())})
+        try:
+            contents = contents_of(name, placed)
+        except DataError as error:
+            where = tuple(int(step) if step.isdigit() else step for step in str(error).partition(":")[0].split("."))
+            raise SpecError(f"{doc.location(where) or path}: {error}") from None
+        inside = f"{name}/" if script.folder else ""
+        found |= {inside + one: content.decode("utf-8", "surrogateescape") for one, content in contents.items()}
+    for name, plugin in plugins.items():
+        if name.endswith(".py"):
+            kept = plugin_files.contents_of(plugin)
+            found |= {one: content.decode("utf-8", "surrogateescape") for one, content in kept.items()}
+    return found

@@ -1,0 +1,47 @@
+"""What a run trains on: ST-AR's terms, and those of plugins that it gives a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from star.errors import DataError
+from star.objectives.st_ar import st_ar
+from star.objectives.term import Setting, Term
+from star.spec.plugins import Plugin, import_from, terms_in
+from star.spec.run import RunSpec
+from star.spec.run_class import RunWithTerms
+
+
+def terms_of(spec: RunSpec, folders: Mapping[str, Path] | None = None) -> list[Term]:
+    """The terms of a run's objective.
+
+    Args:
+        folders: digest of each plugin -> the copy of it to import; where it was planned from when None.
+
+    Raises:
+        DataError: a plugin's class does not keep what it declared.
+    """
+    terms = st_ar(spec.selfguided, spec.contrastive_layer)
+    for name, plugin, values in spec.own_terms if isinstance(spec, RunWithTerms) else ():
+        folder = Path(plugin.folder) if folders is None else folders[plugin.digest]
+        terms.append(_own(name, plugin, folder, values, Setting.of(spec)))
+    return terms
+
+
+def _own(name: str, plugin: Plugin, folder: Path, values: Mapping[str, object], setting: Setting) -> Term:
+    found = terms_in(import_from(folder, plugin.module, plugin.digest, plugin.module))[name]
+    term = cast(Term, found(found.config.model_validate(values), setting))
+    term.weight = float(cast(float, values["weight"]))
+    declared = plugin.terms[name]
+    for what, now, then in (
+        ("loss_names", list(term.loss_names), declared.loss_names),
+        ("changes", sorted(term.changes), declared.changes),
+        ("teacher", term.teacher is not None, declared.teacher),
+    ):
+        if now != then:
+            raise DataError(
+                f"terms.{name}: its {what} is {now!r}, and the class declares {then!r}; set on the class what every run has."
+            )
+    return term

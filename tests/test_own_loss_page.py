@@ -1,0 +1,119 @@
+"""docs/own-loss.md, followed to the letter: its files, its command, what it says of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import DATA, ROOT, star_exp
+
+PAGE = (ROOT / "docs" / "own-loss.md").read_text()
+SMALL = ("--profile", "tiny", "--seeds", "0")
+
+
+@pytest.fixture(scope="module")
+def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page's files, and the images where it says."""
+    path = tmp_path_factory.mktemp("page")
+    for name, text in re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text(text)
+    (path / "study" / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    (path / "runs" / "data").mkdir(parents=True)
+    (path / "runs" / "data" / "fashion-mnist").symlink_to(DATA)
+    return path
+
+
+def planned(folder: Path, file: str | Path, *arguments: str) -> dict[str, str]:
+    """Row -> key of its training."""
+    done = star_exp("plan", str(file), *SMALL, *arguments, "--json", home=folder / "runs", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return {run["label"]: run["stages"]["train"] for run in json.loads(done.stdout)["runs"]}
+
+
+def test_the_experiment_of_the_page(folder: Path) -> None:
+    done = star_exp("run", "study/clusters.yaml", *SMALL, "--plain", home=folder / "runs", cwd=folder)
+    assert done.returncode == 0 and "all done: 9 jobs computed" in done.stdout, done.stdout + done.stderr
+    report = folder / "runs" / "reports" / "clusters" / "tiny"
+    assert (report / "loss.png").exists() and "| with small clusters |" in (report / "report.md").read_text()
+    lines = (folder / "runs" / "jobs").glob("train-*/metrics.jsonl")
+    curves = [[json.loads(line)["metrics"] for line in path.read_text().splitlines()] for path in lines]
+    theirs = [curve for curve in curves if "cluster_loss" in curve[0]]
+    assert len(curves) == 3 and len(theirs) == 2
+    for curve in theirs:
+        first, last = (curve[at]["cluster_loss"] for at in (0, -2))
+        assert 0 < last < first, "it is trained on"
+        whole = curve[0]["loss"] - 0.5 * curve[0]["cluster_loss"]
+        assert whole == pytest.approx(
+            curve[0]["ar_loss"]
+            + curve[0]["mim_loss"]
+            + 0.25 * (curve[0]["inter_step_loss"] + curve[0]["inter_view_loss"]),
+            rel=1e-5,
+        )
+    again = star_exp("run", "study/clusters.yaml", *SMALL, "--plain", home=folder / "runs", cwd=folder)
+    assert "9 jobs, 0 to do" in again.stdout
+
+
+def test_what_a_change_computes_again(folder: Path) -> None:
+    before = planned(folder, "study/clusters.yaml")
+    plain = planned(folder, ROOT / "tests" / "tiny.yaml")
+    assert before["ST-AR"] == plain["mask_ratio=0.25"] and len(set(before.values())) == 3
+    file = folder / "study" / "my_lab.py"
+    text = file.read_text()
+    try:
+        file.write_text(text.replace("summed / ", "2 * summed / "))
+        after = planned(folder, "study/clusters.yaml")
+        assert [row for row in before if before[row] != after[row]] == ["with clusters", "with small clusters"]
+        done = star_exp("run", "study/clusters.yaml", *SMALL, home=folder / "runs", cwd=folder)
+        assert done.returncode == 2 and "terms.cluster.plugin" in done.stderr and "--fork" in done.stderr
+    finally:
+        file.write_text(text)
+
+
+def test_a_term_with_a_version_keeps_its_key_when_a_neutral_field_is_added(folder: Path) -> None:
+    file = folder / "study" / "my_lab.py"
+    text = file.read_text()
+    first = text.replace('    name = "cluster"\n', '    name = "cluster"\n    version = 1\n')
+    grown = first.replace("    size:", '    neutral = {"sharpness": 1.0}\n    sharpness: float = 1.0\n    size:')
+    found = {}
+    try:
+        for name, content, sets in (
+            ("plain", text, ()),
+            ("first", first, ()),
+            ("grown", grown, ()),
+            ("sharper", grown, ("--set", "terms.cluster.sharpness=2.0")),
+            ("second", first.replace("version = 1", "version = 2"), ()),
+        ):
+            file.write_text(content)
+            found[name] = planned(folder, "study/clusters.yaml", *sets)["with clusters"]
+    finally:
+        file.write_text(text)
+    assert found["first"] == found["grown"] and len(set(found.values())) == 4
+
+
+def test_the_test_of_the_page(folder: Path) -> None:
+    """It passes; and fails for a loss that divides by what one pass holds."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--basetemp",
+        str(folder / "temp"),
+        "test_my_lab.py",
+    ]
+    done = subprocess.run(command, cwd=folder / "study", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file = folder / "study" / "my_lab.py"
+    text = file.read_text()
+    file.write_text(text.replace("batch.codes[:, : batch.student_views].numel()", "targets.numel()"))
+    try:
+        assert subprocess.run(command, cwd=folder / "study", capture_output=True).returncode == 1
+    finally:
+        file.write_text(text)
