@@ -149,14 +149,14 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     threads = int(job["threads"])
     repeatable(threads)
     from star.ranks import join, leave
-    from star.spec.graph import STAGES as GRAPH
     from star.spec.graph import goes_on
-    from star.spec.run import RunSpec
     from star.spec.run_class import parse_run
     from star.stages import STAGES, Context
+    from star.stages.own import own_stage
 
-    spec = parse_run(job["spec"])
-    assert isinstance(spec, RunSpec), "only such runs have these stages"
+    spec: Any = parse_run(job["spec"])
+    plugins = {digest: Path(folder) for digest, folder in (job.get("plugins") or {}).items()}
+    stage = STAGES.get(job["stage"]) or own_stage(spec, job["stage"], plugins)
     device = _device(spec.resources.device_of(job["stage"]))
     ranks = join(device.type)
     log.info(
@@ -167,11 +167,10 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
         shutil.rmtree(job_dir.scratch, ignore_errors=True)
         job_dir.scratch.mkdir()
     metrics = MetricLog(job_dir.metrics) if ranks.is_main else None
-    saves = (
-        GRAPH[job["stage"]].keeps == "checkpoints"
-    )  # such a stage stops by itself: it saves first, on all ranks at once
+    # such a stage stops by itself: it saves first, on all ranks at once
+    saves = spec.pipeline[job["stage"]].keeps == "checkpoints"
     progress = _Progress(job_dir if ranks.is_main else None, (lambda: False) if saves else stop, goes_on(job["stage"]))
-    result = STAGES[job["stage"]](
+    result = stage(
         Context(
             spec=spec,
             inputs={
@@ -187,7 +186,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
             record=metrics.record if metrics else lambda step, values: None,
             progress=progress,
             stop=stop,
-            plugins={digest: Path(folder) for digest, folder in (job.get("plugins") or {}).items()},
+            plugins=plugins,
         )
     )
     check_result(job["stage"], result)

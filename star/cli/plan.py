@@ -49,11 +49,11 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
 
 
 def _total(plan: Plan, seconds: float, slots: int) -> str:
-    commands = sum(is_command(job) for job in plan.to_do)
+    own = sum(is_own(job) for job in plan.to_do)
     jobs = f"to do: {len(plan.to_do)} of {len(plan.jobs)} jobs"
-    if commands and commands == len(plan.to_do):
-        return f"{jobs}, commands of which nobody knows what they cost"
-    jobs += f", {amount(plan.flops(), 'FLOP')}" + (f" beside {commands} commands" if commands else "")
+    if own and own == len(plan.to_do):
+        return f"{jobs}, of your own, so nobody knows what they cost"
+    jobs += f", {amount(plan.flops(), 'FLOP')}" + (f" beside {own} of your own" if own else "")
     disk = (
         f"{amount(plan.disk(), 'B')} on disk, and up to {amount(plan.checkpoints(), 'B')} of checkpoints while training"
     )
@@ -91,7 +91,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         return
     for job in jobs:
         hours = f"{gpu_hours(job.spec, job.flops):,.1f}" if job.spec.resources.gpu else "-"
-        cost = "-" if is_command(job) else amount(job.flops, "FLOP")
+        cost = "-" if is_own(job) else amount(job.flops, "FLOP")
         yield (
             f"  {job.stage:<10} {job.key:<16} {len(job.runs):>4}  {job.action:<10} {cost:>11}  {hours:>9}  {job.reason}; {job.label}"
         )
@@ -108,9 +108,9 @@ def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
     return f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}{cost}  {summary}"
 
 
-def is_command(job: PlannedJob) -> bool:
-    """Whether a job is a command of the user's own."""
-    return job.spec.pipeline[job.stage].command is not None
+def is_own(job: PlannedJob) -> bool:
+    """Whether a job is a stage of the user's own, of whose cost nobody knows."""
+    return job.spec.pipeline[job.stage].is_own
 
 
 def _as_json(plan: Plan, seconds: float) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from star.ledger.store import Ledger
 from star.rundir import JobDir, read_json
 from star.spec.graph import STAGES, Stage
-from star.spec.scripts import stage_in
+from star.spec.own_stages import stage_in
 
 
 def stage_of(stage: str, folder: JobDir) -> Stage | None:

@@ -112,8 +112,8 @@ def stored_views(spec: RunSpec) -> int:
 
 
 def stage_flops(stage: str, spec: Run) -> float:
-    """Operations of one stage of a run; 0 of a command, of which nobody knows."""
-    if not isinstance(spec, RunSpec) or spec.pipeline[stage].command is not None:
+    """Operations of one stage of a run; 0 of the user's own, of which nobody knows."""
+    if not isinstance(spec, RunSpec) or spec.pipeline[stage].is_own:
         return 0.0
     encode, decode = vq_flops(spec.tokenizer, spec.data.image_size, spec.data.channels)
     views = stored_views(spec) + spec.data.test_images
@@ -154,8 +154,8 @@ def stage_flops(stage: str, spec: Run) -> float:
 
 
 def stage_bytes(stage: str, spec: Run) -> float:
-    """Bytes that a stage leaves on disk; 0 of a command, of which nobody knows."""
-    if not isinstance(spec, RunSpec) or spec.pipeline[stage].command is not None:
+    """Bytes that a stage leaves on disk; 0 of the user's own, of which nobody knows."""
+    if not isinstance(spec, RunSpec) or spec.pipeline[stage].is_own:
         return 0.0
     pixels = spec.data.image_size**2 * spec.data.channels
     sizes = {

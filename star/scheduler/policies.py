@@ -75,7 +75,7 @@ OF_SCRIPTS = {
     MEMORY: "its passes are its own: give it smaller ones by a parameter, or raise its memory_gb under resources",
     NUMBERS: "what it printed is in `star-exp logs KEY`",
 }
-"""What to do about a command of the user's own, where it is something else."""
+"""What to do about a stage of the user's own, where it is something else."""
 PAUSE_LIMIT = 600.0
 """Seconds; pauses are doubled up to it."""
 
@@ -92,9 +92,7 @@ def advice(why: str | None, stage: str, key: str) -> str:
 
 def attempts(kind: str, stage: Stage | None) -> int | None:
     """Failures of a class that are tried again. A stage that keeps nothing would need the same time again and run out of it again."""
-    if (
-        kind == MEMORY and stage is not None and stage.command is not None
-    ):  # its passes are its own, and would be as large again
+    if kind == MEMORY and stage is not None and stage.is_own:  # its passes are its own, and would be as large again
         return 0
     return 0 if kind == TIMEOUT and (stage is None or stage.keeps is None) else POLICIES[kind].attempts
 

@@ -58,6 +58,9 @@ def keep_scripts(plan: Plan, home: Home) -> None:
 
 def plugins_of(spec: Run, stage: str) -> list[Plugin]:
     """Those whose code a stage of a run imports."""
+    own = [plugin for plugin in getattr(spec, "plugins", {}).values() if stage in plugin.stages]
+    if own:
+        return own
     if not isinstance(spec, RunWithTerms) or "terms" not in spec.pipeline[stage].sections_of(spec):
         return []
     return list({plugin.digest: plugin for _, plugin, _ in spec.own_terms}.values())

@@ -14,6 +14,7 @@ from star.spec.base import FieldError, Section
 from star.spec.claims import Claim
 from star.spec.explain import meant
 from star.spec.graph import STAGES, Stage, needed_of
+from star.spec.own_stages import check_stages, own_stages
 from star.spec.plugins import Plugin
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
@@ -21,7 +22,7 @@ from star.spec.resources import StarResources
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
 from star.spec.run_class import ScriptRun, run_class, with_curves
-from star.spec.scripts import ScriptStage, check_declared
+from star.spec.scripts import ScriptStage
 
 PLUGINS = (
     "a list of files of your own, from the experiment's folder, or of installed plugins, such as `[my_lab.py]`; what they declare can be "
@@ -42,18 +43,6 @@ TAKEN = (
 """Names that a stage of the user's own cannot have: a run's sections, and what runs and resources are asked for."""
 
 
-def check_stages(stages: Mapping[str, ScriptStage]) -> None:
-    """That a file's own stages have names of their own, and an order.
-
-    Raises:
-        FieldError: they have not.
-    """
-    try:
-        check_declared(stages, TAKEN)
-    except FieldError as error:
-        raise FieldError(".".join(("stages", *error.path)), str(error)) from None
-
-
 class Declared(Section):
     """What decides which fields the runs of a file have."""
 
@@ -64,8 +53,13 @@ class Declared(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Declared:
-        check_stages(self.stages)
+        check_stages(self.stages, self.plugins, TAKEN)
         return self
+
+    @property
+    def own(self) -> dict[str, Stage]:
+        """The stages that it declares itself, and its plugins."""
+        return own_stages(self.stages, self.plugins)
 
     def check(self, targets: Sequence[str]) -> None:
         """That these can be reached.
@@ -73,7 +67,7 @@ class Declared(Section):
         Raises:
             FieldError: one cannot.
         """
-        legal = [*self.stages, *(name for name in STAGES if name not in NOT_TARGETS)]
+        legal = [*self.own, *(name for name in STAGES if name not in NOT_TARGETS)]
         for i, target in enumerate(targets):
             if target not in legal:
                 raise FieldError(
@@ -82,9 +76,9 @@ class Declared(Section):
 
     def run_class(self) -> type[Run]:
         """With ST-AR's sections unless only stages of one's own are needed."""
-        own = {name: script.stage(name) for name, script in self.stages.items()}
-        targets = self.targets or list(own)
-        full = not own or not set(needed_of(targets, {**STAGES, **own})) <= set(own)
+        own = self.own
+        targets = self.targets or list(self.stages)
+        full = not targets or not set(needed_of(targets, {**STAGES, **own})) <= set(own)
         return run_class(self.stages, full, self.plugins)
 
 
@@ -92,7 +86,7 @@ def pipeline_of(declared: Declared) -> Mapping[str, Stage]:
     """Every stage that runs may have: ST-AR's where they have its sections, and those of the user's own."""
     if not declared.stages and not declared.plugins:
         return STAGES
-    own = {name: script.stage(name) for name, script in declared.stages.items()}
+    own = declared.own
     return with_curves({**STAGES, **own}, declared.plugins) if issubclass(declared.run_class(), RunSpec) else own
 
 

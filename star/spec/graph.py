@@ -44,7 +44,14 @@ class Stage:
     unchanged: Callable[[RunSpec], bool] | None = None
     """For which runs the newest version gives what the one before gave, bit for bit: they keep its key."""
     command: dict[str, Any] | None = None
-    """Of a stage of the user's own: what is called, and what is read of it."""
+    """Of a stage of the user's own that is called: how, and what is read of it."""
+    code: str | None = None
+    """Of a stage of a plugin: what its key says of its code."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's."""
+        return self.command is not None or self.code is not None
 
     def sections_of(self, spec: Run) -> tuple[str, ...]:
         """The sections of a run that are in its key."""
@@ -156,7 +163,7 @@ STAGES: dict[str, Stage] = {
 def goes_on(stage: str) -> str:
     """What the next attempt at a stage does after one that was stopped or killed, as words behind "it"."""
     if stage not in STAGES:
-        return "goes on from the checkpoints that its command keeps, or begins again"
+        return "goes on from the checkpoints that it keeps, or begins again"
     keeps = STAGES[stage].keeps
     if keeps == "checkpoints":
         return "goes on from its last checkpoint"

@@ -38,6 +38,8 @@ def stage_content(stage: Stage, spec: Run, sources: Mapping[str, str], inputs: M
         "source": sources.get(stage.source) if stage.source else None,
         "inputs": dict(inputs),
     }
+    if stage.code is not None:
+        return {**content, "plugin": stage.code}
     if stage.command is None:
         return content
     source = sources.get(str(stage.source))  # readable, so that `why` names the file that differs
@@ -78,7 +80,7 @@ class Keys:
 
     def _text(self, stage: Stage, spec: Run, source: str | None, keys: Mapping[str, str]) -> str:
         """`canonical(stage_content(...))`, put together from parts that are there already; a test keeps the two equal."""
-        if stage.command is not None:
+        if stage.is_own:
             sources = {} if source is None else {str(stage.source): source}
             return canonical(stage_content(stage, spec, sources, {name: keys[name] for name in stage.inputs}))
         inputs = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(stage.inputs) if name in keys)

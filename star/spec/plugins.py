@@ -6,55 +6,102 @@ check what runs say of it, and by the worker. A run holds what was declared, so 
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import inspect
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
-from star.errors import DataError, StarError
+from star.errors import DataError
 from star.spec.base import NonNegative, Section
-from star.spec.graph import STAGES
+from star.spec.graph import STAGES, Stage
+from star.spec.plugin_code import PluginError, files_of, import_from, place_of
 from star.spec.script_files import digest_of, listing_of
 from star.spec.scripts import NAME, OF_ALL, MetricName
 from star.words import shown
 
-GROUP = "star.plugins"
-"""Of entry points: name -> module."""
 TERMS = ("next_token", "mim", "contrastive", "hidden_keys")
 """Names of ST-AR's own terms."""
-PATTERNS = ("*.py", "*.json", "*.yaml", "*.txt")
-"""Files of a package that count as its code."""
 
 
-class TermConfig(Section):
-    """What runs may say of a loss term of one's own: subclass it with fields that all have defaults."""
+class PluginConfig(Section):
+    """What runs may say of a part of a plugin: subclass it with fields that all have defaults."""
 
     neutral: ClassVar[Mapping[str, Any]] = {}
     """Field -> the value at which it is outside the key: one that is added later with its neutral value as default re-keys nothing."""
+
+
+class TermConfig(PluginConfig):
+    """What runs may say of a loss term, under `terms.NAME`."""
+
     weight: NonNegative = Field(0.0, description="of its losses; 0: it is not built, and no part of the key")
 
 
-class OpaqueConfig(TermConfig):
+class StageConfig(PluginConfig):
+    """What runs may say of a stage, under its name."""
+
+
+class OpaqueTerm(TermConfig):
     """The same where the plugin's code is not at hand: of a record."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class OwnTerm(Section):
-    """A loss term, as its plugin declares it."""
+class OpaqueStage(StageConfig):
+    """The same where the plugin's code is not at hand: of a record."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Part(Section):
+    """A part of a plugin, as it is declared there."""
+
+    neutral: dict[str, Any] = Field(default_factory=dict)
+    version: Annotated[int, Field(ge=1)] | None = None
+
+    def key_of(self, config: Section) -> dict[str, Any]:
+        """What a key holds of its config."""
+        values = config.model_dump(mode="json")
+        return {
+            name: value for name, value in values.items() if name not in self.neutral or self.neutral[name] != value
+        }
+
+
+class OwnTerm(Part):
+    """A loss term."""
 
     loss_names: list[MetricName]
     changes: list[str] = Field(default_factory=list)
     teacher: bool = False
-    neutral: dict[str, Any] = Field(default_factory=dict)
-    version: Annotated[int, Field(ge=1)] | None = None
+
+
+class OwnStage(Part):
+    """A stage."""
+
+    after: list[str] = Field(default_factory=list)
+    results: list[MetricName] = Field(default_factory=list)
+    curves: dict[MetricName, str] = Field(default_factory=dict)
+    attach: list[str] = Field(default_factory=list)
+    keeps: Literal["checkpoints"] | None = None
+    gpu: bool = True
+    uses_seed: bool = False
+
+    def stage(self, name: str, code: str) -> Stage:
+        """As the platform knows stages."""
+        return Stage(
+            name,
+            1,
+            (name, "seed") if self.uses_seed else (name,),
+            tuple(self.after),
+            results=tuple(self.results),
+            curves=dict(self.curves),
+            files=tuple(self.attach),
+            keeps=self.keeps,
+            gpu=self.gpu,
+            code=code,
+        )
 
 
 class Plugin(Section):
@@ -65,15 +112,16 @@ class Plugin(Section):
     module: str
     digest: str
     """16 hexadecimal digits of its files' names and contents."""
-    terms: dict[str, OwnTerm]
+    terms: dict[str, OwnTerm] = Field(default_factory=dict)
+    stages: dict[str, OwnStage] = Field(default_factory=dict)
+
+    def code_of(self, part: Part) -> str:
+        """What a key says of the code of a part: its content, or the version that its author keeps."""
+        return self.digest if part.version is None else f"{self.module} {part.version}"
 
 
-class PluginError(StarError):
-    """A plugin that cannot be used; the message begins with its name."""
-
-
-_CONFIGS: dict[tuple[str, str], type[TermConfig]] = {}
-"""(digest, term) -> the config of a plugin that was imported in this process."""
+_CONFIGS: dict[tuple[str, str], type[PluginConfig]] = {}
+"""(digest, part) -> the config of a plugin that was imported in this process."""
 
 
 def read_plugin(name: str, folder: Path) -> Plugin:
@@ -82,98 +130,36 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     Raises:
         PluginError: it is not there, cannot be imported, or declares nothing that can be used.
     """
-    place, module_name = _place_of(name, folder)
+    place, module_name = place_of(name, folder)
     try:
         digest = digest_of(listing_of(files_of(place, module_name)))
     except OSError as error:
         raise PluginError(f"{name}: {shown(Path(str(error.filename)))} cannot be read: {error.strerror}.") from None
-    classes = terms_in(import_from(place, module_name, digest, name))
-    terms = {term: _declared(name, term, found) for term, found in classes.items()}
-    if not terms:
+    classes = parts_in(import_from(place, module_name, digest, name))
+    if not classes:
         raise PluginError(
-            f"{name}: declares nothing: give a class with `name` and `config`, a subclass of star.objectives.TermConfig."
+            f"{name}: declares nothing: give a class with `name` and `config`, a TermConfig or StageConfig."
         )
-    for term, found in classes.items():
-        _CONFIGS[digest, term] = found.config
-    return Plugin(folder=str(place), module=module_name, digest=digest, terms=terms)
+    terms: dict[str, OwnTerm] = {}
+    stages: dict[str, OwnStage] = {}
+    for part, found in classes.items():
+        where = f"{name}: {found.__qualname__}"
+        _check(where, part, found.config)
+        try:
+            if issubclass(found.config, TermConfig):
+                terms[part] = _term(where, found)
+            else:
+                stages[part] = _stage(where, found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise PluginError(f"{where}: {field}: {first['input']!r} is not legal: {first['msg']}.") from None
+        _CONFIGS[digest, part] = found.config
+    return Plugin(folder=str(place), module=module_name, digest=digest, terms=terms, stages=stages)
 
 
-def _place_of(name: str, folder: Path) -> tuple[Path, str]:
-    """The folder that a plugin's files are named from, and the module's name."""
-    if name.endswith(".py"):
-        path = (folder / Path(name).expanduser()).resolve()
-        if not path.is_file():
-            raise PluginError(f"{name}: {shown(path)} is no file; give a path from {shown(folder)}.")
-        if not path.stem.isidentifier():
-            raise PluginError(
-                f"{name}: {path.stem!r} is no name of a module; call the file otherwise, such as my_lab.py."
-            )
-        return path.parent, path.stem
-    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
-    if name not in entries:
-        legal = ", ".join(sorted(entries)) or "none"
-        raise PluginError(f"{name}: is no installed plugin ({legal} are), and no file, whose name would end in .py.")
-    module_name = entries[name].value.partition(":")[0]
-    top = module_name.partition(".")[0]
-    found = importlib.util.find_spec(top)
-    if found is None or found.origin is None:
-        raise PluginError(f"{name}: its module {module_name} cannot be found; install the package again.")
-    origin = Path(found.origin)
-    return (origin.parent.parent if origin.name == "__init__.py" else origin.parent), module_name
-
-
-def files_of(folder: Path, module: str) -> dict[str, bytes]:
-    """Name below `folder` -> content of each file of a module or package.
-
-    Raises:
-        OSError: one cannot be read.
-    """
-    top = module.partition(".")[0]
-    package = folder / top
-    if not (package / "__init__.py").is_file():
-        return {f"{top}.py": (folder / f"{top}.py").read_bytes()}
-    paths = sorted({path for pattern in PATTERNS for path in package.rglob(pattern) if path.is_file()})
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
-def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType:
-    """The module whose files lie in `folder`, imported once for each content.
-
-    Raises:
-        PluginError: whatever its code raises, with file and line.
-    """
-    top, _, rest = module.partition(".")
-    unique = f"star_plugin_{digest}_{top}"  # two files of one name, or two versions, are two modules
-    whole = f"{unique}.{rest}" if rest else unique
-    if whole in sys.modules:
-        return sys.modules[whole]
-    path = folder / top / "__init__.py" if (folder / top / "__init__.py").is_file() else folder / f"{top}.py"
-    places = [str(path.parent)] if path.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(unique, path, submodule_search_locations=places)
-    assert spec is not None and spec.loader is not None, "a .py file has a loader"
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = made  # pydantic and dataclasses look themselves up there
-    try:
-        spec.loader.exec_module(made)
-        return importlib.import_module(whole)
-    except (Exception, SystemExit) as error:  # somebody else's code
-        for known in [one for one in sys.modules if one == unique or one.startswith(f"{unique}.")]:
-            del sys.modules[known]
-        where = _where(error, folder)
-        before = "" if where.startswith(f"{Path(name).name}:") else f"{name}: "
-        raise PluginError(f"{before}{where}{type(error).__name__}: {error}.") from error
-
-
-def _where(error: BaseException, folder: Path) -> str:
-    """`my_lab.py:12: `: the last line of the plugin's own that led to an error."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{Path(error.filename).name}:{error.lineno}: "
-    lines = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).is_relative_to(folder)]
-    return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}: " if lines else ""
-
-
-def terms_in(module: ModuleType) -> dict[str, Any]:
-    """Name -> class of each loss term that a module, or one below it, declares.
+def parts_in(module: ModuleType) -> dict[str, Any]:
+    """Name -> class of each loss term and stage that a module, or a package with it, declares.
 
     Raises:
         PluginError: two have one name.
@@ -181,52 +167,74 @@ def terms_in(module: ModuleType) -> dict[str, Any]:
     top = module.__name__.partition(".")[0]
     found: dict[str, Any] = {}
     for one in vars(module).values():
-        if not inspect.isclass(one) or one.__module__.partition(".")[0] != top or not _is_term(one):
+        if not inspect.isclass(one) or one.__module__.partition(".")[0] != top or not _is_part(one):
             continue
-        term: Any = one
-        other = found.setdefault(term.name, term)
-        if other is not term:
+        part: Any = one
+        other = found.setdefault(part.name, part)
+        if other is not part:
             raise PluginError(
-                f"{Path(str(module.__file__)).name}: {other.__qualname__} and {term.__qualname__} are both called {term.name!r}; "
+                f"{Path(str(module.__file__)).name}: {other.__qualname__} and {part.__qualname__} are both called {part.name!r}; "
                 "give each a name of its own."
             )
     return found
 
 
-def _is_term(one: Any) -> bool:
+def _is_part(one: Any) -> bool:
     config = getattr(one, "config", None)
-    return isinstance(getattr(one, "name", None), str) and inspect.isclass(config) and issubclass(config, TermConfig)
+    named = isinstance(getattr(one, "name", None), str)
+    return named and inspect.isclass(config) and issubclass(config, TermConfig | StageConfig)
 
 
-def _declared(plugin: str, name: str, term: Any) -> OwnTerm:
-    where = f"{plugin}: {term.__qualname__}"
+def _check(where: str, name: str, config: type[PluginConfig]) -> None:
     if not NAME.fullmatch(name) or name in TERMS:
         taken = "a name of ST-AR's own" if name in TERMS else "no name: give lower-case letters, digits and _"
         raise PluginError(f"{where}: name: {name!r} is {taken}; call it otherwise.")
-    lacking = [field for field, info in term.config.model_fields.items() if info.is_required()]
+    lacking = [field for field, info in config.model_fields.items() if info.is_required()]
     if lacking:
-        raise PluginError(
-            f"{where}: config: {lacking[0]} has no default, which rows without the term would need; give one."
-        )
-    unknown = [field for field in term.config.neutral if field not in term.config.model_fields]
+        raise PluginError(f"{where}: config: {lacking[0]} has no default, which rows that say nothing need; give one.")
+    unknown = [field for field in config.neutral if field not in config.model_fields]
     if unknown:
         raise PluginError(f"{where}: config: neutral names {unknown[0]!r}, which is no field of it.")
+
+
+def _term(where: str, term: Any) -> OwnTerm:
     trains = [stage for stage in STAGES.values() if "terms" in stage.optional]
     recorded = {one for stage in trains for one in (*stage.results, *stage.curves, "lr")}
     for loss in term.loss_names:
         if loss in (*recorded, *OF_ALL):
             raise PluginError(f"{where}: loss_names: {loss!r} is recorded of every training; call it otherwise.")
-    try:
-        return OwnTerm(
-            loss_names=list(term.loss_names),
-            changes=sorted(term.changes),
-            teacher=term.teacher is not None,
-            neutral=dict(term.config.neutral),
-            version=term.version,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PluginError(f"{where}: {first['loc'][0]}: {first['input']!r} is not legal: {first['msg']}.") from None
+    return OwnTerm(
+        loss_names=list(term.loss_names),
+        changes=sorted(term.changes),
+        teacher=term.teacher is not None,
+        neutral=dict(term.config.neutral),
+        version=term.version,
+    )
+
+
+def _stage(where: str, stage: Any) -> OwnStage:
+    for name in (*stage.results, *stage.curves):
+        if name in OF_ALL or (name in stage.results and name in stage.curves):
+            told = "every stage has" if name in OF_ALL else "is a result and a curve"
+            raise PluginError(f"{where}: {name!r} {told}; give it another name.")
+    return OwnStage(
+        after=list(stage.after),
+        results=list(stage.results),
+        curves=dict(stage.curves),
+        attach=list(stage.attach),
+        keeps=stage.keeps,
+        gpu=stage.gpu,
+        uses_seed=stage.uses_seed,
+        neutral=dict(stage.config.neutral),
+        version=stage.version,
+    )
+
+
+def stages_of(plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
+    """The stages that plugins declare."""
+    return {
+        name: own.stage(name, plugin.code_of(own)) for plugin in plugins.values() for name, own in plugin.stages.items()
+    }
 
 
 def section_of(plugins: Mapping[str, Plugin]) -> type[Section]:
@@ -234,14 +242,22 @@ def section_of(plugins: Mapping[str, Plugin]) -> type[Section]:
     fields: dict[str, Any] = {}
     for plugin in plugins.values():
         for term in plugin.terms:
-            config = _CONFIGS.get((plugin.digest, term), OpaqueConfig)
+            config = _CONFIGS.get((plugin.digest, term), OpaqueTerm)
             fields[term] = (config, config())
     return create_model("Terms", __base__=Section, __doc__="Loss terms of plugins.", **fields)
 
 
+def stage_configs(plugins: Mapping[str, Plugin]) -> dict[str, type[PluginConfig]]:
+    """The model of the section of each stage that plugins declare."""
+    return {
+        name: _CONFIGS.get((plugin.digest, name), OpaqueStage) for plugin in plugins.values() for name in plugin.stages
+    }
+
+
 def is_imported(plugins: Mapping[str, Plugin]) -> bool:
     """Whether what runs say of these plugins can be checked."""
-    return all((plugin.digest, term) in _CONFIGS for plugin in plugins.values() for term in plugin.terms)
+    parts = [(plugin.digest, name) for plugin in plugins.values() for name in (*plugin.terms, *plugin.stages)]
+    return all(part in _CONFIGS for part in parts)
 
 
 def active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str, Plugin, dict[str, Any]]]:

@@ -12,7 +12,8 @@ from pydantic import Field, create_model, model_validator
 
 from star.spec.base import FieldError, Section
 from star.spec.graph import STAGES, Stage, needed_of
-from star.spec.plugins import Plugin, active, is_imported, section_of
+from star.spec.own_stages import own_stages
+from star.spec.plugins import Plugin, active, is_imported, section_of, stage_configs
 from star.spec.resources import Resources, StarResources, resources_class
 from star.spec.run import RunSpec
 from star.spec.run_base import Run, Seed, Training
@@ -62,13 +63,12 @@ class RunWithTerms(RunSpec):
         if name != "terms":
             return super().section(name)
         found = {}
-        for term, plugin, values in self.own_terms:
+        for term, plugin, _ in self.own_terms:
             declared = plugin.terms[term]
-            kept = {key: value for key, value in values.items() if declared.neutral.get(key, ...) != value}
+            kept = declared.key_of(getattr(self.terms, term))
             if declared.teacher and not self.selfguided.teacher:  # which it alone reads
                 kept["ema"] = [self.selfguided.ema_decay, self.selfguided.ema_ramp]
-            made_of = plugin.digest if declared.version is None else f"{plugin.module} {declared.version}"
-            found[term] = {**kept, "plugin": made_of}
+            found[term] = {**kept, "plugin": plugin.code_of(declared)}
         return found
 
     @model_validator(mode="after")
@@ -124,7 +124,7 @@ def parse_run(values: Mapping[str, Any]) -> Run:
     """
     declared = {name: ScriptStage.model_validate(value) for name, value in (values.get("stages") or {}).items()}
     plugins = {name: Plugin.model_validate(value) for name, value in (values.get("plugins") or {}).items()}
-    return run_class(declared, not declared or "optim" in values, plugins).model_validate(values)
+    return run_class(declared, not (declared or plugins) or "optim" in values, plugins).model_validate(values)
 
 
 def _without_places(script: ScriptStage) -> ScriptStage:
@@ -139,8 +139,9 @@ def _made(
     del imported  # part of the place in the cache: a class made before the code was there checks nothing
     declared = {name: ScriptStage.model_validate(json.loads(text)) for name, text in scripts}
     plugins = {name: Plugin.model_validate_json(text) for name, text in own}
-    stages = {name: script.stage(name) for name, script in declared.items()}
-    sections = {name: script.section(name) for name, script in declared.items()}
+    stages = own_stages(declared, plugins)
+    sections = {name: script.section(name) for name, script in declared.items()} | stage_configs(plugins)
+    parts = {name: own for plugin in plugins.values() for name, own in plugin.stages.items()}
     base: type[Run] = (RunWithTerms if plugins else RunSpec) if full else ScriptRun
     kind: type[Resources] = StarResources if full else Resources
     resources = resources_class(kind, {**(STAGES if full else {}), **stages})
@@ -154,12 +155,17 @@ def _made(
                     found[name] = stages[name]
             return found
 
+        def section(self, name: str) -> Any:
+            return parts[name].key_of(getattr(self, name)) if name in parts else super().section(name)
+
     fields: dict[str, Any] = {"resources": (resources, resources())}
     if declared:
         fields["stages"] = (dict[str, ScriptStage], ...)
+    if plugins:
+        fields["plugins"] = (dict[str, Plugin], ...)
     if plugins and full:
         terms = section_of(plugins)
-        fields |= {"plugins": (dict[str, Plugin], ...), "terms": (terms, terms())}
+        fields["terms"] = (terms, terms())
     for name, section in sections.items():
         is_whole = all(not field.is_required() for field in section.model_fields.values())
         # what lacks a value is told by its own name, not by its section's

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, create_model, model_validator
 
 from star.spec.base import FieldError, Section
-from star.spec.graph import STAGES, Stage
+from star.spec.graph import Stage
 
 Scalar = bool | int | float | str
 NAME = re.compile("[a-z][a-z0-9_]*")
@@ -292,42 +292,6 @@ def scripts_of(spec: object) -> Mapping[str, ScriptStage]:
     return found
 
 
-def stage_in(spec: Mapping[str, Any], stage: str) -> Stage | None:
-    """A stage of a run, from its spec as JSON: the platform's of that name, or the one that it declares; None where there is none."""
-    if stage in STAGES:
-        return STAGES[stage]
-    found = (spec.get("stages") or {}).get(stage)
-    return None if found is None else ScriptStage.model_validate(found).stage(stage)
-
-
 def source_of(stage: str) -> str:
     """What a run's sources call the files of a script and what it reads."""
     return f"stages.{stage}"
-
-
-def check_declared(declared: Mapping[str, ScriptStage], taken: tuple[str, ...]) -> None:
-    """That stages of one's own have names of their own, and come after stages that there are.
-
-    Raises:
-        FieldError: relative to `stages`.
-    """
-    for name, script in declared.items():
-        if not NAME.fullmatch(name):
-            raise FieldError(name, "is no name in braces: give lower-case letters, digits and _, a letter first")
-        if name in STAGES or name in taken or name in GIVEN:
-            raise FieldError(name, f"{name!r} is a part of every run already; give it another name")
-        for i, before in enumerate(script.after):
-            if before not in declared and before not in STAGES:
-                raise FieldError(
-                    f"{name}.after.{i}", f"{before!r} is no stage; there are: {', '.join([*declared, *STAGES])}"
-                )
-        line, seen = [name], set()
-        while line:
-            here = line.pop()
-            if here in seen:
-                continue
-            seen.add(here)
-            befores = declared[here].after if here in declared else []
-            if name in befores:
-                raise FieldError(f"{name}.after", "comes after itself")
-            line += [before for before in befores if before in declared and before != here]

@@ -9,7 +9,8 @@ from typing import cast
 from star.errors import DataError
 from star.objectives.st_ar import st_ar
 from star.objectives.term import Setting, Term
-from star.spec.plugins import Plugin, import_from, terms_in
+from star.spec.plugin_code import import_from
+from star.spec.plugins import Plugin, parts_in
 from star.spec.run import RunSpec
 from star.spec.run_class import RunWithTerms
 
@@ -31,7 +32,7 @@ def terms_of(spec: RunSpec, folders: Mapping[str, Path] | None = None) -> list[T
 
 
 def _own(name: str, plugin: Plugin, folder: Path, values: Mapping[str, object], setting: Setting) -> Term:
-    found = terms_in(import_from(folder, plugin.module, plugin.digest, plugin.module))[name]
+    found = parts_in(import_from(folder, plugin.module, plugin.digest, plugin.module))[name]
     term = cast(Term, found(found.config.model_validate(values), setting))
     term.weight = float(cast(float, values["weight"]))
     declared = plugin.terms[name]

@@ -11,7 +11,7 @@ from star.errors import NotFoundError
 from star.ledger.states import RunRow
 from star.spec.diff import ABSENT
 from star.spec.graph import STAGES, curve_names
-from star.spec.scripts import stage_in
+from star.spec.own_stages import recorded_stages
 from star.tracking.writer import flattened
 from star_board.board import Board
 from star_board.curves import together
@@ -184,7 +184,7 @@ def charts(board: Board, known: list[RunRow]) -> list[dict[str, Any]]:
 
 def _curves_of(known: list[RunRow]) -> dict[str, str]:
     """Every curve that these runs may have, and what its steps are."""
-    own = {name: found for one in known for name in one.spec.get("stages") or {} if (found := stage_in(one.spec, name))}
+    own = {name: stage for one in known for name, stage in recorded_stages(one.spec).items()}
     return curve_names() | curve_names(own)
 
 

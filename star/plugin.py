@@ -1,0 +1,95 @@
+"""What a plugin is written with. Light: nothing here imports torch. A loss term is in `star.objectives`, which does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from star.errors import DataError
+from star.spec.base import LayerRef
+from star.spec.plugins import StageConfig, TermConfig
+
+__all__ = ["Job", "LayerRef", "Stage", "StageConfig", "TermConfig"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage of a plugin gets."""
+
+    inputs: Mapping[str, Path]
+    """The output folder of each stage in `after`."""
+    out: Path
+    """An empty folder for what it makes; it counts as made when `run` returns."""
+    checkpoints: Path
+    """The folder whose content is kept between attempts; it is made by whoever writes there first."""
+    device: Any
+    """A torch.device."""
+    threads: int
+    seed: int
+    record: Callable[[int, Mapping[str, float]], None]
+    """(step, numbers): points of its curves."""
+    progress: Callable[[int, int], None]
+    """(done, total): how far it is; where the stage keeps nothing, this ends an attempt that is to stop."""
+    stop: Callable[[], bool]
+    """Whether it is to stop: save into `checkpoints` what the next attempt needs, and raise `star.errors.Stopped`."""
+    sections: Mapping[str, Any]
+    load_model: Callable[[str], Any]
+    load_tokenizer: Callable[[], Any]
+
+    def section(self, name: str) -> Any:
+        """A section of the run's spec that what it comes after was made with, such as `data` or `model`.
+
+        Raises:
+            DataError: another one, which is not in this stage's key.
+        """
+        if name not in self.sections:
+            legal = ", ".join(sorted(self.sections)) or "none"
+            raise DataError(f"section {name!r}: nothing that this stage comes after reads it; there are: {legal}.")
+        return self.sections[name]
+
+    def model(self, weights: str = "student") -> Any:
+        """The trained `star.model.gpt.GPT` on the device, in evaluation mode; wants `train` in `after`.
+
+        Args:
+            weights: `student`, `teacher` or `best`.
+        """
+        return self.load_model(weights)
+
+    def tokenizer(self) -> Any:
+        """The image tokenizer, a `star.tokenizer.vq.VQModel`, on the device; wants `tokenizer` in `after`."""
+        return self.load_tokenizer()
+
+
+class Stage:
+    """A stage of one's own: a step of a run with a key, a job and numbers of its own. Its config is the run's section of its name."""
+
+    name: ClassVar[str]
+    """As a target, and before its metrics: `NAME/RESULT`."""
+    config: ClassVar[type[StageConfig]]
+    """What runs may say of it: a pydantic model with a default for every field."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Stages whose output it reads."""
+    results: ClassVar[tuple[str, ...]] = ()
+    """Numbers that `run` returns."""
+    curves: ClassVar[Mapping[str, str]] = {}
+    """Numbers that it records on the way -> what a step of them is."""
+    attach: ClassVar[tuple[str, ...]] = ()
+    """Files that it leaves in `job.out` for the tracked run."""
+    keeps: ClassVar[Literal["checkpoints"] | None] = None
+    """`checkpoints`: what it leaves in `job.checkpoints`, the next attempt goes on from."""
+    gpu: ClassVar[bool] = True
+    """Whether it computes on a GPU where there is one (`job.device`)."""
+    uses_seed: ClassVar[bool] = False
+    """Whether runs of two seeds are two for it (`job.seed`)."""
+    version: ClassVar[int | None] = None
+    """In the key in place of the file's content: raise it when results change."""
+
+    def run(self, config: StageConfig, job: Job) -> Mapping[str, float]:
+        """Do it; returns a number for each of `results`.
+
+        Raises:
+            star.errors.DataError: what a user can mend: its sentence is shown as it is.
+        """
+        raise NotImplementedError

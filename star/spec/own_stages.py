@@ -1,0 +1,72 @@
+"""Stages of the user's own, commands and those of plugins: what of them the platform asks, whichever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from star.spec.base import FieldError
+from star.spec.graph import STAGES, Stage
+from star.spec.plugins import Plugin, stages_of
+from star.spec.scripts import GIVEN, NAME, ScriptStage
+
+
+def own_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
+    """All that an experiment declares."""
+    return {name: script.stage(name) for name, script in scripts.items()} | stages_of(plugins)
+
+
+def recorded_stages(spec: Mapping[str, Any]) -> dict[str, Stage]:
+    """The stages of the user's own that a run declares, from its spec as JSON."""
+    scripts = {name: ScriptStage.model_validate(one) for name, one in (spec.get("stages") or {}).items()}
+    return own_stages(scripts, {name: Plugin.model_validate(one) for name, one in (spec.get("plugins") or {}).items()})
+
+
+def stage_in(spec: Mapping[str, Any], stage: str) -> Stage | None:
+    """A stage of a run, from its spec as JSON: the platform's of that name, or the one that it declares; None where there is none."""
+    return STAGES[stage] if stage in STAGES else recorded_stages(spec).get(stage)
+
+
+def check_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin], taken: Sequence[str]) -> None:
+    """That an experiment's own stages have names of their own, and an order.
+
+    Args:
+        taken: names that they cannot have.
+
+    Raises:
+        FieldError: they have not.
+    """
+    after = {name: tuple(stage.inputs) for name, stage in own_stages(scripts, plugins).items()}
+    for plugin in plugins.values():
+        for name in plugin.stages:
+            try:
+                _check(name, after, taken)
+                if name in scripts:
+                    raise FieldError("name", f"{name!r} is among `stages` too; give it another name")
+            except FieldError as error:
+                raise FieldError("plugins", f"{plugin.module}: stage {name}: {error}") from None
+    for name in scripts:
+        try:
+            _check(name, after, taken)
+        except FieldError as error:
+            raise FieldError(".".join(("stages", *error.path)), str(error)) from None
+
+
+def _check(name: str, after: Mapping[str, Iterable[str]], taken: Sequence[str]) -> None:
+    if not NAME.fullmatch(name):
+        raise FieldError(name, "is no name in braces: give lower-case letters, digits and _, a letter first")
+    if name in STAGES or name in taken or name in GIVEN:
+        raise FieldError(name, f"{name!r} is a part of every run already; give it another name")
+    for i, before in enumerate(after[name]):
+        if before not in after and before not in STAGES:
+            raise FieldError(f"{name}.after.{i}", f"{before!r} is no stage; there are: {', '.join([*after, *STAGES])}")
+    line, seen = [name], set()
+    while line:
+        here = line.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        befores = after.get(here, ())
+        if name in befores:
+            raise FieldError(f"{name}.after", "comes after itself")
+        line += [before for before in befores if before in after and before != here]

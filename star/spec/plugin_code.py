@@ -1,0 +1,96 @@
+"""The code of plugins: where it lies, what of it counts, and how it is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from star.errors import StarError
+from star.words import shown
+
+GROUP = "star.plugins"
+"""Of entry points: name -> module."""
+PATTERNS = ("*.py", "*.json", "*.yaml", "*.txt")
+"""Files of a package that count as its code."""
+
+
+class PluginError(StarError):
+    """A plugin that cannot be used; the message begins with its name."""
+
+
+def place_of(name: str, folder: Path) -> tuple[Path, str]:
+    """The folder that a plugin's files are named from, and the module's name."""
+    if name.endswith(".py"):
+        path = (folder / Path(name).expanduser()).resolve()
+        if not path.is_file():
+            raise PluginError(f"{name}: {shown(path)} is no file; give a path from {shown(folder)}.")
+        if not path.stem.isidentifier():
+            raise PluginError(
+                f"{name}: {path.stem!r} is no name of a module; call the file otherwise, such as my_lab.py."
+            )
+        return path.parent, path.stem
+    entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if name not in entries:
+        legal = ", ".join(sorted(entries)) or "none"
+        raise PluginError(f"{name}: is no installed plugin ({legal} are), and no file, whose name would end in .py.")
+    module_name = entries[name].value.partition(":")[0]
+    top = module_name.partition(".")[0]
+    found = importlib.util.find_spec(top)
+    if found is None or found.origin is None:
+        raise PluginError(f"{name}: its module {module_name} cannot be found; install the package again.")
+    origin = Path(found.origin)
+    return (origin.parent.parent if origin.name == "__init__.py" else origin.parent), module_name
+
+
+def files_of(folder: Path, module: str) -> dict[str, bytes]:
+    """Name below `folder` -> content of each file of a module or package.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    top = module.partition(".")[0]
+    package = folder / top
+    if not (package / "__init__.py").is_file():
+        return {f"{top}.py": (folder / f"{top}.py").read_bytes()}
+    paths = sorted({path for pattern in PATTERNS for path in package.rglob(pattern) if path.is_file()})
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType:
+    """The module whose files lie in `folder`, imported once for each content.
+
+    Raises:
+        PluginError: whatever its code raises, with file and line.
+    """
+    top, _, rest = module.partition(".")
+    unique = f"star_plugin_{digest}_{top}"  # two files of one name, or two versions, are two modules
+    whole = f"{unique}.{rest}" if rest else unique
+    if whole in sys.modules:
+        return sys.modules[whole]
+    path = folder / top / "__init__.py" if (folder / top / "__init__.py").is_file() else folder / f"{top}.py"
+    places = [str(path.parent)] if path.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(unique, path, submodule_search_locations=places)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = made  # pydantic and dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(made)
+        return importlib.import_module(whole)
+    except (Exception, SystemExit) as error:  # somebody else's code
+        for known in [one for one in sys.modules if one == unique or one.startswith(f"{unique}.")]:
+            del sys.modules[known]
+        where = _where(error, folder)
+        before = "" if where.startswith(f"{Path(name).name}:") else f"{name}: "
+        raise PluginError(f"{before}{where}{type(error).__name__}: {error}.") from error
+
+
+def _where(error: BaseException, folder: Path) -> str:
+    """`my_lab.py:12: `: the last line of the plugin's own that led to an error."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}: "
+    lines = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).is_relative_to(folder)]
+    return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}: " if lines else ""
