@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from star.errors import DataError
 from star.spec.base import LayerRef
-from star.spec.plugins import StageConfig, TermConfig
+from star.spec.plugin_parts import SourceConfig, StageConfig, TermConfig
 
-__all__ = ["Job", "LayerRef", "Stage", "StageConfig", "TermConfig"]
+__all__ = ["Job", "LayerRef", "Source", "SourceConfig", "Stage", "StageConfig", "TermConfig"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,35 @@ class Job:
     def tokenizer(self) -> Any:
         """The image tokenizer, a `star.tokenizer.vq.VQModel`, on the device; wants `tokenizer` in `after`."""
         return self.load_tokenizer()
+
+
+class Source:
+    """A data set of one's own. It is opened with its config and `data.path`, in each process that reads it, and by the plan.
+
+    What it yields has to follow from its config and the content of `data.path`, a file or folder, which is in the key.
+    """
+
+    name: ClassVar[str]
+    """As `data.name`."""
+    config: ClassVar[type[SourceConfig]]
+    """What runs may say of it, under `data.NAME`: a pydantic model with a default for every field."""
+    version: ClassVar[int | None] = None
+    """In the key in place of the file's content: raise it when the images change."""
+
+    def __init__(self, config: Any, path: Path) -> None:
+        raise NotImplementedError
+
+    def labels(self, split: str) -> Any:
+        """(N,) whole numbers from 0: the class of each image of `train` or `test`."""
+        raise NotImplementedError
+
+    def image(self, split: str, index: int) -> Any:
+        """(H, W, C) bytes of one image, C as `data.channels` says; any size.
+
+        Raises:
+            star.errors.DataError: it cannot be read; `data.bad_images: skip` leaves such out.
+        """
+        raise NotImplementedError
 
 
 class Stage:

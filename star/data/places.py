@@ -8,7 +8,7 @@ from pathlib import Path
 from star.data import fetch
 from star.data.folders import Tree
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.spec.images import SOURCES, DataSpec
 from star.words import shown
 
 FASHION_MNIST = hashlib.sha256("".join(fetch.SHA256.values()).encode()).hexdigest()[:16]
@@ -29,6 +29,8 @@ def missing(spec: DataSpec, data_home: Path) -> str | None:
             if fetch.is_complete(folder)
             else f"Fashion-MNIST is not in {shown(folder)}; run `star-exp data fetch fashion-mnist`."
         )
+    if spec.name not in SOURCES:
+        return None if folder.exists() else f"data.path: {shown(folder)} is not there; give what {spec.name} reads."
     wanted = "*.parquet files" if spec.name == "parquet" else "one subfolder per class"
     return None if folder.is_dir() else f"data.path: {shown(folder)} is no folder; give one with {wanted}."
 

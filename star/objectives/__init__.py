@@ -7,7 +7,7 @@ from star.objectives.projector import projector
 from star.objectives.st_ar import st_ar
 from star.objectives.term import Setting, TeacherReads, Term
 from star.spec.base import LayerRef
-from star.spec.plugins import TermConfig
+from star.spec.plugin_parts import TermConfig
 
 __all__ = [
     "Backbone",

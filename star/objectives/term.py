@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch
 from star.spec.base import resolve_layer
-from star.spec.plugins import TermConfig
+from star.spec.plugin_parts import TermConfig
 from star.spec.run import RunSpec
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from star.data import inception_file, places
+from star.data import inception_file, own, places
 from star.data.class_folders import ClassFolders
 from star.data.folders import EXTENSIONS, Tree
 from star.data.parquet_files import ParquetFiles
@@ -25,6 +25,7 @@ from star.spec.images import DataSpec
 from star.spec.keys import canonical
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
+from star.spec.run_class import RunWithPlugins
 from star.spec.script_files import contents_of, listing_of
 from star.spec.scripts import ScriptStage, scripts_of, source_of
 from star.spec.sections import ScoreSpec
@@ -82,7 +83,7 @@ class ExternalInputs:
         }
         if not isinstance(spec, RunSpec):
             return found, spec
-        seen = self._images(spec.data)
+        seen = self._images(spec)
         found["data"] = seen.fingerprint
         files = (
             ("tokenizer", "tokenizer.weights", spec.tokenizer.weights, "LlamaGen's file"),
@@ -109,12 +110,9 @@ class ExternalInputs:
             read: dict[str, str] = {}
             for name, given in script.reads.items():
                 path, where = Path(given), f"stages.{stage}.reads.{name}"
-                if path.is_dir():
-                    found: str | None = self.manifests.tree(
-                        Tree.of(path, ("",), states=True)
-                    )  # whatever they are called
-                elif path.is_file():
-                    found = self.manifests.file(path)
+                found: str | None
+                if path.exists():
+                    found = self._content(path)
                 else:
                     if stage in self.stages:
                         self._lacks(f"{where}: {shown(given)} is not there; put it there, or give its path.")
@@ -123,6 +121,12 @@ class ExternalInputs:
             return canonical({"files": listing_of(contents_of(stage, script)), "reads": read})
 
         return str(self._once(f"script {stage}", look))
+
+    def _content(self, path: Path, how: str = "content") -> str:
+        """Of a file, or of all files of a folder, whatever they are called."""
+        return (
+            self.manifests.file(path) if path.is_file() else self.manifests.tree(Tree.of(path, ("",), states=True), how)
+        )
 
     def _once(self, place: str, look: Callable[[], Any]) -> Any:
         if place not in self._cache:
@@ -162,15 +166,17 @@ class ExternalInputs:
         if note not in self.notes:
             self.notes.append(note)
 
-    def _images(self, data: DataSpec) -> Seen:
+    def _images(self, spec: RunSpec) -> Seen:
+        data = spec.data
         if data.name == "fashion-mnist":
             if reason := places.missing(data, self.home.data):
                 self._lacks(reason)
             return Seen(places.FASHION_MNIST)
-        seen: Seen = self._once(data.model_dump_json(), lambda: self._look(data))
+        seen: Seen = self._once(data.model_dump_json(), lambda: self._look(spec))
         return seen
 
-    def _look(self, data: DataSpec) -> Seen:
+    def _look(self, spec: RunSpec) -> Seen:
+        data = spec.data
         root, how, asked = places.folder_of(data, self.home.data), data.manifest, _asked(data)
         if reason := places.missing(data, self.home.data):
             self._lacks(reason)
@@ -178,12 +184,17 @@ class ExternalInputs:
             if known is not None:
                 return Seen(_named(known, how), self.manifests.found(root, how, asked))
             return Seen(self._before("data", "data.path", str(root)))
-        tree = Tree.of(root, (".parquet",) if data.name == "parquet" else EXTENSIONS, states=True)
-        fingerprint = self.manifests.tree(tree, how)
-        found = self.manifests.found(root, how, asked)
-        if found is None:
-            found = _found(tree, data)
-            self.manifests.keep_found(root, how, asked, found)
+        if isinstance(spec, RunWithPlugins) and spec.source_plugin is not None:
+            fingerprint = self._content(root, how)
+            found: Found | None = own.count(spec)
+            assert found is not None
+        else:
+            tree = Tree.of(root, (".parquet",) if data.name == "parquet" else EXTENSIONS, states=True)
+            fingerprint = self.manifests.tree(tree, how)
+            found = self.manifests.found(root, how, asked)
+            if found is None:
+                found = _found(tree, data)
+                self.manifests.keep_found(root, how, asked, found)
         said = (
             f"{found.classes} classes; {found.train:,} images to train on ({found.train_from}), {found.test:,} held out"
         )

@@ -14,9 +14,9 @@ from star.errors import DataError
 from star.rundir import Home
 from star.scheduler.plan import Plan
 from star.spec import plugins as plugin_files
-from star.spec.plugins import Plugin
+from star.spec.plugin_parts import Plugin
 from star.spec.run_base import Run
-from star.spec.run_class import RunWithTerms
+from star.spec.run_class import RunWithPlugins
 from star.spec.script_files import contents_of, digest_of, listing_of
 from star.spec.scripts import scripts_of, source_of
 
@@ -61,9 +61,11 @@ def plugins_of(spec: Run, stage: str) -> list[Plugin]:
     own = [plugin for plugin in getattr(spec, "plugins", {}).values() if stage in plugin.stages]
     if own:
         return own
-    if not isinstance(spec, RunWithTerms) or "terms" not in spec.pipeline[stage].sections_of(spec):
+    if not isinstance(spec, RunWithPlugins):
         return []
-    return list({plugin.digest: plugin for _, plugin, _ in spec.own_terms}.values())
+    trained_on = [plugin for _, plugin, _ in spec.own_terms] if "terms" in spec.pipeline[stage].optional else []
+    images = [spec.source_plugin] if spec.source_plugin is not None else []  # several stages look at them
+    return list({plugin.digest: plugin for plugin in (*trained_on, *images)}.values())
 
 
 def _place(target: Path, contents: Mapping[str, bytes], folder: Path) -> None:

@@ -15,7 +15,7 @@ from star.spec.claims import Claim
 from star.spec.explain import meant
 from star.spec.graph import STAGES, Stage, needed_of
 from star.spec.own_stages import check_stages, own_stages
-from star.spec.plugins import Plugin
+from star.spec.plugin_parts import Plugin
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
 from star.spec.resources import StarResources

@@ -8,11 +8,15 @@ from pydantic import Field
 
 from star.spec.base import Count, GivenPath, NonNegative, Positive, Section
 
+SOURCES = ("fashion-mnist", "image-folder", "parquet")
+
 
 class DataSpec(Section):
     """Images and their crops."""
 
-    name: Literal["fashion-mnist", "image-folder", "parquet"] = Field("fashion-mnist", description="which images")
+    name: Literal[SOURCES] = Field(  # type: ignore[valid-type]
+        "fashion-mnist", description="which images; also the name of a data set of a plugin"
+    )
     path: GivenPath | None = Field(
         None,
         description="image-folder: one subfolder per class, as torchvision's ImageFolder, or train/ and val/ of such; parquet: a "

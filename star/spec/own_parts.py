@@ -9,7 +9,8 @@ from pathlib import Path
 from star.errors import DataError, SpecError
 from star.spec import plugins as plugin_files
 from star.spec.plugin_code import PluginError
-from star.spec.plugins import Plugin, read_plugin
+from star.spec.plugin_parts import Plugin
+from star.spec.plugins import read_plugin
 from star.spec.script_files import contents_of
 from star.spec.scripts import ScriptStage
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
@@ -40,7 +41,8 @@ def with_plugins(doc: LocatedYaml, path: Path) -> LocatedYaml:
             raise SpecError(f"{where}: {error}") from None
         for other, known in found.items():
             losses = {loss for term in known.terms.values() for loss in term.loss_names}
-            same = [part for part in (*plugin.terms, *plugin.stages) if part in known.terms or part in known.stages]
+            theirs = (*known.terms, *known.stages, *known.sources)
+            same = [part for part in (*plugin.terms, *plugin.stages, *plugin.sources) if part in theirs]
             same += [loss for term in plugin.terms.values() for loss in term.loss_names if loss in losses]
             if known.module == plugin.module or same:
                 what = f"is called {plugin.module}" if known.module == plugin.module else f"declares {same[0]}"

@@ -7,7 +7,8 @@ from typing import Any
 
 from star.spec.base import FieldError
 from star.spec.graph import STAGES, Stage
-from star.spec.plugins import Plugin, stages_of
+from star.spec.plugin_parts import Plugin
+from star.spec.plugins import stages_of
 from star.spec.scripts import GIVEN, NAME, ScriptStage
 
 

@@ -10,115 +10,32 @@ import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import ValidationError, create_model
 
 from star.errors import DataError
-from star.spec.base import NonNegative, Section
+from star.spec.base import Section
 from star.spec.graph import STAGES, Stage
+from star.spec.images import SOURCES, DataSpec
 from star.spec.plugin_code import PluginError, files_of, import_from, place_of
+from star.spec.plugin_parts import (
+    TERMS,
+    OpaqueSource,
+    OpaqueStage,
+    OpaqueTerm,
+    OwnSource,
+    OwnStage,
+    OwnTerm,
+    Plugin,
+    PluginConfig,
+    SourceConfig,
+    StageConfig,
+    TermConfig,
+)
 from star.spec.script_files import digest_of, listing_of
-from star.spec.scripts import NAME, OF_ALL, MetricName
+from star.spec.scripts import NAME, OF_ALL
 from star.words import shown
-
-TERMS = ("next_token", "mim", "contrastive", "hidden_keys")
-"""Names of ST-AR's own terms."""
-
-
-class PluginConfig(Section):
-    """What runs may say of a part of a plugin: subclass it with fields that all have defaults."""
-
-    neutral: ClassVar[Mapping[str, Any]] = {}
-    """Field -> the value at which it is outside the key: one that is added later with its neutral value as default re-keys nothing."""
-
-
-class TermConfig(PluginConfig):
-    """What runs may say of a loss term, under `terms.NAME`."""
-
-    weight: NonNegative = Field(0.0, description="of its losses; 0: it is not built, and no part of the key")
-
-
-class StageConfig(PluginConfig):
-    """What runs may say of a stage, under its name."""
-
-
-class OpaqueTerm(TermConfig):
-    """The same where the plugin's code is not at hand: of a record."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class OpaqueStage(StageConfig):
-    """The same where the plugin's code is not at hand: of a record."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class Part(Section):
-    """A part of a plugin, as it is declared there."""
-
-    neutral: dict[str, Any] = Field(default_factory=dict)
-    version: Annotated[int, Field(ge=1)] | None = None
-
-    def key_of(self, config: Section) -> dict[str, Any]:
-        """What a key holds of its config."""
-        values = config.model_dump(mode="json")
-        return {
-            name: value for name, value in values.items() if name not in self.neutral or self.neutral[name] != value
-        }
-
-
-class OwnTerm(Part):
-    """A loss term."""
-
-    loss_names: list[MetricName]
-    changes: list[str] = Field(default_factory=list)
-    teacher: bool = False
-
-
-class OwnStage(Part):
-    """A stage."""
-
-    after: list[str] = Field(default_factory=list)
-    results: list[MetricName] = Field(default_factory=list)
-    curves: dict[MetricName, str] = Field(default_factory=dict)
-    attach: list[str] = Field(default_factory=list)
-    keeps: Literal["checkpoints"] | None = None
-    gpu: bool = True
-    uses_seed: bool = False
-
-    def stage(self, name: str, code: str) -> Stage:
-        """As the platform knows stages."""
-        return Stage(
-            name,
-            1,
-            (name, "seed") if self.uses_seed else (name,),
-            tuple(self.after),
-            results=tuple(self.results),
-            curves=dict(self.curves),
-            files=tuple(self.attach),
-            keeps=self.keeps,
-            gpu=self.gpu,
-            code=code,
-        )
-
-
-class Plugin(Section):
-    """A plugin as a run holds it."""
-
-    folder: str
-    """Where its files were read."""
-    module: str
-    digest: str
-    """16 hexadecimal digits of its files' names and contents."""
-    terms: dict[str, OwnTerm] = Field(default_factory=dict)
-    stages: dict[str, OwnStage] = Field(default_factory=dict)
-
-    def code_of(self, part: Part) -> str:
-        """What a key says of the code of a part: its content, or the version that its author keeps."""
-        return self.digest if part.version is None else f"{self.module} {part.version}"
-
 
 _CONFIGS: dict[tuple[str, str], type[PluginConfig]] = {}
 """(digest, part) -> the config of a plugin that was imported in this process."""
@@ -138,9 +55,10 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     classes = parts_in(import_from(place, module_name, digest, name))
     if not classes:
         raise PluginError(
-            f"{name}: declares nothing: give a class with `name` and `config`, a TermConfig or StageConfig."
+            f"{name}: declares nothing: give a class with `name` and `config`, a TermConfig, StageConfig or SourceConfig."
         )
     terms: dict[str, OwnTerm] = {}
+    sources: dict[str, OwnSource] = {}
     stages: dict[str, OwnStage] = {}
     for part, found in classes.items():
         where = f"{name}: {found.__qualname__}"
@@ -148,6 +66,8 @@ def read_plugin(name: str, folder: Path) -> Plugin:
         try:
             if issubclass(found.config, TermConfig):
                 terms[part] = _term(where, found)
+            elif issubclass(found.config, SourceConfig):
+                sources[part] = OwnSource(neutral=dict(found.config.neutral), version=found.version)
             else:
                 stages[part] = _stage(where, found)
         except ValidationError as error:
@@ -155,7 +75,7 @@ def read_plugin(name: str, folder: Path) -> Plugin:
             field = ".".join(map(str, first["loc"]))
             raise PluginError(f"{where}: {field}: {first['input']!r} is not legal: {first['msg']}.") from None
         _CONFIGS[digest, part] = found.config
-    return Plugin(folder=str(place), module=module_name, digest=digest, terms=terms, stages=stages)
+    return Plugin(folder=str(place), module=module_name, digest=digest, terms=terms, stages=stages, sources=sources)
 
 
 def parts_in(module: ModuleType) -> dict[str, Any]:
@@ -182,7 +102,7 @@ def parts_in(module: ModuleType) -> dict[str, Any]:
 def _is_part(one: Any) -> bool:
     config = getattr(one, "config", None)
     named = isinstance(getattr(one, "name", None), str)
-    return named and inspect.isclass(config) and issubclass(config, TermConfig | StageConfig)
+    return named and inspect.isclass(config) and issubclass(config, TermConfig | StageConfig | SourceConfig)
 
 
 def _check(where: str, name: str, config: type[PluginConfig]) -> None:
@@ -254,9 +174,34 @@ def stage_configs(plugins: Mapping[str, Plugin]) -> dict[str, type[PluginConfig]
     }
 
 
+def data_class(plugins: Mapping[str, Plugin]) -> type[DataSpec]:
+    """The model of a run's `data`, with the data sets that plugins declare: each by its name, with a section of its own."""
+    own = {name: (plugin, part) for plugin in plugins.values() for name, part in plugin.sources.items()}
+    if not own:
+        return DataSpec
+
+    class OwnData(DataSpec):
+        def identity(self) -> dict[str, Any]:
+            values = {name: value for name, value in super().identity().items() if name not in own}
+            if self.name in own:
+                plugin, part = own[self.name]
+                values[self.name] = {**part.key_of(getattr(self, self.name)), "plugin": plugin.code_of(part)}
+            return values
+
+    fields: dict[str, Any] = {"name": (Literal[(*SOURCES, *own)], DataSpec.model_fields["name"])}
+    for name, (plugin, _) in own.items():
+        config = _CONFIGS.get((plugin.digest, name), OpaqueSource)
+        fields[name] = (config, config())
+    return create_model("DataSpec", __base__=OwnData, __doc__=DataSpec.__doc__, **fields)
+
+
 def is_imported(plugins: Mapping[str, Plugin]) -> bool:
     """Whether what runs say of these plugins can be checked."""
-    parts = [(plugin.digest, name) for plugin in plugins.values() for name in (*plugin.terms, *plugin.stages)]
+    parts = [
+        (plugin.digest, name)
+        for plugin in plugins.values()
+        for name in (*plugin.terms, *plugin.stages, *plugin.sources)
+    ]
     return all(part in _CONFIGS for part in parts)
 
 

@@ -13,7 +13,8 @@ from pydantic import Field, create_model, model_validator
 from star.spec.base import FieldError, Section
 from star.spec.graph import STAGES, Stage, needed_of
 from star.spec.own_stages import own_stages
-from star.spec.plugins import Plugin, active, is_imported, section_of, stage_configs
+from star.spec.plugin_parts import Plugin
+from star.spec.plugins import active, data_class, is_imported, section_of, stage_configs
 from star.spec.resources import Resources, StarResources, resources_class
 from star.spec.run import RunSpec
 from star.spec.run_base import Run, Seed, Training
@@ -41,8 +42,8 @@ class ScriptRun(Run):
         return None
 
 
-class RunWithTerms(RunSpec):
-    """A run of ST-AR that may be trained on loss terms of plugins too."""
+class RunWithPlugins(RunSpec):
+    """A run of ST-AR that may use loss terms and data sets of plugins."""
 
     if TYPE_CHECKING:
         plugins: dict[str, Plugin]
@@ -58,6 +59,11 @@ class RunWithTerms(RunSpec):
         """Name, plugin and fields of each term of a plugin that it is trained on."""
         return list(active(self.terms, self.plugins))
 
+    @property
+    def source_plugin(self) -> Plugin | None:
+        """That of its images, where they are no data set of ours."""
+        return next((plugin for plugin in self.plugins.values() if self.data.name in plugin.sources), None)
+
     def section(self, name: str) -> Any:
         """Of `terms`: those that are on, with the code that they are made of."""
         if name != "terms":
@@ -72,7 +78,7 @@ class RunWithTerms(RunSpec):
         return found
 
     @model_validator(mode="after")
-    def _terms_go_together(self) -> RunWithTerms:
+    def _terms_go_together(self) -> RunWithPlugins:
         changed = {"attend": "hidden_keys"} if self.selfguided.masked else {}
         for term, plugin, _ in self.own_terms:
             for what in plugin.terms[term].changes:
@@ -142,7 +148,7 @@ def _made(
     stages = own_stages(declared, plugins)
     sections = {name: script.section(name) for name, script in declared.items()} | stage_configs(plugins)
     parts = {name: own for plugin in plugins.values() for name, own in plugin.stages.items()}
-    base: type[Run] = (RunWithTerms if plugins else RunSpec) if full else ScriptRun
+    base: type[Run] = (RunWithPlugins if plugins else RunSpec) if full else ScriptRun
     kind: type[Resources] = StarResources if full else Resources
     resources = resources_class(kind, {**(STAGES if full else {}), **stages})
 
@@ -166,6 +172,8 @@ def _made(
     if plugins and full:
         terms = section_of(plugins)
         fields["terms"] = (terms, terms())
+        data = data_class(plugins)
+        fields["data"] = (data, data())
     for name, section in sections.items():
         is_whole = all(not field.is_required() for field in section.model_fields.values())
         # what lacks a value is told by its own name, not by its section's

@@ -11,7 +11,7 @@ from star.spec.base import Count, FieldError, Positive, Section
 from star.spec.experiment import PLUGINS, TAKEN, Declared, pipeline_of
 from star.spec.graph import Stage
 from star.spec.own_stages import check_stages
-from star.spec.plugins import Plugin
+from star.spec.plugin_parts import Plugin
 from star.spec.scripts import ScriptStage
 
 Scalar = bool | int | float | str | None

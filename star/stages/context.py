@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from star.data.own import own_images
 from star.data.pixels import Images
-from star.data.places import folder_of
+from star.data.places import folder_of, missing
 from star.data.sharded import ShardedArray
-from star.data.sources import open_source
+from star.data.sources import ImageSource, open_source
 from star.data.splits import Split
 from star.data.views import ordered_views, sides_before_crop
 from star.errors import DataError
 from star.model.gpt import GPT
 from star.ranks import Ranks
 from star.spec.run import RunSpec
+from star.spec.run_class import RunWithPlugins
 from star.tokenizer.load import load_vq
 from star.tokenizer.vq import VQModel
 from star.train.trainer import build_model
@@ -52,6 +54,20 @@ class Context:
     """Digest -> the copy of each plugin that the stage uses."""
 
 
+def images_of(ctx: Context, split: Split) -> ImageSource:
+    """All images of a split, of one of our data sets or of a plugin's.
+
+    Raises:
+        DataError: they are missing, or what is there is not what the spec says.
+    """
+    spec = ctx.spec
+    if isinstance(spec, RunWithPlugins) and (plugin := spec.source_plugin) is not None:
+        if reason := missing(spec.data, ctx.data_home):
+            raise DataError(reason)
+        return own_images(spec, split, ctx.plugins[plugin.digest])
+    return open_source(spec.data, ctx.data_home, split, ctx.threads)
+
+
 class Pixels:
     """The chosen images of one split, at the sides that crops are cut from."""
 
@@ -59,7 +75,7 @@ class Pixels:
         chosen = np.load(ctx.inputs["dataset"] / f"{split}.npz")
         self.spec = ctx.spec.data
         self.indices, self.labels = chosen["indices"], chosen["labels"]
-        self.source = open_source(self.spec, ctx.data_home, split, ctx.threads)
+        self.source = images_of(ctx, split)
         if "listing" in chosen and str(chosen["listing"]) != self.source.listing():
             raise DataError(
                 f"data.path: the images in {shown(folder_of(self.spec, ctx.data_home))} are not those that the stage dataset has listed: "

@@ -15,11 +15,11 @@ from star.data.codes import LEFT_OUT
 from star.data.llamagen_codes import LlamaGenCodes
 from star.data.pixels import Images
 from star.data.sharded import ShardedArray
-from star.data.sources import ImageSource, open_source
+from star.data.sources import ImageSource
 from star.data.splits import Split
 from star.data.views import NUM_VIEWS, center, ordered_views
 from star.errors import DataError
-from star.stages.context import Context, Pixels, Result, shared_shards, vq_of
+from star.stages.context import Context, Pixels, Result, images_of, shared_shards, vq_of
 from star.tokenizer.load import load_vq
 from star.tokenizer.train import reconstruction_report, to_tensor, train_vq
 from star.weights import save_weights
@@ -33,7 +33,7 @@ def dataset(ctx: Context) -> Result:
     spec, skipped = ctx.spec.data, 0
     counts: dict[Split, int] = {"train": spec.train_images, "test": spec.test_images}
     for split, count in counts.items():
-        source = open_source(spec, ctx.data_home, split, ctx.threads)
+        source = images_of(ctx, split)
         if count > len(source.labels):
             raise DataError(
                 f"data.{split}_images: {count} images were planned, but the {split} split has {len(source.labels)} now; "

@@ -10,7 +10,8 @@ from star.errors import DataError
 from star.plugin import Job, Stage
 from star.spec.graph import needed_of
 from star.spec.plugin_code import import_from
-from star.spec.plugins import Plugin, parts_in
+from star.spec.plugin_parts import Plugin
+from star.spec.plugins import parts_in
 from star.spec.run_base import Run
 from star.stages.context import Context, Result, gpt_of, vq_of
 

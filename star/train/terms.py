@@ -10,9 +10,10 @@ from star.errors import DataError
 from star.objectives.st_ar import st_ar
 from star.objectives.term import Setting, Term
 from star.spec.plugin_code import import_from
-from star.spec.plugins import Plugin, parts_in
+from star.spec.plugin_parts import Plugin
+from star.spec.plugins import parts_in
 from star.spec.run import RunSpec
-from star.spec.run_class import RunWithTerms
+from star.spec.run_class import RunWithPlugins
 
 
 def terms_of(spec: RunSpec, folders: Mapping[str, Path] | None = None) -> list[Term]:
@@ -25,7 +26,7 @@ def terms_of(spec: RunSpec, folders: Mapping[str, Path] | None = None) -> list[T
         DataError: a plugin's class does not keep what it declared.
     """
     terms = st_ar(spec.selfguided, spec.contrastive_layer)
-    for name, plugin, values in spec.own_terms if isinstance(spec, RunWithTerms) else ():
+    for name, plugin, values in spec.own_terms if isinstance(spec, RunWithPlugins) else ():
         folder = Path(plugin.folder) if folders is None else folders[plugin.digest]
         terms.append(_own(name, plugin, folder, values, Setting.of(spec)))
     return terms

@@ -13,7 +13,7 @@ from star.errors import SpecError
 from star.spec.keys import stage_keys
 from star.spec.load import load
 from star.spec.load_search import load_search
-from star.spec.run_class import RunWithTerms, parse_run
+from star.spec.run_class import RunWithPlugins, parse_run
 from tests.helpers import ROOT
 
 PLUGIN = '''from pydantic import Field
@@ -182,7 +182,7 @@ def test_a_recorded_run_is_read_without_the_code(tmp_path: Path) -> None:
     forgotten = {**recorded, "plugins": {"lab.py": {**recorded["plugins"]["lab.py"], "digest": "0" * 16}}}
     for values in (recorded, forgotten):
         again = parse_run(values)
-        assert isinstance(again, RunWithTerms) and again.model_dump(mode="json") == values
+        assert isinstance(again, RunWithPlugins) and again.model_dump(mode="json") == values
         assert [name for name, _, _ in again.own_terms] == ["hum"] and "hum_loss" in again.pipeline["train"].curves
     assert stage_keys(parse_run(recorded), {}) == stage_keys(run, {})
 

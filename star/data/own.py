@@ -1,0 +1,108 @@
+"""A data set of a plugin, as one of ours: opened by the plan, which counts it, and by the stages that look at images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from star.data.decoding import listing_of
+from star.data.pixels import Images, square
+from star.data.splits import Found, Split
+from star.errors import DataError
+from star.spec.images import DataSpec
+from star.spec.plugin_code import import_from
+from star.spec.plugins import parts_in
+from star.spec.run_class import RunWithPlugins
+from star.words import shown
+
+
+class OwnImages:
+    """One split of it."""
+
+    def __init__(self, source: Any, split: Split, data: DataSpec) -> None:
+        self.source, self.split, self.data = source, split, data
+        labels = np.asarray(_asked(data, lambda: source.labels(split)))
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise DataError(
+                f"data.name: {data.name}: labels({split!r}) has shape {labels.shape} and type {labels.dtype}; give (N,) whole numbers."
+            )
+        self.labels = labels.astype(np.int64)
+        wrong = self.labels[(self.labels < 0) | (self.labels >= data.num_classes)]
+        if len(wrong):
+            raise DataError(
+                f"data.num_classes: {data.num_classes}, but {data.name} has an image of class {wrong[0]} in {split}; classes count "
+                "from 0."
+            )
+        self.numbers, self.total = np.arange(len(labels)), len(labels)
+
+    def _image(self, index: int) -> Images:
+        image = np.asarray(_asked(self.data, lambda: self.source.image(self.split, int(index))))
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.data.channels or 0 in image.shape:
+            raise DataError(
+                f"data.name: {self.data.name}: image {index} of {self.split} has shape {image.shape} and type {image.dtype}; give "
+                f"(H, W, {self.data.channels}) bytes, as data.channels says."
+            )
+        return image
+
+    def read(self, indices: NDArray[np.int64], side: int, enlarge: str) -> Images:
+        return np.stack([square(self._image(index), side, enlarge) for index in indices])
+
+    def read_sides(self, indices: NDArray[np.int64], sides: list[int], enlarge: str) -> list[Images]:
+        images = [self._image(index) for index in indices]
+        return [np.stack([square(image, side, enlarge) for image in images]) for side in sides]
+
+    def problems(self, indices: NDArray[np.int64]) -> Iterator[str | None]:
+        for index in indices:
+            try:
+                self._image(index)
+                yield None
+            except DataError as error:
+                yield str(error)
+
+    def listing(self) -> str:
+        return listing_of([], self.labels)
+
+
+def own_images(spec: RunWithPlugins, split: Split, folder: Path | None = None) -> OwnImages:
+    """A split of the data set that a run names.
+
+    Args:
+        folder: the copy of its plugin; where it was planned from when None.
+
+    Raises:
+        DataError: it cannot be opened, or is not what the spec says.
+    """
+    plugin, data = spec.source_plugin, spec.data
+    assert plugin is not None, "asked of runs that have one"
+    place = Path(plugin.folder) if folder is None else folder
+    found = parts_in(import_from(place, plugin.module, plugin.digest, plugin.module))[data.name]
+    config = found.config.model_validate(getattr(data, data.name).model_dump(mode="json"))
+    return OwnImages(_asked(data, lambda: found(config, Path(str(data.path)))), split, data)
+
+
+def count(spec: RunWithPlugins) -> Found:
+    """What there is, for the plan; an image of each end is looked at."""
+    splits = {split: own_images(spec, split) for split in ("train", "test")}
+    broken = ""
+    for split in splits.values():
+        ends = np.array(sorted({0, len(split.labels) - 1})) if len(split.labels) else np.array([], dtype=np.int64)
+        broken = broken or next((problem for problem in split.problems(ends) if problem), "")
+    classes = len(set(splits["train"].labels.tolist()))
+    train, test = (len(split.labels) for split in splits.values())
+    return Found(classes, train, test, spec.data.name, spec.data.name, [], broken)
+
+
+def _asked(data: DataSpec, call: Any) -> Any:
+    """What a plugin's code gives; whatever it raises is told as its own."""
+    try:
+        return call()
+    except DataError:
+        raise
+    except Exception as error:  # somebody else's code
+        raise DataError(
+            f"data.name: {data.name} cannot read {shown(data.path)}: {type(error).__name__}: {error}."
+        ) from error
