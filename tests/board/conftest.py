@@ -70,6 +70,15 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser: Any = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        make = browser.new_context
+
+        def patient(**options: Any) -> Any:
+            context = make(**options)
+            context.set_default_timeout(200_000)  # on a loaded machine an answer may take half a minute
+            return context
+
+        browser.new_context = patient
+        browser.new_page = lambda **options: patient(**options).new_page()
         yield browser
         browser.close()
