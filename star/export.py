@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from star.errors import DataError
 from star.rundir import JobDir, write_bytes, write_json
-from star.spec.run import RunSpec
+from star.spec.run_class import parse_run
 from star.tokenizer.load import BUFFER, BUFFER_SIZE
 from star.weights import load_weights, save_weights
 from star.words import shown
@@ -42,18 +43,35 @@ def export(job: JobDir, weights: str, form: str, target: Path) -> None:
         raise DataError(f"--weights {weights}: {job.path.name} has no such weights; it has: {there}.")
     state = load_weights(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    spec: Any = parse_run(content["spec"])
+    own = _own_tokenizer(spec)
     if form == "safetensors":
-        _safetensors(state, RunSpec.model_validate(content["spec"]), tokenizer, target)
+        _safetensors(state, spec, tokenizer, target)
     else:
-        if tokenizer:  # LlamaGen loads strictly, its training statistics too
+        if tokenizer and own is None:  # LlamaGen loads strictly, its training statistics too
             state[BUFFER] = torch.zeros(BUFFER_SIZE)
         save_weights(target, {"model": state})
 
 
-def _safetensors(state: dict[str, Tensor], spec: RunSpec, tokenizer: bool, target: Path) -> None:
+def _own_tokenizer(spec: Any) -> dict[str, Any] | None:
+    """The config of a plugin's tokenizer, where a run has one."""
+    if getattr(spec, "tokenizer_plugin", None) is None:
+        return None
+    chosen = spec.tokenizer
+    return {
+        "model_type": chosen.name,
+        "codebook_size": chosen.codebook_size,
+        **getattr(chosen, chosen.name).model_dump(mode="json"),
+    }
+
+
+def _safetensors(state: dict[str, Tensor], spec: Any, tokenizer: bool, target: Path) -> None:
     from safetensors.torch import save
 
-    if tokenizer:
+    own = _own_tokenizer(spec)
+    if tokenizer and own is not None:
+        config = {**own, "image_channels": spec.data.channels}
+    elif tokenizer:
         names = (
             "channels",
             "channel_mult",

@@ -9,9 +9,19 @@ from typing import Any, ClassVar, Literal
 
 from star.errors import DataError
 from star.spec.base import LayerRef
-from star.spec.plugin_parts import SourceConfig, StageConfig, TermConfig
+from star.spec.plugin_parts import SourceConfig, StageConfig, TermConfig, TokenizerConfig
 
-__all__ = ["Job", "LayerRef", "Source", "SourceConfig", "Stage", "StageConfig", "TermConfig"]
+__all__ = [
+    "Job",
+    "LayerRef",
+    "Source",
+    "SourceConfig",
+    "Stage",
+    "StageConfig",
+    "TermConfig",
+    "Tokenizer",
+    "TokenizerConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,36 @@ class Source:
             star.errors.DataError: it cannot be read; `data.bad_images: skip` leaves such out.
         """
         raise NotImplementedError
+
+
+class Tokenizer:
+    """An image tokenizer of one's own: a mixin of a torch.nn.Module, made with its config, `tokenizer.codebook_size` and `data.channels`.
+
+    Its state dict is what is kept of it. With `tokenizer.weights` it is loaded from there; else `fit` trains it.
+    """
+
+    name: ClassVar[str]
+    """As `tokenizer.name`."""
+    config: ClassVar[type[TokenizerConfig]]
+    """What runs may say of it, under `tokenizer.NAME`, `downsample` among it."""
+    version: ClassVar[int | None] = None
+    """In the key in place of the file's content: raise it when codes or images change."""
+
+    def encode(self, images: Any) -> Any:
+        """(B, C, H, W) floats in [-1, 1] -> (B, T) long, row by row, below `codebook_size`; T = (H / downsample)^2."""
+        raise NotImplementedError
+
+    def decode(self, codes: Any) -> Any:
+        """(B, T) long -> (B, C, H, W) floats; they are cut to [-1, 1]."""
+        raise NotImplementedError
+
+    def fit(self, images: Callable[[int, int], Any], job: Job) -> None:
+        """Train it on `job.device`, where it is already.
+
+        Args:
+            images: (step, count) -> (count, C, H, W) floats in [-1, 1]: crops of training images, the same whenever they are asked for.
+            job: `seed` is tokenizer.seed; `record`, `progress`, `stop` and `checkpoints` as for a stage that keeps checkpoints.
+        """
 
 
 class Stage:

@@ -116,6 +116,8 @@ def stage_flops(stage: str, spec: Run) -> float:
     if not isinstance(spec, RunSpec) or spec.pipeline[stage].is_own:
         return 0.0
     encode, decode = vq_flops(spec.tokenizer, spec.data.image_size, spec.data.channels)
+    if getattr(spec.tokenizer, "name", "vq") != "vq":  # a plugin's, of which nobody knows
+        encode = decode = 0.0
     views = stored_views(spec) + spec.data.test_images
     extract = (
         INCEPTION if spec.score.extractor == "inception" else EFFICIENTNET_LITE0 * (spec.score.input_size / 224) ** 2

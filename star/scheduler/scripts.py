@@ -64,8 +64,9 @@ def plugins_of(spec: Run, stage: str) -> list[Plugin]:
     if not isinstance(spec, RunWithPlugins):
         return []
     trained_on = [plugin for _, plugin, _ in spec.own_terms] if "terms" in spec.pipeline[stage].optional else []
-    images = [spec.source_plugin] if spec.source_plugin is not None else []  # several stages look at them
-    return list({plugin.digest: plugin for plugin in (*trained_on, *images)}.values())
+    # several stages look at images, or at their codes
+    seen = [plugin for plugin in (spec.source_plugin, spec.tokenizer_plugin) if plugin is not None]
+    return list({plugin.digest: plugin for plugin in (*trained_on, *seen)}.values())
 
 
 def _place(target: Path, contents: Mapping[str, bytes], folder: Path) -> None:

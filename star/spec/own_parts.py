@@ -41,8 +41,7 @@ def with_plugins(doc: LocatedYaml, path: Path) -> LocatedYaml:
             raise SpecError(f"{where}: {error}") from None
         for other, known in found.items():
             losses = {loss for term in known.terms.values() for loss in term.loss_names}
-            theirs = (*known.terms, *known.stages, *known.sources)
-            same = [part for part in (*plugin.terms, *plugin.stages, *plugin.sources) if part in theirs]
+            same = [part for part in plugin.parts if part in known.parts]
             same += [loss for term in plugin.terms.values() for loss in term.loss_names if loss in losses]
             if known.module == plugin.module or same:
                 what = f"is called {plugin.module}" if known.module == plugin.module else f"declares {same[0]}"

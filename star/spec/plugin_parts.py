@@ -36,6 +36,12 @@ class SourceConfig(PluginConfig):
     """What runs may say of a data set, under `data.NAME`."""
 
 
+class TokenizerConfig(PluginConfig):
+    """What runs may say of an image tokenizer, under `tokenizer.NAME`."""
+
+    downsample: Annotated[int, Field(ge=1)] = Field(16, description="image pixels per code along a side")
+
+
 class OpaqueTerm(TermConfig):
     """The same where the plugin's code is not at hand: of a record."""
 
@@ -49,6 +55,12 @@ class OpaqueStage(StageConfig):
 
 
 class OpaqueSource(SourceConfig):
+    """The same where the plugin's code is not at hand: of a record."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class OpaqueTokenizer(TokenizerConfig):
     """The same where the plugin's code is not at hand: of a record."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -78,6 +90,10 @@ class OwnTerm(Part):
 
 class OwnSource(Part):
     """A data set."""
+
+
+class OwnTokenizer(Part):
+    """An image tokenizer."""
 
 
 class OwnStage(Part):
@@ -118,6 +134,12 @@ class Plugin(Section):
     terms: dict[str, OwnTerm] = Field(default_factory=dict)
     stages: dict[str, OwnStage] = Field(default_factory=dict)
     sources: dict[str, OwnSource] = Field(default_factory=dict)
+    tokenizers: dict[str, OwnTokenizer] = Field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """All that it declares, by name."""
+        return {**self.terms, **self.stages, **self.sources, **self.tokenizers}
 
     def code_of(self, part: Part) -> str:
         """What a key says of the code of a part: its content, or the version that its author keeps."""

@@ -10,33 +10,37 @@ import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 
 from star.errors import DataError
 from star.spec.base import Section
 from star.spec.graph import STAGES, Stage
-from star.spec.images import SOURCES, DataSpec
+from star.spec.images import SOURCES, DataSpec, TokenizerSpec
 from star.spec.plugin_code import PluginError, files_of, import_from, place_of
 from star.spec.plugin_parts import (
     TERMS,
     OpaqueSource,
     OpaqueStage,
     OpaqueTerm,
+    OpaqueTokenizer,
     OwnSource,
     OwnStage,
     OwnTerm,
+    OwnTokenizer,
     Plugin,
     PluginConfig,
     SourceConfig,
     StageConfig,
     TermConfig,
+    TokenizerConfig,
 )
 from star.spec.script_files import digest_of, listing_of
 from star.spec.scripts import NAME, OF_ALL
 from star.words import shown
 
+KINDS = (TermConfig, StageConfig, SourceConfig, TokenizerConfig)
 _CONFIGS: dict[tuple[str, str], type[PluginConfig]] = {}
 """(digest, part) -> the config of a plugin that was imported in this process."""
 
@@ -55,10 +59,11 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     classes = parts_in(import_from(place, module_name, digest, name))
     if not classes:
         raise PluginError(
-            f"{name}: declares nothing: give a class with `name` and `config`, a TermConfig, StageConfig or SourceConfig."
+            f"{name}: declares nothing: give a class with `name` and `config`, a TermConfig, StageConfig, SourceConfig or TokenizerConfig."
         )
     terms: dict[str, OwnTerm] = {}
     sources: dict[str, OwnSource] = {}
+    tokenizers: dict[str, OwnTokenizer] = {}
     stages: dict[str, OwnStage] = {}
     for part, found in classes.items():
         where = f"{name}: {found.__qualname__}"
@@ -68,6 +73,8 @@ def read_plugin(name: str, folder: Path) -> Plugin:
                 terms[part] = _term(where, found)
             elif issubclass(found.config, SourceConfig):
                 sources[part] = OwnSource(neutral=dict(found.config.neutral), version=found.version)
+            elif issubclass(found.config, TokenizerConfig):
+                tokenizers[part] = OwnTokenizer(neutral=dict(found.config.neutral), version=found.version)
             else:
                 stages[part] = _stage(where, found)
         except ValidationError as error:
@@ -75,7 +82,8 @@ def read_plugin(name: str, folder: Path) -> Plugin:
             field = ".".join(map(str, first["loc"]))
             raise PluginError(f"{where}: {field}: {first['input']!r} is not legal: {first['msg']}.") from None
         _CONFIGS[digest, part] = found.config
-    return Plugin(folder=str(place), module=module_name, digest=digest, terms=terms, stages=stages, sources=sources)
+    found_parts: dict[str, Any] = {"terms": terms, "stages": stages, "sources": sources, "tokenizers": tokenizers}
+    return Plugin(folder=str(place), module=module_name, digest=digest, **found_parts)
 
 
 def parts_in(module: ModuleType) -> dict[str, Any]:
@@ -102,7 +110,7 @@ def parts_in(module: ModuleType) -> dict[str, Any]:
 def _is_part(one: Any) -> bool:
     config = getattr(one, "config", None)
     named = isinstance(getattr(one, "name", None), str)
-    return named and inspect.isclass(config) and issubclass(config, TermConfig | StageConfig | SourceConfig)
+    return named and inspect.isclass(config) and issubclass(config, KINDS)
 
 
 def _check(where: str, name: str, config: type[PluginConfig]) -> None:
@@ -195,14 +203,39 @@ def data_class(plugins: Mapping[str, Plugin]) -> type[DataSpec]:
     return create_model("DataSpec", __base__=OwnData, __doc__=DataSpec.__doc__, **fields)
 
 
+def tokenizer_class(plugins: Mapping[str, Plugin]) -> type[TokenizerSpec]:
+    """The model of a run's `tokenizer`, with those that plugins declare: each by its name, with a section of its own."""
+    own = {name: (plugin, part) for plugin in plugins.values() for name, part in plugin.tokenizers.items()}
+    if not own:
+        return TokenizerSpec
+
+    class OwnTokenizerSpec(TokenizerSpec):
+        if TYPE_CHECKING:
+            name: str
+
+        @property
+        def downsample(self) -> int:
+            return int(getattr(self, self.name).downsample) if self.name in own else super().downsample
+
+        def identity(self) -> dict[str, Any]:
+            if self.name not in own:
+                return {name: value for name, value in super().identity().items() if name not in (*own, "name")}
+            plugin, part = own[self.name]
+            config = {**part.key_of(getattr(self, self.name)), "plugin": plugin.code_of(part)}
+            found = {"name": self.name, "codebook_size": self.codebook_size, self.name: config}
+            return found if self.weights else {**found, "seed": self.seed}
+
+    chosen = Field("vq", description="vq: ours; or the name of a plugin's")
+    fields: dict[str, Any] = {"name": (Literal[("vq", *own)], chosen)}
+    for name, (plugin, _) in own.items():
+        config = _CONFIGS.get((plugin.digest, name), OpaqueTokenizer)
+        fields[name] = (config, config())
+    return create_model("TokenizerSpec", __base__=OwnTokenizerSpec, __doc__=TokenizerSpec.__doc__, **fields)
+
+
 def is_imported(plugins: Mapping[str, Plugin]) -> bool:
     """Whether what runs say of these plugins can be checked."""
-    parts = [
-        (plugin.digest, name)
-        for plugin in plugins.values()
-        for name in (*plugin.terms, *plugin.stages, *plugin.sources)
-    ]
-    return all(part in _CONFIGS for part in parts)
+    return all((plugin.digest, name) in _CONFIGS for plugin in plugins.values() for name in plugin.parts)
 
 
 def active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str, Plugin, dict[str, Any]]]:

@@ -45,9 +45,11 @@ class RunSpec(Run):
     def _fits_together(self) -> RunSpec:
         data, tokenizer = self.data, self.tokenizer
         if data.image_size % tokenizer.downsample:
+            whose = getattr(tokenizer, "name", "vq")
+            whose = "tokenizer.channel_mult" if whose == "vq" else f"the tokenizer {whose}"
             raise FieldError(
                 "data.image_size",
-                f"{data.image_size} is not a multiple of {tokenizer.downsample}, the downsampling of tokenizer.channel_mult",
+                f"{data.image_size} is not a multiple of {tokenizer.downsample}, the downsampling of {whose}",
             )
         if data.name != "fashion-mnist" and data.path is None:
             raise FieldError("data.path", f"name: {data.name} needs the path of the folder")

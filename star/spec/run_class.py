@@ -14,7 +14,7 @@ from star.spec.base import FieldError, Section
 from star.spec.graph import STAGES, Stage, needed_of
 from star.spec.own_stages import own_stages
 from star.spec.plugin_parts import Plugin
-from star.spec.plugins import active, data_class, is_imported, section_of, stage_configs
+from star.spec.plugins import active, data_class, is_imported, section_of, stage_configs, tokenizer_class
 from star.spec.resources import Resources, StarResources, resources_class
 from star.spec.run import RunSpec
 from star.spec.run_base import Run, Seed, Training
@@ -63,6 +63,12 @@ class RunWithPlugins(RunSpec):
     def source_plugin(self) -> Plugin | None:
         """That of its images, where they are no data set of ours."""
         return next((plugin for plugin in self.plugins.values() if self.data.name in plugin.sources), None)
+
+    @property
+    def tokenizer_plugin(self) -> Plugin | None:
+        """That of its tokenizer, where it is not ours."""
+        chosen = getattr(self.tokenizer, "name", "vq")
+        return next((plugin for plugin in self.plugins.values() if chosen in plugin.tokenizers), None)
 
     def section(self, name: str) -> Any:
         """Of `terms`: those that are on, with the code that they are made of."""
@@ -174,6 +180,8 @@ def _made(
         fields["terms"] = (terms, terms())
         data = data_class(plugins)
         fields["data"] = (data, data())
+        tokenizer = tokenizer_class(plugins)
+        fields["tokenizer"] = (tokenizer, tokenizer())
     for name, section in sections.items():
         is_whole = all(not field.is_required() for field in section.model_fields.values())
         # what lacks a value is told by its own name, not by its section's

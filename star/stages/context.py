@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from star.data.splits import Split
 from star.data.views import ordered_views, sides_before_crop
 from star.errors import DataError
 from star.model.gpt import GPT
+from star.plugin import Job
 from star.ranks import Ranks
 from star.spec.run import RunSpec
 from star.spec.run_class import RunWithPlugins
+from star.stages.own_tokenizer import CheckedTokenizer, own_tokenizer
 from star.tokenizer.load import load_vq
 from star.tokenizer.vq import VQModel
 from star.train.trainer import build_model
@@ -114,7 +117,30 @@ def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, sl
     return iter(sorted(found.items()))
 
 
-def vq_of(ctx: Context) -> VQModel:
+def job_of(ctx: Context, seed: int, sections: Mapping[str, Any]) -> Job:
+    """What code of a plugin gets to see of it."""
+    return Job(
+        inputs=ctx.inputs,
+        out=ctx.out,
+        checkpoints=ctx.checkpoints,
+        device=ctx.device,
+        threads=ctx.threads,
+        seed=seed,
+        record=ctx.record,
+        progress=ctx.progress,
+        stop=ctx.stop,
+        sections=sections,
+        load_model=lambda weights: gpt_of(ctx, weights),
+        load_tokenizer=lambda: vq_of(ctx),
+    )
+
+
+def vq_of(ctx: Context) -> VQModel | CheckedTokenizer:
+    """The tokenizer of a run, on its device, in evaluation mode: ours, or a plugin's."""
+    own = own_tokenizer(ctx.spec, ctx.plugins)
+    if own is not None:
+        own.load_state_dict(load_weights(ctx.inputs["tokenizer"] / "vq.pt"))
+        return CheckedTokenizer(own.eval().to(ctx.device), ctx.spec)
     return load_vq(ctx.spec.tokenizer, ctx.spec.data.channels, ctx.inputs["tokenizer"] / "vq.pt").to(ctx.device)
 
 

@@ -19,10 +19,11 @@ from star.data.sources import ImageSource
 from star.data.splits import Split
 from star.data.views import NUM_VIEWS, center, ordered_views
 from star.errors import DataError
-from star.stages.context import Context, Pixels, Result, images_of, shared_shards, vq_of
+from star.stages.context import Context, Pixels, Result, images_of, job_of, shared_shards, vq_of
+from star.stages.own_tokenizer import CheckedTokenizer, own_tokenizer
 from star.tokenizer.load import load_vq
 from star.tokenizer.train import reconstruction_report, to_tensor, train_vq
-from star.weights import save_weights
+from star.weights import fit, load_state, save_weights
 
 log = logging.getLogger(__name__)
 Source = Callable[[slice], tuple[np.ndarray, np.ndarray]]
@@ -68,14 +69,22 @@ def tokenizer(ctx: Context) -> Result:
     spec, size = ctx.spec.tokenizer, ctx.spec.data.image_size
     train, test = Pixels(ctx, "train"), Pixels(ctx, "test")
 
-    def batch_at(step: int) -> Images:
+    def batch_at(step: int, count: int = spec.batch_size) -> Images:
         rng = np.random.default_rng((spec.seed, step))
-        rows = np.sort(rng.choice(len(train), spec.batch_size))
+        rows = np.sort(rng.choice(len(train), count))
         return ordered_views(train.read(rows), ctx.spec.data)[
             np.arange(len(rows)), rng.integers(0, NUM_VIEWS, len(rows))
         ]
 
-    if spec.weights:
+    own = own_tokenizer(ctx.spec, ctx.plugins)
+    if own is not None:
+        model = own.to(ctx.device)
+        if spec.weights:
+            fit(model, load_state(Path(spec.weights)), Path(spec.weights), "tokenizer")
+        else:
+            model.fit(lambda step, count: to_tensor(batch_at(step, count)).to(ctx.device), job_of(ctx, spec.seed, {}))
+        model.eval()
+    elif spec.weights:
         model = load_vq(spec, ctx.spec.data.channels, Path(spec.weights)).to(ctx.device)
     else:
         resources = ctx.spec.resources
@@ -90,7 +99,8 @@ def tokenizer(ctx: Context) -> Result:
         center(test.read(slice(i, min(i + ctx.spec.resources.eval_batch_size, shown))), size)
         for i in range(0, shown, ctx.spec.resources.eval_batch_size)
     ]
-    return reconstruction_report(model, batches, ctx.device)
+    seen = model if own is None else CheckedTokenizer(model, ctx.spec)
+    return reconstruction_report(seen, spec.codebook_size, batches, ctx.device)
 
 
 def encode(ctx: Context) -> Result:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import cast
 
 from star.errors import DataError
-from star.plugin import Job, Stage
+from star.plugin import Stage
 from star.spec.graph import needed_of
 from star.spec.plugin_code import import_from
 from star.spec.plugin_parts import Plugin
 from star.spec.plugins import parts_in
 from star.spec.run_base import Run
-from star.stages.context import Context, Result, gpt_of, vq_of
+from star.stages.context import Context, Result, job_of
 
 
 def own_stage(spec: Run, name: str, folders: Mapping[str, Path]) -> Callable[[Context], Result]:
@@ -31,20 +31,7 @@ def own_stage(spec: Run, name: str, folders: Mapping[str, Path]) -> Callable[[Co
     sections = {section for one in before for section in spec.pipeline[one].sections}
 
     def run(ctx: Context) -> Result:
-        job = Job(
-            inputs=ctx.inputs,
-            out=ctx.out,
-            checkpoints=ctx.checkpoints,
-            device=ctx.device,
-            threads=ctx.threads,
-            seed=spec.seed,
-            record=ctx.record,
-            progress=ctx.progress,
-            stop=ctx.stop,
-            sections={one: getattr(spec, one) for one in sections if one != "seed"},
-            load_model=lambda weights: gpt_of(ctx, weights),
-            load_tokenizer=lambda: vq_of(ctx),
-        )
+        job = job_of(ctx, spec.seed, {one: getattr(spec, one) for one in sections if one != "seed"})
         result = dict(stage.run(config, job))
         if set(result) != set(declared.results):
             raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,10 +137,12 @@ def restart_unused(model: VQModel, used: Tensor, quantized: Quantized) -> None:
 
 
 @torch.no_grad()
-def reconstruction_report(model: VQModel, batches: list[Images], device: torch.device) -> dict[str, float]:
+def reconstruction_report(
+    model: Any, codebook_size: int, batches: list[Images], device: torch.device
+) -> dict[str, float]:
     """How well unseen images survive: mean square error and PSNR on the scale [0, 1], usage and perplexity of the codebook."""
     squared, pixels = 0.0, 0
-    counts = torch.zeros(model.quantize.embedding.num_embeddings, dtype=torch.float64)
+    counts = torch.zeros(codebook_size, dtype=torch.float64)
     for batch in batches:
         images = to_tensor(batch).to(device)
         codes = model.encode(images)

@@ -268,7 +268,7 @@ def test_the_report_at_its_ends() -> None:
     images = np.full((3, 4, 4, 1), 255, dtype=np.uint8)
     images[:, :2] = 0
     for factor in (1.0, 1.7):
-        found = reconstruction_report(Mirror(factor), [images], torch.device("cpu"))  # type: ignore[arg-type]
+        found = reconstruction_report(Mirror(factor), 5, [images], torch.device("cpu"))
         assert found == {"mse": 0.0, "psnr": math.inf, "codebook_usage": 0.2, "codebook_perplexity": 1.0}
 
 
@@ -293,7 +293,9 @@ def test_the_report_of_reconstructions() -> None:
     torch.manual_seed(0)
     model = VQModel(spec_of("as usual"), 1).eval()
     images = np.concatenate([batch_at(step) for step in range(3)])
-    found = reconstruction_report(model, [images[:4], images[4:15]], torch.device("cpu"))
+    found = reconstruction_report(
+        model, model.quantize.embedding.num_embeddings, [images[:4], images[4:15]], torch.device("cpu")
+    )
     with torch.no_grad():
         codes = model.encode(to_tensor(images))
         made = (model.decode(codes).clamp(-1, 1).double() + 1) / 2

@@ -1,0 +1,82 @@
+"""A tokenizer of a plugin, made, and held to its contract: what it gives is checked before anything is made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from star.errors import DataError
+from star.spec.plugin_code import import_from
+from star.spec.plugins import parts_in
+from star.spec.run import RunSpec
+from star.spec.run_class import RunWithPlugins
+
+
+class CheckedTokenizer:
+    """Encodes and decodes with a plugin's model."""
+
+    def __init__(self, model: Any, spec: RunSpec) -> None:
+        self.model, self.spec = model, spec
+        self.name = getattr(spec.tokenizer, "name", "")
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, T) long.
+
+        Raises:
+            DataError: the model gives something else.
+        """
+        with torch.no_grad():
+            codes = self.model.encode(images)
+        places = (images.shape[2] // self.spec.tokenizer.downsample) * (
+            images.shape[3] // self.spec.tokenizer.downsample
+        )
+        wanted, size = (len(images), places), self.spec.tokenizer.codebook_size
+        if tuple(codes.shape) != wanted or codes.dtype.is_floating_point:
+            raise DataError(
+                f"tokenizer.name: {self.name}: encode gave shape {tuple(codes.shape)} and type {codes.dtype} for {len(images)} images of "
+                f"{images.shape[2]} x {images.shape[3]}; give {wanted} long, one code for each {self.spec.tokenizer.downsample} pixels "
+                "(downsample) along a side."
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+            raise DataError(
+                f"tokenizer.codebook_size: {size}, but {self.name} gave codes from {int(codes.min())} to {int(codes.max())}; they count "
+                "from 0."
+            )
+        return codes.long()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, T) long -> (B, C, H, W).
+
+        Raises:
+            DataError: the model gives something else.
+        """
+        with torch.no_grad():
+            images = self.model.decode(codes)
+        side = self.spec.tokenizer.downsample * round(codes.shape[1] ** 0.5)
+        wanted = (len(codes), self.spec.data.channels, side, side)
+        if tuple(images.shape) != wanted:
+            raise DataError(
+                f"tokenizer.name: {self.name}: decode gave images of shape {tuple(images.shape)}; give {wanted}."
+            )
+        found: Tensor = images
+        return found
+
+
+def own_tokenizer(spec: RunSpec, folders: Mapping[str, Path]) -> Any:
+    """The model of a plugin as it is made, before it is trained or loaded; None where the run has none.
+
+    Args:
+        folders: digest of the plugin -> the copy of it to import.
+    """
+    plugin = spec.tokenizer_plugin if isinstance(spec, RunWithPlugins) else None
+    if plugin is None:
+        return None
+    name = getattr(spec.tokenizer, "name", "")
+    found = parts_in(import_from(folders[plugin.digest], plugin.module, plugin.digest, plugin.module))[name]
+    config = found.config.model_validate(getattr(spec.tokenizer, name).model_dump(mode="json"))
+    torch.manual_seed(spec.tokenizer.seed)
+    return found(config, spec.tokenizer.codebook_size, spec.data.channels)
