@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from star.model.gpt import GPT
+from star.model.gpt import GPT, Block
 
 SHARES = ("distance", "condition_share", "self_share", "neighbour_share")
 
@@ -85,7 +86,7 @@ def attention_weights(model: GPT, codes: Tensor, labels: Tensor) -> Iterable[Ten
     x = model.embed(codes, labels)
     length = codes.shape[1]
     hidden = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-    for block in model.layers:
+    for block in cast("Iterable[Block]", model.layers):
         query, key, _ = block.attention.heads(block.attention_norm(x), model.rope)
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         yield logits.float().masked_fill(hidden, -torch.inf).softmax(-1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,7 @@ class EfficientNetLite0(nn.Module):
         return pooled, spatial, self.network._fc(pooled).softmax(-1)
 
 
-def load_extractor(name: str, input_size: int, weights: Path, device: torch.device) -> nn.Module:
+def load_extractor(name: str, input_size: int, weights: Path, device: torch.device) -> Any:
     """The network called `name`, ready to run.
 
     Args:
@@ -116,7 +116,7 @@ def prepared(network: nn.Module) -> nn.Module:
             if isinstance(convolution, nn.Conv2d) and isinstance(norms, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(convolution, norms))
                 setattr(module, norm, nn.Identity())
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks the overload
 
 
 def resized(images: Tensor, side: int) -> Tensor:

@@ -163,6 +163,6 @@ def _solved(problem: str, matrix: Tensor) -> Tensor:
     """torch's answer, or NumPy's: MKL's iterations have not converged for a matrix that was mostly zero."""
     try:
         found: Tensor = getattr(torch.linalg, problem)(matrix)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # there, though not exported
         found = torch.from_numpy(getattr(np.linalg, problem)(matrix.numpy()))
     return found

@@ -93,11 +93,11 @@ def train_probe(
 
 def _normalisation(source: FeatureSource, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and 1 / standard deviation (P, D) of these images' features, all views that are trained on; float64 sums."""
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for features in source.passes(rows):
         wide = features.double()
         count += len(wide)
-        total, squares = total + wide.sum(0), squares + wide.square().sum(0)
+        total, squares = total.to(wide) + wide.sum(0), squares.to(wide) + wide.square().sum(0)
     mean = total / count
     if not (torch.isfinite(mean).all() and torch.isfinite(squares).all()):
         raise DataError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,12 @@ def write_reference(path: Path, extractor: str, pooled: Moments, spatial: Moment
     if images.shape[-1] == 1:
         images = np.repeat(images, 3, axis=-1)
     scratch = path.with_name(f".{path.stem}.part.npz")
-    moments = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    moments: dict[str, Any] = {
+        "mu": pooled.mean,
+        "sigma": pooled.covariance,
+        "mu_s": spatial.mean,
+        "sigma_s": spatial.covariance,
+    }
     try:
         np.savez(scratch, **moments, arr_0=images, extractor=np.array(extractor))
         scratch.replace(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Batch:
             return x.contiguous().pin_memory().to(device, non_blocking=True)
 
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        tensors = {name: moved(value) for name, value in values.items() if isinstance(value, Tensor)}
+        tensors: dict[str, Any] = {name: moved(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **tensors, drawn={name: moved(value) for name, value in self.drawn.items()})
 
 

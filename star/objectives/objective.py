@@ -6,8 +6,9 @@ them, so the loss depends neither on how the batch is cut nor on how many ranks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Targets:
 class TeacherStates:
     """The teacher's hidden states, (images, views, T, D) each."""
 
-    layer_features: dict[int, Tensor]
+    layer_features: Mapping[int, Tensor]
     pre_norm: Tensor
     final: Tensor
 
@@ -66,7 +67,8 @@ class Objective(nn.Module):
             {name: EMATeacher(head, ema_decay, ema_ramp) for name, head in averaged.items()}
         )
         for term in terms:
-            term.head_average = self.head_averages[term.name].copy if term.name in averaged else None
+            average = cast(EMATeacher, self.head_averages[term.name]) if term.name in averaged else None
+            term.head_average = None if average is None else average.copy
 
     @property
     def student(self) -> Backbone:
@@ -82,7 +84,7 @@ class Objective(nn.Module):
         if self.teacher is not None:
             self.teacher.update(self.student, step)
         for name, average in self.head_averages.items():
-            average.update(self.learner.heads[name], step)
+            cast(EMATeacher, average).update(self.learner.heads[name], step)
 
     @torch.no_grad()
     def targets(
@@ -125,7 +127,10 @@ class Objective(nn.Module):
         else:
             at = self.teacher.copy.hidden_at(sequences, labels, layers[0])
             found = TeacherStates({layers[0]: at}, at[:, :0], at[:, :0])  # nobody asked for the last states
-        apart = lambda x: x.unflatten(0, (-1, views))  # noqa: E731
+
+        def apart(x: Tensor) -> Tensor:
+            return x.unflatten(0, (-1, views))
+
         taken = {layer: apart(x) for layer, x in found.layer_features.items()}
         return TeacherStates(taken, apart(found.pre_norm), apart(found.final))
 
@@ -152,7 +157,7 @@ class Objective(nn.Module):
         rows = rows or slice(0, len(batch.codes))
         out = (learner or self.learner)(self._pass(batch, rows))
         parts: dict[str, Tensor] = {}
-        total: Tensor | None = None
+        total: Any = 0
         own = slice(rows.start - targets.first, rows.stop - targets.first)
         for term in self.terms:
             compared = targets.own.get(term.name)
@@ -162,9 +167,7 @@ class Objective(nn.Module):
             if not found:
                 continue
             parts |= found
-            added = term.weight_at(batch.progress) * sum(found.values())
-            total = added if total is None else total + added
-        assert total is not None
+            total = total + term.weight_at(batch.progress) * sum(found.values())
         return {"loss": total, **parts}
 
     def _pass(self, batch: Batch, rows: slice) -> Pass:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from star.data.codes import CodeStore
 from star.data.image_sets import open_images
@@ -104,7 +105,7 @@ def _gather(ctx: Context, found: Statistics, read: Callable[[slice], Images]) ->
     found.merge_ranks(ctx.ranks)
 
 
-def _extractor(ctx: Context) -> nn.Module:
+def _extractor(ctx: Context) -> Any:
     spec = ctx.spec.score
     weights = Path(spec.weights) if spec.weights else kept(ctx.data_home)
     return load_extractor(spec.extractor, spec.input_size, weights, ctx.device)
@@ -167,8 +168,8 @@ def attention(ctx: Context) -> Result:
         positions=positions,
         labels=store.labels[:shown],
         images=_decoded(ctx, store.center(0, shown)),
-        **{name: values.numpy().astype(np.float32) for name, values in found.numbers.items()},
-        **{f"uniform_{name}": values.numpy() for name, values in uniform(ctx.spec.grid).items()},
+        **{name: values.numpy().astype(np.float32) for name, values in found.numbers.items()},  # type: ignore[arg-type]
+        **{f"uniform_{name}": values.numpy() for name, values in uniform(ctx.spec.grid).items()},  # type: ignore[arg-type]
     )
     last = {f"last_layer_{name}": found.average(name, layer=-1).item() for name in SHARES}
     return {name: found.average(name).item() for name in SHARES} | last
@@ -213,9 +214,8 @@ def invariance(ctx: Context) -> Result:
     by_shift = (rates / compared).reshape(len(spec.shifts), len(DIRECTIONS)).mean(1)
     for shift, rate in sorted(zip(spec.shifts, by_shift.tolist(), strict=True)):
         ctx.record(shift, {"change_rate_by_shift": rate})
-    np.savez(
-        ctx.out / "invariance.npz", shifts=spec.shifts, **{name: np.concatenate(parts) for name, parts in shown.items()}
-    )
+    pieces: dict[str, Any] = {name: np.concatenate(parts) for name, parts in shown.items()}
+    np.savez(ctx.out / "invariance.npz", shifts=spec.shifts, **pieces)
     return {"change_rate": float(by_shift.mean())}
 
 

@@ -6,7 +6,7 @@ Shapes: images (B, C, S, S) in [-1, 1]; latents (B, codebook_dim, g, g); codes (
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         for level in self.conv_blocks:
             x = level(x)
             if hasattr(level, "downsample"):
-                x = level.downsample(x)
+                x = cast(nn.Module, level.downsample)(x)
         for block in self.mid:
             x = block(x)
         return self.conv_out(F.silu(self.norm_out(x)))
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
         for level in self.conv_blocks:
             z = level(z)
             if hasattr(level, "upsample"):
-                z = level.upsample(z)
+                z = cast(nn.Module, level.upsample)(z)
         return self.conv_out(F.silu(self.norm_out(z)))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def initial_model(spec: RunSpec) -> GPT:
 
 def build_objective(spec: RunSpec, terms: Sequence[Term]) -> Objective:
     """A run's objective before its first step."""
-    return Objective(initial_model(spec), terms, spec.selfguided.ema_decay, spec.selfguided.ema_ramp)
+    return Objective(cast(Any, initial_model(spec)), terms, spec.selfguided.ema_decay, spec.selfguided.ema_ramp)
 
 
 class Trainer:
@@ -102,7 +103,7 @@ class Trainer:
             self._compile()
         self.learner = parallelize(self.objective, spec.resources.parallel, ranks)
         self.optimizer = build_adamw(self.objective.trained_parameters(), spec.optim)
-        self.step = 0
+        self.step, self.best_nll = 0, float("inf")
         self._resume()
 
     def train(self) -> dict[str, float]:
@@ -204,7 +205,7 @@ class Trainer:
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's weights, whole; all ranks call it."""
-        return {key: full_tensor(value) for key, value in self.objective.student.state_dict().items()}
+        return {key: full_tensor(value) for key, value in cast(GPT, self.objective.student).state_dict().items()}
 
     def teacher_state(self) -> dict[str, Tensor] | None:
         """The teacher's weights, whole, if there is one; all ranks call it."""
@@ -230,7 +231,8 @@ class Trainer:
 
     def _resume(self) -> None:
         best = self.checkpoints.best()
-        self.best_nll = float("inf") if best is None else best["val_nll"]
+        if best is not None:
+            self.best_nll = best["val_nll"]
         newest = self.checkpoints.newest()
         if newest is None:
             return
@@ -253,8 +255,9 @@ class Trainer:
 
     def _compile(self) -> None:
         """Block by block: all blocks are the same code, and the state dict keeps its names."""
-        for model in (self.objective.student, self.objective.teacher and self.objective.teacher.copy):
-            for block in model.layers if model is not None else ():
+        teacher = self.objective.teacher
+        for model in (self.objective.student, *([] if teacher is None else [teacher.copy])):
+            for block in cast(GPT, model).layers:
                 block.compile()
 
     def _autocast(self) -> torch.autocast:
