@@ -37,7 +37,8 @@ class Job:
     device: Any
     """A torch.device."""
     threads: int
-    seed: int
+    seed: int | None
+    """None where a stage does not say `uses_seed`: it would be in no key."""
     record: Callable[[int, Mapping[str, float]], None]
     """(step, numbers): points of its curves."""
     progress: Callable[[int, int], None]

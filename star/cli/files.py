@@ -88,7 +88,9 @@ def describes_search(file: Path) -> bool:
     return is_search(read_extended(file).doc)
 
 
-def read_search(file: Path, profile: str | None, sets: tuple[str, ...], name: str | None) -> Search:
+def read_search(
+    file: Path, profile: str | None, sets: tuple[str, ...], name: str | None, recorded: bool = False
+) -> Search:
     """The search in `file`, changed as the command line says.
 
     Raises:
@@ -96,7 +98,7 @@ def read_search(file: Path, profile: str | None, sets: tuple[str, ...], name: st
     """
     from star.spec.load_search import load_search
 
-    return load_search(file, profile, sets, name)
+    return load_search(file, profile, sets, name, recorded)
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -65,7 +65,7 @@ def report(
         raise StarError(f"--seeds {seeds}: {searches[0]} is a search, whose seeds are its own; leave the option out.")
     experiments = [read_experiment(file, profile, sets, seeds, name) for file in chosen if file not in searches]
     asked = [read_search(file, profile, sets, name) for file in searches]
-    asked += [read_search(file, None, (), None) for found in begun.values() for file in found]
+    asked += [read_search(file, None, (), None, recorded=True) for found in begun.values() for file in found]
     studies = write_studies(asked, home, out, everything, mlflow_ui, replace)
     kept: list[str] = []
     if experiments or plans:

@@ -122,7 +122,7 @@ class Objective(nn.Module):
         layers = sorted({layer for read in reads for layer in read.layers})
         views = batch.codes.shape[1] if any(read.all_views for read in reads) else batch.student_views
         sequences, labels = batch.codes[rows, :views].flatten(0, 1), batch.labels[rows, :views].flatten()
-        if any(read.final for read in reads) or len(layers) > 1:
+        if any(read.final for read in reads) or len(layers) != 1:
             found = self.teacher.copy.features(sequences, labels, layers=layers)
         else:
             at = self.teacher.copy.hidden_at(sequences, labels, layers[0])
@@ -164,11 +164,13 @@ class Objective(nn.Module):
             if compared is not None and not term.gathers:
                 compared = compared[own]
             found = term.loss(out, compared, batch, rows)
-            if not found:
-                continue
+            if set(found) != set(term.loss_names):
+                raise ValueError(
+                    f"{term.name}: loss gave {sorted(found)}, and loss_names are {sorted(term.loss_names)}"
+                )
             parts |= found
             total = total + term.weight_at(batch.progress) * sum(found.values())
-        return {"loss": total, **parts}
+        return {"loss": total} | parts
 
     def _pass(self, batch: Batch, rows: slice) -> Pass:
         codes = batch.codes[:, : batch.student_views] if batch.inputs is None else batch.inputs
@@ -197,6 +199,9 @@ def check_terms(terms: Sequence[Term]) -> None:
     Raises:
         ValueError: two have one name, one loss, or change the same of the student's pass.
     """
+    for term in terms:
+        if "loss" in term.loss_names:
+            raise ValueError(f"{term.name}: a loss cannot be called loss, as the sum of all is")
     for what, each in (
         ("are both called {}", [[term.name] for term in terms]),
         ("both have a loss {}", [term.loss_names for term in terms]),

@@ -34,10 +34,19 @@ class EMATeacher(nn.Module):
     @torch.no_grad()
     def update(self, source: Any, step: int) -> None:
         """teacher <- d teacher + (1 - d) source, in one fused pass."""
-        own, followed = ([_local(p) for p in module.parameters()] for module in (self.copy, source))
-        torch._foreach_lerp_(own, followed, 1 - self.decay_at(step))
+        own, followed = list(self.copy.parameters()), list(source.parameters())
+        found = [_as_held(theirs, mine) for mine, theirs in zip(own, followed, strict=True)]
+        torch._foreach_lerp_([_local(mine) for mine in own], found, 1 - self.decay_at(step))
+
+
+def _as_held(theirs: Tensor, mine: Tensor) -> Tensor:
+    """What to follow: this rank's shard where both are sharded, alike; all of it where the average is whole."""
+    if hasattr(theirs, "full_tensor") and not hasattr(mine, "to_local"):
+        whole: Tensor = cast(Any, theirs).full_tensor()
+        return whole
+    return _local(theirs)
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """This rank's shard of a sharded parameter; teacher and student are sharded alike."""
+    """This rank's shard of a sharded parameter."""
     return cast(Any, parameter).to_local() if hasattr(parameter, "to_local") else parameter

@@ -21,6 +21,8 @@ from star.rundir import write_bytes
 from star.search.best import best
 from star.search.study import HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY
 from star.spec.diff import ABSENT, differences
+from star.spec.own_parts import DECLARED
+from star.spec.plugin_parts import Plugin
 from star.spec.points import EARLY, early_label
 from star.spec.profiles import profile_base
 
@@ -104,7 +106,7 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
     assert table is not None
     base: dict[str, Any] = {}
     known = profile_base(search.profile_file) if search.profile_file else {}
-    for one in differences(known, {name: value for name, value in search.base.value.items() if name != "stages"}):
+    for one in differences(known, {name: value for name, value in search.base.value.items() if name not in DECLARED}):
         if one.new is not ABSENT:
             _put(base, one.path, one.new)
     rows = []
@@ -118,6 +120,9 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
         "title": f"{search.spec.title}: the best trials",
         **({"profile": os.path.relpath(search.profile_file, folder)} if search.profile_file else {}),
         **({"stages": search.base.value["stages"]} if search.spec.stages else {}),
+        **(
+            {"plugins": [_place(name, one) for name, one in search.spec.plugins.items()]} if search.spec.plugins else {}
+        ),
         "base": base,
         "seeds": list(confirm.seeds if confirm else search.spec.seeds),
         "targets": list(search.targets),
@@ -126,6 +131,11 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
     }
     head = "# The best trials of a search, beside its default (trial 0). Written by `star-exp report`.\n"
     return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _place(name: str, plugin: Plugin) -> str:
+    """A plugin as a file anywhere names it."""
+    return str(Path(plugin.folder) / f"{plugin.module}.py") if name.endswith(".py") else name
 
 
 def _put(whole: dict[str, Any], path: str, value: Any) -> None:

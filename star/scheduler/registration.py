@@ -227,7 +227,8 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
 
 def reached(experiment: Experiment) -> tuple[str, ...]:
     """An experiment's targets as the ledger has them: with all that stages of its own need, because only the experiment knows that."""
-    return experiment.needed if experiment.spec.stages else experiment.targets
+    declares = experiment.spec.stages or experiment.spec.plugins
+    return experiment.needed if declares else experiment.targets
 
 
 def _layout(experiment: Experiment) -> dict[str, Any]:

@@ -212,6 +212,7 @@ def identity(search: Search) -> dict[str, Any]:
     for path in GIVEN:  # what these files contain is part of a run's key; where they lie is not
         section, field = path.split(".")
         base.get(section, {}).pop(field, None)
+    base.pop("plugins", None)  # what they contain is in the key of the default run; where they lie matters to nobody
     for script in base.get("stages", {}).values():
         del script["folder"], script["reads"]
     spec = search.spec.model_dump(mode="json", include={"space", "seeds", "pruner"})

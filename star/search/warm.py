@@ -55,6 +55,7 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
             continue
         now = {name: value for name, value in row.spec.items() if name not in ("resources", "seed")}
         changed = {one.path for one in differences(base, now)} - set(GIVEN) - set(search.spec.space)
+        changed = {path for path in changed if not path.startswith("plugins.")}  # whose run is another is computed
         if changed - {until}:
             continue
         run = parse_run(row.spec)

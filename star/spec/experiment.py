@@ -14,14 +14,14 @@ from star.spec.base import FieldError, Section
 from star.spec.claims import Claim
 from star.spec.explain import meant
 from star.spec.graph import STAGES, Stage, needed_of
-from star.spec.own_stages import check_stages, own_stages
+from star.spec.own_stages import check_stages, own_stages, with_curves
 from star.spec.plugin_parts import Plugin
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
 from star.spec.resources import StarResources
 from star.spec.run import RunSpec
 from star.spec.run_base import Run
-from star.spec.run_class import ScriptRun, run_class, with_curves
+from star.spec.run_class import ScriptRun, run_class
 from star.spec.scripts import ScriptStage
 
 PLUGINS = (

@@ -107,6 +107,8 @@ def _with_free_keys(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     found = {name: _with_free_keys(value) for name, value in part.items() if name != "patternProperties"}
+    if found.get("additionalProperties") is True:  # as a record has what a plugin declared
+        found["additionalProperties"] = {}
     for value in part.get("patternProperties", {}).values():
         found["additionalProperties"] = _with_free_keys(value)
     return found

@@ -126,12 +126,13 @@ def _refuse_seeds(
         SpecError: no stage reads the seed.
     """
     first = next((own[0] for own in runs if own), None)
-    if not spec.stages or first is None or len(seeds) == 1 or not first.has_seed:
+    if not (spec.stages or spec.plugins) or first is None or len(seeds) == 1 or not first.has_seed:
         return
     if not any("seed" in first.pipeline[stage].sections for stage in needed_of(spec.targets, first.pipeline)):
+        what = "command" if spec.stages else "stage"
+        remedy = "write {seed} into a command" if spec.stages else "say uses_seed of one"
         raise SpecError(
-            f"{doc.location(('seeds',)) or 'seeds'}: seeds: no command uses its seed, so all these runs are one; write {{seed}} into a "
-            "command, or give one seed."
+            f"{doc.location(('seeds',)) or 'seeds'}: seeds: no {what} uses its seed, so all these runs are one; {remedy}, or give one seed."
         )
 
 

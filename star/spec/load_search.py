@@ -19,19 +19,26 @@ from star.spec.written import as_written
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 
-def load_search(path: Path, profile: str | None = None, sets: Sequence[str] = (), name: str | None = None) -> Search:
+def load_search(
+    path: Path,
+    profile: str | None = None,
+    sets: Sequence[str] = (),
+    name: str | None = None,
+    recorded: bool = False,
+) -> Search:
     """The search in `path`, resolved.
 
     Args:
         profile: a name in `profiles/` beside the file, or a path; the file's own choice when None.
         sets: `path=value` texts, applied over the base.
         name: the study's, in place of the file's.
+        recorded: it is a home's copy: what its plugins declared is read, their code is not run.
 
     Raises:
         SpecError: with file, line, dotted path, value and what is legal.
     """
     extended = read_extended(path)
-    doc = with_plugins(extended.doc, path)
+    doc = with_plugins(extended.doc, path, recorded)
     if isinstance(doc.value, dict) and "experiment" in doc.value:
         raise SpecError(
             f"{doc.location(('experiment',))}: this is an experiment, not a search; `star-exp run {path}` runs it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,17 @@ from star.spec.script_files import contents_of
 from star.spec.scripts import ScriptStage
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
+RECORD = "plugins.json"
+"""Beside a home's copy of a file: what its plugins declared."""
 DECLARED = ("stages", "plugins")
 """Keys of the file that runs hold, and that are not written into them."""
 
 
-def with_plugins(doc: LocatedYaml, path: Path) -> LocatedYaml:
+def with_plugins(doc: LocatedYaml, path: Path, recorded: bool = False) -> LocatedYaml:
     """The names under `plugins` as what they declare; their code is imported.
+
+    Args:
+        recorded: of a home's copy of a file: as they were declared then; nothing is imported.
 
     Raises:
         SpecError: one cannot be used, or two declare the same.
@@ -32,6 +38,8 @@ def with_plugins(doc: LocatedYaml, path: Path) -> LocatedYaml:
         raise SpecError(
             f"{doc.location(('plugins',))}: plugins: give a list of files from this folder, or of installed plugins, such as [my_lab.py]."
         )
+    if recorded and (path.parent / RECORD).is_file():
+        return replace(doc, value={**doc.value, "plugins": json.loads((path.parent / RECORD).read_text())})
     found: dict[str, Plugin] = {}
     for i, name in enumerate(names):
         where = f"{doc.location(('plugins', i))}: plugins.{i}"
@@ -108,8 +116,18 @@ def texts_of(
             raise SpecError(f"{doc.location(where) or path}: {error}") from None
         inside = f"{name}/" if script.folder else ""
         found |= {inside + one: content.decode("utf-8", "surrogateescape") for one, content in contents.items()}
+    if plugins:
+        declared = {Path(name).name: plugin.model_dump(mode="json") for name, plugin in plugins.items()}
+        found[RECORD] = json.dumps(declared, indent=1)
     for name, plugin in plugins.items():
         if name.endswith(".py"):
             kept = plugin_files.contents_of(plugin)
-            found |= {one: content.decode("utf-8", "surrogateescape") for one, content in kept.items()}
+            texts = {one: content.decode("utf-8", "surrogateescape") for one, content in kept.items()}
+            for one, text in texts.items():
+                if found.get(one, text) != text:
+                    raise SpecError(
+                        f"{doc.location(('plugins',)) or path}: plugins: {name}: a file of a stage is called {one} too, and the two "
+                        "would lie side by side in the home; call one otherwise."
+                    )
+            found |= texts
     return found

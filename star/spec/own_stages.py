@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from star.spec.base import FieldError
@@ -18,14 +19,28 @@ def own_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin]
 
 
 def recorded_stages(spec: Mapping[str, Any]) -> dict[str, Stage]:
-    """The stages of the user's own that a run declares, from its spec as JSON."""
+    """All stages that a run may have, from its spec as JSON: the platform's, with what its plugins record in them, and its own."""
     scripts = {name: ScriptStage.model_validate(one) for name, one in (spec.get("stages") or {}).items()}
-    return own_stages(scripts, {name: Plugin.model_validate(one) for name, one in (spec.get("plugins") or {}).items()})
+    plugins = {name: Plugin.model_validate(one) for name, one in (spec.get("plugins") or {}).items()}
+    return with_curves({**STAGES, **own_stages(scripts, plugins)}, plugins)
+
+
+def with_curves(stages: Mapping[str, Stage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
+    """Stages with what the terms of plugins record while they train."""
+    names = [loss for plugin in plugins.values() for term in plugin.terms.values() for loss in term.loss_names]
+    if not names:
+        return dict(stages)
+    return {
+        name: replace(stage, curves={**stage.curves, **dict.fromkeys(names, "step")})
+        if "terms" in stage.optional
+        else stage
+        for name, stage in stages.items()
+    }
 
 
 def stage_in(spec: Mapping[str, Any], stage: str) -> Stage | None:
     """A stage of a run, from its spec as JSON: the platform's of that name, or the one that it declares; None where there is none."""
-    return STAGES[stage] if stage in STAGES else recorded_stages(spec).get(stage)
+    return recorded_stages(spec).get(stage)
 
 
 def check_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin], taken: Sequence[str]) -> None:

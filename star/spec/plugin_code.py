@@ -6,16 +6,16 @@ import importlib.metadata
 import importlib.util
 import sys
 import traceback
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from star.errors import StarError
 from star.words import shown
 
 GROUP = "star.plugins"
 """Of entry points: name -> module."""
-PATTERNS = ("*.py", "*.json", "*.yaml", "*.txt")
-"""Files of a package that count as its code."""
 
 
 class PluginError(StarError):
@@ -25,7 +25,8 @@ class PluginError(StarError):
 def place_of(name: str, folder: Path) -> tuple[Path, str]:
     """The folder that a plugin's files are named from, and the module's name."""
     if name.endswith(".py"):
-        path = (folder / Path(name).expanduser()).resolve()
+        given = folder / Path(name).expanduser()
+        path = given.parent.resolve() / given.name  # a link keeps its name
         if not path.is_file():
             raise PluginError(f"{name}: {shown(path)} is no file; give a path from {shown(folder)}.")
         if not path.stem.isidentifier():
@@ -56,8 +57,15 @@ def files_of(folder: Path, module: str) -> dict[str, bytes]:
     package = folder / top
     if not (package / "__init__.py").is_file():
         return {f"{top}.py": (folder / f"{top}.py").read_bytes()}
-    paths = sorted({path for pattern in PATTERNS for path in package.rglob(pattern) if path.is_file()})
+    paths = sorted(path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+class _Source(SourceFileLoader):
+    """Compiles what the file holds: a compiled copy beside it is told apart by whole seconds alone."""
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType:
@@ -73,8 +81,10 @@ def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType
         return sys.modules[whole]
     path = folder / top / "__init__.py" if (folder / top / "__init__.py").is_file() else folder / f"{top}.py"
     places = [str(path.parent)] if path.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(unique, path, submodule_search_locations=places)
-    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    spec = importlib.util.spec_from_file_location(
+        unique, path, loader=_Source(unique, str(path)), submodule_search_locations=places
+    )
+    assert spec is not None and spec.loader is not None, "it was given one"
     made = importlib.util.module_from_spec(spec)
     sys.modules[unique] = made  # pydantic and dataclasses look themselves up there
     try:

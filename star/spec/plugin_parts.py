@@ -86,6 +86,7 @@ class OwnTerm(Part):
     loss_names: list[MetricName]
     changes: list[str] = Field(default_factory=list)
     teacher: bool = False
+    averages_head: bool = False
 
 
 class OwnSource(Part):

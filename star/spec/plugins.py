@@ -117,15 +117,31 @@ def _check(where: str, name: str, config: type[PluginConfig]) -> None:
     if not NAME.fullmatch(name) or name in TERMS:
         taken = "a name of ST-AR's own" if name in TERMS else "no name: give lower-case letters, digits and _"
         raise PluginError(f"{where}: name: {name!r} is {taken}; call it otherwise.")
+    if name in (*SOURCES, *DataSpec.model_fields, *TokenizerSpec.model_fields, "vq", *dir(Section)):
+        raise PluginError(f"{where}: name: {name!r} means something else in a run; call it otherwise.")
     lacking = [field for field, info in config.model_fields.items() if info.is_required()]
     if lacking:
         raise PluginError(f"{where}: config: {lacking[0]} has no default, which rows that say nothing need; give one.")
+    try:
+        same = config.model_validate(config().model_dump(mode="json")) == config()
+    except (ValidationError, ValueError, TypeError) as error:
+        told = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        raise PluginError(
+            f"{where}: config: its defaults are not legal, or no plain JSON: {'.'.join(map(str, told['loc']))}: {told['msg']}."
+        ) from None
+    if not same:
+        raise PluginError(f"{where}: config: its defaults do not survive JSON; use numbers, texts, lists and mappings.")
     unknown = [field for field in config.neutral if field not in config.model_fields]
     if unknown:
         raise PluginError(f"{where}: config: neutral names {unknown[0]!r}, which is no field of it.")
 
 
 def _term(where: str, term: Any) -> OwnTerm:
+    lacking = [name for name in ("loss_names", "teacher", "version") if not hasattr(term, name)]
+    if lacking:
+        raise PluginError(f"{where}: has no {lacking[0]}; derive it from star.objectives.Term.")
+    if isinstance(term.loss_names, str):
+        raise PluginError(f"{where}: loss_names: {term.loss_names!r} is a text; give a tuple: ({term.loss_names!r},).")
     trains = [stage for stage in STAGES.values() if "terms" in stage.optional]
     recorded = {one for stage in trains for one in (*stage.results, *stage.curves, "lr")}
     for loss in term.loss_names:
@@ -133,8 +149,9 @@ def _term(where: str, term: Any) -> OwnTerm:
             raise PluginError(f"{where}: loss_names: {loss!r} is recorded of every training; call it otherwise.")
     return OwnTerm(
         loss_names=list(term.loss_names),
-        changes=sorted(term.changes),
+        changes=sorted(getattr(term, "changes", ())),
         teacher=term.teacher is not None,
+        averages_head=getattr(term, "averages_head", False),
         neutral=dict(term.config.neutral),
         version=term.version,
     )
@@ -240,11 +257,13 @@ def is_imported(plugins: Mapping[str, Plugin]) -> bool:
 
 def active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str, Plugin, dict[str, Any]]]:
     """The terms that a run is trained with: name, plugin, and what the run says of it."""
-    for plugin in plugins.values():
-        for name in plugin.terms:
-            values = getattr(terms, name).model_dump(mode="json")
-            if values["weight"] > 0:
-                yield name, plugin, values
+    declared = {name: plugin for plugin in plugins.values() for name in plugin.terms}
+    for name, plugin in sorted(
+        declared.items()
+    ):  # whatever order the file has: their modules draw their first weights one by one
+        values = getattr(terms, name).model_dump(mode="json")
+        if values["weight"] > 0:
+            yield name, plugin, values
 
 
 def contents_of(plugin: Plugin) -> dict[str, bytes]:

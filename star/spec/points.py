@@ -135,6 +135,7 @@ class Search:
             "rows": [variant.row for variant in variants],
             "targets": list(targets),
             "stages": self.spec.stages,
+            "plugins": self.spec.plugins,
         }
         spec = ExperimentSpec.model_construct(**{**about, **more})
         written = self.written if spec.experiment == self.name else {}

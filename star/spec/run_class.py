@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +11,7 @@ from pydantic import Field, create_model, model_validator
 
 from star.spec.base import FieldError, Section
 from star.spec.graph import STAGES, Stage, needed_of
-from star.spec.own_stages import own_stages
+from star.spec.own_stages import own_stages, with_curves
 from star.spec.plugin_parts import Plugin
 from star.spec.plugins import active, data_class, is_imported, section_of, stage_configs, tokenizer_class
 from star.spec.resources import Resources, StarResources, resources_class
@@ -78,7 +77,7 @@ class RunWithPlugins(RunSpec):
         for term, plugin, _ in self.own_terms:
             declared = plugin.terms[term]
             kept = declared.key_of(getattr(self.terms, term))
-            if declared.teacher and not self.selfguided.teacher:  # which it alone reads
+            if (declared.teacher or declared.averages_head) and not self.selfguided.teacher:  # which it alone reads
                 kept["ema"] = [self.selfguided.ema_decay, self.selfguided.ema_ramp]
             found[term] = {**kept, "plugin": plugin.code_of(declared)}
         return found
@@ -113,19 +112,6 @@ def run_class(
     scripts = tuple((name, _without_places(script).model_dump_json()) for name, script in declared.items())
     own = tuple((name, plugin.model_copy(update={"folder": ""}).model_dump_json()) for name, plugin in plugins.items())
     return _made(scripts, full, own, is_imported(plugins))
-
-
-def with_curves(stages: Mapping[str, Stage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
-    """Stages with what the terms of plugins record while they train."""
-    names = [loss for plugin in plugins.values() for term in plugin.terms.values() for loss in term.loss_names]
-    if not names:
-        return dict(stages)
-    return {
-        name: replace(stage, curves={**stage.curves, **dict.fromkeys(names, "step")})
-        if "terms" in stage.optional
-        else stage
-        for name, stage in stages.items()
-    }
 
 
 def parse_run(values: Mapping[str, Any]) -> Run:

@@ -48,7 +48,8 @@ def as_written(
     """
     told = doc.value
     changed = {key: value for key, value in told.items() if value != extended.doc.value.get(key) and key != "plugins"}
-    if names := extended.doc.value.get("plugins"):  # their files stand beside the copy
+    names = extended.doc.value.get("plugins")
+    if names is not None:  # their files stand beside the copy
         moved = [Path(name).name if name.endswith(".py") else name for name in names]
         told = told | {"plugins": moved}
         changed |= {"plugins": moved} if moved != names else {}

@@ -117,7 +117,7 @@ def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, sl
     return iter(sorted(found.items()))
 
 
-def job_of(ctx: Context, seed: int, sections: Mapping[str, Any]) -> Job:
+def job_of(ctx: Context, seed: int | None, sections: Mapping[str, Any]) -> Job:
     """What code of a plugin gets to see of it."""
     return Job(
         inputs=ctx.inputs,

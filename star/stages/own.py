@@ -31,7 +31,11 @@ def own_stage(spec: Run, name: str, folders: Mapping[str, Path]) -> Callable[[Co
     sections = {section for one in before for section in spec.pipeline[one].sections}
 
     def run(ctx: Context) -> Result:
-        job = job_of(ctx, spec.seed, {one: getattr(spec, one) for one in sections if one != "seed"})
+        job = job_of(
+            ctx,
+            spec.seed if declared.uses_seed else None,
+            {one: getattr(spec, one) for one in sections if one != "seed"},
+        )
         result = dict(stage.run(config, job))
         if set(result) != set(declared.results):
             raise DataError(

@@ -44,8 +44,7 @@ def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[[
         fully_shard(teacher, mesh=mesh, reshard_after_forward=True)
         for method in ("features", "hidden_at"):
             register_fsdp_forward_method(teacher, method)
-    for average in objective.head_averages.values():
-        fully_shard(cast(Any, average).copy, mesh=mesh, reshard_after_forward=True)
+    # averages of heads stay whole: they are small, and whatever a term makes of their parts works
     return objective.learner
 
 

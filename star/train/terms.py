@@ -41,6 +41,7 @@ def _own(name: str, plugin: Plugin, folder: Path, values: Mapping[str, object], 
         ("loss_names", list(term.loss_names), declared.loss_names),
         ("changes", sorted(term.changes), declared.changes),
         ("teacher", term.teacher is not None, declared.teacher),
+        ("averages_head", term.averages_head, declared.averages_head),
     ):
         if now != then:
             raise DataError(

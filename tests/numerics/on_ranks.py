@@ -66,6 +66,13 @@ def step(name: str, ranks: Ranks, parallel: str, micro: int, device: str) -> dic
     for name, parameter in objective.learner.named_parameters():
         assert parameter.grad is not None, name
         found[f"gradient of {name}"] = full_tensor(parameter.grad) if device == "cpu" else joined(parameter.grad, ranks)
+    objective.update_teacher(step=3)
+    averages = [
+        *(objective.teacher.named_parameters() if objective.teacher else ()),
+        *objective.head_averages.named_parameters(),
+    ]
+    for name, parameter in averages:
+        found[f"average of {name}"] = full_tensor(parameter) if device == "cpu" else joined(parameter, ranks)
     return found
 
 

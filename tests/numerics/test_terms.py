@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -136,6 +137,19 @@ class Louder(Noise):
 def test_terms_that_do_not_go_together_are_refused(terms: list[Term], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         objective_of([NextToken(), *terms])
+
+
+def test_a_loss_that_was_not_declared_is_refused() -> None:
+    class Sly(Cluster):
+        def loss(self, *arguments: Any) -> dict[str, torch.Tensor]:
+            return {"loss": super().loss(*arguments)["cluster_loss"]}
+
+    terms = [NextToken(), Sly()]
+    objective, batch = objective_of(terms), batch_of(terms)
+    with pytest.raises(ValueError, match=r"cluster: loss gave \['loss'\], and loss_names are \['cluster_loss'\]"):
+        objective.losses(batch, objective.targets(batch))
+    with pytest.raises(ValueError, match="a loss cannot be called loss"):
+        objective_of([NextToken(), type("Loud", (Cluster,), {"loss_names": ("loss",)})()])
 
 
 def test_modules_of_terms_are_trained_and_in_no_teacher() -> None:

@@ -106,6 +106,37 @@ class Foresight(Term):
         return {"foresight_loss": apart.sum() / (len(batch.codes) * batch.student_views * 4)}
 
 
+class Averaged(Term):
+    """Through a head of named parts, against what the average of that head makes of the teacher's states."""
+
+    name = "averaged"
+    loss_names = ("averaged_loss",)
+    layers = (2,)
+    teacher = TeacherReads(layers=(2,), all_views=True)
+    averages_head = True
+
+    def build(self, student: Backbone) -> nn.Module:
+        return nn.ModuleDict({"first": nn.Linear(student.dim, 8), "second": nn.Linear(8, 6)})
+
+    @staticmethod
+    def through(head: nn.Module | None, states: Tensor) -> Tensor:
+        assert isinstance(head, nn.ModuleDict)
+        found: Tensor = head["second"](head["first"](states).tanh())
+        return found
+
+    def read(self, states: Features, batch: Batch, rows: slice) -> Tensor:
+        return self.through(self.head, states.layer_features[2])
+
+    def targets(self, states: Features | None, batch: Batch, rows: slice) -> Tensor:
+        assert states is not None
+        return self.through(self.head_average, states.layer_features[2])[:, : batch.student_views]
+
+    def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
+        assert targets is not None
+        apart = (out.read[self.name].view_as(targets) - targets).square().mean(-1)
+        return {"averaged_loss": apart.sum() / batch.codes[:, : batch.student_views].numel()}
+
+
 def toy_terms() -> list[Term]:
     """New ones of each kind."""
-    return [Noise(), Cluster(), Align(), Foresight()]
+    return [Noise(), Cluster(), Align(), Foresight(), Averaged()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 
 from star.errors import SpecError
+from star.scheduler.registration import reached
+from star.search.study import identity
 from star.spec.keys import stage_keys
 from star.spec.load import load
 from star.spec.load_search import load_search
+from star.spec.own_stages import recorded_stages
 from star.spec.run_class import RunWithPlugins, parse_run
 from tests.helpers import ROOT
 
@@ -97,6 +101,12 @@ def keys_of(path: Path, **options: Any) -> dict[str, dict[str, str]]:
         ('"generate",', '"loudness",', ["stage loudness: comes after itself"]),
         ('("mean",)', '("seconds",)', ["Loudness: 'seconds' every stage has; give it another name"]),
         ('"mean_by_row"', '"mean"', ["Loudness: 'mean' is a result and a curve"]),
+        ('"loudness"', '"channels"', ["Loudness: name: 'channels' means something else in a run"]),
+        ('"hum"', '"model_dump"', ["Hum: name: 'model_dump' means something else in a run"]),
+        ('("hum_loss",)', '"hum_loss"', ["Hum: loss_names: 'hum_loss' is a text; give a tuple: ('hum_loss',)."]),
+        ("    teacher = None\n", "", ["Hum: has no teacher; derive it from star.objectives.Term."]),
+        ("Field(8, ge=2)", "Field(1, ge=2)", ["Hum: config: its defaults are not legal", "size"]),
+        ("size: int = Field(8, ge=2)", "size: tuple[int, ...] = (1, 2)", ["config: its defaults are not legal, or no plain JSON"]),
         ("class Loudness(", "Twin = type('Twin', (Hum,), {'__module__': __name__})\n\n\nclass Loudness(", ["both called 'hum'"]),
         ("    images: int", "    neutral = {'sound': 1}\n    images: int", ["Loudness: config: neutral names 'sound'"]),
     ],
@@ -229,6 +239,7 @@ def test_an_installed_plugin_is_named_by_its_entry_point(
     )
     if package:
         (module / "parts.py").write_text(PLUGIN)
+        (module / "table.csv").write_text("1,2\n")
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[star.plugins]\nhums = {name}\n")
     monkeypatch.syspath_prepend(str(site))
@@ -237,7 +248,123 @@ def test_an_installed_plugin_is_named_by_its_entry_point(
     plugin = load(path).spec.plugins["hums"]
     assert plugin.module == name and set(plugin.terms) == {"hum"} and set(plugin.stages) == {"loudness"}
     assert name not in sys.modules, "its files are imported under a name of their own"
-    changed = module / "parts.py" if package else module / f"{name}.py"
+    changed = module / "table.csv" if package else module / f"{name}.py"
     changed.write_text(changed.read_text() + "# more\n")
     after = keys_of(path)
     assert before["hum"]["train"] != after["hum"]["train"] and before["plain"]["train"] == after["plain"]["train"]
+
+
+def test_an_experiment_reaches_what_a_plugins_stage_needs(tmp_path: Path) -> None:
+    """As the ledger has it: whoever cleans up or cancels asks there."""
+    experiment = load(written(tmp_path, yaml=YAML.replace("[probe, loudness]", "[loudness]")))
+    assert (
+        reached(experiment) == experiment.needed == ("dataset", "tokenizer", "encode", "train", "generate", "loudness")
+    )
+
+
+def test_the_order_in_a_file_is_no_matter(tmp_path: Path) -> None:
+    """Modules of terms draw their first weights one by one, so the order has to be the same where the key is."""
+    both = YAML.replace("terms: {hum: {weight: 0.5}}", "terms: {hum: {weight: 0.5}, buzz: {weight: 0.5}}")
+    found = []
+    for order in ("[lab.py, other.py]", "[other.py, lab.py]"):
+        path = written(tmp_path, yaml=both.replace("[lab.py]", order))
+        (tmp_path / "other.py").write_text(PLUGIN.replace("hum", "buzz").replace("loudness", "silence"))
+        run = load(path).variants[1].runs[0]
+        assert isinstance(run, RunWithPlugins)
+        found.append(([name for name, _, _ in run.own_terms], stage_keys(run, {})["train"]))
+    assert found[0] == found[1] and found[0][0] == ["buzz", "hum"]
+
+
+def test_an_average_of_a_head_brings_its_rate_into_the_key(tmp_path: Path) -> None:
+    base = "base: {selfguided: {mim_weight: 0, contrastive_weight: 0}}\nrows:"
+    plugin = PLUGIN.replace("    teacher = None", "    teacher = None\n    averages_head = True")
+    path = written(tmp_path, plugin, YAML.replace("rows:", base))
+    one, two = (keys_of(path, sets=[f"selfguided.ema_decay={decay}"])["hum"]["train"] for decay in (0.5, 0.9))
+    assert one != two
+
+
+SEARCH = """search: hums
+title: Hums
+profile: tiny
+plugins: [lab.py]
+trials: 2
+base: {terms: {hum: {weight: 0.5}}}
+space: {terms.hum.weight: {low: 0.0, high: 1.0}, terms.hum.size: {choices: [4, 8]}}
+objectives: [{metric: loudness/mean, direction: maximize}]
+"""
+
+
+def test_a_search_hands_its_plugins_on(tmp_path: Path) -> None:
+    path = written(tmp_path / "a")
+    path.write_text(SEARCH)
+    search = load_search(path)
+    experiment = search.experiment([("trial 0", search.default)], [0], search.targets)
+    assert experiment.needed[-1] == "loudness" and "train" in experiment.needed
+    assert "train/hum_loss" in {f"train/{name}" for name in experiment.spec.pipeline["train"].curves}
+    moved = written(tmp_path / "b")
+    moved.write_text(SEARCH)
+    assert identity(load_search(moved)) == identity(search), "where a plugin lies is no matter"
+
+
+def test_a_search_as_it_was_run_is_read_without_running_code(tmp_path: Path) -> None:
+    path = written(tmp_path / "a")
+    path.write_text(SEARCH)
+    search, copy = load_search(path), tmp_path / "copy"
+    for name, text in search.written.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text(text)
+    (copy / "lab.py").write_text("raise SystemExit('it was run')\n")
+    again = load_search(copy / "hums.yaml", recorded=True)
+    assert again.default.model_dump(mode="json") == search.default.model_dump(mode="json")
+    with pytest.raises(SpecError, match="it was run"):
+        load_search(copy / "hums.yaml")
+
+
+def test_what_lies_beside_a_copy_is_what_it_names(tmp_path: Path) -> None:
+    """A linked plugin keeps its name, none at all is a list, and two files of one name are refused."""
+    path = written(tmp_path / "a", yaml=YAML)
+    (tmp_path / "store.py").write_text(PLUGIN)
+    (tmp_path / "a" / "lab.py").unlink()
+    (tmp_path / "a" / "lab.py").symlink_to(tmp_path / "store.py")
+    assert load(path).written["lab.py"] == PLUGIN
+    none = written(
+        tmp_path / "b",
+        yaml="experiment: none\ntitle: None\nprofile: tiny\nplugins: []\naxes: {optim.lr: [0.1, 0.2]}\n"
+        "table: {caption: A, columns: [{title: P, metric: probe/accuracy}]}\n",
+    )
+    text = load(none, sets=["optim.weight_decay=0.1"]).written["none.yaml"]
+    none.write_text(text)
+    assert len(load(none).variants) == 2
+    declared = "plugins: [../store.py]\nstages: {s: {command: python store.py, results: [a]}}"
+    both = written(tmp_path / "c", yaml=YAML.replace("plugins: [lab.py]", declared))
+    (tmp_path / "c" / "store.py").write_text("print(1)\n")
+    with pytest.raises(SpecError, match="a file of a stage is called store.py too"):
+        load(both)
+
+
+def test_a_changed_file_is_read_whatever_its_time_says(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    before = load(path).variants[0].runs[0]
+    stamp = (tmp_path / "lab.py").stat()
+    (tmp_path / "lab.py").write_text(PLUGIN.replace("Field(8, ge=2)", "Field(9, ge=2)"))
+    os.utime(tmp_path / "lab.py", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    after = load(path).variants[0].runs[0]
+    assert (before.terms.hum.size, after.terms.hum.size) == (8, 9)  # type: ignore[attr-defined]
+
+
+def test_seeds_that_no_stage_reads_are_refused(tmp_path: Path) -> None:
+    alone = (
+        "experiment: alone\ntitle: Alone\nplugins: [lab.py]\ntargets: [loudness]\nrows: [{label: a}]\nseeds: [0, 1]\n"
+        "table: {caption: A, columns: [{title: L, metric: loudness/mean}]}\n"
+    )
+    path = written(tmp_path, PLUGIN.replace('("generate",)', "()"), alone)
+    with pytest.raises(
+        SpecError, match="own.yaml:6: seeds: no stage uses its seed, so all these runs are one; say uses_seed"
+    ):
+        load(path)
+
+
+def test_the_board_knows_the_curves_of_terms(tmp_path: Path) -> None:
+    run = load(written(tmp_path)).variants[1].runs[0]
+    found = recorded_stages(json.loads(run.model_dump_json()))
+    assert "hum_loss" in found["train"].curves and "mean_by_row" in found["loudness"].curves

@@ -184,8 +184,10 @@ def charts(board: Board, known: list[RunRow]) -> list[dict[str, Any]]:
 
 def _curves_of(known: list[RunRow]) -> dict[str, str]:
     """Every curve that these runs may have, and what its steps are."""
-    own = {name: stage for one in known for name, stage in recorded_stages(one.spec).items()}
-    return curve_names() | curve_names(own)
+    found = curve_names()
+    for one in known:
+        found |= curve_names(recorded_stages(one.spec))
+    return found
 
 
 def has_file(board: Board, known: RunRow, stage: str, name: str) -> str | None:
