@@ -67,7 +67,7 @@ def load_search(
     default = validated(kind, base, str(path))
     early = doc.at("pruner", "spec") if spec.pruner.spec else LocatedYaml({})
     written = as_written(path, extended, extended.doc, ("search", spec.search), presets.file, [c.doc for c in changes])
-    written = texts_of(spec.stages, spec.plugins, path, doc) | written
+    written = texts_of(spec.stages, {} if recorded else spec.plugins, path, doc) | written
     search = Search(
         str(path),
         spec,

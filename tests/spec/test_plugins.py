@@ -314,6 +314,7 @@ def test_a_search_as_it_was_run_is_read_without_running_code(tmp_path: Path) -> 
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_text(text)
     (copy / "lab.py").write_text("raise SystemExit('it was run')\n")
+    (tmp_path / "a" / "lab.py").unlink()
     again = load_search(copy / "hums.yaml", recorded=True)
     assert again.default.model_dump(mode="json") == search.default.model_dump(mode="json")
     with pytest.raises(SpecError, match="it was run"):
