@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +119,69 @@ def test_the_test_of_the_page(folder: Path) -> None:
         assert subprocess.run(command, cwd=folder / "study", capture_output=True).returncode == 1
     finally:
         file.write_text(text)
+
+
+def test_the_second_example_of_the_page(folder: Path) -> None:
+    """A head, a teacher and draws of its own; a row without the term shows none of its fields."""
+    done = star_exp("run", "study/foresight.yaml", *SMALL, "--plain", home=folder / "runs", cwd=folder)
+    assert done.returncode == 0 and "all done: " in done.stdout, done.stdout + done.stderr
+    table = folder / "runs" / "reports" / "foresight" / "tiny" / "table.csv"
+    with table.open() as file:
+        rows = {(row["Weight"], row["Layer"]): row["Foresight loss"] for row in csv.DictReader(file)}
+    assert set(rows) == {("0.0", "-"), ("0.5", "1/2")} and 0 < float(rows["0.5", "1/2"]) < 1
+
+
+@pytest.mark.parametrize(
+    "old, new, expected",
+    [
+        ("    teacher = TeacherReads()  #", "    #", "its __init__ sets a teacher, and the class has none; write `teacher ="),
+        ("config.positions", "config.position", "foresight.py:22: Foresight cannot be made: AttributeError"),
+        ("    def build", "    changes = frozenset({'input'})\n\n    def build", "changes: 'input' is nothing that a term changes"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_term_is_told_by_the_plan(
+    folder: Path, tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    study = shutil.copytree(folder / "study", tmp_path / "study", symlinks=True)
+    text = (study / "foresight.py").read_text()
+    assert old in text
+    (study / "foresight.py").write_text(text.replace(old, new))
+    done = star_exp("plan", "study/foresight.yaml", *SMALL, home=tmp_path / "home", cwd=tmp_path)
+    assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_layer_that_is_not_there_and_a_weight_that_was_forgotten(folder: Path) -> None:
+    line = ["plan", "study/foresight.yaml", *SMALL]
+    done = star_exp(*line, "--set", "terms.foresight.layer=1/3", home=folder / "runs", cwd=folder)
+    assert (
+        done.returncode == 2 and "terms.foresight: " in done.stderr and "hits no layer of a model with 2" in done.stderr
+    )
+    file = folder / "study" / "forgotten.yaml"
+    text = (folder / "study" / "foresight.yaml").read_text()
+    file.write_text(text.replace("foresight: {weight: 0.5}", "foresight: {layer: 1}"))
+    done = star_exp("plan", "study/forgotten.yaml", *SMALL, home=folder / "runs", cwd=folder)
+    assert (
+        done.returncode == 2
+        and "forgotten.yaml:7: terms.foresight: its weight is 0, so nothing of it is built" in done.stderr
+    )
+
+
+def test_what_goes_wrong_in_a_job_names_the_term(folder: Path, tmp_path: Path) -> None:
+    study = shutil.copytree(folder / "study", tmp_path / "study", symlinks=True)
+    file = study / "foresight.py"
+    file.write_text(
+        file.read_text().replace('return {"foresight_loss": apart.sum()', 'return {"foresight_loss": apart')
+    )
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "data").symlink_to(folder / "runs" / "data")
+    line = ["run", "study/foresight.yaml", *SMALL, "--rows", "foresight", "--plain"]
+    done = star_exp(*line, home=tmp_path / "home", cwd=tmp_path)
+    assert (
+        done.returncode == 1
+        and "foresight: loss gave foresight_loss of shape (8, 2, 8); give one number" in done.stderr
+    )
+    file.write_text(file.read_text().replace("batch.drawn[self.name] + 1]", "batch.drawn['else'] + 1]"))
+    done = star_exp(*line, "--fork", home=tmp_path / "home", cwd=tmp_path)
+    assert (
+        done.returncode == 1 and "in targets of the term foresight" in star_exp("status", home=tmp_path / "home").stdout
+    )

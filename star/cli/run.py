@@ -203,7 +203,7 @@ def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptio
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
     for job in outcome.failed:
-        message = (job.error or "no word").splitlines()[0]
+        message = (job.error or "no word").splitlines()[0].removeprefix(f"{job.error_class}: ")
         click.echo(
             f"failed: {job.stage} {job.key} ({job.label}): {job.error_class}: {message}; see `star-exp logs {job.key}`",
             err=True,

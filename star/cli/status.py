@@ -281,7 +281,7 @@ def _job_lines(job: dict[str, Any]) -> Iterator[str]:
     yield f"{job['state']:<9} {job['stage']} {job['key']}  attempt {job['attempt']}  {job['label']}{where}{far}{wait}"
     if job["error"]:
         first, *rest = job["error"].splitlines()
-        yield f"          {job['error_class']}: {first}"
+        yield f"          {job['error_class']}: {first.removeprefix(str(job['error_class']) + ': ')}"
         yield from (f"            {line}" for line in rest[-5:])
         yield f"          {advice(job['why'], job['stage'], job['key'])}"
 

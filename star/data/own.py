@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class OwnImages:
         self.numbers, self.total = np.arange(len(labels)), len(labels)
 
     def _image(self, index: int) -> Images:
-        image = np.asarray(_asked(self.data, lambda: self.source.image(self.split, int(index))))
+        what = f"image {index} of {self.split}"
+        image = np.asarray(_asked(self.data, lambda: self.source.image(self.split, int(index)), what))
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.data.channels or 0 in image.shape:
             raise DataError(
                 f"data.name: {self.data.name}: image {index} of {self.split} has shape {image.shape} and type {image.dtype}; give "
@@ -93,10 +95,19 @@ def count(spec: RunWithPlugins) -> Found:
         broken = broken or next((problem for problem in split.problems(ends) if problem), "")
     classes = len(set(splits["train"].labels.tolist()))
     train, test = (len(split.labels) for split in splits.values())
-    return Found(classes, train, test, spec.data.name, spec.data.name, [], broken)
+    notes = []
+    if classes < spec.data.num_classes:
+        notes.append(f"data.num_classes is {spec.data.num_classes}, and images to train on have {classes} of them")
+    return Found(classes, train, test, spec.data.name, spec.data.name, notes, broken)
 
 
-def _asked(data: DataSpec, call: Any) -> Any:
+def _last_line(error: BaseException) -> str:
+    """`my_data.py:12: `, where an error was raised below this file."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return "" if last.filename == __file__ else f"{Path(last.filename).name}:{last.lineno}: "
+
+
+def _asked(data: DataSpec, call: Any, what: str = "") -> Any:
     """What a plugin's code gives; whatever it raises is told as its own."""
     try:
         return call()
@@ -104,5 +115,6 @@ def _asked(data: DataSpec, call: Any) -> Any:
         raise
     except Exception as error:  # somebody else's code
         raise DataError(
-            f"data.name: {data.name} cannot read {shown(data.path)}: {type(error).__name__}: {error}."
+            f"data.name: {data.name} cannot read {what + ' of ' if what else ''}{shown(data.path)}: "
+            f"{_last_line(error)}{type(error).__name__}: {error}."
         ) from error

@@ -5,9 +5,10 @@ from star.objectives.batch import Batch, ClassDropout, draw_batch
 from star.objectives.objective import Objective
 from star.objectives.projector import projector
 from star.objectives.st_ar import st_ar
-from star.objectives.term import Setting, TeacherReads, Term
+from star.objectives.term import TeacherReads, Term
 from star.spec.base import LayerRef
 from star.spec.plugin_parts import TermConfig
+from star.spec.setting import Setting
 
 __all__ = [
     "Backbone",

@@ -85,6 +85,10 @@ class StudentWithHeads(nn.Module):
         """Logits, and what each term reads of the hidden states."""
         own = {} if one.seeds is None else {"seeds": one.seeds}
         states = self.student.features(one.codes, one.labels, one.attend, self.layers if one.images else (), **own)
-        found = {} if one.images is None else {term.name: term.read(states, *one.images) for term in self.terms}
+        found: dict[str, Tensor | None] = {}
+        if one.images is not None:
+            for term in self.terms:
+                with term.told("read"):
+                    found[term.name] = term.read(states, *one.images)
         read = {name: value for name, value in found.items() if value is not None}
         return StudentOutput(self.student.output(states.final), read)

@@ -105,10 +105,33 @@ def draw_batch(
     )  # also where no term reads them: what is drawn next is the same
     batch = Batch(codes, labels, positions, min(student_views, views), progress, images=images, views=stored_views)
     for term in terms:
-        term.draw(batch, own_generator(generator, term.name) if term.own_generator else generator)
+        before = batch.inputs, batch.token_mask
+        with term.told("draw"):
+            term.draw(batch, own_generator(generator, term.name) if term.own_generator else generator)
+        _check_draw(term, batch, before)
     if dropout:  # after the draws from the step's generator: without it they are the same
         batch.seeds = torch.randint(2**31 - 1, (count, batch.student_views), generator=generator).int()
     return batch
+
+
+def _check_draw(term: Term, batch: Batch, before: tuple[Tensor | None, Tensor | None]) -> None:
+    """That a term changed only what it says, and as the student can take it."""
+    for name, now, then, declared in (
+        ("inputs", batch.inputs, before[0], "inputs"),
+        ("token_mask", batch.token_mask, before[1], "attend"),
+    ):
+        if now is then or now is None:
+            continue
+        if declared not in term.changes:
+            raise ValueError(
+                f"{term.name}: draw set batch.{name}; say so on the class: changes = frozenset({{{declared!r}}})"
+            )
+        wanted = (len(batch.codes), batch.student_views, batch.codes.shape[-1])
+        kind = torch.long if name == "inputs" else torch.bool
+        if tuple(now.shape) != wanted or now.dtype != kind:
+            raise ValueError(
+                f"{term.name}: draw set batch.{name} of shape {tuple(now.shape)} and {now.dtype}; give {wanted} {kind}"
+            )
 
 
 def own_generator(generator: torch.Generator, name: str) -> torch.Generator:

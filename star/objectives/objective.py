@@ -108,7 +108,8 @@ class Objective(nn.Module):
             some = slice(first, min(first + micro, rows.stop))
             states = self._teacher_states(batch, some)
             for term in self.terms:
-                found = term.targets(_read_by(term, states, batch), batch, some)
+                with term.told("targets"):
+                    found = term.targets(_read_by(term, states, batch), batch, some)
                 if found is not None:
                     parts.setdefault(term.name, []).append(found)
         whole = {name: torch.cat(found) for name, found in parts.items()}
@@ -163,11 +164,17 @@ class Objective(nn.Module):
             compared = targets.own.get(term.name)
             if compared is not None and not term.gathers:
                 compared = compared[own]
-            found = term.loss(out, compared, batch, rows)
+            with term.told("loss"):
+                found = term.loss(out, compared, batch, rows)
             if set(found) != set(term.loss_names):
                 raise ValueError(
                     f"{term.name}: loss gave {sorted(found)}, and loss_names are {sorted(term.loss_names)}"
                 )
+            for name, value in found.items():
+                if value.ndim:
+                    raise ValueError(
+                        f"{term.name}: loss gave {name} of shape {tuple(value.shape)}; give one number: its sum"
+                    )
             parts |= found
             total = total + term.weight_at(batch.progress) * sum(found.values())
         return {"loss": total} | parts

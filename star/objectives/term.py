@@ -12,6 +12,8 @@ So losses of passes and ranks add up to the full batch's, whatever the passes ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,36 +22,8 @@ from torch import Tensor, nn
 
 from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch
-from star.spec.base import resolve_layer
 from star.spec.plugin_parts import TermConfig
-from star.spec.run import RunSpec
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a term of a plugin may know of the run beside its own config."""
-
-    n_layer: int
-    dim: int
-    """D: channels of the hidden states."""
-    grid: int
-    """Codes along one side of an image; T is its square."""
-    codebook_size: int
-    num_classes: int
-
-    @classmethod
-    def of(cls, spec: RunSpec) -> Setting:
-        """That of a run."""
-        model, codes = spec.model, spec.tokenizer.codebook_size
-        return cls(model.n_layer, model.dim, spec.grid, codes, spec.data.num_classes)
-
-    def layer(self, reference: int | str) -> int:
-        """The 1-based layer that a number, or a fraction of the depth such as 1/2, means.
-
-        Raises:
-            ValueError: it hits no layer.
-        """
-        return resolve_layer(reference, self.n_layer)
+from star.spec.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -72,6 +46,12 @@ class Term:
 
     config: ClassVar[type[TermConfig]]
     """What runs may say of it, under `terms.NAME`."""
+
+    def __init__(self, fields: TermConfig | None = None, setting: Setting | None = None) -> None:
+        """Keeps both. `layers`, and what `teacher` reads, may be set here; what every run has (`loss_names`, `changes`, `averages_head`,
+        whether there is a `teacher`) is said on the class."""
+        self.fields, self.setting = fields, setting
+
     name: ClassVar[str]
     """Under which its draws and its own weights are kept."""
     version: ClassVar[int | None] = None
@@ -90,6 +70,15 @@ class Term:
     """What of the student's pass it changes: `inputs`, `attend`. Two terms that change the same are refused."""
     own_generator: bool = True
     """False: it draws from the step's generator, in its turn."""
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Whatever is raised in it says whose it is: there are several terms, and torch names none."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"in {what} of the term {self.name}")
+            raise
 
     def check(self, images: int, views: int, length: int) -> None:
         """That a batch of this shape has something to average over; an empty mean is NaN.

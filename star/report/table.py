@@ -175,7 +175,7 @@ def _text(column: Column, variant: Variant, published: object) -> str:
             return str(published or "")
         return _count(parameters(run))
     assert column.spec is not None
-    counts = not variant.runs or variant.is_varied(column.spec)
+    counts = not variant.runs or (variant.is_varied(column.spec) and variant.runs[0].has(column.spec))
     value = spec_value(variant, column.spec) if counts else "-"
     if column.check and counts:
         return "✓" if value else ""

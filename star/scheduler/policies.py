@@ -61,7 +61,11 @@ POLICIES: dict[str, Policy] = {
     ),
     USER: Policy(FAILED, 0, 0, "fix what the message says, then the same run again"),
     BUG: Policy(
-        FAILED, 0, 0, "the traceback is in `star-exp logs KEY`; changed code is used by `star-exp retry KEY`, then run"
+        FAILED,
+        0,
+        0,
+        "the traceback is in `star-exp logs KEY`; changed code is used by `star-exp retry KEY`, then run (a plugin "
+        "that was changed has another key: the same run again runs it)",
     ),
     CANCEL: Policy(CANCELLED, None, 0, "`star-exp retry KEY` queues it again"),
     REFUSED: Policy(QUEUED, None, 10, "the executor did not take it; it is offered again"),
@@ -71,7 +75,7 @@ POLICIES: dict[str, Policy] = {
     ),
 }
 OF_SCRIPTS = {
-    BUG: "what it printed is in `star-exp logs KEY`; a script that was changed has another key: the same run again runs it",
+    BUG: "what it printed is in `star-exp logs KEY`; a script or plugin that was changed has another key: the same run again runs it",
     MEMORY: "its passes are its own: give it smaller ones by a parameter, or raise its memory_gb under resources",
     NUMBERS: "what it printed is in `star-exp logs KEY`",
 }

@@ -146,6 +146,12 @@ def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int
     if samples and not {"steps", "epochs"} & set(asked.get("optim", {})):  # of a training that there is none of
         whole = overlay(whole, nested(("optim", "steps"), 1, SourceLocation(name)))
     first = validated(kind, whole, name)
+    for term, values in placed.patch.value.get("terms", {}).items():
+        if "weight" not in values and not first.has(f"terms.{term}.{next(iter(values), 'weight')}"):
+            raise SpecError(
+                f"{placed.patch.location(('terms', term))}: terms.{term}: its weight is 0, so nothing of it is built; give weight: 1 too "
+                "(also where it has no loss of its own), or take it out of this row."
+            )
     if "seed" in whole.value:
         raise SpecError(
             f"{whole.location(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds."

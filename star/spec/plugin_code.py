@@ -28,7 +28,7 @@ def place_of(name: str, folder: Path) -> tuple[Path, str]:
         given = folder / Path(name).expanduser()
         path = given.parent.resolve() / given.name  # a link keeps its name
         if not path.is_file():
-            raise PluginError(f"{name}: {shown(path)} is no file; give a path from {shown(folder)}.")
+            raise PluginError(f"{name}: {shown(path)} is no file; give a path from {shown(folder.resolve())}.")
         if not path.stem.isidentifier():
             raise PluginError(
                 f"{name}: {path.stem!r} is no name of a module; call the file otherwise, such as my_lab.py."
@@ -93,12 +93,12 @@ def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType
     except (Exception, SystemExit) as error:  # somebody else's code
         for known in [one for one in sys.modules if one == unique or one.startswith(f"{unique}.")]:
             del sys.modules[known]
-        where = _where(error, folder)
-        before = "" if where.startswith(f"{Path(name).name}:") else f"{name}: "
-        raise PluginError(f"{before}{where}{type(error).__name__}: {error}.") from error
+        at = where(error, folder)
+        before = "" if at.startswith(f"{Path(name).name}:") else f"{name}: "
+        raise PluginError(f"{before}{at}{type(error).__name__}: {error}.") from error
 
 
-def _where(error: BaseException, folder: Path) -> str:
+def where(error: BaseException, folder: Path) -> str:
     """`my_lab.py:12: `: the last line of the plugin's own that led to an error."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}: "

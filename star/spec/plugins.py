@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError, create_model
 
 from star.errors import DataError
-from star.spec.base import Section
+from star.spec.base import FieldError, Section
 from star.spec.graph import STAGES, Stage
 from star.spec.images import SOURCES, DataSpec, TokenizerSpec
-from star.spec.plugin_code import PluginError, files_of, import_from, place_of
+from star.spec.plugin_code import PluginError, files_of, import_from, place_of, where
 from star.spec.plugin_parts import (
     TERMS,
     OpaqueSource,
@@ -38,11 +38,20 @@ from star.spec.plugin_parts import (
 )
 from star.spec.script_files import digest_of, listing_of
 from star.spec.scripts import NAME, OF_ALL
+from star.spec.setting import Setting
 from star.words import shown
 
 KINDS = (TermConfig, StageConfig, SourceConfig, TokenizerConfig)
 _CONFIGS: dict[tuple[str, str], type[PluginConfig]] = {}
 """(digest, part) -> the config of a plugin that was imported in this process."""
+_CLASSES: dict[tuple[str, str], Any] = {}
+"""The same -> the class itself."""
+METHODS = {StageConfig: ("run",), SourceConfig: ("labels", "image"), TokenizerConfig: ("encode", "decode")}
+"""What has to be written of each."""
+OF_FOLDERS = ("test_fraction", "train_split", "test_split")
+"""Fields of `data` that a plugin's data set does not see."""
+CHANGES = ("inputs", "attend")
+"""What a term may change of the student's pass."""
 
 
 def read_plugin(name: str, folder: Path) -> Plugin:
@@ -68,6 +77,7 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     for part, found in classes.items():
         where = f"{name}: {found.__qualname__}"
         _check(where, part, found.config)
+        _check_written(where, found)
         try:
             if issubclass(found.config, TermConfig):
                 terms[part] = _term(where, found)
@@ -77,11 +87,13 @@ def read_plugin(name: str, folder: Path) -> Plugin:
                 tokenizers[part] = OwnTokenizer(neutral=dict(found.config.neutral), version=found.version)
             else:
                 stages[part] = _stage(where, found)
+        except (TypeError, AttributeError) as error:
+            raise PluginError(f"{where}: cannot be read: {error}.") from None
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise PluginError(f"{where}: {field}: {first['input']!r} is not legal: {first['msg']}.") from None
-        _CONFIGS[digest, part] = found.config
+        _CONFIGS[digest, part], _CLASSES[digest, part] = found.config, found
     found_parts: dict[str, Any] = {"terms": terms, "stages": stages, "sources": sources, "tokenizers": tokenizers}
     return Plugin(folder=str(place), module=module_name, digest=digest, **found_parts)
 
@@ -136,12 +148,72 @@ def _check(where: str, name: str, config: type[PluginConfig]) -> None:
         raise PluginError(f"{where}: config: neutral names {unknown[0]!r}, which is no field of it.")
 
 
+def _check_written(where: str, found: Any) -> None:
+    """That what has to be there is, and lists of names are lists."""
+    kind = next(kind for kind in KINDS if issubclass(found.config, kind))
+    for method in METHODS.get(kind, ()):
+        own = getattr(found, method, None)
+        if own is None or getattr(own, "__module__", "") == "star.plugin":
+            raise PluginError(
+                f"{where}: has no {method}; docs/own-metric.md, own-tokenizer.md and data.md show what it is given."
+            )
+    for name in ("loss_names", "changes", "after", "results", "attach"):
+        value = getattr(found, name, ())
+        if isinstance(value, str):
+            raise PluginError(f"{where}: {name}: {value!r} is a text; give a tuple: ({value!r},).")
+    wrong = [what for what in getattr(found, "changes", ()) if what not in CHANGES]
+    if wrong:
+        raise PluginError(
+            f"{where}: changes: {wrong[0]!r} is nothing that a term changes; give {' or '.join(CHANGES)}."
+        )
+    if not isinstance(getattr(found, "curves", {}), Mapping):
+        raise PluginError(
+            f'{where}: curves: give a mapping of names to what a step is, such as {{"mean_by_row": "row"}}.'
+        )
+
+
+def promised(term: Any, declared: OwnTerm) -> str | None:
+    """What to say of a term, made for a run, that is not what its class declares; None where it is."""
+    for what, now, then in (
+        ("loss_names", list(term.loss_names), declared.loss_names),
+        ("changes", sorted(term.changes), declared.changes),
+        ("averages_head", bool(term.averages_head), declared.averages_head),
+    ):
+        if now != then:
+            return (
+                f"its __init__ makes {what} {now!r}, and the class says {then!r}; say on the class what every run has"
+            )
+    if (term.teacher is not None) != declared.teacher:
+        if declared.teacher:
+            return "its class has a teacher, and its __init__ takes it away; leave it, or leave it out of the class"
+        return "its __init__ sets a teacher, and the class has none; write `teacher = TeacherReads()` on the class too"
+    return None
+
+
+def check_term(name: str, plugin: Plugin, config: Section, setting: Setting) -> None:
+    """That a term can be made for a run, where its code was imported.
+
+    Raises:
+        FieldError: it cannot, or is not what its class declares.
+    """
+    found = _CLASSES.get((plugin.digest, name))
+    if found is None or not hasattr(found, "build"):
+        return
+    try:
+        said = promised(found(config, setting), plugin.terms[name])
+    except Exception as error:  # somebody else's code
+        at = where(error, Path(plugin.folder))
+        raise FieldError(
+            f"terms.{name}", f"{at}{found.__qualname__} cannot be made: {type(error).__name__}: {error}"
+        ) from None
+    if said is not None:
+        raise FieldError(f"terms.{name}", said)
+
+
 def _term(where: str, term: Any) -> OwnTerm:
     lacking = [name for name in ("loss_names", "teacher", "version") if not hasattr(term, name)]
     if lacking:
         raise PluginError(f"{where}: has no {lacking[0]}; derive it from star.objectives.Term.")
-    if isinstance(term.loss_names, str):
-        raise PluginError(f"{where}: loss_names: {term.loss_names!r} is a text; give a tuple: ({term.loss_names!r},).")
     trains = [stage for stage in STAGES.values() if "terms" in stage.optional]
     recorded = {one for stage in trains for one in (*stage.results, *stage.curves, "lr")}
     for loss in term.loss_names:
@@ -210,6 +282,7 @@ def data_class(plugins: Mapping[str, Plugin]) -> type[DataSpec]:
             values = {name: value for name, value in super().identity().items() if name not in own}
             if self.name in own:
                 plugin, part = own[self.name]
+                values = {name: one for name, one in values.items() if name not in OF_FOLDERS}
                 values[self.name] = {**part.key_of(getattr(self, self.name)), "plugin": plugin.code_of(part)}
             return values
 

@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from star.spec.base import FieldError, resolve_layer
 from star.spec.graph import Stage, stages_of
-from star.spec.images import DataSpec, TokenizerSpec
+from star.spec.images import SOURCES, DataSpec, TokenizerSpec
 from star.spec.resources import ResourceSpec
 from star.spec.run_base import Run, Seed, Training
 from star.spec.sections import (
@@ -52,7 +52,10 @@ class RunSpec(Run):
                 f"{data.image_size} is not a multiple of {tokenizer.downsample}, the downsampling of {whose}",
             )
         if data.name != "fashion-mnist" and data.path is None:
-            raise FieldError("data.path", f"name: {data.name} needs the path of the folder")
+            raise FieldError(
+                "data.path",
+                f"name: {data.name} needs the path of its folder{'' if data.name in SOURCES else ' or file'}",
+            )
         if data.name == "fashion-mnist":
             self._fashion_mnist()
         for path, layer in (

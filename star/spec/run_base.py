@@ -62,6 +62,10 @@ class Run(Section):
         """What must be the same of two runs for the numbers of a stage to be compared."""
         return None
 
+    def has(self, path: str) -> bool:
+        """Whether a field is of a part that is switched on."""
+        return True
+
     def metric(self, name: str) -> str:
         """A metric's name with what the run fills in."""
         return name

@@ -13,11 +13,12 @@ from star.spec.base import FieldError, Section
 from star.spec.graph import STAGES, Stage, needed_of
 from star.spec.own_stages import own_stages, with_curves
 from star.spec.plugin_parts import Plugin
-from star.spec.plugins import active, data_class, is_imported, section_of, stage_configs, tokenizer_class
+from star.spec.plugins import active, check_term, data_class, is_imported, section_of, stage_configs, tokenizer_class
 from star.spec.resources import Resources, StarResources, resources_class
 from star.spec.run import RunSpec
 from star.spec.run_base import Run, Seed, Training
 from star.spec.scripts import ScriptStage, scripts_of
+from star.spec.setting import Setting
 
 
 class ScriptRun(Run):
@@ -58,6 +59,12 @@ class RunWithPlugins(RunSpec):
         """Name, plugin and fields of each term of a plugin that it is trained on."""
         return list(active(self.terms, self.plugins))
 
+    def has(self, path: str) -> bool:
+        """A term whose weight is 0 has no other field."""
+        section, _, field = path.partition(".")
+        name, _, field = field.partition(".")
+        return section != "terms" or field == "weight" or any(name == term for term, _, _ in self.own_terms)
+
     @property
     def source_plugin(self) -> Plugin | None:
         """That of its images, where they are no data set of ours."""
@@ -86,6 +93,7 @@ class RunWithPlugins(RunSpec):
     def _terms_go_together(self) -> RunWithPlugins:
         changed = {"attend": "hidden_keys"} if self.selfguided.masked else {}
         for term, plugin, _ in self.own_terms:
+            check_term(term, plugin, getattr(self.terms, term), Setting.of(self))
             for what in plugin.terms[term].changes:
                 if what in changed:
                     raise FieldError(

@@ -117,16 +117,31 @@ def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, sl
     return iter(sorted(found.items()))
 
 
-def job_of(ctx: Context, seed: int | None, sections: Mapping[str, Any]) -> Job:
+class _Inputs(dict[str, Path]):
+    """Says what there is where something else is asked for."""
+
+    def __missing__(self, name: str) -> Path:
+        legal = ", ".join(sorted(self)) or "none"
+        raise DataError(
+            f"job.inputs[{name!r}]: this stage does not come after it; there are: {legal}. `after` says more."
+        )
+
+
+def job_of(
+    ctx: Context,
+    seed: int | None,
+    sections: Mapping[str, Any],
+    record: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> Job:
     """What code of a plugin gets to see of it."""
     return Job(
-        inputs=ctx.inputs,
+        inputs=_Inputs(ctx.inputs),
         out=ctx.out,
         checkpoints=ctx.checkpoints,
         device=ctx.device,
         threads=ctx.threads,
         seed=seed,
-        record=ctx.record,
+        record=record or ctx.record,
         progress=ctx.progress,
         stop=ctx.stop,
         sections=sections,

@@ -31,16 +31,25 @@ def own_stage(spec: Run, name: str, folders: Mapping[str, Path]) -> Callable[[Co
     sections = {section for one in before for section in spec.pipeline[one].sections}
 
     def run(ctx: Context) -> Result:
-        job = job_of(
-            ctx,
-            spec.seed if declared.uses_seed else None,
-            {one: getattr(spec, one) for one in sections if one != "seed"},
-        )
-        result = dict(stage.run(config, job))
+        def record(step: int, values: Mapping[str, float]) -> None:
+            unknown = [one for one in values if one not in declared.curves]
+            if unknown:
+                raise DataError(f"{name}: recorded {unknown[0]}, and declares curves = {dict(declared.curves)}.")
+            ctx.record(step, values)
+
+        seen = {one: getattr(spec, one) for one in sections if one != "seed"}
+        result = stage.run(config, job_of(ctx, spec.seed if declared.uses_seed else None, seen, record))
+        if not isinstance(result, Mapping):
+            raise DataError(
+                f"{name}: run returned {type(result).__name__}; return a number for each of {list(declared.results)}, by name."
+            )
         if set(result) != set(declared.results):
             raise DataError(
                 f"{name}: returned {', '.join(sorted(result)) or 'nothing'}, and declares results = {list(declared.results)}."
             )
+        lacking = [file for file in declared.attach if not (ctx.out / file).is_file()]
+        if lacking:
+            raise DataError(f"{name}: declares attach = {list(declared.attach)}, and left no {lacking[0]} in job.out.")
         return {one: float(result[one]) for one in declared.results}
 
     return run

@@ -8,12 +8,13 @@ from typing import cast
 
 from star.errors import DataError
 from star.objectives.st_ar import st_ar
-from star.objectives.term import Setting, Term
+from star.objectives.term import Term
 from star.spec.plugin_code import import_from
 from star.spec.plugin_parts import Plugin
-from star.spec.plugins import parts_in
+from star.spec.plugins import parts_in, promised
 from star.spec.run import RunSpec
 from star.spec.run_class import RunWithPlugins
+from star.spec.setting import Setting
 
 
 def terms_of(spec: RunSpec, folders: Mapping[str, Path] | None = None) -> list[Term]:
@@ -36,15 +37,7 @@ def _own(name: str, plugin: Plugin, folder: Path, values: Mapping[str, object], 
     found = parts_in(import_from(folder, plugin.module, plugin.digest, plugin.module))[name]
     term = cast(Term, found(found.config.model_validate(values), setting))
     term.weight = float(cast(float, values["weight"]))
-    declared = plugin.terms[name]
-    for what, now, then in (
-        ("loss_names", list(term.loss_names), declared.loss_names),
-        ("changes", sorted(term.changes), declared.changes),
-        ("teacher", term.teacher is not None, declared.teacher),
-        ("averages_head", term.averages_head, declared.averages_head),
-    ):
-        if now != then:
-            raise DataError(
-                f"terms.{name}: its {what} is {now!r}, and the class declares {then!r}; set on the class what every run has."
-            )
+    said = promised(term, plugin.terms[name])
+    if said is not None:
+        raise DataError(f"terms.{name}: {said}.")
     return term

@@ -50,6 +50,9 @@ class Loudness(Stage):
     after = ("generate",)
     results = ("mean",)
     curves = {"mean_by_row": "row"}
+
+    def run(self, config, job):
+        return {"mean": 0.0}
 '''
 YAML = """experiment: own
 title: Of one's own
@@ -107,6 +110,10 @@ def keys_of(path: Path, **options: Any) -> dict[str, dict[str, str]]:
         ("    teacher = None\n", "", ["Hum: has no teacher; derive it from star.objectives.Term."]),
         ("Field(8, ge=2)", "Field(1, ge=2)", ["Hum: config: its defaults are not legal", "size"]),
         ("size: int = Field(8, ge=2)", "size: tuple[int, ...] = (1, 2)", ["config: its defaults are not legal, or no plain JSON"]),
+        ("    def run(", "    def walk(", ["Loudness: has no run"]),
+        ('("generate",)', '"generate"', ["Loudness: after: 'generate' is a text; give a tuple: ('generate',)."]),
+        ('{"mean_by_row": "row"}', '("mean_by_row",)', ["Loudness: curves: give a mapping of names to what a step is"]),
+        ("changes = frozenset()", 'changes = {"input"}', ["Hum: changes: 'input' is nothing that a term changes"]),
         ("class Loudness(", "Twin = type('Twin', (Hum,), {'__module__': __name__})\n\n\nclass Loudness(", ["both called 'hum'"]),
         ("    images: int", "    neutral = {'sound': 1}\n    images: int", ["Loudness: config: neutral names 'sound'"]),
     ],

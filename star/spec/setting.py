@@ -1,0 +1,35 @@
+"""What a loss term of a plugin may know of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from star.spec.base import resolve_layer
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a term of a plugin may know of the run beside its own config."""
+
+    n_layer: int
+    dim: int
+    """D: channels of the hidden states."""
+    grid: int
+    """Codes along one side of an image; T is its square."""
+    codebook_size: int
+    num_classes: int
+
+    @classmethod
+    def of(cls, spec: Any) -> Setting:
+        """That of a `RunSpec`."""
+        model, codes = spec.model, spec.tokenizer.codebook_size
+        return cls(model.n_layer, model.dim, spec.grid, codes, spec.data.num_classes)
+
+    def layer(self, reference: int | str) -> int:
+        """The 1-based layer that a number, or a fraction of the depth such as 1/2, means.
+
+        Raises:
+            ValueError: it hits no layer.
+        """
+        return resolve_layer(reference, self.n_layer)
