@@ -139,6 +139,39 @@ def test_terms_that_do_not_go_together_are_refused(terms: list[Term], message: s
         objective_of([NextToken(), *terms])
 
 
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (lambda codes: codes[:, :1], r"quiet: draw set batch.inputs of shape \(6, 1, 9\)"),
+        (lambda codes: codes.float(), r"quiet: draw set batch.inputs of shape \(6, 2, 9\) and torch.float32; give"),
+    ],
+)
+def test_what_a_term_draws_is_checked(made: Any, message: str) -> None:
+    class Quiet(Noise):
+        name = "quiet"
+        changes = frozenset()
+
+        def draw(self, batch: Batch, generator: torch.Generator) -> None:
+            batch.inputs = made(batch.codes)
+
+    with pytest.raises(ValueError, match="quiet: draw set batch.inputs; say so on the class: changes = frozenset"):
+        batch_of([Quiet()])
+    with pytest.raises(ValueError, match=message):
+        batch_of([type("Said", (Quiet,), {"changes": frozenset({"inputs"})})()])
+
+
+def test_an_error_says_whose_it_is() -> None:
+    class Broken(Cluster):
+        def loss(self, *arguments: Any) -> dict[str, torch.Tensor]:
+            raise KeyError("x")
+
+    terms = [NextToken(), Broken()]
+    objective, batch = objective_of(terms), batch_of(terms)
+    with pytest.raises(KeyError) as caught:
+        objective.losses(batch, objective.targets(batch))
+    assert caught.value.__notes__ == ["in loss of the term cluster"]
+
+
 def test_a_loss_that_was_not_declared_is_refused() -> None:
     class Sly(Cluster):
         def loss(self, *arguments: Any) -> dict[str, torch.Tensor]:

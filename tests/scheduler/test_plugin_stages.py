@@ -58,6 +58,12 @@ class Count(Stage):
             raise DataError("count.to: is too high for today; give less.")
         if config.fail == "bug":
             raise KeyError("spelt")
+        if config.fail == "curve":
+            job.record(1, {"summ": 1.0})
+        if config.fail == "input":
+            job.inputs["train"]
+        if config.fail == "none":
+            return None
         if config.fail == "nan":
             return {"total": float("nan"), "first": first}
         return {"total": total, "first": first} | ({"more": 1} if config.fail == "more" else {})
@@ -127,6 +133,10 @@ def test_it_goes_on_from_what_it_kept(tmp_path: Path, number: signal.Signals) ->
         ("data", ["DataError: count.to: is too high for today; give less."]),
         ("bug", ["KeyError", "spelt"]),
         ("nan", ["total"]),
+        ("curve", ["count: recorded summ, and declares curves = {'sum': 'step'}."]),
+        ("input", ["job.inputs['train']: this stage does not come after it; there are: none."]),
+        ("none", ["count: run returned NoneType; return a number for each of ['total', 'first'], by name."]),
+        ("attach", ["count: declares attach = ['a.png'], and left no a.png in job.out."]),
         ("more", ["count: returned first, more, total, and declares results = ['total', 'first']"]),
     ],
 )
@@ -134,6 +144,9 @@ def test_what_goes_wrong_in_it_is_said(tmp_path: Path, kind: str, expected: list
     file, home = written(tmp_path / "mine"), tmp_path / "home"
     line = ["run", file, "--plain", "--seeds", "0", "--set", f"count.fail={kind}"]
     file.write_text(YAML.replace("to: 40", "to: 2"))
+    if kind == "attach":
+        plugin = file.with_name("counting.py")
+        plugin.write_text(plugin.read_text().replace("    uses_seed", '    attach = ("a.png",)\n    uses_seed'))
     began = time.time()
     done = star_exp(*line, home=home, cwd=tmp_path)
     assert done.returncode == 1 and all(part in done.stderr for part in expected), done.stdout + done.stderr
