@@ -331,9 +331,8 @@ def is_imported(plugins: Mapping[str, Plugin]) -> bool:
 def active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str, Plugin, dict[str, Any]]]:
     """The terms that a run is trained with: name, plugin, and what the run says of it."""
     declared = {name: plugin for plugin in plugins.values() for name in plugin.terms}
-    for name, plugin in sorted(
-        declared.items()
-    ):  # whatever order the file has: their modules draw their first weights one by one
+    # whatever order the file has: their modules draw their first weights one by one
+    for name, plugin in sorted(declared.items()):
         values = getattr(terms, name).model_dump(mode="json")
         if values["weight"] > 0:
             yield name, plugin, values

@@ -350,7 +350,8 @@ def test_what_lies_beside_a_copy_is_what_it_names(tmp_path: Path) -> None:
         load(both)
 
 
-def test_a_changed_file_is_read_whatever_its_time_says(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_whatever_its_time_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = written(tmp_path)
     before = load(path).variants[0].runs[0]
     stamp = (tmp_path / "lab.py").stat()
