@@ -210,5 +210,5 @@ def test_status_says_class_message_lines_and_what_to_do(lab: Lab, monkeypatch: p
     lab.run()
     assert lab.ledger.of_state(FAILED)
     shown = star_exp("status", home=lab.path).stdout
-    assert "failed    dataset" in shown and "ValueError: ValueError: a slip" in shown
+    assert "failed    dataset" in shown and "ValueError: a slip" in shown
     assert 'raise ValueError("a slip")' in shown and "star-exp logs" in shown
