@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -130,3 +131,14 @@ def living_workers(home: Path, module: str = "star.worker") -> list[psutil.Proce
 def work(job: JobDir) -> int:
     """Run a worker to its end; returns its exit code."""
     return start_worker(job).wait()
+
+
+def page_of_docs(text: str, folder: Path) -> Path:
+    """A folder with the files that a page of the docs shows, profiles beside them, and the images where it says."""
+    for name, content in re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", text, re.DOTALL):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    (folder / "study" / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    (folder / "runs" / "data").mkdir(parents=True)
+    (folder / "runs" / "data" / "fashion-mnist").symlink_to(DATA)
+    return folder

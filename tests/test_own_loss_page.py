@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import DATA, ROOT, star_exp
+from tests.helpers import ROOT, page_of_docs, star_exp
 
 PAGE = (ROOT / "docs" / "own-loss.md").read_text()
 SMALL = ("--profile", "tiny", "--seeds", "0")
@@ -21,14 +20,7 @@ SMALL = ("--profile", "tiny", "--seeds", "0")
 @pytest.fixture(scope="module")
 def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page's files, and the images where it says."""
-    path = tmp_path_factory.mktemp("page")
-    for name, text in re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
-        (path / name).parent.mkdir(exist_ok=True)
-        (path / name).write_text(text)
-    (path / "study" / "profiles").symlink_to(ROOT / "tests" / "profiles")
-    (path / "runs" / "data").mkdir(parents=True)
-    (path / "runs" / "data" / "fashion-mnist").symlink_to(DATA)
-    return path
+    return page_of_docs(PAGE, tmp_path_factory.mktemp("page"))
 
 
 def planned(folder: Path, file: str | Path, *arguments: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from star.rundir import read_json
-from tests.helpers import DATA, ROOT, star_exp
+from tests.helpers import ROOT, page_of_docs, star_exp
 
 PAGE = (ROOT / "docs" / "own-metric.md").read_text()
 RUN = ("study/metrics.yaml", "--profile", "tiny", "--plain")
@@ -20,13 +19,7 @@ RUN = ("study/metrics.yaml", "--profile", "tiny", "--plain")
 @pytest.fixture(scope="module")
 def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page's files, and the images where it says."""
-    path = tmp_path_factory.mktemp("page")
-    for name, text in re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
-        (path / name).parent.mkdir(exist_ok=True)
-        (path / name).write_text(text)
-    (path / "study" / "profiles").symlink_to(ROOT / "tests" / "profiles")
-    (path / "runs" / "data").mkdir(parents=True)
-    (path / "runs" / "data" / "fashion-mnist").symlink_to(DATA)
+    path = page_of_docs(PAGE, tmp_path_factory.mktemp("page"))
     done = star_exp("run", *RUN, home=path / "runs", cwd=path)
     assert done.returncode == 0 and "all done: 15 jobs computed" in done.stdout, done.stdout + done.stderr
     return path
