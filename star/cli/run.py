@@ -180,21 +180,24 @@ def _detach(home: Home, ledger: Ledger, experiment: Experiment) -> int:
             stderr=file,
             start_new_session=True,
         )
-    while (code := child.poll()) is None:
-        # `status` and `watch`, called next, find it there
-        known = [
-            one for one in ledger.schedulers().values() if (one.pid, one.host) == (child.pid, socket.gethostname())
-        ]
-        if any(is_alive(one.pid, one.born) for one in known):
-            click.echo(
-                f"detached: process {child.pid} goes on; it writes to {log}. "
-                "`star-exp status` and `star-exp watch` show how far it is."
-            )
-            return 0
-        time.sleep(0.05)
-    click.echo(
-        f"{log.read_text(errors='replace').rstrip()}\nit ended with exit code {code}; {log} has this too", err=code != 0
+    told = (
+        f"detached: process {child.pid} goes on; it writes to {log}. "
+        "`star-exp status` and `star-exp watch` show how far it is."
     )
+    try:
+        while (code := child.poll()) is None:
+            # `status` and `watch`, called next, find it there
+            here = (child.pid, socket.gethostname())
+            known = [one for one in ledger.schedulers().values() if (one.pid, one.host) == here]
+            if any(is_alive(one.pid, one.born) for one in known):
+                click.echo(told)
+                return 0
+            time.sleep(0.05)
+    except KeyboardInterrupt:  # of this terminal, which the other process has left already
+        click.echo(told)
+        return 0
+    text = log.read_text(errors="replace").rstrip()
+    click.echo(f"{text}\nit ended with exit code {code}; {log} has this too", err=code != 0)
     return code
 
 

@@ -54,7 +54,7 @@ def with_plugins(doc: LocatedYaml, path: Path, recorded: bool = False) -> Locate
             if known.module == plugin.module or same:
                 what = f"is called {plugin.module}" if known.module == plugin.module else f"declares {same[0]}"
                 raise SpecError(f"{where}: {name}: {what}, as {other} does; call one otherwise.")
-        found[name] = plugin
+        found[Path(name).name] = plugin  # wherever it lies: MLflow takes no path with `..` or `~` as a name
     return replace(
         doc, value={**doc.value, "plugins": {name: one.model_dump(mode="json") for name, one in found.items()}}
     )
@@ -117,7 +117,7 @@ def texts_of(
         inside = f"{name}/" if script.folder else ""
         found |= {inside + one: content.decode("utf-8", "surrogateescape") for one, content in contents.items()}
     if plugins:
-        declared = {Path(name).name: plugin.model_dump(mode="json") for name, plugin in plugins.items()}
+        declared = {name: plugin.model_dump(mode="json") for name, plugin in plugins.items()}
         found[RECORD] = json.dumps(declared, indent=1)
     for name, plugin in plugins.items():
         if name.endswith(".py"):

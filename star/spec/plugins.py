@@ -99,7 +99,7 @@ def read_plugin(name: str, folder: Path) -> Plugin:
 
 
 def parts_in(module: ModuleType) -> dict[str, Any]:
-    """Name -> class of each loss term and stage that a module, or a package with it, declares.
+    """Name -> class of each part that a module declares.
 
     Raises:
         PluginError: two have one name.

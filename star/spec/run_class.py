@@ -22,7 +22,7 @@ from star.spec.setting import Setting
 
 
 class ScriptRun(Run):
-    """A run of commands alone."""
+    """A run of stages of the user's own alone."""
 
     if not TYPE_CHECKING:
         resources: Resources = Resources()
@@ -43,7 +43,7 @@ class ScriptRun(Run):
 
 
 class RunWithPlugins(RunSpec):
-    """A run of ST-AR that may use loss terms and data sets of plugins."""
+    """A run of ST-AR that may use loss terms, data sets and tokenizers of plugins."""
 
     if TYPE_CHECKING:
         plugins: dict[str, Plugin]

@@ -18,6 +18,7 @@ from star.spec.load import load
 from star.spec.load_search import load_search
 from star.spec.own_stages import recorded_stages
 from star.spec.run_class import RunWithPlugins, parse_run
+from star.tracking.writer import flattened
 from tests.helpers import ROOT
 
 PLUGIN = '''from pydantic import Field
@@ -73,7 +74,7 @@ table:
 
 
 def written(folder: Path, plugin: str = PLUGIN, yaml: str = YAML, name: str = "lab.py") -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     (folder / name).write_text(plugin)
     if not (folder / "profiles").exists():
         (folder / "profiles").symlink_to(ROOT / "tests" / "profiles")
@@ -209,13 +210,30 @@ def test_a_file_that_extends_another_finds_its_plugins(tmp_path: Path) -> None:
     own = written(tmp_path / "mine", PLUGIN.replace("hum", "purr").replace("loudness", "silence"), "", "cat.py")
     own.write_text("extends: ../parents/own.yaml\nexperiment: mine\nadd: {plugins: [cat.py]}\n")
     mine = load(own)
-    assert list(mine.spec.plugins) == ["../parents/lab.py", "cat.py"]
+    assert list(mine.spec.plugins) == ["lab.py", "cat.py"]
     copy = tmp_path / "copy"
     copy.mkdir()
     for name, text in mine.written.items():
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text(text)
     assert keys_of(copy / "mine.yaml") == keys_of(own)
+
+
+@pytest.mark.parametrize("place", ["../../lab.py", "~/lab.py", "./lab.py", "{folder}/lab.py", "sub/lab.py"])
+def test_mlflow_takes_what_a_run_says_of_a_plugin_wherever_it_lies(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.utils.validation import _validate_param_name
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = written(tmp_path / "a" / "b", yaml=YAML.replace("[lab.py]", f"[{place.format(folder=tmp_path)}]"))
+    for folder in (tmp_path, tmp_path / "home", tmp_path / "a" / "b" / "sub"):
+        folder.mkdir(exist_ok=True)
+        (folder / "lab.py").write_text(PLUGIN)
+    run = load(path).variants[1].runs[0]
+    for name in flattened(run.model_dump(mode="json")):
+        _validate_param_name(name)
+    assert list(run.plugins) == ["lab.py"]  # type: ignore[attr-defined]
 
 
 def test_a_search_varies_a_term(tmp_path: Path) -> None:
