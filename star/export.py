@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from star.errors import DataError
+from star.pipeline.tokenizer import TOKENIZER
 from star.rundir import JobDir, write_bytes, write_json
 from star.spec.run_class import parse_run
 from star.tokenizer.load import BUFFER, BUFFER_SIZE
@@ -32,8 +33,8 @@ def export(job: JobDir, weights: str, form: str, target: Path) -> None:
         DataError: the job has no such weights.
     """
     content = json.loads(job.job.read_text())
-    tokenizer = content["stage"] == "tokenizer"
-    path = job.out / ("vq.pt" if tokenizer else f"{weights}.pt")
+    tokenizer = content["stage"] == TOKENIZER.name
+    path = job.out / f"{TOKENIZER.weights[0] if tokenizer else weights}.pt"
     if not path.exists():
         if job.result.exists() and job.was_deleted():
             raise DataError(

@@ -41,10 +41,15 @@ from star.rundir import (
     write_json,
 )
 from star.scratch import near
+from star.spec.builtin import builtin_stages, reference
 from star.usage import Usage
 
-PRELOAD = ("star.ranks", "star.spec.run", "star.stages")
-"""What every job imports: a fork server does it once for all."""
+PRELOAD = (
+    "star.ranks",
+    "star.spec.run_class",
+    *(stage.run.partition(":")[0] for stage in builtin_stages().values() if stage.run),
+)
+"""What jobs import: a fork server does it once for all."""
 PROGRESS_EVERY = 0.5
 """Seconds between writes of progress.json."""
 MAY_BE_INFINITE = ("psnr",)
@@ -149,14 +154,14 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     threads = int(job["threads"])
     repeatable(threads)
     from star.ranks import join, leave
-    from star.spec.graph import goes_on
     from star.spec.run_class import parse_run
-    from star.stages import STAGES, Context
+    from star.stages.context import Context
     from star.stages.own import own_stage
 
     spec: Any = parse_run(job["spec"])
     plugins = {digest: Path(folder) for digest, folder in (job.get("plugins") or {}).items()}
-    stage = STAGES.get(job["stage"]) or own_stage(spec, job["stage"], plugins)
+    declared = spec.pipeline[job["stage"]]
+    stage = reference(declared.run) if declared.run else own_stage(spec, job["stage"], plugins)
     device = _device(spec.resources.device_of(job["stage"]))
     ranks = join(device.type)
     log.info(
@@ -168,8 +173,8 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
         job_dir.scratch.mkdir()
     metrics = MetricLog(job_dir.metrics) if ranks.is_main else None
     # such a stage stops by itself: it saves first, on all ranks at once
-    saves = spec.pipeline[job["stage"]].keeps == "checkpoints"
-    progress = _Progress(job_dir if ranks.is_main else None, (lambda: False) if saves else stop, goes_on(job["stage"]))
+    saves = declared.keeps == "checkpoints"
+    progress = _Progress(job_dir if ranks.is_main else None, (lambda: False) if saves else stop, declared.goes_on)
     result = stage(
         Context(
             spec=spec,

@@ -18,9 +18,9 @@ import torch
 
 from star.data.codes import CodeStore
 from star.data.sharded import ShardedArray
+from star.pipeline.config import RunSpec
 from star.rundir import JobDir
 from star.spec.load import load
-from star.spec.run import RunSpec
 from tests.command import run_module
 from tests.forked import ROOT, Forked
 
@@ -75,7 +75,7 @@ def tiny(**changes: Any) -> RunSpec:
 def context(spec: RunSpec, stage: str, folder: Path, **inputs: Path) -> Any:
     """What `stage` gets when it runs in this process, in `folder`; its inputs' `out` folders by name."""
     from star.ranks import ALONE
-    from star.stages import Context
+    from star.stages.context import Context
 
     out = folder / stage / "out"
     out.mkdir(parents=True)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from star.errors import DataError
+from star.pipeline.config import RunSpec
 from star.rundir import DONE, JobDir
-from star.spec.run import RunSpec
-from star.stages import STAGES
 from star.train.trainer import build_model
 from star.weights import save_weights
 from tests.helpers import context, job_in, tiny, work
+from tests.stage_code import CODE
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def jobs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec, ready = tiny(), {}
     for stage in ("dataset", "tokenizer", "encode"):
         made = context(spec, stage, folder, **ready)
-        STAGES[stage](made)
+        CODE[stage](made)
         ready[stage] = made.out
     torch.manual_seed(0)
     train = folder / "train" / "out"
@@ -51,7 +51,7 @@ def measure(stage: str, spec: RunSpec, jobs: Path, folder: Path, **extra: Path) 
             recorded.setdefault(name, {})[step] = value
 
     made.record = record
-    return STAGES[stage](made), made.out, recorded
+    return CODE[stage](made), made.out, recorded
 
 
 def test_two_processes_score_as_one(jobs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,20 +13,75 @@ from star.model.gpt import GPT
 from star.objectives.batch import ClassDropout, draw_batch
 from star.objectives.objective import Objective
 from star.objectives.st_ar import st_ar
-from star.scheduler import estimate
-from star.spec.graph import STAGES, needed
-from star.spec.images import TokenizerSpec
+from star.pipeline import STAGES
+from star.pipeline.config import RunSpec
+from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.tokenizer import TokenizerSpec
+from star.pipeline.model import forward_flops, parameters
+from star.pipeline.score import INCEPTION
+from star.pipeline.tokenizer import vq_flops
+from star.pipeline.train import train_flops
+from star.scheduler.estimate import gpu_hours
+from star.spec.base import Section
+from star.spec.builtin import needed, reference
 from star.spec.load import load
-from star.spec.run import RunSpec
-from star.spec.sections import ModelSpec
 from star.tokenizer.vq import VQModel
 from tests.helpers import ROOT, tiny
 
 
-def test_the_graph_and_the_code_name_the_same_stages() -> None:
-    import star.stages
+def test_all_that_a_declaration_names_is_there() -> None:
+    for stage in STAGES.values():
+        assert callable(reference(str(stage.run)))
+        assert stage.check is None or callable(reference(stage.check))
+        assert (stage.look is None) == (stage.source is None)
+        assert stage.look is None or callable(reference(stage.look))
+        assert all(issubclass(reference(kind), Section) for kind in stage.config.values())
+        assert set(stage.drawn.values()) <= set(stage.files)
+        assert set(stage.charts) <= set(stage.curves)
+        assert set(stage.highlights) <= {name.rpartition("/")[2] for name in stage.results}
+    sections = {name for stage in STAGES.values() for name in stage.config}
+    assert {*sections, "resources", "seed"} == set(RunSpec.model_fields)
+    assert {name for stage in STAGES.values() for name in stage.sections} == {*sections, "seed"}
 
-    assert set(star.stages.STAGES) == set(STAGES)
+
+PLATFORM = (
+    "cli",
+    "report",
+    "search",
+    "scheduler",
+    "ledger",
+    "tracking",
+    "spec",
+    "command.py",
+    "rundir.py",
+    "worker.py",
+)
+OTHER_WORDS = {
+    "star/cli/images.py": "reference",  # what images are compared with
+    "star/cli/evaluate.py": "reference",
+    "star/spec/extends.py": "reference",  # the former name of a field of an experiment
+    "star/spec/renames.py": "reference",
+    "star/spec/plugins.py": "encode",  # a method of a plugin's tokenizer
+    "star/spec/reporting.py": "attention",  # a kind of figure
+    "star/report/figures/arrays.py": "attention",
+    "dashboards/star_board/views/runs.py": "attention",
+    "dashboards/star_board/views/jobs.py": "attention",
+}
+
+
+def test_the_platform_names_no_stage() -> None:
+    """No text in its code is a stage's name, alone or before a `/`, but where it is another word."""
+    named = []
+    folders = [*(ROOT / "star" / part for part in PLATFORM), ROOT / "dashboards" / "star_board"]
+    for file in [file for folder in folders for file in ([folder] if folder.is_file() else folder.rglob("*.py"))]:
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                head, _, rest = node.value.partition("/")
+                place = str(file.relative_to(ROOT))
+                if head in STAGES and " " not in rest and OTHER_WORDS.get(place) != node.value:
+                    named.append(f"{place}:{node.lineno}: {node.value}")
+    assert named == []
 
 
 def test_inputs_come_first() -> None:
@@ -36,7 +93,7 @@ def test_inputs_come_first() -> None:
 def test_parameters_are_counted_right() -> None:
     spec = tiny()
     model = GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
-    assert estimate.parameters(spec) == sum(parameter.numel() for parameter in model.parameters())
+    assert parameters(spec) == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("dim, n_layer", [(16, 2), (64, 4)])
@@ -49,15 +106,14 @@ def test_transformer_operations_are_counted_right(dim: int, n_layer: int) -> Non
     attention = 4 * dim * spec.sequence_length**2 * n_layer
     counted = counter.get_total_flops()
     assert any(
-        estimate.forward_flops(spec) == pytest.approx(c, rel=0.01)
-        for c in (counted - attention / 2, counted + attention / 2)
+        forward_flops(spec) == pytest.approx(c, rel=0.01) for c in (counted - attention / 2, counted + attention / 2)
     )
 
 
 @pytest.mark.parametrize("tokenizer, size", [(TokenizerSpec(), 64), (tiny().tokenizer, 28)])
 def test_tokenizer_operations_are_counted_right(tokenizer: TokenizerSpec, size: int) -> None:
     model = VQModel(tokenizer, 3).eval()
-    encode, decode = estimate.vq_flops(tokenizer, size, 3)
+    encode, decode = vq_flops(tokenizer, size, 3)
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             codes = model.encode(torch.zeros(1, 3, size, size))
@@ -96,7 +152,7 @@ def test_training_operations_are_those_of_the_real_modules(spec: RunSpec) -> Non
     with torch.device("meta"):
         student = GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
         objective = Objective(student, st_ar(spec.selfguided, spec.contrastive_layer))
-    assert estimate.parameters(spec) == sum(parameter.numel() for parameter in student.parameters())
+    assert parameters(spec) == sum(parameter.numel() for parameter in student.parameters())
     codes = torch.zeros(images, spec.selfguided.num_views, length, dtype=torch.long)
     views, generator = spec.selfguided.student_views, torch.Generator()
     batch = draw_batch(objective.terms, codes, codes[:, 0, 0], views, ClassDropout(1000), generator, dropout=True).to(
@@ -107,7 +163,7 @@ def test_training_operations_are_those_of_the_real_modules(spec: RunSpec) -> Non
     counts = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
     attention = counts["aten.bmm"]  # over all T x T pairs; causal attention needs T (T + 1) / 2 of them
     counted = counter.get_total_flops() - attention + attention * (length + 1) / (2 * length)
-    per_step = estimate.train_flops(spec) / spec.total_steps / spec.optim.batch_size * images
+    per_step = train_flops(spec) / spec.total_steps / spec.optim.batch_size * images
     assert per_step == pytest.approx(counted, rel=2e-4)
 
 
@@ -116,14 +172,14 @@ def test_inceptions_operations_are_counted_right() -> None:
         network = InceptionV3().eval()
     with FlopCounterMode(display=False) as counter:
         network.layers(torch.zeros(1, 3, 299, 299, device="meta"))
-    assert estimate.INCEPTION == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert INCEPTION == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_gpu_hours_are_operations_over_a_stated_speed() -> None:
     baseline = table1()[0]
     assert (baseline.resources.gpu, baseline.resources.utilisation) == ("H200", 0.4)
-    hours = estimate.gpu_hours(baseline, estimate.stage_flops("train", baseline))
-    assert hours == pytest.approx(estimate.train_flops(baseline) / (0.4 * 989e12) / 3600)
+    hours = gpu_hours(baseline, STAGES["train"].flops_of(baseline))
+    assert hours == pytest.approx(train_flops(baseline) / (0.4 * 989e12) / 3600)
     assert hours == pytest.approx(6.9, abs=0.05)
 
 
@@ -133,16 +189,17 @@ def test_llamagen_b_costs_what_is_known() -> None:
         data__image_size=256, tokenizer__channel_mult=[1, 1, 2, 2, 4], tokenizer__codebook_size=16384, optim__batch_size=2, optim__steps=1,
     )  # fmt: skip
     spec = spec.model_copy(update={"model": ModelSpec()})
-    assert 3 * estimate.forward_flops(spec) == pytest.approx(153.4e9, rel=0.002)
-    assert estimate.train_flops(spec) / (2 * 3 * estimate.forward_flops(spec)) == pytest.approx(2.583, abs=0.01)
-    encode, decode = estimate.vq_flops(TokenizerSpec(), 256, 3)
+    assert 3 * forward_flops(spec) == pytest.approx(153.4e9, rel=0.002)
+    assert train_flops(spec) / (2 * 3 * forward_flops(spec)) == pytest.approx(2.583, abs=0.01)
+    encode, decode = vq_flops(TokenizerSpec(), 256, 3)
     assert (encode, decode) == (pytest.approx(138.4e9, rel=0.03), pytest.approx(252.7e9, rel=0.03))
 
 
 def test_twenty_views_cost_twice_of_ten() -> None:
     ten, twenty, imported = tiny(), tiny(data__extra_crop_range=1.05), tiny(data__codes="/codes")
     test = ten.data.test_images
-    encode, _ = estimate.vq_flops(ten.tokenizer, ten.data.image_size, 1)
-    for cost, unit in ((estimate.stage_flops, encode), (estimate.stage_bytes, 2.0 * ten.sequence_length)):
-        assert cost("encode", twenty) - unit * test == pytest.approx(2 * (cost("encode", ten) - unit * test))
-    assert estimate.stage_flops("encode", imported) == pytest.approx(encode * test)
+    encode, _ = vq_flops(ten.tokenizer, ten.data.image_size, 1)
+    stage = STAGES["encode"]
+    for cost, unit in ((stage.flops_of, encode), (stage.disk_of, 2.0 * ten.sequence_length)):
+        assert cost(twenty) - unit * test == pytest.approx(2 * (cost(ten) - unit * test))
+    assert stage.flops_of(imported) == pytest.approx(encode * test)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from star.errors import DataError
 from star.model.gpt import GPT
+from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.tokenizer import TokenizerSpec
 from star.sniff import misnamed
-from star.spec.images import TokenizerSpec
-from star.spec.sections import ModelSpec
 from star.tokenizer.load import BUFFER, load_vq
 from star.tokenizer.vq import VQModel
 from star.train.trainer import build_model, initial_model

@@ -18,14 +18,14 @@ import torch
 
 from star.checkpoint import Checkpoints
 from star.errors import DataError, Stopped
+from star.pipeline import STAGES as GRAPH
+from star.pipeline.config import RunSpec
 from star.rundir import DONE, PREEMPTED, STOPPED, USER_ERROR, JobDir, read_json
 from star.scheduler.policies import advice, attempts
-from star.spec.graph import STAGES as GRAPH
-from star.spec.graph import goes_on
-from star.spec.run import RunSpec
-from star.stages import STAGES
+from star.spec.builtin import goes_on
 from star.worker import _Progress, check_result, repeatable
 from tests.helpers import ROOT, context, job_in, start_worker, tiny, work
+from tests.stage_code import CODE
 
 IMAGES = 1100
 SPEC = tiny(data__train_images=IMAGES, optim__steps=300, generate__num_images=1100, resources__checkpoint_every=15)
@@ -45,7 +45,7 @@ def made(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if stage == "train":
             assert work(job_in(home / stage, stage, SPEC, encode=home / "encode")) == DONE
         else:
-            STAGES[stage](context(SPEC, stage, home, **{name: home / name / "out" for name in inputs}))
+            CODE[stage](context(SPEC, stage, home, **{name: home / name / "out" for name in inputs}))
     return home
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +15,8 @@ from starlette.responses import Response
 from star.errors import NotFoundError
 from star.ledger.states import Job
 from star.rundir import Home
-from star.spec.graph import STAGES
+from star.spec.builtin import builtin_stages
+from star.spec.graph import file_of
 from star.words import duration, number
 from star_board import __name__ as package
 from star_board.curves import Curves
@@ -31,6 +32,14 @@ ROWS = 100
 """Rows of a list on one page."""
 
 
+class Drawn(NamedTuple):
+    """A file that a figure is drawn from."""
+
+    key: str
+    """Of the job that made it."""
+    file: str
+
+
 class Board:
     """One home's board."""
 
@@ -42,7 +51,7 @@ class Board:
         self.templates = Environment(loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined)
         self.templates.trim_blocks = self.templates.lstrip_blocks = True
         self.templates.filters |= {"duration": duration, "number": number, "moment": moment, "at": address}
-        self.templates.globals |= {"settings": settings, "stages": list(STAGES), "now": time.time}
+        self.templates.globals |= {"settings": settings, "stages": list(builtin_stages()), "now": time.time}
 
     def page(
         self, request: Request, template: str, make: Callable[[], Mapping[str, Any]], numbers: bool = False
@@ -93,6 +102,18 @@ class Board:
             NotFoundError: there is none.
         """
         return self._known(lambda: self.model.jobs, key, f"job {key[:40]}")
+
+    def drawn_from(self, stages: Mapping[str, str], figure: str) -> Drawn | None:
+        """What a kind of figure (`samples`, `attention`) is drawn from, where a run has made it.
+
+        Args:
+            stages: stage -> key of the run's jobs.
+        """
+        found = file_of(builtin_stages(), figure)
+        if found is None or found[0] not in stages:
+            return None
+        stage, name = found
+        return Drawn(stages[stage], name) if (self.home.job(stage, stages[stage]).out / name).exists() else None
 
     def _known(self, known: Callable[[], Mapping[K, T]], key: K, what: str) -> T:
         self.live.look(again=key not in known() and self.live.trouble is None)

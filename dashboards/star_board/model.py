@@ -21,7 +21,7 @@ from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, J
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, read_json
-from star.spec.graph import needed
+from star.spec.builtin import needed
 
 OVERLAP = 500
 """Transitions that are read again each time: PostgreSQL may commit a lower number after a higher one."""

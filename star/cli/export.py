@@ -11,24 +11,29 @@ import click
 from star.cli.places import writable
 from star.cli.status import look
 from star.errors import SpecError, StarError
+from star.spec.builtin import builtin_stages
 
 SUFFIXES = {"llamagen": ".pt", "safetensors": ".safetensors"}
-STAGES = ("train", "tokenizer")
 
 
 def export_weights(path: Path, prefix: str, weights: str, form: str, target: Path | None) -> None:
-    """Write the weights of a run (its trained transformer), or of a train or tokenizer job."""
+    """Write the weights of a run (those of the last of its stages that has some), or of a job."""
     home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
-    stage = "train"
+    known = {name: stage.weights for name, stage in builtin_stages().items() if stage.weights}
+    jobs = " or ".join(f"a {name} job" for name in reversed(known))
     if kind == "run":
-        key = ledger.runs([key])[key].stages["train"]
+        stages = ledger.runs([key])[key].stages
+        stage = next((name for name in reversed(known) if name in stages), None)
+        if stage is None:
+            raise SpecError(f"{prefix}: this run has no weights of ours; give another, or {jobs}.")
+        key = stages[stage]
     else:
         stage = ledger.jobs([key])[key].stage
-        if stage not in STAGES:
-            raise SpecError(f"{prefix}: stage {stage} has no weights; give a run, a train job or a tokenizer job.")
-    suffix = SUFFIXES[form]
-    target = target or Path(f"{stage}-{key}-{weights}{suffix}" if stage == "train" else f"{stage}-{key}{suffix}")
+        if stage not in known:
+            raise SpecError(f"{prefix}: stage {stage} has no weights; give a run, {jobs}.")
+    suffix, which = SUFFIXES[form], f"-{weights}" if len(known[stage]) > 1 else ""
+    target = target or Path(f"{stage}-{key}{which}{suffix}")
     if target.suffix != suffix:
         raise SpecError(f"--out {target}: give a name that ends in {suffix}, as {form} files do.")
     job = home.job(stage, key)

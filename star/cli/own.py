@@ -110,9 +110,9 @@ def _rows(table: Path, pairs: Sequence[str], default: int) -> Iterator[Numbers]:
 
 def _name(name: str, where: str) -> str:
     head = name.split("/")[0]
-    if head in own.RESERVED:
+    if head in own.reserved():
         raise SpecError(
-            f"{where}: {name!r} begins as the platform's own numbers do ({', '.join(own.RESERVED)}); choose another, such as my/{name}."
+            f"{where}: {name!r} begins as the platform's own numbers do ({', '.join(own.reserved())}); choose another, such as my/{name}."
         )
     path = posixpath.normpath(name) == name and not name.startswith(("/", "..")) and name != "."
     letters = name == name.strip() and all(letter.isalnum() or letter in "_-. /:" for letter in name)

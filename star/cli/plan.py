@@ -13,12 +13,11 @@ import click
 from star.cli.run import keep_budget
 from star.ledger.store import read_ledger
 from star.rundir import Home
-from star.scheduler.estimate import gpu_hours, parameters
+from star.scheduler.estimate import gpu_hours
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.scheduler.registration import compare
 from star.spec.experiment import Experiment
 from star.spec.resources import PEAK_TFLOPS
-from star.spec.run import RunSpec
 
 LINES = 400
 """Runs, and jobs, that are printed one by one; --json has them all."""
@@ -101,10 +100,10 @@ def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
     jobs = [plan.jobs[key] for key in run.stages.values() if key in plan.jobs]
     summary = ", ".join(f"{count} {action}" for action, count in Counter(job.action for job in jobs).items())
     flops = sum(job.flops for job in jobs)
-    cost = amount(flops, "FLOP") if flops or isinstance(run.spec, RunSpec) else ""
+    cost = amount(flops, "FLOP") if flops or any(stage.flops for stage in run.spec.pipeline.values()) else ""
     if run.spec.resources.gpu:
         cost += f"  {gpu_hours(run.spec, flops):,.0f} GPU-hours"
-    size = f"{parameters(run.spec) / 1e6:,.4g} M parameters  " if isinstance(run.spec, RunSpec) else ""
+    size = "" if run.spec.parameters is None else f"{run.spec.parameters / 1e6:,.4g} M parameters  "
     return f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}{cost}  {summary}"
 
 
@@ -122,7 +121,7 @@ def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
                 "label": run.label,
                 "seed": run.seed,
                 "key": run.key,
-                "parameters": parameters(run.spec) if isinstance(run.spec, RunSpec) else None,
+                "parameters": run.spec.parameters,
                 "stages": run.stages,
             }
             for run in plan.runs

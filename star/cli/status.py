@@ -24,7 +24,7 @@ from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, last_loss, read_json
 from star.scheduler.policies import advice
-from star.spec.graph import STAGES, needed
+from star.spec.builtin import builtin_stages, needed
 from star.words import duration
 
 ROWS = 40
@@ -32,12 +32,6 @@ ROWS = 40
 DETAILED = 200
 """Rows whose times and results are looked up."""
 CALM = ("done", "waiting")
-RESULTS = {
-    "train": {"val_nll": "val_nll"},
-    "score": {"frechet_distance": "distance"},
-    "probe": {"accuracy": "probe"},
-}
-"""Stage -> its results that are printed beside a row, and what they are called there."""
 SHOWN = 3
 """Results of a command that are printed so."""
 
@@ -193,9 +187,12 @@ def _add_details(
         mine = [jobs[key] for key in stages[row["run"]].values() if key in jobs]
         row["changed"] = max((job.finished or job.started or job.created for job in mine), default=None)
         results: dict[str, float] = {}
-        for job in (job for job in mine if job.state == DONE and (job.stage in RESULTS or job.stage not in STAGES)):
+        for job in (job for job in mine if job.state == DONE):
+            known = builtin_stages().get(job.stage)
+            if known is not None and not known.highlights:
+                continue
             told = (read_json(home.job(job.stage, job.key).result) or {}).get("metrics", {})
-            names = RESULTS.get(job.stage) or {name: name for name in list(told)[:SHOWN]}
+            names = {name: name for name in list(told)[:SHOWN]} if known is None else known.highlights
             results |= {names[name]: value for name, value in _plain(told) if name in names}
         row["results"] = results
 

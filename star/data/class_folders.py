@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from star.data.folders import EXTENSIONS, Tree
 from star.data.splits import WHOLE, Found, Splits, choose, is_held_out, role
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 from star.words import shown
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from star.data.pixels import Images, decoded_squares
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 from star.words import shown
 
 LOOK = 64

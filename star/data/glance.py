@@ -13,7 +13,7 @@ from star.data.parquet_files import ParquetFiles
 from star.data.pixels import decoded_squares
 from star.data.splits import Found
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 
 LOOKED_AT = 64
 """Images, spread evenly over all."""

@@ -10,7 +10,7 @@ import numpy as np
 from star.data.class_folders import ClassFolders
 from star.data.decoding import Decoded
 from star.data.splits import Split
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 
 
 class ImageFolder(Decoded):

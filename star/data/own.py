@@ -14,10 +14,10 @@ from star.data.decoding import listing_of
 from star.data.pixels import Images, square
 from star.data.splits import Found, Split
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
+from star.pipeline.config.plugged import RunWithPlugins
 from star.spec.plugin_code import import_from
 from star.spec.plugins import parts_in
-from star.spec.run_class import RunWithPlugins
 from star.words import shown
 
 

@@ -14,7 +14,7 @@ from star.data.decoding import Decoded
 from star.data.parquet_files import ParquetFiles, opened
 from star.data.splits import Split, is_held_out
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 from star.words import shown
 
 GROUPS = 16

@@ -12,8 +12,8 @@ from typing import Any
 from star.data.folders import Tree
 from star.data.splits import WHOLE, Found, Split, Splits, choose, is_held_out, role
 from star.errors import DataError
+from star.pipeline.config.dataset import DataSpec
 from star.sniff import misnamed
-from star.spec.images import DataSpec
 from star.words import shown
 
 SHARD = re.compile(r"(.*?)[-_]?(\d+)-of-(\d+)([-_][0-9a-f]+)?\.parquet", re.IGNORECASE)

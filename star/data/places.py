@@ -8,7 +8,7 @@ from pathlib import Path
 from star.data import fetch
 from star.data.folders import Tree
 from star.errors import DataError
-from star.spec.images import SOURCES, DataSpec
+from star.pipeline.config.dataset import SOURCES, DataSpec
 from star.words import shown
 
 FASHION_MNIST = hashlib.sha256("".join(fetch.SHA256.values()).encode()).hexdigest()[:16]
@@ -43,11 +43,6 @@ def codes_absent(folder: Path) -> str | None:
     except DataError as error:
         return str(error)
     return None
-
-
-def codes_folders(folder: Path, ranges: int) -> list[Path]:
-    """Where the codes of each crop range lie."""
-    return [folder, folder.with_name(f"{folder.name}_105")][:ranges]
 
 
 def codes_tree(folder: Path) -> Tree:

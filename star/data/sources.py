@@ -17,7 +17,7 @@ from star.data.pixels import Images, square
 from star.data.places import folder_of, missing
 from star.data.splits import Split
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 
 
 class ImageSource(Protocol):

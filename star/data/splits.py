@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 from star.words import shown
 
 Split = Literal["train", "test"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from star.data.pixels import Images
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 
 NUM_VIEWS = 10
 FIRST_ORDER = (0, 1, 2, 3, 4, 6, 5, 8, 7, 9)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from star.errors import DataError
 from star.evaluate.probe_features import FeatureSource
-from star.spec.sections import ProbeSpec
+from star.pipeline.config.probe import ProbeSpec
 
 MOMENTUM = 0.9
 TRUST = 0.001

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from star.model.dropout import SequenceDropout, layer_seeds
-from star.spec.sections import ModelSpec
+from star.pipeline.config.model import ModelSpec
 
 
 class Cache(Protocol):

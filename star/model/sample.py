@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from star.model.gpt import GPT
-from star.spec.sections import GenerateSpec
+from star.pipeline.config.generate import GenerateSpec
 
 
 class KVCache:

@@ -6,9 +6,9 @@ from star.objectives.objective import Objective
 from star.objectives.projector import projector
 from star.objectives.st_ar import st_ar
 from star.objectives.term import TeacherReads, Term
+from star.pipeline.config.setting import Setting
 from star.spec.base import LayerRef
 from star.spec.plugin_parts import TermConfig
-from star.spec.setting import Setting
 
 __all__ = [
     "Backbone",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from star.objectives.batch import Batch
 from star.objectives.term import Term
-from star.spec.sections import SelfGuidedSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec
 
 
 class HiddenKeys(Term):

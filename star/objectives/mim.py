@@ -10,7 +10,7 @@ from star.objectives.batch import Batch
 from star.objectives.hidden_keys import num_masked
 from star.objectives.precision import at_least_fp32
 from star.objectives.term import TeacherReads, Term
-from star.spec.sections import SelfGuidedSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec
 
 
 class Mim(Term):

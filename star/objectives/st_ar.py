@@ -7,7 +7,7 @@ from star.objectives.hidden_keys import HiddenKeys
 from star.objectives.mim import Mim
 from star.objectives.next_token import NextToken
 from star.objectives.term import Term
-from star.spec.sections import SelfGuidedSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec
 
 
 def st_ar(spec: SelfGuidedSpec, contrastive_layer: int) -> list[Term]:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch
+from star.pipeline.config.setting import Setting
 from star.spec.plugin_parts import TermConfig
-from star.spec.setting import Setting
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def judge(claim: Claim, evidence: Evidence) -> ClaimResult:
 def _judged_on(claim: Claim, evidence: Evidence) -> str:
     """The distances and scores of another network than Inception, under their own names."""
     texts = [evidence.experiment.spec.metrics.get(part.metric, part.metric) for part in claim.that]
-    names = [SHORT[name] for name in SHORT if any("score/" in text and f"/{name}" in text for text in texts)]
+    names = [SHORT[name] for name in SHORT if any(f"{{extractor}}/{name}" in text for text in texts)]
     others = {run.spec.metric("{extractor}") for run in evidence.plan.runs} - {"inception"}
     if not names or not others:
         return ""

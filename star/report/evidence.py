@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from star.ledger.states import DONE, QUEUED, Job
 from star.ledger.store import Ledger
 from star.scheduler.plan import Plan, PlannedRun
-from star.spec.graph import needed_of
+from star.spec.graph import file_of, needed_of
 from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
 from star.tracking.reader import Reader, TrackedRun
 from star.tracking.writer import OF_JOB
@@ -134,12 +134,14 @@ class Evidence:
         """Whether MLflow says that what it holds of a stage is another job's than the plan's."""
         return self.tracked[run.key].tags.get(f"star.key.{stage}", run.stages.get(stage)) != run.stages.get(stage)
 
-    def file(self, label: str, path: str) -> bytes | None:
-        """A file that the row's first seed that has it has attached."""
+    def drawn(self, label: str, figure: str) -> bytes | None:
+        """The file that a kind of figure is drawn from, of the row's first seed that has attached one."""
         for run in self.runs(label):
-            content = self.reader.file(self.tracked[run.key], path) if run.key in self.tracked else None
-            if content is not None:
-                return content
+            found = file_of(run.spec.pipeline, figure)
+            if found is not None and run.key in self.tracked:
+                content = self.reader.file(self.tracked[run.key], "/".join(found))
+                if content is not None:
+                    return content
         return None
 
     def provenance(self, run: PlannedRun, stage: str) -> dict[str, object]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from star.report.evidence import Evidence, Samples
 from star.report.published import published_of, row_for, spec_value
 from star.report.stats import Interval, Sample, contrast, half_interval, kendall
-from star.scheduler.estimate import parameters
 from star.spec.experiment import Experiment, Variant
 from star.spec.profiles import NONE
 from star.spec.reporting import Column, TableSpec
-from star.spec.run import RunSpec
 
 INCEPTION_TITLES = {"FD": "FID", "sFD": "sFID"}
 
@@ -171,9 +169,8 @@ def _text(column: Column, variant: Variant, published: object) -> str:
         return str(variant.row.cells.get(column.cell, ""))
     if column.parameters:
         run = next(iter(variant.runs), None)
-        if not isinstance(run, RunSpec) or run.generate.samples:
-            return str(published or "")
-        return _count(parameters(run))
+        count = None if run is None or not run.has_seed else run.parameters
+        return str(published or "") if count is None else _count(count)
     assert column.spec is not None
     counts = not variant.runs or (variant.is_varied(column.spec) and variant.runs[0].has(column.spec))
     value = spec_value(variant, column.spec) if counts else "-"
@@ -209,59 +206,23 @@ def _compare(row: Row, baseline: Row | None, columns: list[Column]) -> None:
             cell.difference = contrast([Sample(1.0, cell.values), Sample(-1.0, other.values)])
 
 
-FEATURES = {"efficientnet-lite0": 1280, "inception": 2048}
-"""Of the pooled layer whose moments a distance compares."""
-
-
-def scored(spec: RunSpec) -> str:
-    """What the scores of a run are computed from."""
-    score = spec.score
-    compared = (
-        f"the reference file {Path(score.reference).name}"
-        if score.reference
-        else f"{score.num_reference} training images"
-    )
-    sets = f"from {spec.generate.num_images} samples against {compared}{_bias(spec)}"
-    if score.extractor == "inception":
-        return f"FID, sFID, IS, precision and recall as ADM's evaluator defines them, {sets}."
-    return (
-        f"FD, sFD, IS, precision and recall are computed on features of {score.extractor} (ImageNet weights, images at "
-        f"{score.input_size} x {score.input_size}) {sets}. "
-        "They are not the Inception FID, sFID and IS of the published columns: compare orders, not values."
-    )
-
-
-def _bias(spec: RunSpec) -> str:
-    """That few images make distances too large, as `evaluate` says it."""
-    features = FEATURES[spec.score.extractor]
-    known = {"samples": spec.generate.num_images}
-    if spec.score.reference is None:
-        known["reference images"] = min(spec.score.num_reference, spec.data.train_images)
-    few = [f"{count} {name}" for name, count in known.items() if count <= features]
-    return f" ({' and '.join(few)} for {features} features: distances are biased upwards)" if few else ""
-
-
 def conditions(evidence: Evidence) -> str:
-    """Profile, data, codes and lengths of an experiment, in one sentence."""
-    experiment, runs = evidence.experiment, _trained(evidence)
+    """The profile of an experiment, and what its runs have in common, in one sentence."""
+    experiment = evidence.experiment
     if experiment.profile == NONE:
         return f"Stages: {', '.join(experiment.needed)}."
-    if not runs:
-        return f"Profile {experiment.profile}."
-    spec = runs[0]
-    steps = sorted({run.total_steps for run in runs})
-    return (
-        f"Profile {experiment.profile}: {spec.data.name}, {spec.data.train_images} training images of "
-        f"{spec.data.image_size} x {spec.data.image_size}, "
-        f"{spec.grid} x {spec.grid} codes of {spec.tokenizer.codebook_size}, "
-        f"{' or '.join(map(str, steps))} steps of {spec.optim.batch_size} images."
-    )
+    common = experiment.spec.run_class.conditions([run.spec for run in evidence.plan.runs])
+    return f"Profile {experiment.profile}: {common}" if common else f"Profile {experiment.profile}."
 
 
-def _trained(evidence: Evidence) -> list[RunSpec]:
-    """The runs of ST-AR's stages, less those of given images."""
-    specs = [run.spec for run in evidence.plan.runs]
-    return [spec for spec in specs if isinstance(spec, RunSpec) and not spec.generate.samples]
+def measured_by(evidence: Evidence, metrics: Iterable[str]) -> list[str]:
+    """How these numbers came about, in sentences; one for each way in which rows were measured."""
+    notes = []
+    for stage in dict.fromkeys(metric.partition("/")[0] for metric in metrics):
+        ways = [run.spec.measured_by(stage) for run in evidence.plan.runs]
+        told = list(dict.fromkeys(way for way in ways if way is not None))
+        notes += told if len(told) <= 1 else ["Rows are scored in different ways, and not ranked: " + " ".join(told)]
+    return notes
 
 
 def versions(evidence: Evidence) -> list[str]:
@@ -295,11 +256,9 @@ def notes_of(evidence: Evidence, table: Table) -> list[str]:
     ranked = any(column.better for column in table.columns)
     if ranked:
         notes.append("Best in bold, second best underlined.")
-    if any(column.metric and column.metric.startswith("score/") for column in table.columns):
-        ways = list(dict.fromkeys(scored(spec) for spec in _trained(evidence)))
-        notes += ways if len(ways) <= 1 else ["Rows are scored in different ways, and not ranked: " + " ".join(ways)]
+    notes += measured_by(evidence, (column.metric for column in table.columns if column.metric))
     for variant in experiment.variants:
-        given = variant.row.spec.get("generate", {}).get("samples") if variant.row.spec else None
+        given = experiment.spec.run_class.given(variant.row.spec)
         if given:
             told = "images of" if variant.runs else "quoted; not there:"
             notes.append(f"{variant.label}: {told} {given}" + (", one measurement." if variant.runs else "."))

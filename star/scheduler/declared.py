@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping
 
 from star.ledger.store import Ledger
 from star.rundir import JobDir, read_json
-from star.spec.graph import STAGES, Stage
+from star.spec.builtin import builtin_stages
+from star.spec.graph import Stage
 from star.spec.own_stages import stage_in
 
 
 def stage_of(stage: str, folder: JobDir) -> Stage | None:
     """A job's stage: the platform's of that name, or as the job's description declares it; None where nothing is known of it."""
-    if stage in STAGES:
-        return STAGES[stage]
+    if stage in builtin_stages():
+        return builtin_stages()[stage]
     return stage_in((read_json(folder.job) or {}).get("spec") or {}, stage)
 
 
@@ -23,6 +24,6 @@ def inputs_of(ledger: Ledger, runs: Iterable[Mapping[str, str]]) -> dict[str, li
     Args:
         runs: stage -> key of each.
     """
-    own = {key for stages in runs for stage, key in stages.items() if stage not in STAGES}
+    own = {key for stages in runs for stage, key in stages.items() if stage not in builtin_stages()}
     contents = ledger.contents_of(own) if own else {}
     return {key: list((content.get("inputs") or {}).values()) for key, content in contents.items()}

@@ -18,10 +18,8 @@ from star.ledger.states import DONE, QUEUED, RUNNING
 from star.ledger.store import Ledger
 from star.rundir import REMOVED, Home, read_json
 from star.scheduler.declared import inputs_of
-from star.spec.graph import STAGES, needed
+from star.spec.builtin import builtin_stages, needed
 
-KEPT_STAGES = ("tokenizer", "train")
-"""Stages whose output is weights: never removed from a job that an experiment needs."""
 LEFT = re.compile(r"\.gone\.[a-z]+-[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{32}|\.home\.json\.[0-9a-f]{32}")
 """Names that this program gives to what it writes or removes, and to nothing else."""
 YOUNG = 3600.0
@@ -75,7 +73,11 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
             ]
         read_by = users.get(key, set())
         done = all(user in places and places[user].state == DONE for user in read_by)
-        removable = stage in STAGES and stage not in KEPT_STAGES and folder.result.exists() and folder.has_output()
+        known = builtin_stages().get(stage)
+        # what keeps checkpoints ends with weights: those of a job that an experiment needs are never removed
+        removable = (
+            known is not None and known.keeps != "checkpoints" and folder.result.exists() and folder.has_output()
+        )
         if intermediates and removable and read_by and done:
             found.append(_waste("intermediate outputs", folder.out, f"all {len(read_by)} readers are done"))
     found += _others(home, snapshots, places)
@@ -88,7 +90,7 @@ def remove(waste: Waste) -> None:
         stage = waste.path.parent.name.rpartition("-")[0]
         (waste.path / REMOVED).touch()
         for path in waste.path.iterdir():
-            if path.name not in (REMOVED, *STAGES[stage].files):
+            if path.name not in (REMOVED, *builtin_stages()[stage].files):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif waste.path.is_dir():
         gone = waste.path.with_name(f".gone.{waste.path.name}")
@@ -111,7 +113,8 @@ def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
             users.setdefault(keys[stage], set())
             for before in own.get(keys[stage], ()):
                 users.setdefault(before, set()).add(keys[stage])
-            for before in (name for name in STAGES[stage].inputs if name in keys) if stage in STAGES else ():
+            known = builtin_stages().get(stage)
+            for before in (name for name in known.inputs if name in keys) if known is not None else ():
                 users.setdefault(keys[before], set()).add(keys[stage])
     return users
 

@@ -17,7 +17,7 @@ from star.scheduler.job_graph import JobGraph
 from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
 from star.scheduler.policies import CANCEL
 from star.scheduler.records import record_path, written_folder
-from star.spec.graph import STAGES, needed
+from star.spec.builtin import builtin_stages, needed
 
 ENDED = (FAILED, CANCELLED, LOST)
 
@@ -80,7 +80,7 @@ def with_all_made_from(ledger: Ledger, keys: Iterable[str]) -> set[str]:
     chosen, runs = set(keys), ledger.run_stages()
     own = inputs_of(ledger, runs.values())
     for stages in runs.values():
-        for name, stage in STAGES.items():  # each after its inputs
+        for name, stage in builtin_stages().items():  # each after its inputs
             if name in stages and any(stages.get(before) in chosen for before in stage.inputs):
                 chosen.add(stages[name])
     before = -1

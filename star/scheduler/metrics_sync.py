@@ -24,7 +24,7 @@ from star.scheduler import own
 from star.scheduler.declared import stage_of
 from star.scheduler.plan import Plan
 from star.scheduler.registration import reached, run_row
-from star.spec.graph import needed
+from star.spec.builtin import needed
 from star.tracking.writer import OF_JOB, USED_BY, Tracker
 
 log = logging.getLogger(__name__)

@@ -17,16 +17,21 @@ from functools import cache
 
 from star.errors import DataError
 from star.rundir import Home, JobDir, read_json, read_metrics
-from star.spec.graph import STAGES, curve_names, result_names
+from star.spec.builtin import builtin_stages
+from star.spec.graph import curve_names, result_names
 from star.tracking.reader import Reader, TrackedRun
 from star.words import shown
 
 Entry = tuple[float, int, str, float]
 """Time in seconds since 1970, step, name, value: to MLflow, one that it has already is the same one."""
-RESERVED = (*STAGES, "system")
-"""First parts of names that the platform gives."""
-ALSO_RECORDED = ("train/lr", "tokenizer/loss", "tokenizer/reconstruction_loss", "tokenizer/codebook_loss")
+SYSTEM = "system"
+"""First part of names that MLflow gives."""
 COSTS = ("seconds", "cpu_hours", "gpu_hours")
+
+
+def reserved() -> tuple[str, ...]:
+    """First parts of names that the platform gives."""
+    return (*builtin_stages(), SYSTEM)
 
 
 def write(folder: JobDir, run: str | None, entries: Iterable[Entry]) -> None:
@@ -114,20 +119,19 @@ def of_run(home: Home, run: str, stages: Mapping[str, str]) -> list[Entry]:
 
 def keeper(home: Home, stages: Mapping[str, str]) -> JobDir | None:
     """The folder that a run's number goes to: the training's, or of the last of its jobs that is there."""
-    folders = [
-        home.job(stage, stages[stage])
-        for stage in dict.fromkeys(("train", *reversed(STAGES), *reversed(list(stages))))
-        if stage in stages
-    ]
+    known = builtin_stages()
+    trained = [name for name in known if known[name].keeps == "checkpoints"][-1:]
+    order = dict.fromkeys((*trained, *reversed(list(known)), *reversed(list(stages))))
+    folders = [home.job(stage, stages[stage]) for stage in order if stage in stages]
     return next((folder for folder in folders if folder.path.is_dir()), None)
 
 
 def is_own(home: Home, name: str, stages: Mapping[str, str]) -> bool:
     """Whether a name that MLflow has of a run is none of the platform's."""
     head, _, rest = name.partition("/")
-    if head not in RESERVED and head not in stages:
+    if head not in reserved() and head not in stages:
         return True
-    if head == "system" or rest in COSTS or _platforms().fullmatch(name):
+    if head == SYSTEM or rest in COSTS or _platforms().fullmatch(name):
         return False
     return head in stages and rest not in _recorded(home.job(head, stages[head]))
 
@@ -140,7 +144,9 @@ def _recorded(folder: JobDir) -> set[str]:
 
 @cache
 def _platforms() -> re.Pattern[str]:
-    names = [*result_names(), *curve_names(), *ALSO_RECORDED]
+    known = builtin_stages()
+    also = [f"{stage.name}/{name}" for stage in known.values() for name in stage.also_recorded]
+    names = [*result_names(known), *curve_names(known), *also]
     return re.compile("|".join(re.escape(name).replace(r"\{extractor\}", "[^/]+") for name in names))
 
 

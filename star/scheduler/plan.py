@@ -10,7 +10,7 @@ from typing import Any
 from star.ledger.states import FAILED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
-from star.scheduler.estimate import checkpoint_bytes, gpu_hours, stage_bytes, stage_flops, stage_seconds
+from star.scheduler.estimate import gpu_hours, stage_seconds
 from star.scheduler.inputs import ExternalInputs
 from star.scheduler.records import recorded_rows
 from star.spec.experiment import Experiment
@@ -125,12 +125,12 @@ class Plan:
         return sum(gpu_hours(job.spec, job.flops) for job in self.to_do)
 
     def checkpoints(self) -> float:
-        """Bytes of checkpoints of all trainings that are to do, if they ran at once."""
-        return sum(checkpoint_bytes(job.spec) for job in self.to_do if job.stage == "train")
+        """Bytes of checkpoints of all jobs that are to do, if they ran at once."""
+        return sum(job.spec.pipeline[job.stage].working_disk_of(job.spec) for job in self.to_do)
 
     def disk(self) -> float:
         """Bytes still to write."""
-        return sum(stage_bytes(job.stage, job.spec) for job in self.to_do)
+        return sum(job.spec.pipeline[job.stage].disk_of(job.spec) for job in self.to_do)
 
 
 def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan:
@@ -179,7 +179,7 @@ def _decide_all(plan: Plan, home: Home, ledger: Ledger | None) -> None:
     for job in jobs.values():  # seeds share their sections, and so their costs
         place = (job.stage, *_sections(job.spec))
         if place not in costs:
-            costs[place] = stage_flops(job.stage, job.spec)
+            costs[place] = job.spec.pipeline[job.stage].flops_of(job.spec)
         job.flops = costs[place]
 
 

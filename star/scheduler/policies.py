@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from star.ledger.states import CANCELLED, FAILED, QUEUED
-from star.spec.graph import STAGES, Stage, goes_on
+from star.spec.builtin import builtin_stages, goes_on
+from star.spec.graph import Stage
 
 PREEMPTION, TIMEOUT, MEMORY, DISK, NUMBERS, INFRASTRUCTURE, DEATH, USER, BUG, CANCELLATION, WAITING = (
     *("preempted", "timeout", "out_of_memory", "disk_full", "nan", "infrastructure"),
@@ -86,7 +87,7 @@ PAUSE_LIMIT = 600.0
 
 def advice(why: str | None, stage: str, key: str) -> str:
     """What to do about a job that ended for this reason; nothing where nothing failed."""
-    if stage not in STAGES and why in OF_SCRIPTS:
+    if stage not in builtin_stages() and why in OF_SCRIPTS:
         return OF_SCRIPTS[why].replace("KEY", key[:8])
     policy = POLICIES.get(why or "")
     return (

@@ -14,9 +14,6 @@ from star.errors import DataError
 from star.rundir import Home
 from star.scheduler.plan import Plan
 from star.spec import plugins as plugin_files
-from star.spec.plugin_parts import Plugin
-from star.spec.run_base import Run
-from star.spec.run_class import RunWithPlugins
 from star.spec.script_files import contents_of, digest_of, listing_of
 from star.spec.scripts import scripts_of, source_of
 
@@ -39,7 +36,7 @@ def keep_scripts(plan: Plan, home: Home) -> None:
         DataError: they were changed since the plan was made.
     """
     for job in plan.to_do:
-        for plugin in plugins_of(job.spec, job.stage):
+        for plugin in job.spec.plugins_of(job.stage):
             if not (home.scripts / plugin.digest).is_dir():
                 _place(home.scripts / plugin.digest, plugin_files.contents_of(plugin), Path(plugin.folder))
         script = scripts_of(job.spec).get(job.stage)
@@ -54,19 +51,6 @@ def keep_scripts(plan: Plan, home: Home) -> None:
                 f"stages.{job.stage}: its files were changed while this was planned; give the same command again."
             )
         _place(target, contents, Path(script.folder))
-
-
-def plugins_of(spec: Run, stage: str) -> list[Plugin]:
-    """Those whose code a stage of a run imports."""
-    own = [plugin for plugin in getattr(spec, "plugins", {}).values() if stage in plugin.stages]
-    if own:
-        return own
-    if not isinstance(spec, RunWithPlugins):
-        return []
-    trained_on = [plugin for _, plugin, _ in spec.own_terms] if "terms" in spec.pipeline[stage].optional else []
-    # several stages look at images, or at their codes
-    seen = [plugin for plugin in (spec.source_plugin, spec.tokenizer_plugin) if plugin is not None]
-    return list({plugin.digest: plugin for plugin in (*trained_on, *seen)}.values())
 
 
 def _place(target: Path, contents: Mapping[str, bytes], folder: Path) -> None:

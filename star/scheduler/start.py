@@ -20,10 +20,8 @@ from star.scheduler.failures import failures_since_asked
 from star.scheduler.job_graph import JobGraph
 from star.scheduler.plan import PlannedJob
 from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFUSED, USER, advice, attempts, pause
-from star.scheduler.scripts import copy_of, plugins_of
+from star.scheduler.scripts import copy_of
 from star.scheduler.snapshot import Snapshot
-from star.spec.run import RunSpec
-from star.spec.run_base import Run
 from star.spec.scripts import scripts_of, source_of
 
 
@@ -176,7 +174,7 @@ class Starter:
         if not folder.is_complete():
             folder.result.unlink(missing_ok=True)  # numbers without the output that is wanted again
         short_of_memory = failures_since_asked(self.ledger.history(job.key), MEMORY) if job.attempt > 1 else 0
-        spec = smaller_passes(planned.spec, short_of_memory)
+        spec = planned.spec.with_smaller_passes(short_of_memory)
         resources = spec.resources
         threads = resources.threads_of(planned.stage)
         if claim.slots:  # a machine with fewer cores than asked for divides what it has
@@ -191,7 +189,7 @@ class Starter:
             "processes": resources.processes_of(planned.stage),
             "script": self._script(planned),
             "plugins": {
-                one.digest: str(self.home.scripts / one.digest) for one in plugins_of(planned.spec, planned.stage)
+                one.digest: str(self.home.scripts / one.digest) for one in planned.spec.plugins_of(planned.stage)
             },
             "nodes": resources.nodes_of(planned.stage),
             "inputs": {name: str(self.home.job(name, key).path) for name, key in planned.inputs.items()},
@@ -240,21 +238,6 @@ class Starter:
         if len(mine) < len(starts):
             self.was_late = True
         return mine
-
-
-def smaller_passes(spec: Run, times: int) -> Run:
-    """`spec` with passes of half as many images, `times` times: no part of a key, and no change of the result. A command's passes are
-    its own."""
-    if times == 0 or not isinstance(spec, RunSpec):
-        return spec
-    own = spec.resources
-    share = spec.optim.batch_size // (own.processes_of("train") * own.nodes_of("train"))
-    changes: dict[str, int] = {
-        "micro_batch_size": max(1, (own.micro_batch_size or share) >> times),
-        "eval_batch_size": max(1, own.eval_batch_size >> times),
-        "sample_batch_size": max(1, own.sample_batch_size >> times),
-    }
-    return spec.model_copy(update={"resources": own.model_copy(update=changes)})
 
 
 def _shape(planned: PlannedJob) -> tuple[Any, ...]:

@@ -19,10 +19,7 @@ from star.scheduler.registration import add
 from star.spec.experiment import Experiment
 from star.spec.graph import needed_of
 from star.spec.measure import Measure, curve_value
-from star.spec.run import RunSpec
 
-SHARED = ("reference",)
-"""Stages that all trials have in common though no training needs them."""
 ENDED = (FAILED, CANCELLED, LOST)
 
 
@@ -59,13 +56,12 @@ class TrialSegments:
         """Keys of jobs that the default needs before it is trained: no trial's own."""
 
     def share(self, plan: Plan) -> None:
-        """Take note of what trials share: the stages of the default that its training and its scores build on."""
+        """Take note of what trials share: the stages of the default that do not come after its training."""
         for run in plan.runs:
-            training = run.spec.training
-            before = needed_of([training.stage], run.spec.pipeline)[:-1] if training else ()
-            fixed = [name for name in run.spec.pipeline if name in SHARED]
-            stages = {*before, *needed_of(fixed, run.spec.pipeline)}
-            self.shared |= {key for stage, key in run.stages.items() if stage in stages}
+            training, pipeline = run.spec.training, run.spec.pipeline
+            if training is not None:
+                shared = {stage for stage in pipeline if training.stage not in needed_of([stage], pipeline)}
+                self.shared |= {key for stage, key in run.stages.items() if stage in shared}
 
     def plan(self, experiment: Experiment) -> Plan:
         """What it needs that is not there."""
@@ -88,7 +84,8 @@ class TrialSegments:
         for job in plan.jobs.values():
             if is_training(job) and resume_from:
                 job.resume_from = tuple(resume_from.get(job.spec.seed, ()))
-                job.flops *= 1 - reached / job.spec.last_step if isinstance(job.spec, RunSpec) else 1
+                assert job.spec.training is not None
+                job.flops *= 1 - reached / job.spec.training.last
         add(plan, self.home, self.ledger, self.study)
         self.deliver(plan)
         return TrialSegment(plan, plan.experiment.targets)

@@ -10,14 +10,14 @@ from star.spec.base import Section
 from star.spec.claims import BestAt, Compares, DeclineAfter, Monotone, NoDeclineAfter
 from star.spec.experiment import ExperimentSpec, Variant
 from star.spec.explain import field_schema, meant
-from star.spec.graph import curve_names, needed_of
+from star.spec.graph import curve_names, file_of, needed_of
 from star.spec.measure import Measure, parse_formula, parse_measure
 from star.spec.points import value_at
 from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure
 from star.spec.yamldoc import LocatedYaml
 
 Where = tuple[str | int, ...]
-NEEDS = {AttentionFigure: "attention", CodesFigure: "invariance", SamplesFigure: "generate"}
+FROM_FILES = (AttentionFigure, CodesFigure, SamplesFigure)
 """Figures drawn from what a stage made, not from its numbers."""
 
 
@@ -52,6 +52,17 @@ class _Checker:
         """That the experiment computes it."""
         if measure.stage is not None and measure.stage not in self.stages:
             self.complain(where, f"{measure.name!r} needs the stage {measure.stage}; add it to targets")
+
+    def drawn(self, kind: str, where: Where) -> str:
+        """The stage that makes what a kind of figure is drawn from."""
+        made = {name: self.pipeline[name] for name in self.stages if name in self.pipeline}
+        found, possible = file_of(made, kind), file_of(self.pipeline, kind)
+        if found is None:
+            which = (
+                "a stage of which there is none" if possible is None else f"the stage {possible[0]}; add it to targets"
+            )
+            self.complain(where, f"such a figure needs {which}")
+        return found[0]
 
     def field(self, path: str, where: Where) -> None:
         """A dotted path of a run's spec."""
@@ -113,9 +124,8 @@ def _check_figure(check: _Checker, figure: Section, where: Where) -> None:
                     (*where, "columns"),
                     f"{title!r} is no measured column{meant(title, titles)}; legal: {', '.join(titles)}",
                 )
-    stage = NEEDS.get(type(figure))
-    if stage and stage not in check.stages:
-        check.complain(where, f"such a figure needs the stage {stage}; add it to targets")
+    if isinstance(figure, FROM_FILES):
+        check.drawn(figure.kind, where)
 
 
 def _check_predicate(check: _Checker, predicate: Section, where: Where) -> None:
@@ -139,11 +149,10 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
         check.labels(figure.rows, labels, ("figures", i, "rows"))
         if isinstance(figure, CodesFigure):
             shown = [variant for variant in variants if variant.runs and variant.label in (figure.rows or labels)]
-            shifts = sorted({shift for variant in shown for shift in value_at(variant.runs[0], "invariance.shifts")})
+            field = f"{check.drawn(figure.kind, ('figures', i))}.shifts"
+            shifts = sorted({shift for variant in shown for shift in value_at(variant.runs[0], field)})
             if figure.shift not in shifts:
-                text = (
-                    f"{figure.shift} is not measured; invariance.shifts holds {', '.join(map(str, shifts)) or 'none'}"
-                )
+                text = f"{figure.shift} is not measured; {field} holds {', '.join(map(str, shifts)) or 'none'}"
                 check.complain(("figures", i, "shift"), text)
         if isinstance(figure, CurvesFigure):
             check.labels(list(figure.series), labels, ("figures", i, "series"))

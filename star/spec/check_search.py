@@ -11,21 +11,18 @@ from star.spec.graph import needed_of
 from star.spec.keys import stage_keys
 from star.spec.measure import FOREIGN, parse_measure
 from star.spec.points import Point, Search, completed, fits, number_kind_of, value_at
-from star.spec.run import RunSpec
 from star.spec.run_base import Run
 from star.spec.search import Parameter
 from star.spec.yamldoc import LocatedYaml
 
-EVALUATION = ("generate", "score", "probe", "attention", "resources")
-"""Sections that a comparison on the way may change: training must stay what it is, so that it can go on from there."""
-
 
 def _evaluation(default: Run) -> tuple[str, ...]:
-    """Sections that a comparison may change: those of stages that the training does not need."""
-    if isinstance(default, RunSpec) or default.training is None:
-        return EVALUATION
-    before = needed_of([default.training.stage], default.pipeline)
-    return (*(name for name in default.pipeline if name not in before), "resources")
+    """Sections that a comparison on the way may change: those that no stage reads which the training needs. Training must stay what it
+    is, so that it can go on from there."""
+    before = needed_of([default.training.stage], default.pipeline) if default.training else ()
+    read = {name for stage in before for name in default.pipeline[stage].sections}
+    later = {name for stage in default.pipeline.values() for name in stage.sections} - read - {"seed"}
+    return (*(name for name in type(default).model_fields if name in later), "resources")
 
 
 def check_search(search: Search, doc: LocatedYaml) -> None:
@@ -48,7 +45,7 @@ class _Checker:
         for name, parameter in self.search.spec.space.items():
             self._field(name, parameter)
         base = self.search.default
-        for field in ("optim.stop_at_step", "generate.samples") if isinstance(base, RunSpec) else ():
+        for field in base.not_searched:
             if value_at(base, field) is not None or field in self.search.spec.space:
                 location = self.search.base.location(tuple(field.split("."))) or self.doc.location(("space", field))
                 raise SpecError(
@@ -100,12 +97,8 @@ class _Checker:
         if measure.is_curve:
             self._complain(where, f"{metric!r} is a curve; say where to read it, such as {metric}@last")
         default = self.search.default
-        if (
-            measure.name == "train/val_nll_by_step"
-            and isinstance(default, RunSpec)
-            and not default.resources.validate_every
-        ):
-            self._complain(where, f"{metric!r} is not recorded; set resources.validate_every, or give train/val_nll")
+        if remedy := default.not_recorded(measure.name):
+            self._complain(where, f"{metric!r} is not recorded; {remedy}")
         first = self.search.spec.pruner.min_steps
         if (
             first
@@ -142,12 +135,10 @@ class _Checker:
                     ("pruner", "min_steps"),
                     f"{pruner.min_steps} is not before the end of training, {training.steps} steps",
                 )
-            if isinstance(default, RunSpec) and default.resources.validate_every:
-                location = self.search.base.location(("resources", "validate_every"))
-                raise SpecError(
-                    f"{location or self.search.file}: resources.validate_every: the best weights on the way are not kept where a trial is "
-                    "compared, so none could go on from there; set it to 0, or leave the pruner out."
-                )
+            if default.cannot_go_on is not None:
+                field, why = default.cannot_go_on
+                location = self.search.base.location(tuple(field.split(".")))
+                raise SpecError(f"{location or self.search.file}: {field}: {why}, or leave the pruner out.")
             self.search.run(self.search.point_of(self.search.default), pruner.min_steps)
 
     def _ends(self, name: str, default: Point) -> None:

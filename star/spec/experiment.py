@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
 from star.errors import SpecError
 from star.spec.base import FieldError, Section
+from star.spec.builtin import builtin_runs, builtin_stages, pipeline
 from star.spec.claims import Claim
 from star.spec.explain import meant
-from star.spec.graph import STAGES, Stage, needed_of
+from star.spec.graph import Stage, needed_of
 from star.spec.own_stages import check_stages, own_stages, with_curves
 from star.spec.plugin_parts import Plugin
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
-from star.spec.resources import StarResources
-from star.spec.run import RunSpec
 from star.spec.run_base import Run
 from star.spec.run_class import ScriptRun, run_class
 from star.spec.scripts import ScriptStage
@@ -28,19 +28,19 @@ PLUGINS = (
     "a list of files of your own, from the experiment's folder, or of installed plugins, such as `[my_lab.py]`; what they declare can be "
     "used by runs, and their contents are in the key of what does"
 )
-NOT_TARGETS = ("dataset",)
-"""Stages that are there for others alone."""
 
 
-TAKEN = (
-    "stages",
-    "plugins",
-    "terms",
-    "system",
-    "own",
-    *(name for kind in (RunSpec, ScriptRun, StarResources) for name in (*kind.model_fields, *dir(kind))),
-)
-"""Names that a stage of the user's own cannot have: a run's sections, and what runs and resources are asked for."""
+def _goals() -> list[str]:
+    """The built-in stages that an experiment may reach for themselves."""
+    return [stage.name for stage in builtin_stages().values() if stage.is_target]
+
+
+@cache
+def taken_names() -> tuple[str, ...]:
+    """Names that a stage of the user's own cannot have: a run's sections, and what runs and resources are asked for."""
+    kinds = (builtin_runs().plain, ScriptRun, builtin_runs().resources)
+    fields = (name for kind in kinds for name in (*kind.model_fields, *dir(kind)))
+    return ("stages", "plugins", "terms", "system", "own", *fields)
 
 
 class Declared(Section):
@@ -53,7 +53,7 @@ class Declared(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Declared:
-        check_stages(self.stages, self.plugins, TAKEN)
+        check_stages(self.stages, self.plugins, taken_names())
         return self
 
     @property
@@ -67,7 +67,7 @@ class Declared(Section):
         Raises:
             FieldError: one cannot.
         """
-        legal = [*self.own, *(name for name in STAGES if name not in NOT_TARGETS)]
+        legal = [*self.own, *_goals()]
         for i, target in enumerate(targets):
             if target not in legal:
                 raise FieldError(
@@ -75,19 +75,19 @@ class Declared(Section):
                 )
 
     def run_class(self) -> type[Run]:
-        """With ST-AR's sections unless only stages of one's own are needed."""
+        """With the built-in pipeline's sections unless only stages of one's own are needed."""
         own = self.own
         targets = self.targets or list(self.stages)
-        full = not targets or not set(needed_of(targets, {**STAGES, **own})) <= set(own)
+        full = not targets or not set(needed_of(targets, {**builtin_stages(), **own})) <= set(own)
         return run_class(self.stages, full, self.plugins)
 
 
 def pipeline_of(declared: Declared) -> Mapping[str, Stage]:
-    """Every stage that runs may have: ST-AR's where they have its sections, and those of the user's own."""
+    """Every stage that runs may have: the built-in ones where they have their sections, and those of the user's own."""
     if not declared.stages and not declared.plugins:
-        return STAGES
-    own = declared.own
-    return with_curves({**STAGES, **own}, declared.plugins) if issubclass(declared.run_class(), RunSpec) else own
+        return builtin_stages()
+    own, builtin = declared.own, declared.run_class().declared
+    return with_curves({**builtin, **own}, declared.plugins)
 
 
 class Row(Section):
@@ -135,10 +135,9 @@ class ExperimentSpec(Section):
     )
     plugins: dict[str, Plugin] = Field(default_factory=dict, description=PLUGINS)
     targets: list[str] = Field(
-        ["score", "probe"],
+        default_factory=lambda: list(pipeline().targets),
         min_length=1,
-        description="the stages to reach: tokenizer, encode, reference, train, generate, score, probe, attention, invariance, and those of "
-        "`stages`, which are all reached unless some are named",
+        description=f"the stages to reach: {', '.join(_goals())}, and those of `stages`, which are all reached unless some are named",
     )
     metrics: dict[Name, str] = Field(
         default_factory=dict,

@@ -6,11 +6,10 @@ import sys
 
 from star.spec import claims, reporting, scripts, search
 from star.spec.base import Section
+from star.spec.builtin import builtin_runs, builtin_stages
 from star.spec.experiment import ExperimentSpec, Row
 from star.spec.explain import legal_values
-from star.spec.graph import STAGES
-from star.spec.resources import SlurmSpec, StageResources, StarResources
-from star.spec.run import RunSpec
+from star.spec.resources import Resources, SlurmSpec, StageResources
 
 PARTS: dict[str, type[Section]] = {
     "the file": ExperimentSpec,
@@ -64,11 +63,11 @@ def field_docs() -> str:
     for title, section in SEARCH.items():
         lines += _section(title, "", section)
     lines.append(RUN)
-    for name, info in RunSpec.model_fields.items():
+    for name, info in builtin_runs().plain.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
-            lines += _section(name, f"{name}.", StarResources if issubclass(kind, StarResources) else kind)
-    stages = ", ".join(f"`{name}`" for name in STAGES)
+            lines += _section(name, f"{name}.", builtin_runs().resources if issubclass(kind, Resources) else kind)
+    stages = ", ".join(f"`{name}`" for name in builtin_stages())
     lines += _section("resources, of one stage", "resources.STAGE.", StageResources)
     lines += [f"STAGE is one of {stages}.", ""]
     lines += _section("slurm, of all stages or of one", "resources.slurm.", SlurmSpec)

@@ -19,7 +19,6 @@ from star.spec.own_parts import refuse_declared, texts_of, with_declared, with_p
 from star.spec.profiles import Presets, base_of
 from star.spec.renames import OF_FILES, OF_ROWS, told
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
-from star.spec.run import RunSpec
 from star.spec.run_base import Run
 from star.spec.sweeps import Change, parse_set, swept
 from star.spec.written import as_written
@@ -59,7 +58,7 @@ def load(
             ExperimentSpec, overlay(doc, nested(("experiment",), name, SourceLocation(f"--name {name}"))), str(path)
         )
     chosen: str | None = profile or spec.profile
-    if not issubclass(kind, RunSpec) and profile is None and "profile" not in spec.model_fields_set:
+    if not kind.needs_profile and profile is None and "profile" not in spec.model_fields_set:
         chosen = None
     base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
     rows = rows_of(spec, doc, presets, str(path))
@@ -139,12 +138,11 @@ def _refuse_seeds(
 def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int], name: str) -> tuple[Run, ...]:
     whole = overlay(base, placed.patch)
     refuse_declared(placed.patch, "rows")
-    asked = {name: value if isinstance(value, dict) else {} for name, value in whole.value.items()}
-    samples = asked.get("generate", {}).get("samples")
-    if placed.row.paper_only and not (samples and Path(str(samples)).expanduser().exists()):
+    given = kind.given(whole.value)
+    if placed.row.paper_only and not (given and Path(given).expanduser().exists()):
         return ()
-    if samples and not {"steps", "epochs"} & set(asked.get("optim", {})):  # of a training that there is none of
-        whole = overlay(whole, nested(("optim", "steps"), 1, SourceLocation(name)))
+    for path, value in kind.filled_in(whole.value).items():
+        whole = overlay(whole, nested(tuple(path.split(".")), value, SourceLocation(name)))
     first = validated(kind, whole, name)
     for term, values in placed.patch.value.get("terms", {}).items():
         if "weight" not in values and not first.has(f"terms.{term}.{next(iter(values), 'weight')}"):
@@ -194,14 +192,4 @@ def _distinct(
 
 def _named_files(spec: Run) -> dict[str, str]:
     """Instead of contents, which are not looked at here: files of two names are taken for two."""
-    if not isinstance(spec, RunSpec):
-        return {}
-    given = {
-        "data": spec.data.path,
-        "codes": spec.data.codes,
-        "samples": spec.generate.samples,
-        "tokenizer": spec.tokenizer.weights,
-        "model": spec.model.weights,
-        "reference": spec.score.reference,
-    }
-    return {source: path or "" for source, path in given.items()}
+    return {source: " ".join(str(path) for path, _ in given) for source, given in spec.paths.items()}

@@ -12,7 +12,6 @@ from star.spec.extends import read_extended
 from star.spec.own_parts import texts_of, with_declared, with_plugins
 from star.spec.points import Search
 from star.spec.profiles import base_of
-from star.spec.run import RunSpec
 from star.spec.search import SearchSpec
 from star.spec.sweeps import parse_set
 from star.spec.written import as_written
@@ -48,7 +47,7 @@ def load_search(
     spec = validated(SearchSpec, doc, str(path))
     chosen: str | None = profile or spec.profile
     kind = spec.declared.run_class()
-    if not issubclass(kind, RunSpec) and profile is None and "profile" not in spec.model_fields_set:
+    if not kind.needs_profile and profile is None and "profile" not in spec.model_fields_set:
         chosen = None
     base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
     changes = [parse_set(text, kind) for text in sets]

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from star.spec.builtin import builtin_stages
 from star.spec.explain import meant
-from star.spec.graph import STAGES, Stage, curve_names, result_names
+from star.spec.graph import Stage, curve_names, result_names
 
 FOREIGN = "mlflow:"
 NAMED = ("last", "first", "max", "min", "mean")
@@ -74,11 +75,11 @@ class Formula:
             return math.nan
 
 
-def parse_measure(text: str, stages: Mapping[str, Stage] = STAGES) -> Measure:
+def parse_measure(text: str, stages: Mapping[str, Stage] | None = None) -> Measure:
     """`stage/name`, `stage/curve`, `stage/curve@where` or `mlflow:NAME`.
 
     Args:
-        stages: those of the runs.
+        stages: those of the runs; those of the built-in pipeline when None.
 
     Raises:
         ValueError: it is none of these; the message says what is legal.
@@ -86,6 +87,7 @@ def parse_measure(text: str, stages: Mapping[str, Stage] = STAGES) -> Measure:
     if text.startswith(FOREIGN) and len(text) > len(FOREIGN):
         return Measure(text)
     name, at_sign, where = text.partition("@")
+    stages = builtin_stages() if stages is None else stages
     curves, results = list(curve_names(stages)), result_names(stages)
     if at_sign:
         if name not in curves:
@@ -105,11 +107,11 @@ def parse_measure(text: str, stages: Mapping[str, Stage] = STAGES) -> Measure:
     return Measure(name, is_curve=name in curves)
 
 
-def parse_formula(text: str, stages: Mapping[str, Stage] = STAGES) -> Formula:
+def parse_formula(text: str, stages: Mapping[str, Stage] | None = None) -> Formula:
     """Numbers, measures in brackets, + - * / **, min, max, abs, sqrt, log, exp.
 
     Args:
-        stages: those of the runs.
+        stages: those of the runs; those of the built-in pipeline when None.
 
     Raises:
         ValueError: it is not such a formula, or one of its measures is not legal.

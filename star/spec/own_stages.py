@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from star.spec.base import FieldError
-from star.spec.graph import STAGES, Stage
+from star.spec.builtin import builtin_stages
+from star.spec.graph import Stage
 from star.spec.plugin_parts import Plugin
 from star.spec.plugins import stages_of
 from star.spec.scripts import GIVEN, NAME, ScriptStage
@@ -22,7 +23,7 @@ def recorded_stages(spec: Mapping[str, Any]) -> dict[str, Stage]:
     """All stages that a run may have, from its spec as JSON: the platform's, with what its plugins record in them, and its own."""
     scripts = {name: ScriptStage.model_validate(one) for name, one in (spec.get("stages") or {}).items()}
     plugins = {name: Plugin.model_validate(one) for name, one in (spec.get("plugins") or {}).items()}
-    return with_curves({**STAGES, **own_stages(scripts, plugins)}, plugins)
+    return with_curves({**builtin_stages(), **own_stages(scripts, plugins)}, plugins)
 
 
 def with_curves(stages: Mapping[str, Stage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
@@ -71,11 +72,12 @@ def check_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugi
 def _check(name: str, after: Mapping[str, Iterable[str]], taken: Sequence[str]) -> None:
     if not NAME.fullmatch(name):
         raise FieldError(name, "is no name in braces: give lower-case letters, digits and _, a letter first")
-    if name in STAGES or name in taken or name in GIVEN:
+    known = builtin_stages()
+    if name in known or name in taken or name in GIVEN:
         raise FieldError(name, f"{name!r} is a part of every run already; give it another name")
     for i, before in enumerate(after[name]):
-        if before not in after and before not in STAGES:
-            raise FieldError(f"{name}.after.{i}", f"{before!r} is no stage; there are: {', '.join([*after, *STAGES])}")
+        if before not in after and before not in known:
+            raise FieldError(f"{name}.after.{i}", f"{before!r} is no stage; there are: {', '.join([*after, *known])}")
     line, seen = [name], set()
     while line:
         here = line.pop()

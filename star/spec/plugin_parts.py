@@ -11,9 +11,6 @@ from star.spec.base import NonNegative, Section
 from star.spec.graph import Stage
 from star.spec.scripts import MetricName
 
-TERMS = ("next_token", "mim", "contrastive", "hidden_keys")
-"""Names of ST-AR's own terms."""
-
 
 class PluginConfig(Section):
     """What runs may say of a part of a plugin: subclass it with fields that all have defaults."""

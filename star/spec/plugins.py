@@ -7,24 +7,20 @@ check what runs say of it, and by the worker. A run holds what was declared, so 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import ValidationError
 
 from star.errors import DataError
 from star.spec.base import FieldError, Section
-from star.spec.graph import STAGES, Stage
-from star.spec.images import SOURCES, DataSpec, TokenizerSpec
+from star.spec.builtin import builtin_runs, builtin_stages
+from star.spec.graph import Stage
 from star.spec.plugin_code import PluginError, files_of, import_from, place_of, where
 from star.spec.plugin_parts import (
-    TERMS,
-    OpaqueSource,
     OpaqueStage,
-    OpaqueTerm,
-    OpaqueTokenizer,
     OwnSource,
     OwnStage,
     OwnTerm,
@@ -38,7 +34,6 @@ from star.spec.plugin_parts import (
 )
 from star.spec.script_files import digest_of, listing_of
 from star.spec.scripts import NAME, OF_ALL
-from star.spec.setting import Setting
 from star.words import shown
 
 KINDS = (TermConfig, StageConfig, SourceConfig, TokenizerConfig)
@@ -48,8 +43,6 @@ _CLASSES: dict[tuple[str, str], Any] = {}
 """The same -> the class itself."""
 METHODS = {StageConfig: ("run",), SourceConfig: ("labels", "image"), TokenizerConfig: ("encode", "decode")}
 """What has to be written of each."""
-OF_FOLDERS = ("test_fraction", "train_split", "test_split")
-"""Fields of `data` that a plugin's data set does not see."""
 CHANGES = ("inputs", "attend")
 """What a term may change of the student's pass."""
 
@@ -126,10 +119,14 @@ def _is_part(one: Any) -> bool:
 
 
 def _check(where: str, name: str, config: type[PluginConfig]) -> None:
-    if not NAME.fullmatch(name) or name in TERMS:
-        taken = "a name of ST-AR's own" if name in TERMS else "no name: give lower-case letters, digits and _"
+    if not NAME.fullmatch(name) or name in builtin_runs().own_terms:
+        taken = (
+            "a name of ST-AR's own"
+            if name in builtin_runs().own_terms
+            else "no name: give lower-case letters, digits and _"
+        )
         raise PluginError(f"{where}: name: {name!r} is {taken}; call it otherwise.")
-    if name in (*SOURCES, *DataSpec.model_fields, *TokenizerSpec.model_fields, "vq", *dir(Section)):
+    if name in (*builtin_runs().taken, *dir(Section)):
         raise PluginError(f"{where}: name: {name!r} means something else in a run; call it otherwise.")
     lacking = [field for field, info in config.model_fields.items() if info.is_required()]
     if lacking:
@@ -172,49 +169,39 @@ def _check_written(where: str, found: Any) -> None:
         )
 
 
-def promised(term: Any, declared: OwnTerm) -> str | None:
-    """What to say of a term, made for a run, that is not what its class declares; None where it is."""
-    for what, now, then in (
-        ("loss_names", list(term.loss_names), declared.loss_names),
-        ("changes", sorted(term.changes), declared.changes),
-        ("averages_head", bool(term.averages_head), declared.averages_head),
-    ):
-        if now != then:
-            return (
-                f"its __init__ makes {what} {now!r}, and the class says {then!r}; say on the class what every run has"
-            )
-    if (term.teacher is not None) != declared.teacher:
-        if declared.teacher:
-            return "its class has a teacher, and its __init__ takes it away; leave it, or leave it out of the class"
-        return "its __init__ sets a teacher, and the class has none; write `teacher = TeacherReads()` on the class too"
-    return None
+def config_of(plugin: Plugin, part: str, opaque: type[PluginConfig]) -> type[PluginConfig]:
+    """The config of a part of a plugin; where its code was not imported, one that takes what a record holds."""
+    return _CONFIGS.get((plugin.digest, part), opaque)
 
 
-def check_term(name: str, plugin: Plugin, config: Section, setting: Setting) -> None:
-    """That a term can be made for a run, where its code was imported.
+def check_made(where_: str, plugin: Plugin, part: str, make: Callable[[Any], str | None], has_to_have: str) -> None:
+    """That a part can be made for a run, where its code was imported.
+
+    Args:
+        where_: the run's field that asks for it.
+        make: makes one from its class; gives what is wrong with it, or None.
+        has_to_have: an attribute of classes that can be made so.
 
     Raises:
-        FieldError: it cannot, or is not what its class declares.
+        FieldError: it cannot be made, or something is wrong with it.
     """
-    found = _CLASSES.get((plugin.digest, name))
-    if found is None or not hasattr(found, "build"):
+    found = _CLASSES.get((plugin.digest, part))
+    if found is None or not hasattr(found, has_to_have):
         return
     try:
-        said = promised(found(config, setting), plugin.terms[name])
+        said = make(found)
     except Exception as error:  # somebody else's code
         at = where(error, Path(plugin.folder))
-        raise FieldError(
-            f"terms.{name}", f"{at}{found.__qualname__} cannot be made: {type(error).__name__}: {error}"
-        ) from None
+        raise FieldError(where_, f"{at}{found.__qualname__} cannot be made: {type(error).__name__}: {error}") from None
     if said is not None:
-        raise FieldError(f"terms.{name}", said)
+        raise FieldError(where_, said)
 
 
 def _term(where: str, term: Any) -> OwnTerm:
     lacking = [name for name in ("loss_names", "teacher", "version") if not hasattr(term, name)]
     if lacking:
         raise PluginError(f"{where}: has no {lacking[0]}; derive it from star.objectives.Term.")
-    trains = [stage for stage in STAGES.values() if "terms" in stage.optional]
+    trains = [stage for stage in builtin_stages().values() if "terms" in stage.optional]
     recorded = {one for stage in trains for one in (*stage.results, *stage.curves, "lr")}
     for loss in term.loss_names:
         if loss in (*recorded, *OF_ALL):
@@ -254,88 +241,14 @@ def stages_of(plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
     }
 
 
-def section_of(plugins: Mapping[str, Plugin]) -> type[Section]:
-    """The model of a run's `terms`: a field for each term that there is."""
-    fields: dict[str, Any] = {}
-    for plugin in plugins.values():
-        for term in plugin.terms:
-            config = _CONFIGS.get((plugin.digest, term), OpaqueTerm)
-            fields[term] = (config, config())
-    return create_model("Terms", __base__=Section, __doc__="Loss terms of plugins.", **fields)
-
-
 def stage_configs(plugins: Mapping[str, Plugin]) -> dict[str, type[PluginConfig]]:
     """The model of the section of each stage that plugins declare."""
-    return {
-        name: _CONFIGS.get((plugin.digest, name), OpaqueStage) for plugin in plugins.values() for name in plugin.stages
-    }
-
-
-def data_class(plugins: Mapping[str, Plugin]) -> type[DataSpec]:
-    """The model of a run's `data`, with the data sets that plugins declare: each by its name, with a section of its own."""
-    own = {name: (plugin, part) for plugin in plugins.values() for name, part in plugin.sources.items()}
-    if not own:
-        return DataSpec
-
-    class OwnData(DataSpec):
-        def identity(self) -> dict[str, Any]:
-            values = {name: value for name, value in super().identity().items() if name not in own}
-            if self.name in own:
-                plugin, part = own[self.name]
-                values = {name: one for name, one in values.items() if name not in OF_FOLDERS}
-                values[self.name] = {**part.key_of(getattr(self, self.name)), "plugin": plugin.code_of(part)}
-            return values
-
-    fields: dict[str, Any] = {"name": (Literal[(*SOURCES, *own)], DataSpec.model_fields["name"])}
-    for name, (plugin, _) in own.items():
-        config = _CONFIGS.get((plugin.digest, name), OpaqueSource)
-        fields[name] = (config, config())
-    return create_model("DataSpec", __base__=OwnData, __doc__=DataSpec.__doc__, **fields)
-
-
-def tokenizer_class(plugins: Mapping[str, Plugin]) -> type[TokenizerSpec]:
-    """The model of a run's `tokenizer`, with those that plugins declare: each by its name, with a section of its own."""
-    own = {name: (plugin, part) for plugin in plugins.values() for name, part in plugin.tokenizers.items()}
-    if not own:
-        return TokenizerSpec
-
-    class OwnTokenizerSpec(TokenizerSpec):
-        if TYPE_CHECKING:
-            name: str
-
-        @property
-        def downsample(self) -> int:
-            return int(getattr(self, self.name).downsample) if self.name in own else super().downsample
-
-        def identity(self) -> dict[str, Any]:
-            if self.name not in own:
-                return {name: value for name, value in super().identity().items() if name not in (*own, "name")}
-            plugin, part = own[self.name]
-            config = {**part.key_of(getattr(self, self.name)), "plugin": plugin.code_of(part)}
-            found = {"name": self.name, "codebook_size": self.codebook_size, self.name: config}
-            return found if self.weights else {**found, "seed": self.seed}
-
-    chosen = Field("vq", description="vq: ours; or the name of a plugin's")
-    fields: dict[str, Any] = {"name": (Literal[("vq", *own)], chosen)}
-    for name, (plugin, _) in own.items():
-        config = _CONFIGS.get((plugin.digest, name), OpaqueTokenizer)
-        fields[name] = (config, config())
-    return create_model("TokenizerSpec", __base__=OwnTokenizerSpec, __doc__=TokenizerSpec.__doc__, **fields)
+    return {name: config_of(plugin, name, OpaqueStage) for plugin in plugins.values() for name in plugin.stages}
 
 
 def is_imported(plugins: Mapping[str, Plugin]) -> bool:
     """Whether what runs say of these plugins can be checked."""
     return all((plugin.digest, name) in _CONFIGS for plugin in plugins.values() for name in plugin.parts)
-
-
-def active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str, Plugin, dict[str, Any]]]:
-    """The terms that a run is trained with: name, plugin, and what the run says of it."""
-    declared = {name: plugin for plugin in plugins.values() for name in plugin.terms}
-    # whatever order the file has: their modules draw their first weights one by one
-    for name, plugin in sorted(declared.items()):
-        values = getattr(terms, name).model_dump(mode="json")
-        if values["weight"] > 0:
-            yield name, plugin, values
 
 
 def contents_of(plugin: Plugin) -> dict[str, bytes]:

@@ -128,7 +128,7 @@ class CodesFigure(FigureSpec):
     """Two slightly shifted views of images, and which of their codes differ."""
 
     kind: Literal["codes"]
-    shift: Count = Field(1, description="pixels; one of invariance.shifts")
+    shift: Count = Field(1, description="pixels; one of the shifts that are measured")
     images: Count = 4
 
 

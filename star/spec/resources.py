@@ -1,14 +1,14 @@
-"""Where and how wide a run is computed: never part of a key, but for `validate_every`, which makes outputs."""
+"""Where and how wide a run is computed: never part of a key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
-from star.spec.base import Count, FieldError, NonNegative, Positive, Section
-from star.spec.graph import STAGES, Stage
+from star.spec.base import Count, FieldError, Positive, Section
+from star.spec.graph import Stage
 from star.spec.renames import BY_STAGE
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -196,33 +196,6 @@ class Resources(Section):
         return None if self.gpu is None else self.utilisation * PEAK_TFLOPS[self.gpu] * 1e12
 
 
-class StarResources(Resources):
-    """Where and how wide a run of ST-AR is computed: never part of a key, but for `validate_every`."""
-
-    parallel: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="training on several processes: a copy of the model in each, or shards of it (FSDP2)"
-    )
-    compile: bool = Field(False, description="compile the transformer's blocks")
-    micro_batch_size: Count | None = Field(
-        None,
-        description="images per forward pass and process; the loss does not depend on it; halved when memory runs out",
-    )
-    eval_batch_size: Count = Field(
-        50, description="images per pass through tokenizer and extractor; small ones fit a CPU's cache"
-    )
-    sample_batch_size: Count = Field(250, description="sequences per pass of generate and probe")
-    feature_cache_gb: NonNegative = Field(
-        8.0,
-        description="largest size of the probe's features that is kept; larger ones are computed anew in each epoch",
-    )
-    checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
-    keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
-    validate_every: Count | None = Field(
-        None,
-        description="optimizer steps between validation losses while training; the best weights are kept beside the last",
-    )
-
-
 R = TypeVar("R", bound=Resources)
 
 
@@ -232,9 +205,3 @@ def resources_class(base: type[R], stages: Mapping[str, Stage]) -> type[R]:
     made: type[R] = create_model("ResourceSpec", __base__=base, __doc__=base.__doc__, **fields)
     made.stages = stages
     return made
-
-
-if TYPE_CHECKING:
-    ResourceSpec = StarResources
-else:
-    ResourceSpec = resources_class(StarResources, STAGES)

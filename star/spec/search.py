@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from star.spec.base import Count, FieldError, Positive, Section
-from star.spec.experiment import PLUGINS, TAKEN, Declared, pipeline_of
+from star.spec.experiment import PLUGINS, Declared, pipeline_of, taken_names
 from star.spec.graph import Stage
 from star.spec.own_stages import check_stages
 from star.spec.plugin_parts import Plugin
@@ -153,7 +153,7 @@ class SearchSpec(Section):
     def _fits_together(self) -> SearchSpec:
         if len(set(self.seeds)) != len(self.seeds):
             raise FieldError("seeds", "a seed stands twice")
-        check_stages(self.stages, self.plugins, TAKEN)
+        check_stages(self.stages, self.plugins, taken_names())
         try:
             self.declared.check(self.targets)
         except FieldError as error:

@@ -9,7 +9,6 @@ from typing import Any
 from star.errors import SpecError
 from star.spec.explain import field_schema
 from star.spec.renames import BY_STAGE, renamed
-from star.spec.run import RunSpec
 from star.spec.run_base import Run
 from star.spec.yamldoc import LocatedYaml, Path_, SourceLocation, nested, overlay, parse
 
@@ -25,7 +24,7 @@ class Change:
     """Those of a sweep."""
 
 
-def parse_set(text: str, kind: type[Run] = RunSpec) -> Change:
+def parse_set(text: str, kind: type[Run]) -> Change:
     """A `path=value` of the command line. A list is a sweep where the field itself is none.
 
     Args:

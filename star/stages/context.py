@@ -19,10 +19,10 @@ from star.data.splits import Split
 from star.data.views import ordered_views, sides_before_crop
 from star.errors import DataError
 from star.model.gpt import GPT
+from star.pipeline.config.plugged import RunWithPlugins
+from star.pipeline.config.run import StarRun
 from star.plugin import Job
 from star.ranks import Ranks
-from star.spec.run import RunSpec
-from star.spec.run_class import RunWithPlugins
 from star.stages.own_tokenizer import CheckedTokenizer, own_tokenizer
 from star.tokenizer.load import load_vq
 from star.tokenizer.vq import VQModel
@@ -37,7 +37,7 @@ Result = dict[str, float]
 class Context:
     """What a stage gets: its run, its folders, and whom to tell."""
 
-    spec: RunSpec
+    spec: StarRun
     inputs: Mapping[str, Path]
     """The `out` folder of each input stage."""
     out: Path

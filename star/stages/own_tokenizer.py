@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from star.errors import DataError
+from star.pipeline.config.plugged import RunWithPlugins
+from star.pipeline.config.run import StarRun
 from star.spec.plugin_code import import_from
 from star.spec.plugins import parts_in
-from star.spec.run import RunSpec
-from star.spec.run_class import RunWithPlugins
 
 
 class CheckedTokenizer:
     """Encodes and decodes with a plugin's model."""
 
-    def __init__(self, model: Any, spec: RunSpec) -> None:
+    def __init__(self, model: Any, spec: StarRun) -> None:
         self.model, self.spec = model, spec
         self.name = getattr(spec.tokenizer, "name", "")
 
@@ -66,7 +66,7 @@ class CheckedTokenizer:
         return found
 
 
-def own_tokenizer(spec: RunSpec, folders: Mapping[str, Path]) -> Any:
+def own_tokenizer(spec: StarRun, folders: Mapping[str, Path]) -> Any:
     """The model of a plugin as it is made, before it is trained or loaded; None where the run has none.
 
     Args:

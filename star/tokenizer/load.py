@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from star.spec.images import TokenizerSpec
+from star.pipeline.config.tokenizer import TokenizerSpec
 from star.tokenizer.vq import VQModel
 from star.weights import fit, load_state
 

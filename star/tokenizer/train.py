@@ -14,7 +14,7 @@ from torch import Tensor
 from star.checkpoint import Checkpoints
 from star.data.pixels import Images
 from star.errors import Stopped
-from star.spec.images import TokenizerSpec
+from star.pipeline.config.tokenizer import TokenizerSpec
 from star.tokenizer.vq import Quantized, VQModel
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star.spec.images import TokenizerSpec
+from star.pipeline.config.tokenizer import TokenizerSpec
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

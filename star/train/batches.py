@@ -11,10 +11,10 @@ from star.data.codes import CodeStore, distinct_views, order_of_epoch
 from star.errors import DataError
 from star.objectives.batch import Batch, ClassDropout, draw_batch
 from star.objectives.term import Term
-from star.spec.run import RunSpec
+from star.pipeline.config.run import StarRun
 
 
-def batch_at(spec: RunSpec, terms: Sequence[Term], data: CodeStore, step: int) -> Batch:
+def batch_at(spec: StarRun, terms: Sequence[Term], data: CodeStore, step: int) -> Batch:
     """The global batch of optimizer step `step` (from 0), the same whenever and wherever it is asked for."""
     size, model = spec.optim.batch_size, spec.model
     if len(data) < size:

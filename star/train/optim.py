@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from star.spec.sections import OptimSpec
+from star.pipeline.config.train import OptimSpec
 
 
 def build_adamw(parameters: Iterable[nn.Parameter], spec: OptimSpec) -> torch.optim.AdamW:

@@ -9,15 +9,15 @@ from typing import cast
 from star.errors import DataError
 from star.objectives.st_ar import st_ar
 from star.objectives.term import Term
+from star.pipeline.config.plugged import RunWithPlugins, promised
+from star.pipeline.config.run import StarRun
+from star.pipeline.config.setting import Setting
 from star.spec.plugin_code import import_from
 from star.spec.plugin_parts import Plugin
-from star.spec.plugins import parts_in, promised
-from star.spec.run import RunSpec
-from star.spec.run_class import RunWithPlugins
-from star.spec.setting import Setting
+from star.spec.plugins import parts_in
 
 
-def terms_of(spec: RunSpec, folders: Mapping[str, Path] | None = None) -> list[Term]:
+def terms_of(spec: StarRun, folders: Mapping[str, Path] | None = None) -> list[Term]:
     """The terms of a run's objective.
 
     Args:

@@ -19,8 +19,8 @@ from star.objectives.backbone import Pass
 from star.objectives.batch import Batch
 from star.objectives.objective import Objective
 from star.objectives.term import Term
+from star.pipeline.config.run import StarRun
 from star.ranks import ALONE, Ranks
-from star.spec.run import RunSpec
 from star.train.batches import batch_at
 from star.train.distributed import (
     accumulating,
@@ -41,12 +41,12 @@ RECORD_EVERY = 10
 log = logging.getLogger(__name__)
 
 
-def build_model(spec: RunSpec) -> GPT:
+def build_model(spec: StarRun) -> GPT:
     """The transformer of a run, with fresh weights from the global generator."""
     return GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
 
 
-def initial_model(spec: RunSpec) -> GPT:
+def initial_model(spec: StarRun) -> GPT:
     """The transformer that training starts from: fresh, or the weights that the spec names."""
     torch.manual_seed(spec.seed)
     model = build_model(spec)
@@ -56,7 +56,7 @@ def initial_model(spec: RunSpec) -> GPT:
     return model
 
 
-def build_objective(spec: RunSpec, terms: Sequence[Term]) -> Objective:
+def build_objective(spec: StarRun, terms: Sequence[Term]) -> Objective:
     """A run's objective before its first step."""
     return Objective(cast(Any, initial_model(spec)), terms, spec.selfguided.ema_decay, spec.selfguided.ema_ramp)
 
@@ -75,7 +75,7 @@ class Trainer:
 
     def __init__(
         self,
-        spec: RunSpec,
+        spec: StarRun,
         train: CodeStore,
         test: CodeStore,
         folder: Path,

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from star.data.folders import Tree
+from star.data.manifests import Manifests
 from star.rundir import Home
 from star.scheduler import manifests
-from star.scheduler.manifests import Manifests
 from tests.data.test_imports import encoded
 
 CLASSES = 1000

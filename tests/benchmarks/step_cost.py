@@ -19,9 +19,9 @@ from star.model.gpt import GPT
 from star.objectives.batch import ClassDropout, draw_batch
 from star.objectives.objective import Objective
 from star.objectives.st_ar import st_ar
-from star.scheduler.estimate import train_flops
+from star.pipeline.config import RunSpec
+from star.pipeline.train import train_flops
 from star.spec.load import load
-from star.spec.run import RunSpec
 from tests.helpers import ROOT
 
 DROPOUTS = ("token_dropout", "residual_dropout", "ffn_dropout")

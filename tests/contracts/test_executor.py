@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from star.pipeline.config import ResourceSpec
 from star.rundir import Home, JobDir, read_json, write_json
 from star.scheduler.executor import Executor, Exit, Start, Watched
 from star.scheduler.executors import make_executor
 from star.scheduler.local import LocalExecutor
-from star.spec.resources import ResourceSpec
 from tests.helpers import ROOT
 from tests.services import until
 

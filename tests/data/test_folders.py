@@ -17,7 +17,7 @@ from star.data.folders import EXTENSIONS, Tree
 from star.data.image_sets import open_images
 from star.data.sources import open_source
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 
 
 def torchvision_order(root: Path) -> list[tuple[str, str]]:

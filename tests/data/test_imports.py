@@ -18,11 +18,11 @@ from star.data.parquet_files import ParquetFiles
 from star.data.places import codes_absent as absent
 from star.data.sources import open_source
 from star.errors import DataError
-from star.spec.images import DataSpec
-from star.spec.run import RunSpec
-from star.stages import STAGES
+from star.pipeline.config import RunSpec
+from star.pipeline.config.dataset import DataSpec
 from tests.data.test_sources import folder_of_images
 from tests.helpers import context, tiny
+from tests.stage_code import CODE
 
 
 def encoded(level: int, kind: str = "png") -> bytes:
@@ -180,7 +180,7 @@ def test_bad_images_stop_the_run_or_are_left_out_and_counted(tmp_path: Path) -> 
     values = tiny().model_dump() | {"data": sized.model_dump(), "score": {"num_reference": 16, "is_split_size": 8}}
     skipping = RunSpec.model_validate(values | {"data": values["data"] | {"bad_images": "skip"}})
     ctx = context(skipping, "dataset", tmp_path / "skip")
-    assert STAGES["dataset"](ctx) == {"skipped": 3}
+    assert CODE["dataset"](ctx) == {"skipped": 3}
     left = sum(len(np.load(ctx.out / f"{split}.npz")["labels"]) for split in counts)
     assert left == 60 - 3
     source = open_source(sized, tmp_path, "train")
@@ -268,7 +268,7 @@ def test_a_run_on_imported_codes_is_a_run_on_encoded_ones(images: Path, tmp_path
     inputs = {}
     for stage, needs in (("dataset", ()), ("tokenizer", ("dataset",)), ("encode", ("dataset", "tokenizer"))):
         ctx = context(spec, stage, tmp_path, **{name: inputs[name] for name in needs})
-        STAGES[stage](ctx)
+        CODE[stage](ctx)
         inputs[stage] = ctx.out
     chosen = np.load(inputs["dataset"] / "train.npz")
     codes = np.load(inputs["encode"] / "train" / "codes.npy").astype(np.int64)
@@ -288,12 +288,12 @@ def test_a_run_on_imported_codes_is_a_run_on_encoded_ones(images: Path, tmp_path
     )
     needs = {name: inputs[name] for name in ("dataset", "tokenizer")}
     whole = context(importing, "encode", tmp_path / "whole", **needs)
-    assert STAGES["encode"](whole) == {"skipped": 0}
+    assert CODE["encode"](whole) == {"skipped": 0}
     for name in ("train/codes.npy", "train/labels.npy", "test/codes.npy"):
         assert (whole.out / name).read_bytes() == (inputs["encode"] / name).read_bytes()
     (folder / "fashion_codes" / f"{chosen['indices'][5]}.npy").write_bytes(b"")
     broken = context(importing, "encode", tmp_path / "broken", **needs)
-    assert STAGES["encode"](broken) == {"skipped": 1}
+    assert CODE["encode"](broken) == {"skipped": 1}
     store = CodeStore(broken.out / "train")
     assert len(store) == 39
     np.testing.assert_array_equal(store.center(5, 6)[0], codes[6, 4])
@@ -304,7 +304,7 @@ def test_two_crop_ranges_make_twenty_views(images: Path, tmp_path: Path) -> None
     inputs = {}
     for stage, needs in (("dataset", ()), ("tokenizer", ("dataset",)), ("encode", ("dataset", "tokenizer"))):
         ctx = context(spec, stage, tmp_path, **{name: inputs[name] for name in needs})
-        STAGES[stage](ctx)
+        CODE[stage](ctx)
         inputs[stage] = ctx.out
     store = CodeStore(inputs["encode"] / "train")
     assert (store.num_views, store.length) == (20, 49)

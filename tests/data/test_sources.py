@@ -13,7 +13,7 @@ from star.data.pixels import center_crop
 from star.data.sources import open_source
 from star.data.views import CENTER, center, ordered_views, ten_crop
 from star.errors import DataError
-from star.spec.images import DataSpec
+from star.pipeline.config.dataset import DataSpec
 
 
 def folder_of_images(root: Path, layout: str, count: int = 30) -> DataSpec:

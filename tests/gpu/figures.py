@@ -27,9 +27,12 @@ from star.evaluate.features import activations, prepared
 from star.evaluate.inception import InceptionV3
 from star.model.gpt import GPT
 from star.model.sample import in_bfloat16, noise_for, sample
-from star.scheduler.estimate import INCEPTION, parameters, train_flops, vq_flops
+from star.pipeline.config import RunSpec
+from star.pipeline.model import parameters
+from star.pipeline.score import INCEPTION
+from star.pipeline.tokenizer import vq_flops
+from star.pipeline.train import train_flops
 from star.spec.load import load
-from star.spec.run import RunSpec
 from star.tokenizer.vq import VQModel
 from star.train.trainer import Trainer
 from star.worker import repeatable

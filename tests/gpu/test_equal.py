@@ -23,7 +23,9 @@ from star.evaluate.precision_recall import manifold
 from star.evaluate.statistics import METRICS, Reference, Statistics, compare
 from star.model.gpt import GPT
 from star.model.sample import in_bfloat16, noise_for, sample
-from star.spec.sections import GenerateSpec, ModelSpec, ProbeSpec
+from star.pipeline.config.generate import GenerateSpec
+from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.probe import ProbeSpec
 from star.tokenizer.train import train_vq
 from star.train.trainer import Trainer
 from tests.helpers import ROOT, tiny, write_store

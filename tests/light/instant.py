@@ -10,6 +10,7 @@ from pathlib import Path
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.ledger.store import open_ledger
+from star.pipeline.config import ResourceSpec
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import Exit, Handle, Start, Watched
 from star.scheduler.loop import Scheduler
@@ -17,7 +18,6 @@ from star.scheduler.plan import make_plan
 from star.scheduler.registration import register
 from star.scheduler.snapshot import take
 from star.spec.load import load
-from star.spec.resources import ResourceSpec
 
 
 class InstantExecutor:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import DataError, Stopped
+from star.pipeline import STAGES
 from star.rundir import JobDir, MetricLog, read_json, write_bytes, write_json
-from star.spec.graph import STAGES
 from star.worker import finish, main, provenance
 
 USUAL = {"steps": "1", "seconds": "0", "exit": "", "only": ""}

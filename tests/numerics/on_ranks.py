@@ -14,8 +14,9 @@ from star.model.gpt import GPT
 from star.objectives.batch import Batch, ClassDropout, draw_batch
 from star.objectives.objective import Objective
 from star.objectives.st_ar import st_ar
+from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec
 from star.ranks import Ranks, exit_now, join, leave
-from star.spec.sections import ModelSpec, SelfGuidedSpec
 from star.train.distributed import accumulating, full_tensor, parallelize
 from tests.numerics.toy_terms import toy_terms
 

@@ -9,7 +9,7 @@ import torch
 
 from star.evaluate.attention import SHARES, _Geometry, _shares, attention_weights, measure_attention, uniform
 from star.model.gpt import GPT
-from star.spec.sections import ModelSpec
+from star.pipeline.config.model import ModelSpec
 
 GRID = 3
 

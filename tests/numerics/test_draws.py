@@ -17,8 +17,8 @@ from star.model.gpt import GPT
 from star.model.sample import noise_for
 from star.objectives.batch import Batch
 from star.objectives.projector import projector
-from star.spec.run import RunSpec
-from star.spec.sections import ModelSpec
+from star.pipeline.config import RunSpec
+from star.pipeline.config.model import ModelSpec
 from star.tokenizer.train import restart_unused
 from star.tokenizer.vq import Quantized, VQModel
 from star.train.batches import batch_at

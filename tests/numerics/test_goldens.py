@@ -11,8 +11,9 @@ import torch
 
 from star.model.gpt import GPT
 from star.model.sample import sample
-from star.spec.images import TokenizerSpec
-from star.spec.sections import GenerateSpec, ModelSpec
+from star.pipeline.config.generate import GenerateSpec
+from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.tokenizer import TokenizerSpec
 from star.tokenizer.load import BUFFER
 from star.tokenizer.vq import VQModel
 

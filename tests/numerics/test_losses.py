@@ -19,7 +19,8 @@ from star.objectives.hidden_keys import attend_mask, num_masked, sample_token_ma
 from star.objectives.mim import mim_loss
 from star.objectives.objective import Objective
 from star.objectives.st_ar import st_ar
-from star.spec.sections import ModelSpec, SelfGuidedSpec
+from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec
 
 TEMPERATURE = 0.2
 

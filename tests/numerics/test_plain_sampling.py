@@ -10,7 +10,8 @@ import torch
 
 from star.model.gpt import GPT
 from star.model.sample import noise_for, sample
-from star.spec.sections import GenerateSpec, ModelSpec
+from star.pipeline.config.generate import GenerateSpec
+from star.pipeline.config.model import ModelSpec
 from tests.numerics.plain_trainer import hidden_states
 
 SPEC = ModelSpec(n_layer=2, n_head=2, dim=16, ffn_multiple_of=16)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from star.checkpoint import Checkpoints
 from star.errors import Stopped
-from star.spec.images import TokenizerSpec
+from star.pipeline.config.tokenizer import TokenizerSpec
 from star.tokenizer import train as tokenizer_train
 from star.tokenizer.train import reconstruction_report, to_bytes, to_tensor, train_vq
 from star.tokenizer.vq import Quantizer, VQModel

@@ -16,7 +16,8 @@ from star.evaluate import linear_probe
 from star.evaluate.linear_probe import ProbeResult, probe_positions, train_probe
 from star.evaluate.probe_features import DTYPES, BackboneFeatures
 from star.model.gpt import GPT
-from star.spec.sections import ModelSpec, ProbeSpec
+from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.probe import ProbeSpec
 from tests.helpers import write_store
 from tests.numerics.plain_trainer import hidden_states
 

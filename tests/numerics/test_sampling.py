@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from star.evaluate.features import resized
 from star.model.gpt import GPT
 from star.model.sample import Decoder, draw, filtered, in_bfloat16, noise_for, sample
-from star.spec.sections import GenerateSpec, ModelSpec
-from star.stages.training import brought_to
+from star.pipeline.config.generate import GenerateSpec
+from star.pipeline.config.model import ModelSpec
+from star.stages.generate import brought_to
 
 
 @pytest.fixture(scope="module")

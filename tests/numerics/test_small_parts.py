@@ -19,7 +19,7 @@ from star.model.gpt import RMSNorm
 from star.model.sample import noise_for
 from star.objectives.contrastive import Contrastive
 from star.objectives.precision import at_least_fp32
-from star.spec.sections import ProbeSpec
+from star.pipeline.config.probe import ProbeSpec
 from star.train.batches import batch_at
 from star.train.guard import DivergedError, MicroBatch, check, finite_nll, is_out_of_memory
 from star.train.optim import lr_at

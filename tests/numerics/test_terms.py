@@ -14,7 +14,8 @@ from star.objectives.next_token import NextToken
 from star.objectives.objective import Objective
 from star.objectives.st_ar import st_ar
 from star.objectives.term import Term
-from star.spec.sections import ModelSpec, SelfGuidedSpec
+from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec
 from tests.numerics.toy_terms import Align, Cluster, Foresight, Noise, toy_terms
 
 IMAGES = 6

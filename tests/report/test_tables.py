@@ -15,13 +15,14 @@ from urllib.parse import unquote
 
 import pytest
 
+from star.pipeline.score import scored
 from star.report import markup, render
 from star.report.grid import difference_grid, main_grid
 from star.report.index import write_index
 from star.report.latex import PREAMBLE, latex
 from star.report.markup import escaped
 from star.report.published import published_of, row_for
-from star.report.table import Table, agreements, build_table, scored
+from star.report.table import Table, agreements, build_table
 from star.report.write import build, provenance, write
 from star.spec.load import load
 from tests.helpers import ROOT, tiny

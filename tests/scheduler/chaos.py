@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 
 from star.ledger.states import DONE
+from star.pipeline import STAGES
 from star.rundir import read_json
 from star.scheduler.gc import find
-from star.spec.graph import STAGES
 from tests.helpers import ROOT, living_workers
 from tests.light.worker import made, value
 from tests.scheduler.lab import MANY, WORKER, Lab

@@ -18,7 +18,6 @@ from star.ledger.states import FAILED, QUEUED
 from star.scheduler.executor import Exit
 from star.scheduler.failures import classify, last_lines
 from star.scheduler.policies import POLICIES, pause
-from star.scheduler.start import smaller_passes
 from tests.helpers import ROOT, tiny
 from tests.scheduler.lab import Lab
 from tests.services import until
@@ -94,7 +93,7 @@ def test_pauses_double_up_to_a_limit(before: int) -> None:
 def test_less_memory_means_smaller_passes_and_the_same_key() -> None:
     spec = tiny(resources__processes={"train": 2}, resources__sample_batch_size=9)
     for times, sizes in ((0, (None, 50, 9)), (1, (2, 25, 4)), (2, (1, 12, 2)), (5, (1, 1, 1))):
-        got = smaller_passes(spec, times).resources
+        got = spec.with_smaller_passes(times).resources
         assert (got.micro_batch_size, got.eval_batch_size, got.sample_batch_size) == sizes
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
+from star.pipeline.config import ResourceSpec
 from star.rundir import JobDir, write_json
 from star.scheduler.executor import Exit, Start, Watched
 from star.scheduler.local import LocalExecutor
-from star.spec.resources import ResourceSpec
 from tests.helpers import ROOT, living_workers
 from tests.services import until
 

@@ -16,6 +16,7 @@ import pytest
 import star.scheduler.snapshot as snapshot
 from star.errors import SpecError
 from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Allocation, Job
+from star.pipeline import STAGES
 from star.rundir import read_json, write_json
 from star.scheduler.executor import Start
 from star.scheduler.explain import why
@@ -23,7 +24,6 @@ from star.scheduler.local import LocalExecutor
 from star.scheduler.plan import PlannedJob, make_plan
 from star.scheduler.policies import DEATH
 from star.scheduler.registration import compare, register
-from star.spec.graph import STAGES
 from tests.helpers import ROOT
 from tests.scheduler.lab import WORKER, Lab, command, workers
 from tests.services import until

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from star.ledger.states import CANCELLED, DONE, QUEUED, RUNNING, Job
+from star.pipeline.config import ResourceSpec
 from star.rundir import JobDir, read_json
 from star.scheduler.executor import Start, Watched
 from star.scheduler.plan import Plan
 from star.scheduler.slurm import SlurmExecutor
-from star.spec.resources import ResourceSpec
 from tests.helpers import ROOT, job_in, star_exp, tiny
 from tests.scheduler.lab import MANY, WORKER, Lab
 from tests.services import Slurm, until

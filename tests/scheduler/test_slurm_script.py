@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from star.errors import SpecError
 from star.ledger.states import Allocation
+from star.pipeline.config import ResourceSpec
 from star.rundir import JobDir
 from star.scheduler.executor import Start
 from star.scheduler.slurm_script import ARRAY, parts_of
 from star.spec.load import load
-from star.spec.resources import ResourceSpec
 from tests.helpers import ROOT, star_exp
 
 SLURM = {"slurm": {"partition": "gpu", "options": {"comment": "all"}}}

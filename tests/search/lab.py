@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from star.cli.store import connect
 from star.errors import ExecutorError
 from star.ledger.store import open_ledger
+from star.pipeline import STAGES
 from star.rundir import Home, read_json, write_json
 from star.scheduler.executor import Exit, Handle, Start, Watched
 from star.scheduler.loop import Scheduler
@@ -23,7 +24,6 @@ from star.search.job_source import Trials
 from star.search.segments import TrialSegments
 from star.search.study import Study
 from star.search.warm import promote, warm_start
-from star.spec.graph import STAGES
 from star.spec.load_search import load_search
 from tests.command import run_module
 from tests.helpers import DATA, ROOT

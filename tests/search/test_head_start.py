@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from star.rundir import JobDir, MetricLog, read_json, read_metrics, write_json
-from star.stages import STAGES
 from star.weights import load_weights
 from tests.helpers import context, tiny
+from tests.stage_code import CODE
 
 SPEC = tiny(data__train_images=100, optim__steps=30, resources__checkpoint_every=7)
 
@@ -19,7 +19,7 @@ SPEC = tiny(data__train_images=100, optim__steps=30, resources__checkpoint_every
 def encoded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("encoded")
     for stage, inputs in (("dataset", []), ("tokenizer", ["dataset"]), ("encode", ["dataset", "tokenizer"])):
-        STAGES[stage](context(SPEC, stage, home, **{name: home / name / "out" for name in inputs}))
+        CODE[stage](context(SPEC, stage, home, **{name: home / name / "out" for name in inputs}))
     return home / "encode"
 
 
@@ -29,7 +29,7 @@ def trained(folder: Path, encoded: Path, until: int | None, *resume_from: JobDir
     made = context(spec, "train", folder, encode=encoded / "out")
     log = MetricLog(job.metrics)
     made.resume_from, made.record = [one.out for one in resume_from], log.record
-    write_json(job.result, STAGES["train"](made))
+    write_json(job.result, CODE["train"](made))
     log.close()
     return job
 

@@ -203,7 +203,7 @@ def test_choices_of_numbers_are_numbers(tmp_path: Path) -> None:
 
 
 def test_runs_to_the_end_keep_the_keys_they_had() -> None:
-    from star.spec.graph import STAGES
+    from star.pipeline import STAGES
     from star.spec.keys import stage_content
 
     search = load_search(SEARCH)

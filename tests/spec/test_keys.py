@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from star.spec.graph import STAGES, needed
+from star.pipeline import STAGES
+from star.spec.builtin import needed
 from star.spec.keys import run_key, stage_keys
 from tests.helpers import tiny
 

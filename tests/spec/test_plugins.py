@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from star.errors import SpecError
+from star.pipeline.config.plugged import RunWithPlugins
 from star.scheduler.registration import reached
 from star.search.study import identity
 from star.spec.keys import stage_keys
 from star.spec.load import load
 from star.spec.load_search import load_search
 from star.spec.own_stages import recorded_stages
-from star.spec.run_class import RunWithPlugins, parse_run
+from star.spec.run_class import parse_run
 from star.tracking.writer import flattened
 from tests.helpers import ROOT
 

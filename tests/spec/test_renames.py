@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from star.errors import SpecError
+from star.pipeline.config import RunSpec
 from star.spec.keys import stage_keys
 from star.spec.load import load
 from star.spec.renames import RENAMED, as_now
-from star.spec.run import RunSpec
 from tests.helpers import ROOT, tiny
 
 FILE = """experiment: old

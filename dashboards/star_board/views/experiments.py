@@ -16,6 +16,7 @@ from star.report.markup import ARROWS
 from star.report.table import Cell, Table
 from star.report.table import Row as TableRow
 from star.scheduler.explain import made_by
+from star.spec.builtin import builtin_stages
 from star.spec.points import EARLY
 from star.spec.reporting import Column
 from star_board.board import ROWS, Board
@@ -23,8 +24,6 @@ from star_board.model import Group, Row
 from star_board.results import Results
 from star_board.views.overview import group_states, page_of, paged
 
-RESULTS = ("train/val_nll", "score/frechet_distance", "probe/accuracy")
-"""The numbers that a list of runs shows."""
 SORTS: dict[str, Callable[[Row], Any]] = {
     "row": lambda row: 0,
     "state": lambda row: ("failed", "cancelled", "lost", "running", "waiting", "done").index(row.state),
@@ -62,9 +61,10 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
         return state in ("", row.state) and all(word in text for word in words)
 
     found = [row for row in rows if fits(row)] if words or state else list(rows)
+    names = [f"{stage.name}/{name}" for stage in builtin_stages().values() for name in stage.highlights]
     if sort in SORTS and sort != "row":
         found.sort(key=SORTS[sort])
-    elif sort.removeprefix("-") in RESULTS:
+    elif sort.removeprefix("-") in names:
         name, sign = sort.removeprefix("-"), -1.0 if sort.startswith("-") else 1.0
         value = {id(row): result(board, row, name) for row in found}
         found.sort(key=lambda row: (value[id(row)] is None, sign * (value[id(row)] or 0.0)))
@@ -73,7 +73,7 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
         {
             "row": row,
             "jobs": [(stage, board.model.jobs.get(key), key) for stage, key in row.jobs.items()],
-            "results": [result(board, row, name) for name in RESULTS],
+            "results": [result(board, row, name) for name in names],
         }
         for row in part
     ]
@@ -82,7 +82,7 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
         "q": query,
         "state": state,
         "sort": sort,
-        "results": RESULTS,
+        "results": names,
         "runs": shown,
     }
 
@@ -180,12 +180,7 @@ def cell(board: Board, request: Request) -> Response:
             jobs = [(stage, key, board.model.jobs.get(key)) for stage, key in source.stages.items()]
             seeds.append({"source": source, "value": source.value * shown.scale, "jobs": jobs})
         missing = [(seed, why, rows.get(seed)) for seed, why in numbers.missing.items()]
-        pictures = [
-            (row.seed, row.jobs["generate"])
-            for row in rows.values()
-            if "generate" in row.jobs
-            and (board.home.job("generate", row.jobs["generate"]).out / "samples.png").exists()
-        ]
+        pictures = [(row.seed, made) for row in rows.values() if (made := board.drawn_from(row.jobs, "samples"))]
         return {
             "group": group,
             "label": label,

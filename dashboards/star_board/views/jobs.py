@@ -14,6 +14,7 @@ from star.errors import NotFoundError
 from star.rundir import read_json
 from star.scheduler.declared import stage_of
 from star.scheduler.policies import advice
+from star.spec.builtin import builtin_stages
 from star.spec.graph import Stage
 from star.tracking.writer import flattened
 from star_board.board import Board
@@ -161,7 +162,8 @@ def _line_of(board: Board, key: str, file: Path, chosen: int) -> bytes:
 def attention(board: Board, request: Request) -> Response:
     """A model's attention maps as PNG."""
     found = board.job(request.path_params["key"])
-    file = board.home.job(found.stage, found.key).out / "attention.npz"
-    if found.stage != "attention" or not is_plain(file):
+    name = found.stage in builtin_stages() and builtin_stages()[found.stage].drawn.get("attention")
+    file = board.home.job(found.stage, found.key).out / (name or "")
+    if not name or not is_plain(file):
         raise NotFoundError(f"{found.stage} {found.key} has no attention maps.")
     return Response(attention_picture(file), media_type="image/png")

@@ -9,8 +9,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from star.errors import NotFoundError
 from star.ledger.states import RunRow
+from star.spec.builtin import builtin_stages
 from star.spec.diff import ABSENT
-from star.spec.graph import STAGES, curve_names
+from star.spec.graph import curve_names
 from star.spec.own_stages import recorded_stages
 from star.tracking.writer import flattened
 from star_board.board import Board
@@ -19,21 +20,6 @@ from star_board.views.experiments import run_list
 
 MOST = 12
 """Runs that are compared at a time."""
-CHARTS = (
-    "train/loss",
-    "train/ar_loss",
-    "train/mim_loss",
-    "train/inter_step_loss",
-    "train/inter_view_loss",
-    "train/val_nll_by_step",
-    "train/grad_norm",
-    "probe/accuracy_by_position",
-    "attention/distance_by_layer",
-    "attention/distance_by_position",
-    "attention/condition_share_by_layer",
-    "invariance/change_rate_by_shift",
-)
-"""Curves of a run's page, in this order, where it has them."""
 
 
 def listed(board: Board, request: Request) -> Response:
@@ -61,8 +47,8 @@ def run(board: Board, request: Request) -> Response:
             "used": used,
             "charts": charts(board, [known]),
             "results": _results(board, known),
-            "samples": has_file(board, known, "generate", "samples.png"),
-            "attention": has_file(board, known, "attention", "attention.npz"),
+            "samples": board.drawn_from(known.stages, "samples"),
+            "attention": board.drawn_from(known.stages, "attention"),
             "spec": sorted(flattened(known.spec).items()),
             "is_live": any(job is not None and job.state in ("running", "queued") for _, _, job in jobs),
         }
@@ -89,7 +75,7 @@ def compare(board: Board, request: Request) -> Response:
             "charts": charts(board, known),
             "spec": [(path, values) for path, values in differ if len({repr(value) for value in values}) > 1],
             "results": [(name, [found.get(name) for found in results]) for name in names],
-            "samples": [one for one in known if has_file(board, one, "generate", "samples.png")],
+            "samples": [(one, made) for one in known if (made := board.drawn_from(one.stages, "samples"))],
         }
 
     return board.page(request, "compare.html", make)
@@ -111,9 +97,9 @@ def gallery(board: Board, request: Request) -> Response:
             unique = {row.run: row for row in rows}
         shown = []
         for row in unique.values():
-            key = row.jobs.get("generate")
-            if key and (board.home.job("generate", key).out / "samples.png").exists():
-                shown.append((row, key))
+            made = board.drawn_from(row.jobs, "samples")
+            if made:
+                shown.append((row, made))
         first = board.model.ledger.runs([shown[0][0].run]) if shown else {}
         sizes = {classes_of(one) for one in first.values()}
         return {
@@ -168,15 +154,16 @@ def _label(one: RunRow, known: list[RunRow]) -> str:
 def charts(board: Board, known: list[RunRow]) -> list[dict[str, Any]]:
     """The curves that at least one of these runs has."""
     found: set[str] = set()
+    first = [f"{stage.name}/{name}" for stage in builtin_stages().values() for name in stage.charts]
     for one in known:
         declared = set(one.spec.get("stages") or {})
-        for stage in ({name.split("/")[0] for name in CHARTS} | declared) & one.stages.keys():
+        for stage in ({name.split("/")[0] for name in first} | declared) & one.stages.keys():
             folder = board.home.job(stage, one.stages[stage])
             found |= {f"{stage}/{name}" for name in board.curves.of(folder)}
-    order = [*CHARTS, *sorted(found - set(CHARTS))]
+    order = [*first, *sorted(found - set(first))]
     steps = _curves_of(known)
     return [
-        {"metric": name, "step": steps[name], "more": name not in CHARTS}
+        {"metric": name, "step": steps[name], "more": name not in first}
         for name in order
         if name in found and name in steps
     ]
@@ -184,16 +171,10 @@ def charts(board: Board, known: list[RunRow]) -> list[dict[str, Any]]:
 
 def _curves_of(known: list[RunRow]) -> dict[str, str]:
     """Every curve that these runs may have, and what its steps are."""
-    found = curve_names()
+    found = curve_names(builtin_stages())
     for one in known:
         found |= curve_names(recorded_stages(one.spec))
     return found
-
-
-def has_file(board: Board, known: RunRow, stage: str, name: str) -> str | None:
-    """The key of the job that made a file, where it did."""
-    key = known.stages.get(stage)
-    return key if key and name in STAGES[stage].files and (board.home.job(stage, key).out / name).exists() else None
 
 
 def _results(board: Board, known: RunRow) -> dict[str, float]:

@@ -37,7 +37,7 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
     """Attention, averaged over heads, of one input at a time; the same colours mean the same shares in a column."""
     found: dict[str, Arrays] = {}
     for label in shown_rows(figure, evidence):
-        content = evidence.file(label, "attention/attention.npz")
+        content = evidence.drawn(label, figure.kind)
         if content is not None:
             found[label] = _arrays(content)
     return _attention(figure, found) if found else None
@@ -134,7 +134,7 @@ def _map(arrays: Arrays, image: int, layer: int, position: int) -> tuple[NDArray
 def draw_codes(figure: CodesFigure, evidence: Evidence) -> Any | None:
     """Each image's view beside its shifted one, with the codes; those that changed are framed and bold."""
     for label in shown_rows(figure, evidence):
-        content = evidence.file(label, "invariance/invariance.npz")
+        content = evidence.drawn(label, figure.kind)
         if content is None:
             continue
         arrays = _arrays(content)
@@ -186,7 +186,7 @@ def draw_samples(figure: SamplesFigure, evidence: Evidence) -> Any | None:
     """The first seed's sample grids."""
     from PIL import Image
 
-    found = {label: evidence.file(label, "generate/samples.png") for label in shown_rows(figure, evidence)}
+    found = {label: evidence.drawn(label, figure.kind) for label in shown_rows(figure, evidence)}
     shown = {label: np.asarray(Image.open(io.BytesIO(content))) for label, content in found.items() if content}
     if not shown:
         return None

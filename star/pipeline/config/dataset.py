@@ -1,12 +1,18 @@
-"""The sections of images and tokenizer: what codes are made from."""
+"""The section `data` of a run: images and their crops."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from star.spec.base import Count, GivenPath, NonNegative, Positive, Section
+from star.pipeline.dataset import NUM_VIEWS, codes_folders
+from star.spec.base import Count, FieldError, GivenPath, Section
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+
 
 SOURCES = ("fashion-mnist", "image-folder", "parquet")
 
@@ -82,6 +88,16 @@ class DataSpec(Section):
         margins = (int(self.image_size * crop_range) - self.image_size for crop_range in self.crop_ranges)
         return self.name == "fashion-mnist" and all(margin % 2 == 0 for margin in margins)
 
+    @property
+    def codes_folders(self) -> list[Path]:
+        """Where imported codes lie, one folder for each crop range; none where there are none."""
+        return [] if self.codes is None else codes_folders(Path(self.codes), len(self.crop_ranges))
+
+    @property
+    def stored_views(self) -> int:
+        """Views of training images whose codes are kept: ten for each crop range."""
+        return self.train_images * NUM_VIEWS * len(self.crop_ranges)
+
     def identity(self) -> dict[str, Any]:
         """Fields that another kind of images reads, and those left at none, do not count."""
         unused = {"path", "codes", "manifest", "exact_counts"} | (
@@ -94,40 +110,20 @@ class DataSpec(Section):
         return self.model_dump(mode="json", exclude=unused)
 
 
-class TokenizerSpec(Section):
-    """The VQ model: LlamaGen's VQGAN at any size, trained here or loaded."""
-
-    weights: GivenPath | None = Field(
-        None, description="a LlamaGen checkpoint to load instead of training; the file's hash enters the key"
-    )
-    channels: Count = Field(128, description="width of the first level")
-    channel_mult: list[Count] = Field(
-        [1, 1, 2, 2, 4], min_length=1, description="width per level; each level after the first halves the side"
-    )
-    res_blocks: Count = Field(2, description="residual blocks per level")
-    z_channels: Count = Field(256, description="channels of the latent map")
-    codebook_size: Annotated[int, Field(ge=2, le=65_536)] = Field(
-        16_384, description="codes; they are stored as uint16"
-    )
-    codebook_dim: Count = Field(8, description="dimension of a code")
-    l2_normalize: bool = Field(True, description="codes and latents on the unit sphere")
-    commit_weight: NonNegative = Field(0.25, description="weight of the commitment loss")
-    reconstruction: Literal["l1", "l2"] = Field("l2", description="pixel loss")
-    steps: Count = Field(1000, description="optimizer steps of its training")
-    batch_size: Count = Field(64, description="images per step")
-    lr: Positive = Field(1e-3, description="AdamW's rate, falling to zero along a cosine")
-    restart_every: Annotated[int, Field(ge=0)] = Field(
-        50, description="steps between restarts of unused codes; 0 never"
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="the tokenizer is shared by the seeds of an experiment, so it has its own"
-    )
-
-    @property
-    def downsample(self) -> int:
-        """Image pixels per code along a side."""
-        return 1 << (len(self.channel_mult) - 1)
-
-    def identity(self) -> dict[str, Any]:
-        training = {"reconstruction", "commit_weight", "steps", "batch_size", "lr", "restart_every", "seed"}
-        return self.model_dump(mode="json", exclude={"weights"} | (training if self.weights else set()))
+def check(run: StarRun) -> None:
+    data = run.data
+    if data.name != "fashion-mnist":
+        if data.path is None:
+            raise FieldError(
+                "data.path",
+                f"name: {data.name} needs the path of its folder{'' if data.name in SOURCES else ' or file'}",
+            )
+        return
+    for split, there in (("train", 60_000), ("test", 10_000)):
+        asked = getattr(data, f"{split}_images")
+        if asked > there:
+            what = "training" if split == "train" else "test"
+            raise FieldError(f"data.{split}_images", f"{asked} is more than the {there} {what} images of Fashion-MNIST")
+    if data.num_classes != 10 or data.channels != 1:
+        field = "channels" if data.num_classes == 10 else "num_classes"
+        raise FieldError(f"data.{field}", "Fashion-MNIST has 10 classes and 1 channel")

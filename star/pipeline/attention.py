@@ -1,0 +1,32 @@
+"""`attention`: where the trained transformer looks; the section `attention` of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from star.pipeline.model import forward_flops
+from star.spec.graph import Stage
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+
+
+def _flops(run: StarRun) -> float:
+    return min(run.attention.images, run.data.test_images) * forward_flops(run, head=False)
+
+
+_NUMBERS = ("distance", "condition_share", "self_share", "neighbour_share")
+ATTENTION = Stage(
+    "attention",
+    1,
+    ("attention",),
+    ("train", "encode", "tokenizer"),
+    config={"attention": "star.pipeline.config.attention:AttentionSpec"},
+    run="star.stages.attention:attention",
+    results=(*_NUMBERS, *(f"last_layer_{name}" for name in _NUMBERS)),
+    curves={f"{name}_by_{step}": step for step in ("layer", "position") for name in _NUMBERS},
+    charts=("distance_by_layer", "distance_by_position", "condition_share_by_layer"),
+    files=("attention.npz",),
+    drawn={"attention": "attention.npz"},
+    flops=_flops,
+)

@@ -1,0 +1,61 @@
+"""The section `generate` of a run: sampling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from star.spec.base import Count, FieldError, GivenPath, Positive, Section
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+
+
+class GenerateSpec(Section):
+    """Sampling. One uniform number per image and position, so the images do not depend on the batch size."""
+
+    num_images: Annotated[int, Field(ge=16)] = 50_000
+    weights: Literal["student", "teacher"] = Field(
+        "student", description="whose weights sample (LlamaGen samples the raw ones)"
+    )
+    labels: Literal["balanced", "uniform"] = Field(
+        "balanced", description="the same number of each class, or classes drawn at random"
+    )
+    cfg_scale: Annotated[float, Field(ge=1, le=100)] = Field(
+        1.0, description="1 is no classifier-free guidance (table 1)"
+    )
+    cfg_until: Count | None = Field(
+        None, description="guidance is switched off after this position; LlamaGen's cfg_interval i is i + 2 here"
+    )
+    temperature: Positive = 1.0
+    top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 keeps all codes")
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the transformer while it samples; LlamaGen samples in bf16, and decodes in fp32"
+    )
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        None,
+        description="side to which decoded images are brought before they become bytes, bicubic without antialiasing as LlamaGen "
+        "brings 384 to 256; null keeps",
+    )
+    samples: GivenPath | None = Field(
+        None,
+        description="images of another model to score in place of ours: an .npz or .npy, or a folder; nothing is trained",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Images that are given are known by their contents alone."""
+        unused = {"samples"} | ({"precision"} if self.precision == "fp32" else set())
+        unused |= {"image_size"} if self.image_size is None else set()
+        return {} if self.samples else self.model_dump(mode="json", exclude=unused)
+
+
+def check(run: StarRun) -> None:
+    spec = run.generate
+    if spec.top_k > run.tokenizer.codebook_size:
+        raise FieldError(
+            "generate.top_k", f"{spec.top_k} is more than tokenizer.codebook_size = {run.tokenizer.codebook_size}"
+        )
+    if spec.weights == "teacher" and not run.has_teacher:
+        raise FieldError("generate.weights", "the plain baseline has no teacher to sample from; use student")

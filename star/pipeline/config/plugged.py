@@ -1,0 +1,199 @@
+"""A run of ST-AR that may use loss terms, data sets and tokenizers of plugins, and the sections that these bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from star.pipeline.config.dataset import SOURCES, DataSpec
+from star.pipeline.config.run import StarRun
+from star.pipeline.config.setting import Setting
+from star.pipeline.config.tokenizer import TokenizerSpec
+from star.spec.assemble import section_field
+from star.spec.base import FieldError, Section
+from star.spec.plugin_parts import OpaqueSource, OpaqueTerm, OpaqueTokenizer, OwnTerm, Plugin
+from star.spec.plugins import check_made, config_of
+
+OWN_TERMS = ("next_token", "mim", "contrastive", "hidden_keys")
+"""Names of ST-AR's own terms."""
+OF_FOLDERS = ("test_fraction", "train_split", "test_split")
+"""Fields of `data` that a plugin's data set does not see."""
+
+
+class RunWithPlugins(StarRun):
+    """A run of ST-AR that may use loss terms, data sets and tokenizers of plugins."""
+
+    if TYPE_CHECKING:
+        plugins: dict[str, Plugin]
+        terms: Section
+
+    @property
+    def has_teacher(self) -> bool:
+        """ST-AR's own, or one that a term reads."""
+        return super().has_teacher or any(plugin.terms[name].teacher for name, plugin, _ in self.own_terms)
+
+    @property
+    def own_terms(self) -> list[tuple[str, Plugin, dict[str, Any]]]:
+        """Name, plugin and fields of each term of a plugin that it is trained on."""
+        return list(_active(self.terms, self.plugins))
+
+    def has(self, path: str) -> bool:
+        """A term whose weight is 0 has no other field."""
+        section, _, field = path.partition(".")
+        name, _, field = field.partition(".")
+        return section != "terms" or field == "weight" or any(name == term for term, _, _ in self.own_terms)
+
+    @property
+    def source_plugin(self) -> Plugin | None:
+        """That of its images, where they are no data set of ours."""
+        return next((plugin for plugin in self.plugins.values() if self.data.name in plugin.sources), None)
+
+    @property
+    def tokenizer_plugin(self) -> Plugin | None:
+        """That of its tokenizer, where it is not ours."""
+        chosen = getattr(self.tokenizer, "name", "vq")
+        return next((plugin for plugin in self.plugins.values() if chosen in plugin.tokenizers), None)
+
+    def plugins_of(self, stage: str) -> list[Plugin]:
+        """Those whose code a stage imports: its own, or of terms, images and codes."""
+        own = super().plugins_of(stage)
+        if own:
+            return own
+        trained_on = [plugin for _, plugin, _ in self.own_terms] if "terms" in self.pipeline[stage].optional else []
+        # several stages look at images, or at their codes
+        seen = [plugin for plugin in (self.source_plugin, self.tokenizer_plugin) if plugin is not None]
+        return list({plugin.digest: plugin for plugin in (*trained_on, *seen)}.values())
+
+    def section(self, name: str) -> Any:
+        """Of `terms`: those that are on, with the code that they are made of."""
+        if name != "terms":
+            return super().section(name)
+        found = {}
+        for term, plugin, _ in self.own_terms:
+            declared = plugin.terms[term]
+            kept = declared.key_of(getattr(self.terms, term))
+            if (declared.teacher or declared.averages_head) and not self.selfguided.teacher:  # which it alone reads
+                kept["ema"] = [self.selfguided.ema_decay, self.selfguided.ema_ramp]
+            found[term] = {**kept, "plugin": plugin.code_of(declared)}
+        return found
+
+    @model_validator(mode="after")
+    def _terms_go_together(self) -> RunWithPlugins:
+        changed = {"attend": "hidden_keys"} if self.selfguided.masked else {}
+        for term, plugin, _ in self.own_terms:
+            _check_term(term, plugin, getattr(self.terms, term), Setting.of(self))
+            for what in plugin.terms[term].changes:
+                if what in changed:
+                    raise FieldError(
+                        f"terms.{term}",
+                        f"{term} and {changed[what]} both change the student's {what}; give one of them weight 0",
+                    )
+                changed[what] = term
+        return self
+
+
+def plugged(plugins: Mapping[str, Plugin]) -> dict[str, Any]:
+    """The fields of a run that these plugins add or change."""
+    sections = {"terms": _terms(plugins), "data": _data(plugins), "tokenizer": _tokenizer(plugins)}
+    return {name: section_field(kind) for name, kind in sections.items()}
+
+
+def _active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str, Plugin, dict[str, Any]]]:
+    """The terms that a run is trained with: name, plugin, and what the run says of it."""
+    declared = {name: plugin for plugin in plugins.values() for name in plugin.terms}
+    # whatever order the file has: their modules draw their first weights one by one
+    for name, plugin in sorted(declared.items()):
+        values = getattr(terms, name).model_dump(mode="json")
+        if values["weight"] > 0:
+            yield name, plugin, values
+
+
+def _check_term(name: str, plugin: Plugin, config: Section, setting: Setting) -> None:
+    """That a term can be made for a run, where its code was imported.
+
+    Raises:
+        FieldError: it cannot, or is not what its class declares.
+    """
+    declared = plugin.terms[name]
+    check_made(
+        f"terms.{name}", plugin, name, lambda term: promised(term(config, setting), declared), has_to_have="build"
+    )
+
+
+def promised(term: Any, declared: OwnTerm) -> str | None:
+    """What to say of a term, made for a run, that is not what its class declares; None where it is."""
+    for what, now, then in (
+        ("loss_names", list(term.loss_names), declared.loss_names),
+        ("changes", sorted(term.changes), declared.changes),
+        ("averages_head", bool(term.averages_head), declared.averages_head),
+    ):
+        if now != then:
+            return (
+                f"its __init__ makes {what} {now!r}, and the class says {then!r}; say on the class what every run has"
+            )
+    if (term.teacher is not None) != declared.teacher:
+        if declared.teacher:
+            return "its class has a teacher, and its __init__ takes it away; leave it, or leave it out of the class"
+        return "its __init__ sets a teacher, and the class has none; write `teacher = TeacherReads()` on the class too"
+    return None
+
+
+def _terms(plugins: Mapping[str, Plugin]) -> type[Section]:
+    """The model of a run's `terms`: a field for each term that there is."""
+    fields: dict[str, Any] = {}
+    for plugin in plugins.values():
+        for term in plugin.terms:
+            fields[term] = section_field(config_of(plugin, term, OpaqueTerm))
+    return create_model("Terms", __base__=Section, __doc__="Loss terms of plugins.", **fields)
+
+
+def _data(plugins: Mapping[str, Plugin]) -> type[DataSpec]:
+    """The model of a run's `data`, with the data sets that plugins declare: each by its name, with a section of its own."""
+    own = {name: (plugin, part) for plugin in plugins.values() for name, part in plugin.sources.items()}
+    if not own:
+        return DataSpec
+
+    class OwnData(DataSpec):
+        def identity(self) -> dict[str, Any]:
+            values = {name: value for name, value in super().identity().items() if name not in own}
+            if self.name in own:
+                plugin, part = own[self.name]
+                values = {name: one for name, one in values.items() if name not in OF_FOLDERS}
+                values[self.name] = {**part.key_of(getattr(self, self.name)), "plugin": plugin.code_of(part)}
+            return values
+
+    fields: dict[str, Any] = {"name": (Literal[(*SOURCES, *own)], DataSpec.model_fields["name"])}
+    for name, (plugin, _) in own.items():
+        fields[name] = section_field(config_of(plugin, name, OpaqueSource))
+    return create_model("DataSpec", __base__=OwnData, __doc__=DataSpec.__doc__, **fields)
+
+
+def _tokenizer(plugins: Mapping[str, Plugin]) -> type[TokenizerSpec]:
+    """The model of a run's `tokenizer`, with those that plugins declare: each by its name, with a section of its own."""
+    own = {name: (plugin, part) for plugin in plugins.values() for name, part in plugin.tokenizers.items()}
+    if not own:
+        return TokenizerSpec
+
+    class OwnTokenizerSpec(TokenizerSpec):
+        if TYPE_CHECKING:
+            name: str
+
+        @property
+        def downsample(self) -> int:
+            return int(getattr(self, self.name).downsample) if self.name in own else super().downsample
+
+        def identity(self) -> dict[str, Any]:
+            if self.name not in own:
+                return {name: value for name, value in super().identity().items() if name not in (*own, "name")}
+            plugin, part = own[self.name]
+            config = {**part.key_of(getattr(self, self.name)), "plugin": plugin.code_of(part)}
+            found = {"name": self.name, "codebook_size": self.codebook_size, self.name: config}
+            return found if self.weights else {**found, "seed": self.seed}
+
+    chosen = Field("vq", description="vq: ours; or the name of a plugin's")
+    fields: dict[str, Any] = {"name": (Literal[("vq", *own)], chosen)}
+    for name, (plugin, _) in own.items():
+        fields[name] = section_field(config_of(plugin, name, OpaqueTokenizer))
+    return create_model("TokenizerSpec", __base__=OwnTokenizerSpec, __doc__=TokenizerSpec.__doc__, **fields)

@@ -1,0 +1,212 @@
+"""What a run of ST-AR's stages is, as its sections together say it. The sections themselves are declared by the stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from star.pipeline.model import parameters
+from star.pipeline.score import scored
+from star.spec.base import resolve_layer
+from star.spec.graph import Stage
+from star.spec.outside import Paths
+from star.spec.run_base import Run, Training
+
+if TYPE_CHECKING:
+    from star.pipeline.config.attention import AttentionSpec
+    from star.pipeline.config.dataset import DataSpec
+    from star.pipeline.config.generate import GenerateSpec
+    from star.pipeline.config.invariance import InvarianceSpec
+    from star.pipeline.config.model import ModelSpec
+    from star.pipeline.config.probe import ProbeSpec
+    from star.pipeline.config.resources import StarResources
+    from star.pipeline.config.score import ScoreSpec
+    from star.pipeline.config.selfguided import SelfGuidedSpec
+    from star.pipeline.config.tokenizer import TokenizerSpec
+    from star.pipeline.config.train import OptimSpec
+
+OF_GIVEN_IMAGES = ("dataset", "reference", "generate", "score")
+"""Stages that score images of another model."""
+
+
+class StarRun(Run):
+    """A run of ST-AR."""
+
+    if TYPE_CHECKING:  # as the stages declare them
+        data: DataSpec
+        tokenizer: TokenizerSpec
+        model: ModelSpec
+        selfguided: SelfGuidedSpec
+        optim: OptimSpec
+        generate: GenerateSpec
+        score: ScoreSpec
+        probe: ProbeSpec
+        attention: AttentionSpec
+        invariance: InvarianceSpec
+        resources: StarResources
+
+    not_searched = ("optim.stop_at_step", "generate.samples")
+    settle = "star.data.look:sized"
+
+    @property
+    def pipeline(self) -> Mapping[str, Stage]:
+        """All stages, or those that score given images; inputs that these lack do not count."""
+        if self.generate.samples is None:
+            return self.declared
+        return {name: self.declared[name] for name in OF_GIVEN_IMAGES}
+
+    @property
+    def training(self) -> Training | None:
+        """Its optimizer steps."""
+        return Training("train", "optim.stop_at_step", self.total_steps, self.last_step)
+
+    @property
+    def has_seed(self) -> bool:
+        """Given images were made without one that we know of."""
+        return self.generate.samples is None
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """Layers are counted in the model, and validation chooses the best weights."""
+        return id(self.model), self.resources.validate_every
+
+    @property
+    def paths(self) -> Paths:
+        """Images, imported codes, weights, a reference file, given images."""
+        data = self.data
+        given: dict[str, list[tuple[Any, str]]] = {
+            "data": [(data.path, data.manifest)],
+            "codes": [(folder, data.manifest) for folder in data.codes_folders],
+            "samples": [(self.generate.samples, "content")],
+            "tokenizer": [(self.tokenizer.weights, "content")],
+            "model": [(self.model.weights, "content")],
+            "reference": [(self.score.reference, "content")],
+        }
+        return {source: [(Path(path), how) for path, how in named if path] for source, named in given.items()}
+
+    @property
+    def parameters(self) -> int | None:
+        """Of the transformer."""
+        return parameters(self)
+
+    @property
+    def cannot_go_on(self) -> tuple[str, str] | None:
+        """With a validation on the way the best weights would be lacking."""
+        if not self.resources.validate_every:
+            return None
+        return (
+            "resources.validate_every",
+            "the best weights on the way are not kept where a trial is compared, so none could go on from there; set it to 0",
+        )
+
+    def section(self, name: str) -> Any:
+        """What a stage's key holds of a part, as JSON."""
+        if name == "seed" and not self.has_seed:
+            return None
+        values = super().section(name)
+        # "1/2" of 12 layers and 6 are the same layer
+        if name == "selfguided" and "contrastive_layer" in values:
+            values["contrastive_layer"] = self.contrastive_layer
+        if name == "probe":
+            values["layer"] = self.probe_layer
+        if name == "optim" and self.resources.validate_every:  # it makes the best weights, and a curve
+            values["validate_every"] = self.resources.validate_every
+        return values
+
+    def compared_by(self, stage: str) -> str | None:
+        """Of scores: how images are scored."""
+        return json.dumps(self.score.identity(), sort_keys=True, separators=(",", ":")) if stage == "score" else None
+
+    def measured_by(self, stage: str) -> str | None:
+        """Of scores: the features, and how many images."""
+        return scored(self) if stage == "score" and self.generate.samples is None else None
+
+    def metric(self, name: str) -> str:
+        """A metric's name with the extractor of its features."""
+        return name.replace("{extractor}", self.score.extractor)
+
+    def not_recorded(self, metric: str) -> str | None:
+        """The validation loss on the way."""
+        if metric == "train/val_nll_by_step" and not self.resources.validate_every:
+            return "set resources.validate_every, or give train/val_nll"
+        return None
+
+    def with_smaller_passes(self, times: int) -> Self:
+        """Of training, evaluation and sampling."""
+        own = self.resources
+        if times == 0:
+            return self
+        share = self.optim.batch_size // (own.processes_of("train") * own.nodes_of("train"))
+        changes: dict[str, int] = {
+            "micro_batch_size": max(1, (own.micro_batch_size or share) >> times),
+            "eval_batch_size": max(1, own.eval_batch_size >> times),
+            "sample_batch_size": max(1, own.sample_batch_size >> times),
+        }
+        return self.model_copy(update={"resources": own.model_copy(update=changes)})
+
+    @classmethod
+    def given(cls, values: Mapping[str, Any]) -> str | None:
+        """Images of another model."""
+        section = values.get("generate")
+        found = section.get("samples") if isinstance(section, Mapping) else None
+        return str(found) if found else None
+
+    @classmethod
+    def filled_in(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The length of a training that there is none of."""
+        section = values.get("optim")
+        is_open = not {"steps", "epochs"} & set(section if isinstance(section, Mapping) else ())
+        return {"optim.steps": 1} if cls.given(values) and is_open else {}
+
+    @classmethod
+    def conditions(cls, runs: Sequence[Any]) -> str:
+        """Data, codes and lengths."""
+        trained = [run for run in runs if isinstance(run, StarRun) and run.generate.samples is None]
+        if not trained:
+            return ""
+        spec, steps = trained[0], sorted({run.total_steps for run in trained})
+        return (
+            f"{spec.data.name}, {spec.data.train_images} training images of {spec.data.image_size} x {spec.data.image_size}, "
+            f"{spec.grid} x {spec.grid} codes of {spec.tokenizer.codebook_size}, "
+            f"{' or '.join(map(str, steps))} steps of {spec.optim.batch_size} images."
+        )
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether an average of the model's weights is kept."""
+        return self.selfguided.teacher
+
+    @property
+    def grid(self) -> int:
+        """Codes along one side of an image."""
+        return self.data.image_size // self.tokenizer.downsample
+
+    @property
+    def sequence_length(self) -> int:
+        """T: codes of one image."""
+        return self.grid**2
+
+    @property
+    def contrastive_layer(self) -> int:
+        """1-based layer whose output the contrastive losses use."""
+        return resolve_layer(self.selfguided.contrastive_layer, self.model.n_layer)
+
+    @property
+    def probe_layer(self) -> int:
+        """1-based layer whose output the probe reads."""
+        return resolve_layer(self.probe.layer, self.model.n_layer)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the training; an epoch drops its last incomplete batch."""
+        if self.optim.steps is not None:
+            return self.optim.steps
+        assert self.optim.epochs is not None
+        return self.optim.epochs * (self.data.train_images // self.optim.batch_size)
+
+    @property
+    def last_step(self) -> int:
+        """The optimizer step after which this run ends: the schedule's last, or `optim.stop_at_step`."""
+        return self.optim.stop_at_step or self.total_steps

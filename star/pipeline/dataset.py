@@ -1,0 +1,31 @@
+"""`dataset`: which images, and which of them; the section `data` of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from star.spec.graph import Stage
+
+NUM_VIEWS = 10
+"""Views that a crop range gives."""
+
+
+def codes_folders(folder: Path, ranges: int) -> list[Path]:
+    """Where imported codes lie, one folder for each crop range, as LlamaGen's extraction names them."""
+    return [folder, folder.with_name(f"{folder.name}_105")][:ranges]
+
+
+DATASET = Stage(
+    "dataset",
+    1,
+    ("data",),
+    config={"data": "star.pipeline.config.dataset:DataSpec"},
+    check="star.pipeline.config.dataset:check",
+    run="star.stages.dataset:dataset",
+    source="data",
+    look="star.data.look:images",
+    results=("skipped",),
+    gpu=False,
+    flops=lambda run: 0.0,
+    is_target=False,
+)

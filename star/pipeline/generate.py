@@ -1,0 +1,45 @@
+"""`generate`: images of every class from the trained model, or given ones; the section `generate` of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from star.pipeline.model import forward_flops
+from star.pipeline.tokenizer import coding_flops
+from star.spec.graph import Stage
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+
+
+def _flops(run: StarRun) -> float:
+    spec = run.generate
+    if spec.samples:
+        return 0.0
+    passes = 2 if spec.cfg_scale > 1 else 1
+    return spec.num_images * (passes * forward_flops(run) + coding_flops(run)[1])
+
+
+def _disk(run: StarRun) -> float:
+    side = run.generate.image_size or run.data.image_size
+    return float(run.generate.num_images * side**2 * run.data.channels)
+
+
+GENERATE = Stage(
+    "generate",
+    2,  # top_p keeps one code more where the probabilities tie at it
+    ("generate", "seed"),
+    ("train", "tokenizer"),
+    config={"generate": "star.pipeline.config.generate:GenerateSpec"},
+    check="star.pipeline.config.generate:check",
+    run="star.stages.generate:generate",
+    source="samples",
+    look="star.data.look:samples",
+    files=("samples.png",),
+    drawn={"samples": "samples.png"},
+    keeps="shards",
+    width="processes",
+    flops=_flops,
+    disk=_disk,
+    unchanged=lambda run: run.generate.top_p == 1,
+)

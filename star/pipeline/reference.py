@@ -1,0 +1,33 @@
+"""`reference`: moments and balls of real images, once for all runs that are scored against them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from star.pipeline.score import extraction_flops
+from star.spec.graph import Stage
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+
+POOLED = 1280
+"""Channels of the features whose moments are kept."""
+
+
+def _disk(run: StarRun) -> float:
+    pixels = run.data.image_size**2 * run.data.channels
+    return min(run.score.num_reference, run.score.manifold_images) * (POOLED * 4.0 + pixels) + 2 * POOLED**2 * 8.0
+
+
+REFERENCE = Stage(
+    "reference",
+    2,
+    ("score",),
+    ("dataset",),
+    run="star.stages.reference:reference",
+    source="reference",
+    look="star.data.look:reference_file",
+    width="processes",
+    flops=lambda run: run.score.num_reference * extraction_flops(run),
+    disk=_disk,
+)

@@ -1,0 +1,69 @@
+"""`score`: generated against reference images; the section `score` of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from star.spec.graph import Stage
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+
+EFFICIENTNET_LITE0 = 2 * 407e6
+"""Operations for one image of 224 x 224, as published."""
+INCEPTION = 11.4e9
+"""For one image, of 299 x 299 whatever its size; counted on the modules."""
+FEATURES = {"efficientnet-lite0": 1280, "inception": 2048}
+"""Of the pooled layer whose moments a distance compares."""
+
+
+def extraction_flops(run: StarRun) -> float:
+    """Operations for the features of one image."""
+    if run.score.extractor == "inception":
+        return INCEPTION
+    return EFFICIENTNET_LITE0 * (run.score.input_size / 224) ** 2
+
+
+def scored(run: StarRun) -> str:
+    """What the scores of a run are computed from, for the notes below a table."""
+    score = run.score
+    compared = (
+        f"the reference file {Path(score.reference).name}"
+        if score.reference
+        else f"{score.num_reference} training images"
+    )
+    sets = f"from {run.generate.num_images} samples against {compared}{_bias(run)}"
+    if score.extractor == "inception":
+        return f"FID, sFID, IS, precision and recall as ADM's evaluator defines them, {sets}."
+    return (
+        f"FD, sFD, IS, precision and recall are computed on features of {score.extractor} (ImageNet weights, images at "
+        f"{score.input_size} x {score.input_size}) {sets}. "
+        "They are not the Inception FID, sFID and IS of the published columns: compare orders, not values."
+    )
+
+
+def _bias(run: StarRun) -> str:
+    """That few images make distances too large, as `evaluate` says it."""
+    features = FEATURES[run.score.extractor]
+    known = {"samples": run.generate.num_images}
+    if run.score.reference is None:
+        known["reference images"] = min(run.score.num_reference, run.data.train_images)
+    few = [f"{count} {name}" for name, count in known.items() if count <= features]
+    return f" ({' and '.join(few)} for {features} features: distances are biased upwards)" if few else ""
+
+
+_SCORES = ("frechet_distance", "spatial_frechet_distance", "inception_score", "precision", "recall")
+SCORE = Stage(
+    "score",
+    2,
+    ("score",),
+    ("generate", "reference"),
+    config={"score": "star.pipeline.config.score:ScoreSpec"},
+    check="star.pipeline.config.score:check",
+    run="star.stages.score:score",
+    results=tuple(f"{{extractor}}/{name}" for name in _SCORES),
+    highlights={"frechet_distance": "distance"},
+    width="processes",
+    flops=lambda run: run.generate.num_images * extraction_flops(run),
+)

@@ -1,0 +1,87 @@
+"""`tokenizer`: the VQ model, trained or loaded; the section `tokenizer` of a run."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from star.spec.graph import Stage
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+    from star.pipeline.config.tokenizer import TokenizerSpec
+
+
+def coding_flops(run: StarRun) -> tuple[float, float]:
+    """(encode, decode) of one image of a run; nothing of a plugin's tokenizer, of which nobody knows."""
+    if getattr(run.tokenizer, "name", "vq") != "vq":
+        return 0.0, 0.0
+    return vq_flops(run.tokenizer, run.data.image_size, run.data.channels)
+
+
+def _flops(run: StarRun) -> float:
+    spec = run.tokenizer
+    trained = 0 if spec.weights else 3 * spec.steps * spec.batch_size
+    return sum(coding_flops(run)) * (trained + min(run.data.test_images, 2000))
+
+
+def vq_flops(spec: TokenizerSpec, image_size: int, image_channels: int) -> tuple[float, float]:
+    """(encode, decode) of one image: convolutions and attention."""
+    widths = [spec.channels * mult for mult in spec.channel_mult]
+    sides = [image_size >> level for level in range(len(widths))]
+    top, side = widths[-1], sides[-1]
+    middle = 4 * _conv(top, top, side) + _attention(top, side)
+
+    encode = _conv(image_channels, spec.channels, image_size) + middle + _conv(top, spec.z_channels, side)
+    encode += 2.0 * side**2 * (spec.z_channels * spec.codebook_dim + spec.codebook_dim * spec.codebook_size)
+    decode = (
+        2.0 * side**2 * spec.z_channels * spec.codebook_dim
+        + _conv(spec.z_channels, top, side)
+        + middle
+        + _conv(widths[0], image_channels, image_size)
+    )
+    for level, (inputs, outputs) in enumerate(pairwise([spec.channels, *widths])):
+        encode += _level(inputs, outputs, sides[level], spec.res_blocks, level == len(widths) - 1)
+        encode += _conv(outputs, outputs, sides[level + 1]) if level < len(widths) - 1 else 0
+    for level, (inputs, outputs) in enumerate(pairwise([top, *reversed(widths)])):
+        at = sides[-1 - level]
+        decode += _level(inputs, outputs, at, spec.res_blocks + 1, level == 0)
+        decode += _conv(outputs, outputs, 2 * at) if level < len(widths) - 1 else 0
+    return encode, decode
+
+
+def _conv(inputs: int, outputs: int, side: int, kernel: int = 3) -> float:
+    return 2.0 * inputs * outputs * kernel**2 * side**2
+
+
+def _attention(channels: int, side: int) -> float:
+    return 4 * _conv(channels, channels, side, kernel=1) + 4.0 * channels * side**4
+
+
+def _level(inputs: int, outputs: int, side: int, blocks: int, attention: bool) -> float:
+    first = (
+        _conv(inputs, outputs, side)
+        + _conv(outputs, outputs, side)
+        + (_conv(inputs, outputs, side, kernel=1) if inputs != outputs else 0)
+    )
+    rest = (blocks - 1) * 2 * _conv(outputs, outputs, side)
+    return first + rest + (blocks * _attention(outputs, side) if attention else 0)
+
+
+TOKENIZER = Stage(
+    "tokenizer",
+    2,  # its crops are torchvision's ten
+    ("tokenizer",),
+    ("dataset",),
+    config={"tokenizer": "star.pipeline.config.tokenizer:TokenizerSpec"},
+    check="star.pipeline.config.tokenizer:check",
+    run="star.stages.tokenizer:tokenizer",
+    source="tokenizer",
+    look="star.data.look:tokenizer_weights",
+    results=("mse", "psnr", "codebook_usage", "codebook_perplexity"),
+    also_recorded=("loss", "reconstruction_loss", "codebook_loss"),
+    weights=("vq",),
+    keeps="checkpoints",
+    flops=_flops,
+    unchanged=lambda run: run.data.first_view_order or run.tokenizer.weights is not None,
+)

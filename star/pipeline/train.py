@@ -1,0 +1,64 @@
+"""`train`: the transformer, with ST-AR's objective or without; the sections `model`, `selfguided` and `optim` of a run."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from star.pipeline.model import forward_flops, parameters
+from star.spec.graph import Stage
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+
+
+def train_flops(run: StarRun) -> float:
+    """All optimizer steps: the student forward and backward, the teacher forward without its head."""
+    selfguided = run.selfguided
+    student_views = min(selfguided.student_views, selfguided.num_views)
+    per_image = 3 * forward_flops(run) * student_views
+    if selfguided.teacher:  # only as deep, and of as many views, as a loss that is on reads
+        layers = None if selfguided.mim else run.contrastive_layer
+        views = selfguided.num_views if selfguided.contrastive else student_views
+        per_image += forward_flops(run, layers, head=False) * views
+    if selfguided.contrastive:
+        widths = [run.model.dim, *[selfguided.projector_hidden] * (selfguided.projector_layers - 1), run.model.dim]
+        per_image += 6 * sum(a * b for a, b in pairwise(widths)) * selfguided.num_positions * student_views
+    return per_image * run.optim.batch_size * run.last_step
+
+
+def _checkpoints(run: StarRun) -> float:
+    """The newest checkpoints and the best weights: student, teacher, two moments."""
+    copies = (4 if run.selfguided.teacher else 3) * run.resources.keep_checkpoints
+    return 4.0 * parameters(run) * (copies + (1 if run.resources.validate_every else 0))
+
+
+_LOSSES = ("loss", "ar_loss", "mim_loss", "inter_step_loss", "inter_view_loss")
+
+TRAIN = Stage(
+    "train",
+    1,
+    ("model", "selfguided", "optim", "seed"),
+    ("encode",),
+    config={
+        "model": "star.pipeline.config.model:ModelSpec",
+        "selfguided": "star.pipeline.config.selfguided:SelfGuidedSpec",
+        "optim": "star.pipeline.config.train:OptimSpec",
+    },
+    check="star.pipeline.config.train:check",
+    run="star.stages.train:train",
+    source="model",
+    look="star.data.look:model_weights",
+    results=("val_nll",),
+    curves=dict.fromkeys((*_LOSSES, "grad_norm", "val_nll_by_step"), "step"),
+    also_recorded=("lr",),
+    highlights={"val_nll": "val_nll"},
+    charts=(*_LOSSES, "val_nll_by_step", "grad_norm"),
+    weights=("student", "teacher", "best"),
+    keeps="checkpoints",
+    width="machines",
+    flops=train_flops,
+    disk=lambda run: 4.0 * parameters(run) * (2 if run.selfguided.teacher else 1),
+    working_disk=_checkpoints,
+    optional=("terms",),
+)

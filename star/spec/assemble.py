@@ -1,0 +1,54 @@
+"""The class of a run from the stages that it may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError, create_model
+
+from star.spec.base import Section
+from star.spec.builtin import reference
+from star.spec.graph import Stage
+from star.spec.plugin_parts import Plugin
+from star.spec.resources import Resources, resources_class
+from star.spec.run_base import Run, Seed
+
+__all__ = ["Runs", "resources_class", "run_of", "section_field"]
+R = TypeVar("R", bound=Run)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The classes of a pipeline's runs."""
+
+    plain: type[Run]
+    with_plugins: Callable[[], type[Run]]
+    """Gives the class of those that may use parts of plugins beside the pipeline's stages; made when it is first asked for."""
+    resources: type[Resources]
+    fields_of: Callable[[Mapping[str, Plugin]], dict[str, Any]]
+    """Of plugins: the fields of a run that their parts add or change."""
+    taken: frozenset[str] = frozenset()
+    """Names that no part of a plugin can have, for they mean something else in a run."""
+    own_terms: tuple[str, ...] = ()
+    """Names of the pipeline's own loss terms."""
+
+
+def run_of(base: type[R], stages: Mapping[str, Stage], resources: type[Resources], name: str) -> type[R]:
+    """`base` with the sections that these stages bring, in their order, and with `resources` and `seed`."""
+    sections = {section: kind for stage in stages.values() for section, kind in stage.config.items()}
+    fields: dict[str, Any] = {section: section_field(reference(kind)) for section, kind in sections.items()}
+    fields |= {"resources": (resources, resources()), "seed": (Seed, 0)}
+    made: type[R] = create_model(name, __base__=base, __doc__=base.__doc__, **fields)
+    made.declared = stages
+    made.checks = tuple(reference(stage.check) for stage in stages.values() if stage.check is not None)
+    return made
+
+
+def section_field(kind: type[Section]) -> tuple[Any, Any]:
+    """A section as a field: it may be left out where its defaults are legal."""
+    try:
+        return kind, kind()
+    except ValidationError:
+        return kind, ...

@@ -1,0 +1,67 @@
+"""The pipeline that comes with the platform, found by its name: no part of the platform imports a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from star.spec.graph import MAY_GO_ON, Stage, needed_of
+
+if TYPE_CHECKING:
+    from star.spec.assemble import Runs
+
+NAME = "star.pipeline:PIPELINE"
+"""`module:name`."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Stages that belong together."""
+
+    stages: Mapping[str, Stage]
+    """Each after its inputs."""
+    targets: tuple[str, ...]
+    """Stages that an experiment reaches unless it names others."""
+    runs: str
+    """`module:name` of the classes of its runs, a `Runs`."""
+
+
+def reference(name: str) -> Any:
+    """What `module:name` refers to; its module is imported now."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@cache
+def pipeline() -> Pipeline:
+    """The pipeline of the runs of a file that declares no other stages."""
+    found: Pipeline = reference(NAME)
+    return found
+
+
+def builtin_stages() -> Mapping[str, Stage]:
+    """Its stages, each after its inputs."""
+    return pipeline().stages
+
+
+@cache
+def builtin_runs() -> Runs:
+    """The classes of its runs."""
+    found: Runs = reference(pipeline().runs)
+    return found
+
+
+@cache
+def needed(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """`targets` and all they need, each after its inputs. A stage of the user's own stands for itself: where its declaration is not
+    at hand, those that it needs are among the targets."""
+    return needed_of(targets, builtin_stages())
+
+
+def goes_on(stage: str) -> str:
+    """What the next attempt at a stage does after one that was stopped or killed, as words behind "it"."""
+    known = builtin_stages().get(stage)
+    return MAY_GO_ON if known is None else known.goes_on
