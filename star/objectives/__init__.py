@@ -6,6 +6,7 @@ from star.objectives.objective import Objective
 from star.objectives.projector import projector
 from star.objectives.st_ar import st_ar
 from star.objectives.term import TeacherReads, Term
+from star.pipeline.config.selfguided import SelfGuidedSpec
 from star.pipeline.config.setting import Setting
 from star.spec.base import LayerRef
 from star.spec.plugin_parts import TermConfig
@@ -17,6 +18,7 @@ __all__ = [
     "Features",
     "LayerRef",
     "Objective",
+    "SelfGuidedSpec",
     "Setting",
     "StudentOutput",
     "TeacherReads",

@@ -23,4 +23,12 @@ STAGES = {
     for stage in (DATASET, TOKENIZER, ENCODE, TRAIN, REFERENCE, GENERATE, SCORE, PROBE, ATTENTION, INVARIANCE)
 }
 
-PIPELINE = Pipeline(STAGES, targets=("score", "probe"), runs="star.pipeline.config:RUNS")
+PIPELINE = Pipeline(
+    STAGES,
+    targets=("score", "probe"),
+    runs="star.pipeline.config:RUNS",
+    renamed={
+        "optim.until": "optim.stop_at_step",
+        "selfguided.lone_factor": "selfguided.single_contrastive_scale",
+    },
+)

@@ -30,6 +30,7 @@ GENERATE = Stage(
     2,  # top_p keeps one code more where the probabilities tie at it
     ("generate", "seed"),
     ("train", "tokenizer"),
+    only_if=dict.fromkeys(("train", "tokenizer"), lambda run: run.generate.samples is None),
     config={"generate": "star.pipeline.config.generate:GenerateSpec"},
     check="star.pipeline.config.generate:check",
     run="star.stages.generate:generate",

@@ -19,11 +19,12 @@ def stage_of(stage: str, folder: JobDir) -> Stage | None:
 
 
 def inputs_of(ledger: Ledger, runs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Job of a stage of the user's own -> the jobs that it reads.
+    """Job of a stage of the user's own, or of one that does not read the same in every run -> the jobs that it reads.
 
     Args:
         runs: stage -> key of each.
     """
-    own = {key for stages in runs for stage, key in stages.items() if stage not in builtin_stages()}
+    fixed = {name for name, stage in builtin_stages().items() if not stage.only_if}
+    own = {key for stages in runs for stage, key in stages.items() if stage not in fixed}
     contents = ledger.contents_of(own) if own else {}
     return {key: list((content.get("inputs") or {}).values()) for key, content in contents.items()}

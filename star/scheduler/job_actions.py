@@ -79,13 +79,17 @@ def with_all_made_from(ledger: Ledger, keys: Iterable[str]) -> set[str]:
     """These jobs, and all that was made from them, of all runs."""
     chosen, runs = set(keys), ledger.run_stages()
     own = inputs_of(ledger, runs.values())
-    for stages in runs.values():
-        for name, stage in builtin_stages().items():  # each after its inputs
-            if name in stages and any(stages.get(before) in chosen for before in stage.inputs):
-                chosen.add(stages[name])
-    before = -1
-    while before < len(chosen):
-        before = len(chosen)
+    always = {
+        name: [before for before in stage.inputs if before not in stage.only_if]
+        for name, stage in builtin_stages().items()
+    }
+    size = -1
+    while size < len(chosen):
+        size = len(chosen)
+        for stages in runs.values():
+            for name, inputs in always.items():  # each after its inputs
+                if name in stages and any(stages.get(before) in chosen for before in inputs):
+                    chosen.add(stages[name])
         chosen |= {key for key, inputs in own.items() if chosen & set(inputs)}
     return chosen
 

@@ -43,7 +43,7 @@ class PlannedRun:
     def content(self, stage: str) -> dict[str, Any]:
         """What the key of a stage is made of."""
         found = self.spec.pipeline[stage]
-        inputs = {before: self.stages[before] for before in found.inputs if before in self.stages}
+        inputs = {before: self.stages[before] for before in found.inputs_of(self.spec) if before in self.stages}
         return stage_content(found, self.spec, self.sources, inputs)
 
 
@@ -156,7 +156,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
             for stage in (stage for stage in stages if stage in known):
                 job = jobs.get(known[stage])
                 if job is None:
-                    befores = spec.pipeline[stage].inputs
+                    befores = spec.pipeline[stage].inputs_of(spec)
                     inputs = {before: known[before] for before in befores if before in known}
                     job = jobs[known[stage]] = PlannedJob(known[stage], stage, run, inputs)
                 job.runs.append(run.name)

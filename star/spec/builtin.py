@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ class Pipeline:
     """Stages that an experiment reaches unless it names others."""
     runs: str
     """`module:name` of the classes of its runs, a `Runs`."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Dotted path in a run that had another name -> the path now."""
 
 
 def reference(name: str) -> Any:

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 class Stage:
     """One content-addressed step: its key is made of name, version, sections and the keys of its inputs.
 
-    What is heavy to import is named as `module:name`. What is asked of a run (`flops`, `disk`, `working_disk`, `unchanged`) gets it.
+    What is heavy to import is named as `module:name`. What is asked of a run (`only_if`, `flops`, `disk`, `working_disk`,
+    `unchanged`) gets it.
     """
 
     name: str
     version: int
     sections: tuple[str, ...]
     inputs: tuple[str, ...] = ()
+    """Stages whose output it reads."""
+    only_if: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    """Of these, what not every run reads: name -> whether a run does. Of one that does not it is no part of the key."""
     config: Mapping[str, str] = field(default_factory=dict)
     """Sections that it brings to a run: name -> `module:class` of the model, whose defaults count where a run leaves it out."""
     check: str | None = None
@@ -77,6 +81,10 @@ class Stage:
     def is_own(self) -> bool:
         """Whether it is the user's."""
         return self.command is not None or self.code is not None
+
+    def inputs_of(self, spec: Run) -> tuple[str, ...]:
+        """The stages whose output it reads in a run."""
+        return tuple(name for name in self.inputs if name not in self.only_if or self.only_if[name](spec))
 
     def sections_of(self, spec: Run) -> tuple[str, ...]:
         """The sections of a run that are in its key."""
@@ -132,13 +140,14 @@ def file_of(stages: Mapping[str, Stage], figure: str) -> tuple[str, str] | None:
     return next(((stage.name, stage.drawn[figure]) for stage in stages.values() if figure in stage.drawn), None)
 
 
-def needed_of(targets: Iterable[str], stages: Mapping[str, Stage]) -> tuple[str, ...]:
-    """`targets` and all they need of `stages`, each after its inputs."""
+def needed_of(targets: Iterable[str], stages: Mapping[str, Stage], spec: Run | None = None) -> tuple[str, ...]:
+    """`targets` and all they need of `stages`, each after its inputs: in one run, or in any."""
     order: list[str] = []
 
     def visit(name: str) -> None:
-        for before in stages[name].inputs if name in stages else ():
-            visit(before)
+        if name in stages:
+            for before in stages[name].inputs if spec is None else stages[name].inputs_of(spec):
+                visit(before)
         if name not in order:
             order.append(name)
 

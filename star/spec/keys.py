@@ -63,7 +63,7 @@ class Keys:
         for name, stage in spec.pipeline.items():
             source = sources.get(stage.source) if stage.source else None
             sections = tuple(parts.get(section) for section in (*stage.sections, *stage.optional))
-            inputs = tuple(keys.get(before) for before in stage.inputs)
+            inputs = tuple(keys.get(before) for before in stage.inputs_of(spec))
             place = (
                 name,
                 source,
@@ -82,8 +82,8 @@ class Keys:
         """`canonical(stage_content(...))`, put together from parts that are there already; a test keeps the two equal."""
         if stage.is_own:
             sources = {} if source is None else {str(stage.source): source}
-            return canonical(stage_content(stage, spec, sources, {name: keys[name] for name in stage.inputs}))
-        inputs = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(stage.inputs) if name in keys)
+            return canonical(stage_content(stage, spec, sources, {name: keys[name] for name in stage.inputs_of(spec)}))
+        inputs = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(stage.inputs_of(spec)) if name in keys)
         sections = ",".join(f'"{name}":{self._section_text(spec, name)}' for name in sorted(stage.sections_of(spec)))
         return (
             f'{{"inputs":{{{inputs}}},"schema":{SCHEMA},"source":{canonical(source)},"spec":{{{sections}}},'

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RENAMED = {"optim.until": "optim.stop_at_step", "selfguided.lone_factor": "selfguided.single_contrastive_scale"}
-"""Dotted path in a run -> the path now."""
+from star.spec.builtin import pipeline
+
 OF_ROWS = {"quoted": "paper_only"}
 """Field of a row -> its name now."""
 OF_FILES = {"reference": "published_values"}
@@ -20,12 +20,12 @@ def renamed(path: str) -> str:
     steps = path.split(".")
     if len(steps) == 3 and steps[0] == "resources" and steps[1] in BY_STAGE:
         return f"resources.{steps[2]}.{steps[1]}"
-    return RENAMED.get(path, path)
+    return pipeline().renamed.get(path, path)
 
 
 def in_section(section: str) -> dict[str, str]:
     """The fields of a section that had other names: former -> now."""
-    pairs = [(old.split("."), new.split(".")) for old, new in RENAMED.items()]
+    pairs = [(old.split("."), new.split(".")) for old, new in pipeline().renamed.items()]
     return {old[1]: new[1] for old, new in pairs if old[0] == section}
 
 
@@ -46,7 +46,7 @@ def under_new_names(values: Any, names: Mapping[str, str]) -> Any:
 def as_now(spec: dict[str, Any]) -> dict[str, Any]:
     """A run's spec as an older version recorded it, with its fields under the names that they have now."""
     changed = {}
-    for section in {old.partition(".")[0] for old in RENAMED}:
+    for section in {old.partition(".")[0] for old in pipeline().renamed}:
         names = in_section(section)
         if isinstance(spec.get(section), dict) and names.keys() & spec[section].keys():
             changed[section] = under_new_names(spec[section], names)
@@ -63,7 +63,7 @@ def told(spec: Any) -> list[str]:
         for field in BY_STAGE
         if isinstance(resources, dict) and isinstance(resources.get(field), dict)
     ]
-    for old, new in RENAMED.items():
+    for old, new in pipeline().renamed.items():
         section, field = old.split(".")
         if isinstance(spec.get(section), dict) and field in spec[section]:
             found.append(f"{old} is now {new}")

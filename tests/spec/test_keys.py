@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from star.pipeline import STAGES
 from star.spec.builtin import needed
+from star.spec.graph import needed_of
 from star.spec.keys import run_key, stage_keys
 from tests.helpers import tiny
 
@@ -48,6 +50,20 @@ def test_a_field_changes_its_stage_and_what_follows_only(change: dict[str, Any],
 )
 def test_what_does_not_change_the_result_does_not_change_the_key(change: dict[str, Any]) -> None:
     assert keys(**change) == keys()
+
+
+def test_an_input_that_not_every_run_reads_changes_no_key_but_its_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tiny(), tiny().model_copy(update={"seed": 1})
+    before = [stage_keys(run, {"data": "x"}) for run in (first, second)]
+    train = replace(STAGES["train"], inputs=("encode", "reference"), only_if={"reference": lambda run: run.seed == 1})
+    monkeypatch.setitem(STAGES, "train", train)
+    monkeypatch.setattr(type(first), "declared", {name: STAGES[name] for name in needed_of(STAGES, STAGES)})
+    after = [stage_keys(run, {"data": "x"}) for run in (first, second)]
+    assert after[0] == before[0]
+    changed = {stage for stage in STAGES if after[1][stage] != before[1][stage]}
+    assert changed == {"train", "generate", "score", "probe", "attention"}
+    assert "reference" not in needed_of(["train"], STAGES, first)
+    assert "reference" in needed_of(["train"], STAGES, second)
 
 
 def test_the_fields_of_a_loss_that_is_off_do_not_count() -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from star.errors import SpecError
+from star.pipeline import PIPELINE
 from star.pipeline.config import RunSpec
 from star.spec.keys import stage_keys
 from star.spec.load import load
-from star.spec.renames import RENAMED, as_now
+from star.spec.renames import as_now
 from tests.helpers import ROOT, tiny
 
 FILE = """experiment: old
@@ -70,7 +71,7 @@ def test_both_names_at_once_are_refused(tmp_path: Path) -> None:
 def test_a_record_under_old_names_gives_the_same_keys() -> None:
     new = tiny(optim__stop_at_step=7, selfguided__inter_view=False, selfguided__single_contrastive_scale=0.7)
     values = new.model_dump(mode="json")
-    for old, path in RENAMED.items():
+    for old, path in PIPELINE.renamed.items():
         section, field = path.split(".")
         values[section][old.split(".")[1]] = values[section].pop(field)
     assert RunSpec.model_validate(values) == new

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from star.pipeline.model import parameters
 from star.pipeline.score import scored
 from star.spec.base import resolve_layer
-from star.spec.graph import Stage
+from star.spec.graph import Stage, needed_of
 from star.spec.outside import Paths
 from star.spec.run_base import Run, Training
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from star.pipeline.config.selfguided import SelfGuidedSpec
     from star.pipeline.config.tokenizer import TokenizerSpec
     from star.pipeline.config.train import OptimSpec
-
-OF_GIVEN_IMAGES = ("dataset", "reference", "generate", "score")
-"""Stages that score images of another model."""
 
 
 class StarRun(Run):
@@ -52,10 +49,11 @@ class StarRun(Run):
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:
-        """All stages, or those that score given images; inputs that these lack do not count."""
+        """All stages, or those that score given images."""
         if self.generate.samples is None:
             return self.declared
-        return {name: self.declared[name] for name in OF_GIVEN_IMAGES}
+        kept = needed_of(["score"], self.declared, self)
+        return {name: stage for name, stage in self.declared.items() if name in kept}
 
     @property
     def training(self) -> Training | None:
