@@ -62,14 +62,14 @@ def make(path: Path, runs: int = 10_000, live: int = 1_000) -> SchedulerInfo:
         file = path / f"sweep-{number:02}.yaml"
         file.write_text(EXPERIMENT.format(name=f"sweep-{number:02}", **values))
         register(make_plan(load(file), home, ledger), home, ledger, lambda text: None)
-    me = ledger.enter_scheduler("local")
+    me = ledger.schedulers.enter("local")
     _work_through(home, ledger, me, live)
     return me
 
 
 def _work_through(home: Home, ledger: Ledger, me: SchedulerInfo, live: int) -> None:
     draws, now = random.Random(0), time.time()
-    known = list(ledger.jobs().values())
+    known = list(ledger.jobs.of().values())
     open_runs = [job for job in known if job.stage == "train"][-live:]
     alive = {job.key for job in open_runs}
     labels = {job.label for job in open_runs}

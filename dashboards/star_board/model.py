@@ -115,12 +115,12 @@ class Model:
             if self._ledger is None:
                 return False
         before, now = self.version, time.monotonic()
-        size, newest = self.ledger.size(), self.ledger.newest()
+        size, newest = self.ledger.runs.size(), self.ledger.jobs.newest()
         if newest != self._newest:
             self._next["again"] = now + LATE
         if newest != self._newest or now < self._next["again"]:
             # what is asked of the ledger is asked before the lock is taken: pages go on meanwhile
-            changed = self.ledger.jobs(self.ledger.changed_since(self._newest - OVERLAP if self.jobs else 0))
+            changed = self.ledger.jobs.of(self.ledger.jobs.changed_since(self._newest - OVERLAP if self.jobs else 0))
             with self.lock:
                 self._take(changed)
             self._newest = newest
@@ -130,7 +130,7 @@ class Model:
             self._compare_all()
             self._next["whole"] = now + WHOLE_EVERY
         if now > self._next["progress"]:
-            self._look_at_running(self.ledger.schedulers())
+            self._look_at_running(self.ledger.schedulers.all())
             self._next["progress"] = now + PROGRESS_EVERY
         return self.version != before
 
@@ -191,7 +191,7 @@ class Model:
     def _speeds_now(self) -> dict[str, float]:
         if time.monotonic() > self._next["speeds"]:
             with suppress(LedgerError):  # an estimate by the speeds of just before is good enough
-                self._speeds = self.ledger.speeds()
+                self._speeds = self.ledger.jobs.speeds()
             self._next["speeds"] = time.monotonic() + SPEEDS_EVERY
         return self._speeds
 
@@ -231,10 +231,10 @@ class Model:
 
     def _read_experiments(self, size: tuple[int, int]) -> None:
         began = time.time()
-        listed = self.ledger.experiments()
-        stages = self.ledger.run_stages(self._read_at - SKEW if self.stages else None)
+        listed = self.ledger.runs.experiments()
+        stages = self.ledger.runs.stages(self._read_at - SKEW if self.stages else None)
         if not {row.run for row in listed} <= self.stages.keys() | stages.keys():  # somebody's clock is far behind
-            stages = self.ledger.run_stages()
+            stages = self.ledger.runs.stages()
         self._size, self._read_at = size, began
         with self.lock:
             self.stages |= stages
@@ -260,14 +260,14 @@ class Model:
 
     def _compare_all(self) -> None:
         """Whatever was missed, and why ever: every job's state beside the ledger's."""
-        places = self.ledger.all_places()
+        places = self.ledger.jobs.all_places()
         known = {key: self.jobs.get(key) for key in places}
         missed = [
             key
             for key, place in places.items()
             if (job := known[key]) is None or (job.state, job.attempt) != (place.state, place.attempt)
         ]
-        changed = self.ledger.jobs(missed) if missed else {}
+        changed = self.ledger.jobs.of(missed) if missed else {}
         with self.lock:
             self._take(changed)
 

@@ -23,13 +23,13 @@ def export_weights(path: Path, prefix: str, weights: str, form: str, target: Pat
     known = {name: stage.weights for name, stage in builtin_stages().items() if stage.weights}
     jobs = " or ".join(f"a {name} job" for name in reversed(known))
     if kind == "run":
-        stages = ledger.runs([key])[key].stages
+        stages = ledger.runs.of([key])[key].stages
         stage = next((name for name in reversed(known) if name in stages), None)
         if stage is None:
             raise SpecError(f"{prefix}: this run has no weights of ours; give another, or {jobs}.")
         key = stages[stage]
     else:
-        stage = ledger.jobs([key])[key].stage
+        stage = ledger.jobs.of([key])[key].stage
         if stage not in known:
             raise SpecError(f"{prefix}: stage {stage} has no weights; give a run, {jobs}.")
     suffix, which = SUFFIXES[form], f"-{weights}" if len(known[stage]) > 1 else ""

@@ -86,7 +86,7 @@ def rebuild(path: Path, mlflow: bool) -> None:
         except DamagedError as error:
             _replace_damaged(home.mlflow, home, error.what)
     check_tracking(home)
-    take_over(home, ledger, ledger.run_stages())
+    take_over(home, ledger, ledger.runs.stages())
     count = deliver(home, ledger, lambda: connect(home), mlflow)
     click.echo(f"MLflow: {count} experiments are carried over")
 

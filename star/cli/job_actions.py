@@ -51,8 +51,8 @@ def show_why(path: Path, prefix: str, as_json: bool) -> None:
     """Print why a job, or each job of a run, is what it is."""
     _, ledger = look(path)
     kind, key = ledger.resolve(prefix)
-    keys = list(ledger.runs([key])[key].stages.values()) if kind == "run" else [key]
-    known = ledger.places(keys)
+    keys = list(ledger.runs.of([key])[key].stages.values()) if kind == "run" else [key]
+    known = ledger.jobs.places(keys)
     reasons = [why(ledger, one) for one in keys if one in known]
     if as_json:
         click.echo(json.dumps([_reason_json(reason) for reason in reasons], indent=1, default=str))
@@ -86,7 +86,7 @@ def retry_jobs(path: Path, keys: Sequence[str], experiment: str | None, failed: 
     """Queue ended jobs again."""
     ledger = _open(path)[1]
     if failed and not keys and experiment is None:
-        chosen: list[Job] = ledger.of_state(FAILED)
+        chosen: list[Job] = ledger.jobs.of_state(FAILED)
     else:
         found = _chosen(ledger, keys, experiment, "--failed").jobs.values()
         chosen = [job for job in found if job.state == FAILED or not failed]
@@ -95,7 +95,7 @@ def retry_jobs(path: Path, keys: Sequence[str], experiment: str | None, failed: 
         click.echo(f"queued   {job.stage} {job.key}  {job.label}  (was {job.state})")
     if not moved:
         click.echo("nothing to retry: none of these jobs has failed, was cancelled or got lost")
-    elif not any(is_at_work(watcher) for watcher in ledger.schedulers().values()):
+    elif not any(is_at_work(watcher) for watcher in ledger.schedulers.all().values()):
         click.echo("no scheduler is at work; `star-exp run FILE` computes them")
 
 
@@ -115,7 +115,7 @@ def cancel_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None
 
 def _tell_tracker(home: Home, ledger: Ledger, keys: list[str]) -> None:
     """End in MLflow what was cancelled: a scheduler that is at work tells it of its own experiment alone."""
-    cancelled = [job.key for job in ledger.jobs(keys).values() if job.state == CANCELLED]
+    cancelled = [job.key for job in ledger.jobs.of(keys).values() if job.state == CANCELLED]
     if not cancelled:
         return
     from star.cli.store import connect

@@ -169,7 +169,7 @@ class KeyType(click.ParamType):  # type: ignore[type-arg]
             return []
         if ledger is None:
             return []
-        found = [*ledger.runs_that_start(incomplete, 50), *ledger.keys_that_start(incomplete, 50)]
+        found = [*ledger.runs.that_start(incomplete, 50), *ledger.jobs.that_start(incomplete, 50)]
         return [CompletionItem(key) for key in found]
 
 

@@ -141,9 +141,9 @@ def _place(home: Home, ledger: Ledger, row: Numbers) -> tuple[JobDir, str | None
     except StarError as error:
         raise NotFoundError(f"{row.where}: {error}") from None
     if kind == "run":
-        folder, run = own.keeper(home, ledger.runs([key])[key].stages), key
+        folder, run = own.keeper(home, ledger.runs.of([key])[key].stages), key
     else:
-        folder, run = home.job(ledger.jobs([key])[key].stage, key), None
+        folder, run = home.job(ledger.jobs.of([key])[key].stage, key), None
     if folder is None or not folder.path.is_dir():
         raise NotFoundError(f"{row.where}: nothing of {kind} {key} is computed yet, so there is nothing to measure.")
     return folder, run
@@ -157,7 +157,7 @@ def take_over(home: Home, ledger: Ledger, runs: dict[str, dict[str, str]]) -> No
     """
     try:
         reader = reader_of(home)
-        tracked = reader.runs(ledger.tracking_ids(runs))
+        tracked = reader.runs(ledger.runs.tracking_ids(runs))
         own.adopt(home, runs, tracked, reader)
         left = sum(map(len, own.unseen(home, runs, tracked, reader).values()))
     except StarError as error:

@@ -28,7 +28,7 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
     home = Home(path)
     ledger = read_ledger(home)
     plan = make_plan(experiment, home, ledger)
-    speeds = ledger.speeds() if ledger else {}
+    speeds = ledger.jobs.speeds() if ledger else {}
     slots = os.cpu_count() or 1
     seconds = plan.seconds(speeds, slots)
     if as_json:

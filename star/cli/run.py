@@ -188,7 +188,7 @@ def _detach(home: Home, ledger: Ledger, experiment: Experiment) -> int:
         while (code := child.poll()) is None:
             # `status` and `watch`, called next, find it there
             here = (child.pid, socket.gethostname())
-            known = [one for one in ledger.schedulers().values() if (one.pid, one.host) == here]
+            known = [one for one in ledger.schedulers.all().values() if (one.pid, one.host) == here]
             if any(is_alive(one.pid, one.born) for one in known):
                 click.echo(told)
                 return 0

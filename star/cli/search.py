@@ -101,7 +101,7 @@ def refuse_name(search: Search, home: Home, ledger: Ledger) -> None:
     """
     names = (search.name, f"{search.name}{EARLY}")
     known = names_of(home)
-    rows = [row for name in names for row in ledger.experiments(name) if not known.get((name, row.profile), False)]
+    rows = [row for name in names for row in ledger.runs.experiments(name) if not known.get((name, row.profile), False)]
     if any(not row.row.startswith("trial ") for row in rows) or any(
         name in names and not study for (name, _), study in known.items()
     ):

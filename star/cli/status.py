@@ -129,15 +129,15 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     Args:
         queued: list all queued jobs, and not only the first that `status` shows.
     """
-    listed = ledger.experiments(experiment)
+    listed = ledger.runs.experiments(experiment)
     if experiment is not None and not listed:
-        known = sorted({row.name for row in ledger.experiments()})
+        known = sorted({row.name for row in ledger.runs.experiments()})
         raise NotFoundError(
             f"--experiment {experiment}: there is none of that name; there are: {', '.join(known) or 'none'}."
         )
-    stages = ledger.run_stages()
-    places = ledger.all_places()
-    unfinished = ledger.of_state(RUNNING, FAILED, CANCELLED, LOST)
+    stages = ledger.runs.stages()
+    places = ledger.jobs.all_places()
+    unfinished = ledger.jobs.of_state(RUNNING, FAILED, CANCELLED, LOST)
     for job in unfinished:  # one that has a result is done, though its scheduler is gone, or about to notice
         if job.key in places and job.state == RUNNING and home.job(job.stage, job.key).result.exists():
             places[job.key] = places[job.key]._replace(state=DONE)
@@ -163,7 +163,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     unfinished = [job for job in unfinished if job.state == RUNNING or job.key in wanted]
     _add_details(home, ledger, rows, stages)
     limited = not queued and experiment is None
-    unfinished += ledger.of_state(QUEUED, limit=ROWS + 1 if limited else None)
+    unfinished += ledger.jobs.of_state(QUEUED, limit=ROWS + 1 if limited else None)
     waits = _slurm_says() if any(job.host == "@slurm" for job in unfinished) else {}
     if experiment is not None:
         unfinished = [job for job in unfinished if job.key in wanted]
@@ -172,7 +172,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
         "rows": rows,
         "counts": dict(Counter(place.state for key, place in places.items() if experiment is None or key in wanted)),
         "open_jobs": [_open_job(home, job, waits) for job in unfinished],
-        "schedulers": [{**asdict(watcher), "alive": _alive(watcher)} for watcher in ledger.schedulers().values()],
+        "schedulers": [{**asdict(watcher), "alive": _alive(watcher)} for watcher in ledger.schedulers.all().values()],
     }
 
 
@@ -182,7 +182,7 @@ def _add_details(
     """When something last happened to a row, and its results, of those that are printed: thousands would take seconds."""
     counted = Counter((row["experiment"], row["profile"]) for row in rows)
     shown = [row for row in rows if counted[row["experiment"], row["profile"]] <= ROWS or row["state"] not in CALM]
-    jobs = ledger.jobs({key for row in shown[:DETAILED] for key in stages[row["run"]].values()})
+    jobs = ledger.jobs.of({key for row in shown[:DETAILED] for key in stages[row["run"]].values()})
     for row in shown[:DETAILED]:
         mine = [jobs[key] for key in stages[row["run"]].values() if key in jobs]
         row["changed"] = max((job.finished or job.started or job.created for job in mine), default=None)
@@ -299,8 +299,8 @@ def show_key(path: Path, prefix: str, as_json: bool) -> None:
 def _run(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
     from star.scheduler import own
 
-    run = ledger.runs([key])[key]
-    jobs = ledger.jobs(run.stages.values())
+    run = ledger.runs.of([key])[key]
+    jobs = ledger.jobs.of(run.stages.values())
     entries = sorted(own.of_run(home, key, run.stages), key=lambda entry: (entry[1], entry[0]))  # MLflow's newest
     mine = dict(sorted((name, value) for name, value in {entry[2]: entry[3] for entry in entries}.items()))
     return {
@@ -317,7 +317,7 @@ def _run(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
 
 
 def _job(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
-    job = ledger.jobs([key])[key]
+    job = ledger.jobs.of([key])[key]
     folder = home.job(job.stage, key)
     return {
         "job": key,
@@ -326,9 +326,9 @@ def _job(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
         "result": read_json(folder.result),
         "history": [
             {"time": _clock(row.time), "attempt": row.attempt, "state": row.after, "why": row.why, "reason": row.reason}
-            for row in ledger.history(key)
+            for row in ledger.jobs.history(key)
         ],
-        "used_by": [run.label for run in ledger.runs().values() if key in run.stages.values()],
+        "used_by": [run.label for run in ledger.runs.of().values() if key in run.stages.values()],
     }
 
 
@@ -336,7 +336,7 @@ def show_logs(path: Path, prefix: str, follow: bool) -> None:
     """The log of a job, or of all jobs of a run; with `follow`, what is added to it until the job is over."""
     home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
-    stages = ledger.runs([key])[key].stages if kind == "run" else {ledger.jobs([key])[key].stage: key}
+    stages = ledger.runs.of([key])[key].stages if kind == "run" else {ledger.jobs.of([key])[key].stage: key}
     if follow:
         _follow(home, ledger, stages)
         return
@@ -353,8 +353,8 @@ def _follow(home: Home, ledger: Ledger, stages: dict[str, str]) -> None:
     read: dict[str, int] = {}
     last = ""
     while True:
-        places = ledger.places(stages.values())
-        at_work = any(map(is_at_work, ledger.schedulers().values()))
+        places = ledger.jobs.places(stages.values())
+        at_work = any(map(is_at_work, ledger.schedulers.all().values()))
         over = all(place.state != RUNNING and (place.state != QUEUED or not at_work) for place in places.values())
         for stage, key in stages.items():
             log = home.job(stage, key).log

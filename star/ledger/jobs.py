@@ -51,9 +51,10 @@ class Place(NamedTuple):
 class Jobs:
     """The ledger's jobs."""
 
-    database: Database
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
-    def add_jobs(self, new: Sequence[NewJob]) -> None:
+    def add(self, new: Sequence[NewJob]) -> None:
         """Queue each job unless the ledger knows it."""
 
         def work(connection: Connection) -> None:
@@ -84,7 +85,7 @@ class Jobs:
         if new:
             self.database.write(work)
 
-    def jobs(self, keys: Iterable[str] | None = None) -> dict[str, Job]:
+    def of(self, keys: Iterable[str] | None = None) -> dict[str, Job]:
         """All jobs, or those with the given keys, oldest first."""
         found = self._select(COLUMNS, keys, order=True)
         return {row.key: Job(**row._mapping) for row in found}
@@ -240,7 +241,7 @@ class Jobs:
         query = select(jobs.c.stage, jobs.c.state, func.count()).group_by(jobs.c.stage, jobs.c.state)
         return self.database.read(lambda connection: {(row[0], row[1]): row[2] for row in connection.execute(query)})
 
-    def keys_that_start(self, prefix: str, limit: int = 6) -> list[str]:
+    def that_start(self, prefix: str, limit: int = 6) -> list[str]:
         """Keys of jobs."""
         query = select(jobs.c.key).where(jobs.c.key.startswith(prefix, autoescape=True)).limit(limit)
         return self.database.read(lambda connection: [row.key for row in connection.execute(query)])

@@ -18,9 +18,10 @@ from star.spec.renames import as_now
 class Runs:
     """The ledger's runs and experiments."""
 
-    database: Database
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
-    def add_runs(self, new: Sequence[RunRow]) -> None:
+    def add(self, new: Sequence[RunRow]) -> None:
         """Enter each run unless the ledger knows it."""
 
         def work(connection: Connection) -> None:
@@ -31,7 +32,7 @@ class Runs:
         if new:
             self.database.write(work)
 
-    def runs(self, keys: Iterable[str] | None = None) -> dict[str, RunRow]:
+    def of(self, keys: Iterable[str] | None = None) -> dict[str, RunRow]:
         """All runs, or those with the given keys."""
         query = select(runs).order_by(runs.c.created)
 
@@ -42,7 +43,7 @@ class Runs:
 
         return self.database.read(work)
 
-    def run_stages(self, since: float | None = None) -> dict[str, dict[str, str]]:
+    def stages(self, since: float | None = None) -> dict[str, dict[str, str]]:
         """Run -> its stages' keys, of all runs: without their specs, which are large.
 
         Args:
@@ -64,7 +65,7 @@ class Runs:
 
         return self.database.read(work)
 
-    def runs_that_start(self, prefix: str, limit: int = 6) -> list[str]:
+    def that_start(self, prefix: str, limit: int = 6) -> list[str]:
         """Keys of runs."""
         query = select(runs.c.key).where(runs.c.key.startswith(prefix, autoescape=True)).limit(limit)
         return self.database.read(lambda connection: [row.key for row in connection.execute(query)])

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
-import time
-import uuid
-
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select
 
 from star.errors import LedgerError, NotFoundError
 from star.ledger.database import Database, address
 from star.ledger.jobs import Jobs
 from star.ledger.runs import Runs
-from star.ledger.states import SchedulerInfo
-from star.ledger.tables import facts, schedulers
-from star.process import process_born
+from star.ledger.schedulers import Schedulers
+from star.ledger.tables import facts
 from star.rundir import Home, read_json
 from star.words import shown
 
@@ -26,52 +19,12 @@ READ_PATIENCE = 5.0
 """Seconds for which a command that only looks waits for a database that is away."""
 
 
-class Ledger(Jobs, Runs):
-    """A ledger in one database."""
+class Ledger:
+    """A ledger in one database: its jobs, its runs with their experiments, and the schedulers at work."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
-
-    # schedulers
-
-    def enter_scheduler(self, executor: str) -> SchedulerInfo:
-        """Make this process known as a scheduler."""
-        pid = os.getpid()
-        me = SchedulerInfo(
-            id=uuid.uuid4().hex,
-            host=socket.gethostname(),
-            pid=pid,
-            born=process_born(pid) or "",
-            executor=executor,
-            command=shown(" ".join(sys.argv)),
-            beats=0,
-            seen=time.time(),
-        )
-        row = (
-            self.database.insert(schedulers).values(**me.__dict__).on_conflict_do_nothing()
-        )  # asked twice, entered once
-        self.database.write(lambda connection: connection.execute(row))
-        return me
-
-    def beat(self, me: SchedulerInfo) -> None:
-        """Tell the others that this scheduler lives."""
-        statement = (
-            update(schedulers).where(schedulers.c.id == me.id).values(beats=schedulers.c.beats + 1, seen=time.time())
-        )
-        self.database.write(lambda connection: connection.execute(statement))
-
-    def leave_scheduler(self, me: SchedulerInfo) -> None:
-        """The end of a scheduler. What it still owns may be adopted at once."""
-        self.database.write(lambda connection: connection.execute(delete(schedulers).where(schedulers.c.id == me.id)))
-
-    def schedulers(self) -> dict[str, SchedulerInfo]:
-        """All that have not left, the dead ones among them."""
-        query = select(schedulers)
-        return self.database.read(
-            lambda connection: {row.id: SchedulerInfo(**row._mapping) for row in connection.execute(query)}
-        )
-
-    # keys
+        self.jobs, self.runs, self.schedulers = Jobs(database), Runs(database), Schedulers(database)
 
     def resolve(self, prefix: str) -> tuple[str, str]:
         """("run" or "job", key) of the one whose key starts with `prefix`; `stage-key` works too.
@@ -80,8 +33,8 @@ class Ledger(Jobs, Runs):
             NotFoundError: none does, or several do.
         """
         start = prefix.rsplit("-", 1)[-1]
-        found = [("run", key) for key in self.runs_that_start(start)] + [
-            ("job", key) for key in self.keys_that_start(start)
+        found = [("run", key) for key in self.runs.that_start(start)] + [
+            ("job", key) for key in self.jobs.that_start(start)
         ]
         if len(found) != 1 or not start:
             some = ", ".join(f"{kind} {key}" for kind, key in found[:5])

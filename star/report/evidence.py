@@ -70,7 +70,7 @@ class Evidence:
 
     def __init__(self, plan: Plan, ledger: Ledger | None, reader: Reader) -> None:
         self.plan, self.experiment, self.reader = plan, plan.experiment, reader
-        known = ledger.tracking_ids([run.key for run in plan.runs]) if ledger else {}
+        known = ledger.runs.tracking_ids([run.key for run in plan.runs]) if ledger else {}
         self.tracked = reader.runs({run.key: known.get(run.key) for run in plan.runs})
         self._ledger = ledger
         self._curves: dict[str, dict[str, dict[int, float]]] = {}
@@ -85,7 +85,7 @@ class Evidence:
     @cached_property
     def jobs(self) -> dict[str, Job]:
         """What the ledger knows of the experiment's jobs."""
-        return self._ledger.jobs(self.plan.jobs) if self._ledger else {}
+        return self._ledger.jobs.of(self.plan.jobs) if self._ledger else {}
 
     def runs(self, label: str) -> list[PlannedRun]:
         """The runs of a row, one per seed; none where it is only quoted."""

@@ -84,7 +84,7 @@ def trials_csv(report: StudyReport) -> str:
 def early_runs(report: StudyReport) -> dict[str, str]:
     """Row -> the run of its first seed, of the runs up to a comparison."""
     name, profile = f"{report.search.name}{EARLY}", report.search.profile
-    rows = report.ledger.experiments(name, profile) if report.ledger else []
+    rows = report.ledger.runs.experiments(name, profile) if report.ledger else []
     return {row.row: row.run for row in reversed(rows)}
 
 

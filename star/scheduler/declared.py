@@ -26,5 +26,5 @@ def inputs_of(ledger: Ledger, runs: Iterable[Mapping[str, str]]) -> dict[str, li
     """
     fixed = {name for name, stage in builtin_stages().items() if not stage.only_if}
     own = {key for stages in runs for stage, key in stages.items() if stage not in fixed}
-    contents = ledger.contents_of(own) if own else {}
+    contents = ledger.jobs.contents_of(own) if own else {}
     return {key: list((content.get("inputs") or {}).values()) for key, content in contents.items()}

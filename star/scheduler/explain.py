@@ -31,14 +31,14 @@ class Reason:
 
 def why(ledger: Ledger, key: str) -> Reason:
     """The nearest relative of a job, and what keeps the two apart."""
-    job = ledger.jobs([key])[key]
-    history = ledger.history(key)
+    job = ledger.jobs.of([key])[key]
+    history = ledger.jobs.history(key)
     reason = Reason(job, f"{history[-1].after}: {history[-1].reason}" if history else job.state)
-    contents = {other: content for other, content in ledger.contents(job.stage).items() if content}
+    contents = {other: content for other, content in ledger.jobs.contents(job.stage).items() if content}
     own = contents.pop(key, None)
     if own is None:
         return reason
-    older = ledger.jobs(contents)
+    older = ledger.jobs.of(contents)
     shallow = sorted((_distance(contents[other], own), -older[other].created, other) for other in contents)
     found = []
     for (inputs, _), created, other in shallow[:CANDIDATES]:
@@ -65,7 +65,7 @@ def content_differences(
     for name, key in new["inputs"].items():
         before = old["inputs"].get(name)
         if before != key:
-            contents = ledger.contents_of([before, key])
+            contents = ledger.jobs.contents_of([before, key])
             if before in contents and key in contents:
                 found += content_differences(ledger, contents[before], contents[key], name)
             else:
@@ -95,17 +95,17 @@ def compare(home: Home, ledger: Ledger, first: str, second: str) -> Comparison:
     if kind != other_kind:
         raise SpecError(f"{first} is a {kind} and {second} a {other_kind}; give two runs, or two jobs of one stage.")
     if kind == "run":
-        runs = ledger.runs([one, two])
+        runs = ledger.runs.of([one, two])
         stages = [runs[one].stages, runs[two].stages]
         spec = list(differences(runs[one].spec, runs[two].spec))
     else:
-        jobs = ledger.jobs([one, two])
+        jobs = ledger.jobs.of([one, two])
         if jobs[one].stage != jobs[two].stage:
             raise SpecError(
                 f"{first} is a job of {jobs[one].stage}, {second} one of {jobs[two].stage}; give two of one stage."
             )
         stages = [{jobs[one].stage: one}, {jobs[two].stage: two}]
-        contents = ledger.contents_of([one, two])
+        contents = ledger.jobs.contents_of([one, two])
         spec = content_differences(ledger, contents[one], contents[two]) if len(contents) == 2 else []
     results: dict[str, tuple[float | None, float | None]] = {}
     provenance: list[Difference] = []

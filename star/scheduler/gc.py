@@ -44,7 +44,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
         intermediates: also outputs of jobs that experiments need, where all that reads them is done: generated images, codes.
     """
     users = _users(ledger, left_out)
-    places = ledger.all_places()
+    places = ledger.jobs.all_places()
     found: list[Waste] = []
     snapshots: set[str] = set()
     for name in sorted(home.job_folders()):
@@ -103,8 +103,8 @@ def remove(waste: Waste) -> None:
 def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
     """Job that a run needs -> the jobs that read it. Without `left_out`, of all runs that were ever asked for."""
     users: dict[str, set[str]] = {}
-    stages, places = ledger.run_stages(), ledger.all_places()
-    wanted = [(stages[row.run], needed(tuple(row.targets))) for row in ledger.experiments()]
+    stages, places = ledger.runs.stages(), ledger.jobs.all_places()
+    wanted = [(stages[row.run], needed(tuple(row.targets))) for row in ledger.runs.experiments()]
     if not left_out:
         wanted += [(keys, tuple(stage for stage in keys if keys[stage] in places)) for keys in stages.values()]
     own = inputs_of(ledger, stages.values())

@@ -46,15 +46,15 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
         kind, key = ledger.resolve(prefix)
         (runs if kind == "run" else jobs).add(key)
     if experiment is not None:
-        rows = ledger.experiments(experiment)
+        rows = ledger.runs.experiments(experiment)
         if not rows:
-            known = sorted({row.name for row in ledger.experiments()})
+            known = sorted({row.name for row in ledger.runs.experiments()})
             raise NotFoundError(
                 f"--experiment {experiment}: there is none of that name; there are: {', '.join(known) or 'none'}."
             )
         runs |= {row.run for row in rows}
-    targets = {row.run: needed(tuple(row.targets)) for row in ledger.experiments()}
-    stages = ledger.run_stages()
+    targets = {row.run: needed(tuple(row.targets)) for row in ledger.runs.experiments()}
+    stages = ledger.runs.stages()
 
     def of(run: str) -> set[str]:
         return {key for stage, key in stages[run].items() if run not in targets or stage in targets[run]}
@@ -62,8 +62,8 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
     wanted = {key for run in runs for key in of(run)}
     others = {key for run in targets if run not in runs for key in of(run)} if alone else set()
     shared = sorted((wanted & others) - jobs)
-    active = [key for key, place in ledger.places(shared).items() if place.state in (QUEUED, RUNNING)]
-    return Chosen(ledger.jobs(jobs | (wanted - set(shared))), sorted(active))
+    active = [key for key, place in ledger.jobs.places(shared).items() if place.state in (QUEUED, RUNNING)]
+    return Chosen(ledger.jobs.of(jobs | (wanted - set(shared))), sorted(active))
 
 
 def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
@@ -71,13 +71,13 @@ def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
     return [
         job
         for job in jobs
-        if job.state in ENDED and ledger.move(job, QUEUED, AGAIN, "asked for again by `star-exp retry`")
+        if job.state in ENDED and ledger.jobs.move(job, QUEUED, AGAIN, "asked for again by `star-exp retry`")
     ]
 
 
 def with_all_made_from(ledger: Ledger, keys: Iterable[str]) -> set[str]:
     """These jobs, and all that was made from them, of all runs."""
-    chosen, runs = set(keys), ledger.run_stages()
+    chosen, runs = set(keys), ledger.runs.stages()
     own = inputs_of(ledger, runs.values())
     always = {
         name: [before for before in stage.inputs if before not in stage.only_if]
@@ -100,7 +100,7 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
     Raises:
         SpecError: one of them is running.
     """
-    known = ledger.jobs(with_all_made_from(ledger, [job.key for job in jobs]))
+    known = ledger.jobs.of(with_all_made_from(ledger, [job.key for job in jobs]))
     for job in known.values():
         if job.state == RUNNING:
             raise SpecError(
@@ -122,9 +122,9 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
             folder.rename(aside)
             if left.exists():
                 left.rename(folder)
-        if ledger.move(job, QUEUED, AGAIN, "asked for again by `star-exp rerun`"):
+        if ledger.jobs.move(job, QUEUED, AGAIN, "asked for again by `star-exp rerun`"):
             moved.append(job)
-    ledger.forget_tracked([job.key for job in moved])
+    ledger.runs.forget_tracked([job.key for job in moved])
     return moved
 
 
@@ -138,12 +138,12 @@ def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list
         NotFoundError: there is none of that name.
         SpecError: something of it is queued or runs.
     """
-    rows = ledger.experiments()
+    rows = ledger.runs.experiments()
     known = sorted({row.name for row in rows})
     wanted = set(names)
     for name in sorted(wanted - set(known)):
         raise NotFoundError(f"{name}: there is no experiment of that name; there are: {', '.join(known) or 'none'}.")
-    stages, places = ledger.run_stages(), ledger.all_places()
+    stages, places = ledger.runs.stages(), ledger.jobs.all_places()
     open_jobs: dict[tuple[str, str], int] = {}
     for row in rows:
         keys = {stages[row.run][stage] for stage in needed(tuple(row.targets)) if stage in stages[row.run]}
@@ -158,7 +158,7 @@ def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list
                 f"`star-exp cancel --experiment {name}` first, or wait."
             )
     for name, profile in chosen:
-        ledger.forget_experiment(name, profile)
+        ledger.runs.forget_experiment(name, profile)
         record = record_path(home, name, profile)
         if record.exists():  # or `reindex` would bring it back
             home.forgotten.mkdir(parents=True, exist_ok=True)
@@ -184,15 +184,15 @@ def cancel(
     """
     running = []
     for job in jobs:
-        if job.state == QUEUED and ledger.move(job, CANCELLED, CANCEL, "cancelled by `star-exp cancel`"):
+        if job.state == QUEUED and ledger.jobs.move(job, CANCELLED, CANCEL, "cancelled by `star-exp cancel`"):
             say(f"cancelled {job.stage} {job.key}  {job.label}")
             continue
-        now = ledger.jobs([job.key])[job.key]  # it may have been started meanwhile
+        now = ledger.jobs.of([job.key])[job.key]  # it may have been started meanwhile
         if now.state == RUNNING:
             running.append(now)
     if not running:
         return []
-    ledger.want([job.key for job in running], "cancel")
+    ledger.jobs.want([job.key for job in running], "cancel")
     say(f"asked {len(running)} running jobs to stop; training saves its state first")
     executors = {job.host for job in running if job.host and job.host.startswith("@")}
     try:
@@ -204,4 +204,4 @@ def cancel(
     graph = JobGraph.of_running(running)
     monitor.attend(graph, STOP_TIMEOUT + 10)
     executor.close()
-    return [job for job in ledger.jobs([job.key for job in running]).values() if job.state == RUNNING]
+    return [job for job in ledger.jobs.of([job.key for job in running]).values() if job.state == RUNNING]

@@ -79,19 +79,19 @@ class JobMonitor:
     def refresh(self, graph: JobGraph) -> None:
         """What others did: jobs they finished, asked for again, wished to be stopped; owners that are dead."""
         self.next_refresh = time.monotonic() + REFRESH
-        places = self.ledger.places(graph.planned)
+        places = self.ledger.jobs.places(graph.planned)
         changed = [
             key
             for key, place in places.items()
             if (known := graph.states.get(key)) is None
             or (known.state, known.attempt, known.owner, known.wish) != tuple(place)
         ]
-        for job in self.ledger.jobs(changed).values() if changed else ():
+        for job in self.ledger.jobs.of(changed).values() if changed else ():
             graph.see(job)
         self._adopt(graph, [job for job in graph.running.values() if job.owner != self.lease.me.id])
         if time.monotonic() >= self._next_strays:
             self._next_strays = time.monotonic() + STRAYS
-            here = [job for job in self.ledger.of_state(RUNNING) if job.host == self.lease.me.host]
+            here = [job for job in self.ledger.jobs.of_state(RUNNING) if job.host == self.lease.me.host]
             self._adopt(
                 self._strays, [job for job in here if job.key not in graph.planned and job.owner != self.lease.me.id]
             )
@@ -106,7 +106,7 @@ class JobMonitor:
             folder = self.home.job(job.stage, job.key)
             if self.executor_of(job) is None and not folder.result.exists():
                 continue  # whoever can reach its executor watches it
-            adopted = self.ledger.adopt(job, self.lease.me.id, reason)
+            adopted = self.ledger.jobs.adopt(job, self.lease.me.id, reason)
             if adopted is None:
                 continue
             graph.add(adopted)
@@ -159,7 +159,7 @@ class JobMonitor:
                 self.say(f"done     {job.stage} {job.key}  {job.label}  {numbers}")
             return
         failure = classify(ended, read_json(folder.failure), folder.log)
-        place = self.ledger.places([job.key])[job.key]
+        place = self.ledger.jobs.places([job.key])[job.key]
         if wished or (place.wish == "cancel" and place.attempt == job.attempt):
             if self._moved(graph, job, CANCELLED, CANCEL, "cancelled on request"):
                 self.say(f"cancelled {job.stage} {job.key}  {job.label}")
@@ -169,7 +169,7 @@ class JobMonitor:
     def _apply(self, graph: JobGraph, job: Job, failure: Failure) -> None:
         """What the failure's policy says."""
         policy, kind = failure.policy, failure.kind
-        before = failures_since_asked(self.ledger.history(job.key), kind)
+        before = failures_since_asked(self.ledger.jobs.history(job.key), kind)
         reason = f"{kind}: {failure.message}"
         where = f"{job.stage} {job.key}  {job.label}"
         most = 0 if failure.is_final else attempts(kind, stage_of(job.stage, self.home.job(job.stage, job.key)))
@@ -190,12 +190,12 @@ class JobMonitor:
 
     def _moved(self, graph: JobGraph, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
         """Move a job; when another was first, look what it did."""
-        moved = self.ledger.move(job, after, why, reason, **fields)
+        moved = self.ledger.jobs.move(job, after, why, reason, **fields)
         if moved:
             gone: dict[str, Any] = {"state": after, "why": why, "wish": None, "host": None, "slots": 0, "gpus": None}
             graph.see(replace(job, **{**gone, "not_before": None, "finished": time.time(), **fields}))
         else:
-            for now in self.ledger.jobs([job.key]).values():
+            for now in self.ledger.jobs.of([job.key]).values():
                 graph.see(now)
         return moved
 

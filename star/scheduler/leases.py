@@ -29,15 +29,15 @@ class Lease:
 
     def __init__(self, ledger: Ledger, executor: str) -> None:
         self.ledger = ledger
-        self.me = ledger.enter_scheduler(executor)
+        self.me = ledger.schedulers.enter(executor)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._last_change: dict[str, tuple[int, float]] = {}
 
     def __enter__(self) -> Lease:
-        for other in self.ledger.schedulers().values():  # of dead ones nothing but their jobs is left to do
+        for other in self.ledger.schedulers.all().values():  # of dead ones nothing but their jobs is left to do
             if other.host == self.me.host and is_alive(other.pid, other.born) is False:
-                self.ledger.leave_scheduler(other)
+                self.ledger.schedulers.leave(other)
         self._thread.start()
         return self
 
@@ -47,14 +47,14 @@ class Lease:
         self._end.set()
         self._thread.join()
         try:
-            self.ledger.leave_scheduler(self.me)
+            self.ledger.schedulers.leave(self.me)
         except LedgerError as error_:
             log.warning("%s", error_)
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT):
             try:
-                self.ledger.beat(self.me)
+                self.ledger.schedulers.beat(self.me)
             except LedgerError as error:
                 log.warning("%s", error)
 
@@ -63,7 +63,7 @@ class Lease:
         jobs = list(jobs)
         if not jobs:
             return
-        others = self.ledger.schedulers()
+        others = self.ledger.schedulers.all()
         dead = {job.owner: self._death(others.get(job.owner or "")) for job in jobs}
         for job in jobs:
             reason = dead[job.owner]

@@ -136,13 +136,13 @@ class MetricsSync:
             self.tracker = self.connect()
             self._met = True
         open_runs = [(label, run) for label, run in self.shipment.runs if run.key not in self._over]
-        bound = self.ledger.tracking_ids([run.key for _, run in open_runs])
+        bound = self.ledger.runs.tracking_ids([run.key for _, run in open_runs])
         known = [(label, run) for label, run in open_runs if run.key in bound]
         for label, run in known:
             if run.key not in self._opened:
                 self._open_run(self.tracker, label, run, bound[run.key])
-        held = self.ledger.tracked([run.key for _, run in known])
-        states = {job.key: job.state for job in self.ledger.of_state(*STATUS)}
+        held = self.ledger.runs.tracked([run.key for _, run in known])
+        states = {job.key: job.state for job in self.ledger.jobs.of_state(*STATUS)}
         for _, run in known:
             self._deliver_run(self.tracker, run, held.get(run.key, {}), states)
         return self._more
@@ -188,9 +188,9 @@ class MetricsSync:
         else:
             tracking_id = str(found.info.run_id)
             tracker.tag(tracking_id, tags)
-        if tracking_id != bound and not self.ledger.set_tracking_id(run.key, bound, tracking_id):
+        if tracking_id != bound and not self.ledger.runs.set_tracking_id(run.key, bound, tracking_id):
             # another scheduler was first; the run it bound is the one, which may be ours if it found that
-            winner = self.ledger.tracking_ids([run.key])[run.key] or tracking_id
+            winner = self.ledger.runs.tracking_ids([run.key])[run.key] or tracking_id
             if found is None and winner != tracking_id:
                 tracker.discard(tracking_id)
             tracking_id = winner
@@ -215,7 +215,7 @@ class MetricsSync:
         if caught_up:
             self._deliver_result(tracker, tracking_id, folder, stage, result)
         if entries or caught_up:
-            self.ledger.set_tracked(run.key, key, end, caught_up)
+            self.ledger.runs.set_tracked(run.key, key, end, caught_up)
         return caught_up
 
     def _deliver_result(
@@ -258,7 +258,7 @@ class MetricsSync:
                 self._told.add(text)
                 log.warning("numbers of one's own of run %s are not carried to MLflow: %s", run.key, text)
             return
-        self.ledger.set_tracked(run.key, OWN, len(entries), True)
+        self.ledger.runs.set_tracked(run.key, OWN, len(entries), True)
 
     def _deliver_usage(self, tracker: Tracker, tracking_id: str, run: str, stage: str, key: str) -> None:
         """What a job takes of its machine, under the name that MLflow's page of system metrics looks for."""

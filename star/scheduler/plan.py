@@ -167,7 +167,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
 
 def _decide_all(plan: Plan, home: Home, ledger: Ledger | None) -> None:
     jobs, folders = plan.jobs, home.job_folders()
-    known = ledger.jobs(jobs) if ledger else {}
+    known = ledger.jobs.of(jobs) if ledger else {}
     wanted = {run.stages[target] for run in plan.runs for target in plan.experiment.targets if target in run.stages}
     inputs: set[str] = set()
     costs: dict[tuple[object, ...], float] = {}

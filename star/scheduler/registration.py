@@ -64,7 +64,9 @@ class Change:
 
 def compare(plan: Plan, ledger: Ledger) -> Change:
     """The plan beside its experiment as the ledger knows it."""
-    before = {(row.row, row.seed): row.run for row in ledger.experiments(plan.experiment.name, plan.experiment.profile)}
+    before = {
+        (row.row, row.seed): row.run for row in ledger.runs.experiments(plan.experiment.name, plan.experiment.profile)
+    }
     now = {(run.label, run.seed): run for run in plan.runs}
     change = Change()
     if not before:
@@ -78,7 +80,7 @@ def compare(plan: Plan, ledger: Ledger) -> Change:
 
 
 def _explain(change: Change, now: Mapping[Row, PlannedRun], ledger: Ledger) -> None:
-    old_runs = ledger.runs([old for old, _ in change.forked.values()])
+    old_runs = ledger.runs.of([old for old, _ in change.forked.values()])
     seen: dict[str, Difference] = {}
     own: list[str] = []
     for row, (old, _) in change.forked.items():
@@ -87,7 +89,7 @@ def _explain(change: Change, now: Mapping[Row, PlannedRun], ledger: Ledger) -> N
         stages = {stage: key for stage, key in old_runs[old].stages.items() if now[row].stages.get(stage) != key}
         own += stages.values()
         found = list(spec_differences(old_runs[old], now[row]))
-        contents = ledger.contents_of(stages.values()) if not found else {}
+        contents = ledger.jobs.contents_of(stages.values()) if not found else {}
         for stage, key in stages.items():
             if found:
                 break
@@ -97,7 +99,7 @@ def _explain(change: Change, now: Mapping[Row, PlannedRun], ledger: Ledger) -> N
                     found.append(Difference(f"{stage} {one.path}", one.old, one.new))
         seen |= {str(one): one for one in found}
     change.differences = list(seen.values())
-    active = {key for key, place in ledger.places(own).items() if place.state in (DONE, RUNNING)}
+    active = {key for key, place in ledger.jobs.places(own).items() if place.state in (DONE, RUNNING)}
     for row, (old, _) in change.forked.items():
         stages = old_runs[old].stages if old in old_runs else {}
         change.computed += any(key in active and now[row].stages.get(stage) != key for stage, key in stages.items())
@@ -161,11 +163,11 @@ def register(
         )
     keep_scripts(plan, home)
     record(whole, home)
-    ledger.add_runs([run_row(run) for run in whole.runs])
+    ledger.runs.add([run_row(run) for run in whole.runs])
     rows = [(run.label, run.seed, run.key) for run in whole.runs]
-    ledger.set_experiment(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), rows)
+    ledger.runs.set_experiment(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), rows)
     folders = home.job_folders()
-    ledger.add_jobs([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
+    ledger.jobs.add([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
     _settle(plan, home, ledger, folders)
 
 
@@ -173,10 +175,10 @@ def add(plan: Plan, home: Home, ledger: Ledger, study: str) -> None:
     """Add trials of a study to its experiment, which grows while it runs; its earlier rows stay."""
     keep_scripts(plan, home)
     rows = [(run.label, run.seed, run.key) for run in plan.runs]
-    ledger.add_runs([run_row(run) for run in plan.runs])
-    ledger.extend_experiment(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), rows)
+    ledger.runs.add([run_row(run) for run in plan.runs])
+    ledger.runs.extend_experiment(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), rows)
     folders = home.job_folders()
-    ledger.add_jobs([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
+    ledger.jobs.add([_new_job(job, home, folders) for job in plan.jobs.values() if job.action != "not needed"])
     _settle(plan, home, ledger, folders)
     record(plan, home, study)
 
@@ -242,13 +244,13 @@ def _layout(experiment: Experiment) -> dict[str, Any]:
 def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:
     """Jobs whose folder knows more than the ledger, and those that failed and are wanted again."""
     wanted = {key for key, job in plan.jobs.items() if job.action in TO_DO}
-    for key, job in ledger.jobs(plan.jobs).items():
+    for key, job in ledger.jobs.of(plan.jobs).items():
         has_result = f"{job.stage}-{key}" in folders and home.job(job.stage, key).result.exists()
         if key not in wanted:
             if has_result and job.state != DONE:  # its worker outlived the scheduler that started it
-                ledger.move(job, DONE, FOUND, "result found in its folder")
+                ledger.jobs.move(job, DONE, FOUND, "result found in its folder")
         elif job.state in (FAILED, LOST, CANCELLED):
-            ledger.move(job, QUEUED, AGAIN, "asked for again")
+            ledger.jobs.move(job, QUEUED, AGAIN, "asked for again")
         elif job.state == DONE and not home.job(job.stage, key).is_complete():  # the plan may be older than its end
-            ledger.move(job, QUEUED, GONE, "its result, or an output that is needed again, has gone")
-            ledger.forget_tracked([key])
+            ledger.jobs.move(job, QUEUED, GONE, "its result, or an output that is needed again, has gone")
+            ledger.runs.forget_tracked([key])

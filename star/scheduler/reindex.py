@@ -37,30 +37,30 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
             unreadable.append(name)
         else:
             found[key] = (stage, described or {})
-    known = ledger.places(found)
-    ledger.add_jobs(
+    known = ledger.jobs.places(found)
+    ledger.jobs.add(
         [
             NewJob(key, stage, job.get("label", key), job.get("flops", 0.0), job.get("content"), job.get("attempt", 0))
             for key, (stage, job) in found.items()
         ]
     )
     outcome = Indexed(len(found), len(found) - len(known), unreadable=tuple(unreadable))
-    for key, job in ledger.jobs(found).items():
+    for key, job in ledger.jobs.of(found).items():
         has_result = home.job(job.stage, key).result.exists()
         if has_result and job.state != DONE:
-            outcome.corrected += ledger.move(job, DONE, FOUND, "result found in its folder")
+            outcome.corrected += ledger.jobs.move(job, DONE, FOUND, "result found in its folder")
         elif not has_result and job.state == DONE:
-            outcome.corrected += ledger.move(job, QUEUED, GONE, "its result has gone")
-    for key, place in ledger.all_places().items():
+            outcome.corrected += ledger.jobs.move(job, QUEUED, GONE, "its result has gone")
+    for key, place in ledger.jobs.all_places().items():
         if place.state == DONE and key not in found:
-            lost = ledger.jobs([key])[key]
+            lost = ledger.jobs.of([key])[key]
             if not home.job(lost.stage, key).result.exists():
-                outcome.corrected += ledger.move(lost, QUEUED, GONE, "its folder has gone")
+                outcome.corrected += ledger.jobs.move(lost, QUEUED, GONE, "its folder has gone")
     for shipment in shipments(home):
-        ledger.add_runs([run for _, run in shipment.runs])
-        if not ledger.experiments(shipment.experiment, shipment.profile):
+        ledger.runs.add([run for _, run in shipment.runs])
+        if not ledger.runs.experiments(shipment.experiment, shipment.profile):
             rows = [(label, run.seed, run.key) for label, run in shipment.runs]
-            ledger.set_experiment(shipment.experiment, shipment.profile, shipment.targets, rows)
+            ledger.runs.set_experiment(shipment.experiment, shipment.profile, shipment.targets, rows)
         outcome.experiments += 1
     return outcome
 
@@ -96,7 +96,7 @@ def deliver(
         jobs: only runs that need one of these, whose states have changed while nobody delivered.
     """
     if again:
-        ledger.forget_tracked()
+        ledger.runs.forget_tracked()
     count = 0
     tracker: list[Tracker] = []
 
@@ -121,9 +121,9 @@ def deliver(
 def end_left_out(home: Home, ledger: Ledger, connect: Callable[[], Tracker], jobs: Collection[str]) -> None:
     """End in MLflow the runs that needed one of these cancelled jobs and that no experiment has any more."""
     shipped = {run.key for shipment in shipments(home) for _, run in shipment.runs}
-    stages = ledger.run_stages()
+    stages = ledger.runs.stages()
     left = [run for run, keys in stages.items() if run not in shipped and set(keys.values()) & set(jobs)]
-    bound = [tracking_id for tracking_id in ledger.tracking_ids(left).values() if tracking_id]
+    bound = [tracking_id for tracking_id in ledger.runs.tracking_ids(left).values() if tracking_id]
     if bound:
         tracker = connect()
         for tracking_id in bound:

@@ -46,7 +46,7 @@ class Starter:
     def fill(self, graph: JobGraph) -> list[tuple[PlannedJob, Job]]:
         """Start all that there is room for; returns each with its new state."""
         limits = self.executor.limits()
-        held: Limits = self.ledger.held(socket.gethostname()) if limits is not None else (0, {})
+        held: Limits = self.ledger.jobs.held(socket.gethostname()) if limits is not None else (0, {})
         starts: list[tuple[PlannedJob, Job, Start]] = []
         left: list[PlannedJob] = []
         too_wide: set[tuple[Any, ...]] = set()
@@ -79,9 +79,9 @@ class Starter:
         if reason is None:
             return False
         job = graph.states[planned.key]
-        if self.ledger.move(job, FAILED, USER, reason, error_class="ResourceError", error=reason):
+        if self.ledger.jobs.move(job, FAILED, USER, reason, error_class="ResourceError", error=reason):
             self._news.append(f"FAILED   {planned.stage} {planned.key}  {planned.label}  {reason}")
-        graph.see(self.ledger.jobs([job.key])[job.key])
+        graph.see(self.ledger.jobs.of([job.key])[job.key])
         return True
 
     def _prepared(
@@ -98,22 +98,22 @@ class Starter:
     def _undo(self, graph: JobGraph, planned: PlannedJob, job: Job, kind: str, message: str) -> None:
         """End an attempt of which no process was started."""
         policy = POLICIES[kind]
-        before = failures_since_asked(self.ledger.history(job.key), kind)
+        before = failures_since_asked(self.ledger.jobs.history(job.key), kind)
         most = attempts(kind, planned.spec.pipeline.get(planned.stage))
         if policy.after == QUEUED and (most is None or before < most):
             wait = pause(policy, before)
-            self.ledger.move(job, QUEUED, kind, f"not started: {message}", not_before=time.time() + wait)
+            self.ledger.jobs.move(job, QUEUED, kind, f"not started: {message}", not_before=time.time() + wait)
             self._news.append(f"waiting  {planned.stage} {planned.key}  ({message}); again in {wait:.0f} s")
         else:
-            self.ledger.move(job, FAILED, kind, f"not started: {message}", error_class=kind, error=message)
+            self.ledger.jobs.move(job, FAILED, kind, f"not started: {message}", error_class=kind, error=message)
             self._news.append(
                 f"FAILED   {planned.stage} {planned.key}  {planned.label}  {message}\n         {advice(kind, job.stage, job.key)}"
             )
-        graph.see(self.ledger.jobs([job.key])[job.key])
+        graph.see(self.ledger.jobs.of([job.key])[job.key])
 
     def _is_taken(self, graph: JobGraph, planned: PlannedJob) -> bool:
         """Whether another scheduler was first, or else the machine is full; takes note of what that one did."""
-        before, now = graph.states[planned.key], self.ledger.jobs([planned.key])[planned.key]
+        before, now = graph.states[planned.key], self.ledger.jobs.of([planned.key])[planned.key]
         graph.see(now)
         return (now.state, now.attempt) != (before.state, before.attempt)
 
@@ -164,7 +164,7 @@ class Starter:
 
     def _claim(self, planned: PlannedJob, job: Job, claim: Allocation, limits: Limits | None) -> Job | None:
         reason = f"{'resumed' if job.attempt else 'started'} on {claim.host.lstrip('@')}, code {self.snapshot.version}"
-        return self.ledger.claim(job, self.me, reason, claim, limits)
+        return self.ledger.jobs.claim(job, self.me, reason, claim, limits)
 
     def _prepare(self, planned: PlannedJob, job: Job, claim: Allocation, after: tuple[Handle, ...] = ()) -> Start:
         """Write the attempt's job.json; its number fences off the workers of older attempts."""
@@ -173,7 +173,7 @@ class Starter:
         folder.failure.unlink(missing_ok=True)  # so that one that is there is this attempt's
         if not folder.is_complete():
             folder.result.unlink(missing_ok=True)  # numbers without the output that is wanted again
-        short_of_memory = failures_since_asked(self.ledger.history(job.key), MEMORY) if job.attempt > 1 else 0
+        short_of_memory = failures_since_asked(self.ledger.jobs.history(job.key), MEMORY) if job.attempt > 1 else 0
         spec = planned.spec.with_smaller_passes(short_of_memory)
         resources = spec.resources
         threads = resources.threads_of(planned.stage)
@@ -227,13 +227,13 @@ class Starter:
             if isinstance(handle, ExecutorError):
                 self._undo(graph, planned, job, REFUSED, str(handle))
             else:
-                self.ledger.set_handle(job, handle)
+                self.ledger.jobs.set_handle(job, handle)
                 started.append((planned, replace(job, handle=handle)))
         return started
 
     def _still_mine(self, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job, Start]]:
         """Without those that another scheduler took over since they were claimed: this one may have slept, and counted as dead."""
-        now = self.ledger.places([job.key for _, job, _ in starts])
+        now = self.ledger.jobs.places([job.key for _, job, _ in starts])
         mine = [start for start in starts if now[start[1].key][:3] == (RUNNING, start[1].attempt, self.me)]
         if len(mine) < len(starts):
             self.was_late = True

@@ -115,7 +115,7 @@ class TrialSegments:
 
     def expected_hours(self, plan: Plan) -> float:
         """Hours of all that is a plan's own, done or not, by the speeds that the ledger has seen."""
-        speeds = self.ledger.speeds()
+        speeds = self.ledger.jobs.speeds()
         own = [job for job in plan.jobs.values() if job.key not in self.shared]
         seconds = [stage_seconds(job.stage, job.spec, speeds, job.flops) * _width(job) for job in own]
         return math.fsum(seconds) / 3600

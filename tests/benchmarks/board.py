@@ -47,8 +47,8 @@ def timed(work: Callable[[], Any]) -> float:
 
 def change(ledger: Ledger) -> str:
     """Some running job is queued again; returns its key."""
-    job = ledger.of_state(RUNNING, limit=1)[0]
-    assert ledger.move(job, QUEUED, AGAIN, "asked for again")
+    job = ledger.jobs.of_state(RUNNING, limit=1)[0]
+    assert ledger.jobs.move(job, QUEUED, AGAIN, "asked for again")
     return job.key
 
 
@@ -107,11 +107,11 @@ def on_screen(chromium: Any, board: BoardServer, ledger: Ledger) -> list[float]:
     """Milliseconds from a change in the ledger to its sight on a job's page, some times."""
     page, found = chromium.new_page(), []
     for _ in range(REPEATS):
-        job = ledger.of_state(RUNNING)[-1]  # not the one that is changed beside it
+        job = ledger.jobs.of_state(RUNNING)[-1]  # not the one that is changed beside it
         page.goto(f"{board.url}/jobs/{job.key}")
         page.wait_for_timeout(1500)
         began = time.perf_counter()
-        assert ledger.move(job, QUEUED, AGAIN, "asked for again")
+        assert ledger.jobs.move(job, QUEUED, AGAIN, "asked for again")
         while page.evaluate("document.querySelector('h1 .state').textContent") != "queued":
             time.sleep(0.005)
         found.append((time.perf_counter() - began) * 1e3)
@@ -307,8 +307,8 @@ def main() -> None:
         board.ask("/")
         start = time.perf_counter() - began
         try:
-            run = next(iter(ledger.experiments("sweep-00"))).run
-            key = ledger.runs([run])[run].stages["train"]
+            run = next(iter(ledger.runs.experiments("sweep-00"))).run
+            key = ledger.runs.of([run])[run].stages["train"]
             time.sleep(5)
             print(
                 f"{options.runs:,} runs, {options.live:,} live jobs; from the command to the first page {start:.1f} s\n"

@@ -77,7 +77,7 @@ def ours(folder: Path, jobs: int, seconds: float) -> tuple[float, float, float]:
     outcome = scheduler.run(plan, lambda states: None)
     wall = time.perf_counter() - began
     assert outcome.done == jobs
-    found = lab.ledger.jobs()
+    found = lab.ledger.jobs.of()
     assert {job.state for job in found.values()} == {DONE}
     ends = sorted(read_json(lab.home.job(job.stage, key).result)["finished"] for key, job in found.items())
     starts = sorted(job.started or 0.0 for job in found.values())[4 + SLOTS :]  # of the first four some wait for others

@@ -58,10 +58,10 @@ def wait(page: Any, expression: str) -> None:
 
 def pages(ledger: Ledger) -> list[str]:
     """Every kind of page."""
-    rows = ledger.experiments("tiny")
+    rows = ledger.runs.experiments("tiny")
     runs = [row.run for row in rows]
-    stages = ledger.runs(runs)[runs[0]].stages
-    bad = ledger.of_state(FAILED)[0]
+    stages = ledger.runs.of(runs)[runs[0]].stages
+    bad = ledger.jobs.of_state(FAILED)[0]
     cell = "/experiments/tiny/tiny/cell?row=mask_ratio%3D0.25&column=FD"
     return [
         *("/", "/runs", "/queue", "/failures", "/searches", "/gallery?experiment=tiny&profile=tiny", "/claims"),
@@ -116,20 +116,20 @@ def test_a_cell_opens_in_three_clicks(page: Any, shown: Path, ledger: Ledger) ->
     page.get_by_role("link", name=f"{float(rows[0]['FD']):.2f}").click()
     text = page.inner_text("main")
     assert "26.58" in text and "score/{extractor}/frechet_distance" in text
-    run = ledger.experiments("tiny")[0].run
-    key = ledger.runs([run])[run].stages["score"]
+    run = ledger.runs.experiments("tiny")[0].run
+    key = ledger.runs.of([run])[run].stages["score"]
     assert run[:8] in text and key[:8] in text and page.locator("img.samples").count() == 1
     wait(page, "document.querySelector('img.samples').naturalWidth > 100")
     page.get_by_role("link", name=f"{key[:8]} score").click()
     page.wait_for_selector("pre.log")
     wait(page, "document.querySelector('pre.log').textContent.includes('done in')")
     assert "== attempt 1" in page.inner_text("pre.log")
-    assert page.locator("table").first.locator("tbody tr").count() == len(ledger.history(key))
+    assert page.locator("table").first.locator("tbody tr").count() == len(ledger.jobs.history(key))
 
 
 def test_the_overview_counts_what_the_ledger_counts(page: Any, ledger: Ledger) -> None:
     page.goto("/")
-    states = ledger.counts()
+    states = ledger.jobs.counts()
     for state in ("done", FAILED, QUEUED):
         count = sum(number for (_, found), number in states.items() if found == state)
         if count:
@@ -139,7 +139,7 @@ def test_the_overview_counts_what_the_ledger_counts(page: Any, ledger: Ledger) -
 
 
 def test_curves_are_drawn_and_compared(page: Any, ledger: Ledger) -> None:
-    runs = [row.run for row in ledger.experiments("tiny")]
+    runs = [row.run for row in ledger.runs.experiments("tiny")]
     page.goto(f"/compare?run={runs[0]}&run={runs[1]}")
     page.wait_for_selector("#c-train-loss canvas")
     assert page.locator("#c-train-loss .u-series").count() == 3  # the step, and two runs
@@ -148,7 +148,7 @@ def test_curves_are_drawn_and_compared(page: Any, ledger: Ledger) -> None:
     assert "0.25" in spec.inner_text() and "0.5" in spec.inner_text() and "optim.lr" not in spec.inner_text()
     data = page.request.get(f"/curves.json?run={runs[0]}&metric=train/loss").json()
     folder = Home(Path(page.inner_text("footer").split(" ·")[0].strip()))
-    lines = folder.job("train", ledger.runs(runs)[runs[0]].stages["train"]).metrics.read_text().splitlines()
+    lines = folder.job("train", ledger.runs.of(runs)[runs[0]].stages["train"]).metrics.read_text().splitlines()
     assert data["x"][-1] == max(int(re.search(r'"step": (\d+)', line)[1]) for line in lines)  # type: ignore[index]
 
 
@@ -173,17 +173,17 @@ def test_lists_are_found_sorted_and_linked(page: Any, board: BoardServer, ledger
     assert other.locator("form.runs tbody tr").count() == 1 and "failed" in other.inner_text("form.runs")
     other.close()
     # a key, or its beginning, leads to its page; a word to the list
-    run = ledger.experiments("tiny")[0].run
+    run = ledger.runs.experiments("tiny")[0].run
     page.fill("#find", run[:7])
     page.press("#find", "Enter")
     page.wait_for_url(f"{board.url}/runs/{run}")
 
 
 def test_times_are_the_readers(page: Any, ledger: Ledger) -> None:
-    run = ledger.experiments("tiny")[0].run
-    key = ledger.runs([run])[run].stages["train"]
+    run = ledger.runs.experiments("tiny")[0].run
+    key = ledger.runs.of([run])[run].stages["train"]
     page.goto(f"/jobs/{key}")
-    job = ledger.jobs([key])[key]
+    job = ledger.jobs.of([key])[key]
     hours = time.strftime("%H:%M", time.gmtime((job.started or 0) + 9 * 3600))  # Tokyo
     wait(page, f"document.querySelector('dd time').textContent.includes('{hours}')")
     wait_for_stream(page)
@@ -229,7 +229,7 @@ def change(page: Any, verb: str, key: str) -> str:
 
 def test_jobs_are_retried_and_cancelled_from_the_page(page: Any, ledger: Ledger) -> None:
     """With the token, after a question, by the command line's own rules; without it there is no button."""
-    key = ledger.of_state(FAILED)[0].key
+    key = ledger.jobs.of_state(FAILED)[0].key
     page.goto(f"/jobs/{key}")
     assert page.get_by_role("link", name="Retry", exact=True).count() == 0
     page.get_by_role("link", name="Sign in").click()
@@ -241,9 +241,11 @@ def test_jobs_are_retried_and_cancelled_from_the_page(page: Any, ledger: Ledger)
     assert page.url.endswith(f"/jobs/{key}")  # back to where one was
     said = change(page, "retry", key)
     assert f"queued   train {key}" in said and "no scheduler is at work" in said
-    assert ledger.jobs([key])[key].state == QUEUED and ledger.history(key)[-1].reason.startswith("asked for again")
+    assert ledger.jobs.of([key])[key].state == QUEUED and ledger.jobs.history(key)[-1].reason.startswith(
+        "asked for again"
+    )
     said = change(page, "cancel", key)
-    assert "cancelled train" in said and ledger.jobs([key])[key].state == CANCELLED
+    assert "cancelled train" in said and ledger.jobs.of([key])[key].state == CANCELLED
     page.goto("/")
     page.get_by_role("button", name="Sign out").click()
     page.goto(f"/jobs/{key}")
@@ -252,7 +254,7 @@ def test_jobs_are_retried_and_cancelled_from_the_page(page: Any, ledger: Ledger)
 
 def test_what_changes_appears_by_itself(page: Any, shown: Path, ledger: Ledger) -> None:
     """Without a reload; how soon, the benchmark measures."""
-    job = next(job for job in ledger.jobs().values() if job.state in (FAILED, CANCELLED))
+    job = next(job for job in ledger.jobs.of().values() if job.state in (FAILED, CANCELLED))
     page.goto(f"/jobs/{job.key}")
     page.evaluate("window.mark = 'not reloaded'")
     wait(page, "document.querySelector('h1 .state')")
@@ -279,7 +281,7 @@ def refreshed(page: Any) -> None:
 
 
 def test_what_the_reader_opened_and_typed_stays(page: Any, ledger: Ledger) -> None:
-    run = ledger.experiments("tiny")[0].run
+    run = ledger.runs.experiments("tiny")[0].run
     page.goto(f"/runs/{run}")
     page.locator("summary", has_text="Resolved spec").click()
     page.fill("#find", "half a wo")
@@ -314,7 +316,7 @@ def test_a_run_is_started_from_the_page_and_watched(page: Any, shown: Path, ledg
     page.get_by_role("button", name="Yes, run").click()
     page.wait_for_selector("pre.said")
     assert "detached: process" in page.inner_text("main")
-    until(lambda: bool(ledger.experiments("clicked")), "the experiment is entered")
+    until(lambda: bool(ledger.runs.experiments("clicked")), "the experiment is entered")
     page.goto("/experiments/clicked/tiny")
     page.evaluate("window.mark = 'not reloaded'")
     seen: set[str] = set()
@@ -327,7 +329,7 @@ def test_a_run_is_started_from_the_page_and_watched(page: Any, shown: Path, ledg
     assert RUNNING in seen and page.evaluate("window.mark") == "not reloaded"
     settle(page)
     wait(page, "!document.querySelector('table.results tbody tr').textContent.includes('(')")
-    until(lambda: not ledger.schedulers(), "its scheduler has left")
+    until(lambda: not ledger.schedulers.all(), "its scheduler has left")
 
 
 def until_on(page: Any, condition: Callable[[], bool], timeout: float = 200) -> None:

@@ -19,7 +19,7 @@ from tests.services import until
 
 
 def failed_key(home: Path) -> str:
-    return open_ledger(Home(home)).of_state(FAILED)[0].key
+    return open_ledger(Home(home)).jobs.of_state(FAILED)[0].key
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_headers_tell_browsers_what_not_to_do(board: BoardServer) -> None:
 
 def test_without_the_token_nothing_changes(board: BoardServer, shown: Path) -> None:
     key = failed_key(shown)
-    before = open_ledger(Home(shown)).history(key)
+    before = open_ledger(Home(shown)).jobs.history(key)
     tries = [
         board.post("/do/retry", key=key),
         board.post("/do/retry", key=key, form_key="x"),
@@ -60,7 +60,7 @@ def test_without_the_token_nothing_changes(board: BoardServer, shown: Path) -> N
         board.post("/do/run", file="tiny.yaml"),
     ]
     assert [answer.status for answer in tries] == [403] * len(tries)
-    assert open_ledger(Home(shown)).history(key) == before
+    assert open_ledger(Home(shown)).jobs.history(key) == before
     assert board.ask("/do/retry?key=" + key, headers=board.sign_in()).status == 405  # a GET changes nothing
 
 
@@ -69,7 +69,7 @@ def test_another_sites_form_is_refused(board: BoardServer, shown: Path) -> None:
     cookie, key = board.sign_in(), failed_key(shown)
     form_key = board.ask(f"/ask/retry?key={key}", headers=cookie).form_key()
     fields = {"key": key, "form_key": form_key}
-    before = open_ledger(Home(shown)).history(key)
+    before = open_ledger(Home(shown)).jobs.history(key)
     for origin in (
         "http://evil.example",
         "null",
@@ -81,7 +81,7 @@ def test_another_sites_form_is_refused(board: BoardServer, shown: Path) -> None:
     assert board.post("/do/retry", cookie, key=key).status == 403  # own origin, no form key
     other = board.sign_in()
     assert board.post("/do/retry", other, **fields).status == 403  # a form of another session
-    assert open_ledger(Home(shown)).history(key) == before
+    assert open_ledger(Home(shown)).jobs.history(key) == before
 
 
 def test_the_cookie_is_for_this_board_alone(board: BoardServer) -> None:

@@ -44,7 +44,7 @@ def ledger(large: Path) -> Ledger:
 
 
 def test_pages_are_small_and_whole(board: BoardServer, ledger: Ledger) -> None:
-    states = Counter(place.state for place in ledger.all_places().values())
+    states = Counter(place.state for place in ledger.jobs.all_places().values())
     text = board.ask("/").text
     for state, count in states.items():
         assert re.search(rf"{count:,} <span class=\"state s-{state}\">", text), state
@@ -91,8 +91,8 @@ def test_what_a_viewer_has_is_not_sent_again(board: BoardServer, ledger: Ledger)
     asked = lambda: board.ask("/failures", headers={"X-Have": first.headers["x-digest"]})  # noqa: E731
     again = asked()
     assert again.status == 204 and again.body == b""
-    job = ledger.of_state(FAILED)[0]
-    assert ledger.move(job, QUEUED, "again", "asked for again")
+    job = ledger.jobs.of_state(FAILED)[0]
+    assert ledger.jobs.move(job, QUEUED, "again", "asked for again")
     until(lambda: asked().status == 200, "the board looks again")
     news = asked()
     assert job.key not in news.text and job.key in first.text
@@ -109,8 +109,8 @@ def test_many_viewers_are_told_by_one_look(board: BoardServer, ledger: Ledger) -
         response = connection.getresponse()
         assert response.status == 200 and response.headers["content-type"].startswith("text/event-stream")
         streams.append((connection, response, [_event(response)]))
-    job = ledger.of_state(RUNNING)[0]
-    assert ledger.move(job, FAILED, "nan", "so", error="loss is nan", error_class="DivergedError")
+    job = ledger.jobs.of_state(RUNNING)[0]
+    assert ledger.jobs.move(job, FAILED, "nan", "so", error="loss is nan", error_class="DivergedError")
     until(lambda: job.key in board.ask("/failures").text, "the page shows it")
 
     def listen(response: Any, seen: list[str]) -> None:

@@ -63,13 +63,13 @@ def test_news_add_up_to_the_whole(database: str, tmp_path: Path, seed: int) -> N
     model, draws = Model(home, ledger), random.Random(seed)
     model.refresh()
     for step in range(60):
-        jobs = ledger.jobs()
+        jobs = ledger.jobs.of()
         job = draws.choice(list(jobs.values()))
         if job.state == QUEUED and draws.random() < 0.8:
-            assert ledger.claim(job, "me", "started", Allocation("here", 1)) is not None
+            assert ledger.jobs.claim(job, "me", "started", Allocation("here", 1)) is not None
         else:
             after = draws.choice(sorted(TRANSITIONS[job.state] - {RUNNING}))
-            assert ledger.move(job, after, "finished" if after == DONE else "again", "so")
+            assert ledger.jobs.move(job, after, "finished" if after == DONE else "again", "so")
         if step == 20:
             planned(tmp_path / "home", "more")
         if step % 3 == 0:
@@ -86,11 +86,11 @@ def test_rows_have_the_states_that_status_prints(tmp_path: Path) -> None:
     from star.cli.status import overview
 
     draws = random.Random(1)
-    for job in ledger.jobs().values():
-        running = ledger.claim(job, "me", "started", Allocation("here", 1))
+    for job in ledger.jobs.of().values():
+        running = ledger.jobs.claim(job, "me", "started", Allocation("here", 1))
         after = draws.choice((DONE, DONE, FAILED, CANCELLED, None))
         if running and after:
-            ledger.move(running, after, "finished", "so")
+            ledger.jobs.move(running, after, "finished", "so")
     model = Model(home, ledger)
     model.refresh()
     printed = {(row["row"], row["seed"]): row["state"] for row in overview(home, ledger)["rows"]}
@@ -101,8 +101,8 @@ def test_rows_have_the_states_that_status_prints(tmp_path: Path) -> None:
 def test_a_result_counts_before_the_ledger_has_heard_of_it(tmp_path: Path) -> None:
     """A worker that outlived its scheduler has left a result: as `status` does, the board says done."""
     home, ledger, plan = planned(tmp_path / "home")
-    job = next(job for job in ledger.jobs().values() if job.stage == "dataset")
-    assert ledger.claim(job, "dead", "started", Allocation("here", 1)) is not None
+    job = next(job for job in ledger.jobs.of().values() if job.stage == "dataset")
+    assert ledger.jobs.claim(job, "dead", "started", Allocation("here", 1)) is not None
     model = Model(home, ledger)
     model.refresh()
     assert model.jobs[job.key].state == RUNNING
@@ -118,8 +118,8 @@ def test_a_result_counts_before_the_ledger_has_heard_of_it(tmp_path: Path) -> No
 
 def test_progress_is_news_and_shortens_what_is_to_come(tmp_path: Path) -> None:
     home, ledger, plan = planned(tmp_path / "home")
-    job = next(job for job in ledger.jobs().values() if job.stage == "train")
-    assert ledger.claim(job, "me", "started", Allocation("here", 1)) is not None
+    job = next(job for job in ledger.jobs.of().values() if job.stage == "train")
+    assert ledger.jobs.claim(job, "me", "started", Allocation("here", 1)) is not None
     model = Model(home, ledger)
     model.refresh()
     group = model.groups["many", "tiny"]
@@ -143,10 +143,10 @@ def test_what_waits_for_a_failure_is_not_to_come(tmp_path: Path) -> None:
     group = model.groups["many", "tiny"]
     assert model.summary(group)["flops_left"]["score"] > 0
     for run in plan.runs:
-        job = ledger.jobs([run.stages["train"]])[run.stages["train"]]
-        running = ledger.claim(job, "me", "started", Allocation("here", 1))
-        assert running and ledger.move(running, FAILED, "nan", "so")
-    ledger.enter_scheduler("local")  # another experiment's, say
+        job = ledger.jobs.of([run.stages["train"]])[run.stages["train"]]
+        running = ledger.jobs.claim(job, "me", "started", Allocation("here", 1))
+        assert running and ledger.jobs.move(running, FAILED, "nan", "so")
+    ledger.schedulers.enter("local")  # another experiment's, say
     model._next["progress"] = 0.0
     model.refresh()
     found = model.summary(group)
@@ -176,9 +176,9 @@ def test_pages_are_made_while_the_model_is_read(tmp_path: Path) -> None:
         reader.start()
     deadline = time.time() + 3
     while time.time() < deadline:
-        for job in list(ledger.jobs().values())[:5]:
-            running = ledger.claim(job, "me", "started", Allocation("here", 1)) if job.state == QUEUED else None
-            ledger.move(running or job, QUEUED if (running or job).state != QUEUED else CANCELLED, "again", "so")
+        for job in list(ledger.jobs.of().values())[:5]:
+            running = ledger.jobs.claim(job, "me", "started", Allocation("here", 1)) if job.state == QUEUED else None
+            ledger.jobs.move(running or job, QUEUED if (running or job).state != QUEUED else CANCELLED, "again", "so")
         model.refresh()
     stop.set()
     for reader in readers:

@@ -60,14 +60,14 @@ class Odd:
         register(plan, self.home, self.ledger, lambda text: None)
         key = plan.runs[0].stages["train"]
         self.run = plan.runs[0].key
-        mine = self.ledger.claim(self.ledger.jobs([key])[key], "nobody", EVIL, Allocation(EVIL, 1))
+        mine = self.ledger.jobs.claim(self.ledger.jobs.of([key])[key], "nobody", EVIL, Allocation(EVIL, 1))
         assert mine is not None
-        self.ledger.move(mine, "failed", "error", EVIL, error=f"{EVIL}\n{EVIL}", error_class=EVIL)
+        self.ledger.jobs.move(mine, "failed", "error", EVIL, error=f"{EVIL}\n{EVIL}", error_class=EVIL)
         self.key, self.folder = key, self.home.job("train", key)
         self.folder.path.mkdir(parents=True)
         # a run that another program named
-        self.ledger.add_runs([RunRow("f" * 16, EVIL, 0, {"data": {EVIL: EVIL}}, {"train": key}, EVIL, 0.0)])
-        self.ledger.set_experiment(EVIL, EVIL, ["train"], [(EVIL, 0, "f" * 16)])
+        self.ledger.runs.add([RunRow("f" * 16, EVIL, 0, {"data": {EVIL: EVIL}}, {"train": key}, EVIL, 0.0)])
+        self.ledger.runs.set_experiment(EVIL, EVIL, ["train"], [(EVIL, 0, "f" * 16)])
         self.board = BoardServer(path)
 
 

@@ -30,12 +30,12 @@ class Days:
 
     def __init__(self, path: Path) -> None:
         self.home, self.ledger, self.plan = planned(path)
-        known = {job.key: job for job in self.ledger.jobs().values()}
+        known = {job.key: job for job in self.ledger.jobs.of().values()}
         self.begun = known[self.plan.runs[0].stages["train"]]
-        assert self.ledger.claim(self.begun, "me", "started", Allocation("gpu-box", 1, {"GPU-a": 2**30}))
+        assert self.ledger.jobs.claim(self.begun, "me", "started", Allocation("gpu-box", 1, {"GPU-a": 2**30}))
         self.odd = known[self.plan.runs[1].stages["train"]]
-        running = self.ledger.claim(self.odd, "me", "started", Allocation("here", 1))
-        assert running and self.ledger.move(running, DONE, "finished", "so")
+        running = self.ledger.jobs.claim(self.odd, "me", "started", Allocation("here", 1))
+        assert running and self.ledger.jobs.move(running, DONE, "finished", "so")
         folder = self.home.job("train", self.odd.key)
         folder.out.mkdir(parents=True)
         numbers = {"val_nll": math.nan, "loss": math.inf, "less": -math.inf, "none": None}
@@ -86,12 +86,12 @@ def test_every_page_can_be_made(days: Days) -> None:
 
 def test_a_job_of_an_experiment_that_was_forgotten_is_no_failure(tmp_path: Path) -> None:
     home, ledger, plan = planned(tmp_path / "home")
-    job = ledger.jobs([plan.runs[0].stages["train"]])[plan.runs[0].stages["train"]]
-    running = ledger.claim(job, "me", "started", Allocation("here", 1))
-    assert running and ledger.move(running, FAILED, "nan", "so", error="loss is nan", error_class="DivergedError")
-    for other in ledger.jobs().values():
+    job = ledger.jobs.of([plan.runs[0].stages["train"]])[plan.runs[0].stages["train"]]
+    running = ledger.jobs.claim(job, "me", "started", Allocation("here", 1))
+    assert running and ledger.jobs.move(running, FAILED, "nan", "so", error="loss is nan", error_class="DivergedError")
+    for other in ledger.jobs.of().values():
         if other.state == QUEUED:
-            ledger.move(other, "cancelled", "cancelled", "so")
+            ledger.jobs.move(other, "cancelled", "cancelled", "so")
     board = BoardServer(tmp_path / "home")
     try:
         assert "loss is nan" in board.ask("/failures").text
@@ -155,7 +155,7 @@ def test_transitions_that_are_committed_late_are_seen(tmp_path: Path) -> None:
     model = Model(home, ledger)
     model.refresh()
     train, other = (plan.runs[i].stages["train"] for i in (0, 1))
-    newest = ledger.newest()
+    newest = ledger.jobs.newest()
 
     def happened(key: str, number: int) -> None:
         with ledger.database.transaction() as connection:
@@ -181,16 +181,16 @@ def test_other_targets_are_other_states(tmp_path: Path) -> None:
     """An experiment that was done with its training, and now wants a probe too, is done no more."""
     home, ledger, plan = planned(tmp_path / "home")
     for run in plan.runs:
-        for job in ledger.jobs(run.stages.values()).values():
+        for job in ledger.jobs.of(run.stages.values()).values():
             if job.stage in ("dataset", "tokenizer", "encode", "train") and job.state == QUEUED:
-                running = ledger.claim(job, "me", "started", Allocation("here", 1))
-                assert running and ledger.move(running, DONE, "finished", "so")
+                running = ledger.jobs.claim(job, "me", "started", Allocation("here", 1))
+                assert running and ledger.jobs.move(running, DONE, "finished", "so")
     rows = [(run.label, run.seed, run.key) for run in plan.runs]
-    ledger.set_experiment("many", "tiny", ["train"], rows)
+    ledger.runs.set_experiment("many", "tiny", ["train"], rows)
     model = Model(home, ledger)
     model.refresh()
     assert {row.state for row in model.groups["many", "tiny"].rows} == {DONE}
-    ledger.set_experiment("many", "tiny", ["probe"], rows)
+    ledger.runs.set_experiment("many", "tiny", ["probe"], rows)
     model._next["whole"] = 0.0
     model._size = (0, 0)
     assert model.refresh() and {row.state for row in model.groups["many", "tiny"].rows} == {"waiting"}
@@ -199,7 +199,7 @@ def test_other_targets_are_other_states(tmp_path: Path) -> None:
 def test_a_scheduler_that_dies_is_news(tmp_path: Path) -> None:
     home, ledger, _ = planned(tmp_path / "home")
     model = Model(home, ledger)
-    me = ledger.enter_scheduler("local")
+    me = ledger.schedulers.enter("local")
     model.refresh()
     assert model.at_work() and not model.refresh()
     with ledger.database.transaction() as connection:

@@ -24,9 +24,9 @@ TALLEST = 1500
 def views(home: Path) -> dict[str, str]:
     """Picture -> address."""
     ledger = open_ledger(Home(home))
-    rows = ledger.experiments("table4")
+    rows = ledger.runs.experiments("table4")
     run = next(row for row in rows if row.row == "mask_ratio=0.25").run
-    stages = ledger.runs([run])[run].stages
+    stages = ledger.runs.of([run])[run].stages
     others = [row.run for row in rows if row.run != run]
     found = {
         "overview": "/",
@@ -40,7 +40,7 @@ def views(home: Path) -> dict[str, str]:
         "gallery": "/gallery?experiment=table4&profile=fashion&class=1",
         "claims": "/claims",
     }
-    studies = sorted({row.name for row in ledger.experiments() if row.row.startswith("trial ")})
+    studies = sorted({row.name for row in ledger.runs.experiments() if row.row.startswith("trial ")})
     return found | ({"search": f"/searches/{studies[0]}/fashion"} if studies else {})
 
 

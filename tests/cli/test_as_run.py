@@ -172,7 +172,7 @@ def test_cancelled_runs_are_ended_in_mlflow(lab: Lab) -> None:
     one, other = plan.runs[0], plan.runs[1]
     for run in (one, other):
         assert star_exp("rerun", run.stages["probe"], home=lab.path).returncode == 0
-    assert {job.key for job in lab.ledger.of_state(QUEUED)} == {run.stages["probe"] for run in (one, other)}
+    assert {job.key for job in lab.ledger.jobs.of_state(QUEUED)} == {run.stages["probe"] for run in (one, other)}
     path = lab.path / "experiments" / "many@tiny.json"
     record = read_json(path)
     record["rows"] = [row for row in record["rows"] if row["run"]["key"] != other.key]  # it was left out since

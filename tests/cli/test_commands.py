@@ -111,15 +111,15 @@ def test_status_and_help_import_nothing_heavy() -> None:
 def test_the_live_view_shows_every_run_and_stage(home: Path) -> None:
     ledger = open_ledger(Home(home))
     plan = make_plan(load(TINY), Home(home), ledger)
-    ledger.add_jobs([NewJob(job.key, job.stage, job.label, 0) for job in plan.to_do])
+    ledger.jobs.add([NewJob(job.key, job.stage, job.label, 0) for job in plan.to_do])
     train = next(job for job in plan.to_do if job.stage == "train")
-    ledger.claim(ledger.jobs()[train.key], "me", "started", Allocation("here", 1))
+    ledger.jobs.claim(ledger.jobs.of()[train.key], "me", "started", Allocation("here", 1))
     folder = Home(home).job("train", train.key)
     folder.path.mkdir()
     folder.progress.write_text(json.dumps({"done": 10, "total": 30, "rate": 2.0}))
     folder.metrics.write_text(json.dumps({"time": 0, "step": 10, "metrics": {"loss": 3.21}}) + "\n")
     console = Console(file=io.StringIO(), width=200)
-    console.print(View(plan, Home(home), plain=True)._table(ledger.jobs(plan.jobs)))
+    console.print(View(plan, Home(home), plain=True)._table(ledger.jobs.of(plan.jobs)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "10/30 loss 3.210 ETA 10 s" in text and "mask_ratio=0.5 · seed 0" in text and "reused" in text
 

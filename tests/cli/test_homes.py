@@ -301,7 +301,7 @@ def test_the_reader_of_the_output_leaves(lab: Lab) -> None:
     assert "piped" in running.stdout.readline()
     running.stdout.close()
     assert running.wait(timeout=100) == 130 and "Traceback" not in running.stderr.read()
-    assert not list(lab.ledger.of_state("running"))
+    assert not list(lab.ledger.jobs.of_state("running"))
 
 
 @pytest.mark.parametrize("command", ["--help", "status"])

@@ -56,7 +56,7 @@ def test_the_ledger_and_mlflow_are_made_anew_from_the_folders(lab: Lab) -> None:
     done = star_exp("reindex", home=lab.path)
     assert done.returncode == 0 and "18 jobs in the folders, 18 of them new" in done.stdout, done.stdout + done.stderr
     assert "score-" in done.stderr and "cannot be read" in done.stderr
-    assert {job.state for job in lab.ledger.jobs().values()} == {DONE} and len(lab.ledger.jobs()) == 18
+    assert {job.state for job in lab.ledger.jobs.of().values()} == {DONE} and len(lab.ledger.jobs.of()) == 18
     light("run", MANY, "--plain", "--out", lab.path / "again", home=lab.path)
     assert table(lab.path / "again") == table(lab.path / "reports")
 
@@ -167,7 +167,7 @@ def test_gc_shows_first_and_keeps_what_a_table_needs(lab: Lab) -> None:
     (code / "x").write_bytes(bytes(10))
     os.utime(code, (0, 0))
     (unknown / "job.json").write_text(json.dumps({"snapshot": f"/elsewhere/code/{code.name}"}))
-    lab.ledger.add_jobs([NewJob("0" * 16, "train", "of a row that was left out", 0)])
+    lab.ledger.jobs.add([NewJob("0" * 16, "train", "of a row that was left out", 0)])
     (lab.path / ".git").mkdir()
     os.utime(lab.path / ".git", (0, 0))
     scratch = lab.folder(plan, "train").checkpoints
@@ -258,8 +258,8 @@ def test_detach_watch_and_follow(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     assert followed.returncode == 0 and "== attempt 1" in followed.stdout
     log = next((lab.path / "logs").iterdir())
     until(lambda: "all done" in log.read_text(), "its end")
-    assert lab.ledger.of_state(FAILED) == []
-    until(lambda: not lab.ledger.schedulers(), "its leaving")
+    assert lab.ledger.jobs.of_state(FAILED) == []
+    until(lambda: not lab.ledger.schedulers.all(), "its leaving")
     again = light("run", MANY, "--seeds", "0,1", "--detach", home=lab.path)
     ended = "it ended with exit code 0; " in again.stdout and "8 runs;" in again.stdout
     assert again.returncode == 0 and (ended or "goes on" in again.stdout), (

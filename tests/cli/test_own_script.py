@@ -234,10 +234,10 @@ def test_the_ledger_is_made_anew_and_what_depends_is_run_again(done: Path, tmp_p
     assert star_exp("reindex", home=lab.path).returncode == 0
     assert star_exp("report", "classifier", home=lab.path).returncode == 0
     assert texts(lab.path / "reports") == before
-    fit = next(job.key for job in lab.ledger.jobs().values() if job.stage == "fit")
+    fit = next(job.key for job in lab.ledger.jobs.of().values() if job.stage == "fit")
     asked = star_exp("rerun", fit, home=lab.path)
     assert asked.returncode == 0, asked.stderr
-    queued = [job.stage for job in lab.ledger.jobs().values() if job.state == "queued"]
+    queued = [job.stage for job in lab.ledger.jobs.of().values() if job.state == "queued"]
     assert sorted(queued) == ["fit", "weigh"], "what was made from it too"
     assert "nothing to remove" in star_exp("gc", home=lab.path).stdout
 

@@ -78,7 +78,7 @@ def test_a_running_job_tells_how_far_it_is(lab: Lab) -> None:
     plan = lab.plan()
     lab.register(plan)
     job = lab.job(plan, "train")
-    assert lab.ledger.claim(job, "me", "started", Allocation("here", 1)) is not None
+    assert lab.ledger.jobs.claim(job, "me", "started", Allocation("here", 1)) is not None
     folder = lab.folder(plan, "train")
     folder.path.mkdir(parents=True)
     folder.progress.write_text(json.dumps({"done": 10, "total": 30, "rate": 0.1}))
@@ -130,12 +130,12 @@ def test_forgetting_refuses_what_is_not_over(lab: Lab) -> None:
         done = star_exp("forget", *arguments, home=lab.path)
         assert done.returncode == 2 and says in done.stderr, done.stderr
     assert star_exp("forget", "--over", home=lab.path).stdout == ""
-    assert len(lab.ledger.experiments()) == 4
+    assert len(lab.ledger.runs.experiments()) == 4
     # a failure of an experiment that is forgotten is no open matter
-    for job in lab.ledger.jobs().values():
-        running = lab.ledger.claim(job, "me", "started", Allocation("here", 1))
+    for job in lab.ledger.jobs.of().values():
+        running = lab.ledger.jobs.claim(job, "me", "started", Allocation("here", 1))
         assert running is not None
-        lab.ledger.move(running, FAILED, "error", "so", error="a slip", error_class="ValueError")
+        lab.ledger.jobs.move(running, FAILED, "error", "so", error="a slip", error_class="ValueError")
     assert "a slip" in star_exp("status", home=lab.path).stdout
     assert star_exp("forget", "many", home=lab.path).returncode == 0
     assert "a slip" not in star_exp("status", home=lab.path).stdout
@@ -272,7 +272,7 @@ def test_a_receiver_that_cannot_be_is_said_before_anything_runs(
     assert done.returncode == 2 and says in done.stderr
     if target:
         done = star_exp("run", MANY, "--plain", home=lab.path, cwd=lab.path)
-        assert done.returncode == 2 and says in done.stderr and not lab.ledger.experiments()
+        assert done.returncode == 2 and says in done.stderr and not lab.ledger.runs.experiments()
 
 
 def test_decided_claims_are_told_once(tmp_path: Path) -> None:

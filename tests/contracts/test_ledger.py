@@ -52,16 +52,16 @@ def open_at(url: str) -> Ledger:
 @pytest.fixture
 def ledger(database: str) -> Ledger:
     made = open_at(database)
-    made.add_jobs([NewJob(KEY, "train", "a run", 1e9, {"version": 1})])
+    made.jobs.add([NewJob(KEY, "train", "a run", 1e9, {"version": 1})])
     return made
 
 
 def job(ledger: Ledger, key: str = KEY) -> Job:
-    return ledger.jobs([key])[key]
+    return ledger.jobs.of([key])[key]
 
 
 def claimed(ledger: Ledger, owner: str = "me", key: str = KEY) -> Job:
-    found = ledger.claim(job(ledger, key), owner, "started", HERE)
+    found = ledger.jobs.claim(job(ledger, key), owner, "started", HERE)
     assert found is not None
     return found
 
@@ -87,31 +87,31 @@ def at_once(count: int, work: Callable[[], None]) -> None:
 
 
 def test_a_job_is_queued_once(ledger: Ledger) -> None:
-    ledger.add_jobs([NewJob(KEY, "train", "another run", 1e9), NewJob("f" * 16, "probe", "p", 0)])
-    assert [(found.key, found.state, found.label) for found in ledger.jobs().values()] == [
+    ledger.jobs.add([NewJob(KEY, "train", "another run", 1e9), NewJob("f" * 16, "probe", "p", 0)])
+    assert [(found.key, found.state, found.label) for found in ledger.jobs.of().values()] == [
         (KEY, QUEUED, "a run"),
         ("f" * 16, QUEUED, "p"),
     ]
-    assert [(row.after, row.why) for row in ledger.history(KEY)] == [(QUEUED, "asked")]
-    assert ledger.contents_of([KEY, "f" * 16]) == {KEY: {"version": 1}}
+    assert [(row.after, row.why) for row in ledger.jobs.history(KEY)] == [(QUEUED, "asked")]
+    assert ledger.jobs.contents_of([KEY, "f" * 16]) == {KEY: {"version": 1}}
 
 
 def test_a_life(ledger: Ledger) -> None:
     first = claimed(ledger)
     assert first == job(ledger)
-    ledger.set_handle(first, {"pid": 7})
-    assert ledger.move(job(ledger), QUEUED, "died", "its worker died", not_before=9.0)
+    ledger.jobs.set_handle(first, {"pid": 7})
+    assert ledger.jobs.move(job(ledger), QUEUED, "died", "its worker died", not_before=9.0)
     waiting = job(ledger)
     assert (waiting.not_before, waiting.slots, waiting.host) == (9.0, 0, None)
     second = claimed(ledger)
     assert (second.attempt, second.handle, second.not_before) == (2, None, None)
-    ledger.set_handle(first, {"pid": 8})  # of an attempt that is over
+    ledger.jobs.set_handle(first, {"pid": 8})  # of an attempt that is over
     assert job(ledger).handle is None
-    assert ledger.move(second, FAILED, "user_error", "DataError", error_class="DataError", error="no images")
+    assert ledger.jobs.move(second, FAILED, "user_error", "DataError", error_class="DataError", error="no images")
     failed = job(ledger)
     assert (failed.error, failed.why) == ("no images", "user_error") and failed.finished is not None
-    assert ledger.move(failed, QUEUED, AGAIN, "asked for again") and job(ledger).error is None
-    assert [(row.attempt, row.before, row.after, row.owner) for row in ledger.history(KEY)] == [
+    assert ledger.jobs.move(failed, QUEUED, AGAIN, "asked for again") and job(ledger).error is None
+    assert [(row.attempt, row.before, row.after, row.owner) for row in ledger.jobs.history(KEY)] == [
         (0, None, QUEUED, None),
         (1, QUEUED, RUNNING, "me"),
         (1, RUNNING, QUEUED, "me"),
@@ -124,20 +124,20 @@ def test_a_life(ledger: Ledger) -> None:
 def test_a_move_from_a_state_that_has_passed_does_nothing(ledger: Ledger) -> None:
     stale = job(ledger)
     claimed(ledger)
-    assert ledger.claim(stale, "another", "started", HERE) is None
-    assert not ledger.move(stale, CANCELLED, "cancelled", "too late")
-    assert job(ledger).state == RUNNING and len(ledger.history(KEY)) == 2
+    assert ledger.jobs.claim(stale, "another", "started", HERE) is None
+    assert not ledger.jobs.move(stale, CANCELLED, "cancelled", "too late")
+    assert job(ledger).state == RUNNING and len(ledger.jobs.history(KEY)) == 2
 
 
 def test_a_scheduler_taken_for_dead_cannot_undo_its_successors_work(ledger: Ledger) -> None:
     mine = claimed(ledger, "slow")
-    adopted = ledger.adopt(mine, "successor", "silent")
+    adopted = ledger.jobs.adopt(mine, "successor", "silent")
     assert adopted is not None and adopted.attempt == 1 and job(ledger).owner == "successor"
-    assert ledger.adopt(mine, "third", "silent") is None
-    assert not ledger.move(mine, DONE, FINISHED, "late")
-    assert ledger.move(adopted, QUEUED, "died", "lost")
+    assert ledger.jobs.adopt(mine, "third", "silent") is None
+    assert not ledger.jobs.move(mine, DONE, FINISHED, "late")
+    assert ledger.jobs.move(adopted, QUEUED, "died", "lost")
     again = claimed(ledger, "successor")
-    assert not ledger.move(adopted, DONE, FINISHED, "of an earlier attempt")
+    assert not ledger.jobs.move(adopted, DONE, FINISHED, "of an earlier attempt")
     assert job(ledger) == again and again.attempt == 2
 
 
@@ -145,54 +145,54 @@ def test_a_scheduler_taken_for_dead_cannot_undo_its_successors_work(ledger: Ledg
 def test_only_legal_transitions(ledger: Ledger, before: str) -> None:
     for after in {QUEUED, DONE, FAILED, CANCELLED, LOST} - TRANSITIONS[before]:
         with pytest.raises(AssertionError, match="no transition"):
-            ledger.move(replace(job(ledger), state=before), after, "x", "forbidden")
+            ledger.jobs.move(replace(job(ledger), state=before), after, "x", "forbidden")
 
 
 def test_the_history_cannot_be_changed(ledger: Ledger) -> None:
     for statement in ("update history set reason = 'nothing happened'", "delete from history"):
         with pytest.raises(DBAPIError, match="append-only"), ledger.database.transaction() as connection:
             connection.execute(text(statement))
-    assert [row.reason for row in ledger.history(KEY)] == ["asked for"]
+    assert [row.reason for row in ledger.jobs.history(KEY)] == ["asked for"]
 
 
 def test_of_many_claims_at_once_one_wins(database: str, ledger: Ledger) -> None:
     keys = [f"{i:016x}" for i in range(20)]
-    ledger.add_jobs([NewJob(key, "train", "", 0) for key in keys])
+    ledger.jobs.add([NewJob(key, "train", "", 0) for key in keys])
     wins: list[str] = []
 
     def claim() -> None:
         mine = Ledger(Database(database))
-        for found in mine.jobs(keys).values():
-            if found.state == QUEUED and mine.claim(found, "me", "started", HERE):
+        for found in mine.jobs.of(keys).values():
+            if found.state == QUEUED and mine.jobs.claim(found, "me", "started", HERE):
                 wins.append(found.key)
 
     at_once(4, claim)
     assert sorted(wins) == keys
-    assert all(len(ledger.history(key)) == 2 for key in keys)
+    assert all(len(ledger.jobs.history(key)) == 2 for key in keys)
 
 
 def test_a_machine_is_never_overfilled(database: str, ledger: Ledger) -> None:
     """Three slots and a GPU of 10 bytes, wanted by many at once from several schedulers."""
     keys = [f"{i:016x}" for i in range(12)]
-    ledger.add_jobs([NewJob(key, "train", "", 0) for key in keys])
+    ledger.jobs.add([NewJob(key, "train", "", 0) for key in keys])
 
     def claim() -> None:
         mine = Ledger(Database(database))
-        for found in mine.jobs(keys).values():
-            mine.claim(found, "me", "started", Allocation("gpu-host", 1, {"GPU-1": 4}), (3, {"GPU-1": 10}))
+        for found in mine.jobs.of(keys).values():
+            mine.jobs.claim(found, "me", "started", Allocation("gpu-host", 1, {"GPU-1": 4}), (3, {"GPU-1": 10}))
 
     at_once(4, claim)
-    assert ledger.held("gpu-host") == (2, {"GPU-1": 8})  # a third would take 12 of 10
-    running = ledger.of_state(RUNNING)
-    ledger.move(running[0], DONE, FINISHED, "finished")
-    assert ledger.held("gpu-host") == (1, {"GPU-1": 4})
-    elsewhere = ledger.claim(ledger.of_state(QUEUED)[0], "me", "x", Allocation("other", 9), (3, {}))
+    assert ledger.jobs.held("gpu-host") == (2, {"GPU-1": 8})  # a third would take 12 of 10
+    running = ledger.jobs.of_state(RUNNING)
+    ledger.jobs.move(running[0], DONE, FINISHED, "finished")
+    assert ledger.jobs.held("gpu-host") == (1, {"GPU-1": 4})
+    elsewhere = ledger.jobs.claim(ledger.jobs.of_state(QUEUED)[0], "me", "x", Allocation("other", 9), (3, {}))
     assert elsewhere is not None  # wider than its machine: alone there, not never
 
 
 def test_a_ledger_that_many_open_first_at_once(database: str) -> None:
-    at_once(6, lambda: open_at(database).add_jobs([NewJob(KEY, "train", "", 0)]))
-    assert len(open_at(database).history(KEY)) == 1
+    at_once(6, lambda: open_at(database).jobs.add([NewJob(KEY, "train", "", 0)]))
+    assert len(open_at(database).jobs.history(KEY)) == 1
 
 
 def test_migrations_make_exactly_the_tables(database: str) -> None:
@@ -230,7 +230,7 @@ def test_a_ledger_from_before_migrations_is_brought_up(database: str) -> None:
         check(old)
     migrated = open_at(database)
     assert job(migrated).label == "old" and job(migrated).slots == 0
-    assert migrated.move(job(migrated), QUEUED, AGAIN, "asked for again")
+    assert migrated.jobs.move(job(migrated), QUEUED, AGAIN, "asked for again")
 
 
 def test_a_newer_ledger_is_refused(database: str, ledger: Ledger) -> None:
@@ -258,12 +258,12 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(ledger: Ledger, monkey
 
     monkeypatch.setattr(ledger.database, "transaction", breaking)
     assert claimed(ledger).attempt == 1
-    assert [row.after for row in ledger.history(KEY)] == [QUEUED, RUNNING]
+    assert [row.after for row in ledger.jobs.history(KEY)] == [QUEUED, RUNNING]
 
 
 def test_one_ledger_speaks_of_one_home(database: str, tmp_path: Path) -> None:
     assert read_ledger(Home(tmp_path / "a")) is None
-    open_ledger(Home(tmp_path / "a")).add_jobs([NewJob(KEY, "train", "", 0)])
+    open_ledger(Home(tmp_path / "a")).jobs.add([NewJob(KEY, "train", "", 0)])
     found = read_ledger(Home(tmp_path / "a"))
     assert found is not None and job(found).state == QUEUED
     (tmp_path / "a").rename(tmp_path / "moved")
@@ -273,12 +273,12 @@ def test_one_ledger_speaks_of_one_home(database: str, tmp_path: Path) -> None:
 
 
 def test_schedulers_come_beat_and_go(ledger: Ledger) -> None:
-    me, other = ledger.enter_scheduler("local"), ledger.enter_scheduler("slurm")
-    ledger.beat(me)
-    seen = ledger.schedulers()
+    me, other = ledger.schedulers.enter("local"), ledger.schedulers.enter("slurm")
+    ledger.schedulers.beat(me)
+    seen = ledger.schedulers.all()
     assert (seen[me.id].beats, seen[other.id].beats, seen[other.id].executor) == (1, 0, "slurm")
-    ledger.leave_scheduler(me)
-    assert list(ledger.schedulers()) == [other.id]
+    ledger.schedulers.leave(me)
+    assert list(ledger.schedulers.all()) == [other.id]
 
 
 def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
@@ -287,12 +287,12 @@ def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
     key = run_key(stages)
     row = RunRow(key, "r=0.25 · seed 0", 0, spec.model_dump(mode="json"), stages, None, 0.0)
     for _ in range(2):
-        ledger.add_runs([row])
-        ledger.set_experiment("tiny", "tiny", ["score"], [("r=0.25", 0, key)])
-    ledger.set_experiment("other", "tiny", ["score"], [("r=0.25", 0, key)])
-    assert ledger.runs()[key].stages == stages and len(ledger.experiments("tiny", "tiny")) == 1
-    assert ledger.run_stages() == {key: stages}
-    assert type(spec).model_validate(ledger.runs()[key].spec) == spec
+        ledger.runs.add([row])
+        ledger.runs.set_experiment("tiny", "tiny", ["score"], [("r=0.25", 0, key)])
+    ledger.runs.set_experiment("other", "tiny", ["score"], [("r=0.25", 0, key)])
+    assert ledger.runs.of()[key].stages == stages and len(ledger.runs.experiments("tiny", "tiny")) == 1
+    assert ledger.runs.stages() == {key: stages}
+    assert type(spec).model_validate(ledger.runs.of()[key].spec) == spec
     assert ledger.resolve(key[:6]) == ("run", key)
     assert ledger.resolve(f"train-{KEY}") == ("job", KEY)
     for unknown in ("ffffff", "", "%", "_"):
@@ -301,29 +301,32 @@ def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
 
 
 def test_how_much_the_tracker_holds(ledger: Ledger) -> None:
-    ledger.add_runs([RunRow("a", "a", 0, {}, {"train": KEY}, None, 0.0)])
-    assert ledger.set_tracking_id("a", None, "mlflow-1")
-    assert not ledger.set_tracking_id("a", None, "mlflow-of-another-scheduler")
-    ledger.set_tracked("a", KEY, 100, False)
-    ledger.set_tracked("a", KEY, 2**40, True)
-    assert ledger.tracked(["a", "b"]) == {"a": {KEY: (2**40, True)}}
-    assert ledger.set_tracking_id("a", "mlflow-1", "mlflow-2")
-    assert ledger.tracked(["a"]) == {}
-    ledger.set_tracked("a", KEY, 1, True)
-    ledger.forget_tracked([KEY])
-    assert ledger.tracked(["a"]) == {}
+    ledger.runs.add([RunRow("a", "a", 0, {}, {"train": KEY}, None, 0.0)])
+    assert ledger.runs.set_tracking_id("a", None, "mlflow-1")
+    assert not ledger.runs.set_tracking_id("a", None, "mlflow-of-another-scheduler")
+    ledger.runs.set_tracked("a", KEY, 100, False)
+    ledger.runs.set_tracked("a", KEY, 2**40, True)
+    assert ledger.runs.tracked(["a", "b"]) == {"a": {KEY: (2**40, True)}}
+    assert ledger.runs.set_tracking_id("a", "mlflow-1", "mlflow-2")
+    assert ledger.runs.tracked(["a"]) == {}
+    ledger.runs.set_tracked("a", KEY, 1, True)
+    ledger.runs.forget_tracked([KEY])
+    assert ledger.runs.tracked(["a"]) == {}
 
 
 def test_wishes_reach_running_jobs_only(ledger: Ledger) -> None:
-    ledger.add_jobs([NewJob("f" * 16, "probe", "p", 0)])
+    ledger.jobs.add([NewJob("f" * 16, "probe", "p", 0)])
     claimed(ledger)
-    ledger.want([KEY, "f" * 16], "cancel")
-    assert {key: place.wish for key, place in ledger.places([KEY, "f" * 16]).items()} == {KEY: "cancel", "f" * 16: None}
+    ledger.jobs.want([KEY, "f" * 16], "cancel")
+    assert {key: place.wish for key, place in ledger.jobs.places([KEY, "f" * 16]).items()} == {
+        KEY: "cancel",
+        "f" * 16: None,
+    }
 
 
 def test_more_keys_than_a_query_may_have(ledger: Ledger) -> None:
-    ledger.add_jobs([NewJob(f"{i:016x}", "train", "", 0) for i in range(12_000)])
-    assert len(ledger.places([f"{i:016x}" for i in range(70_000)])) == 12_000
+    ledger.jobs.add([NewJob(f"{i:016x}", "train", "", 0) for i in range(12_000)])
+    assert len(ledger.jobs.places([f"{i:016x}" for i in range(70_000)])) == 12_000
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,10 @@ class Chaos:
     def check(self) -> None:
         """Every job done exactly once; every file whole; the ledger, the folders and MLflow say the same."""
         lab, ledger = self.lab, self.lab.ledger
-        jobs = ledger.jobs()
+        jobs = ledger.jobs.of()
         assert len(jobs) == 20 and {job.state for job in jobs.values()} == {DONE}
         for key, job in jobs.items():
-            rows = ledger.history(key)
+            rows = ledger.jobs.history(key)
             assert [row.after for row in rows].count(DONE) == 1, key
             starts = [row.attempt for row in rows if row.why == "started"]
             assert starts == list(range(1, job.attempt + 1)), key
@@ -124,7 +124,7 @@ class Chaos:
         store = sqlite3.connect(self.lab.home.mlflow)
         runs = store.execute("select run_uuid, status from runs where lifecycle_stage = 'active'").fetchall()
         assert len(runs) == 4 and {status for _, status in runs} == {"FINISHED"}
-        assert {run for run, _ in runs} == {row.tracking_id for row in self.lab.ledger.runs().values()}
+        assert {run for run, _ in runs} == {row.tracking_id for row in self.lab.ledger.runs.of().values()}
         stages = [stage for stage in STAGES if stage not in ("attention", "invariance")]
         for run, _ in runs:
             for stage in stages:
@@ -147,7 +147,7 @@ def main() -> None:
         began = time.time()
         chaos.run(options.kills, 3600)
         chaos.check()
-        attempts = sum(job.attempt for job in chaos.lab.ledger.jobs().values())
+        attempts = sum(job.attempt for job in chaos.lab.ledger.jobs.of().values())
         print(
             f"{sum(chaos.hits.values())} kills in {time.time() - began:.0f} s ({dict(chaos.hits)}), exit codes {dict(chaos.codes)}: "
             f"20 jobs done once each in {attempts} attempts; folders, ledger and MLflow agree"

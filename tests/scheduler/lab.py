@@ -85,7 +85,7 @@ class Lab:
 
     def job(self, plan: Plan, stage: str, row: int = 0) -> Job:
         key = plan.runs[row].stages[stage]
-        return self.ledger.jobs([key])[key]
+        return self.ledger.jobs.of([key])[key]
 
     def folder(self, plan: Plan, stage: str, row: int = 0) -> JobDir:
         return self.home.job(stage, plan.runs[row].stages[stage])

@@ -111,7 +111,7 @@ def test_out_of_memory_is_tried_with_smaller_passes(lab: Lab, monkeypatch: pytes
     assert (job.attempt, job.why, job.error_class) == (4, "out_of_memory", "MemoryError")
     spec = json.loads(lab.folder(plan, "dataset").job.read_text())["spec"]
     assert spec["resources"]["eval_batch_size"] == 50 // 8
-    assert [row.why for row in lab.ledger.history(job.key)].count("out_of_memory") == 4
+    assert [row.why for row in lab.ledger.jobs.history(job.key)].count("out_of_memory") == 4
 
 
 def test_a_machines_fault_is_tried_after_a_pause(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_full_disk(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("LIGHT_SECONDS", "0")
         monkeypatch.setenv("LIGHT_STEPS", "200")
         assert lab.run(lab.plan(sets=("optim.steps=20",), name="long")).failed == []
-        assert {job.state for job in lab.ledger.jobs().values()} == {"done"}
+        assert {job.state for job in lab.ledger.jobs.of().values()} == {"done"}
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -207,7 +207,7 @@ def test_status_says_class_message_lines_and_what_to_do(lab: Lab, monkeypatch: p
 
     monkeypatch.setenv("LIGHT_EXIT", "bug")
     lab.run()
-    assert lab.ledger.of_state(FAILED)
+    assert lab.ledger.jobs.of_state(FAILED)
     shown = star_exp("status", home=lab.path).stdout
     assert "failed    dataset" in shown and "ValueError: a slip" in shown
     assert 'raise ValueError("a slip")' in shown and "star-exp logs" in shown

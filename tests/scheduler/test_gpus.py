@@ -95,7 +95,7 @@ def test_jobs_share_a_gpu_as_long_as_all_fit(lab: Lab) -> None:
     assert visible(lab, plan, "dataset")[0] == ""  # it needs none, and sees none
     assert set(visible(lab, plan, "train")) == {UUIDS[0], UUIDS[1]}
     assert peaks.most and max(peaks.most.values()) == 2
-    assert lab.ledger.held(executor.host) == (0, {})
+    assert lab.ledger.jobs.held(executor.host) == (0, {})
 
 
 def test_a_job_of_several_processes_gets_several(lab: Lab) -> None:
@@ -114,7 +114,7 @@ def test_a_gpu_whose_memory_is_not_free_yet_is_waited_for(lab: Lab) -> None:
     file = lab.file(("table:", "targets: [tokenizer]\ntable:"), ("probe/accuracy", "tokenizer/psnr"))
     plan = lab.plan(file)
     assert lab.run(plan, executor).done == 2
-    started = {row.after: row.time for row in lab.ledger.history(plan.runs[0].stages["tokenizer"])}
+    started = {row.after: row.time for row in lab.ledger.jobs.history(plan.runs[0].stages["tokenizer"])}
     assert started["running"] - began > 1.5
 
 

@@ -36,8 +36,8 @@ def planned(tmp_path: Path) -> tuple[Home, Ledger, Plan]:
     home = Home(tmp_path)
     ledger = open_ledger(home)
     plan = make_plan(load(TINY), home, ledger)
-    ledger.add_runs([run_row(run) for run in plan.runs])
-    ledger.add_jobs([NewJob(job.key, job.stage, job.label, 0) for job in plan.jobs.values()])
+    ledger.runs.add([run_row(run) for run in plan.runs])
+    ledger.jobs.add([NewJob(job.key, job.stage, job.label, 0) for job in plan.jobs.values()])
     for i, run in enumerate(plan.runs):
         folder = home.job("train", run.stages["train"])
         folder.out.mkdir(parents=True)
@@ -102,7 +102,7 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     assert json.loads(attached(tracker, first, "train/provenance.json", tmp_path)) == PROVENANCE
 
     # a scheduler killed between MLflow and the ledger carries the same again: the same time, step and value are one entry
-    ledger.set_tracked(plan.runs[0].key, plan.runs[0].stages["train"], 0, False)
+    ledger.runs.set_tracked(plan.runs[0].key, plan.runs[0].stages["train"], 0, False)
     finish(home, plan, 1)
     deliver()
     assert len(tracker.client.get_metric_history(first, "train/loss")) == 4
@@ -136,7 +136,7 @@ def test_two_couriers_open_a_run_at_once(planned: tuple[Home, Ledger, Plan], fin
 
     tracker.create = create_slowly  # type: ignore[method-assign]
     couriers[0].deliver()
-    runs = {run.key: row.tracking_id for run in plan.runs for row in [ledger.runs([run.key])[run.key]]}
+    runs = {run.key: row.tracking_id for run in plan.runs for row in [ledger.runs.of([run.key])[run.key]]}
     assert {run.info.run_id for run in tracker.client.search_runs([tracker.experiment])} == set(runs.values())
     finish_all(home, plan)
     for courier in couriers:
@@ -151,10 +151,10 @@ def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, P
     tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
     run = plan.runs[0]
     surplus, bound = (tracker.create(run.key, run.name, {}, {}) for _ in range(2))
-    assert ledger.set_tracking_id(run.key, None, bound)
+    assert ledger.runs.set_tracking_id(run.key, None, bound)
     for _ in range(2):
         MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
-    assert ledger.runs([run.key])[run.key].tracking_id == bound
+    assert ledger.runs.of([run.key])[run.key].tracking_id == bound
     assert history(tracker, bound, "train/val_nll") == [(0, 2.5)] and history(tracker, surplus, "train/val_nll") == []
     finish_all(home, plan)
     MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
@@ -204,7 +204,7 @@ def test_a_tracker_that_is_away_stops_nothing(planned: tuple[Home, Ledger, Plan]
     courier = MetricsSync(home, ledger, Shipment.of(plan), away)
     courier.start()
     assert isinstance(courier.finish(), ConnectionError)
-    assert ledger.tracked([plan.runs[0].key]) == {}
+    assert ledger.runs.tracked([plan.runs[0].key]) == {}
 
 
 def test_a_run_reads_well_in_mlflow(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> None:
@@ -263,14 +263,14 @@ def test_mlflow_knows_what_became_of_a_run(planned: tuple[Home, Ledger, Plan]) -
         return str(found.info.status)
 
     assert status() == "SCHEDULED"
-    running = ledger.claim(ledger.jobs([key])[key], "me", "started", Allocation("here"))
+    running = ledger.jobs.claim(ledger.jobs.of([key])[key], "me", "started", Allocation("here"))
     assert running and status() == "RUNNING"
-    assert ledger.move(running, FAILED, "error", "so") and status() == "FAILED"
-    assert ledger.move(ledger.jobs([key])[key], QUEUED, "again", "so") and status() == "SCHEDULED"
-    assert ledger.move(ledger.jobs([key])[key], CANCELLED, "cancelled", "so") and status() == "KILLED"
+    assert ledger.jobs.move(running, FAILED, "error", "so") and status() == "FAILED"
+    assert ledger.jobs.move(ledger.jobs.of([key])[key], QUEUED, "again", "so") and status() == "SCHEDULED"
+    assert ledger.jobs.move(ledger.jobs.of([key])[key], CANCELLED, "cancelled", "so") and status() == "KILLED"
     ended = tracker.find(plan.runs[0].key, None)
     assert ended and ended.info.end_time
-    assert ledger.move(ledger.jobs([key])[key], QUEUED, "again", "so")
-    again = ledger.claim(ledger.jobs([key])[key], "me", "started", Allocation("here"))
+    assert ledger.jobs.move(ledger.jobs.of([key])[key], QUEUED, "again", "so")
+    again = ledger.jobs.claim(ledger.jobs.of([key])[key], "me", "started", Allocation("here"))
     assert again and status() == "RUNNING"
-    assert ledger.move(again, LOST, "died", "so") and status() == "FAILED"
+    assert ledger.jobs.move(again, LOST, "died", "so") and status() == "FAILED"

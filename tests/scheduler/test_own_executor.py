@@ -44,8 +44,8 @@ def test_an_experiment_runs_on_it(images: Path, tmp_path: Path, how: str) -> Non
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all done: 20 jobs computed" in done.stdout
-    for key, job in lab.ledger.jobs().items():
-        (started,) = (entry for entry in lab.ledger.history(key) if entry.why == "started")
+    for key, job in lab.ledger.jobs.of().items():
+        (started,) = (entry for entry in lab.ledger.jobs.history(key) if entry.why == "started")
         assert job.state == "done" and started.reason.startswith("started on detached, code ")
     assert all(json.loads((path / "result.json").read_text())["attempt"] == 1 for path in lab.home.jobs.iterdir())
 

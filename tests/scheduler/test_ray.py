@@ -49,7 +49,7 @@ def test_a_whole_experiment(ray_cluster: RayCluster, lab: Lab) -> None:
 
     plan = lab.plan(lab.file(("[0.1, 0.2, 0.3, 0.4]", "[0.1]")))
     assert lab.run(plan, RayExecutor(lab.home, worker=WORKER)).done == 8
-    assert {job.state for job in lab.ledger.jobs().values()} == {DONE} and set(lab.times_done().values()) == {1}
+    assert {job.state for job in lab.ledger.jobs.of().values()} == {DONE} and set(lab.times_done().values()) == {1}
     handle = lab.job(plan, "train").handle
     assert handle is not None and handle["cluster"] == ray_cluster.environment["RAY_ADDRESS"]
 
@@ -64,7 +64,7 @@ def test_a_job_that_waits_for_room_can_be_cancelled(ray_cluster: RayCluster, lab
         job = lab.job(plan, "dataset")
         if job.handle is not None and not asked:
             asked.append(time.time())
-            lab.ledger.want([job.key], "cancel")
+            lab.ledger.jobs.want([job.key], "cancel")
 
     outcome = lab.run(plan, RayExecutor(lab.home, worker=WORKER), tick=stop)
     assert asked and lab.job(plan, "dataset").state == CANCELLED and len(outcome.blocked) == 19

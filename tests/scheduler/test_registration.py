@@ -52,7 +52,7 @@ def test_done_is_done(lab: Lab) -> None:
     assert {job.stage for job in other.to_do} == {"train", "generate", "score", "probe"} and len(other.to_do) == 4
     lab.run(other)
     assert set(lab.times_done().values()) == {1} and len(lab.times_done()) == 24
-    assert {(row.name, row.profile) for row in lab.ledger.experiments()} == {("many", "tiny"), ("other", "tiny")}
+    assert {(row.name, row.profile) for row in lab.ledger.runs.experiments()} == {("many", "tiny"), ("other", "tiny")}
 
 
 @pytest.mark.contract("I3")
@@ -80,7 +80,7 @@ def test_a_killed_scheduler_leaves_its_workers(lab: Lab, monkeypatch: pytest.Mon
     assert attached[0] == at_work and outcome.done == 19
     assert sum("attached" in line for line in lab.said) == 2
     assert set(lab.times_done().values()) == {1}
-    assert [row.after for row in lab.ledger.history(plan.runs[0].stages["tokenizer"])] == [
+    assert [row.after for row in lab.ledger.jobs.history(plan.runs[0].stages["tokenizer"])] == [
         QUEUED,
         RUNNING,
         RUNNING,
@@ -93,7 +93,7 @@ def test_a_result_that_nobody_saw_is_found(lab: Lab) -> None:
     plan = lab.plan()
     lab.register(plan)
     job = lab.job(plan, "dataset")
-    held = lab.ledger.claim(job, "a scheduler that is gone", "started", Allocation("this", 1))
+    held = lab.ledger.jobs.claim(job, "a scheduler that is gone", "started", Allocation("this", 1))
     assert held is not None
     scheduler = lab.scheduler()
     start = scheduler.starter._prepare(plan.jobs[job.key], held, Allocation("this", 1))
@@ -113,7 +113,7 @@ def test_an_interrupt_saves_and_queues(lab: Lab, monkeypatch: pytest.MonkeyPatch
     running.send_signal(number)
     out = running.communicate(timeout=200)[0]
     assert running.returncode == 130 and "the same command goes on" in out
-    assert workers(lab) == [] and lab.ledger.schedulers() == {}
+    assert workers(lab) == [] and lab.ledger.schedulers.all() == {}
     job = lab.job(plan, "dataset")
     assert (job.state, job.why) == (QUEUED, "preempted")
     done = read_json(lab.folder(plan, "dataset").checkpoints / "state.json")["done"]
@@ -145,7 +145,7 @@ def test_an_older_attempt_writes_nothing(lab: Lab, monkeypatch: pytest.MonkeyPat
     lab.register(plan)
     job = plan.jobs[plan.runs[0].stages["dataset"]]
     scheduler = lab.scheduler()
-    held = lab.ledger.claim(lab.job(plan, "dataset"), "old", "started", Allocation("elsewhere", 1))
+    held = lab.ledger.jobs.claim(lab.job(plan, "dataset"), "old", "started", Allocation("elsewhere", 1))
     assert held is not None
     start = scheduler.starter._prepare(job, held, Allocation("elsewhere", 1))
     older = subprocess.Popen([sys.executable, "-m", WORKER, str(start.job.path)], stderr=subprocess.DEVNULL)
@@ -164,7 +164,7 @@ def test_a_worker_that_was_not_noted_down_is_found(lab: Lab, monkeypatch: pytest
     lab.register(plan)
     executor = LocalExecutor(2, gpus=list, worker=WORKER)
     first = lab.scheduler(executor)
-    held = lab.ledger.claim(lab.job(plan, "dataset"), "it died at once", "started", Allocation(executor.host, 1))
+    held = lab.ledger.jobs.claim(lab.job(plan, "dataset"), "it died at once", "started", Allocation(executor.host, 1))
     assert held is not None
     executor.submit([first.starter._prepare(plan.jobs[held.key], held, Allocation(executor.host, 1))])
     monkeypatch.setenv("LIGHT_STEPS", "1")
@@ -184,8 +184,8 @@ def test_a_scheduler_that_slept_leaves_what_was_taken_over(lab: Lab, monkeypatch
         start = prepare(planned, job, *rest)
         if not slept:
             slept.append(job.key)
-            taken = lab.ledger.adopt(job, "another", "its scheduler is silent")
-            assert taken is not None and lab.ledger.move(taken, QUEUED, DEATH, "no trace of it")
+            taken = lab.ledger.jobs.adopt(job, "another", "its scheduler is silent")
+            assert taken is not None and lab.ledger.jobs.move(taken, QUEUED, DEATH, "no trace of it")
         return start
 
     monkeypatch.setattr(scheduler.starter, "_prepare", sleepily)
@@ -207,7 +207,7 @@ def test_rows_come_and_go(lab: Lab) -> None:
     fewer = lab.plan(lab.file(("[0.1, 0.2, 0.3, 0.4]", "[0.3]")))
     lab.run(fewer)
     assert any(line.startswith("left out 5 runs") for line in lab.said)
-    assert len(lab.ledger.experiments()) == 1 and set(lab.times_done().values()) == {1}
+    assert len(lab.ledger.runs.experiments()) == 1 and set(lab.times_done().values()) == {1}
     assert len(lab.times_done()) == 4 + 6 * 4  # nothing was removed
 
 
@@ -217,7 +217,7 @@ def test_some_rows_are_computed_and_the_others_stay(lab: Lab) -> None:
     some = make_plan(whole.experiment.only(["mask_ratio=0.[12]"]), lab.home, lab.ledger)
     register(some, lab.home, lab.ledger, lab.said.append, whole=whole)
     assert lab.scheduler().run(some, lambda states: None).done == 4 + 2 * 4
-    assert [row.row for row in lab.ledger.experiments()] == [f"mask_ratio=0.{i}" for i in (1, 2, 3, 4)]
+    assert [row.row for row in lab.ledger.runs.experiments()] == [f"mask_ratio=0.{i}" for i in (1, 2, 3, 4)]
     assert lab.run().done == 2 * 4 and not any(line.startswith(("left out", "extended")) for line in lab.said)
     with pytest.raises(SpecError, match=r"--rows 0.5: matches no row.*the rows are: mask_ratio=0.1"):
         whole.experiment.only(["0.5"])
@@ -229,21 +229,21 @@ def test_some_rows_are_computed_and_the_others_stay(lab: Lab) -> None:
 @pytest.mark.contract("S3", "S4")
 def test_another_value_in_a_row_with_results_is_refused(lab: Lab) -> None:
     lab.run()
-    before = lab.ledger.experiments()
+    before = lab.ledger.runs.experiments()
     changed = lab.plan(sets=("optim.steps=20",))
     with pytest.raises(SpecError, match=r"optim.steps: 30 -> 20 \(4 rows, 4 with results\).*--fork.*--name"):
         lab.register(changed)
-    assert lab.ledger.experiments() == before
+    assert lab.ledger.runs.experiments() == before
     lab.run(changed, fork=True)
-    assert {row.run for row in lab.ledger.experiments()} == {run.key for run in changed.runs}
-    assert all(lab.home.job("train", lab.ledger.run_stages()[row.run]["train"]).result.exists() for row in before)
+    assert {row.run for row in lab.ledger.runs.experiments()} == {run.key for run in changed.runs}
+    assert all(lab.home.job("train", lab.ledger.runs.stages()[row.run]["train"]).result.exists() for row in before)
 
 
 @pytest.mark.contract("S5")
 def test_another_name_makes_another_experiment(lab: Lab) -> None:
     lab.run()
     lab.run(lab.plan(sets=("optim.steps=20",), name="many-short"))
-    assert {row.name for row in lab.ledger.experiments()} == {"many", "many-short"}
+    assert {row.name for row in lab.ledger.runs.experiments()} == {"many", "many-short"}
     assert sum(name.startswith("encode") for name in lab.times_done()) == 1
     with pytest.raises(SpecError, match="--name Many!.*experiment"):
         lab.plan(name="Many!")

@@ -35,16 +35,16 @@ def test_retry_is_a_verb_on_states(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("LIGHT_EXIT")
     failed = lab.job(plan, "dataset")
     assert (failed.why, failed.error_class) == ("user_error", "DataError") and failed.attempt == 1
-    waiting = lab.ledger.of_state(QUEUED)
+    waiting = lab.ledger.jobs.of_state(QUEUED)
     assert [job.key for job in retry(lab.ledger, [*waiting, failed])] == [failed.key]
     assert lab.job(plan, "dataset").state == QUEUED
     assert lab.run().done == 20
-    assert retry(lab.ledger, lab.ledger.jobs().values()) == []
+    assert retry(lab.ledger, lab.ledger.jobs.of().values()) == []
     monkeypatch.setenv("LIGHT_EXIT", "user")
     extended = lab.plan(seeds=[0, 1])
     lab.run(extended)
     monkeypatch.delenv("LIGHT_EXIT")
-    assert lab.run(lab.plan(seeds=[0, 1])).done > 0 and lab.ledger.of_state(FAILED) == []
+    assert lab.run(lab.plan(seeds=[0, 1])).done > 0 and lab.ledger.jobs.of_state(FAILED) == []
 
 
 @pytest.mark.contract("V3")
@@ -55,7 +55,7 @@ def test_cancel_stops_what_runs_and_what_waits(lab: Lab, monkeypatch: pytest.Mon
     until(lambda: lab.folder(plan, "dataset").metrics.exists(), "the first worker is at it")
     chosen = choose(lab.ledger, [plan.runs[0].key], None, alone=True)
     assert {job.stage for job in chosen.jobs.values()} == {"train", "generate", "score", "probe"}
-    assert {job.stage for job in lab.ledger.jobs(chosen.shared).values()} == {
+    assert {job.stage for job in lab.ledger.jobs.of(chosen.shared).values()} == {
         "dataset",
         "tokenizer",
         "encode",
@@ -63,7 +63,7 @@ def test_cancel_stops_what_runs_and_what_waits(lab: Lab, monkeypatch: pytest.Mon
     }
     whole = choose(lab.ledger, [], "many").jobs.values()
     left = cancel(lab.home, lab.ledger, whole, lambda name: LocalExecutor(1, gpus=list), lab.said.append)
-    assert left == [] and {job.state for job in lab.ledger.jobs().values()} == {CANCELLED}
+    assert left == [] and {job.state for job in lab.ledger.jobs.of().values()} == {CANCELLED}
     assert running.wait(timeout=200) == 1 and workers(lab) == []
     assert 0 < read_json(lab.folder(plan, "dataset").checkpoints / "state.json")["done"] < 200
 
@@ -96,7 +96,7 @@ def test_rerun_puts_aside_and_computes_all_that_follows(lab: Lab) -> None:
 
 def most_at_a_time(lab: Lab) -> list[int]:
     """How many jobs ran after each change that the ledger notes."""
-    rows = sorted((row for key in lab.ledger.jobs() for row in lab.ledger.history(key)), key=lambda row: row.id)
+    rows = sorted((row for key in lab.ledger.jobs.of() for row in lab.ledger.jobs.history(key)), key=lambda row: row.id)
     running, counts = set[str](), []
     for row in rows:
         (running.add if row.after == RUNNING else running.discard)(row.job)
@@ -117,7 +117,7 @@ def test_two_people_share_the_work(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     assert first.wait(timeout=200) == 0 and outcome.failed == [] == outcome.blocked
     assert set(lab.times_done().values()) == {1} and len(lab.times_done()) == 24
     assert len(most_at_a_time(lab)) > 0 and max(most_at_a_time(lab)) <= 2
-    owners = {row.owner for key in lab.ledger.jobs() for row in lab.ledger.history(key) if row.why == "started"}
+    owners = {row.owner for key in lab.ledger.jobs.of() for row in lab.ledger.jobs.history(key) if row.why == "started"}
     assert len(owners) == 2, "one of them did it all"
 
 
@@ -128,7 +128,7 @@ def test_what_another_did_between_plan_and_start_is_not_done_again(lab: Lab) -> 
     assert len(plan.to_do) == 20  # when this one looked, nothing was there
     assert lab.run(plan).done == 20
     assert set(lab.times_done().values()) == {1}
-    assert {job.attempt for job in lab.ledger.jobs().values()} == {1}
+    assert {job.attempt for job in lab.ledger.jobs.of().values()} == {1}
 
 
 @pytest.mark.contract("P2")
@@ -141,8 +141,8 @@ def test_a_living_scheduler_adopts_what_a_dead_one_left(lab: Lab, monkeypatch: p
     monkeypatch.setenv("LIGHT_STEPS", "1")
     outcome = lab.run(lab.plan(), tick=lambda states: first.kill())  # by its first tick this one has seen it at work
     first.wait()
-    assert outcome.failed == [] and {job.state for job in lab.ledger.jobs().values()} == {DONE}
-    assert any(row.why == "adopted" for key in lab.ledger.jobs() for row in lab.ledger.history(key))
+    assert outcome.failed == [] and {job.state for job in lab.ledger.jobs.of().values()} == {DONE}
+    assert any(row.why == "adopted" for key in lab.ledger.jobs.of() for row in lab.ledger.jobs.history(key))
     assert set(lab.times_done().values()) == {1}
 
 
@@ -171,7 +171,7 @@ def test_rerun_leaves_a_running_reader_its_input(lab: Lab) -> None:
     plan = lab.plan()
     lab.run(plan)
     rerun(lab.home, lab.ledger, [lab.job(plan, "probe")])
-    assert lab.ledger.claim(lab.job(plan, "probe"), "me", "started", Allocation("here", 1))
+    assert lab.ledger.jobs.claim(lab.job(plan, "probe"), "me", "started", Allocation("here", 1))
     with pytest.raises(SpecError, match="is running, and reads what would be made anew"):
         rerun(lab.home, lab.ledger, [lab.job(plan, "train")])
     assert lab.folder(plan, "train").result.exists()
@@ -183,7 +183,9 @@ def test_numbers_without_their_output_are_no_result(lab: Lab) -> None:
     lab.run(plan)
     (lab.folder(plan, "encode").out / ".removed").touch()
     lab.register(lab.plan(seeds=[0, 1]))
-    assert lab.ledger.claim(lab.job(plan, "encode"), "it died at once", "started", Allocation(socket.gethostname(), 1))
+    assert lab.ledger.jobs.claim(
+        lab.job(plan, "encode"), "it died at once", "started", Allocation(socket.gethostname(), 1)
+    )
     outcome = lab.run(lab.plan(seeds=[0, 1]))
     assert outcome.failed == [] and lab.folder(plan, "encode").has_output()
 
@@ -219,8 +221,8 @@ def test_time_passes(lab: Lab) -> None:
     plan = lab.plan()
     lab.register(plan)
     job = lab.job(plan, "dataset")
-    held = lab.ledger.claim(job, "x", "started", Allocation("y", 1))
+    held = lab.ledger.jobs.claim(job, "x", "started", Allocation("y", 1))
     assert held is not None
-    lab.ledger.move(held, QUEUED, "infrastructure", "a lost node", not_before=time.time() + 1.5)
+    lab.ledger.jobs.move(held, QUEUED, "infrastructure", "a lost node", not_before=time.time() + 1.5)
     began = time.time()
     assert lab.run().done == 20 and time.time() - began > 1.4

@@ -78,8 +78,8 @@ def test_a_chain_is_handed_over_and_the_login_node_left(
     line = [sys.executable, "-m", "tests.light.cli", "run", str(MANY), "--executor", "slurm", "--detach"]
     done = subprocess.run([*line, "--home", str(lab.path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "handed 20 jobs to slurm" in done.stdout, done.stdout + done.stderr
-    handed = lab.ledger.of_state(RUNNING)
-    assert lab.ledger.schedulers() == {} and len(handed) == 20
+    handed = lab.ledger.jobs.of_state(RUNNING)
+    assert lab.ledger.schedulers.all() == {} and len(handed) == 20
     arrays = {str(job.handle["job"]).partition("_")[0] for job in handed if job.handle}
     assert len(arrays) == 8, "one by one what all rows share, and an array of each stage of the four rows"
     shown = star_exp("status", home=lab.path).stdout
@@ -92,7 +92,7 @@ def test_a_chain_is_handed_over_and_the_login_node_left(
     plan = lab.plan()
     assert not plan.to_do
     lab.run(plan, engine(lab))
-    assert {job.state for job in lab.ledger.jobs().values()} == {DONE} and set(lab.times_done().values()) == {1}
+    assert {job.state for job in lab.ledger.jobs.of().values()} == {DONE} and set(lab.times_done().values()) == {1}
 
 
 def test_a_scheduler_that_died_attaches_to_what_slurm_runs(

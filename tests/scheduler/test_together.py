@@ -32,12 +32,12 @@ def test_two_schedulers_and_a_thousand_jobs(database: str, lab: Lab) -> None:
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(timeout=350) for process in both] == [0, 0]
     ledger = lab.ledger
-    jobs = ledger.jobs()
+    jobs = ledger.jobs.of()
     assert len(jobs) == 1000 and {job.state for job in jobs.values()} == {DONE}
     twice = [name.split("-")[1] for name, times in lab.times_done().items() if times != 1]
-    assert not twice, [tuple(row) for row in ledger.history(twice[0])]
+    assert not twice, [tuple(row) for row in ledger.jobs.history(twice[0])]
     assert len(lab.times_done()) == 1000
-    rows = [row for key in jobs for row in ledger.history(key)]
+    rows = [row for key in jobs for row in ledger.jobs.history(key)]
     assert Counter(row.why for row in rows if row.job in jobs) >= Counter(asked=1000, started=1000)
     assert Counter(row.after for row in rows)[DONE] == 1000
     shares = Counter(row.owner for row in rows if row.why == "started")
@@ -71,7 +71,7 @@ def test_postgresql_restarts_in_the_middle(lab: Lab, postgres: Postgres, monkeyp
         thread.join()
     assert len(outages) == 2 and outcome.done == 20
     assert set(lab.times_done().values()) == {1}
-    assert {job.attempt for job in lab.ledger.jobs().values()} == {1}
+    assert {job.attempt for job in lab.ledger.jobs.of().values()} == {1}
 
 
 def test_the_mlflow_server_goes_away_while_runs_train(
@@ -102,7 +102,7 @@ def test_the_mlflow_server_goes_away_while_runs_train(
         running = subprocess.Popen([sys.executable, "-m", *line], stdout=subprocess.PIPE, text=True)
         plan = lab.plan(file)
         until(lambda: lab.folder(plan, "dataset").metrics.exists(), "the first job is at it")
-        until(lambda: bool(lab.ledger.tracked([plan.runs[0].key])), "metrics are carried")
+        until(lambda: bool(lab.ledger.runs.tracked([plan.runs[0].key])), "metrics are carried")
         server.stop()
         until(lambda: lab.folder(plan, "tokenizer").out.exists(), "jobs go on without it")
         server.start()
@@ -127,5 +127,5 @@ def test_nobody_left_anything(lab: Lab) -> None:
     line = ["run", str(MANY), "--plain", "--home", str(lab.path), "--out", str(lab.path / "r")]
     done = run_module("tests.light.cli", *line, environment=os.environ, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert lab.ledger.schedulers() == {}
+    assert lab.ledger.schedulers.all() == {}
     assert [path for path in lab.path.rglob(".*") if path.is_file()] == []

@@ -65,7 +65,7 @@ def test_all_files_are_there(searched: SearchLab) -> None:
     assert [line["trial"] for line in lines] == [str(i) for i in range(20)]
     early = [line for line in lines if line["state"] == "ended early"]
     assert early and all(line["compared at step"] == "10" and float(line["value there"]) > 0 for line in early)
-    runs = open_ledger(Home(searched.path)).runs([line["run"] for line in lines])
+    runs = open_ledger(Home(searched.path)).runs.of([line["run"] for line in lines])
     assert len(runs) == 20  # of those that were ended early, what ran
     assert {run.spec["optim"]["stop_at_step"] for run in runs.values()} == {10, None}
 

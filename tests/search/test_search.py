@@ -258,7 +258,7 @@ def test_two_at_one_study_are_one_too_many(tmp_path: Path, images: Path) -> None
 def test_an_experiment_keeps_its_name(tmp_path: Path, images: Path) -> None:
     lab = SearchLab(tmp_path, ("search: tiny-search", "search: tiny"), *FEW)
     experiment = load(ROOT / "tests" / "tiny.yaml")
-    open_ledger(Home(tmp_path)).set_experiment("tiny", "tiny", experiment.targets, [("a row", 0, "0" * 16)])
+    open_ledger(Home(tmp_path)).runs.set_experiment("tiny", "tiny", experiment.targets, [("a row", 0, "0" * 16)])
     assert "is the name of an experiment that ran here" in lab.search(code=2)
 
 

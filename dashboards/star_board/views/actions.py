@@ -72,7 +72,7 @@ def ask(board: Board, request: Request) -> Response:
     elif board.sessions.of(request) is not None:  # finding them costs something
         chosen = choose(board.model.ledger, keys, experiment, alone=verb == "cancel")
         if verb == "rerun":
-            chosen.jobs = board.model.ledger.jobs(with_all_made_from(board.model.ledger, chosen.jobs))
+            chosen.jobs = board.model.ledger.jobs.of(with_all_made_from(board.model.ledger, chosen.jobs))
         jobs, shared = sorted(chosen.jobs.values(), key=lambda job: job.created), len(chosen.shared)
         wanted = {
             "retry": ("failed", "cancelled", "lost"),

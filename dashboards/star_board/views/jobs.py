@@ -47,7 +47,7 @@ def job(board: Board, request: Request) -> Response:
         files = [name for name in (declared.files if declared else ()) if (folder.out / name).exists()]
         return {
             **about,
-            "history": board.model.ledger.history(found.key),
+            "history": board.model.ledger.jobs.history(found.key),
             "metrics": result.get("metrics", {}),
             "seconds": result.get("seconds"),
             "provenance": sorted(flattened(result.get("provenance", {})).items()),
@@ -147,7 +147,7 @@ def _line_of(board: Board, key: str, file: Path, chosen: int) -> bytes:
     from star_board.views.runs import classes_of
 
     users = board.model.users(key)
-    known = board.model.ledger.runs([users[0].run]) if users else {}
+    known = board.model.ledger.runs.of([users[0].run]) if users else {}
     lines = max((min(10, classes_of(one)) for one in known.values()), default=0)
     if not 0 <= chosen < lines:
         raise NotFoundError(f"generate {key} shows no class {chosen}.")

@@ -100,7 +100,7 @@ def gallery(board: Board, request: Request) -> Response:
             made = board.drawn_from(row.jobs, "samples")
             if made:
                 shown.append((row, made))
-        first = board.model.ledger.runs([shown[0][0].run]) if shown else {}
+        first = board.model.ledger.runs.of([shown[0][0].run]) if shown else {}
         sizes = {classes_of(one) for one in first.values()}
         return {
             "groups": groups,
@@ -187,7 +187,7 @@ def _results(board: Board, known: RunRow) -> dict[str, float]:
 
 def _runs(board: Board, keys: list[str]) -> list[RunRow]:
     board.live.look()
-    known = board.model.ledger.runs(keys)
+    known = board.model.ledger.runs.of(keys)
     missing = [key for key in keys if key not in known]
     if missing:
         raise NotFoundError(f"There is no run {missing[0][:40]} in this home.")

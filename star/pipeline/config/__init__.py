@@ -14,7 +14,8 @@ from star.pipeline.config.tokenizer import TokenizerSpec
 from star.spec.assemble import Runs, resources_class, run_of
 
 if TYPE_CHECKING:
-    RunSpec, ResourceSpec = StarRun, StarResources
+    RunSpec = StarRun
+    ResourceSpec = StarResources
 else:
     ResourceSpec = resources_class(StarResources, STAGES)
     RunSpec = run_of(StarRun, STAGES, ResourceSpec, "RunSpec")
