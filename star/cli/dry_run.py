@@ -71,7 +71,7 @@ def _start(job: PlannedJob, home: Home, code: Path, numbers: dict[str, str]) -> 
         name,
         code,
         job.spec.resources,
-        Allocation("@slurm"),
+        Allocation(None, executor="slurm"),
         after,
         1,
         title,

@@ -107,7 +107,7 @@ def cancel_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None
         click.echo(f"left alone: {len(chosen.shared)} jobs that other runs need too; name their keys to cancel them")
     left = cancel(home, ledger, chosen.jobs.values(), lambda name: make_executor(name, home), click.echo)
     for job in left:
-        click.echo(f"{job.stage} {job.key} still runs on {job.host}; its scheduler has been asked", err=True)
+        click.echo(f"{job.stage} {job.key} still runs on {job.location}; its scheduler has been asked", err=True)
     _tell_tracker(home, ledger, [job.key for job in chosen.jobs.values() if job.state != DONE])
     if not chosen.jobs or all(job.state == DONE for job in chosen.jobs.values()):
         click.echo("nothing to cancel: all of it is done")

@@ -164,7 +164,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     _add_details(home, ledger, rows, stages)
     limited = not queued and experiment is None
     unfinished += ledger.jobs.of_state(QUEUED, limit=ROWS + 1 if limited else None)
-    waits = _slurm_says() if any(job.host == "@slurm" for job in unfinished) else {}
+    waits = _slurm_says() if any(job.executor == "slurm" for job in unfinished) else {}
     if experiment is not None:
         unfinished = [job for job in unfinished if job.key in wanted]
     return {
@@ -216,7 +216,7 @@ def _slurm_says() -> dict[str, str]:
 
 def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
     shown: dict[str, Any] = dict(job.__dict__)
-    shown["engine"] = waits.get(str((job.handle or {}).get("job"))) if job.host == "@slurm" else None
+    shown["engine"] = waits.get(str((job.handle or {}).get("job"))) if job.executor == "slurm" else None
     if job.state == RUNNING:
         folder = home.job(job.stage, job.key)
         shown["progress"], shown["loss"] = read_json(folder.progress), last_loss(folder)
@@ -272,7 +272,8 @@ def _job_lines(job: dict[str, Any]) -> Iterator[str]:
         far += f"  for {duration(time.time() - job['started'])}"
     if progress and progress.get("rate", 0) > 0 and progress["done"] < progress["total"]:
         far += f"  {duration((progress['total'] - progress['done']) / progress['rate'])} left"
-    where = f"  on {job['host'].lstrip('@')}" if job["host"] else ""
+    location = job["host"] or job["executor"]
+    where = f"  on {location}" if location else ""
     wait = f"  again in {job['not_before'] - time.time():.0f} s" if (job["not_before"] or 0) > time.time() else ""
     where += f" {job['engine']}" if job.get("engine") else ""
     yield f"{job['state']:<9} {job['stage']} {job['key']}  attempt {job['attempt']}  {job['label']}{where}{far}{wait}"

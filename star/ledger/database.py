@@ -23,7 +23,7 @@ from star.ledger.tables import metadata
 from star.sqlite_file import connect_to_read, is_damage, url_of
 from star.words import shown
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. Here, so that readers need no Alembic to know it."""
 URL_VARIABLE = "STAR_LEDGER_URL"
 T = TypeVar("T")

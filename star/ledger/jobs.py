@@ -48,6 +48,10 @@ class Place(NamedTuple):
     wish: str | None
 
 
+def _at(executor: str, host: str | None) -> ColumnElement[bool]:
+    return jobs.c.host == host if host is not None else (jobs.c.executor == executor) & jobs.c.host.is_(None)
+
+
 class Jobs:
     """The ledger's jobs."""
 
@@ -146,6 +150,7 @@ class Jobs:
             "why": STARTED,
             "attempt": job.attempt + 1,
             "owner": owner,
+            "executor": wants.executor,
             "host": wants.host,
             "slots": wants.slots,
             "gpus": wants.gpus,
@@ -163,10 +168,10 @@ class Jobs:
                 return True
             if not self.database.sqlite:  # of two schedulers of one machine, one at a time
                 connection.execute(
-                    text("select pg_advisory_xact_lock(hashtext(:host))"), {"host": f"star {wants.host}"}
+                    text("select pg_advisory_xact_lock(hashtext(:place))"), {"place": f"star {wants.location}"}
                 )
             held = connection.execute(
-                select(jobs.c.slots, jobs.c.gpus).where(jobs.c.state == RUNNING, jobs.c.host == wants.host)
+                select(jobs.c.slots, jobs.c.gpus).where(jobs.c.state == RUNNING, _at(wants.executor, wants.host))
             ).all()
             slots, gpus = limits
             busy = sum(row.slots for row in held)
@@ -179,9 +184,9 @@ class Jobs:
             return None
         return Job(**{**job.__dict__, **values})
 
-    def held(self, host: str) -> tuple[int, dict[str, int]]:
-        """CPU slots and bytes per GPU that running jobs hold of a machine."""
-        query = select(jobs.c.slots, jobs.c.gpus).where(jobs.c.state == RUNNING, jobs.c.host == host)
+    def held(self, executor: str, host: str | None) -> tuple[int, dict[str, int]]:
+        """CPU slots and bytes per GPU that running jobs hold of a machine, or of an executor that alone knows its machines."""
+        query = select(jobs.c.slots, jobs.c.gpus).where(jobs.c.state == RUNNING, _at(executor, host))
         rows = self.database.read(lambda connection: connection.execute(query).all())
         gpus: dict[str, int] = {}
         for row in rows:

@@ -50,14 +50,30 @@ def row_state(targets: Iterable[str | None], states: Collection[str]) -> str:
     return next((state for state in (FAILED, CANCELLED, LOST, RUNNING) if state in states), "waiting")
 
 
+LOCAL = "local"
+"""The executor that starts processes on the scheduler's own machine."""
+
+
 @dataclass(frozen=True)
 class Allocation:
-    """What a running job holds of one machine."""
+    """Where a job runs, and what it holds there."""
 
-    host: str
+    host: str | None
+    """The machine; None where the executor alone knows it."""
     slots: int = 0
     gpus: dict[str, int] | None = None
     """UUID -> bytes."""
+    executor: str = LOCAL
+    """The scheduler puts its own executor's name here."""
+
+    def __post_init__(self) -> None:
+        if self.host is not None and self.host.startswith("@"):  # as an executor without machines said it in 0.1
+            object.__setattr__(self, "host", None)
+
+    @property
+    def location(self) -> str:
+        """The machine, or the executor that knows it, for people."""
+        return self.host or self.executor
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,8 @@ class Job:
     """How the executor finds the process again."""
     owner: str | None
     """The scheduler that watches it."""
+    executor: str | None
+    """Where it was started last, and on which machine where that is known."""
     host: str | None
     slots: int
     gpus: dict[str, int] | None
@@ -102,6 +120,11 @@ class Job:
     error: str | None
     why: str | None = None
     """Why it is in this state: a word of `ASKED` and the like, or the class of a failure."""
+
+    @property
+    def location(self) -> str | None:
+        """The machine that it was started on last, or the executor that knows it, for people."""
+        return self.host or self.executor
 
 
 @dataclass(frozen=True)

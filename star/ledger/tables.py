@@ -23,6 +23,7 @@ jobs = Table(
     Column("error", Text),
     Column("why", String(32)),
     Column("owner", String(32)),
+    Column("executor", String(64)),
     Column("host", String(255)),
     Column("slots", Integer, nullable=False, server_default="0"),
     Column("gpus", JSON),

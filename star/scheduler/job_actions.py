@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from star.errors import ExecutorError, NotFoundError, SpecError
-from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
+from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOCAL, LOST, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir
 from star.scheduler.declared import inputs_of
@@ -194,9 +194,9 @@ def cancel(
         return []
     ledger.jobs.want([job.key for job in running], "cancel")
     say(f"asked {len(running)} running jobs to stop; training saves its state first")
-    executors = {job.host for job in running if job.host and job.host.startswith("@")}
+    executors = {job.executor or LOCAL for job in running} - {LOCAL}
     try:
-        executor = make_executor(executors.pop().removeprefix("@")) if len(executors) == 1 else make_executor("local")
+        executor = make_executor(executors.pop()) if len(executors) == 1 else make_executor(LOCAL)
     except ExecutorError as error:
         say(f"{error} The scheduler that started them stops them.")
         return running

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from star.errors import ExecutorError
-from star.ledger.states import CANCELLED, DONE, FAILED, FINISHED, QUEUED, RUNNING, Job
+from star.ledger.states import CANCELLED, DONE, FAILED, FINISHED, LOCAL, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.scheduler.declared import stage_of
@@ -118,7 +118,7 @@ class JobMonitor:
 
     def executor_of(self, job: Job) -> Executor | None:
         """Where a running job runs; None when that cannot be reached from here."""
-        name = job.host.removeprefix("@") if job.host and job.host.startswith("@") else "local"
+        name = job.executor or LOCAL
         tried = self._unreachable.get(name, 0.0) > time.monotonic()
         if name not in self.known_executors and self.make_executor is not None and not tried:
             try:

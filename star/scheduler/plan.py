@@ -198,7 +198,7 @@ def _decide(job: PlannedJob, home: Home, folders: set[str], known: Job | None, w
     elif not wanted:
         job.action, job.reason = "not needed", "what needs it is done"
     elif known and known.state == RUNNING:
-        job.action, job.reason = "running", f"attempt {known.attempt} on {known.host}"
+        job.action, job.reason = "running", f"attempt {known.attempt} on {known.location}"
     elif has_result:
         lost = folder.lost_files() if folder.was_deleted() and folder.out.exists() else []
         what = f"{', '.join(lost[:3])} of its output has gone" if lost else "its output was removed"

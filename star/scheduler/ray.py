@@ -24,7 +24,6 @@ from star.rundir import Home
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.spec.resources import Resources
 
-HOST = "@ray"
 NAMESPACE = "star"
 OWN = "own "
 OLDEST = (2, 52)
@@ -81,7 +80,7 @@ class RayExecutor:
 
     def place(self, stage: str, resources: Resources, held: object) -> Allocation:
         """Always: it waits in Ray's queue."""
-        return Allocation(HOST)
+        return Allocation(None)
 
     def never(self, stage: str, resources: Resources) -> None:
         """A cluster may grow."""

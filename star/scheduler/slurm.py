@@ -25,7 +25,6 @@ from star.scheduler.slurm_task import Attempt
 from star.scheduler.squeue import Seen, accounted, ask, by_name, by_number
 from star.spec.resources import Resources
 
-HOST = "@slurm"
 EVERY = 2.0
 """Seconds between questions to Slurm."""
 TOKEN = "slurm.json"
@@ -83,7 +82,7 @@ class SlurmExecutor:
 
     def place(self, stage: str, resources: Resources, held: object) -> Allocation:
         """Always: it waits in Slurm's queue."""
-        return Allocation(HOST)
+        return Allocation(None)
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
         """Submit jobs of one shape as one array."""

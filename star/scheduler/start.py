@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from star.errors import ExecutorError
-from star.ledger.states import DONE, FAILED, QUEUED, RUNNING, Allocation, Job
+from star.ledger.states import DONE, FAILED, LOCAL, QUEUED, RUNNING, Allocation, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, write_json
 from star.scheduler.executor import Executor, Handle, Limits, Start
@@ -46,13 +46,13 @@ class Starter:
     def fill(self, graph: JobGraph) -> list[tuple[PlannedJob, Job]]:
         """Start all that there is room for; returns each with its new state."""
         limits = self.executor.limits()
-        held: Limits = self.ledger.jobs.held(socket.gethostname()) if limits is not None else (0, {})
+        held: Limits = self._held() if limits is not None else (0, {})
         starts: list[tuple[PlannedJob, Job, Start]] = []
         left: list[PlannedJob] = []
         too_wide: set[tuple[Any, ...]] = set()
         for planned in graph.ready():
             shape = _shape(planned)
-            claim = None if shape in too_wide else self.executor.place(planned.stage, planned.spec.resources, held)
+            claim = None if shape in too_wide else self._place(planned, held)
             job = self._claim(planned, graph.states[planned.key], claim, limits) if claim else None
             if claim is not None and job is None and self._is_taken(graph, planned):
                 self.was_late = True
@@ -148,12 +148,21 @@ class Starter:
             left = [planned for planned in left if planned not in wave]
         return started
 
+    def _held(self) -> Limits:
+        """What running jobs of all schedulers hold: of this machine, or of an executor that has machines of its own."""
+        return self.ledger.jobs.held(self.executor.name, socket.gethostname() if self.executor.name == LOCAL else None)
+
+    def _place(self, planned: PlannedJob, held: Limits) -> Allocation | None:
+        """What a job would hold, and where; None when there is no room now."""
+        found = self.executor.place(planned.stage, planned.spec.resources, held)
+        return None if found is None else replace(found, executor=self.executor.name)
+
     def _chained(self, graph: JobGraph, planned: PlannedJob) -> Start | None:
         """An attempt that waits for its inputs in the executor's queue; None when one of them runs elsewhere."""
-        claim = self.executor.place(planned.stage, planned.spec.resources, (0, {}))
+        claim = self._place(planned, (0, {}))
         inputs = [graph.states[key] for key in planned.inputs.values() if key in graph.states]
         unfinished = [before for before in inputs if before.state != DONE]
-        if claim is None or any(before.host != claim.host or before.handle is None for before in unfinished):
+        if claim is None or any(not _same_place(before, claim) or before.handle is None for before in unfinished):
             return None
         job = self._claim(planned, graph.states[planned.key], claim, None)
         if job is None:
@@ -163,7 +172,7 @@ class Starter:
         return self._prepared(graph, planned, job, claim, after)
 
     def _claim(self, planned: PlannedJob, job: Job, claim: Allocation, limits: Limits | None) -> Job | None:
-        reason = f"{'resumed' if job.attempt else 'started'} on {claim.host.lstrip('@')}, code {self.snapshot.version}"
+        reason = f"{'resumed' if job.attempt else 'started'} on {claim.location}, code {self.snapshot.version}"
         return self.ledger.jobs.claim(job, self.me, reason, claim, limits)
 
     def _prepare(self, planned: PlannedJob, job: Job, claim: Allocation, after: tuple[Handle, ...] = ()) -> Start:
@@ -203,7 +212,7 @@ class Starter:
         }
         write_json(folder.job, description, durable=False)
         with folder.log.open("a") as log:
-            log.write(f"== attempt {job.attempt} · {claim.host.lstrip('@')} · {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            log.write(f"== attempt {job.attempt} · {claim.location} · {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         name = f"star-{planned.stage}-{planned.key}-{job.attempt}"
         title = (planned.run.experiment, planned.stage, planned.run.name if len(planned.runs) == 1 else "")
         return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt, title)
@@ -238,6 +247,11 @@ class Starter:
         if len(mine) < len(starts):
             self.was_late = True
         return mine
+
+
+def _same_place(job: Job, claim: Allocation) -> bool:
+    """Whether a job runs where a claim is made."""
+    return (job.executor, job.host) == (claim.executor, claim.host)
 
 
 def _shape(planned: PlannedJob) -> tuple[Any, ...]:

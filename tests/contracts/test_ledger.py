@@ -182,10 +182,10 @@ def test_a_machine_is_never_overfilled(database: str, ledger: Ledger) -> None:
             mine.jobs.claim(found, "me", "started", Allocation("gpu-host", 1, {"GPU-1": 4}), (3, {"GPU-1": 10}))
 
     at_once(4, claim)
-    assert ledger.jobs.held("gpu-host") == (2, {"GPU-1": 8})  # a third would take 12 of 10
+    assert ledger.jobs.held("local", "gpu-host") == (2, {"GPU-1": 8})  # a third would take 12 of 10
     running = ledger.jobs.of_state(RUNNING)
     ledger.jobs.move(running[0], DONE, FINISHED, "finished")
-    assert ledger.jobs.held("gpu-host") == (1, {"GPU-1": 4})
+    assert ledger.jobs.held("local", "gpu-host") == (1, {"GPU-1": 4})
     elsewhere = ledger.jobs.claim(ledger.jobs.of_state(QUEUED)[0], "me", "x", Allocation("other", 9), (3, {}))
     assert elsewhere is not None  # wider than its machine: alone there, not never
 
@@ -215,7 +215,7 @@ def test_a_ledger_from_before_migrations_is_brought_up(database: str) -> None:
         if not old.sqlite:
             connection.execute(text("drop function history_is_kept() cascade"))
         connection.execute(text("drop index uq_history_token"))
-        new = ["why", "owner", "host", "slots", "gpus", "not_before", "wish", "content"]
+        new = ["why", "owner", "executor", "host", "slots", "gpus", "not_before", "wish", "content"]
         for table, columns in (("jobs", new), ("history", ["why", "owner", "token"])):
             for column in columns:
                 connection.execute(text(f"alter table {table} drop column {column}"))
@@ -231,6 +231,41 @@ def test_a_ledger_from_before_migrations_is_brought_up(database: str) -> None:
     migrated = open_at(database)
     assert job(migrated).label == "old" and job(migrated).slots == 0
     assert migrated.jobs.move(job(migrated), QUEUED, AGAIN, "asked for again")
+
+
+def test_where_jobs_ran_is_kept_when_it_is_said_in_two_columns(database: str) -> None:
+    """As version 0002 said it: an executor that alone knows its machines was a host with `@` before its name."""
+    old = Database(database)
+    keys = {"@slurm": "1" * 16, "gpu-host": "2" * 16, None: "3" * 16}
+    open_at(database).jobs.add([NewJob(key, "train", "", 0) for key in keys.values()])
+    with old.transaction() as connection:
+        connection.execute(text("alter table jobs drop column executor"))
+        connection.execute(text("update alembic_version set version_num = '0002'"))
+        for host, key in keys.items():
+            connection.execute(text("update jobs set host = :host where key = :key"), {"host": host, "key": key})
+    with pytest.raises(LedgerError, match="older star"):
+        check(old)
+    found = open_at(database).jobs.of(keys.values())
+    where = {host: (found[key].executor, found[key].host, found[key].location) for host, key in keys.items()}
+    assert where == {
+        "@slurm": ("slurm", None, "slurm"),
+        "gpu-host": ("local", "gpu-host", "gpu-host"),
+        None: (None, None, None),
+    }
+
+
+def test_an_executor_that_alone_knows_its_machines_has_a_room_of_its_own(ledger: Ledger) -> None:
+    keys = [f"{i:016x}" for i in range(4)]
+    ledger.jobs.add([NewJob(key, "train", "", 0) for key in keys])
+    claims = [Allocation("here", 2), *(Allocation(None, 2, executor="farm") for _ in range(3))]
+    got = [
+        ledger.jobs.claim(ledger.jobs.of([key])[key], "me", "started", claim, (4, {}))
+        for key, claim in zip(keys, claims, strict=True)
+    ]
+    assert [one is not None for one in got] == [True, True, True, False]
+    assert ledger.jobs.held("farm", None) == (4, {})
+    assert ledger.jobs.held("local", "here") == (2, {})
+    assert Allocation("@farm", 1).host is None
 
 
 def test_a_newer_ledger_is_refused(database: str, ledger: Ledger) -> None:

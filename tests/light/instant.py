@@ -37,7 +37,7 @@ class InstantExecutor:
     def place(self, stage: str, resources: ResourceSpec, held: object) -> Allocation | None:
         """Up to AT_ONCE between two waits."""
         self.placed += 1
-        return Allocation("@instant") if self.placed <= self.AT_ONCE else None
+        return Allocation(None) if self.placed <= self.AT_ONCE else None
 
     def never(self, stage: str, resources: ResourceSpec) -> None:
         """There is always room, sooner or later."""

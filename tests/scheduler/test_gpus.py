@@ -95,7 +95,7 @@ def test_jobs_share_a_gpu_as_long_as_all_fit(lab: Lab) -> None:
     assert visible(lab, plan, "dataset")[0] == ""  # it needs none, and sees none
     assert set(visible(lab, plan, "train")) == {UUIDS[0], UUIDS[1]}
     assert peaks.most and max(peaks.most.values()) == 2
-    assert lab.ledger.jobs.held(executor.host) == (0, {})
+    assert lab.ledger.jobs.held("local", executor.host) == (0, {})
 
 
 def test_a_job_of_several_processes_gets_several(lab: Lab) -> None:

@@ -32,7 +32,7 @@ def start(stage: str, name: str, after: tuple[str, ...] = (), row: str = "a", **
         name,
         Path("/home/code/x"),
         spec,
-        Allocation("@slurm"),
+        Allocation(None, executor="slurm"),
         handles,
         1,
         title,

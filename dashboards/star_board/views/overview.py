@@ -132,7 +132,7 @@ def machines(model: Model) -> Iterator[dict[str, Any]]:
     here = socket.gethostname()
     hosts: dict[str, list[Job]] = {here: []}
     for job in model.running():
-        hosts.setdefault(job.host or "unknown", []).append(job)
+        hosts.setdefault(job.location or "unknown", []).append(job)
     for host, jobs in hosts.items():
         held: Counter[str] = Counter()
         for job in jobs:
@@ -143,7 +143,7 @@ def machines(model: Model) -> Iterator[dict[str, Any]]:
             else [{**UNSEEN, "uuid": uuid, "held": size} for uuid, size in held.items()]
         )
         yield {
-            "host": host.removeprefix("@"),
+            "host": host,
             "slots": sum(job.slots for job in jobs),
             "of": os.cpu_count() if host == here else None,
             "jobs": len(jobs),

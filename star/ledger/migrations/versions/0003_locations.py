@@ -1,0 +1,16 @@
+"""Where a job runs: the executor beside the machine, in place of `@executor` as a machine's name."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Each job that was started keeps its place, said in two columns."""
+    op.add_column("jobs", sa.Column("executor", sa.String(64)))
+    jobs = sa.table("jobs", sa.column("executor", sa.String), sa.column("host", sa.String))
+    moved = sa.update(jobs).where(jobs.c.host.like("@%")).values(executor=sa.func.substr(jobs.c.host, 2), host=None)
+    op.execute(moved)
+    op.execute(sa.update(jobs).where(jobs.c.host.is_not(None)).values(executor="local"))
