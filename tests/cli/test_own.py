@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from star.pipeline import STAGES
 from star.rundir import Home, JobDir
-from star.scheduler.own import ALSO_RECORDED, is_own, read
+from star.scheduler.own import is_own, read
 from star.spec.graph import curve_names, result_names
 from tests.cli.conftest import copy_of, light
 from tests.cli.test_as_run import texts
@@ -268,8 +269,8 @@ def test_a_line_that_was_cut_is_left_and_a_damaged_one_is_told(mine: Lab) -> Non
 def test_which_names_are_the_platforms(lab: Lab) -> None:
     """All that the stages record, whatever a version of the code calls it, and nothing else."""
     found = sqlite3.connect(lab.path / "mlflow.sqlite").execute("select distinct key from metrics")
-    ours = {name for (name,) in found} | set(curve_names()) | set(ALSO_RECORDED)
-    ours |= {name.replace("{extractor}", "inception") for name in result_names()}
+    ours = {name for (name,) in found} | set(curve_names(STAGES)) | {"train/lr", "tokenizer/codebook_loss"}
+    ours |= {name.replace("{extractor}", "inception") for name in result_names(STAGES)}
     stages = {path.name.split("-")[0]: path.name.split("-")[1] for path in lab.path.glob("jobs/*")}
     home = Home(lab.path)
     assert len(ours) > 30 and "dataset/loss" in ours and not [name for name in ours if is_own(home, name, stages)]

@@ -288,7 +288,9 @@ def test_decided_claims_are_told_once(tmp_path: Path) -> None:
 def test_old_failures_are_no_news() -> None:
     notifier, told = Notifier(None, {"experiment": "e"}, print), []
     notifier.send = lambda event, text, **details: told.append(details["job"])  # type: ignore[method-assign]
-    fields = dict.fromkeys(("handle", "owner", "executor", "host", "gpus", "not_before", "wish", "started", "finished", "error"))
+    fields = dict.fromkeys(
+        ("handle", "owner", "executor", "host", "gpus", "not_before", "wish", "started", "finished", "error")
+    )
 
     def job(key: str, attempt: int, state: str) -> Job:
         return Job(

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from star.cli.home import export_bundle, import_bundle
+from star.data import manifests
 from star.data.folders import Tree
 from star.data.manifests import Manifests
 from star.errors import DataError, SpecError
 from star.ledger.store import open_ledger
 from star.rundir import Home
-from star.scheduler import manifests
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.registration import register
 from star.spec.load import load
