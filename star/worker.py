@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import star
@@ -41,7 +42,7 @@ from star.rundir import (
     write_json,
 )
 from star.scratch import near
-from star.spec.builtin import builtin_stages, reference
+from star.spec.builtin import builtin_stages
 from star.usage import Usage
 
 PRELOAD = (
@@ -161,7 +162,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
     spec: Any = parse_run(job["spec"])
     plugins = {digest: Path(folder) for digest, folder in (job.get("plugins") or {}).items()}
     declared = spec.pipeline[job["stage"]]
-    stage = reference(declared.run) if declared.run else own_stage(spec, job["stage"], plugins)
+    stage = resolve_name(declared.run) if declared.run else own_stage(spec, job["stage"], plugins)
     device = _device(spec.resources.device_of(job["stage"]))
     ranks = join(device.type)
     log.info(

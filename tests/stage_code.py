@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pkgutil import resolve_name
 
-from star.spec.builtin import builtin_stages, reference
+from star.spec.builtin import builtin_stages
 from star.stages.context import Context, Result
 
 CODE: dict[str, Callable[[Context], Result]] = {
-    name: reference(str(stage.run)) for name, stage in builtin_stages().items()
+    name: resolve_name(str(stage.run)) for name, stage in builtin_stages().items()
 }

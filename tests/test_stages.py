@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from star.pipeline.tokenizer import vq_flops
 from star.pipeline.train import train_flops
 from star.scheduler.estimate import gpu_hours
 from star.spec.base import Section
-from star.spec.builtin import needed, reference
+from star.spec.builtin import needed
 from star.spec.load import load
 from star.tokenizer.vq import VQModel
 from tests.helpers import ROOT, tiny
@@ -31,14 +32,17 @@ from tests.helpers import ROOT, tiny
 
 def test_all_that_a_declaration_names_is_there() -> None:
     for stage in STAGES.values():
-        assert callable(reference(str(stage.run)))
-        assert stage.check is None or callable(reference(stage.check))
+        assert callable(resolve_name(str(stage.run)))
+        assert stage.check is None or callable(resolve_name(stage.check))
         assert (stage.look is None) == (stage.source is None)
-        assert stage.look is None or callable(reference(stage.look))
-        assert all(issubclass(reference(kind), Section) for kind in stage.config.values())
+        assert stage.look is None or callable(resolve_name(stage.look))
+        assert all(issubclass(resolve_name(kind), Section) for kind in stage.config.values())
         assert set(stage.drawn.values()) <= set(stage.files)
         assert set(stage.charts) <= set(stage.curves)
         assert set(stage.highlights) <= {name.rpartition("/")[2] for name in stage.results}
+    fields = (path.split(".") for stage in STAGES.values() for path in stage.given)
+    assert all(field in RunSpec.model_fields[section].annotation.model_fields for section, field in fields)
+    assert set(tiny().paths) == {stage.source for stage in STAGES.values() if stage.source}
     sections = {name for stage in STAGES.values() for name in stage.config}
     assert {*sections, "resources", "seed"} == set(RunSpec.model_fields)
     assert {name for stage in STAGES.values() for name in stage.sections} == {*sections, "seed"}

@@ -23,6 +23,7 @@ DATASET = Stage(
     check="star.pipeline.config.dataset:check",
     run="star.stages.dataset:dataset",
     source="data",
+    given=("data.path",),
     look="star.data.look:images",
     results=("skipped",),
     gpu=False,

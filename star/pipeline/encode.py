@@ -23,6 +23,7 @@ ENCODE = Stage(
     ("dataset", "tokenizer"),
     run="star.stages.encode:encode",
     source="codes",
+    given=("data.codes",),
     look="star.data.look:codes",
     results=("skipped",),
     keeps="shards",

@@ -35,6 +35,7 @@ GENERATE = Stage(
     check="star.pipeline.config.generate:check",
     run="star.stages.generate:generate",
     source="samples",
+    given=("generate.samples",),
     look="star.data.look:samples",
     files=("samples.png",),
     drawn={"samples": "samples.png"},

@@ -26,6 +26,7 @@ REFERENCE = Stage(
     ("dataset",),
     run="star.stages.reference:reference",
     source="reference",
+    given=("score.reference", "score.weights"),
     look="star.data.look:reference_file",
     width="processes",
     flops=lambda run: run.score.num_reference * extraction_flops(run),

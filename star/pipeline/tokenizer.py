@@ -77,6 +77,7 @@ TOKENIZER = Stage(
     check="star.pipeline.config.tokenizer:check",
     run="star.stages.tokenizer:tokenizer",
     source="tokenizer",
+    given=("tokenizer.weights",),
     look="star.data.look:tokenizer_weights",
     results=("mse", "psnr", "codebook_usage", "codebook_perplexity"),
     also_recorded=("loss", "reconstruction_loss", "codebook_loss"),

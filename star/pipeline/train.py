@@ -48,6 +48,7 @@ TRAIN = Stage(
     check="star.pipeline.config.train:check",
     run="star.stages.train:train",
     source="model",
+    given=("model.weights",),
     look="star.data.look:model_weights",
     results=("val_nll",),
     curves=dict.fromkeys((*_LOSSES, "grad_norm", "val_nll_by_step"), "step"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from star.data.folders import Tree
@@ -16,7 +17,6 @@ from star.data.manifests import Manifests
 from star.errors import DataError
 from star.rundir import Home
 from star.sniff import misnamed
-from star.spec.builtin import reference
 from star.spec.keys import canonical
 from star.spec.outside import ABSENT
 from star.spec.run_base import Run
@@ -70,11 +70,11 @@ class ExternalInputs:
             if name in scripts:
                 found[source_of(name)] = self._script(name, scripts[name])
             elif stage.look is not None:
-                fingerprint = reference(stage.look)(spec, self)
+                fingerprint = resolve_name(stage.look)(spec, self)
                 if fingerprint is not None:
                     found[str(stage.source)] = fingerprint
         self._is_needed = True
-        return found, spec if spec.settle is None else reference(spec.settle)(spec, self)
+        return found, spec if spec.settle is None else resolve_name(spec.settle)(spec, self)
 
     def _script(self, stage: str, script: ScriptStage) -> str:
         """How a key names a script's files and what it reads."""

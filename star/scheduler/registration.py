@@ -30,19 +30,10 @@ from star.rundir import Home, read_json, write_bytes, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
 from star.scheduler.records import record_path, written_folder
 from star.scheduler.scripts import keep_scripts
+from star.spec.builtin import given_fields
 from star.spec.diff import Difference, differences
 from star.spec.experiment import Experiment
 
-GIVEN = (
-    "data.path",
-    "data.codes",
-    "generate.samples",
-    "score.reference",
-    "score.weights",
-    "tokenizer.weights",
-    "model.weights",
-)
-"""Fields that name files: their contents are part of a key, not where they lie."""
 Row = tuple[str, int]
 """Label and seed."""
 
@@ -112,7 +103,7 @@ def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
         one
         for one in found
         if not one.path.startswith("resources")
-        and one.path not in GIVEN
+        and one.path not in given_fields()
         and not one.path.startswith(("stages.", "plugins."))
     ]
 

@@ -25,8 +25,8 @@ from star.errors import LedgerError, NotFoundError, SpecError
 from star.ledger.database import Database, address
 from star.rundir import Home
 from star.scheduler.plan import make_plan
-from star.scheduler.registration import GIVEN
 from star.search.choosing import distribution, make_pruner, make_sampler
+from star.spec.builtin import given_fields
 from star.spec.diff import ABSENT, differences
 from star.spec.points import Point, Search, start_points
 from star.sqlite_file import copy_to_read, url_of
@@ -209,7 +209,7 @@ def study_name(search: Search) -> str:
 def identity(search: Search) -> dict[str, Any]:
     """What all trials of a study must have in common."""
     base = search.default.model_dump(mode="json", exclude={"resources"})
-    for path in GIVEN:  # what these files contain is part of a run's key; where they lie is not
+    for path in given_fields():  # what these files contain is part of a run's key; where they lie is not
         section, field = path.split(".")
         base.get(section, {}).pop(field, None)
     base.pop("plugins", None)  # what they contain is in the key of the default run; where they lie matters to nobody

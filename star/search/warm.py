@@ -8,9 +8,9 @@ from optuna.trial import TrialState
 
 from star.errors import DataError, SpecError
 from star.ledger.states import DONE
-from star.scheduler.registration import GIVEN
 from star.search.segments import TrialSegment, TrialSegments
 from star.search.study import PROMOTED, RUN, WARM, Study
+from star.spec.builtin import given_fields
 from star.spec.diff import differences
 from star.spec.points import Point, value_at
 from star.spec.run_class import parse_run
@@ -54,7 +54,7 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
         if row.stages.get(stage) not in trained or row.seed not in search.spec.seeds:
             continue
         now = {name: value for name, value in row.spec.items() if name not in ("resources", "seed")}
-        changed = {one.path for one in differences(base, now)} - set(GIVEN) - set(search.spec.space)
+        changed = {one.path for one in differences(base, now)} - set(given_fields()) - set(search.spec.space)
         changed = {path for path in changed if not path.startswith("plugins.")}  # whose run is another is computed
         if changed - {until}:
             continue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from pydantic import ValidationError, create_model
 
 from star.spec.base import Section
-from star.spec.builtin import reference
 from star.spec.graph import Stage
 from star.spec.plugin_parts import Plugin
 from star.spec.resources import Resources, resources_class
@@ -38,11 +38,11 @@ class Runs:
 def run_of(base: type[R], stages: Mapping[str, Stage], resources: type[Resources], name: str) -> type[R]:
     """`base` with the sections that these stages bring, in their order, and with `resources` and `seed`."""
     sections = {section: kind for stage in stages.values() for section, kind in stage.config.items()}
-    fields: dict[str, Any] = {section: section_field(reference(kind)) for section, kind in sections.items()}
+    fields: dict[str, Any] = {section: section_field(resolve_name(kind)) for section, kind in sections.items()}
     fields |= {"resources": (resources, resources()), "seed": (Seed, 0)}
     made: type[R] = create_model(name, __base__=base, __doc__=base.__doc__, **fields)
     made.declared = stages
-    made.checks = tuple(reference(stage.check) for stage in stages.values() if stage.check is not None)
+    made.checks = tuple(resolve_name(stage.check) for stage in stages.values() if stage.check is not None)
     return made
 
 

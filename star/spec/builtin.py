@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from star.spec.graph import MAY_GO_ON, Stage, needed_of
 
@@ -31,16 +31,10 @@ class Pipeline:
     """Dotted path in a run that had another name -> the path now."""
 
 
-def reference(name: str) -> Any:
-    """What `module:name` refers to; its module is imported now."""
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)
-
-
 @cache
 def pipeline() -> Pipeline:
     """The pipeline of the runs of a file that declares no other stages."""
-    found: Pipeline = reference(NAME)
+    found: Pipeline = resolve_name(NAME)
     return found
 
 
@@ -49,10 +43,15 @@ def builtin_stages() -> Mapping[str, Stage]:
     return pipeline().stages
 
 
+def given_fields() -> list[str]:
+    """Fields of their runs that name files, as dotted paths: what is in them is part of a key, not where they lie."""
+    return [path for stage in builtin_stages().values() for path in stage.given]
+
+
 @cache
 def builtin_runs() -> Runs:
     """The classes of its runs."""
-    found: Runs = reference(pipeline().runs)
+    found: Runs = resolve_name(pipeline().runs)
     return found
 
 

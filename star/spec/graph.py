@@ -36,6 +36,8 @@ class Stage:
     """`module:function` of its code, which a worker alone imports; it gets a `star.stages.context.Context`."""
     source: str | None = None
     """A name for what of the outside world it reads: files or folders, whose fingerprint is in its key."""
+    given: tuple[str, ...] = ()
+    """Fields of a run that name such files, as dotted paths: what is in them is part of a key, not where they lie."""
     look: str | None = None
     """`module:function` that finds it: of a run and a `star.spec.outside.Outside`, the fingerprint, or None where it reads nothing."""
     results: tuple[str, ...] = ()

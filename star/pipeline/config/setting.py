@@ -26,10 +26,10 @@ class Setting:
         model, codes = spec.model, spec.tokenizer.codebook_size
         return cls(model.n_layer, model.dim, spec.grid, codes, spec.data.num_classes)
 
-    def layer(self, reference: int | str) -> int:
+    def layer(self, which: int | str) -> int:
         """The 1-based layer that a number, or a fraction of the depth such as 1/2, means.
 
         Raises:
             ValueError: it hits no layer.
         """
-        return resolve_layer(reference, self.n_layer)
+        return resolve_layer(which, self.n_layer)
