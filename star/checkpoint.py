@@ -1,6 +1,6 @@
-"""Checkpoints: written behind the training's back, as a whole or not at all; the newest good one is loaded.
+"""Checkpoints: written atomically in a background thread; the newest undamaged one is loaded.
 
-A file holds the whole state, whatever number of ranks trained it, so any number can go on from it.
+A file holds the full state whatever the number of ranks that trained it, so any number of ranks can resume from it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class Checkpoints:
         self._error: Exception | None = None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after `step` steps; returns as soon as it is copied.
+        """Write the state after `step` steps in the background; returns as soon as it is copied to the CPU.
 
         Raises:
-            DataError: an earlier one could not be written.
+            DataError: the previous save failed.
         """
         self._start(f"step-{step:09d}.pt", state)
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Replace the best weights."""
+        """Replace the best weights in the background, as `save` does."""
         self._start(BEST, state)
 
     def wait(self) -> None:
-        """Until all is on disk.
+        """Wait until the last save is on disk.
 
         Raises:
             DataError: it could not be written.
@@ -60,7 +60,7 @@ class Checkpoints:
             )
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, as (step, state); a damaged one falls back to the one before."""
+        """The newest undamaged checkpoint as (step, state); None if there is none."""
         for path in self._newest_first():
             try:
                 return int(path.stem.removeprefix("step-")), _verified(path)
@@ -69,7 +69,7 @@ class Checkpoints:
         return None
 
     def best(self) -> dict[str, Any] | None:
-        """The best weights so far, if there are any."""
+        """The best weights so far; None if there are none, or they are damaged."""
         path = self.folder / BEST
         try:
             return _verified(path) if path.exists() else None
@@ -86,7 +86,7 @@ class Checkpoints:
     def _write(self, name: str, state: dict[str, Any]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(".*.pt.*"):  # half a file, of a process that was killed
+            for left in self.folder.glob(".*.pt.*"):  # partial files of a killed process
                 left.unlink()
             save_weights(self.folder / name, state)
             for old in self._newest_first()[self.keep :]:
@@ -110,7 +110,11 @@ def _copied(value: Any) -> Any:
 
 
 def _verified(path: Path) -> dict[str, Any]:
-    """The content of a file whose every checksum is right: torch itself does not look at them."""
+    """The content of a checkpoint after checking its zip checksums, which torch does not do.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

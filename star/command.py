@@ -1,4 +1,4 @@
-"""The worker's side of a stage that is a command: calls it, carries what it reports, passes a request to stop on, reads its results.
+"""Run a stage that is a command: call it, record what it reports, pass on a request to stop, read its results.
 
 The contract with the script is docs/own-script.md.
 """
@@ -31,19 +31,22 @@ from star.spec.run_base import Run
 from star.spec.scripts import ScriptStage
 
 POLL = 0.2
-"""Seconds between looks at the script and what it has reported."""
+"""Seconds between checks of the script and of what it has reported."""
 log = logging.getLogger("star.worker")
 
 
 def run_command(
     job: Mapping[str, Any], job_dir: JobDir, spec: Run, script: ScriptStage, stop: Callable[[], bool]
 ) -> dict[str, float]:
-    """Call the command of a job until it ends; returns its results.
+    """Run the command of a job until it ends; returns its results.
+
+    Args:
+        stop: says whether the worker was asked to stop.
 
     Raises:
-        Stopped: it was asked to stop, or has itself said that it goes on another time (exit code 75).
+        Stopped: it was asked to stop, or ended with exit code 75 to go on another time.
         StarError: the user's mistake: exit code 2, or results that are not as declared.
-        ScriptError: any other exit code.
+        ScriptError: any other exit code, a signal, or exit code 75 unasked and with nothing new kept.
     """
     _end_left(job_dir)
     shutil.rmtree(job_dir.scratch, ignore_errors=True)
@@ -71,7 +74,7 @@ def run_command(
     except DataError as error:
         if process.returncode == 0:
             raise
-        log.warning("%s", error)  # cut off with the script: why that ended counts
+        log.warning("%s", error)  # it was cut off with the script: why the script ended counts
     said = last_line(job_dir.log)
     _judge(process.returncode, asked, script, _state(job_dir.checkpoints) != before, said)
     unreported = [name for name in script.curves if name not in reports.names]
@@ -83,7 +86,7 @@ def run_command(
 
 
 def _own_copy(job: Mapping[str, Any], job_dir: JobDir) -> Path:
-    """A copy of the script for this attempt alone: what it writes where it runs is nobody else's, and no part of the kept copy."""
+    """Copy the script for this attempt alone, so that what it writes where it runs does not change the kept copy."""
     folder = job_dir.path / "script"
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -96,7 +99,7 @@ def _own_copy(job: Mapping[str, Any], job_dir: JobDir) -> Path:
 
 
 def _end_left(job_dir: JobDir) -> None:
-    """End what an attempt has left whose worker was killed: the script died with it, but not what that had started."""
+    """Kill what is left of an attempt whose worker was killed: the script died with it, but not its child processes."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.environ().get("STAR_OUT") == str(job_dir.scratch):
@@ -105,19 +108,19 @@ def _end_left(job_dir: JobDir) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of a script behind: neither itself, where its reports cannot be read, nor what it has started."""
+    """Kill what is left of a script: what it has started, and itself where its reports cannot be read."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _place(name: str, job_dir: JobDir) -> Path:
-    """A file that the script writes."""
+    """Path of a file that the script writes, with `{out}` and `{checkpoints}` filled in."""
     return job_dir.scratch / name.format(out=job_dir.scratch, checkpoints=job_dir.checkpoints)
 
 
 def _line(job: Mapping[str, Any], job_dir: JobDir, spec: Run, script: ScriptStage) -> list[str]:
-    """The command word by word, everything in braces filled in."""
+    """The command as a list of words, with everything in braces filled in."""
     parameters = getattr(spec, job["stage"]).model_dump()
     resources: Resources = spec.resources
     values: dict[str, Any] = {name: _text(value) for name, value in parameters.items()} | script.reads
@@ -143,7 +146,7 @@ def _line(job: Mapping[str, Any], job_dir: JobDir, spec: Run, script: ScriptStag
 
 
 def _options(parameters: Mapping[str, Any]) -> Iterator[str]:
-    """As argparse takes them: a switch for what is true, nothing for what is false."""
+    """Yield parameters as options for argparse: a switch for True, nothing for False."""
     for name, value in parameters.items():
         if value is not False:
             yield f"--{name}"
@@ -180,7 +183,7 @@ def _started(
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # so that a signal to this worker's group comes to it once
+            start_new_session=True,  # so that a signal to this worker's group reaches it once
             preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
     except OSError as error:
@@ -191,14 +194,14 @@ def _started(
 
 
 def _judge(code: int, asked: bool, script: ScriptStage, kept: bool, said: str) -> None:
-    """What an exit code means.
+    """Raise what an exit code means; nothing for success.
 
     Args:
-        asked: it was asked to stop.
-        kept: it has left something new in its folder of checkpoints.
+        asked: whether the command was asked to stop.
+        kept: whether it has left something new in its folder of checkpoints.
         said: the last line that it printed.
     """
-    if code == PREEMPTED and not asked and not kept:  # it would do so for ever
+    if code == PREEMPTED and not asked and not kept:  # it would do so forever
         raise ScriptError(
             "the command ended with exit code 75, though nobody had asked it to stop, and has kept nothing new"
         )
@@ -213,7 +216,7 @@ def _judge(code: int, asked: bool, script: ScriptStage, kept: bool, said: str) -
 
 
 def _hint(said: str, script: ScriptStage) -> str:
-    """Of a module that is not found: that it lies beside the script, and was not copied."""
+    """A hint where a module is not found that lies beside the script and was not copied; else ""."""
     lacking = re.search(r"No module named '(\w+)", said)
     if lacking is None:
         return ""
@@ -224,7 +227,7 @@ def _hint(said: str, script: ScriptStage) -> str:
 
 
 def _state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Of each file below a folder its size, and when it was written."""
+    """Path of each file below a folder -> its size in bytes, and its modification time in nanoseconds."""
     found = {}
     for path in folder.rglob("*"):
         with suppress(OSError):

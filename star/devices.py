@@ -1,7 +1,7 @@
 """The GPUs of this machine, and which of them a job gets.
 
-A GPU is known by its UUID: numbers change with CUDA_VISIBLE_DEVICES, with a reboot, with who counts. A job that says how
-much memory it needs may share a GPU with others as long as all fit; one that does not has its GPUs alone.
+A GPU is identified by its UUID: its number changes with CUDA_VISIBLE_DEVICES, with a reboot, and between tools. A job
+that says how much memory it needs may share a GPU with others as long as all fit; one that does not has its GPUs alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from star.errors import ExecutorError
 
 GIB = 2**30
 DRAINED = 0.9
-"""Share of a GPU's memory that must be free before a job gets it alone: the last one's processes may still be leaving."""
+"""Share of a GPU's memory that must be free before a job gets it alone: an earlier job's processes may still exit."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,18 @@ class Gpu:
     free: int
     driver: str = ""
     use: int | None = None
-    """Per cent of the last moment in which it computed; None where the driver does not say."""
+    """Utilization in per cent over the driver's last sampling period; None where the driver does not report it."""
 
 
 def visible_gpus() -> list[Gpu]:
-    """This machine's GPUs as its driver lists them now, less those that CUDA_VISIBLE_DEVICES hides; none without a driver."""
+    """Return this machine's GPUs as its driver lists them now, without those that CUDA_VISIBLE_DEVICES hides.
+
+    Returns:
+        An empty list where there is no driver.
+
+    Raises:
+        ExecutorError: there is a driver, but it does not answer.
+    """
     import pynvml
 
     try:
@@ -64,7 +71,7 @@ def _use(handle: Any) -> int | None:
 
 
 def _chosen(gpus: list[Gpu], names: str | None) -> list[Gpu]:
-    """As CUDA reads its variable: numbers or beginnings of UUIDs, up to the first that is neither."""
+    """Select GPUs as CUDA reads CUDA_VISIBLE_DEVICES: numbers or prefixes of UUIDs, up to the first that is neither."""
     if names is None:
         return gpus
     chosen: list[Gpu] = []
@@ -80,7 +87,7 @@ def _chosen(gpus: list[Gpu], names: str | None) -> list[Gpu]:
 
 
 def choose(gpus: list[Gpu], held: dict[str, int], count: int, memory: int | None) -> dict[str, int] | None:
-    """`count` GPUs for a job, as UUID -> bytes; None when there is no room.
+    """Choose the fullest `count` GPUs that a job fits on, as UUID -> bytes; None when there is no room.
 
     Args:
         held: bytes of each GPU that running jobs have claimed.

@@ -1,4 +1,4 @@
-"""What a user can get wrong. Every leaf ends a command with exit code 2 and one sentence, no traceback."""
+"""Errors. A `StarError`, a mistake that a user can fix, ends a command with exit code 2, one sentence, no traceback."""
 
 
 class StarError(Exception):
@@ -14,15 +14,15 @@ class DataError(StarError):
 
 
 class Stopped(Exception):
-    """A worker was asked to stop, and did; no error. The message says what becomes of its work."""
+    """A worker was asked to stop, and did. This is not a failure; the message says what becomes of its work."""
 
 
 class ScriptError(Exception):
-    """A command of the user's own ended with an exit code that is none of success; the message has the last line that it printed."""
+    """A user's command ended with an exit code that means failure; the message has the last line that it printed."""
 
 
 class ScriptKilled(ScriptError):
-    """A command of the user's own was ended by a signal that nobody here sent: the machine may be short of memory."""
+    """A user's command was killed by a signal that this program did not send: the machine may be short of memory."""
 
 
 class NotFoundError(StarError):
@@ -30,11 +30,11 @@ class NotFoundError(StarError):
 
 
 class LedgerError(StarError):
-    """The ledger's database is away, of another version, or belongs to another home."""
+    """The ledger's database cannot be reached, is of another version, or belongs to another home."""
 
 
 class DamagedError(LedgerError):
-    """A database of a home is none, not whole, or of another version; `star-exp reindex` makes it anew.
+    """A database of a home is no database, is damaged, or is of another version; `star-exp reindex` makes it anew.
 
     Args:
         what: the database, and what is wrong with it.
@@ -47,4 +47,4 @@ class DamagedError(LedgerError):
 
 
 class ExecutorError(StarError):
-    """Slurm or Ray is not there, refuses a job, or may not be used as it is set up."""
+    """Slurm or Ray is not available, refuses a job, or may not be used as it is set up."""

@@ -1,7 +1,7 @@
-"""A job's weights as a file for others: `python -m star.export JOB_DIR WEIGHTS FORMAT TARGET`.
+"""Export a job's weights to a file: `python -m star.export JOB_DIR WEIGHTS FORMAT TARGET`.
 
 llamagen       a .pt file with the weights under `model`, as LlamaGen's sampling and extraction scripts load it
-safetensors    a .safetensors file, and a config.json beside it that says what the weights are
+safetensors    a .safetensors file, and a config.json beside it with the model's configuration
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from star.words import shown
 
 
 def export(job: JobDir, weights: str, form: str, target: Path) -> None:
-    """Write a `train` or `tokenizer` job's weights to `target`.
+    """Write the weights of a `train` or `tokenizer` job to `target`.
 
     Args:
-        weights: `student`, `teacher` or `best`; a tokenizer has one kind.
+        weights: `student`, `teacher` or `best`; ignored for a tokenizer, which has one kind.
+        form: `safetensors` or `llamagen`.
 
     Raises:
         DataError: the job has no such weights.
@@ -49,13 +50,13 @@ def export(job: JobDir, weights: str, form: str, target: Path) -> None:
     if form == "safetensors":
         _safetensors(state, spec, tokenizer, target)
     else:
-        if tokenizer and own is None:  # LlamaGen loads strictly, its training statistics too
+        if tokenizer and own is None:  # LlamaGen loads strictly, and expects this training statistic too
             state[BUFFER] = torch.zeros(BUFFER_SIZE)
         save_weights(target, {"model": state})
 
 
 def _own_tokenizer(spec: Any) -> dict[str, Any] | None:
-    """The config of a plugin's tokenizer, where a run has one."""
+    """The config of a plugin's tokenizer; None if the run has none."""
     if getattr(spec, "tokenizer_plugin", None) is None:
         return None
     chosen = spec.tokenizer
@@ -95,7 +96,7 @@ def _safetensors(state: dict[str, Tensor], spec: Any, tokenizer: bool, target: P
 
 
 def main(folder: str, weights: str, form: str, target: str) -> int:
-    """The exit code: 2 for the user's mistake, which is on stderr."""
+    """Export the weights; returns the exit code: 0, or 2 for an error, printed to stderr."""
     try:
         export(JobDir(Path(folder)), weights, form, Path(target))
     except DataError as error:

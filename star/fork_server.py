@@ -1,9 +1,9 @@
 """`python -m star.fork_server MODULE SOCKET`: imports what workers need once, then forks a worker for each request.
 
-Importing torch takes longer than many a job. A worker that is forked has it already, and is otherwise the process that
-`python -m MODULE JOB_DIR` would be: own session, own environment, own title in the list of processes.
+Importing torch takes longer than many jobs. A forked worker has it already, and is otherwise the process that
+`python -m MODULE JOB_DIR` would be: it has its own session, environment and process title.
 
-Requests and answers are lines of JSON on the socket, whose number is given:
+Requests and answers are lines of JSON on the socket, whose file descriptor is given:
 
     {"id": 1, "argv": [JOB_DIR], "cwd": ..., "env": {...}, "log": FILE}   start one
     {"id": 1, "pid": 4711}  or  {"id": 1, "error": "..."}                 it runs, or could not be started
@@ -33,17 +33,17 @@ from typing import Any, NoReturn
 from setproctitle import setproctitle
 
 ROOM = "STAR_FORK_SERVER_ROOM"
-"""Of the environment: a long text whose place the titles of workers take."""
+"""Environment variable with a long filler text; the workers' process titles are written over it."""
 
 
 def serve(module: str, number: int) -> None:
     """Fork workers until the socket is closed."""
-    with suppress(Exception):  # a worker meets the same error, and tells it in its own log
+    with suppress(Exception):  # a worker meets the same error, and reports it in its own log
         for name in (module, *getattr(importlib.import_module(module), "PRELOAD", ())):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # or a worker's first collection would copy every page
-    warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: BLAS stops its own before
+    warnings.simplefilter("ignore", DeprecationWarning)  # warns of forking with threads: BLAS stops its own before
     channel, buffer = socket.socket(fileno=number), b""
     children: dict[int, int] = {}
     ready = select.poll()
@@ -74,12 +74,12 @@ def serve(module: str, number: int) -> None:
 
 
 def _tell(channel: socket.socket, message: dict[str, Any]) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # who asked is gone; the next `recv` says so
+    with suppress(BrokenPipeError, ConnectionResetError):  # the scheduler is gone; the next `recv` says so
         channel.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _fork(module: str, request: dict[str, Any], mine: list[int]) -> int:
-    """The new worker's process id, once it has a session and a title of its own: whoever knows it may look for it, or stop it."""
+    """Fork a worker; returns its process id once it has its own session and title, by which it is found and stopped."""
     told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -91,7 +91,7 @@ def _fork(module: str, request: dict[str, Any], mine: list[int]) -> int:
 
 
 def _become(module: str, request: dict[str, Any], foreign: list[int], tell: int) -> NoReturn:
-    """In the child: be the worker, and never come back."""
+    """In the child: run the worker's module, then exit; never returns."""
     code = 1
     try:
         os.setsid()

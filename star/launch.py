@@ -1,4 +1,4 @@
-"""A worker's process and its relatives: a sign of life, and torchrun for jobs of several processes or machines."""
+"""A worker's heartbeat, its end with its parent, and torchrun for jobs of several processes or machines."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ MARK = "STAR_CHILD"
 MEETING_TIMEOUT = 300.0
 """Seconds that the machines of one job wait for each other."""
 BEAT = 5.0
-"""Seconds between signs of life."""
+"""Seconds between heartbeats."""
 log = logging.getLogger("star.worker")
 
 
 def is_child() -> bool:
-    """Whether this process is one of several, started by `several`."""
+    """Whether this process is one of several that `launch_torchrun` started."""
     return MARK in os.environ
 
 
 def follow_parent() -> None:
-    """Be asked to stop when the agent is killed (Linux): children in sessions of their own would go on alone."""
+    """Get SIGTERM when torchrun's agent is killed (Linux): children in their own sessions would go on alone."""
     die_with_parent(signal.SIGTERM)
 
 
 def follow_starter() -> None:
-    """Be asked to stop when the process that STAR_PARENT names is gone: on Ray, an actor that died with its machine's Ray."""
+    """Get SIGTERM when the process named by STAR_PARENT is gone: on Ray, an actor that died with its machine's Ray."""
     starter = int(os.environ.get("STAR_PARENT", "0"))
 
     def watch() -> None:
@@ -48,8 +48,8 @@ def follow_starter() -> None:
 class Heartbeat:
     """Touches the job's `beat` file while the worker lives, and ends the worker when a newer attempt has begun.
 
-    A scheduler that takes a worker for dead, because its machine is silent, begins the next attempt. Where the older worker
-    is alive after all, the attempt's number in job.json tells it that its time is over.
+    A scheduler that takes a worker for dead, because its machine is silent, begins the next attempt. If the older
+    worker is alive after all, it reads the higher attempt number in job.json and exits with code 3.
     """
 
     def __init__(self, job: JobDir, attempt: int) -> None:
@@ -70,7 +70,7 @@ class Heartbeat:
             try:
                 self.job.beat.touch()
                 superseded = self.job.attempt() > self.attempt
-            except OSError:  # a disk that is full or away: training goes on, and so may this
+            except OSError:  # a disk that is full or away: training goes on, and so does this
                 superseded = False
             if superseded:
                 log.error("attempt %d is over: a newer one has begun", self.attempt)
@@ -80,16 +80,16 @@ class Heartbeat:
 
     @staticmethod
     def check(job: JobDir, attempt: int) -> None:
-        """Before a result is written: end this process when a newer attempt has begun."""
+        """End this process (exit code 3) if a newer attempt has begun; called before a result is written."""
         if job.attempt() > attempt:
             log.error("attempt %d is over: a newer one has begun; its result is left alone", attempt)
             os._exit(BUSY)
 
 
 def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
-    """Run the job's workers under torchrun; returns the exit code of all of them together.
+    """Run the job's workers under torchrun; returns one exit code for all of them.
 
-    On several machines each has an agent; STAR_NODE_RANK, which the executor sets, says which this one is.
+    On several machines each has its own agent; STAR_NODE_RANK, which the executor sets, says which this one is.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -100,7 +100,7 @@ def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
         log.error("another worker holds %s", job.path)
         return BUSY
     if first:
-        job.failure.unlink(missing_ok=True)  # so that what stands there afterwards is this attempt's
+        job.failure.unlink(missing_ok=True)  # so that one found there afterwards is this attempt's
     meeting = ["--standalone"]
     if nodes > 1:
         meeting = [
@@ -127,7 +127,11 @@ def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
 
 
 def _meeting_point(job: JobDir, description: dict[str, Any], first: bool) -> str:
-    """`address:port` of the first machine's agent, which tells the others by a file in the job's folder."""
+    """Return `address:port` of the first machine's agent, which the others read from a file in the job's folder.
+
+    Raises:
+        StarError: the first machine did not come within MEETING_TIMEOUT seconds.
+    """
     path = job.path / "meeting.json"
     this = f"{description.get('attempt', 0)}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
     if first:

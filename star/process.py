@@ -1,4 +1,4 @@
-"""Processes of this machine, known so exactly that none is ever taken for another, or for dead."""
+"""Identify processes of this machine so exactly that none is ever taken for another, or for dead."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from functools import cache
 from pathlib import Path
 
 SET_PARENT_DEATH_SIGNAL = 1
-"""As prctl calls it."""
+"""PR_SET_PDEATHSIG of prctl."""
 _library = ctypes.CDLL(None)
 
 
 def die_with_parent(signal: int) -> None:
-    """Have this process get `signal` when its parent is gone (Linux): one in a session of its own would go on alone."""
+    """Let this process get `signal` when its parent is gone (Linux): in its own session it would go on alone."""
     _library.prctl(SET_PARENT_DEATH_SIGNAL, int(signal), 0, 0, 0)
 
 
 def process_born(pid: int) -> str | None:
-    """What tells this process from all others that had its number: `BOOT NAMESPACE TICKS`.
+    """Return `BOOT NAMESPACE TICKS`, which tells a process from all others that had the same process id.
 
-    Ticks are counted from the machine's boot. A start in seconds of the clock would not do: it moves whenever the clock is
-    set, and then every living process seems to be another one.
+    Ticks are the process's start, counted from the machine's boot. A start time by the clock would not do: it moves
+    whenever the clock is set, and then every living process seems to be another one.
 
     Returns:
         None when there is no such process, only its exit code is left, or it is hidden from this user.
@@ -38,7 +38,7 @@ def is_alive(pid: int, born: str) -> bool | None:
     """Whether the process of this machine for which `process_born` gave `born` still runs.
 
     Returns:
-        None when that cannot be known: it is hidden from this user, or lives in a container with numbers of its own.
+        None when that cannot be known: it is hidden from this user, or is in a container with its own process ids.
     """
     boot, _, rest = born.partition(" ")
     mine, _, namespace = _here().partition(" ")
@@ -63,5 +63,5 @@ def _here() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:  # a sandbox that shows less: one machine as far as anybody can tell
+    except OSError:  # a sandbox that shows less: all processes count as of one machine
         return "? ?"

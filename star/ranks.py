@@ -1,6 +1,6 @@
-"""The processes that share one job: who this one is, and the few things they tell each other.
+"""The processes (ranks) that share one job: this process's rank, and the few messages that they exchange.
 
-One process alone is the ordinary case: nothing is initialised, nothing is sent.
+With a single process, the ordinary case, nothing is initialised and nothing is sent.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import torch.distributed as dist
 from torch import Tensor
 
 PATIENCE = timedelta(hours=2)
-"""How long ranks wait for the slowest."""
+"""Timeout of collectives: how long ranks wait for the slowest."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among `world_size`."""
+    """This process's rank among `world_size` processes."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is rank 0, the one that writes files."""
         return self.rank == 0
 
     def share(self, total: int) -> slice:
-        """This rank's rows of `total`, which `world_size` divides."""
+        """This rank's slice of `total` rows, which must be a multiple of `world_size`."""
         assert total % self.world_size == 0, f"{total} rows over {self.world_size} ranks"
         own = total // self.world_size
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def gather(self, own: Tensor) -> Tensor:
-        """The tensors of all ranks, concatenated in their order; all have the same shape."""
+        """The tensors of all ranks, concatenated along dimension 0 in rank order; all must have the same shape."""
         if self.world_size == 1:
             return own
         parts = [torch.empty_like(own) for _ in range(self.world_size)]
@@ -47,14 +47,14 @@ class Ranks:
         return torch.cat(parts)
 
     def all_reduce(self, own: Tensor) -> Tensor:
-        """The sum over ranks."""
+        """The sum of `own` over all ranks; `own` is left unchanged."""
         if self.world_size > 1:
             own = own.clone()
             dist.all_reduce(own)
         return own
 
     def any(self, own: bool) -> bool:
-        """Whether any rank says so: all leave a loop at the same step. Over the CPU, so that no GPU has to wait."""
+        """Whether `own` is true on any rank, so that all leave a loop at the same step. On the CPU, so no GPU waits."""
         if self.world_size == 1:
             return own
         flag = torch.tensor(int(own))
@@ -70,7 +70,7 @@ ALONE = Ranks()
 
 
 def join(device_type: str) -> Ranks:
-    """The ranks of this job, as torchrun's environment names them; alone without it."""
+    """Join the ranks of this job, as torchrun's environment describes them; without it, a process is alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
@@ -82,17 +82,17 @@ def join(device_type: str) -> Ranks:
 
 
 def leave(ranks: Ranks) -> None:
-    """Close what `join` opened, all ranks together."""
+    """Wait for all ranks, then destroy the process group that `join` created."""
     if ranks.world_size > 1:
         ranks.barrier()
         dist.destroy_process_group()
 
 
 def exit_now(code: int) -> NoReturn:
-    """End a process that had been one of several.
+    """End a process that was one of several ranks, without the interpreter's shutdown.
 
-    Not through the interpreter's own end: process groups that a device mesh still holds are torn down there in any
-    order, and now and then the process aborts with its work long done.
+    The shutdown destroys process groups that a device mesh still holds in any order, so now and then a process aborts
+    after its work is done.
     """
     logging.shutdown()
     sys.stdout.flush()

@@ -1,15 +1,15 @@
-"""A job's folder: where its files are, and how they are written so that nobody ever reads half of one.
+"""A job's folder: where its files are, and how they are written so that no reader ever sees half of one.
 
 job.json        what to do: stage, key, spec, inputs, and   written by the scheduler
                 which attempt this is (the fencing number)
 beat            touched while a worker lives                written by the worker
 log.txt         what the worker printed, all attempts       written by the worker process
 metrics.jsonl   one line per step: {"time", "step", ...}    written by the worker
-usage.jsonl     processors, memory, GPUs while it runs      written by the worker
-own.jsonl       numbers of one's own, measured afterwards   written by `log`, `report`
-progress.json   how far it is                               written by the worker
-out/            what it made                                moved into place when complete
-result.json     its numbers and provenance                  written last; its presence means done
+usage.jsonl     CPU, memory and GPU use while it runs       written by the worker
+own.jsonl       user-logged numbers, measured afterwards    written by `log`, `report`
+progress.json   how far the job is                          written by the worker
+out/            the job's output                            moved into place when complete
+result.json     the job's numbers and provenance            written last; its presence means done
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ from star.errors import DataError
 from star.words import shown
 
 PROBE = 1 << 16
-"""Bytes that are written to see whether there is room."""
+"""Bytes that are written to test whether the disk has room."""
 
 
 class ExitCode(IntEnum):
-    """How a worker ends: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no space left
-    on the disk; stopped on request; out of time, and not to be started again by the cluster."""
+    """How a worker ends.
+
+    In this order: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no
+    space left on the disk; stopped on request; out of time, and not to be started again by the cluster.
+    """
 
     DONE = 0
     USER_ERROR = 2
@@ -49,13 +52,13 @@ class ExitCode(IntEnum):
 
 DONE, USER_ERROR, BUSY, FAILED, NO_SPACE, PREEMPTED, TIMED_OUT = ExitCode
 REMOVED = ".removed"
-"""In an `out` folder: its large files were removed, and are made again when somebody needs them."""
+"""Marker file in an `out` folder: its large files were removed, and are made again when they are needed."""
 STOPPED = "Stopped"
-"""Class, in failure.json, of a failure that is none: the job stopped on request."""
+"""Class in failure.json when a job stopped on request, which is no failure."""
 
 
 class _At:
-    """A path inside a job's folder; made when it is asked for, because plans look at thousands of folders."""
+    """A path inside a job's folder, made only when it is used, because plans look at thousands of folders."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,7 +68,7 @@ class _At:
 
 
 class JobDir:
-    """Paths of one job."""
+    """The folder of one job: the paths in it, and what its files say."""
 
     job = _At("job.json")
     log = _At("log.txt")
@@ -85,22 +88,23 @@ class JobDir:
         self.path = path
 
     def has_output(self) -> bool:
-        """Whether what the job made is still there, whole; `gc` may have removed it and kept the numbers."""
+        """Whether the job's output is still there and complete; `gc` may have removed it and kept the numbers."""
         return self.out.exists() and not (self.out / REMOVED).exists() and not self.lost_files()
 
     def lost_files(self) -> list[str]:
-        """Files of its output that its result names, and that are gone or of another size now."""
+        """Output files that result.json names, and that are gone or have another size now."""
         named = (read_json(self.result) or {}).get("files") or {}
         return [name for name, size in named.items() if _size(self.out / name) != size]
 
     def was_deleted(self) -> bool:
-        """Whether somebody, not `gc`, took its output away, or a part of it."""
+        """Whether all or part of the output is gone, and `gc` did not remove it."""
         return not self.has_output() and not (self.out / REMOVED).exists()
 
     def is_complete(self) -> bool:
         """Whether result and output are there now.
 
-        A network file system may remember for a minute that a file was not there; it asks its server when a folder is listed.
+        The folder is listed, because a network file system may cache for a minute that a file was missing, but asks its
+        server when a folder is listed.
         """
         try:
             names = set(os.listdir(self.path))
@@ -109,11 +113,17 @@ class JobDir:
         return {"result.json", "out"} <= names and self.has_output()
 
     def attempt(self) -> int:
-        """The newest attempt that a scheduler has begun; an older one's worker has to leave everything alone."""
+        """Number of the newest attempt that a scheduler has begun; the worker of an older one must write nothing.
+
+        0 without a job.json.
+        """
         return int((read_json(self.job) or {}).get("attempt", 0))
 
     def seconds_since_beat(self) -> float | None:
-        """How long ago an attempt began or a worker last showed a sign of life, by the clock of the file system alone."""
+        """Seconds since an attempt began or a worker's last heartbeat, by the clock of the file system alone.
+
+        None where neither is known; 0 where the folder cannot be written, so that the time is unknown.
+        """
         signs = [path.stat().st_mtime for path in (self.beat, self.job) if path.exists()]
         if not signs:
             return None
@@ -127,7 +137,7 @@ class JobDir:
         return now - max(signs)
 
     def locked(self) -> bool:
-        """Whether a worker holds this job now."""
+        """Whether a worker holds the lock of this job now; False on a file system without locks."""
         try:
             with self.lock.open("r+") as file:  # NFS gives such a lock on a file that is open for writing only
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,17 +170,17 @@ class Home:
         self.manifests = self.path / "manifests"
 
     def job_folders(self) -> set[str]:
-        """Names of the jobs' folders that are there: one look instead of one for each job."""
+        """Names of all jobs' folders that are there, from one listing instead of a look for each job."""
         try:
             return {entry.name for entry in os.scandir(self.jobs)}
         except FileNotFoundError:
             return set()
 
     def identity(self, known: str | None = None) -> str:
-        """What this folder is known by, whatever it is mounted as; made when it has none.
+        """Return the home's id, the same wherever the home is mounted; it is made when there is none.
 
         Args:
-            known: what it was known by, for a file that is damaged.
+            known: the id that the home had, to restore it where home.json is damaged.
         """
         path = self.path / "home.json"
         found = read_json(path)
@@ -190,10 +200,10 @@ class Home:
         return str(found["id"])
 
     def begin(self) -> None:
-        """Make sure that this folder is there and may be written.
+        """Make sure that this folder is there and may be written, before anything is computed.
 
         Raises:
-            DataError: with what prevents it; found out before anything is computed.
+            DataError: it cannot be written; the message says why.
         """
         place = probe = self.path / f".home.json.{uuid.uuid4().hex}"
         try:
@@ -221,7 +231,7 @@ class Home:
 
 
 def listing(folder: Path) -> dict[str, int]:
-    """Name -> bytes of every file below a folder."""
+    """Path of every file below a folder, relative to it -> its size in bytes."""
     return {
         path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
     }
@@ -235,7 +245,7 @@ def _size(path: Path) -> int | None:
 
 
 def disk_full(path: Path) -> str:
-    """What to say when there is no space left for something at `path`."""
+    """Return the message for a disk that has no space left for something at `path`."""
     folder = next((one for one in (path, *path.absolute().parents) if one.is_dir()), Path("/"))
     free = shutil.disk_usage(folder).free / 1e6
     return (
@@ -245,12 +255,19 @@ def disk_full(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
-    """Write `value` so that a reader sees the old file or the new one."""
+    """Write `value` as JSON, so that a reader sees the old file or the new one; see `write_bytes`."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode(), durable)
 
 
 def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
-    """A temporary file beside it, synced when it must outlive a power cut, then renamed over it."""
+    """Write a temporary file beside `path`, and rename it over `path`; a reader sees the old file or the new one.
+
+    Args:
+        durable: sync the file first, so that it outlives a power cut.
+
+    Raises:
+        OSError: it cannot be written; the temporary file is removed, and the error names `path`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -259,14 +276,14 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:  # a full disk keeps no half of it
+    except OSError as error:  # leave no half of it on a full disk
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None when there is none (yet), or a power cut has left half of it."""
+    """Return the content of a JSON file; None when there is none (yet), or a power cut has left half of it."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
@@ -295,21 +312,25 @@ class MetricLog:
         self._file = path.open("a", buffering=1)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append `metrics` at `step`; a name's steps only grow."""
+        """Append `metrics` at `step`; a number whose name was recorded at this or a later step is left out."""
         new = {name: float(value) for name, value in metrics.items() if step > self._seen.get(name, -1)}
         if new:
             self._file.write(json.dumps({"time": round(time.time(), 3), "step": step, "metrics": new}) + "\n")
             self._seen.update(dict.fromkeys(new, step))
 
     def close(self) -> None:
-        """Flush to disk."""
+        """Flush the file to disk and close it."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
 
 def read_metrics(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each whole line after byte `offset`, with the offset behind it."""
+    """Yield each whole line after byte `offset`, parsed, as (byte offset of its end, line).
+
+    Raises:
+        DataError: a line is damaged.
+    """
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -329,7 +350,7 @@ def read_metrics(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
 
 
 def last_loss(folder: JobDir) -> float | None:
-    """The newest loss that a job has recorded, from the end of its metrics."""
+    """Return the newest loss in the last 4096 bytes of a job's metrics; None where there is none."""
     try:
         with folder.metrics.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -1,6 +1,6 @@
-"""Sets of image files against each other: `python -m star.score_files REQUEST`, a JSON object with the fields of `Request`.
+"""Compare sets of image files: `python -m star.score_files REQUEST`, a JSON object with the fields of `Request`.
 
-The torch side of `star-exp evaluate` and `star-exp reference`.
+The part of `star-exp evaluate` and `star-exp reference` that needs torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from star.evaluate.statistics import GENERATED_KEPT, METRICS, SPLIT_SIZE, Refere
 from star.launch import follow_parent
 
 REFERENCE_KEPT = 10_000
-"""Reference images that precision and recall look at, as in ADM's files."""
+"""Reference images that precision and recall use, as in ADM's files."""
 CACHE_VERSION = 1
 TITLES = {
     "inception_score": ("Inception Score", "IS"),
@@ -40,40 +40,40 @@ TITLES = {
     "precision": ("Precision", "Precision"),
     "recall": ("Recall", "Recall"),
 }
-"""What a number is called when it is Inception's, and when it is another network's, whose name then follows."""
+"""Name of each metric with Inception's features, and with another network's, whose name then follows."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to compare, or (without samples) what to make a reference file of."""
+    """A comparison of samples with a reference; with `write`, a reference file to make."""
 
     reference: str
     samples: str | None
     write: str | None
-    """The reference file to make."""
+    """Path of the reference file to make; None to compare."""
     extractor: str
     weights: str
-    """Inception's file."""
+    """Path of Inception's weights."""
     input_size: int
     neighbours: int
     batch_size: int
     device: str
     threads: int
     cache: str
-    """Folder of what is known of reference sets."""
+    """Folder of cached statistics of reference sets."""
     as_json: bool
     parent: int
-    """The process that asks: without it nobody waits for an answer."""
+    """Process id of the caller; without it nobody waits for the result."""
 
     @property
     def features(self) -> str:
-        """Which network's, at which input size."""
+        """Name of the features: the network, with its input size if that can be chosen."""
         return features_of(self.extractor, self.input_size)
 
 
 @dataclass
 class Session:
-    """A request with what serves it."""
+    """A request with its device, notes and feature network."""
 
     request: Request
     device: torch.device
@@ -82,14 +82,18 @@ class Session:
 
     @property
     def network(self) -> nn.Module:
-        """Loaded when it is first needed."""
+        """The feature network, loaded when first used."""
         if self._network is None:
             asked = self.request
             self._network = load_extractor(asked.extractor, asked.input_size, Path(asked.weights), self.device)
         return self._network
 
     def open(self, path: Path, name: str) -> ImageSet:
-        """The images at `path`."""
+        """Open the images at `path`; `name` is what notes call them.
+
+        Raises:
+            DataError: they cannot be used, or there are no more than `neighbours`.
+        """
         images = open_images(path, self.request.threads)
         if len(images) <= self.request.neighbours:
             raise DataError(
@@ -100,7 +104,7 @@ class Session:
         return images
 
     def gather(self, images: ImageSet, keep: int, name: str) -> Statistics:
-        """One pass over images."""
+        """Gather statistics of images in one pass, with features of `keep` images for precision and recall."""
         found, network = Statistics(len(images), keep, SPLIT_SIZE, self.device), self.network
         with _progress(name, len(images)) as progress:
             try:
@@ -111,7 +115,7 @@ class Session:
         return found
 
     def limits(self, name: str, count: int, dim: int, keep: int) -> None:
-        """Note what a set of `count` images cannot give."""
+        """Note if `count` images are too few for unbiased distances, or if precision and recall use only `keep`."""
         if count <= dim:
             self.notes.append(f"{name}: {count} images for {dim} features: distances are biased upwards")
         if keep < count:
@@ -119,17 +123,17 @@ class Session:
 
 
 def main(text: str) -> int:
-    """The exit code: 2 for the user's mistake, which is on stderr."""
+    """Serve a request; returns the exit code: 0, 2 for an error, printed to stderr, or 143 if the caller has ended."""
     request = Request(**json.loads(text))
     follow_parent()
-    if os.getppid() != request.parent:  # it was killed while torch was being imported
+    if os.getppid() != request.parent:  # the caller was killed while torch was being imported
         return 143
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     try:
         session = Session(request, _device(request.device))
         torch.set_num_threads(request.threads)
         _write(session) if request.write else _evaluate(session)
-        sys.stdout.flush()  # a full device is told here, not while Python ends
+        sys.stdout.flush()  # an error such as a full disk is raised here, not at exit
     except StarError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -187,7 +191,7 @@ def _title(request: Request) -> Callable[[str], str]:
 
 
 def _reference(session: Session, path: Path, samples: ImageSet) -> tuple[Reference, int | None]:
-    """What the samples are compared with, and how many images it was made of (None: its file does not say)."""
+    """The reference of the samples, and the number of its images (None if its file does not say)."""
     known = read_reference(path) if path.suffix.lower() == ".npz" and path.is_file() else None
     given = known is not None and known.pooled is not None and known.extractor == session.request.features
     if known is not None and known.pooled is not None and not given:
@@ -221,7 +225,7 @@ def _made(session: Session, images: ImageSet, keep: int) -> Made:
 
 
 def _cached(session: Session, images: ImageSet, keep: int) -> Made:
-    """What is known of a reference set, made once for each content, extractor and k."""
+    """Statistics of a reference set, computed once for each content, extractor, k and `keep`."""
     asked = session.request
     name = [CACHE_VERSION, images.fingerprint(), asked.features, asked.neighbours, keep]
     path = Path(asked.cache) / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:16]}.npz"
@@ -231,7 +235,7 @@ def _cached(session: Session, images: ImageSet, keep: int) -> Made:
                 pooled, spatial = Moments(file["mu"], file["sigma"]), Moments(file["mu_s"], file["sigma_s"])
                 balls = Manifold(*(torch.from_numpy(file[key]).to(session.device) for key in ("points", "radii")))
             return pooled, spatial, balls
-        except Exception as error:  # whatever is wrong with it, it can be made again
+        except Exception as error:  # whatever is wrong with the file, it can be made again
             session.notes.append(f"reference: {path} could not be read ({error}) and was made anew")
     pooled, spatial, balls = _made(session, images, keep)
     arrays = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
@@ -246,7 +250,7 @@ def _cached(session: Session, images: ImageSet, keep: int) -> Made:
 
 
 def _write(session: Session) -> None:
-    """A reference file in ADM's layout."""
+    """Write a reference file in ADM's layout."""
     assert session.request.write is not None
     target = Path(session.request.write)
     source = Path(session.request.reference).resolve()
@@ -255,7 +259,7 @@ def _write(session: Session) -> None:
     if target.resolve() == source or source in target.resolve().parents:
         raise DataError(f"{target}: is what the images are read from; name another file.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    probe = target.with_name(f".{target.stem}.part.npz")  # a place that cannot be written is found before the work
+    probe = target.with_name(f".{target.stem}.part.npz")  # fail before the work if the folder cannot be written
     probe.touch()
     probe.unlink()
     images = session.open(Path(session.request.reference), "images")

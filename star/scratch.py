@@ -1,4 +1,4 @@
-"""What a job reads of other jobs, copied to a disk of the machine's own before it is read again and again."""
+"""Copy what a job reads of other jobs to a local disk of the machine, before it is read again and again."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import shutil
 from pathlib import Path
 
 MARGIN = 1.1
-"""Of the size of a copy: as much room there has to be."""
+"""Free space that a copy needs, in multiples of its size."""
 log = logging.getLogger(__name__)
 
 
 def near(folder: Path, scratch: str) -> Path:
-    """`folder` on the disk of `scratch`; where it lies when that cannot be.
+    """Return the path of a copy of `folder` below `scratch`, or `folder` itself when it cannot be copied.
 
-    The jobs of a machine share one copy, which stays for the next ones; whoever else looks at the same time waits for it.
+    The jobs of a machine share one copy, which stays for later ones; jobs that need it while it is made wait for it.
 
     Args:
-        folder: the `out` of a job that is done: it never changes.
-        scratch: a path, in which `$NAME` and `~` are replaced as the machine's environment has them.
+        folder: the `out` folder of a job that is done: it never changes.
+        scratch: a path, in which `$NAME` and `~` are replaced from the machine's environment.
     """
     place = Path(os.path.expanduser(os.path.expandvars(scratch)))
     if "$" in str(place) or not place.is_absolute():

@@ -1,4 +1,4 @@
-"""What a script leaves for the platform: the numbers that it ends with, and those that it reports while it runs."""
+"""Read what a script leaves for the platform: the numbers that it ends with, and those it reports while it runs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from star.rundir import JobDir, MetricLog, write_json
 from star.spec.scripts import ScriptStage
 
 ATTEMPT = "== attempt "
-"""Begins the part of a log that is one attempt's."""
+"""Start of the line with which each attempt's part of a log begins."""
 log = logging.getLogger("star.worker")
 
 
 def results_of(script: ScriptStage, stage: str, path: Path, printed: Path) -> dict[str, float]:
-    """The numbers that a script ended with.
+    """Return the declared numbers that a script ended with, by name.
 
     Args:
-        path: its results file.
-        printed: the job's log.
+        path: the script's results file.
+        printed: the job's log; it is searched instead where the script declares patterns.
 
     Raises:
-        StarError: there is no such file, it is not JSON of names and numbers, or a declared one is not there.
+        StarError: the file is missing or is no JSON mapping of names to numbers, or a declared number is missing.
     """
     what = f"stages.{stage}.results"
     if script.patterns:
@@ -81,7 +81,7 @@ def _is_number(value: object) -> bool:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something, of the newest attempt."""
+    """Return the last line that the newest attempt printed, up to 300 characters; empty lines do not count."""
     with suppress(OSError), path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
         lines = file.read().decode(errors="replace").rpartition(ATTEMPT)[2].splitlines()
@@ -91,10 +91,12 @@ def last_line(path: Path) -> str:
 
 
 class Reports:
-    """Carries a curves file into the job's metrics: `{"step": 3, "loss": 0.5}` on each line; with `"of": 100`, also how far it is.
+    """Copies a script's curves file into the job's metrics, and its progress into progress.json.
+
+    Each entry is like `{"step": 3, "loss": 0.5}`; with `"of": 100` it also gives the progress.
 
     Args:
-        path: lines of JSON, which grow; or a .csv or .json, which is read again whenever it has changed.
+        path: lines of JSON that are appended to; or a .csv or .json, which is read again whenever it has changed.
     """
 
     def __init__(self, path: Path, job_dir: JobDir) -> None:
@@ -105,16 +107,16 @@ class Reports:
         self.started = time.time()
         self.first: int | None = None
         self.names: set[str] = set()
-        """Of all numbers that were reported."""
+        """Names of all numbers that were reported."""
 
     def carry(self, last: bool = False) -> None:
-        """Record what is new.
+        """Record what the script has added since the last call.
 
         Args:
-            last: the script has ended: what is half written now stays so.
+            last: whether the script has ended, so that a file that is half written stays so.
 
         Raises:
-            DataError: a line that is not as it must be.
+            DataError: an entry is not in the required form.
         """
         try:
             state = self.path.stat()
@@ -163,7 +165,7 @@ class Reports:
             try:
                 numbers[name] = float(value)
             except (TypeError, ValueError):
-                if self.path.suffix == ".jsonl":  # its own format: a text is a mistake; others have columns of texts
+                if self.path.suffix == ".jsonl":  # here a text is a mistake; other formats have columns of texts
                     raise
         self.names |= set(numbers)
         if numbers:
@@ -177,6 +179,10 @@ class Reports:
             )
 
     def close(self) -> None:
-        """Carry the rest."""
+        """Record what is left and close the metrics.
+
+        Raises:
+            DataError: an entry is not in the required form.
+        """
         self.carry(last=True)
         self.metrics.close()

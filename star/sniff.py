@@ -1,4 +1,4 @@
-"""What a file really is, where it is not what was asked for: downloads go wrong in a few well-known ways."""
+"""Recognises files that are not what they should be: downloads go wrong in a few well-known ways."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 HEAD = 512
-"""Bytes that tell."""
+"""Number of bytes at a file's start that are looked at."""
 KNOWN = (
     (rb"(\xef\xbb\xbf)?\s*<", "it is a web page, not the file; fetch it from the address that gives the file itself"),
     (rb"version https://git-lfs", "it is a pointer of Git LFS; `git lfs pull` fetches the file in its place"),
@@ -19,14 +19,14 @@ KNOWN = (
     (rb"GGUF", "it is a GGUF file, quantised for another program; give the original checkpoint"),
     (rb"\x89HDF", "it is an HDF5 file; give torch's .pt or a .safetensors"),
 )
-"""How such a file begins, and what it then is, with its remedy."""
+"""(pattern of a file's first bytes, what the file then is and what to do)."""
 
 
 def misnamed(path: Path) -> str | None:
-    """What stands in a file that should hold weights, arrays or an image, as a clause with its remedy.
+    """What a file is that should hold weights, arrays or an image, as a clause with the remedy.
 
     Returns:
-        None where nothing is known of it, as of a file that is right.
+        None if no known mistake is recognised, as for a correct file, or if the file cannot be read.
     """
     try:
         with path.open("rb") as file:

@@ -1,8 +1,8 @@
-"""SQLite's files: their addresses, whatever the path holds, and connections that only look.
+"""SQLite files: their URLs, for any path, and connections that only read.
 
-A reader changes nothing: it switches no journal mode and leaves no file beside the database. SQLite would make the index that
-readers share with writers, which needs a folder that may be written and room on its disk, and might belong to the wrong user
-afterwards; where there is none, nobody writes, and the file is read as it is.
+A reader changes nothing: it switches no journal mode and leaves no file beside the database. In write-ahead mode SQLite
+would create the index that readers share with writers, which needs a writable folder and room on its disk, and might
+belong to the wrong user afterwards. Where there is none yet, nobody writes, and the file is read as it is.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from urllib.parse import quote
 from sqlalchemy import URL
 
 TIMEOUT = 30.0
-"""Seconds for which a writer is waited for."""
+"""Seconds to wait for a writer."""
 DAMAGED = ("malformed", "not a database", "no such table", "no such column", "encrypted")
-"""What SQLite says of a file that is none of its own, or not whole; a lock or a disk that fails is not that."""
+"""Words in SQLite's errors on a file that is no SQLite file, or incomplete; not those on a lock or a failing disk."""
 LOOKED_AT = "select count(*) from sqlite_master"
 
 
 def url_of(path: Path) -> str:
-    """SQLAlchemy's address of a file; signs that mean something in an address are encoded."""
+    """Return SQLAlchemy's URL of a SQLite file; characters that mean something in a URL are encoded."""
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that may not write.
+    """Open a connection that does not change the database: read-only, or to a copy where SQLite would have to write.
 
     Raises:
-        sqlite3.Error: there is no database, or it is damaged.
+        sqlite3.Error: there is no database, it is locked, or it is damaged.
     """
     if _has_wal(path) and not any(_beside(path, ending).exists() for ending in ("-wal", "-shm")):
         return _opened(path, "immutable=1")
@@ -56,17 +56,18 @@ def _has_wal(path: Path) -> bool:
 
 
 def copy_to_read(path: Path) -> Path:
-    """A copy in memory, or in a temporary folder, of a database that may not be written; it goes when this process ends."""
+    """Copy a database into memory, or else a temporary folder; returns the copy, deleted when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="star-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for file in (path, _beside(path, "-wal"), _beside(path, "-journal")):  # what is not committed is undone in the copy
+    # what is not committed is rolled back in the copy
+    for file in (path, _beside(path, "-wal"), _beside(path, "-journal")):
         if file.exists():
             shutil.copyfile(file, folder / file.name)
     return folder / path.name
 
 
 def put_aside(path: Path, folder: Path) -> Path:
-    """Move a database, and what SQLite keeps beside it, out of the way; returns where it is now."""
+    """Move a database, and the files that SQLite keeps beside it, into `folder`; returns its new path."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}"
     for ending in ("", "-wal", "-shm", "-journal"):
@@ -76,15 +77,15 @@ def put_aside(path: Path, folder: Path) -> Path:
 
 
 def is_damage(said: str) -> bool:
-    """Whether an error of SQLite means that the file is damaged, and not only that it cannot be had now."""
+    """Whether an error message of SQLite means that the file is damaged, and not only that it cannot be read now."""
     return any(sign in said for sign in DAMAGED)
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a database's file, by SQLite's own check; None where it is sound, or not there.
+    """Return what is wrong with a database file, by SQLite's `quick_check`; None where it is sound or missing.
 
     Raises:
-        sqlite3.Error: it cannot be had now, as when it is locked: nobody knows.
+        sqlite3.Error: it cannot be read now, as when it is locked, so that its state is unknown.
     """
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""What a job takes of its machine while it runs: processors, memory, GPUs, as lines beside its metrics."""
+"""Record a running job's use of CPU, memory and GPUs, as lines of usage.jsonl beside its metrics."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from star.errors import ExecutorError
 from star.rundir import JobDir, MetricLog, read_metrics
 
 EVERY = 10.0
-"""Seconds between samples, as MLflow's own take them. A job that ends before the first leaves none."""
+"""Seconds between samples, as in MLflow's own system metrics. A job that ends before the first leaves none."""
 MEGABYTE = 2**20
 log = logging.getLogger(__name__)
 
 
 class Usage:
-    """Samples the worker's processes, and the GPUs that it may use, in a thread of its own until it ends.
+    """Samples the worker's processes, and the GPUs that it may use, in a thread of its own until the worker ends.
 
     Args:
-        whole: sample the processes of the worker's parent, which started one for each GPU.
+        whole: sample all processes of the worker's parent, torchrun, which starts one for each GPU.
     """
 
     def __init__(self, job: JobDir, whole: bool = False) -> None:
@@ -42,8 +42,8 @@ class Usage:
         import psutil
 
         root = psutil.Process(os.getppid() if self.whole else os.getpid())
-        _processors(root)  # its first answer is since never
-        with contextlib.suppress(OSError):  # a full disk is the worker's matter, not this one's
+        _processors(root)  # psutil's first answer covers no time
+        with contextlib.suppress(OSError):  # a full disk is for the worker to report
             taken: MetricLog | None = None
             while not self._end.wait(EVERY):
                 if taken is None:
@@ -77,11 +77,11 @@ def _sample(root: object) -> Iterator[tuple[str, float]]:
 
 
 _seen: dict[int, object] = {}
-"""psutil measures from one question to the next, of the same object."""
+"""Process id -> its psutil object: psutil measures CPU use from one call to the next on the same object."""
 
 
 def _processors(root: object) -> float:
-    """Per cent of one core since the last question, of a process and its children."""
+    """CPU use of a process and its children since the last call, in per cent of one core."""
     import psutil
 
     assert isinstance(root, psutil.Process)

@@ -1,4 +1,4 @@
-"""Files of tensors: written as a whole or not at all, read without executing anything, checked key by key."""
+"""Files of tensors: written atomically, read without executing anything, checked key by key."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from star.sniff import misnamed
 from star.words import shown
 
 LAYOUTS = ("model", "module", "state_dict", "ema")
-"""Where a file keeps its weights, in the order in which LlamaGen's scripts look; a file without any holds them bare."""
+"""Keys of a file that may hold its weights, in the order of LlamaGen's scripts; else the file itself is the weights."""
 WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before a key."""
+"""Prefixes that DistributedDataParallel and torch.compile add to keys."""
 SHOWN = 3
-"""Keys named in an error."""
+"""Most keys that an error message names."""
 
 
 def save_weights(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values: beside `path`, synced, then renamed over it."""
+    """Write tensors and plain values atomically: to a temporary file beside `path`, synced, then renamed over it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -34,7 +34,7 @@ def save_weights(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:  # a full disk keeps no half of it
+    except OSError:  # a full disk: leave no partial file
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -57,9 +57,8 @@ def load_weights(path: Path, mapped: bool = False) -> dict[str, Any]:
     try:
         if _is_safetensors(path):
             return dict(load_file(path))
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # LlamaGen's training keeps its arguments; it is data
+        # LlamaGen's checkpoints hold their training arguments as a Namespace, which is data
+        with torch.serialization.safe_globals([argparse.Namespace]):
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise DataError(f"{shown(path)}: cannot be read as weights: {_reason(error)}.") from None
@@ -75,7 +74,7 @@ def load_weights(path: Path, mapped: bool = False) -> dict[str, Any]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By its content, whatever its name: the length of a JSON header, then the header."""
+    """Whether a file is safetensors by its content, whatever its name: the length of a JSON header, then the header."""
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -85,7 +84,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """torch's own words, but where they advise to execute what is in the file."""
+    """torch's error message, replaced if it advises to execute what is in the file."""
     text = str(error)
     if "weights_only" in text or "WeightsUnpickler" in text or isinstance(error, pickle.UnpicklingError):
         name = re.search(r"GLOBAL ([\w.]+)", text)
@@ -102,10 +101,10 @@ def _reason(error: Exception) -> str:
 
 
 def load_state(path: Path, first: str | None = None) -> dict[str, Tensor]:
-    """The weights in a file of any layout, without what wrappers put before their keys.
+    """The state dict in a file of any of LAYOUTS, without the prefixes in WRAPPERS.
 
     Args:
-        first: the layout preferred where a file has several (LlamaGen's tokenizers: `ema`).
+        first: the layout to prefer if a file has several (`ema` for LlamaGen's tokenizers).
 
     Raises:
         DataError: the file cannot be read, or holds no weights.
@@ -132,18 +131,18 @@ def load_state(path: Path, first: str | None = None) -> dict[str, Tensor]:
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], path: Path, section: str, unused: tuple[str, ...] = ()) -> None:
-    """Put a state dict into a model, if every key and every shape is the model's.
+    """Load a state dict into a model if all keys and shapes match.
 
     Args:
-        section: the part of the spec that says what the model is, for the error.
+        section: the section of the spec that defines the model, for the error message.
         unused: keys that files may have and the model does not need.
 
     Raises:
-        DataError: with what is missing, unexpected or of another shape.
+        DataError: keys are missing, unexpected or of another shape (the message says which), or weights are not finite.
     """
     expected = model.state_dict()
     state = {key: value for key, value in state.items() if key not in unused}
-    real = {key for key, value in expected.items() if value.is_floating_point()}  # a count of batches is none
+    real = {key for key, value in expected.items() if value.is_floating_point()}  # leaves out BatchNorm's batch counts
     _check_numbers({key: value for key, value in state.items() if key in real}, path)
     wrong_shape = [
         f"{key} is {_shape(state[key])}, not {_shape(value)}"
@@ -164,10 +163,10 @@ def fit(model: nn.Module, state: dict[str, Tensor], path: Path, section: str, un
 
 
 def _check_numbers(state: dict[str, Tensor], path: Path) -> None:
-    """That weights are real numbers.
+    """Check that weights are dense floating-point tensors of finite numbers.
 
     Raises:
-        DataError: naming the first that is not.
+        DataError: one is not; the message names the first.
     """
     for key, value in state.items():
         if value.is_meta or value.layout != torch.strided:

@@ -6,7 +6,7 @@ import math
 
 
 def duration(seconds: float | None) -> str:
-    """Such as `4 s`, `12 min`, `3 h 20 min`, `5 days`; `?` of what is not known."""
+    """A time in seconds as text, such as `4 s`, `12 min`, `3 h 20 min`, `5 days`; `?` for None, which is unknown."""
     if seconds is None:
         return "?"
     if seconds < 90:
@@ -22,7 +22,7 @@ def duration(seconds: float | None) -> str:
 
 
 def number(value: object) -> str:
-    """Four significant digits; whole numbers as they are; a dash for what is not there."""
+    """A value as text: four significant digits, but whole numbers as they are, and a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -35,5 +35,5 @@ def number(value: object) -> str:
 
 
 def shown(text: object) -> str:
-    """A text, or a path, that every terminal and file can hold: bytes of a name that are no UTF-8 appear as \\xNN."""
+    """A text or path that every terminal and file can hold: bytes of a name that are not UTF-8 appear as \\xNN."""
     return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

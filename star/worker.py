@@ -1,6 +1,7 @@
-"""One process, one stage: `python -m star.worker JOB_DIR`.
+"""A worker runs the stage of one job: `python -m star.worker JOB_DIR`.
 
-Reads job.json, runs the stage, moves its output into place, writes result.json last. Knows neither ledger nor tracker.
+It reads job.json, runs the stage, moves the output into place, and writes result.json last. It uses neither ledger nor
+tracker.
 
 Exit codes: 0 done; 2 the user's mistake; 3 another worker holds this job, or a newer attempt has begun; 70 failed; 74 the
 disk is full; 75 stopped on request.
@@ -50,16 +51,16 @@ PRELOAD = (
     "star.spec.run_class",
     *(stage.run.partition(":")[0] for stage in builtin_stages().values() if stage.run),
 )
-"""What jobs import: a fork server does it once for all."""
+"""Modules that jobs import; a fork server imports them once for all its workers."""
 PROGRESS_EVERY = 0.5
 """Seconds between writes of progress.json."""
 MAY_BE_INFINITE = ("psnr",)
-"""Results: of images that are decoded to the last digit."""
+"""Names of results that may be infinite: PSNR is, where images are decoded exactly."""
 log = logging.getLogger("star.worker")
 
 
 Work = Callable[[dict[str, Any], JobDir, Callable[[], bool]], None]
-"""What a worker does with a job that it holds, given the job and what says that it was asked to stop."""
+"""What a worker does with its job, given job.json's content, the folder, and a function that says whether to stop."""
 
 
 def main(path: str, work: Work | None = None) -> int:
@@ -92,7 +93,7 @@ def main(path: str, work: Work | None = None) -> int:
             )
         if job_dir.is_complete():
             return DONE
-        if not is_child():  # so that what stands there afterwards is this attempt's
+        if not is_child():  # so that one found there afterwards is this attempt's
             job_dir.failure.unlink(missing_ok=True)
         with Heartbeat(job_dir, job.get("attempt", 0)), Usage(job_dir, whole=is_child()):
             return _guarded(work, job, job_dir, stop)
@@ -109,7 +110,7 @@ def _guarded(work: Work, job: dict[str, Any], job_dir: JobDir, stop: _Stop) -> i
 
 
 class _Stop:
-    """True once SIGTERM or SIGUSR1 has come."""
+    """Returns, when called, whether SIGTERM or SIGUSR1 has come."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -126,7 +127,7 @@ class _Stop:
 
 def _failed(error: Exception, job_dir: JobDir) -> int:
     stopped, user = isinstance(error, Stopped), isinstance(error, StarError)
-    plain = user or isinstance(error, ScriptError)  # what the script has said stands in the log, and is not ours
+    plain = user or isinstance(error, ScriptError)  # no traceback: the script's own is in the log
     if stopped:
         log.info("stopped on request: %s", error)
     else:
@@ -203,7 +204,7 @@ def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None
 
 
 def _call(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None:
-    """A stage that is a command of the user's own: nothing of torch is loaded here."""
+    """Run a stage that is a user's command; torch is not imported here."""
     from star.command import run_command
     from star.spec.run_class import parse_run
     from star.spec.scripts import scripts_of
@@ -220,24 +221,27 @@ def _input(folder: Path, scratch: str | None) -> Path:
 
 
 def repeatable(threads: int) -> None:
-    """Have torch compute the same again, and float32 as float32: on a GPU, convolutions would round to TF32 by themselves, and
-    codes and pixels differ from the CPU's in the third digit. What may be coarser, the spec says (`precision: bf16`)."""
+    """Make torch repeatable, with `threads` CPU threads and full float32.
+
+    By default, convolutions on a GPU round to TF32, and codes and pixels differ from the CPU's in the third digit. The
+    spec says what may be coarser (`precision: bf16`).
+    """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may add in another order each time
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order each time
     import torch
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid: on a GPU 4% of a step
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that takes 4% of a step on a GPU
     torch.backends.cudnn.allow_tf32 = False
 
 
 def check_result(stage: str, result: Mapping[str, float]) -> None:
-    """That a stage's numbers are numbers: what cannot be must not reach a table.
+    """Check that a stage's results are finite, except for MAY_BE_INFINITE: no others may reach a table.
 
     Raises:
-        DataError: naming those that are not.
+        DataError: some are not; the message names them.
     """
     wrong = [name for name, value in result.items() if not (math.isfinite(value) or name in MAY_BE_INFINITE)]
     if wrong:
@@ -248,7 +252,10 @@ def check_result(stage: str, result: Mapping[str, float]) -> None:
 
 
 def finish(job: dict[str, Any], job_dir: JobDir, started: float, result: Any, provenance: dict[str, Any]) -> None:
-    """Put what a stage made in place, the result last: nobody ever sees one without the other."""
+    """Move a stage's output into place, then write result.json: no result is ever there without its output.
+
+    If a newer attempt has begun, the process exits with code 3 instead.
+    """
     Heartbeat.check(job_dir, job.get("attempt", 0))
     shutil.rmtree(job_dir.out, ignore_errors=True)  # left by a worker killed between this rename and its result
     job_dir.scratch.rename(job_dir.out)
@@ -269,8 +276,11 @@ def finish(job: dict[str, Any], job_dir: JobDir, started: float, result: Any, pr
 
 
 class _Progress:
-    """Writes progress.json (without a job folder nothing), not more often than PROGRESS_EVERY; ends the stage when it is
-    asked to stop."""
+    """Writes progress.json at most every PROGRESS_EVERY seconds, and at the end; without a job folder, nothing.
+
+    Raises:
+        Stopped: on a call after the worker was asked to stop.
+    """
 
     def __init__(self, job_dir: JobDir | None, stop: Callable[[], bool], next_time: str) -> None:
         self.next_time = next_time
@@ -306,7 +316,7 @@ def _device(wanted: str) -> Any:
 
 
 def provenance(job: dict[str, Any], device: Any, threads: int, processes: int) -> dict[str, Any]:
-    """Where a result comes from: code, environment, data, machine, command."""
+    """Return where a result comes from: code, environment, data, machine, command."""
     import importlib.metadata
 
     snapshot = read_json(Path(job["snapshot"]) / "origin.json") if job.get("snapshot") else None
@@ -343,7 +353,7 @@ def _device_name(device: Any) -> str:
 
 
 def _cpu(device: Any) -> str:
-    """Model, and the widest vectors that torch uses on it: another order of addition ends in another table."""
+    """The CPU's model, and the widest vectors that torch uses on it: they set the order of sums, and so the results."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

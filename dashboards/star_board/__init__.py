@@ -1,1 +1,1 @@
-"""The board: what a home's ledger, folders and tracker hold, as pages that a server makes and a browser keeps up to date."""
+"""The board: web pages of what a home's ledger, folders and tracker hold, kept up to date in the browser."""

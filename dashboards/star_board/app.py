@@ -1,4 +1,4 @@
-"""The board as an ASGI application: which address is which page."""
+"""The board as an ASGI application: routes from addresses to pages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CHANGES: tuple[tuple[str, Change], ...] = (
 
 
 class _Static(StaticFiles):
-    """Files of the package; a browser asks whether they are still the same."""
+    """Static files of the package; browsers must revalidate them."""
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         response = super().file_response(*args, **options)
@@ -75,12 +75,12 @@ class _Static(StaticFiles):
 
 
 def create_app(settings: Settings) -> Starlette:
-    """A board of one home."""
+    """Create the ASGI application of one home's board."""
     board = Board(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await run_in_threadpool(board.live.look)  # the first page does not wait for it
+        await run_in_threadpool(board.live.look)  # so that the first page need not wait for it
         tasks = [asyncio.create_task(board.live.watch()), asyncio.create_task(run_in_threadpool(warm_up))]
         yield
         board.live.stopping = True
@@ -132,7 +132,7 @@ def create_app(settings: Settings) -> Starlette:
 
 
 def find(board: Board, request: Request) -> Response:
-    """Where a key, or the beginning of one, leads; otherwise the runs whose names hold the words."""
+    """Redirect `q` to the run or job whose key begins with it, else to the runs whose names contain its words."""
     wanted = request.query_params.get("q", "").strip()
     try:
         kind, key = board.model.ledger.resolve(wanted) if wanted.isalnum() else ("", "")

@@ -29,19 +29,19 @@ from star_board.settings import Settings
 K = TypeVar("K")
 T = TypeVar("T")
 ROWS = 100
-"""Rows of a list on one page."""
+"""Most rows of a list on one page."""
 
 
 class Drawn(NamedTuple):
     """A file that a figure is drawn from."""
 
     key: str
-    """Of the job that made it."""
+    """Key of the job that made the file."""
     file: str
 
 
 class Board:
-    """One home's board."""
+    """The board of one home: what its pages share."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.home = settings, Home(settings.home)
@@ -56,10 +56,10 @@ class Board:
     def page(
         self, request: Request, template: str, make: Callable[[], Mapping[str, Any]], numbers: bool = False
     ) -> Response:
-        """A page of what `make` finds, made once per version and viewer's rights.
+        """Render a template with what `make` returns, once for each version of the model and viewer's rights.
 
         Args:
-            numbers: whether it shows tracked numbers, which come some seconds after the ledger knows of them.
+            numbers: whether the page shows tracked numbers, which arrive some seconds after the ledger's changes.
         """
         self.live.look()
         session = self.sessions.of(request)
@@ -73,7 +73,7 @@ class Board:
         return answer(request, self.pages.get(f"{session is not None} {path}", version, made))
 
     def fresh(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
-        """A page of one viewer alone: with a form, or of what went wrong."""
+        """Render a template for one viewer, without the cache: a page with a form, or of an error."""
         session = self.sessions.of(request)
         about = {
             "path": request.url.path,
@@ -85,10 +85,10 @@ class Board:
         return Response(text, status, media_type="text/html")
 
     def group(self, request: Request) -> Group:
-        """The experiment that an address names.
+        """The experiment that a request's path names.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no such experiment.
         """
         name, profile = request.path_params["name"], request.path_params["profile"]
         return self._known(
@@ -99,12 +99,12 @@ class Board:
         """The job with this key.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no such job.
         """
         return self._known(lambda: self.model.jobs, key, f"job {key[:40]}")
 
     def drawn_from(self, stages: Mapping[str, str], figure: str) -> Drawn | None:
-        """What a kind of figure (`samples`, `attention`) is drawn from, where a run has made it.
+        """The file that a kind of figure (`samples`, `attention`) is drawn from; None if the run has not made it.
 
         Args:
             stages: stage -> key of the run's jobs.
@@ -124,12 +124,12 @@ class Board:
 
 
 def address(*parts: str, **query: object) -> str:
-    """A path of these parts, each of them quoted, and a query of what is not None or empty."""
+    """A URL path of the quoted parts, with a query of the values that are not None or empty."""
     path = "/" + "/".join(quote(part, safe="") for part in parts)
     pairs = [(k, v) for k, v in query.items() if v not in (None, "", [])]
     return f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
 
 
 def moment(seconds: float | None) -> str:
-    """A time as the machine's standards write it; browsers show it in the reader's own zone."""
+    """A time (seconds since 1970) in ISO 8601, UTC, which browsers show in their own zone; empty for None."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""Curves of running and finished jobs, read from their folders as they grow, and thinned to what a screen can show."""
+"""Curves of running and finished jobs, read from their folders as they grow, and thinned for display."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from star.errors import DataError
 from star.rundir import JobDir, read_json, read_metrics
 
 SHOWN = 600
-"""Points of a curve that are sent: the least and the greatest of each stretch, so that no peak is lost."""
+"""Points of a curve that are sent: the minimum and maximum of each interval, so that no peak is lost."""
 KEPT = 200
-"""Files whose content is held."""
+"""Most files whose content is kept in memory."""
 RESULTS_KEPT = 200_000
 HEAD = 4096
 
@@ -23,13 +23,13 @@ HEAD = 4096
 @dataclass
 class _Read:
     head: bytes = b""
-    """The first line, with the time of its writing: of a job that is computed anew it is another."""
+    """First line of the file, with its time: it differs if the job is computed again."""
     offset: int = 0
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 class Curves:
-    """Metrics by job; each line of a file is read once."""
+    """Cache of jobs' metrics; each line of a file is read once."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[Path, _Read] = OrderedDict()
@@ -37,7 +37,7 @@ class Curves:
         self._lock = threading.Lock()
 
     def of(self, folder: JobDir) -> dict[str, dict[int, float]]:
-        """Metric -> step -> value, of everything that a job has recorded by now."""
+        """Curves that a job has recorded by now: metric -> step -> value."""
         with self._lock:
             known = self._files.setdefault(folder.path, _Read())
             self._files.move_to_end(folder.path)
@@ -57,7 +57,7 @@ class Curves:
             return {name: dict(points) for name, points in known.curves.items()}
 
     def results(self, folder: JobDir) -> dict[str, float]:
-        """The numbers that a job has ended with; none before."""
+        """Metrics of a job's result; empty while it has none."""
         try:
             written = folder.result.stat().st_mtime_ns
         except OSError:
@@ -71,7 +71,7 @@ class Curves:
 
 
 def thinned(points: dict[int, float], most: int = SHOWN) -> tuple[list[int], list[float | None]]:
-    """Steps and values, at most `most` of them; a value that is no number is a gap."""
+    """Steps and values of a curve, thinned to about `most` points; a value that is not finite is None."""
     steps = sorted(points)
     if len(steps) > most > 0:
         kept: set[int] = {steps[0], steps[-1]}
@@ -85,9 +85,9 @@ def thinned(points: dict[int, float], most: int = SHOWN) -> tuple[list[int], lis
 
 
 def together(curves: dict[str, dict[int, float]]) -> dict[str, Any]:
-    """Several curves over one row of steps: `x`, and `series` [{label, y}], with null where a curve has no point.
+    """Several curves over common steps: `x`, and `series` [{label, y}], with None where a curve has no point.
 
-    One without any point stays, so that each has the colour of its place.
+    A curve without points is kept, so that each curve keeps the colour of its position.
     """
     thin = {label: dict(zip(*thinned(points), strict=True)) for label, points in curves.items()}
     steps = sorted({step for points in thin.values() for step in points})

@@ -1,4 +1,4 @@
-"""Who may come in: names of the host, origins of changes, sessions, and what browsers are told not to do."""
+"""Access control: host names, origins of changes, sessions, and security headers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from star_board.settings import Settings
 
 COOKIE = "star_board"
 HOURS = 12
-"""How long a sign-in lasts."""
+"""Hours that a sign-in lasts."""
 TRIES, WINDOW, CLIENTS = 10, 60.0, 1000
-"""Wrong tokens of one client in so many seconds, after which it is told to wait; clients that are remembered. The right token is let in
-all the same: it is too long to be guessed, and behind a proxy all clients are one."""
+"""Wrong tokens of one client within WINDOW seconds after which it must wait, and number of clients remembered.
+
+The right token is accepted all the same: it is too long to guess, and behind a proxy all clients look like one.
+"""
 LARGEST = 64 * 1024
-"""Bytes of a form."""
+"""Most bytes of a form."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -35,14 +37,14 @@ HEADERS = {
 
 
 class Door:
-    """Before every request: the Host must be one of the board's, a change must come from the board's own pages."""
+    """Middleware: a request's Host must be one of the board's, and a change must come from the board's own pages."""
 
     def __init__(self, app: ASGIApp, settings: Settings, policy: str | None = None) -> None:
         self.app, self.hosts = app, settings.allowed_hosts
         self.headers = HEADERS | ({"Content-Security-Policy": policy} if policy else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Refuse a request or pass it on; the answer gets the security headers."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -86,12 +88,12 @@ def _name(host: str) -> str:
 
 
 def client_of(request: Request) -> str:
-    """The address that a request comes from."""
+    """IP address of a request's client; empty if unknown."""
     return request.client.host if request.client else ""
 
 
 class Sessions:
-    """Who has shown the token. A session is a signed cookie; another token makes all of them void."""
+    """Sessions of viewers who gave the token. A session is a signed cookie; a new token makes all of them invalid."""
 
     def __init__(self, token: str | None) -> None:
         self.token = token
@@ -100,12 +102,12 @@ class Sessions:
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
 
     def is_throttled(self, client: str) -> bool:
-        """Whether too many wrong tokens came from there in the last minute; others are not kept waiting for it."""
+        """Whether a client gave TRIES wrong tokens in the last WINDOW seconds; other clients need not wait."""
         wrong = self._wrong.get(client)
         return wrong is not None and len(wrong) == TRIES and time.monotonic() - wrong[0] < WINDOW
 
     def is_token(self, given: str, client: str) -> bool:
-        """Whether this is the token; compared in constant time."""
+        """Whether `given` is the token, compared in constant time; a wrong one is counted for `client`."""
         right = self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
         if not right:
             self._wrong.setdefault(client, deque(maxlen=TRIES)).append(time.monotonic())
@@ -114,14 +116,14 @@ class Sessions:
         return right
 
     def begin(self, response: Response, secure: bool) -> None:
-        """Let a viewer in: the browser sends the cookie to this board's own pages alone."""
+        """Begin a session: set its cookie, which the browser sends only from this board's own pages."""
         value = self._signer.dumps(secrets.token_hex(8))
         response.set_cookie(
             COOKIE, value, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path="/"
         )
 
     def of(self, request: Request) -> str | None:
-        """The session of a request; None of a viewer who may only look."""
+        """The session id of a request; None for a viewer who may only read."""
         value = request.cookies.get(COOKIE)
         if self.token is None or not value:
             return None
@@ -131,11 +133,11 @@ class Sessions:
             return None
 
     def form_key(self, session: str) -> str:
-        """What a form of this session carries, so that no other page's form passes for it."""
+        """Key in each form of a session, so that forms of other pages are refused."""
         return str(self._forms.dumps(session))
 
     def may_change(self, request: Request, form_key: str | None) -> bool:
-        """Whether a change is asked for by somebody with the token: in the header, or by a form of an own page."""
+        """Whether a request may change things: it has the token in its header, or a session and its form key."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             client = client_of(request)

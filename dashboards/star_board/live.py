@@ -1,4 +1,4 @@
-"""One look for all: the model is refreshed by one task while anybody watches, and all pages hear of it at once."""
+"""Live updates: one task refreshes the model while anybody watches, and all pages are notified at once."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from star_board.results import LAG, SETTLED
 
 log = logging.getLogger(__name__)
 EVERY = 0.3
-"""Seconds between looks while somebody watches."""
+"""Seconds between refreshes while somebody watches."""
 PULSE = 15.0
-"""Seconds after which a silent stream says that it lives."""
+"""Seconds after which an idle stream sends a keep-alive."""
 MOST = 500
-"""Streams at a time."""
+"""Most streams at a time."""
 PAGES_KEPT = 300
 
 
 class Live:
-    """The events of one board."""
+    """Keeps one board's model up to date, and streams its changes to viewers."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.trouble: str | None = None
-        """What the ledger says when it does not answer; pages show it, with what was known before."""
+        """Error of a ledger that does not answer; pages show it, with the last known data."""
         self._listeners: set[asyncio.Event] = set()
         self._looked = 0.0
         self._lock = threading.Lock()
         self.stopping = False
 
     def look(self, again: bool = False) -> None:
-        """Refresh unless somebody just has.
+        """Refresh the model, unless it was refreshed less than EVERY seconds ago.
 
         Args:
-            again: even then: something is asked for that was not there.
+            again: refresh in any case, because something requested was not found.
         """
         with self._lock:
             if not again and time.monotonic() - self._looked < EVERY:
@@ -61,7 +61,7 @@ class Live:
             self._looked = time.monotonic()
 
     async def watch(self) -> None:
-        """Look again and again while there are listeners; tell them of what is new."""
+        """Refresh every EVERY seconds while there are listeners, and notify them of changes."""
         told, changed, nudged = self.model.version, 0.0, 0.0
         while True:
             await asyncio.sleep(EVERY)
@@ -69,13 +69,13 @@ class Live:
                 continue
             try:
                 await run_in_threadpool(self.look)
-            except Exception:  # the task must outlive whatever one look meets
+            except Exception:  # an error of one refresh must not end the task
                 log.exception("the ledger could not be looked at")
                 await asyncio.sleep(PULSE)
             now = time.monotonic()
             if self.model.version != told:
                 changed = now
-            elif now - changed < SETTLED and now - nudged > LAG:  # the tracker comes after the ledger, and tells nobody
+            elif now - changed < SETTLED and now - nudged > LAG:  # the tracker lags behind the ledger, without notice
                 self.model.version += 1
                 nudged = now
             if self.model.version != told:
@@ -84,7 +84,7 @@ class Live:
                     one.set()
 
     async def events(self, request: Request) -> Response:
-        """`change` events with the model's version, for as long as the viewer stays."""
+        """Stream `change` events with the model's version while the viewer stays; 503 if there are MOST streams."""
         if len(self._listeners) >= MOST:
             return PlainTextResponse("Too many viewers; the page works without live updates.\n", 503)
         return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
@@ -117,16 +117,16 @@ class _Page:
 
 
 class Pages:
-    """Pages that were made: for all viewers of one address each version is made, and packed, once."""
+    """Cache of pages: each version of an address is rendered and compressed once for all viewers."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, _Page] = OrderedDict()
         self._making = [threading.Lock() for _ in range(64)]
-        """One for each address, as far as they go round: the same page is not made twice at a time."""
+        """Locks, shared by addresses through their hash: the same page is not rendered twice at a time."""
         self._order = threading.Lock()
 
     def get(self, address: str, version: object, make: Callable[[], str]) -> _Page:
-        """The page of an address, made when it is not there or of an older version."""
+        """The page of an address; it is made if it is missing or has another version."""
         with self._making[hash(address) % len(self._making)]:
             held = self._held.get(address)
             if held is None or held.version != version:
@@ -142,7 +142,7 @@ class Pages:
 
 
 def answer(request: Request, page: _Page, status: int = 200) -> Response:
-    """A page as it was packed; nothing where the viewer has it already."""
+    """The answer with a cached page; 204 if the viewer's X-Have says that it has this page."""
     if request.headers.get("x-have") == page.digest:
         return Response(status_code=204)
     headers = {"X-Digest": page.digest, "Vary": "Accept-Encoding, X-Have"}

@@ -1,6 +1,7 @@
 """Experiments, runs and jobs of a ledger in memory. One reader keeps them up to date for all viewers.
 
-A page about 10,000 runs is made from here in milliseconds; the ledger is asked only for what its history says has changed.
+A page about 10,000 runs is made from memory in milliseconds; of the ledger only what its history says has changed is
+read.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from star.rundir import Home, read_json
 from star.spec.builtin import needed
 
 OVERLAP = 500
-"""Transitions that are read again each time: PostgreSQL may commit a lower number after a higher one."""
+"""Transitions that are read again each time: PostgreSQL may commit a lower id after a higher one."""
 WHOLE_EVERY, PROGRESS_EVERY, SPEEDS_EVERY = 60.0, 1.0, 20.0
-"""Seconds after which experiments are read whole again (a row may be replaced by a known run, which no number tells),
-between looks at what running jobs say of themselves, and between looks at the stages' speeds."""
+"""Seconds between full reads of the experiments (a row may be replaced by a known run, which changes no count), between
+reads of running jobs' progress, and between reads of the stages' speeds.
+"""
 STUCK = (FAILED, CANCELLED, LOST)
 LATE = 3.0
-"""Seconds for which transitions of just before are read again: on PostgreSQL a lower number may be committed after a higher one."""
+"""Seconds for which the newest transitions are read again: PostgreSQL may commit a lower id after a higher one."""
 SKEW = 600.0
 """Seconds by which another machine's clock may differ from this one's."""
 Name = tuple[str, str]
-"""Of an experiment: its name and profile."""
+"""An experiment's name and profile."""
 
 
 @dataclass(slots=True)
@@ -47,10 +49,10 @@ class Row:
     run: str
     targets: tuple[str, ...]
     jobs: dict[str, str]
-    """Stage -> key, of the stages that it needs."""
+    """Stage -> job key, for the stages that the row needs."""
     state: str = "waiting"
     changed: float = 0.0
-    """When a job of it last began or ended."""
+    """Time (seconds since 1970) when a job of the row last began or ended, or else was created."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +63,7 @@ class Group:
     profile: str
     rows: list[Row] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
-    """State -> rows."""
+    """State -> number of rows."""
     dirty: bool = True
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -71,7 +73,7 @@ class Group:
 
 
 class Model:
-    """What all pages are made from. Whoever reads more than one attribute holds `lock`."""
+    """The data of all pages. Hold `lock` to read more than one attribute."""
 
     def __init__(self, home: Home, ledger: Ledger | None = None) -> None:
         self.home, self._ledger = home, ledger
@@ -83,7 +85,7 @@ class Model:
         self.groups: dict[Name, Group] = {}
         self.schedulers: dict[str, SchedulerInfo] = {}
         self.progress: dict[str, dict[str, Any]] = {}
-        """Running job -> what its worker says: done, total, rate."""
+        """Key of a running job -> its worker's progress: done, total, rate."""
         self.rows_of_run: dict[str, list[Row]] = {}
         self._rows_of_job: dict[str, list[Row]] = {}
         self._running: set[str] = set()
@@ -98,7 +100,7 @@ class Model:
         """The home's ledger.
 
         Raises:
-            NotFoundError: nothing ever ran there.
+            NotFoundError: nothing has run in the home yet.
         """
         if self._ledger is None:
             raise NotFoundError("Nothing has run in this home yet.")
@@ -110,7 +112,7 @@ class Model:
         Raises:
             LedgerError: the ledger does not answer.
         """
-        if self._ledger is None:  # somebody may have run something meanwhile
+        if self._ledger is None:  # something may have run meanwhile
             self._ledger = read_ledger(self.home)
             if self._ledger is None:
                 return False
@@ -119,7 +121,7 @@ class Model:
         if newest != self._newest:
             self._next["again"] = now + LATE
         if newest != self._newest or now < self._next["again"]:
-            # what is asked of the ledger is asked before the lock is taken: pages go on meanwhile
+            # read the ledger before taking the lock, so that pages need not wait
             changed = self.ledger.jobs.of(self.ledger.jobs.changed_since(self._newest - OVERLAP if self.jobs else 0))
             with self.lock:
                 self._take(changed)
@@ -135,24 +137,24 @@ class Model:
         return self.version != before
 
     def running(self) -> list[Job]:
-        """Jobs that run, the oldest first."""
+        """Running jobs, the oldest start first."""
         return sorted((self.jobs[key] for key in self._running), key=lambda job: job.started or 0.0)
 
     def at_work(self) -> list[SchedulerInfo]:
-        """Schedulers that may be alive."""
+        """Schedulers that are alive, or may be alive on another machine."""
         return [one for one in self.schedulers.values() if self.alive(one) is not False]
 
     @staticmethod
     def alive(watcher: SchedulerInfo) -> bool | None:
-        """Whether a scheduler of this machine runs; None for one that cannot be seen from here."""
+        """Whether a scheduler's process is alive; None for one on another machine."""
         return is_alive(watcher.pid, watcher.born) if watcher.host == socket.gethostname() else None
 
     def users(self, key: str) -> list[Row]:
-        """Rows that need a job."""
+        """Rows that need the job with this key."""
         return self._rows_of_job.get(key, [])
 
     def summary(self, group: Group) -> dict[str, Any]:
-        """Counts, time spent and to come (seconds of jobs, each job once), and when it may be done."""
+        """Counts of jobs, seconds spent and left (each job once), and estimated seconds until all are done."""
         if group.dirty:
             group.summary = self._summed(group)
             group.dirty = False
@@ -167,7 +169,7 @@ class Model:
     def _summed(self, group: Group) -> dict[str, Any]:
         jobs = {key: self.jobs[key] for row in group.rows for key in row.jobs.values() if key in self.jobs}
         counts = Counter(job.state for job in jobs.values())
-        # what waits for a job that failed comes only when somebody retries that one
+        # jobs that wait for a failed one run only after it is retried
         ahead = {key for row in group.rows if row.state not in STUCK for key in row.jobs.values()}
         left: Counter[str] = Counter()
         spent, now = 0.0, time.time()
@@ -190,7 +192,7 @@ class Model:
 
     def _speeds_now(self) -> dict[str, float]:
         if time.monotonic() > self._next["speeds"]:
-            with suppress(LedgerError):  # an estimate by the speeds of just before is good enough
+            with suppress(LedgerError):  # the last known speeds are good enough for an estimate
                 self._speeds = self.ledger.jobs.speeds()
             self._next["speeds"] = time.monotonic() + SPEEDS_EVERY
         return self._speeds
@@ -214,7 +216,7 @@ class Model:
         self.version += 1
 
     def _knows(self, job: Job) -> bool:
-        """Whether this is no news; a result that was seen in a job's folder is newer than a ledger that has not heard of it."""
+        """Whether a job is known as it is; a result seen in its folder is newer than a ledger without it."""
         known = self.jobs.get(job.key)
         ahead = known is not None and known.state == DONE and job.state == RUNNING and known.attempt == job.attempt
         return ahead or known == job
@@ -233,7 +235,7 @@ class Model:
         began = time.time()
         listed = self.ledger.runs.experiments()
         stages = self.ledger.runs.stages(self._read_at - SKEW if self.stages else None)
-        if not {row.run for row in listed} <= self.stages.keys() | stages.keys():  # somebody's clock is far behind
+        if not {row.run for row in listed} <= self.stages.keys() | stages.keys():  # a machine's clock is far behind
             stages = self.ledger.runs.stages()
         self._size, self._read_at = size, began
         with self.lock:
@@ -259,7 +261,7 @@ class Model:
         self.version += 1
 
     def _compare_all(self) -> None:
-        """Whatever was missed, and why ever: every job's state beside the ledger's."""
+        """Compare every job's state with the ledger's, and take over whatever was missed."""
         places = self.ledger.jobs.all_places()
         known = {key: self.jobs.get(key) for key in places}
         missed = [
@@ -277,10 +279,10 @@ class Model:
         for job in self.running():
             folder = f"{self.home.jobs}/{job.stage}-{job.key}"
             written = _written(f"{folder}/progress.json")
-            if written != self._seen.get(job.key, 0):  # no file is no news
+            if written != self._seen.get(job.key, 0):  # no file: nothing new
                 self._seen[job.key] = written
                 told[job.key] = read_json(Path(folder) / "progress.json") or {}
-            if os.path.exists(f"{folder}/result.json"):  # done, though its scheduler is gone, or about to notice
+            if os.path.exists(f"{folder}/result.json"):  # done, although its scheduler is gone or has not noticed yet
                 ended[job.key] = replace(job, state=DONE, finished=job.finished or time.time())
         with self.lock:
             seen = {key: (self.alive(one), one.seen // 30) for key, one in schedulers.items()}
@@ -293,7 +295,7 @@ class Model:
 
 
 def _written(path: str) -> int:
-    """When a file was written last; 0 of one that is not there. A thousand are asked in a millisecond or two."""
+    """When a file was last written, in ns; 0 if it does not exist. A thousand calls take a millisecond or two."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""Tables, claims and figures of experiments, as `star-exp report` makes them, kept until something behind them changes."""
+"""Tables, claims and figures of experiments, as `star-exp report` makes them, cached until their data changes."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ from star.tracking.reader import Reader, open_reader
 from star_board.model import Group, Model
 
 KEPT = 24
-"""Experiments whose numbers are held."""
+"""Most experiments whose results are kept in memory."""
 LAG = 4.0
-"""Seconds after which numbers are read again while jobs run, or have just ended: the tracker comes after the ledger."""
+"""Seconds after which numbers are read again while jobs run or have just ended: the tracker lags behind the ledger."""
 SETTLED = 30.0
-"""Seconds after the last change from which on nothing new is expected."""
+"""Seconds after the last change from which no new numbers are expected."""
 CALM = 60.0
-"""Seconds after which even settled numbers are read again: somebody may have carried more to the tracker."""
+"""Seconds after which even settled numbers are read again: more may have been logged to the tracker."""
 AWAY = 15.0
-"""Seconds for which a tracker that did not answer is not asked again."""
+"""Seconds for which a tracker that did not answer is not read again."""
 _drawing = threading.Lock()
-"""matplotlib draws one figure at a time."""
+"""matplotlib can draw only one figure at a time."""
 
 
 @dataclass
 class Results:
-    """What is known of one experiment."""
+    """The results of one experiment: numbers, table, claims and figures."""
 
     evidence: Evidence
     table: Table | None
     judgements: list[ClaimResult]
     agreement: list[Agreement]
     pictures: dict[str, bytes | None] = field(default_factory=dict)
-    """Figure -> PNG; None of one that nothing is measured of."""
+    """Figure name -> PNG; None while nothing is measured."""
 
     @property
     def experiment(self) -> Experiment:
         return self.evidence.experiment
 
     def row(self, label: str) -> Row | None:
-        """A row of the table."""
+        """The table's row with this label; None if there is none."""
         return next((row for row in self.table.rows if row.label == label), None) if self.table else None
 
     def cell(self, row: Row, title: str) -> Cell | None:
-        """The cell of a row under a column."""
+        """The cell of a row under the column with this title; None if there is no such column."""
         assert self.table is not None
         titles = [column.title for column in self.table.columns]
         return row.cells[titles.index(title)] if title in titles else None
 
     def figure(self, name: str) -> bytes | None:
-        """A figure's PNG; None of one that there is not, or that nothing is measured of yet."""
+        """A figure's PNG; None if there is no such figure or nothing is measured yet."""
         found: FigureSpec | None = next((one for one in self.experiment.spec.figures if one.name == name), None)
         if found is not None and name not in self.pictures:
             from star.report.figures import draw
@@ -79,7 +79,7 @@ class Results:
 
 
 class Shelf:
-    """Results by experiment, read again when they may have changed."""
+    """Cache of results by experiment, read again when they may have changed."""
 
     def __init__(self, model: Model, tracking_uri: str) -> None:
         self.model, self.uri = model, tracking_uri
@@ -91,7 +91,7 @@ class Shelf:
     def of(self, group: Group) -> Results | str:
         """The results of an experiment, or why there are none to show."""
         lock = self._locks.setdefault(group.address, threading.Lock())
-        with lock:  # asked by many at once, read once
+        with lock:  # many requests at once, one read
             with self.model.lock:
                 summary = self.model.summary(group)
                 states = (summary["states"].total(), summary[DONE], summary["changed"])
@@ -111,8 +111,8 @@ class Shelf:
             return found
 
     def reader(self) -> Reader:
-        """The reader of the tracking store, opened anew where the store may have come since."""
-        if self._reader is None or self.uri.startswith("sqlite"):  # a store that was not there may be there now
+        """The reader of the tracking store; for SQLite it is opened anew each time, since the store may be new."""
+        if self._reader is None or self.uri.startswith("sqlite"):  # a store that was missing may exist now
             own = self.uri == url_of(self.model.home.mlflow)
             self._reader = open_reader(self.uri, self.model.home.artifacts if own else None)
         return self._reader
@@ -125,7 +125,7 @@ class Shelf:
             evidence = Evidence(plan, self.model.ledger, self.reader())
             table = build_table(evidence) if plan.experiment.spec.table else None
             return Results(evidence, table, judge_all(evidence), agreements(table) if table else [])
-        except LedgerError as error:  # the tracker is away: others need not wait for it too
+        except LedgerError as error:  # the tracker does not answer: other requests need not wait for it too
             self._away, self._away_until = str(error), time.monotonic() + AWAY
             return self._away
         except StarError as error:
@@ -133,7 +133,7 @@ class Shelf:
 
 
 def _written(path: Path) -> int:
-    """When a file was written last; 0 of one that is not there."""
+    """When a file was last written, in ns; 0 if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -149,7 +149,7 @@ def _changed(new: Results, old: Results) -> bool:
 
 
 def attention_picture(file: Path) -> bytes:
-    """The attention maps of one model, by layer, as PNG; drawn once."""
+    """One model's attention maps by layer as PNG; drawn once for each version of the file."""
     return _attention_picture(file, _written(file))
 
 
@@ -167,7 +167,7 @@ def _attention_picture(file: Path, written: int) -> bytes:
 
 
 def warm_up() -> None:
-    """Import what figures need, while nobody waits for one."""
+    """Import the modules that figures need, before the first figure is requested."""
     with _drawing:
         import star.report.figures.ablation
         import star.report.figures.arrays

@@ -15,7 +15,7 @@ from star_board.app import create_app
 from star_board.settings import Settings
 
 PATIENCE = 2
-"""Seconds that open streams get when the server stops."""
+"""Seconds that open streams get to end when the server stops."""
 
 
 def serve(settings: Settings, host: str, port: int, say: Callable[[str], None]) -> None:
@@ -24,14 +24,14 @@ def serve(settings: Settings, host: str, port: int, say: Callable[[str], None]) 
     Raises:
         StarError: the address cannot be listened on, or the ledger cannot be read.
     """
-    read_ledger(Home(settings.home))  # one that cannot be read is said now; where nothing has run yet, that is shown
+    read_ledger(Home(settings.home))  # raises now if it cannot be read; a home where nothing has run yet is fine
     listening = _listen(host, port)
     name, bound = (f"[{host}]" if ":" in host else host), listening.getsockname()[1]
     say(f"http://{name}:{bound}/ shows {settings.home}; Ctrl-C ends it. " + _rights(settings))
     config = uvicorn.Config(
         create_app(settings),
         log_level="warning",
-        access_log=False,  # addresses hold names and keys of others' work
+        access_log=False,  # addresses contain names and keys of other users' work
         server_header=False,
         timeout_graceful_shutdown=PATIENCE,
         proxy_headers=False,

@@ -1,4 +1,4 @@
-"""How a board is told what to show, and to whom."""
+"""Settings of a board: what it shows, and to whom."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SHORTEST_TOKEN = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """One board.
+    """Settings of one board.
 
     Args:
         home: folder of ledger and jobs.
-        tracking_uri: of MLflow's store.
-        token: what a viewer gives to be allowed to change anything; None: nobody is.
+        tracking_uri: URI of MLflow's store.
+        token: secret with which a viewer may change things; None: nobody may.
         hosts: names by which the board may be addressed, besides those of loopback.
-        experiments: folder whose YAML files may be run from the page.
-        out: where such a run writes its report.
-        mlflow_ui, optuna_ui: addresses to link to; none: no links.
-        https: browsers come by https, through a proxy.
+        experiments: folder whose YAML files may be run from the board.
+        out: folder where such a run writes its report.
+        mlflow_ui, optuna_ui: addresses to link to; None: no links.
+        https: whether browsers use https, through a proxy.
     """
 
     home: Path
@@ -38,15 +38,15 @@ class Settings:
 
     @property
     def allowed_hosts(self) -> frozenset[str]:
-        """Without ports."""
+        """Host names by which the board may be addressed, in lower case and without ports."""
         return frozenset((*LOOPBACK, *(host.lower() for host in self.hosts)))
 
 
 def read_token(file: Path | None, given: str | None) -> str | None:
-    """The token in a file, else the one given (from the environment), else none.
+    """The token in a file, else the one given (from the environment), else None.
 
     Raises:
-        StarError: the file cannot be read, or the token is too short to be a secret.
+        StarError: the file cannot be read, or the token has fewer than SHORTEST_TOKEN characters.
     """
     where = f"--token-file {file}" if file is not None else "STAR_BOARD_TOKEN"
     if file is not None:

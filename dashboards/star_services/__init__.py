@@ -1,1 +1,1 @@
-"""What docker-compose.yml needs beside the commands themselves: secrets from files, probes of use, a door before optuna-dashboard."""
+"""What docker-compose.yml needs besides the commands: secrets from files, health probes, optuna-dashboard's login."""

@@ -25,7 +25,7 @@ from star_board.settings import Settings, read_token
 
 PATIENCE = 60.0
 LARGEST = 16 * 2**20
-"""Bytes of an answer: a study of 10,000 trials has two million."""
+"""Most bytes of an answer: a study of 10,000 trials has two million."""
 KEPT = ("content-type", "cache-control", "etag", "last-modified")
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -35,11 +35,11 @@ METHODS = ["GET", "POST", "PUT", "DELETE"]
 
 
 def create_door(upstream: str, board: str, settings: Settings) -> Starlette:
-    """The door as an application.
+    """The door as an ASGI application, which passes requests of signed-in viewers on to optuna-dashboard.
 
     Args:
         upstream: optuna-dashboard's address, such as http://optuna:8080.
-        board: where to sign in, as browsers reach it.
+        board: the board's address for browsers, where viewers sign in.
     """
     sessions, target = Sessions(settings.token), urlsplit(upstream)
     assert target.hostname is not None
@@ -58,7 +58,7 @@ def create_door(upstream: str, board: str, settings: Settings) -> Starlette:
             return PlainTextResponse("This study is too large for optuna-dashboard; the board shows it.\n", 502)
         kept = {name: value for name, value in answer.getheaders() if name.lower() in KEPT}
         location = answer.getheader("location")
-        if location is not None:  # only within itself
+        if location is not None:  # redirect only within optuna-dashboard
             kept["Location"] = urlsplit(location)._replace(scheme="", netloc="").geturl()
         return Response(content, answer.status, kept)
 
@@ -87,7 +87,7 @@ def create_door(upstream: str, board: str, settings: Settings) -> Starlette:
 
 
 def main(serve: Callable[..., None] = uvicorn.run) -> None:
-    """The command."""
+    """Run the command: parse the options and serve the door."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", required=True)
     parser.add_argument("--board", required=True, help="where browsers sign in")

@@ -1,6 +1,7 @@
-"""`python -m star_services.optuna_tables`: make Optuna's tables, once; optuna-dashboard reads them and makes none.
+"""`python -m star_services.optuna_tables`: create Optuna's tables once, because optuna-dashboard does not create them.
 
-The studies are where `star-exp search` keeps them: in the ledger's database (STAR_LEDGER_URL), in a schema of their own.
+The studies are where `star-exp search` keeps them: in the ledger's database (STAR_LEDGER_URL), in a
+schema of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from star.search.study import open_storage
 
 
 def main() -> int:
-    """Make them where they are not there."""
+    """Create Optuna's tables if missing; returns the exit code: 0, or 2 for an error, printed to stderr."""
     try:
         open_storage(Home(Path(os.environ.get("STAR_HOME", "runs"))))
     except StarError as error:

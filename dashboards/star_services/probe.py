@@ -1,7 +1,7 @@
-"""`python -m star_services.probe URL`: whether a service does its work, and not only whether its process lives.
+"""`python -m star_services.probe URL`: check that a service does its work, not only that its process lives.
 
-Exit code 0 when URL answers with 2xx within five seconds; 1 with one line otherwise. PROBE_USER and PROBE_PASSWORD are sent where they
-are set.
+Exit code 0 if URL answers with 2xx within five seconds; else 1, with one line of output. PROBE_USER and
+PROBE_PASSWORD are sent (basic authentication) if both are set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PATIENCE = 5.0
 
 
 def main(url: str) -> int:
-    """Ask once."""
+    """Request the URL once; returns the exit code."""
     request = urllib.request.Request(url)
     user, password = os.environ.get("PROBE_USER"), os.environ.get("PROBE_PASSWORD")
     if user and password:

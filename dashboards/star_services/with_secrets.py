@@ -1,7 +1,7 @@
 """`python -m star_services.with_secrets NAME=FILE ... -- COMMAND ...`: run a command with secrets in its environment.
 
-Each FILE's content, less white space around it, becomes the variable NAME of the command alone: it stands in no compose file, no
-`docker inspect` and no list of processes.
+Each FILE's content, without surrounding white space, becomes the variable NAME of the command only, and is visible in
+no compose file, no `docker inspect` and no list of processes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> None:
-    """Become the command.
+    """Set the variables, and replace this process by the command.
 
     Raises:
-        SystemExit: with one sentence, when a file cannot be read or is empty.
+        SystemExit: with one sentence, if the arguments are wrong, a file cannot be read or is empty, or the command
+            cannot be started.
     """
     if "--" not in arguments[:-1]:
         raise SystemExit("with_secrets: give NAME=FILE ..., then --, then a command.")

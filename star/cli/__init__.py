@@ -1,1 +1,1 @@
-"""star-exp."""
+"""The command line, `star-exp`."""

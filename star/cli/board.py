@@ -61,7 +61,7 @@ def board(
     """Show everything in a browser, live: experiments, tables, curves, samples, queue, failures, searches."""
     import os
 
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away is said, not waited for
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # do not wait for a server that is away
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     from star.cli.store import tracking_uri
     from star.rundir import Home
@@ -79,7 +79,7 @@ def board(
     settings = Settings(
         home=Home(home).path,
         tracking_uri=tracking_uri(Home(home)),
-        token=read_token(token_file, os.environ.pop("STAR_BOARD_TOKEN", None)),  # children need not know it
+        token=read_token(token_file, os.environ.pop("STAR_BOARD_TOKEN", None)),  # child processes do not need it
         hosts=(*names, *([host] if host not in ("0.0.0.0", "::") else [])),
         experiments=experiments,
         out=out,

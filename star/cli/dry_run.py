@@ -1,4 +1,4 @@
-"""`star-exp run --dry-run`: the batch scripts that Slurm would get, and nothing is written or submitted."""
+"""`star-exp run --dry-run`: prints the batch scripts that Slurm would get. Nothing is written or submitted."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from star.scheduler.snapshot import place_of
 from star.spec.experiment import Experiment
 
 SHOWN = 4
-"""Jobs of an array that are named; of the others, how many there are."""
+"""Number of jobs of an array that are named; the others are counted."""
 
 
 def show_scripts(experiment: Experiment, path: Path, executor: str, budget: float | None) -> None:
     """Print a script for each job or array, in the order of submission; a later one names an earlier one's number as JOB1, JOB2, ...
 
     Raises:
-        ExecutorError: another executor than Slurm, which has no scripts, or submitit is not installed.
+        ExecutorError: the executor is not Slurm, so it has no scripts, or submitit is not installed.
+        SpecError: the jobs cost more GPU-hours than `budget`, or their cost is unknown.
     """
     if executor != "slurm":
         raise ExecutorError(

@@ -1,4 +1,4 @@
-"""`star-exp evaluate` and `reference`: which files, which network; tensors are another process's business."""
+"""`star-exp evaluate` and `reference`: find the files and the network; another process works with tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from star.rundir import Home
 def score_files(
     home: Path, reference: Path, samples: Path | None, write: Path | None, weights: Path | None, **options: Any
 ) -> int:
-    """Run the request in a process of its own; returns its exit code."""
+    """Score or describe the images in a process of its own; returns its exit code, 130 after Ctrl-C."""
     place = Home(home)
     if weights and options["extractor"] != "inception":
         raise StarError(f"--weights {weights}: is for --extractor inception; {options['extractor']} has its own.")

@@ -1,4 +1,4 @@
-"""`star-exp weights export`: which job, which weights, which file; tensors are another process's business."""
+"""`star-exp weights export`: finds the job, the weights and the file; another process works with tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = {"llamagen": ".pt", "safetensors": ".safetensors"}
 
 
 def export_weights(path: Path, prefix: str, weights: str, form: str, target: Path | None) -> None:
-    """Write the weights of a run (those of the last of its stages that has some), or of a job."""
+    """Write the weights of a run (of the last of its stages that has some), or of a job, to a file."""
     home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
     known = {name: stage.weights for name, stage in builtin_stages().items() if stage.weights}

@@ -1,4 +1,4 @@
-"""What goes wrong outside of this program, as one sentence: disks, databases, MLflow, output that nobody takes."""
+"""Turns failures outside of this program into one sentence: disks, databases, MLflow, output that nobody reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star.errors import StarError
 from star.words import shown
 
 TRACEBACK = "STAR_TRACEBACK"
-"""Set it to see where in the program such a failure arose."""
+"""Environment variable: if it is set, such a failure prints its traceback."""
 
 
 def guarded(work: Callable[[], object]) -> int:
@@ -23,7 +23,7 @@ def guarded(work: Callable[[], object]) -> int:
     Returns:
         The exit code: 2 for what the user, or the machine's owner, can fix; 130 after Ctrl-C, or when the reader of the output left.
     """
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # closed by whoever started this
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # the parent process may have closed them
     sys.stderr = sys.stderr or open(os.devnull, "w")
     try:
         code = _finished(work)
@@ -39,7 +39,7 @@ def guarded(work: Callable[[], object]) -> int:
         if told is None or os.environ.get(TRACEBACK):
             raise
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            be_silent()  # it may be the output itself that found no room
+            be_silent()  # the output itself may be on the full disk
         click.echo(f"error: {told}", err=True)
         return 2
 
@@ -53,16 +53,16 @@ def _finished(work: Callable[[], object]) -> int:
 
 
 def be_silent() -> None:
-    """Nobody reads what is printed, or can: the rest goes nowhere, and Python's own last flush does not fail."""
+    """Discard what is printed from now on, because nobody can read it. Python's own last flush then does not fail."""
     with open(os.devnull, "w") as nowhere:
         try:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        except (OSError, ValueError, AttributeError):  # there is none
+        except (OSError, ValueError, AttributeError):  # there is no stdout
             return
 
 
 def sentence(error: Exception) -> str | None:
-    """What to tell a user; None of an error of the program itself."""
+    """The sentence to show a user for an error; None for an error of the program itself."""
     if isinstance(error, StarError):
         return str(error)
     if isinstance(error, OSError):

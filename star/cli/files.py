@@ -1,4 +1,4 @@
-"""The file that a command names, read. What reads it is imported when it is wanted: most commands read none."""
+"""Reads the file that a command names. The code that reads it is imported on demand: most commands read none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def read_experiment(
     file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None
 ) -> Experiment:
-    """The experiment in `file`, changed as the command line says.
+    """Read the experiment in `file`, changed as the command line says.
 
     Raises:
         SpecError: with file, line and dotted path.
@@ -37,17 +37,17 @@ def read_experiment(
 
 
 def is_name(given: Path) -> bool:
-    """Whether an argument names an experiment that ran, and no file: it has no folder, no YAML's ending, and is not there."""
+    """Whether an argument names an experiment that ran, and not a file: no folder, no YAML ending, and no such file."""
     return len(given.parts) == 1 and given.suffix not in (".yaml", ".yml") and not given.is_file()
 
 
 def plans_of(
     names: Sequence[Path], home: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None
 ) -> list[Plan]:
-    """Experiments as they were last run, by their names.
+    """Plans of the named experiments as they were last run.
 
     Raises:
-        StarError: none of a name was run, or an option wants to change what was.
+        StarError: no experiment of a name was run, or an option would change what was run.
     """
     if not names:
         return []
@@ -59,10 +59,10 @@ def plans_of(
 
 
 def refuse_changes(names: Sequence[Path], sets: tuple[str, ...], seeds: str | None, name: str | None) -> None:
-    """That no option wants to change what was run.
+    """Check that no option would change experiments that are named as they were run.
 
     Raises:
-        StarError: one does.
+        StarError: an option would.
     """
     changes = {"--set": sets, "--seeds": seeds, "--name": name}
     for option in (option for option, value in changes.items() if value and names):
@@ -72,7 +72,7 @@ def refuse_changes(names: Sequence[Path], sets: tuple[str, ...], seeds: str | No
 
 
 def searches_of(names: Sequence[Path], home: Path, profile: str | None) -> dict[Path, list[Path]]:
-    """Name -> files that give that search as it was last run, of those names that are searches'."""
+    """Name -> files of the search as it was last run, for each of these names that is a search's."""
     from star.rundir import Home
     from star.scheduler.recorded import searches_as_run
 
@@ -81,7 +81,7 @@ def searches_of(names: Sequence[Path], home: Path, profile: str | None) -> dict[
 
 
 def describes_search(file: Path) -> bool:
-    """Whether `file` is a search's, and no experiment's."""
+    """Whether `file` describes a search and not an experiment."""
     from star.spec.extends import read_extended
     from star.spec.load import is_search
 
@@ -91,7 +91,7 @@ def describes_search(file: Path) -> bool:
 def read_search(
     file: Path, profile: str | None, sets: tuple[str, ...], name: str | None, recorded: bool = False
 ) -> Search:
-    """The search in `file`, changed as the command line says.
+    """Read the search in `file`, changed as the command line says.
 
     Raises:
         SpecError: with file, line and dotted path.

@@ -1,4 +1,4 @@
-"""`star-exp gc`, `reindex`, `export`, `import`: what concerns a home as a whole."""
+"""`star-exp gc`, `reindex`, `export`, `import`: commands about a home as a whole."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from star.words import shown
 
 
 def collect_garbage(path: Path, delete: bool, intermediates: bool, left_out: bool, as_json: bool) -> None:
-    """Show or remove what may go."""
-    home, ledger = look(path)  # to read alone: where the disk is full, this is the cure
+    """Show what no run needs, or remove it with `delete`."""
+    home, ledger = look(path)  # opened only for reading: on a full disk, this command is the remedy
     ledger.check_bound(home)
     found = find(home, ledger, intermediates, left_out)
     if as_json:
@@ -58,7 +58,7 @@ def collect_garbage(path: Path, delete: bool, intermediates: bool, left_out: boo
 
 
 def rebuild(path: Path, mlflow: bool) -> None:
-    """Make the ledger anew from the folders, then bring MLflow up to it."""
+    """Make the ledger anew from the jobs' folders, then bring MLflow up to date with it."""
     home = Home(path)
     if not home.path.is_dir():
         raise StarError(f"--home {shown(home.path)}: is not there; name the folder that holds jobs/.")
@@ -68,7 +68,7 @@ def rebuild(path: Path, mlflow: bool) -> None:
     try:
         ledger = open_ledger(home)
         found = reindex(home, ledger)
-    except DamagedError as error:  # sound as a file, and yet no ledger
+    except DamagedError as error:  # a sound SQLite file, but no ledger
         if os.environ.get(URL_VARIABLE):
             raise
         _replace_damaged(home.ledger, home, error.what)
@@ -92,13 +92,13 @@ def rebuild(path: Path, mlflow: bool) -> None:
 
 
 def _replace_damaged(file: Path, home: Home, what: str | None) -> None:
-    """Put a database that cannot be used aside, and say where it is."""
+    """Move a database that cannot be used aside, and say where it is; without `what`, do nothing."""
     if what is not None:
         click.echo(f"{what}: put aside as {shown(put_aside(file, home.aside))}", err=True)
 
 
 def export_bundle(asked: Experiment | Plan, path: Path, reports: Path, weights: str, target: Path | None) -> None:
-    """Write an experiment, or what of it was run, as one file."""
+    """Write an experiment as one file; `asked` is the experiment itself, or a plan of it as it was run."""
     home, ledger = look(path)
     plan = asked if isinstance(asked, Plan) else make_plan(asked, home, ledger)
     target = writable(target or Path(f"{plan.experiment.name}-{plan.experiment.profile}.tar.gz"), "--to")
@@ -110,7 +110,7 @@ def export_bundle(asked: Experiment | Plan, path: Path, reports: Path, weights: 
 
 
 def import_bundle(bundle: Path, path: Path, reports: Path) -> None:
-    """Take in an experiment."""
+    """Take the experiment in a bundle into a home."""
     home = Home(path)
     ledger = open_ledger(home)
     taken = unpack(bundle, home, reports)

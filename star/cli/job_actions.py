@@ -1,4 +1,4 @@
-"""`star-exp diff`, `why`, `retry`, `cancel`, `rerun`."""
+"""`star-exp diff`, `why`, `retry`, `cancel`, `rerun`, `forget`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _number(value: float | None) -> str:
 
 
 def show_why(path: Path, prefix: str, as_json: bool) -> None:
-    """Print why a job, or each job of a run, is what it is."""
+    """Print the last event of a job, or of each job of a run, and what differs from the nearest other job."""
     _, ledger = look(path)
     kind, key = ledger.resolve(prefix)
     keys = list(ledger.runs.of([key])[key].stages.values()) if kind == "run" else [key]
@@ -83,7 +83,7 @@ def _reason_lines(reason: Reason) -> list[str]:
 
 
 def retry_jobs(path: Path, keys: Sequence[str], experiment: str | None, failed: bool) -> None:
-    """Queue ended jobs again."""
+    """Queue again jobs that failed, were cancelled or got lost."""
     ledger = _open(path)[1]
     if failed and not keys and experiment is None:
         chosen: list[Job] = ledger.jobs.of_state(FAILED)
@@ -100,7 +100,7 @@ def retry_jobs(path: Path, keys: Sequence[str], experiment: str | None, failed: 
 
 
 def cancel_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None:
-    """Stop jobs."""
+    """Cancel jobs; those that other runs need too are left alone unless their keys are named."""
     home, ledger = _open(path)
     chosen = _chosen(ledger, keys, experiment, None, alone=True)
     if chosen.shared:
@@ -114,7 +114,7 @@ def cancel_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None
 
 
 def _tell_tracker(home: Home, ledger: Ledger, keys: list[str]) -> None:
-    """End in MLflow what was cancelled: a scheduler that is at work tells it of its own experiment alone."""
+    """End cancelled jobs in MLflow too: a scheduler that is at work does so only for its own experiment."""
     cancelled = [job.key for job in ledger.jobs.of(keys).values() if job.state == CANCELLED]
     if not cancelled:
         return
@@ -124,12 +124,12 @@ def _tell_tracker(home: Home, ledger: Ledger, keys: list[str]) -> None:
     try:
         deliver(home, ledger, lambda: connect(home), jobs=cancelled)
         end_left_out(home, ledger, lambda: connect(home), cancelled)
-    except Exception as error:  # whatever a tracker that is away says: the jobs are cancelled all the same
+    except Exception as error:  # a tracker that does not answer may raise anything; the jobs are cancelled all the same
         click.echo(f"warning: MLflow is behind ({str(error).splitlines()[0]}); the next run tells it.", err=True)
 
 
 def rerun_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None:
-    """Have done jobs computed anew."""
+    """Queue done jobs, and all that was made from them, to be computed anew."""
     home, ledger = _open(path)
     chosen = _chosen(ledger, keys, experiment, None)
     moved = rerun(home, ledger, chosen.jobs.values())
@@ -141,7 +141,7 @@ def rerun_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None:
 
 
 def forget_experiments(path: Path, names: Sequence[str], over: bool) -> None:
-    """Take experiments out of what is listed."""
+    """Take experiments out of `status` and the board; their results stay."""
     home, ledger = _open(path)
     if bool(names) == over:
         raise SpecError("forget: give names of experiments, or --over for all of which nothing is queued or runs.")

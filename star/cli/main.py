@@ -1,4 +1,4 @@
-"""`star-exp`: nouns and verbs. Hyper-parameters live in YAML alone. Each command imports what it needs when it runs.
+"""`star-exp`: the commands. Hyper-parameters live in YAML alone. Each command imports what it needs when it runs.
 
 Exit codes: 0 all done; 1 some job failed, or waits for one that did; 2 the user's mistake; 130 interrupted.
 """
@@ -34,7 +34,7 @@ from star.errors import StarError
 
 
 class _Group(click.Group):
-    """Commands that Ctrl-C ends as docs/resume.md says, where click would call it an abort and a failure."""
+    """A group whose commands end on Ctrl-C as docs/resume.md says; click would call it an abort and a failure."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; end with exit code 130 on Ctrl-C, and when the reader of the output has gone."""
@@ -356,5 +356,5 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: a mistake, and what fails outside of this program, become one sentence and exit code 2."""
+    """Entry point. Mistakes, and failures outside of this program, become one sentence and exit code 2."""
     sys.exit(guarded(cli))

@@ -1,7 +1,7 @@
-"""What a run tells somebody who is not looking: that a job failed for good, that an experiment ended, that a claim is decided.
+"""Notifications of a run: a job failed for good, an experiment or a search ended, a claim is decided.
 
-STAR_NOTIFY says whom: an http(s) address, which gets JSON by POST, or a command, which gets it on its standard input. It is read from the
-environment alone: such an address is a secret, and belongs into no spec, no log and no ledger.
+STAR_NOTIFY names the receiver: an http(s) address, which gets JSON by POST, or a command, which gets it on its standard
+input. It is read only from the environment: such an address is a secret and must not be in a spec, a log or the ledger.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from star.rundir import read_json
 
 VARIABLE = "STAR_NOTIFY"
 PATIENCE = 10.0
-"""Seconds that a receiver may take, and that the end of a run waits for what is not delivered yet."""
+"""Seconds that a receiver may take, and that a run waits at its end for events that are not delivered yet."""
 Event = dict[str, Any]
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """An address that sends elsewhere is not followed: what is told may be nobody else's business."""
+    """Follows no redirect: an event may be confidential."""
 
     def redirect_request(self, *args: Any, **options: Any) -> None:
         return None
 
 
 def receiver() -> str | None:
-    """Whom STAR_NOTIFY names, checked; None without it.
+    """The receiver that STAR_NOTIFY names, checked; None if it is not set.
 
     Raises:
-        StarError: it is neither an address nor a command.
+        StarError: it is neither an address that can be used nor a command that is found.
     """
     target = os.environ.get(VARIABLE, "").strip()
     if not target:
@@ -68,12 +68,12 @@ def receiver() -> str | None:
 
 
 def is_address(target: str) -> bool:
-    """Whether a receiver is a webhook."""
+    """Whether a receiver is an http(s) address and not a command."""
     return target.startswith(("http://", "https://"))
 
 
 def deliver(target: str, event: Event) -> str | None:
-    """Tell the receiver; returns what went wrong, without the address."""
+    """Send an event to the receiver; returns what went wrong, without the address, or None."""
     content = json.dumps(event).encode()
     if not is_address(target):
         try:
@@ -89,7 +89,7 @@ def deliver(target: str, event: Event) -> str | None:
             return None if 200 <= answer.status < 300 else f"{urlsplit(target).hostname} answered {answer.status}"
     except HTTPError as error:
         return f"{urlsplit(target).hostname} did not take it: {error.code}"
-    except (OSError, ValueError, HTTPException) as error:  # what they say may hold the address
+    except (OSError, ValueError, HTTPException) as error:  # their messages may hold the address
         reason = getattr(error, "reason", None)
         known = reason.strerror if isinstance(reason, OSError) and reason.strerror else type(error).__name__
         return f"{urlsplit(target).hostname} did not take it: {known}"
@@ -100,11 +100,12 @@ def _without_secrets() -> dict[str, str]:
 
 
 class Notifier:
-    """The events of one run; a receiver that is slow or away delays nothing, and is named once.
+    """Sends the events of one run from a thread, so that a slow receiver delays no job. A failure is reported once.
 
     Args:
-        target: as `receiver` gives it; None: nobody is told.
-        about: what every event says, such as the experiment's name.
+        target: as `receiver` returns it; None: nothing is sent.
+        about: fields of every event, such as the experiment's name.
+        say: prints a warning.
     """
 
     def __init__(self, target: str | None, about: Mapping[str, str], say: Callable[[str], None]) -> None:
@@ -117,12 +118,12 @@ class Notifier:
             self._thread.start()
 
     def send(self, event: str, text: str, **details: Any) -> None:
-        """One event: `text` is a sentence for people, as chat services show it."""
+        """Send one event without waiting for it. `text` is a sentence for people, as chat services show it."""
         if self.target is not None:
             self._waiting.put({"event": event, "text": text, **self.about, **details})
 
     def see(self, states: Mapping[str, Job]) -> None:
-        """Tell of jobs that have failed for good since the last look; those that had failed before it are no news."""
+        """Send an event for each job that has failed for good since the last call; the first call sends nothing."""
         for job in states.values():
             if job.state == FAILED and (job.key, job.attempt) not in self._told:
                 self._told.add((job.key, job.attempt))
@@ -133,14 +134,14 @@ class Notifier:
         self._first = False
 
     def claims(self, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        """Tell of claims that are decided now and were not."""
+        """Send an event for each claim that is decided now and was undecided, or decided otherwise, before."""
         for claim, verdict in now.items():
             if verdict != "undecided" and before.get(claim, "undecided") != verdict:
                 text = f"{self.about['experiment']}: the claim {claim} is {verdict}"
                 self.send("claim_decided", text, claim=claim, verdict=verdict)
 
     def close(self) -> None:
-        """Wait a little for what is not delivered yet."""
+        """Wait for events that are not delivered yet, at most `PATIENCE` seconds."""
         if self.target is not None:
             self._waiting.put(None)
             self._thread.join(PATIENCE)
@@ -156,16 +157,16 @@ class Notifier:
 
 
 def verdicts(folder: Path) -> dict[str, str]:
-    """Claim -> verdict, as the report in a folder has them."""
+    """Id of a claim -> verdict, as the report in a folder has them; empty if there is no report."""
     found = read_json(folder / "claims.json") or {}
     return {one["id"]: one["verdict"] for one in found.get("claims", [])}
 
 
 def send_test() -> str:
-    """Tell the receiver that this is a test; returns what to print.
+    """Send a test event to the receiver; returns what to print.
 
     Raises:
-        StarError: nobody is named, or it did not work.
+        StarError: STAR_NOTIFY is not set or not legal, or the event was not delivered.
     """
     target = receiver()
     if target is None:

@@ -11,12 +11,12 @@ from click.shell_completion import CompletionItem
 
 
 class FolderType(click.ParamType):  # type: ignore[type-arg]
-    """A folder, which may not be there yet: no file, and a name that a file system takes."""
+    """A folder that need not exist yet. A file, or a name that the file system refuses, is an error."""
 
     name = "folder"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path."""
+        """The folder's path; fails if it is empty, a file, or refused by the file system."""
         path = Path(value)
         try:
             there = path.exists()
@@ -42,7 +42,7 @@ HOME = click.option(
 
 
 def _in_home(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
-    """Reports are the home's own unless told otherwise: what somebody runs changes no file of a checkout."""
+    """The folder for reports: HOME/reports unless `--out` is given, so that a run changes no file of a checkout."""
     del param
     home: Path = ctx.params["home"]
     return value or home / "reports"
@@ -121,12 +121,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
 def experiment_options(command: click.decorators.FC) -> click.decorators.FC:
-    """The options that choose and change an experiment."""
+    """Decorator that adds the argument FILE and the options that change an experiment."""
     return FILE(experiment_changes(command))
 
 
 def experiment_changes(command: click.decorators.FC) -> click.decorators.FC:
-    """The options that change an experiment."""
+    """Decorator that adds the options that change an experiment."""
     options = [
         click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file."),
         click.option(
@@ -146,7 +146,7 @@ def experiment_changes(command: click.decorators.FC) -> click.decorators.FC:
 
 
 def extractor_options(command: click.decorators.FC) -> click.decorators.FC:
-    """The options that choose a network and how it runs."""
+    """Decorator that adds the options that choose a network for features and how it runs."""
     for option in reversed(EXTRACTOR):
         command = option(command)
     return command
@@ -158,7 +158,7 @@ class KeyType(click.ParamType):  # type: ignore[type-arg]
     name = "key"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Keys that begin so."""
+        """Keys of runs and jobs that begin with `incomplete`, at most 50 of each."""
         from star.errors import StarError
         from star.ledger.store import read_ledger
         from star.rundir import Home

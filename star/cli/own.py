@@ -1,4 +1,4 @@
-"""`star-exp log`: numbers of one's own on runs and jobs."""
+"""`star-exp log`: adds the user's own numbers to runs and jobs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from star.scheduler.reindex import deliver
 from star.words import shown
 
 LONGEST, DIGITS = 240, 18
-"""Of a name and of a step, that MLflow and its databases hold."""
+"""Most characters of a name, and most digits of a step, that MLflow and its databases hold."""
 KEY, STEP = "key", "step"
-"""Columns of a table that are no numbers of one's own."""
+"""Columns of a table that are not numbers to log."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is said of one run or job at one step."""
+    """Numbers to log for one run or job at one step."""
 
     key: str
     step: int
@@ -59,7 +59,7 @@ def log_numbers(path: Path, key: str | None, pairs: Sequence[str], step: int, ta
     jobs = {folder.path.name.rpartition("-")[2] for folder, _ in places}
     try:
         deliver(home, ledger, lambda: connect(home), jobs=jobs)
-    except Exception as error:  # whatever a tracker that is away says: the numbers are in the folders
+    except Exception as error:  # a tracker that does not answer may raise anything; the numbers are in the folders
         reason = str(error).splitlines()[0]
         click.echo(f"warning: MLflow does not have it yet ({reason}); `star-exp reindex` carries it there.", err=True)
 
@@ -135,7 +135,7 @@ def _number(text: str, where: str) -> float:
 
 
 def _place(home: Home, ledger: Ledger, row: Numbers) -> tuple[JobDir, str | None]:
-    """The folder that keeps these numbers, and the run whose they are; None for all runs of a job."""
+    """The folder that keeps these numbers, and the key of their run; None if they are for all runs of a job."""
     try:
         kind, key = ledger.resolve(row.key)
     except StarError as error:
@@ -150,10 +150,10 @@ def _place(home: Home, ledger: Ledger, row: Numbers) -> tuple[JobDir, str | None
 
 
 def take_over(home: Home, ledger: Ledger, runs: dict[str, dict[str, str]]) -> None:
-    """Bring what was logged to MLflow alone into the jobs' folders, or say why not.
+    """Copy numbers that were logged only to MLflow into the jobs' folders; print a warning if that is not possible.
 
     Args:
-        runs: key -> stages of each.
+        runs: key of a run -> stage -> key of its job.
     """
     try:
         reader = reader_of(home)

@@ -1,4 +1,4 @@
-"""Where a command is to write, tried before anything is computed."""
+"""Checks, before anything is computed, that a command can write its output."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from star.words import shown
 
 
 def writable(target: Path, option: str) -> Path:
-    """A file that can be written: in a folder that is made when it is not there, and not in place of anything but a file.
+    """Check that `target` can be written, and return it. A missing folder is made; only a file may be there already.
 
     Raises:
-        StarError: with what prevents it.
+        StarError: it cannot be written; the message says why.
     """
     if not str(target) or str(target) == ".":
         raise StarError(f"{option}: names no file; give one.")
@@ -29,10 +29,10 @@ def writable(target: Path, option: str) -> Path:
 
 
 def writable_folder(folder: Path, option: str) -> Path:
-    """A folder in which files can be made; it is made itself when it is not there.
+    """Check that files can be made in `folder`, and return it. It is made if needed.
 
     Raises:
-        StarError: with what prevents it.
+        StarError: it cannot be written; the message says why.
     """
     probe = folder / f".star.{uuid.uuid4().hex[:8]}"
     try:

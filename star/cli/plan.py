@@ -1,4 +1,4 @@
-"""`star-exp plan`: what would happen, before anything does."""
+"""`star-exp plan`: shows what a run would compute and cost, without starting it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ from star.spec.experiment import Experiment
 from star.spec.resources import PEAK_TFLOPS
 
 LINES = 400
-"""Runs, and jobs, that are printed one by one; --json has them all."""
+"""Most runs, and most jobs, that are printed one by one; --json has them all."""
 
 
 def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json: bool) -> None:
-    """Print the plan of an experiment."""
+    """Print the plan of an experiment.
+
+    Raises:
+        SpecError: after printing, if the plan costs more GPU-hours than `budget`, or its cost is unknown.
+    """
     home = Home(path)
     ledger = read_ledger(home)
     plan = make_plan(experiment, home, ledger)
@@ -79,7 +83,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"\n  {'stage':<10} {'key':<16} {'runs':>4}  {'action':<10} {'cost':>11}  {'GPU-hours':>9}  why"
     order = list(experiment.spec.pipeline)
     jobs = sorted(plan.jobs.values(), key=lambda job: order.index(job.stage))
-    if len(jobs) > LINES:  # by stage and action
+    if len(jobs) > LINES:  # summed up by stage and action
         counts = Counter((job.stage, job.action) for job in jobs)
         costs: Counter[tuple[str, str]] = Counter()
         for job in jobs:
@@ -108,7 +112,7 @@ def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
 
 
 def is_own(job: PlannedJob) -> bool:
-    """Whether a job is a stage of the user's own, of whose cost nobody knows."""
+    """Whether a job is of a user's own stage, whose cost is unknown."""
     return job.spec.pipeline[job.stage].is_own
 
 
@@ -162,7 +166,7 @@ def _duration(seconds: float) -> str:
 
 
 def amount(count: float, unit: str) -> str:
-    """Four digits, with the prefix that fits."""
+    """A number with its unit, as four significant digits with the prefix that fits, such as `1.5 GB`."""
     for prefix in ("", "k", "M", "G", "T", "P", "E"):
         if count < 1000:
             return f"{count:.4g} {prefix}{unit}"

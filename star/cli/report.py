@@ -55,20 +55,23 @@ class ReportOptions:
     home: Path
     out: Path
     index: bool = False
-    """With an index; experiments that never ran are left out."""
+    """Write an index too, and leave out experiments of which no run is tracked."""
     mlflow_ui: str | None = None
     spread: str | None = None
     replace: bool = False
-    """Also where what lies there says more."""
+    """Write also over a report that holds more numbers than the new one."""
 
 
 def write_reports(
     asked: Sequence[Experiment | Plan], options: ReportOptions, studies: Sequence[StudyReport] = ()
 ) -> list[str]:
-    """Write reports from what is tracked, of experiments and of plans of what was run.
+    """Write reports, from tracked metrics, of experiments and of plans of what was run.
 
     Returns:
-        Why others were not written: what lies there says more.
+        A sentence for each report that was not written because the one that is there holds more numbers.
+
+    Raises:
+        DataError: data of an experiment are not what its spec says; with `index`, after the others are written.
     """
     from star.report.fuller import kept_back
     from star.report.write import build, write
@@ -113,7 +116,7 @@ def write_reports(
 
 
 def _take_over(home: Home, evidence: Evidence, reader: Reader) -> None:
-    """Keep in the jobs' folders what was logged to MLflow alone; a file that is damaged keeps no report back."""
+    """Copy numbers that were logged only to MLflow into the jobs' folders; a damaged file there is only a warning."""
     try:
         adopt(home, {run.key: run.stages for run in evidence.plan.runs}, evidence.tracked, reader)
     except DataError as error:
@@ -121,7 +124,7 @@ def _take_over(home: Home, evidence: Evidence, reader: Reader) -> None:
 
 
 def _index(reports: list[Report], studies: Sequence[StudyReport], options: ReportOptions) -> list[str]:
-    """Write the index; returns why not, where the one that is there has more."""
+    """Write the index; returns why it was not written if the one that is there has more entries, else nothing."""
     from star.report.fuller import index_kept_back
     from star.report.index import write_index
 
@@ -151,7 +154,7 @@ def _refuse_one_place(experiments: Sequence[Experiment], studies: Sequence[Study
 
 
 def _warn_of_lost(evidence: Evidence) -> None:
-    """Say which results exist and are not in MLflow, where the table looks for them; or that there are none at all."""
+    """Warn if runs are done but not in MLflow, where the table looks for them, or if no run is tracked at all."""
     plan = evidence.plan
     for note in plan.assumed:
         click.echo(f"note: {note}", err=True)
@@ -183,11 +186,14 @@ def write_studies(
     mlflow_ui: str | None = None,
     replace: bool = False,
 ) -> list[StudyReport]:
-    """Write reports of searches, and return what they say.
+    """Write reports of searches; returns those that were written.
 
     Args:
-        lenient: leave out those that were never begun.
-        replace: also where what lies there has more trials.
+        lenient: leave out searches that were never begun.
+        replace: write also over a report that has more trials.
+
+    Raises:
+        NotFoundError: a search was never begun, unless `lenient`.
     """
     if not searches:
         return []
@@ -227,7 +233,7 @@ def _address(mlflow_ui: str | None) -> str:
 
 
 def show_claims(asked: Sequence[Experiment | Plan], path: Path, fail_on: Sequence[str], as_json: bool) -> int:
-    """Print verdicts; returns the exit code.
+    """Print the verdicts of claims; returns the exit code: 1 if a verdict is in `fail_on`, else 0.
 
     Raises:
         SpecError: none of the experiments declares a claim.

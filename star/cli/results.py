@@ -58,7 +58,7 @@ def report(
     others = [file for file in files if file not in named]
     chosen = [] if named and not others and not everything else all_files(others, everything)
     broken: list[str] = []
-    if everything:  # one that cannot be read takes nothing from the others
+    if everything:  # a file that cannot be read does not keep the others from being reported
         chosen = [file for file in chosen if not _said(broken, file, profile, sets, seeds, name)]
     searches = [file for file in chosen if describes_search(file)]
     if searches and seeds is not None and not everything:
@@ -85,7 +85,7 @@ def _said(
     seeds: str | None,
     name: str | None,
 ) -> bool:
-    """Whether a file is wrong; what is wrong with it goes into `broken`."""
+    """Whether a file cannot be read; what is wrong with it is appended to `broken`."""
     try:
         if describes_search(file):
             read_search(file, profile, sets, name)

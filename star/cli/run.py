@@ -1,4 +1,4 @@
-"""`star-exp run` and `report`: scheduler, metrics and view put together."""
+"""`star-exp run`: puts scheduler, metrics, view and report together."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RunOptions:
 
 
 def run_experiment(experiment: Experiment, options: RunOptions) -> int:
-    """Do what is left of an experiment, then report; returns the exit code."""
+    """Compute what is left of an experiment, then write its report; returns the exit code."""
     home = Home(options.home)
     folder = options.out / experiment.name / experiment.profile
     ready_to_write(home, folder)
@@ -62,7 +62,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     if plan.missing and plan.to_do:
         raise DataError(" ".join(plan.missing))
     keep_budget(plan, options.budget)
-    gc.enable()  # what follows lives long
+    gc.enable()  # `read_experiment` has switched it off; what follows runs for long
     if not options.fork:
         refuse_fork(whole, compare(whole, ledger))
     target = receiver()
@@ -73,7 +73,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         register(plan, home, ledger, click.echo, options.fork, whole)
         scheduler = Scheduler(home, ledger, executor, take(home), click.echo, lambda name: make_executor(name, home))
         return 0 if scheduler.hand_over(plan) else 1
-    # a polite kill is a Ctrl-C
+    # SIGTERM acts as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     metrics_sync = MetricsSync(home, ledger, Shipment.of(plan), lambda: connect(home))
     about = {"experiment": experiment.name, "profile": experiment.profile, "home": str(home.path)}
@@ -115,10 +115,10 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
 
 
 def refuse_name(experiment: Experiment, home: Home) -> None:
-    """That no search has the experiment's name, at any profile: each would take the other's rows away.
+    """Check that no search has the experiment's name, at any profile: each would remove the other's rows.
 
     Raises:
-        SpecError: one has.
+        SpecError: a search has it.
     """
     if any(name == experiment.name and study for (name, _), study in names_of(home).items()):
         raise SpecError(
@@ -127,7 +127,7 @@ def refuse_name(experiment: Experiment, home: Home) -> None:
 
 
 def ready_to_write(home: Home, folder: Path) -> None:
-    """That results can be kept, tracked and reported: found out before anything is computed.
+    """Check, before anything is computed, that results can be kept, tracked and reported.
 
     Raises:
         StarError: the home or the folder for reports cannot be written, or MLflow's database cannot be used.
@@ -146,10 +146,10 @@ def _where(name: str, limits: tuple[int, dict[str, int]] | None) -> str:
 
 
 def keep_budget(plan: Plan, budget: float | None) -> None:
-    """That what is left costs no more GPU-hours than `budget`.
+    """Check that what is left to do costs no more GPU-hours than `budget`; None is no limit.
 
     Raises:
-        SpecError: it costs more, or what it costs is not known.
+        SpecError: it costs more, or its cost is unknown.
     """
     if budget is None:
         return
@@ -186,14 +186,14 @@ def _detach(home: Home, ledger: Ledger, experiment: Experiment) -> int:
     )
     try:
         while (code := child.poll()) is None:
-            # `status` and `watch`, called next, find it there
+            # once it is in the ledger, `status` and `watch` find it
             here = (child.pid, socket.gethostname())
             known = [one for one in ledger.schedulers.all().values() if (one.pid, one.host) == here]
             if any(is_alive(one.pid, one.born) for one in known):
                 click.echo(told)
                 return 0
             time.sleep(0.05)
-    except KeyboardInterrupt:  # of this terminal, which the other process has left already
+    except KeyboardInterrupt:  # Ctrl-C of this terminal, which the other process has left already
         click.echo(told)
         return 0
     text = log.read_text(errors="replace").rstrip()

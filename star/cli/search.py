@@ -1,4 +1,4 @@
-"""`star-exp search`: a study, the scheduler that it feeds, and the couriers, put together."""
+"""`star-exp search`: puts a study, the scheduler that it feeds, and the transfer of metrics together."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from star.search.warm import promote, warm_start
 from star.spec.points import EARLY, Search
 
 SHOWN = 16
-"""Runs in the live view: the newest."""
+"""Number of runs in the live view, the newest ones."""
 IN_A_QUEUE = 8
-"""Trials at a time where an executor has its own queue, unless told otherwise."""
+"""Default number of trials at a time on an executor that has its own queue."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SearchOptions(RunOptions):
 
 
 def run_search(search: Search, options: SearchOptions) -> int:
-    """Go on with a search up to its number of trials, then report; returns the exit code."""
+    """Continue a search up to its number of trials, then write its report; returns the exit code."""
     home = Home(options.home)
     ready_to_write(home, options.out / search.name / search.profile)
     with alone(search, home), answering():
@@ -77,10 +77,10 @@ def run_search(search: Search, options: SearchOptions) -> int:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """What Optuna's database refuses is one sentence.
+    """Context in which an error of Optuna's database becomes one sentence.
 
     Raises:
-        LedgerError: it was away, locked or full for too long.
+        LedgerError: the database was away, locked or full for too long.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
@@ -94,10 +94,10 @@ def answering() -> Iterator[None]:
 
 
 def refuse_name(search: Search, home: Home, ledger: Ledger) -> None:
-    """That no experiment has the study's name, at any profile: each would take the other's rows away.
+    """Check that no experiment has the study's name, at any profile: each would remove the other's rows.
 
     Raises:
-        SpecError: one has.
+        SpecError: an experiment has it.
     """
     names = (search.name, f"{search.name}{EARLY}")
     known = names_of(home)
@@ -113,7 +113,7 @@ def refuse_name(search: Search, home: Home, ledger: Ledger) -> None:
 def _searched(
     search: Search, study: Study, home: Home, ledger: Ledger, executor: Executor, options: SearchOptions
 ) -> tuple[Outcome, bool, bool]:
-    # a polite kill is a Ctrl-C
+    # SIGTERM acts as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     empty = Plan(search.experiment([], [], search.targets), [], {}, [])
     couriers = _Couriers(search, home, ledger)
@@ -159,18 +159,18 @@ def _at_once(executor: Executor) -> int:
 
 
 class _Couriers:
-    """One for the whole runs, one for those that end early; each begins with the first of its runs."""
+    """Carries metrics to MLflow: a `MetricsSync` for whole runs, one for runs that end early, started on demand."""
 
     def __init__(self, search: Search, home: Home, ledger: Ledger) -> None:
         self.search, self.home, self.ledger = search, home, ledger
         self.known: dict[str, MetricsSync] = {}
-        for name in (search.name, f"{search.name}{EARLY}"):  # what a search that was killed has left undelivered
+        for name in (search.name, f"{search.name}{EARLY}"):  # what a killed process has left undelivered
             record = read_json(record_path(home, name, search.profile))
             if record is not None:
                 self._carry(read_shipment(record))
 
     def deliver(self, plan: Plan) -> None:
-        """Carry what these runs record."""
+        """Carry what the runs of a plan record to MLflow, from now on."""
         self._carry(replace(Shipment.of(plan), study=self.search.name))
 
     def _carry(self, shipment: Shipment) -> None:

@@ -1,4 +1,4 @@
-"""`star-exp status`, `show`, `logs`: read the ledger and the jobs' folders."""
+"""`star-exp status`, `watch`, `show`, `logs`: read the ledger and the jobs' folders."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from star.spec.builtin import builtin_stages, needed
 from star.words import duration
 
 ROWS = 40
-"""Rows of an experiment, and queued jobs, that are printed one by one; --json has them all."""
+"""Most rows of an experiment, and most queued jobs, that are printed one by one; --json has them all."""
 DETAILED = 200
-"""Rows whose times and results are looked up."""
+"""Most rows whose times and results are looked up."""
 CALM = ("done", "waiting")
 SHOWN = 3
-"""Results of a command that are printed so."""
+"""Number of results of a user's own stage that are printed beside a row."""
 
 
 def look(path: Path) -> tuple[Home, Ledger]:
-    """The home at `path` and its ledger, to read.
+    """The home at `path` and its ledger, opened only for reading.
 
     Raises:
         NotFoundError: nothing ever ran there.
@@ -50,7 +50,7 @@ def look(path: Path) -> tuple[Home, Ledger]:
 
 
 def nothing_yet(home: Home, file: str = "experiments/table4.yaml") -> NotFoundError:
-    """What to say of a home without a ledger."""
+    """The error for a home without a ledger, with what to do."""
     if os.environ.get(URL_VARIABLE):
         return NotFoundError(
             f"{URL_VARIABLE}: the database that it names holds no ledger yet; `star-exp run {file}` makes one."
@@ -66,7 +66,7 @@ def nothing_yet(home: Home, file: str = "experiments/table4.yaml") -> NotFoundEr
 
 
 def show_status(path: Path, as_json: bool, experiment: str | None = None) -> None:
-    """All experiments, or one, with the state of their runs, and every job that is not done."""
+    """Print all experiments, or one, with the state of their runs, and every job that is not done."""
     home, ledger = look(path)
     found = overview(home, ledger, experiment, queued=as_json)
     if as_json:
@@ -76,7 +76,7 @@ def show_status(path: Path, as_json: bool, experiment: str | None = None) -> Non
 
 
 def fitted(lines: Iterator[str]) -> Iterator[str]:
-    """Lines that are wider than the terminal go on in the next, indented; elsewhere they stay as they are."""
+    """Wrap and indent lines that are wider than the terminal; without a terminal they stay as they are."""
     if not sys.stdout.isatty():
         yield from lines
         return
@@ -88,7 +88,7 @@ def fitted(lines: Iterator[str]) -> Iterator[str]:
 
 
 def watch_status(path: Path, experiment: str | None, every: float) -> None:
-    """Show the status again and again: in place on a terminal, elsewhere when it has changed."""
+    """Show the status until nothing is left to do: in place on a terminal, elsewhere each time that it has changed."""
     home, ledger = look(path)
     terminal = sys.stdout.isatty()
     last = ""
@@ -138,7 +138,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     stages = ledger.runs.stages()
     places = ledger.jobs.all_places()
     unfinished = ledger.jobs.of_state(RUNNING, FAILED, CANCELLED, LOST)
-    for job in unfinished:  # one that has a result is done, though its scheduler is gone, or about to notice
+    for job in unfinished:  # a job that has a result is done, though its scheduler is gone, or has not noticed yet
         if job.key in places and job.state == RUNNING and home.job(job.stage, job.key).result.exists():
             places[job.key] = places[job.key]._replace(state=DONE)
     unfinished = [job for job in unfinished if job.key not in places or places[job.key].state != DONE]
@@ -159,7 +159,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
                 "jobs": dict(states),
             }
         )
-    # what no experiment needs any more, and does not run, is over
+    # left out: jobs that no experiment needs any more and that do not run
     unfinished = [job for job in unfinished if job.state == RUNNING or job.key in wanted]
     _add_details(home, ledger, rows, stages)
     limited = not queued and experiment is None
@@ -179,7 +179,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
 def _add_details(
     home: Home, ledger: Ledger, rows: list[dict[str, Any]], stages: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """When something last happened to a row, and its results, of those that are printed: thousands would take seconds."""
+    """Add the last change and the results to rows that are printed; for thousands of rows this would take seconds."""
     counted = Counter((row["experiment"], row["profile"]) for row in rows)
     shown = [row for row in rows if counted[row["experiment"], row["profile"]] <= ROWS or row["state"] not in CALM]
     jobs = ledger.jobs.of({key for row in shown[:DETAILED] for key in stages[row["run"]].values()})
@@ -198,7 +198,7 @@ def _add_details(
 
 
 def _plain(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """A score's name without its network's."""
+    """Yield (name, value) of each metric, the name without the part before its last `/`, such as a network's."""
     return ((name.rpartition("/")[2], value) for name, value in metrics.items())
 
 
@@ -208,7 +208,7 @@ def _state(places: Mapping[str, Place], key: str | None) -> str | None:
 
 
 def _slurm_says() -> dict[str, str]:
-    """Slurm's number of each job -> its state there; one question for all."""
+    """Slurm's id of each job -> its state in Slurm's queue; one query for all jobs."""
     from star.scheduler.squeue import in_queue
 
     return in_queue()
@@ -231,7 +231,7 @@ def _alive(watcher: SchedulerInfo) -> bool | None:
 
 
 def is_at_work(watcher: SchedulerInfo) -> bool:
-    """Whether a scheduler may be alive: also where that cannot be known."""
+    """Whether a scheduler may be alive; True also if that cannot be known."""
     return _alive(watcher) is not False
 
 
@@ -285,7 +285,7 @@ def _job_lines(job: dict[str, Any]) -> Iterator[str]:
 
 
 def show_key(path: Path, prefix: str, as_json: bool) -> None:
-    """One run with its jobs, or one job with its history, numbers and provenance."""
+    """Print one run with its jobs, or one job with its history, numbers and provenance."""
     home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
     shown = _run(home, ledger, key) if kind == "run" else _job(home, ledger, key)
@@ -302,7 +302,8 @@ def _run(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
 
     run = ledger.runs.of([key])[key]
     jobs = ledger.jobs.of(run.stages.values())
-    entries = sorted(own.of_run(home, key, run.stages), key=lambda entry: (entry[1], entry[0]))  # MLflow's newest
+    # by step, then time: of one name the last counts, as MLflow takes it
+    entries = sorted(own.of_run(home, key, run.stages), key=lambda entry: (entry[1], entry[0]))
     mine = dict(sorted((name, value) for name, value in {entry[2]: entry[3] for entry in entries}.items()))
     return {
         "run": key,
@@ -334,7 +335,7 @@ def _job(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
 
 
 def show_logs(path: Path, prefix: str, follow: bool) -> None:
-    """The log of a job, or of all jobs of a run; with `follow`, what is added to it until the job is over."""
+    """Print the log of a job, or of all jobs of a run; with `follow`, also what is added until the jobs are over."""
     home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
     stages = ledger.runs.of([key])[key].stages if kind == "run" else {ledger.jobs.of([key])[key].stage: key}

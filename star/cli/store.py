@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 KINDS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
-"""Of addresses that MLflow takes. A folder is not: MLflow has given up keeping runs in one."""
+"""Schemes of tracking addresses that MLflow takes. A folder is not legal: MLflow has given up keeping runs in one."""
 
 
 def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger:
     """The ledger of a home in which something ran.
 
     Raises:
-        DataError: nothing ever did.
+        NotFoundError: nothing ever ran there.
     """
     ledger = read_ledger(home)
     if ledger is None:
@@ -35,14 +35,14 @@ def existing_ledger(home: Home, file: str = "experiments/table4.yaml") -> Ledger
 
 
 def connect(home: Home) -> Tracker:
-    """The home's own MLflow database, or the server that MLFLOW_TRACKING_URI names."""
+    """A tracker for the home's own MLflow database, or for the store that MLFLOW_TRACKING_URI names."""
     from star.tracking.writer import Tracker
 
     return Tracker(tracking_uri(home), None if os.environ.get(URI_VARIABLE) else home.artifacts)
 
 
 def check_tracking(home: Home) -> None:
-    """That the store can be what it is said to be, as far as that is seen without asking it.
+    """Check that the tracking store can be used, as far as that is seen without asking a server.
 
     Raises:
         SpecError: MLFLOW_TRACKING_URI is of no kind that MLflow knows, or names a folder that is not there.
@@ -59,13 +59,17 @@ def check_tracking(home: Home) -> None:
 
 
 def reader_of(home: Home) -> Reader:
-    """Open the tracking store for reading."""
+    """Check the tracking store, as `check_tracking` does, and open it for reading."""
     check_tracking(home)
     return open_reader(tracking_uri(home), None if os.environ.get(URI_VARIABLE) else home.artifacts)
 
 
 def tracking_uri(home: Home) -> str:
-    """The address of the tracking store: MLFLOW_TRACKING_URI, or the home's own SQLite file."""
+    """The address of the tracking store: MLFLOW_TRACKING_URI, or the home's own SQLite file.
+
+    Raises:
+        SpecError: MLFLOW_TRACKING_URI is of no kind that MLflow knows.
+    """
     uri = os.environ.get(URI_VARIABLE)
     if uri is None or not uri.strip():
         return url_of(home.mlflow)

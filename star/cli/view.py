@@ -1,4 +1,4 @@
-"""What a run looks like: a live table on a terminal, one line per event elsewhere."""
+"""Shows a run while it is computed: a live table on a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LINE_EVERY = 30.0
-"""Seconds between lines of progress where there is no terminal."""
+"""Seconds between lines of progress without a live table."""
 
 
 class View:
@@ -46,18 +46,22 @@ class View:
             self._live.stop()
 
     def say(self, line: str) -> None:
-        """One thing that happened."""
+        """Print one thing that happened.
+
+        Raises:
+            KeyboardInterrupt: the reader of the output has gone.
+        """
         if self._live:
             self._live.console.print(line, highlight=False, markup=False)
         else:
             try:
                 click.echo(f"[{time.time() - self.started:7.1f} s] {line}")
-            except BrokenPipeError:  # `run | head`: who asked has left, and the workers stop as after Ctrl-C
+            except BrokenPipeError:  # `run | head`: the reader has gone, and the workers stop as after Ctrl-C
                 be_silent()
                 raise KeyboardInterrupt from None
 
     def update(self, states: dict[str, Job]) -> None:
-        """Show the jobs as they are now."""
+        """Show the jobs as they are now; without a live table, those that run, every `LINE_EVERY` seconds."""
         if self._live:
             self._live.update(self._table(states))
         elif time.time() >= self._next_line:

@@ -1,4 +1,4 @@
-"""How a folder of images in class folders is to be read: which folders are classes, which are splits."""
+"""How to read a folder of images in class folders: which subfolders are splits and which are classes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ClassFolders:
 
     @classmethod
     def of(cls, tree: Tree, spec: DataSpec) -> ClassFolders:
-        """How the folder is to be read.
+        """Decide which subfolders are splits and which are classes.
 
         Raises:
-            DataError: it is not clear, or not what the spec says.
+            DataError: there are no images, the layout is ambiguous, or it does not match the spec.
         """
         where = shown(tree.root)
         if not any(tree.folders.values()):
@@ -77,7 +77,10 @@ class ClassFolders:
             )
 
     def files(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[int]]:
-        """(path, class) of the training images and of the held-out ones; numbers of the training images in the whole folder."""
+        """(path, class) of the training images, the same of the held-out ones, and the training images' numbers.
+
+        The numbers count all images of the training folder, held-out ones included.
+        """
         whole = self.tree.images(self.splits.train or "")
         if self.splits.test is not None:
             return whole, self.tree.images(self.splits.test), list(range(len(whole)))
@@ -119,7 +122,7 @@ def _splits(tree: Tree, spec: DataSpec, where: str) -> Splits:
 
 
 def _refuse_deeper(tree: Tree, where: str) -> None:
-    """Splits one level further down would be taken for what lies in a class, and all of them trained on."""
+    """Raise DataError if a subfolder holds `train` and another split: both would be trained on as one class."""
     below: dict[str, set[str]] = {}
     for place, images in tree.folders.items():
         steps = place.split("/")
@@ -136,7 +139,7 @@ def _refuse_deeper(tree: Tree, where: str) -> None:
 
 
 def _refuse_flat(top: list[str], where: str) -> None:
-    """Splits without class folders would be taken for classes, and the held-out images trained on."""
+    """Raise DataError if held-out splits have no class folders: they would be read as classes and trained on."""
     held_out = [name for name in top if role(name) in ("validation", "test")]
     if held_out:
         raise DataError(

@@ -13,11 +13,11 @@ from star.data.views import CENTER
 from star.errors import DataError
 
 LEFT_OUT = -1
-"""Label of a row that holds no image: it could not be read, and the spec says to go on."""
+"""Label of a row without codes: its input could not be read, and `data.bad_images` is `skip`."""
 
 
 class CodeStore:
-    """Codes (N, views, T) uint16 and labels (N,) int64 in a folder; rows that were left out are not counted.
+    """The code store in a folder: codes (N, views, T) uint16 and labels (N,) int64, without rows labelled LEFT_OUT.
 
     Raises:
         DataError: the files are missing, cut short, or do not fit together.
@@ -39,17 +39,17 @@ class CodeStore:
 
     @property
     def num_views(self) -> int:
-        """Stored views of each image."""
+        """Number of stored views per image."""
         return int(self._codes.shape[1])
 
     @property
     def length(self) -> int:
-        """T: codes of one view."""
+        """T: number of codes per view."""
         return int(self._codes.shape[2])
 
     @property
     def center_view(self) -> int:
-        """Which view is the plain centre crop."""
+        """Index of the view that is the plain centre crop."""
         return CENTER if self.num_views > 1 else 0
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class CodeStore:
         """Read everything once and compare it with its checksums.
 
         Raises:
-            DataError: naming the damaged shards.
+            DataError: shards are damaged; the message has their number and the first.
         """
         for name in ("codes.npy", "labels.npy"):
             bad = damaged_shards(self.folder / name)
@@ -70,23 +70,23 @@ class CodeStore:
                 )
 
     def gather(self, images: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Codes (B, M, T) of images (B,) and their views (B, M)."""
+        """Codes (B, M, T) of the images with indices (B,), of their views with indices (B, M)."""
         return self._codes[self._rows[images][:, None], views].astype(np.int64)
 
     def center(self, first: int, last: int) -> NDArray[np.int64]:
-        """Codes (b, T) of the plain centre crops of images `first` to `last`."""
+        """Codes (b, T) of the plain centre crops of images `first` to `last` - 1."""
         codes: NDArray[np.int64] = self._codes[self._rows[first:last], self.center_view].astype(np.int64)
         return codes
 
 
 @lru_cache(maxsize=2)
 def order_of_epoch(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The permutation of images in an epoch: a function of seed and epoch alone."""
+    """The permutation (count,) of the images in an epoch: a function of seed and epoch alone."""
     return np.random.default_rng((seed, 1, epoch)).permutation(count)
 
 
 def distinct_views(seed: int, step: int, count: int, num_views: int, available: int) -> NDArray[np.int64]:
-    """For each of `count` images, `num_views` distinct views of those available, (count, num_views)."""
+    """Draw `num_views` distinct views of the `available` ones for each of `count` images: (count, num_views)."""
     draws = np.random.default_rng((seed, 2, step)).random((count, available))
     return (
         np.argpartition(draws, num_views - 1, axis=1)[:, :num_views] if num_views < available else draws.argsort(axis=1)

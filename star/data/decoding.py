@@ -1,4 +1,4 @@
-"""What sources of encoded images share: decoding, several at a time, and what is said of it."""
+"""Shared by the sources of encoded images: decoding in several threads, and logging what was converted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from star.pipeline.config.dataset import DataSpec
 from star.words import shown
 
 LOOK = 64
-"""Side to which an image is brought when it is only to be seen whether it can be decoded."""
+"""Side in pixels to which an image is resized when only checking that it can be decoded."""
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +30,7 @@ def listing_of(names: Sequence[str], labels: NDArray[np.int64]) -> str:
 
 
 class Decoded:
-    """Images that are decoded one by one, several at a time. What is converted on the way is logged, each kind once."""
+    """Base of the sources of encoded images; `threads` decode at a time. Each kind of conversion is logged once."""
 
     labels: NDArray[np.int64]
     numbers: NDArray[np.int64]
@@ -42,11 +42,11 @@ class Decoded:
         self._noted: set[str] = set()
 
     def source(self, index: int) -> tuple[Path | bytes, str]:
-        """An image's file or encoded bytes, and its name; or DataError."""
+        """An image's file or encoded bytes, and its name; raises DataError if they cannot be read."""
         raise NotImplementedError
 
     def names(self) -> Sequence[str]:
-        """What tells the images apart, in order."""
+        """Names that identify the images, in order."""
         raise NotImplementedError
 
     def listing(self) -> str:

@@ -1,4 +1,4 @@
-"""Fashion-MNIST's 70,000 images, from whichever of three places works; checked, then moved into place as a whole."""
+"""Fetch Fashion-MNIST's 70,000 images from the first of three places that works; check them, then rename into place."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-"""Of the unpacked files: the packed ones differ from mirror to mirror."""
+"""SHA-256 of the unpacked files; the packed ones differ between mirrors."""
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 ORIGIN = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
 
 def fashion_mnist(target: Path, folder: Path | None = None) -> str:
-    """Put the four files of Fashion-MNIST into `target`; returns where they came from.
+    """Put the four files of Fashion-MNIST into `target` and return where they came from.
 
     Args:
         folder: take them from here (packed or not); otherwise Debian's package and then the original address are tried.
 
     Raises:
-        DataError: no place had them whole; the message names the three ways.
+        DataError: no place has all four files undamaged; the message names the three ways.
     """
     if is_complete(target):
         return "already there"

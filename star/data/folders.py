@@ -1,7 +1,7 @@
-"""Which images a folder holds, by the conventions of torchvision's ImageFolder: the one listing that all readers share.
+"""Which images a folder holds, by the conventions of torchvision's ImageFolder. All readers use this listing.
 
-A class is a folder of the first level below the root; its images may lie deeper. Classes come in the order of their names,
-within a class its folders in the order of their paths, within a folder its files in the order of theirs.
+A class is a folder of the first level below the root; its images may lie deeper. Classes are sorted by name, the
+folders of a class by path, and the files of a folder by name.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from star.errors import DataError
 from star.words import shown
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""torchvision's list: endings, in any case, of files that are taken as images."""
+"""Endings of image files, as in torchvision; case is ignored."""
 LEFT_BY_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
-"""What operating systems and archives leave behind, lower case; like names that begin with a dot it never counts."""
+"""Names (in lower case) that operating systems and archives leave behind; ignored, like names that begin with a dot."""
 State = tuple[int, int, int, int]
-"""Of a file: bytes, time of modification and of change in nanoseconds, inode."""
+"""A file's size in bytes, modification and change times in nanoseconds, and inode."""
 NAMED = 3
-"""Files that a note names."""
+"""Most files that a note names."""
 
 
 @dataclass
 class Tree:
-    """A folder as it is on disk: every folder below it with its images, and what is none."""
+    """A folder as it is on disk: every folder below it with its images, and the files that are not images."""
 
     root: Path
     folders: dict[str, list[str]] = field(default_factory=dict)
-    """Path below the root ("" is the root itself) -> names of images, sorted; also folders without any."""
+    """Path below the root ("" is the root itself) -> sorted names of its images; includes folders without images."""
     states: dict[str, State] = field(default_factory=dict)
-    """Path of each image below the root -> what the file system says of it, where it was asked."""
+    """Path of each image below the root -> its state; empty unless `of` was asked for states."""
     strays: list[str] = field(default_factory=list)
-    """Files that are no images by their endings."""
+    """Files whose endings are not those of images."""
     lost: list[str] = field(default_factory=list)
-    """Links that lead nowhere, or in a circle."""
+    """Symbolic links that are broken or form a loop."""
 
     @classmethod
     def of(cls, root: Path, endings: tuple[str, ...] = EXTENSIONS, states: bool = False) -> Tree:
-        """Look at a folder, links followed, once.
+        """Scan a folder once, following symbolic links.
 
         Args:
-            states: ask the file system about every file, which takes most of the time.
+            states: record the state of every image, which takes most of the time.
 
         Raises:
-            DataError: a folder in it may not be read.
+            DataError: a folder in it cannot be read.
         """
         tree = cls(root)
         _scan(tree, str(root), "", endings, states, frozenset())
@@ -54,7 +54,7 @@ class Tree:
         return tree
 
     def top(self) -> dict[str, bool]:
-        """Folders of the first level that hold images, sorted -> whether some lie in subfolders of theirs."""
+        """First-level folders that hold images, sorted by name -> whether some of these lie in subfolders."""
         found: dict[str, bool] = {}
         for place, names in self.folders.items():
             if place and names:
@@ -63,7 +63,7 @@ class Tree:
         return dict(sorted(found.items()))
 
     def classes(self, base: str = "") -> dict[str, list[str]]:
-        """Class folders of `base`, in the order of their names -> all folders in them, in the order of their paths."""
+        """Class folders of `base`, sorted by name -> the class folder and all folders below it, sorted by path."""
         found: dict[str, list[str]] = {}
         start = f"{base}/" if base else ""
         for place in self.folders:
@@ -81,11 +81,11 @@ class Tree:
         ]
 
     def everything(self) -> list[str]:
-        """Paths of all images below the root: those of the root itself, then as in `images`."""
+        """Paths of all images below the root: those in the root itself, then the others in the order of `images`."""
         return [*self.folders.get("", []), *(name for name, _ in self.images())]
 
     def notes(self) -> list[str]:
-        """What was left aside, for people."""
+        """Notes for people on the files and links that were ignored."""
         said = []
         if self.strays:
             files = "1 file is" if len(self.strays) == 1 else f"{len(self.strays)} files are"
@@ -103,8 +103,10 @@ def _some(names: list[str]) -> str:
 def _scan(
     tree: Tree, path: str, place: str, endings: tuple[str, ...], ask: bool, above: frozenset[tuple[int, int]]
 ) -> None:
-    """Args:
-    above: device and inode of the folders on the way here: a link back to one of them is not followed.
+    """Add the folder at `path` and everything below it to `tree`.
+
+    Args:
+        above: device and inode of the folders on the way here; a link back to one of them is not followed.
     """
     images: list[str] = []
     tree.folders[place] = images

@@ -1,4 +1,4 @@
-"""A look at some images of a set before anything is computed: what would be converted, and what could not be read."""
+"""Check a sample of a data set's images before anything is computed: what is converted, and what cannot be read."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from star.errors import DataError
 from star.pipeline.config.dataset import DataSpec
 
 LOOKED_AT = 64
-"""Images, spread evenly over all."""
+"""Most images in the sample, which is spread evenly over the data set."""
 Source = Callable[[int], tuple[object, str]]
 """Number of an image -> its file or encoded bytes, and its name."""
 
 
 def glance_at_files(folders: ClassFolders, spec: DataSpec) -> Found:
-    """What is in class folders."""
+    """What class folders hold, with notes on a sample of their images."""
     found, (train, test, _) = folders.found(), folders.files()
     paths = [folders.tree.root / name for name, _ in (*train, *test)]
     return _looked_at(found, len(paths), lambda i: (paths[i], str(paths[i])), spec)
 
 
 def glance_at_rows(files: ParquetFiles, spec: DataSpec) -> Found:
-    """What is in parquet files; all labels are read, once.
+    """What parquet files hold, with notes on a sample of their images; all labels are read, once.
 
     Raises:
-        DataError: a column is missing or of another type, a file is damaged, or a label is no class.
+        DataError: a column is missing or has the wrong type, a file is damaged, or a label is not a class.
     """
     found = files.found(spec)
     sources = [ParquetImages(files, split, spec, 1) for split in ("train", "test")]

@@ -14,7 +14,7 @@ from star.pipeline.config.dataset import DataSpec
 
 
 class ImageFolder(Decoded):
-    """Files of one split; classes are numbered in the order of their names in the training part."""
+    """One split of images in class folders; classes are numbered by their sorted names in the training split."""
 
     def __init__(self, folders: ClassFolders, split: Split, spec: DataSpec, threads: int) -> None:
         super().__init__(spec, threads)

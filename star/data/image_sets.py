@@ -1,6 +1,6 @@
-"""Sets of images as files, read batch by batch: a folder, an .npz with `arr_0` as ADM keeps samples, an .npy.
+"""Image sets on disk, read batch by batch: a folder, an .npz with `arr_0` as in ADM's sample files, or an .npy.
 
-Whatever the number of images, memory holds a few batches. What is converted on the way is said in `notes`.
+Memory holds a few batches, whatever the number of images. `notes` says what was converted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNREADABLE = (
     *(OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
 )
-"""What NumPy and zipfile raise for archives that are damaged, encrypted, or none."""
+"""Errors that NumPy and zipfile raise for files that are damaged, encrypted, or not archives."""
 
 
 class ImageSet(Protocol):
@@ -36,7 +36,7 @@ class ImageSet(Protocol):
 
     path: Path
     notes: list[str]
-    """What is done to them to make them RGB bytes."""
+    """What is done to the images to make them RGB bytes."""
 
     def __len__(self) -> int: ...
 
@@ -46,7 +46,7 @@ class ImageSet(Protocol):
         ...
 
     def batches(self, size: int) -> Iterator[Images]:
-        """All images in order, (B, H, W, 3) bytes."""
+        """Yield all images in order, as uint8 batches (B, H, W, 3) of at most `size` images."""
         ...
 
     def fingerprint(self) -> str:
@@ -55,13 +55,13 @@ class ImageSet(Protocol):
 
 
 def open_images(path: Path, threads: int = 1) -> ImageSet:
-    """The images at `path`.
+    """Open the image set at `path`.
 
     Args:
         threads: how many images of a folder are decoded at a time.
 
     Raises:
-        DataError: there are none, or they are not 8-bit images of one size.
+        DataError: there are no images, or they are not 8-bit images. `batches` raises it if a folder's sizes differ.
     """
     if path.is_dir():
         return FolderImages(path, threads)
@@ -77,7 +77,7 @@ def open_images(path: Path, threads: int = 1) -> ImageSet:
 
 
 def absent_members(path: Path, names: tuple[str, ...]) -> list[str]:
-    """Which of `names` an .npz does not hold; all of them when it is none."""
+    """Those of `names` that an .npz does not hold; all of them if the file is not a zip archive."""
     if not zipfile.is_zipfile(path):
         return list(names)
     with zipfile.ZipFile(path) as archive:
@@ -86,7 +86,7 @@ def absent_members(path: Path, names: tuple[str, ...]) -> list[str]:
 
 
 class FolderImages:
-    """All image files below a folder, found as everywhere (star.data.folders): links followed, hidden ones not counted."""
+    """All image files below a folder, listed by star.data.folders: links are followed, hidden files are ignored."""
 
     def __init__(self, path: Path, threads: int) -> None:
         self.path, self.threads = path, threads
@@ -101,7 +101,7 @@ class FolderImages:
                 f"images of {', '.join(map(shown, splits))} are taken together; give one of them to choose"
             )
         if len({name.rpartition("/")[0] for name in names}) > 1:
-            # one per class, mostly: splits of the inception score need all of them
+            # subfolders are mostly classes, and each split of the inception score needs all of them
             names = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
             self.notes.append("images of several subfolders are taken in a fixed random order")
         self.files = [path / name for name in names]
@@ -143,10 +143,10 @@ class FolderImages:
 
 
 class ArrayImages:
-    """An array of bytes (N, H, W, 3), (N, H, W, 1) or (N, H, W) in a file, streamed from it.
+    """A uint8 array (N, H, W, 3), (N, H, W, 1) or (N, H, W), streamed from an .npz or .npy file.
 
     Args:
-        member: its name in an .npz; None is an .npy.
+        member: the array's name in an .npz; None for an .npy.
     """
 
     def __init__(self, path: Path, member: str | None) -> None:
@@ -191,7 +191,7 @@ class ArrayImages:
                 count = min(size, len(self) - first)
                 try:
                     content = file.read(count * each)
-                except UNREADABLE as error:  # a damaged member is found when it is read
+                except UNREADABLE as error:  # damage in an archive shows only when it is read
                     raise DataError(f"{shown(self.path)}: image {first} and after cannot be read: {error}.") from None
                 if len(content) != count * each:
                     raise DataError(
@@ -219,7 +219,7 @@ class ArrayImages:
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and type of the .npy that begins here; the file then stands at its data."""
+    """Read an .npy header: shape, whether in Fortran order, and dtype. Leaves the file at the start of the data."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)

@@ -1,4 +1,4 @@
-"""The file of Inception's weights that FID is computed with: fetched once, checked by SHA-256, never replaced by another."""
+"""The file of Inception's weights for FID: fetched once, checked by SHA-256, never replaced by another file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ORIGIN = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights
 
 
 def kept(data_home: Path) -> Path:
-    """Where the file lies once it was fetched."""
+    """The path where the fetched file is kept."""
     return data_home / "inception" / INCEPTION_FILE
 
 
 def inception(target: Path, source: Path | None = None) -> str:
-    """Put the file at `target`; returns where it came from.
+    """Put the file of Inception's weights at `target` and return where it came from.
 
     Args:
         source: take it from here (a file, or the folder that holds it) instead of the network.
 
     Raises:
-        DataError: it cannot be had, or is not the published file; what stands at `target` stays.
+        DataError: it cannot be fetched, or is not the published file; `target` is left as it was.
     """
     if target.is_file():
         check(target)
@@ -55,13 +55,13 @@ def inception(target: Path, source: Path | None = None) -> str:
 
 
 def check(path: Path, named: object = None) -> None:
-    """That `path` is the published file.
+    """Check by SHA-256 that `path` is the published file.
 
     Args:
-        named: what the error calls it instead.
+        named: what the error message calls the file instead of `path`.
 
     Raises:
-        DataError: it is another one.
+        DataError: it is another file.
     """
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

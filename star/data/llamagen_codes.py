@@ -1,4 +1,4 @@
-"""Codes that LlamaGen's extraction script has made: one .npy file per image, imported instead of encoding again.
+"""Codes made by LlamaGen's extraction script, one .npy file per image, imported instead of encoding again.
 
 FOLDER/*_codes/I.npy    int64 (1, 10, T): ten crops of image I, in the order of torchvision's ImageFolder
 FOLDER/*_labels/I.npy   int64 (1,)
@@ -22,19 +22,19 @@ from star.sniff import misnamed
 from star.words import shown
 
 MOST_RANKS = 1024
-"""Of an extraction."""
+"""Most ranks that an extraction may have run on."""
 
 
 class LlamaGenCodes:
-    """Reads a folder of codes, image by image, and trusts nothing in it.
+    """Reads a folder of codes image by image and checks every file.
 
     Args:
-        ranges: how many crop ranges, of ten views each; the second lies in a sibling whose name ends in `_105`.
-        length: T.
-        skip: leave out (and count) what is wrong instead of stopping.
+        ranges: number of crop ranges, of ten views each; the second lies in a sibling whose name ends in `_105`.
+        length: T, codes per view.
+        skip: label an image with a wrong file LEFT_OUT (stage `encode` counts these) instead of raising.
 
     Raises:
-        DataError: the folder has not the layout above.
+        DataError: the folder does not have the layout above.
     """
 
     def __init__(self, folder: Path, ranges: int, length: int, codebook_size: int, skip: bool) -> None:
@@ -43,12 +43,12 @@ class LlamaGenCodes:
         self.length, self.codebook_size, self.skip = length, codebook_size, skip
 
     def check_count(self, images: int) -> None:
-        """That there are as many codes as images: another number would give images other ones' codes.
+        """Check that there are as many codes as images; otherwise images would get the codes of other images.
 
-        Several ranks extract a multiple of their number: the first images come again, behind the last.
+        An extraction on several ranks pads to a multiple of their number: the first images repeat after the last.
 
         Raises:
-            DataError: codes are missing, or are of more images.
+            DataError: codes are missing (unless `skip`), or belong to more images.
         """
         for folder in (*self.labels, *self.codes):
             numbers = {int(name[:-4]) for name in os.listdir(folder) if name.endswith(".npy") and name[:-4].isdecimal()}
@@ -70,13 +70,13 @@ class LlamaGenCodes:
     def read(
         self, images: NDArray[np.int64], labels: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        """Codes (n, views, T) and labels (n,) of the images with these numbers; LEFT_OUT where something is wrong.
+        """Codes (n, views, T) and labels (n,) of the images with these numbers; label LEFT_OUT where a file is wrong.
 
         Args:
-            labels: what the images' own folder says.
+            labels: the images' classes (n,) according to their own folder.
 
         Raises:
-            DataError: naming the file that is wrong.
+            DataError: a file is wrong (unless `skip`); the message names it.
         """
         codes = np.zeros((len(images), NUM_VIEWS * len(self.codes), self.length), dtype=np.uint16)
         found = labels.copy()

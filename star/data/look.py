@@ -1,6 +1,6 @@
-"""What a run of ST-AR reads of the outside world, looked for while it is planned: images, codes, weights, a reference file, samples.
+"""Look up the files that a run of ST-AR reads, while it is planned: images, codes, weights, a reference file, samples.
 
-Each function is named by the stage that reads it (`star.pipeline`); what it may ask for is a `star.spec.outside.Outside`.
+Each stage in `star.pipeline` names the function for the files that it reads; it asks a `star.spec.outside.Outside`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from star.spec.outside import ABSENT, Outside
 from star.words import shown
 
 FEWEST = 16
-"""Reference images that a spec may ask for."""
+"""Least number of reference images that a spec may ask for."""
 
 
 class _Seen(NamedTuple):
-    """Images: how a key names them, and what they are."""
+    """A run's images: their fingerprint in keys, and what was found."""
 
     fingerprint: str
     found: Found | None = None
@@ -39,10 +39,10 @@ def images(spec: StarRun, outside: Outside) -> str:
 
 
 def sized(spec: StarRun, outside: Outside) -> StarRun:
-    """The run with at most as many images as were found; where nobody can look, as it was when it last ran.
+    """The run with at most as many images as were found; if the data is not here, as many as when it last ran.
 
     Raises:
-        DataError: there are fewer than its other fields can do with.
+        DataError: there are fewer images than its other fields need.
     """
     seen = _images(spec, outside)
     counts = None if seen.found is None else (seen.found.train, seen.found.test)
@@ -101,7 +101,7 @@ def _look(spec: StarRun, outside: Outside) -> _Seen:
 
 
 def _found(tree: Tree, data: DataSpec) -> Found:
-    """What is in a folder that nobody has looked into before; some of its images are decoded."""
+    """What a folder holds of which the manifests know nothing yet; a sample of its images is decoded."""
     from star.data.glance import glance_at_files, glance_at_rows
 
     if data.name == "parquet":
@@ -110,12 +110,12 @@ def _found(tree: Tree, data: DataSpec) -> Found:
 
 
 def _asked(data: DataSpec) -> str:
-    """What decides what a look into a folder finds."""
+    """The data spec, as JSON, without the fields that do not change what is found in a folder."""
     return data.model_dump_json(exclude={"path", "codes", "train_images", "test_images", "exact_counts"})
 
 
 def _named(fingerprint: str, how: str) -> str:
-    """As a key has it: names and sizes are never taken for contents."""
+    """The fingerprint as keys hold it: one of names and sizes is marked, so it never equals one of contents."""
     return fingerprint[:16] if how == "content" else f"sizes {fingerprint[:16]}"
 
 
@@ -148,7 +148,7 @@ def _resized(spec: StarRun, train: int, test: int) -> StarRun:
 
 
 def codes(spec: StarRun, outside: Outside) -> str | None:
-    """The fingerprint of imported codes."""
+    """The fingerprint of imported codes; None if the run imports none."""
     data = spec.data
     if data.codes is None:
         return None
@@ -170,22 +170,22 @@ def codes(spec: StarRun, outside: Outside) -> str | None:
 
 
 def tokenizer_weights(spec: StarRun, outside: Outside) -> str | None:
-    """The fingerprint of a given tokenizer."""
+    """The fingerprint of the tokenizer weights that a spec gives; None if it gives none."""
     given = spec.tokenizer.weights
     return outside.file("tokenizer", "tokenizer.weights", given, "LlamaGen's file") if given else None
 
 
 def model_weights(spec: StarRun, outside: Outside) -> str | None:
-    """The fingerprint of weights that training starts from."""
+    """The fingerprint of the weights that training starts from; None if a spec gives none."""
     given = spec.model.weights
     return outside.file("model", "model.weights", given, "LlamaGen's file") if given else None
 
 
 def reference_file(spec: StarRun, outside: Outside) -> str | None:
-    """The fingerprint of a file of reference images; and that Inception's weights are there where they are asked for.
+    """The fingerprint of the reference file, None without one. Also checks Inception's weights if they are used.
 
     Raises:
-        DataError: a file is not what it must be.
+        DataError: a file is not what the spec needs.
     """
     score = spec.score
     if score.extractor == "inception":
@@ -211,7 +211,7 @@ def reference_file(spec: StarRun, outside: Outside) -> str | None:
 
 
 def samples(spec: StarRun, outside: Outside) -> str | None:
-    """The fingerprint of another model's images."""
+    """The fingerprint of another model's images in `generate.samples`; None if a spec gives none."""
     if spec.generate.samples is None:
         return None
     given = spec.generate.samples

@@ -1,10 +1,10 @@
-"""What given files and folders hold, by their contents: each file is read once and remembered until it changes.
+"""Fingerprints of the contents of given files and folders: each file is read once and remembered until it changes.
 
-HOME/manifests/ID.json         of one input: where it is, its fingerprint, the state of its files that this is true of, and what
+HOME/manifests/ID.json         of one input: its path, its fingerprint, the state of its files at that time, and what
                                was found in it
-HOME/manifests/ID.files.jsonl  its files: [name, bytes, time of modification, of change, inode, SHA-256]
+HOME/manifests/ID.files.jsonl  its files: [name, bytes, modification time, change time, inode, SHA-256]
 
-A bundle takes both along, so an experiment can be planned and reported where its data is not.
+A bundle contains both, so an experiment can be planned and reported where its data is not.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from star.rundir import Home, read_json, write_bytes, write_json
 from star.words import shown
 
 SETTLED = 2.0
-"""Seconds without a change after which a file's times tell one content from the next, whatever their resolution is."""
+"""Seconds after its last change from which a file's times identify its content, whatever their resolution is."""
 LONG = 1 << 30
-"""Bytes whose reading is announced."""
+"""Reading more bytes than this is announced on stderr."""
 READERS = 8
-"""Files that are read at a time."""
+"""Number of files read in parallel."""
 
 
 class Manifests:
@@ -41,7 +41,7 @@ class Manifests:
     def __init__(self, home: Home) -> None:
         self.folder = home.manifests
         self._now: dict[Path, str] = {}
-        """State of what was looked at, by where its manifest is."""
+        """Path of a manifest -> the present state of its input; only of inputs that this object has looked at."""
 
     def file(self, path: Path) -> str:
         """SHA-256 of a file's content, 64 hexadecimal digits.
@@ -56,22 +56,24 @@ class Manifests:
             raise DataError(f"{shown(path)}: cannot be read: {error.strerror}.") from None
 
     def tree(self, tree: Tree, how: str = "content") -> str:
-        """Of names and contents of a folder's files, 64 hexadecimal digits; of names and sizes when `how` is `sizes`.
+        """SHA-256 of the names and contents of a folder's files, 64 hexadecimal digits.
+
+        If `how` is `sizes`, it is of names and sizes.
 
         Raises:
-            DataError: one cannot be read.
+            DataError: a file cannot be read.
         """
-        # a class folder without images, or a file that is none, changes no key, and what is said of the set
+        # empty class folders and files that are not images change no key, but do change the notes on the data set
         empty = [f"{name}/" for name, images in tree.folders.items() if not images]
         return self._of(tree.root, how, tree.states, "\n".join([*sorted(empty), *tree.strays]))
 
     def known(self, path: Path, how: str = "content") -> str | None:
-        """The last fingerprint of what was at `path`, which need not be there any more."""
+        """The last fingerprint of `path`, which need not exist any more; None if there is none."""
         found = _header(self._place(path, how))
         return str(found["fingerprint"]) if found else None
 
     def found(self, path: Path, how: str, asked: str) -> Found | None:
-        """What a look into `path` with the spec `asked` had found, when it was as it was last fingerprinted."""
+        """What was found in `path` for the spec `asked`; None if unknown, or if `path` changed since its manifest."""
         place = self._place(path, how)
         header = _header(place)
         if self._now.get(place, header.get("state")) != header.get("state"):
@@ -83,7 +85,7 @@ class Manifests:
             return None
 
     def keep_found(self, path: Path, how: str, asked: str, found: Found) -> None:
-        """Remember it."""
+        """Remember what was found in `path` for the spec `asked`, unless `path` has no current manifest."""
         place = self._place(path, how)
         known = _header(place)
         if known and known["state"] == self._now.get(place):
@@ -92,7 +94,7 @@ class Manifests:
                 write_json(place, known, durable=False)
 
     def files(self, path: Path, how: str) -> list[Path]:
-        """The files that hold what is known of `path`."""
+        """The manifest files of `path` that exist."""
         place = self._place(path, how)
         return [one for one in (place, _table(place)) if one.exists()]
 
@@ -107,7 +109,8 @@ class Manifests:
         if known and known["state"] == state:
             return str(known["fingerprint"])
         newest = max((entry[2] for entry in entries.values()), default=0) / 1e9
-        settled = time.time() - newest > SETTLED  # before they are read: what changes meanwhile has another state
+        # decided before reading: a file that changes meanwhile gets another state
+        settled = time.time() - newest > SETTLED
         if how == "sizes":
             sums = {name: str(entry[0]) for name, entry in entries.items()}
         else:
@@ -129,7 +132,7 @@ class Manifests:
     ) -> None:
         header = {"path": str(path.absolute()), "how": how, "state": state, "fingerprint": fingerprint, "found": {}}
         lines = (json.dumps([name, *entry, sums[name]]) for name, entry in sorted(entries.items()))
-        # no home yet, or one that may only be read: then it is found out again each time
+        # without a home, or with a read-only one, nothing is remembered
         if not self.folder.parent.is_dir():
             return
         with suppress(OSError):
@@ -139,7 +142,7 @@ class Manifests:
 
 
 def _header(place: Path) -> dict[str, Any]:
-    """What is known of an input; empty where nothing is, or it is damaged."""
+    """The manifest of an input; empty if it is missing or damaged."""
     found = read_json(place)
     whole = (
         isinstance(found, dict) and {"state", "fingerprint"} <= found.keys() and isinstance(found.get("found"), dict)
@@ -174,7 +177,7 @@ def _remembered(place: Path) -> dict[str, tuple[State, str]]:
 
 
 def _sums(path: Path, entries: Mapping[str, State], known: Mapping[str, tuple[State, str]]) -> dict[str, str]:
-    """SHA-256 of every file; of those that have not changed as it was."""
+    """SHA-256 of every file; unchanged files are not read, and theirs is taken from `known`."""
     sums = {name: known[name][1] for name, entry in entries.items() if name in known and known[name][0] == entry}
     rest = [name for name in entries if name not in sums]
     size = sum(entries[name][0] for name in rest)

@@ -1,4 +1,4 @@
-"""A data set of a plugin, as one of ours: opened by the plan, which counts it, and by the stages that look at images."""
+"""A plugin's data set behind the built-in ones' interface. The plan opens it to count images, stages to read them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from star.words import shown
 
 
 class OwnImages:
-    """One split of it."""
+    """One split of a plugin's data set."""
 
     def __init__(self, source: Any, split: Split, data: DataSpec) -> None:
         self.source, self.split, self.data = source, split, data
@@ -70,13 +70,13 @@ class OwnImages:
 
 
 def own_images(spec: RunWithPlugins, split: Split, folder: Path | None = None) -> OwnImages:
-    """A split of the data set that a run names.
+    """Open a split of the plugin's data set that a run names.
 
     Args:
-        folder: the copy of its plugin; where it was planned from when None.
+        folder: the copy of the plugin to import; if None, the folder that the run was planned from.
 
     Raises:
-        DataError: it cannot be opened, or is not what the spec says.
+        DataError: the data set cannot be opened, or does not match the spec.
     """
     plugin, data = spec.source_plugin, spec.data
     assert plugin is not None, "asked of runs that have one"
@@ -87,7 +87,7 @@ def own_images(spec: RunWithPlugins, split: Split, folder: Path | None = None) -
 
 
 def count(spec: RunWithPlugins) -> Found:
-    """What there is, for the plan; an image of each end is looked at."""
+    """What the data set holds, for the plan; the first and last image of each split are checked."""
     splits = {split: own_images(spec, split) for split in ("train", "test")}
     broken = ""
     for split in splits.values():
@@ -102,18 +102,18 @@ def count(spec: RunWithPlugins) -> Found:
 
 
 def _last_line(error: BaseException) -> str:
-    """`my_data.py:12: `, where an error was raised below this file."""
+    """Where plugin code raised an error, such as `my_data.py:12: `; empty if this file raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return "" if last.filename == __file__ else f"{Path(last.filename).name}:{last.lineno}: "
 
 
 def _asked(data: DataSpec, call: Any, what: str = "") -> Any:
-    """What a plugin's code gives; whatever it raises is told as its own."""
+    """Call a plugin's code and return its result; any error becomes a DataError that names the plugin's data set."""
     try:
         return call()
     except DataError:
         raise
-    except Exception as error:  # somebody else's code
+    except Exception as error:  # plugin code may raise anything
         raise DataError(
             f"data.name: {data.name} cannot read {what + ' of ' if what else ''}{shown(data.path)}: "
             f"{_last_line(error)}{type(error).__name__}: {error}."

@@ -1,4 +1,4 @@
-"""Image data sets as Hugging Face stores them: parquet files with a column of encoded images and one of class numbers."""
+"""Data sets as Hugging Face stores them: parquet files with a column of encoded images and one of class numbers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ GROUPS = 16
 
 
 class ParquetImages(Decoded):
-    """Rows of a split's files.
+    """One split of the images in parquet files.
 
     Raises:
-        DataError: a column is missing or holds no class numbers, a file is damaged, or (unless bad images are skipped) a label
-            is no class.
+        DataError: a column is missing or holds no class numbers, a file is damaged, or (unless bad images are skipped)
+            a label is not a class.
     """
 
     def __init__(self, files: ParquetFiles, split: Split, spec: DataSpec, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Parquet files of images, as Hugging Face stores them: which are there, of which split, and whether their columns are right."""
+"""Parquet files of images as Hugging Face stores them: which exist, the split of each, and a check of their columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARD = re.compile(r"(.*?)[-_]?(\d+)-of-(\d+)([-_][0-9a-f]+)?\.parquet", re.IGNO
 
 @dataclass(frozen=True)
 class ParquetFiles:
-    """The files of a data set, in the order of their names, and which split each is of."""
+    """The files of a data set, sorted by name, and the split of each."""
 
     root: Path
     files: list[str]
@@ -32,16 +32,16 @@ class ParquetFiles:
 
     @classmethod
     def of(cls, root: Path, spec: DataSpec) -> ParquetFiles:
-        """How the folder is to be read.
+        """List the parquet files in a folder and decide which split each belongs to.
 
         Raises:
-            DataError: there are no files, some are missing, or it is not clear which are to be trained on.
+            DataError: there are no files, some are missing, or it is ambiguous which to train on.
         """
         return cls.from_tree(Tree.of(root, (".parquet",)), spec)
 
     @classmethod
     def from_tree(cls, tree: Tree, spec: DataSpec) -> ParquetFiles:
-        """The same for a folder that was looked into."""
+        """As `of`, for a folder that is already scanned."""
         where, files = shown(tree.root), sorted(tree.everything())
         if not files:
             raise DataError(f"data.path: {where} holds no *.parquet; give the folder that has train-*.parquet.")
@@ -65,14 +65,14 @@ class ParquetFiles:
         return cls(tree.root, files, splits, parts)
 
     def of_split(self, split: Split) -> tuple[list[Path], bool]:
-        """Its files, and whether all of their rows are of it."""
+        """The files of a split, and whether all of their rows belong to it; otherwise a hash splits the rows."""
         if self.splits.train is None:
             return [self.root / name for name in self.files], False
         part = self.splits.train if split == "train" or self.splits.test is None else self.splits.test
         return [self.root / name for name in self.parts[part]], self.splits.test is not None
 
     def found(self, spec: DataSpec) -> Found:
-        """What is there, from the files' ends and their label columns."""
+        """What the data set holds, from the files' footers alone, which are also checked."""
         counts = {}
         for split in ("train", "test"):
             files, whole = self.of_split(split)
@@ -90,7 +90,7 @@ class ParquetFiles:
 
 
 def _group(name: str) -> str:
-    """What files that belong together have in common: their folder, and their name without what numbers them."""
+    """The name shared by the shards of one part: their folder, and their file name without the shard number."""
     folder, _, file = name.rpartition("/")
     match = SHARD.fullmatch(file)
     stem = match[1] if match else re.sub(r"[-_.]*\d*$", "", file[: -len(".parquet")])
@@ -98,13 +98,13 @@ def _group(name: str) -> str:
 
 
 def _word(group: str) -> str:
-    """What says the split of a group: the letters that its name, or else its folder's, begins with."""
+    """The word that names the split of a group: the leading letters of its file name, or else of a folder's name."""
     found = [match[0] for step in reversed(group.split("/")) if (match := re.match(r"[A-Za-z]+", step))]
     return next((word for word in found if role(word)), found[0] if found else group)
 
 
 def _check_shards(files: Sequence[str], where: str) -> None:
-    """That files called ...-of-N are N."""
+    """Raise DataError unless there are N of the files called ...-of-N, and only one such set per prefix."""
     sets: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for name in files:
         match = SHARD.fullmatch(name)
@@ -118,7 +118,7 @@ def _check_shards(files: Sequence[str], where: str) -> None:
                 "come twice; keep one set."
             )
         count, there = next(iter(counts.items()))
-        first = 1 if 0 not in there and count in there else 0  # some count from one
+        first = 1 if 0 not in there and count in there else 0  # some data sets number shards from 1
         absent = sorted(set(range(first, count + first)) - there)
         if absent:
             raise DataError(
@@ -128,7 +128,7 @@ def _check_shards(files: Sequence[str], where: str) -> None:
 
 
 def opened(path: Path, spec: DataSpec) -> Any:
-    """The file, its columns checked."""
+    """Open a parquet file and check its image and label columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -162,7 +162,7 @@ def opened(path: Path, spec: DataSpec) -> Any:
 
 
 def _rows(path: Path, spec: DataSpec) -> int:
-    """How many, without reading them; where the file says how large its labels are, that they are classes."""
+    """The number of rows, from the footer. If that has the range of the labels, also checks that they are classes."""
     with opened(path, spec) as file:
         for group in range(file.num_row_groups):
             columns = file.metadata.row_group(group)

@@ -1,4 +1,4 @@
-"""From an encoded image to the square that crops are cut from: the one place where pictures are decoded."""
+"""From an encoded image to the square that crops are cut from. All images are decoded here."""
 
 from __future__ import annotations
 
@@ -21,36 +21,37 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 Note = Callable[[str], None]
-"""Told what was done to an image beyond decoding it."""
+"""Receives a message for each thing that was done to an image beyond decoding it."""
 PLAIN_MODES = {"RGB", "L", "1", "P", "PA", "RGBA", "RGBa", "LA", "La", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
-"""What Pillow turns into 8-bit RGB without choosing a range."""
+"""Modes that Pillow converts to 8-bit RGB without choosing a range of values."""
 SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 IN_MEMORY = 1 << 25
 """Pixels above which a JPEG is decoded at 1/2, 1/4 or 1/8 of its sides, as its format allows."""
 LARGEST = 1 << 26
-"""Pixels above which a picture that cannot be shrunk while it is decoded is refused: a quarter of a gigabyte."""
+"""Pixels above which an image that cannot be shrunk during decoding is refused: a quarter of a gigabyte."""
 ROWS = 256
-"""Rows that are computed at a time."""
+"""Image rows that are converted at a time."""
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0
-"""TIFF's tag of what a number means, and one of its values; Pillow turns it for 8 bits alone."""
+"""TIFF's tag PhotometricInterpretation and its value WhiteIsZero; Pillow inverts such images only at 8 bits."""
 ORIENTATION = 0x0112
-"""EXIF's tag; 1 is upright."""
+"""EXIF's orientation tag; 1 is upright."""
 LONG = 8
-"""Sides of a picture in such a ratio, or above, are cut before they are resized, so that memory does not follow the longer."""
+"""Ratio of sides above which an image is cropped before it is resized, so memory does not grow with the longer side."""
 
 
 def silent(note: str) -> None:
-    """Tell nobody."""
+    """Ignore the message: the default `Note`."""
 
 
 def decoded(source: Path | bytes, channels: int, name: str, note: Note = silent) -> Images:
-    """An image (H, W, C) from a file or from encoded bytes, in its own size.
+    """Decode a file or encoded bytes to an image (H, W, C) in its own size.
 
     Args:
-        note: told what was converted: 16 bits by their range, colour to grey, alpha dropped, an EXIF turn left undone.
+        name: what error messages call the image.
+        note: receives what was converted: 16 bits by their range, colour to grey, alpha dropped, EXIF rotation ignored.
 
     Raises:
-        DataError: it cannot be decoded to the last pixel, is too large, or its mode has no range; `name` says which.
+        DataError: it cannot be decoded to the last pixel, is too large, or its mode has no known range.
     """
     return array(_decoded(source, channels, name, note, None), channels)
 
@@ -58,7 +59,9 @@ def decoded(source: Path | bytes, channels: int, name: str, note: Note = silent)
 def decoded_squares(
     source: Path | bytes, channels: int, name: str, sides: list[int], enlarge: str, note: Note = silent
 ) -> list[Images]:
-    """The centre squares (side, side, C) of one image, decoded once; memory follows the largest side.
+    """The centre squares (side, side, C) of one image for each of `sides`, decoded once.
+
+    The memory used depends on the largest side.
 
     Raises:
         DataError: as `decoded`.
@@ -68,13 +71,15 @@ def decoded_squares(
 
 
 def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: int | None) -> Picture:
-    """Args:
-    least: pixels that both sides must keep when the image is shrunk while it is decoded; None: it must not be.
+    """Decode to 8-bit grey (`channels` 1) or RGB.
+
+    Args:
+        least: pixels that both sides must keep if the image is shrunk during decoding; None forbids shrinking.
     """
     from PIL import Image
 
-    warnings.filterwarnings("ignore", "Palette images with Transparency", module="PIL")  # said as a note
-    Image.MAX_IMAGE_PIXELS = None  # the limits here are ours, and tell apart what can be shrunk
+    warnings.filterwarnings("ignore", "Palette images with Transparency", module="PIL")  # reported as a note
+    Image.MAX_IMAGE_PIXELS = None  # replaced by our limits, which depend on whether the image can be shrunk
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             width, height = image.size
@@ -95,14 +100,14 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
             return _eight_bits(picture, format_, "L" if channels == 1 else "RGB", name, note, negative)
     except DataError:
         raise
-    except Exception as error:  # decoders raise whatever their format's code does: all of it means the same
+    except Exception as error:  # decoders may raise anything; all of it means the same
         known = misnamed(source) if isinstance(source, Path) else None
         reason = known or str(error).replace(f"{source!r}", "the file") or type(error).__name__
         raise DataError(f"{shown(name)}: cannot be read as an image: {shown(reason)}.") from None
 
 
 def _halved(image: Picture, least: int) -> Picture:
-    """Halved by a box filter while both sides keep `least` pixels: at once what `_center` would do step by step."""
+    """Halve with a box filter while both sides keep `least` pixels: what `_center` does in steps, at once."""
     factor = 1
     while min(image.size) // (2 * factor) >= least:
         factor *= 2
@@ -110,7 +115,7 @@ def _halved(image: Picture, least: int) -> Picture:
 
 
 def _say(image: ImageFile, note: Note) -> None:
-    """What is lost by reading an image as 8-bit pixels; asked before it is decoded, when its file still says so."""
+    """Report what reading an image as 8-bit pixels loses. Call it before decoding, which drops this information."""
     arguments = [one for tile in image.tile for one in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
     wide = any(isinstance(one, str) and "16" in one for one in arguments)
     wide |= image.format == "PPM" and any(isinstance(one, int) and one > 255 for one in arguments)
@@ -130,8 +135,10 @@ def _say(image: ImageFile, note: Note) -> None:
 def _eight_bits(
     image: Picture, format_: str | None, wanted: str, name: str, note: Note, negative: bool = False
 ) -> Picture:
-    """Args:
-    negative: 0 is white.
+    """Convert to mode `wanted`, L or RGB.
+
+    Args:
+        negative: whether 0 is white.
     """
     from PIL import Image
 
@@ -146,14 +153,14 @@ def _eight_bits(
         )
     if note_text := _conversion(mode, wanted):
         note(note_text)
-    if mode == wanted:  # a copy would hold it twice
+    if mode == wanted:  # a copy would double the memory
         image.load()
         return image
     return image.convert("RGB").convert(wanted) if mode in ("LAB", "HSV") else image.convert(wanted)
 
 
 def _by_range(wide: NDArray[np.integer[Any]], negative: bool) -> Images:
-    """16 bits (H, W) as 8, rounded; by rows, so that nothing wider is held of a large picture."""
+    """16-bit values (H, W) scaled to 8 bits and rounded, a block of rows at a time to bound the memory."""
     found = np.empty(wide.shape, dtype=np.uint8)
     for rows in range(0, len(wide), ROWS):
         part = wide[rows : rows + ROWS].astype(np.uint32).clip(0, 65535)
@@ -162,7 +169,7 @@ def _by_range(wide: NDArray[np.integer[Any]], negative: bool) -> Images:
 
 
 def _conversion(mode: str, wanted: str) -> str:
-    """What bringing `mode` to `wanted` loses or adds; empty where nothing is."""
+    """A message on what converting `mode` to `wanted` loses or adds; empty if nothing."""
     grey = mode in ("L", "1", "LA", "La")
     parts = []
     if grey and wanted == "RGB":
@@ -175,12 +182,12 @@ def _conversion(mode: str, wanted: str) -> str:
 
 
 def array(picture: Picture, channels: int) -> Images:
-    """(H, W, C)."""
+    """The picture's pixels as an array (H, W, C)."""
     return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
 
 def square(image: Images, side: int, enlarge: str) -> Images:
-    """(H, W, C) -> (side, side, C): the centre, resized, or with a zero border where it is too small."""
+    """(H, W, C) -> (side, side, C): the centre square, resized. If `enlarge` is `pad`, small ones get a zero border."""
     return array(_square(_picture(image), side, enlarge), image.shape[-1])
 
 

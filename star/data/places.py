@@ -1,4 +1,4 @@
-"""Where images and given codes lie on this machine, and whether they are there. Light on purpose: every plan looks."""
+"""Where images and imported codes lie on this machine, and whether they exist. Cheap to import: every plan uses it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from star.pipeline.config.dataset import SOURCES, DataSpec
 from star.words import shown
 
 FASHION_MNIST = hashlib.sha256("".join(fetch.SHA256.values()).encode()).hexdigest()[:16]
-"""What names Fashion-MNIST in a key: its files were checked when they were fetched."""
+"""Fashion-MNIST's fingerprint in keys; its files were checked when they were fetched."""
 
 
 def folder_of(spec: DataSpec, data_home: Path) -> Path:
@@ -21,7 +21,7 @@ def folder_of(spec: DataSpec, data_home: Path) -> Path:
 
 
 def missing(spec: DataSpec, data_home: Path) -> str | None:
-    """What to say when the images are not there; None when they are."""
+    """The error message if the images are missing; None if they exist."""
     folder = folder_of(spec, data_home)
     if spec.name == "fashion-mnist":
         return (
@@ -36,7 +36,7 @@ def missing(spec: DataSpec, data_home: Path) -> str | None:
 
 
 def codes_absent(folder: Path) -> str | None:
-    """What to say when the codes are not there; None when they are."""
+    """The error message if the codes are missing; None if they exist."""
     try:
         for kind in ("codes", "labels"):
             codes_part(folder, kind)
@@ -46,7 +46,7 @@ def codes_absent(folder: Path) -> str | None:
 
 
 def codes_tree(folder: Path) -> Tree:
-    """The files of one crop range, as their content is hashed."""
+    """The files of one crop range's codes and labels, for their fingerprint."""
     whole = Tree.of(folder, (".npy",), states=True)
     mine = tuple(f"{path.name}/" for path in _parts(folder))
     whole.states = {name: state for name, state in whole.states.items() if name.startswith(mine)}

@@ -21,14 +21,14 @@ from star.errors import DataError
 from star.rundir import write_bytes, write_json
 
 ROWS = 500
-"""Rows of a shard: what a killed process may have to compute again."""
+"""Rows per shard: what a killed process may have to compute again."""
 
 
 class ShardedArray:
-    """The array called `name` in a folder that outlives attempts.
+    """The array called `name` in a folder that is kept between attempts.
 
     Args:
-        shape: of the whole; the first dimension is cut in shards of ROWS rows.
+        shape: of the whole array; the first dimension is split into shards of ROWS rows.
     """
 
     def __init__(self, folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -38,7 +38,7 @@ class ShardedArray:
         self.count = -(-shape[0] // ROWS)
 
     def prepare(self) -> None:
-        """Make the file, or find the shards in it that are whole; one process does it before the others begin."""
+        """Create the file, or unmark damaged shards in an existing one. One process does it before the others start."""
         self.marks.mkdir(parents=True, exist_ok=True)
         try:
             array = self._open("r")
@@ -52,11 +52,11 @@ class ShardedArray:
                 (self.marks / str(shard)).unlink()
 
     def rows(self, shard: int) -> slice:
-        """Rows of a shard."""
+        """The rows of a shard, as a slice of the first dimension."""
         return slice(shard * ROWS, min((shard + 1) * ROWS, self.shape[0]))
 
     def missing(self, index: int, count: int) -> Iterator[tuple[int, slice]]:
-        """Process `index` of `count`'s shards that are not there yet, with their rows."""
+        """Iterate over (shard, rows) of the shards that process `index` of `count` still has to write."""
         done = self._done()
         return ((shard, self.rows(shard)) for shard in range(index, self.count, count) if shard not in done)
 
@@ -68,11 +68,11 @@ class ShardedArray:
         write_bytes(self.marks / str(shard), f"{_checksum(array[self.rows(shard)])}\n".encode())
 
     def finished_rows(self) -> int:
-        """Rows of all processes that are there."""
+        """Number of rows that all processes together have written."""
         return min(len(self._done()) * ROWS, self.shape[0])
 
     def finish(self, target: Path) -> None:
-        """Give the complete array, and the checksums of its shards, to another folder.
+        """Link (or copy) the complete array into another folder, and write the checksums of its shards there.
 
         Raises:
             DataError: shards are missing.
@@ -102,7 +102,7 @@ class ShardedArray:
 
 
 def damaged_shards(path: Path) -> list[int]:
-    """Shards of a finished array whose content is not what was written."""
+    """Numbers of the shards of a finished array whose content does not match their checksum."""
     known = json.loads(path.with_suffix(".json").read_text())
     array, size = np.load(path, mmap_mode="r"), known["rows_per_shard"]
     return [

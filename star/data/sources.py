@@ -1,4 +1,4 @@
-"""Where images come from: what is there, and how a batch of it is read."""
+"""Image sources: which images there are, and how a batch of them is read."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ class ImageSource(Protocol):
 
     labels: NDArray[np.int64]
     numbers: NDArray[np.int64]
-    """Of each image in the whole training folder, held-out ones included: how LlamaGen's extraction counts."""
+    """Each image's number in the whole training folder, held-out ones included, as LlamaGen's extraction counts."""
 
     total: int
-    """How many images that numbering counts."""
+    """How many images `numbers` counts over."""
 
     def read(self, indices: NDArray[np.int64], side: int, enlarge: str) -> Images:
-        """Images (B, side, side, C): centre square, brought to `side` pixels."""
+        """Images (B, side, side, C): the centre squares, resized to `side` pixels, or padded as `enlarge` says."""
         ...
 
     def read_sides(self, indices: NDArray[np.int64], sides: list[int], enlarge: str) -> list[Images]:
-        """The same for several sides, each image decoded once."""
+        """As `read`, for each of `sides`; every image is decoded once."""
         ...
 
     def problems(self, indices: NDArray[np.int64]) -> Iterator[str | None]:
-        """For each image what is wrong with it, None if nothing; decodes it to the last pixel."""
+        """For each image, what is wrong with it or None; decodes it to the last pixel."""
         ...
 
     def listing(self) -> str:
-        """A hash of which images these are, in which order: not of their contents."""
+        """A hash of which images these are and in which order, not of their contents."""
         ...
 
 
 def open_source(spec: DataSpec, data_home: Path, split: Split, threads: int = 1) -> ImageSource:
-    """The images of a split.
+    """Open the images of a split.
 
     Args:
         threads: how many images are decoded at a time.
 
     Raises:
-        DataError: they are missing, or what is there is not what the spec says.
+        DataError: the images are missing, or do not match the spec.
     """
     reason = missing(spec, data_home)
     if reason:
@@ -70,7 +70,7 @@ def open_source(spec: DataSpec, data_home: Path, split: Split, threads: int = 1)
 
 
 class FashionMNIST:
-    """The IDX files, in memory."""
+    """One split of Fashion-MNIST, read from its IDX files into memory."""
 
     def __init__(self, folder: Path, split: Split) -> None:
         part = "train" if split == "train" else "t10k"

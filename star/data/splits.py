@@ -1,4 +1,4 @@
-"""Which part of a data set is trained on and which is held out, by the names of its folders or files; never by a guess."""
+"""Which part of a data set is trained on and which is held out, by the names of its folders or files, never guessed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Split = Literal["train", "test"]
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation")
 TEST = ("test", "testing", "eval", "evaluation", "dev")
-"""Usual names, in any case. Validation is preferred: tests such as ImageNet's have no labels."""
+"""Usual names; case is ignored. Validation is preferred, as test sets such as ImageNet's have no labels."""
 WHOLE = "."
-"""As `data.train_split`: the folder itself, whatever its subfolders are called."""
+"""The value of `data.train_split` that means the folder itself, whatever its subfolders are called."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Names of the two parts."""
+    """Names of the training and test parts of a data set."""
 
     train: str | None = None
-    """None: everything, of which a share is held out."""
+    """None: the whole data set, of which a share is held out."""
     test: str | None = None
     """None: a share of the training part, chosen by hash."""
     notes: list[str] = field(default_factory=list)
@@ -45,11 +45,11 @@ class Found:
     test_from: str
     notes: list[str] = field(default_factory=list)
     broken: str = ""
-    """Of images that were looked at and cannot be used."""
+    """A message on checked images that cannot be used; empty if there are none."""
 
 
 def role(name: str) -> str | None:
-    """`train`, `validation` or `test` if that is what a part's name says."""
+    """`train`, `validation` or `test`, as a part's name says; None if it says none of these."""
     match = re.fullmatch(r"([a-z]+)[\W_]*\d*", name.lower())  # also train2017, val-1
     small = match[1] if match else ""
     for found, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
@@ -59,14 +59,14 @@ def role(name: str) -> str | None:
 
 
 def choose(parts: Mapping[str, str | None], spec: DataSpec, where: str) -> Splits:
-    """The parts to train on and to test with.
+    """Choose the parts to train on and to test with.
 
     Args:
-        parts: names of what could be one -> the role that it says.
-        where: the data set, for errors.
+        parts: name of each candidate -> its role according to the name.
+        where: what error messages call the data set.
 
     Raises:
-        DataError: several could be meant, or a named one is not there.
+        DataError: the choice is ambiguous, or a part that the spec names does not exist.
     """
     train = _named(parts, spec.train_split, "train_split", where)
     test = _named(parts, spec.test_split, "test_split", where)
@@ -122,5 +122,5 @@ def _some(names: list[str]) -> str:
 
 
 def is_held_out(name: str, test_fraction: float) -> bool:
-    """Whether an image belongs to the test split where nothing else says so: a fixed share, by the hash of its name."""
+    """Whether an image is held out if the data set has no test split: a fixed share, by the hash of its name."""
     return int(hashlib.sha256(os.fsencode(name)).hexdigest()[:8], 16) / 2**32 < test_fraction

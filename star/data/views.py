@@ -9,9 +9,9 @@ from star.pipeline.config.dataset import DataSpec
 
 NUM_VIEWS = 10
 FIRST_ORDER = (0, 1, 2, 3, 4, 6, 5, 8, 7, 9)
-"""Of `ten_crop`'s views, as `DataSpec.first_view_order` wants them."""
+"""Order of `ten_crop`'s views if `DataSpec.first_view_order` is set."""
 CENTER = 4
-"""Which of the ten is the plain centre crop."""
+"""Index of the plain centre crop among the ten views."""
 
 
 def sides_before_crop(spec: DataSpec) -> list[int]:
@@ -20,8 +20,11 @@ def sides_before_crop(spec: DataSpec) -> list[int]:
 
 
 def ten_crop(images: Images, size: int) -> Images:
-    """(B, S, S, C) -> (B, 10, size, size, C): top left, top right, bottom left, bottom right, centre, then those five of the
-    mirrored image, as torchvision's TenCrop cuts them. Views 5 to 8 are the mirrored views 1, 0, 3, 2."""
+    """(B, S, S, C) -> (B, 10, size, size, C): the ten crops in the order of torchvision's TenCrop.
+
+    Top left, top right, bottom left, bottom right, centre, then those five of the mirrored image. Views 5 to 8 are the
+    mirrored views 1, 0, 3, 2.
+    """
     return np.concatenate([_five(images, size), _five(images[..., ::-1, :], size)], axis=1)
 
 
@@ -32,7 +35,7 @@ def _five(images: Images, size: int) -> Images:
 
 
 def ordered_views(images: Images, spec: DataSpec) -> Images:
-    """(B, S, S, C) -> (B, 10, image_size, image_size, C): the ten crops in the order in which this data set's codes are kept."""
+    """(B, S, S, C) -> (B, 10, image_size, image_size, C): the ten crops in the order of this data set's codes."""
     crops = ten_crop(images, spec.image_size)
     return crops[:, FIRST_ORDER] if spec.first_view_order else crops
 

@@ -1,1 +1,1 @@
-"""Measuring: features of images, distances between sets of them, and what a frozen model knows of classes."""
+"""Evaluation: features of images, distances between sets of images, attention, and linear probes of frozen models."""

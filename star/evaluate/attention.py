@@ -1,4 +1,4 @@
-"""Where a trained transformer looks: attention over the grid, and what share of it stays near or on the condition.
+"""What a trained transformer attends to: attention over the grid, and its shares on near cells and on the condition.
 
 Input i (0-based) is the condition for i = 0 and code x_i after it, which lies in grid cell i in raster order; its output
 predicts code x_{i+1}. A query's own cell is that of its input, the "current token" of the paper's figures.
@@ -20,12 +20,15 @@ SHARES = ("distance", "condition_share", "self_share", "neighbour_share")
 
 @dataclass
 class AttentionReport:
-    """Averages over images, and the maps of some."""
+    """Averages of attention over images, and the attention maps of some images."""
 
     numbers: dict[str, Tensor]
-    """Each of SHARES, (L, H, T) float64, by layer, head and position. `distance`: mean distance in grid cells from the
-    query's own cell to the cells it attends to, the condition left out; at the first position, which sees the condition alone, 0.
-    The shares are of all attention: on the condition, the own cell, the eight cells around it."""
+    """Each of SHARES, (L, H, T) float64, by layer, head and position.
+
+    `distance` is the mean distance in grid cells from the query's own cell to the cells it attends to, without the
+    condition; it is 0 at the first position, which sees only the condition. The shares are fractions of all attention:
+    on the condition, on the own cell, on the eight cells around it.
+    """
     maps: Tensor
     """(S, L, H, P, T) float32: attention of P positions of S images; the first of T is the condition, T - 1 cells follow."""
 
@@ -33,8 +36,8 @@ class AttentionReport:
         """One of SHARES, averaged over heads and positions 2 to T, and over layers unless one is given.
 
         Args:
-            by: `layer` (L,) or `position` (T,) keeps that dimension; the first position is then its own number.
-            layer: 0-based.
+            by: the dimension to keep: `layer` gives (L,), `position` gives (T,), which includes the first position.
+            layer: 0-based layer to use alone.
         """
         values = self.numbers[name].mean(1)  # (L, T)
         if layer is not None:
@@ -46,7 +49,7 @@ class AttentionReport:
 
 
 def uniform(grid: int) -> dict[str, Tensor]:
-    """What SHARES would be, (T,) by position, if a query attended equally to all that it sees: the measure of "local"."""
+    """SHARES (T,) by position if every query attended equally to all that it sees: the baseline for "local"."""
     length = grid**2
     weights = torch.ones(length, length, dtype=torch.float64).tril()
     return _shares(weights / weights.sum(1, keepdim=True), _Geometry(grid, torch.device("cpu")))
@@ -56,11 +59,11 @@ def uniform(grid: int) -> dict[str, Tensor]:
 def measure_attention(
     model: GPT, batches: Iterable[tuple[Tensor, Tensor]], positions: list[int], shown: int
 ) -> AttentionReport:
-    """Of codes (b, T) and labels (b,), unmasked, in float32.
+    """Measure the attention on batches of codes (b, T) and labels (b,), unmasked, in float32.
 
     Args:
-        positions: 1-based, of the maps.
-        shown: images whose maps are kept, the first ones.
+        positions: 1-based query positions of the maps.
+        shown: how many images, from the first, have their maps kept.
     """
     geometry = _Geometry(model.grid, model.output.weight.device)
     queries = torch.tensor(positions, device=geometry.distance.device) - 1
@@ -82,7 +85,7 @@ def measure_attention(
 
 
 def attention_weights(model: GPT, codes: Tensor, labels: Tensor) -> Iterable[Tensor]:
-    """(B, H, T, T), layer after layer; row i is how input i attends to inputs 0 to i."""
+    """Yield each layer's attention weights (B, H, T, T); row i is how input i attends to inputs 0 to i."""
     x = model.embed(codes, labels)
     length = codes.shape[1]
     hidden = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
@@ -94,7 +97,7 @@ def attention_weights(model: GPT, codes: Tensor, labels: Tensor) -> Iterable[Ten
 
 
 class _Geometry:
-    """Between a query's own cell (row) and a key's (column), (T, T); 0 where either is the condition."""
+    """Distance and neighbourhood (T, T) of a query's own cell (row) and a key's (column); 0 for the condition."""
 
     def __init__(self, grid: int, device: torch.device) -> None:
         cells = torch.arange(grid**2 - 1, device=device)
@@ -116,7 +119,7 @@ def _shares(weights: Tensor, geometry: _Geometry) -> dict[str, Tensor]:
     def over(values: Tensor) -> Tensor:
         return torch.einsum("...ij,ij->...i", weights.double(), values)
 
-    cells = weights[..., 1:].double().sum(-1)  # not 1 - condition, which rounding leaves little of
+    cells = weights[..., 1:].double().sum(-1)  # not 1 - condition, which would lose precision
     # a query that sees cells but gives them nothing has distance 0
     distance = torch.where(cells > 0, over(geometry.distance) / cells, 0.0)
     return {

@@ -1,4 +1,4 @@
-"""Features of images from a network with ImageNet weights. What is computed on them carries the network's name."""
+"""Features of images from a network with ImageNet weights. Metrics computed on them carry the network's name."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ FOLDED = (
 )
 """Attributes of both networks' modules: a convolution, and the batch norm that follows it."""
 AHEAD = 3
-"""Batches that are read before the network asks for them."""
+"""Batches that are read ahead of the network."""
 
 
 class Extractor(Protocol):
     """A network that turns images into pooled features, spatial features and p(y|x)."""
 
     def resized(self, images: Tensor) -> Tensor:
-        """What `layers` takes, (B, 3, S, S), of images (B, 3 or 1, H, W) in [0, 255]; grey ones as if repeated to RGB."""
+        """The input (B, 3, S, S) of `layers` from images (B, 3 or 1, H, W) in [0, 255]; grey is repeated to RGB."""
         ...
 
     def layers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled (B, D) and spatial (B, E) features and p(y|x) (B, classes)."""
+        """Pooled (B, D) and spatial (B, E) features and p(y|x) (B, classes) of what `resized` returns."""
         ...
 
 
 @dataclass
 class Activations:
-    """Of a batch of images, float32."""
+    """A network's float32 outputs for a batch of images."""
 
     pooled: Tensor
-    """(B, D): after global pooling."""
+    """(B, D): features after global pooling."""
     spatial: Tensor
-    """(B, h * w * 7): the first channels of an inner map, flattened height, width, channel."""
+    """(B, h * w * 7): the first 7 channels of an inner feature map, flattened in the order height, width, channel."""
     probabilities: Tensor
-    """(B, classes)."""
+    """(B, classes): p(y|x)."""
 
 
 class EfficientNetLite0(nn.Module):
@@ -78,7 +78,7 @@ class EfficientNetLite0(nn.Module):
         self._map = output
 
     def resized(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S), normalised, of images (B, 3 or 1, H, W) in [0, 255]."""
+        """Images (B, 3 or 1, H, W) in [0, 255], resized to (B, 3, S, S) and normalised."""
         return (resized(images, self.input_size).expand(-1, 3, -1, -1) - 127) / 128
 
     def layers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,26 +89,26 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_extractor(name: str, input_size: int, weights: Path, device: torch.device) -> Any:
-    """The network called `name`, ready to run.
+    """Load the network called `name` onto `device`, ready for inference.
 
     Args:
         input_size: side to which efficientnet-lite0 resizes its images; Inception's is 299.
         weights: Inception's file.
 
     Raises:
-        DataError: Inception's file is not there, or is another one.
+        DataError: Inception's file is missing, or is not the published one.
     """
     network: nn.Module = EfficientNetLite0(input_size) if name == "efficientnet-lite0" else load_inception(weights)
     return prepared(network).to(device)
 
 
 def features_of(name: str, input_size: int) -> str:
-    """What tells the features of one network from another's: its name, and its input size where that can be chosen."""
+    """The name that identifies a network's features: the network's name, and its input size if that can be chosen."""
     return name if name == "inception" else f"{name}@{input_size}"
 
 
 def prepared(network: nn.Module) -> nn.Module:
-    """For inference alone: batch norms folded into their convolutions, channels last."""
+    """Prepare a network for inference only: fold batch norms into their convolutions, and use channels-last memory."""
     network.eval().requires_grad_(False)
     for module in list(network.modules()):
         for name, norm in FOLDED:
@@ -120,19 +120,20 @@ def prepared(network: nn.Module) -> nn.Module:
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, side, side): bilinear, smoothed where it shrinks."""
+    """(B, C, H, W) -> (B, C, side, side): bilinear, antialiased when shrinking."""
     return F.interpolate(images.float(), size=(side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
 def activations(
     network: Extractor, batches: Iterable[Images], device: torch.device, side: int | None = None
 ) -> Iterator[Activations]:
-    """What the network makes of each batch (B, H, W, C); the batches after it are read meanwhile.
+    """Yield the network's outputs for each batch (B, H, W, C), while a thread reads the next batches.
 
-    On a CPU they are resized meanwhile too; a GPU resizes faster than its bus would bring larger images.
+    For a network on the CPU, the thread also resizes them. A GPU resizes them itself, which takes less time than
+    transferring larger images to it.
 
     Args:
-        side: bring the images to this side in pixels first, in bytes again.
+        side: resize the images to this side in pixels first, rounded to 0 to 255.
     """
 
     @torch.no_grad()
@@ -155,7 +156,7 @@ def activations(
 
 
 def read_ahead(items: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same items, taken by a thread before they are asked for; its error is raised here."""
+    """Yield the same items, read ahead by a thread; an error in the thread is raised here."""
     queue: Queue[Tensor | BaseException | None] = Queue(AHEAD)
     stopped = Event()
 
@@ -166,7 +167,7 @@ def read_ahead(items: Iterable[Tensor]) -> Iterator[Tensor]:
                 if stopped.is_set():
                     return
             queue.put(None)
-        except BaseException as error:  # it belongs to whoever asked for the items
+        except BaseException as error:  # raised again in the thread that takes the items
             queue.put(error)
 
     thread = Thread(target=read, name="read-ahead", daemon=True)
@@ -178,6 +179,6 @@ def read_ahead(items: Iterable[Tensor]) -> Iterator[Tensor]:
             yield item
     finally:
         stopped.set()
-        while not queue.empty():  # let a thread that waits for room go on, and end
+        while not queue.empty():  # unblock the thread if it waits for room, so that it ends
             queue.get_nowait()
         thread.join(timeout=5)

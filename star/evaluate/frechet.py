@@ -1,4 +1,4 @@
-"""Moments of features, gathered in one pass over them, and the Frechet distance between two sets; float64 throughout."""
+"""Moments of features, computed in one pass over them, and the Frechet distance between two sets; all in float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star.errors import DataError
 
 Array = NDArray[np.float64]
 BLOCK = 1024
-"""Rows that enter the moments at a time: few large products, and the same ones whatever the batch size."""
+"""Rows added to the moments at a time: few large products, and the same ones whatever the batch size."""
 DOUBT = 1e-8
 """Share of the total variance up to which rounding in the fast formula is accepted."""
 
@@ -32,8 +32,8 @@ class RunningMoments:
 
     Args:
         dim: D.
-        name: of the features, for errors.
-        first: number of the first image that comes, for errors.
+        name: of the features, for error messages.
+        first: number of the first image, for error messages.
     """
 
     def __init__(self, dim: int, name: str, device: torch.device | None = None, first: int = 0) -> None:
@@ -45,7 +45,7 @@ class RunningMoments:
         self._waiting: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
-        """Take in features (B, D).
+        """Add features (B, D).
 
         Raises:
             DataError: one of them is NaN or infinite.
@@ -73,7 +73,7 @@ class RunningMoments:
         self._join(count, mean, deviations.T @ deviations)
 
     def _join(self, count: Tensor, mean: Tensor, scatter: Tensor) -> None:
-        """The moments of two sets together, from those of each (Chan, Golub and LeVeque 1979)."""
+        """Add the moments of another set (Chan, Golub and LeVeque 1979)."""
         both = self.count + count
         offset = mean - self.mean
         self.scatter += scatter + torch.outer(offset, offset) * (self.count * count / both)
@@ -81,13 +81,13 @@ class RunningMoments:
         self.count = both
 
     def settle(self) -> None:
-        """Take in what waits for a full block."""
+        """Add the rows that are waiting for a full block."""
         waiting, self._waiting = self._waiting, []
         if sum(map(len, waiting)):
             self._take(torch.cat(waiting))
 
     def merge(self, other: RunningMoments) -> None:
-        """Take in what another one has seen, such as another rank's."""
+        """Add the moments of another object, such as another rank's."""
         self.settle()
         other.settle()
         if other.count > 0:
@@ -95,10 +95,10 @@ class RunningMoments:
             self.seen += other.seen
 
     def result(self) -> Moments:
-        """Of all that was added.
+        """The moments of all rows that were added.
 
         Raises:
-            DataError: fewer than two rows, which have no covariance.
+            DataError: there are fewer than two rows, which have no covariance.
         """
         self.settle()
         if self.count < 2:
@@ -107,10 +107,11 @@ class RunningMoments:
 
 
 def frechet_distance(reference: Moments, generated: Moments) -> float:
-    """|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), never complex and never below 0.
+    """The Frechet distance |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), never complex and never below 0.
 
     Raises:
-        DataError: the moments have different dimensions, hold NaN, or a covariance that is none.
+        DataError: the moments differ in dimension, are not finite, or hold a matrix that is not a covariance; or the
+            distance is not finite.
     """
     if reference.mean.shape != generated.mean.shape:
         raise DataError(
@@ -125,14 +126,15 @@ def frechet_distance(reference: Moments, generated: Moments) -> float:
         found = float(offset @ offset + variance - 2 * _trace_of_root(reference.covariance, generated.covariance))
     if not np.isfinite(found):
         raise DataError("the moments are too far apart for a number; are they of the same features?")
-    return max(found, 0.0)  # rounding leaves equal sets a hair below
+    return max(found, 0.0)  # rounding leaves equal sets slightly below
 
 
 def _trace_of_root(first: Array, second: Array) -> float:
-    """tr (S1 S2)^(1/2): with S1 = A A^T and S2 = B B^T the sum of the singular values of A^T B.
+    """tr (S1 S2)^(1/2): with S1 = A A^T and S2 = B B^T, the sum of the singular values of A^T B.
 
-    Their squares are the eigenvalues of a symmetric matrix, which come ten times faster. Rounding moves each of those by about
-    eps * the largest, so the roots of tiny ones are wrong; the singular values are computed where that could be seen.
+    Their squares are the eigenvalues of a symmetric matrix, which are ten times faster to compute. Rounding changes
+    each by about eps * the largest, so the roots of tiny ones are wrong; if that could matter (DOUBT), the singular
+    values are computed instead.
     """
     product = _factor(first).T @ _factor(second)
     small = product if product.shape[0] <= product.shape[1] else product.T
@@ -148,8 +150,10 @@ def _trace_of_root(first: Array, second: Array) -> float:
 
 
 def _factor(covariance: Array) -> Tensor:
-    """A (D, rank) with covariance = A A^T, by a Cholesky factorisation that takes the largest pivot first and ends at the
-    rank: covariances of fewer images than dimensions are singular."""
+    """A (D, rank) with covariance = A A^T, by a Cholesky factorisation with the largest pivot first, up to the rank.
+
+    Covariances of fewer images than dimensions are singular.
+    """
     lower, order, rank, _ = dpstrf(covariance, lower=1)
     factor = np.zeros((len(covariance), rank))
     factor[order - 1] = np.tril(lower)[:, :rank]
@@ -160,7 +164,7 @@ def _factor(covariance: Array) -> Tensor:
 
 
 def _solved(problem: str, matrix: Tensor) -> Tensor:
-    """torch's answer, or NumPy's: MKL's iterations have not converged for a matrix that was mostly zero."""
+    """torch.linalg's result, or NumPy's if it fails: MKL did not converge for a matrix that was mostly zero."""
     try:
         found: Tensor = getattr(torch.linalg, problem)(matrix)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # there, though not exported

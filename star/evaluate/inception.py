@@ -1,7 +1,8 @@
 """The network that FID, sFID and IS are defined on: Inception v3 as TensorFlow published it in December 2015.
 
-It differs from torchvision's: 1008 classes, averages that leave out the padding, a maximum in the last block's pool branch.
-Names of parameters are those of the widely used PyTorch port of its weights. Shapes: B images, 299 x 299 after the resize.
+It differs from torchvision's: 1008 classes, average pooling without the padding, max pooling in the last block's pool
+branch. Parameter names are those of the widely used PyTorch port of its weights. Shapes: B images, 299 x 299 after the
+resize.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _long(inputs: int, outputs: int, kernel: tuple[int, int]) -> BasicConv2d:
 
 
 class BlockA(nn.Module):
-    """35 x 35: 1 x 1, 5 x 5, two 3 x 3, and average pool."""
+    """Block at 35 x 35 with four branches: 1 x 1, 5 x 5, two 3 x 3 in sequence, and average pooling."""
 
     def __init__(self, inputs: int, pooled: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class BlockA(nn.Module):
 
 
 class BlockB(nn.Module):
-    """35 x 35 -> 17 x 17."""
+    """Block that reduces 35 x 35 to 17 x 17."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-    """17 x 17: 1 x 1, factorised 7 x 7, twice that, and average pool; `inner` channels between."""
+    """Block at 17 x 17: 1 x 1, factorised 7 x 7, two of these, and average pooling; `inner` channels in branches."""
 
     def __init__(self, inputs: int, inner: int) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class BlockC(nn.Module):
 
 
 class BlockD(nn.Module):
-    """17 x 17 -> 8 x 8."""
+    """Block that reduces 17 x 17 to 8 x 8."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -127,7 +128,10 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """8 x 8: 1 x 1, forked 3 x 3, twice that, and a pool: the average in the first such block, the maximum in the second."""
+    """Block at 8 x 8 with four branches: 1 x 1, forked 3 x 3, 3 x 3 then forked 3 x 3, and a pool.
+
+    The pool is the average in the first such block, the maximum in the second.
+    """
 
     def __init__(self, inputs: int, maximum: bool) -> None:
         super().__init__()
@@ -153,7 +157,7 @@ class BlockE(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """The layers, with random weights until a state dict is loaded."""
+    """The network, with random weights until a state dict is loaded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +180,7 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(POOLED, CLASSES)
 
     def resized(self, images: Tensor) -> Tensor:
-        """(B, 3, 299, 299) in [-1, 1) of images (B, 3 or 1, h, w) in [0, 255]."""
+        """Images (B, 3 or 1, h, w) in [0, 255], resized to (B, 3, 299, 299) and scaled to [-1, 1)."""
         return ((tensorflow_bilinear(images, SIDE) - 128) / 128).expand(-1, 3, -1, -1)
 
     def layers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,7 +197,7 @@ class InceptionV3(nn.Module):
 
 
 def load_inception(path: Path) -> InceptionV3:
-    """The network with the published weights, ready to run.
+    """Load the network with the published weights.
 
     Raises:
         DataError: the file is missing, or is not exactly the published one.

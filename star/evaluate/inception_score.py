@@ -1,4 +1,4 @@
-"""The inception score of images that come in batches: exp of the mean KL divergence from p(y) to p(y|x), split by split."""
+"""The inception score of images that come in batches: exp of the mean KL divergence of p(y|x) from p(y), per split."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor
 
 
 class RunningScore:
-    """Sums over splits of consecutive images, unshuffled, as ADM's evaluator cuts them; the last split may be short.
+    """The score's sums over splits of consecutive images, unshuffled as in ADM's evaluator; the last may be short.
 
     Args:
-        split_size: images of a split.
+        split_size: images per split.
     """
 
     def __init__(self, classes: int, split_size: int, device: torch.device | None = None) -> None:
         self.split_size = split_size
         self.count = torch.zeros(0, dtype=torch.float64, device=device)
-        """Images of each split."""
+        """Number of images in each split."""
         self.total = torch.zeros(0, classes, dtype=torch.float64, device=device)
-        """Sum of p(y|x)."""
+        """Sum of p(y|x) over the images of each split, (splits, classes)."""
         self.negentropy = torch.zeros(0, dtype=torch.float64, device=device)
-        """Sum of p(y|x) log p(y|x)."""
+        """Sum of p(y|x) log p(y|x) over classes and over the images of each split."""
 
     def grow(self, splits: int) -> None:
         """Make room for this many splits."""
@@ -30,7 +30,7 @@ class RunningScore:
         self.total = F.pad(self.total, (0, 0, 0, more))
 
     def add(self, probabilities: Tensor, first: int) -> None:
-        """Take in p(y|x) (B, classes) of images `first`, `first` + 1, ..."""
+        """Add p(y|x) (B, classes) of images `first`, `first` + 1, ..."""
         wide = probabilities.double()
         self.grow((first + len(wide) - 1) // self.split_size + 1)
         split = torch.arange(first, first + len(wide), device=wide.device) // self.split_size
@@ -39,7 +39,7 @@ class RunningScore:
         self.negentropy.index_add_(0, split, torch.special.xlogy(wide, wide).sum(1))
 
     def result(self) -> float:
-        """The mean over splits, at least 1."""
+        """The inception score: the mean over splits, at least 1."""
         used = self.count > 0
         count, mean = self.count[used], self.total[used] / self.count[used, None]
         divergence = self.negentropy[used] / count - torch.special.xlogy(mean, mean).sum(1)

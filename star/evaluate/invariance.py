@@ -13,17 +13,17 @@ DIRECTIONS = {"right": (0, 1), "down": (1, 0)}
 
 
 def shifted(images: Images, size: int, shift: int, direction: str) -> Images:
-    """The views (B, size, size, C) of images (B, S, S, C) whose window lies `shift` pixels further; S >= size + shift."""
+    """Crops (B, size, size, C) of images (B, S, S, C), `shift` pixels from the top left corner; S >= size + shift."""
     rows, columns = (shift * step for step in DIRECTIONS[direction])
     return images[:, rows : rows + size, columns : columns + size]
 
 
 def changed(first: Codes, second: Codes, shift: int, downsample: int, direction: str) -> NDArray[np.bool_]:
-    """Which codes differ, (B, h, w), between two views (B, g, g) of the same images, the second's window `shift` pixels further.
+    """Which codes differ, (B, h, w), between views (B, g, g) of the same images, the second shifted by `shift` pixels.
 
-    The grids are aligned by whole codes: a window that lies by w = round(shift / downsample) codes further shows at cell
-    (i, j) what the first view shows w cells on. Only cells that both views hold are compared; a shift of whole codes leaves
-    the pixels under a code as they were, and what changes then is context alone.
+    The grids are aligned by w = round(shift / downsample) whole codes: a cell of the second view is compared with the
+    cell of the first that lies w cells further. Only cells that both views hold are compared. A shift of whole codes
+    leaves the pixels under a code as they were, so only context changes.
     """
     whole = round(shift / downsample)
     rows, columns = (whole * step for step in DIRECTIONS[direction])

@@ -1,7 +1,8 @@
-"""Linear probe to MAE's protocol: normalised frozen features, one linear layer, LARS, no weight decay.
+"""Linear probe by MAE's protocol: normalised frozen features, one linear layer, LARS, no weight decay.
 
-All positions and all learning rates train at once: the heads are one tensor W (L rates, P positions, D, classes). The rate of
-each position is the one that does best on held-out training images; the test images are looked at once, with that rate.
+All positions and all learning rates train at once: the heads are one tensor W (L rates, P positions, D, classes). The
+learning rate of each position is the one with the best accuracy on held-out training images; the test images are used
+once, with that rate.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from star.pipeline.config.probe import ProbeSpec
 MOMENTUM = 0.9
 TRUST = 0.001
 EPSILON = 1e-6
-"""Of the batch norm."""
+"""Added to the variance by the batch norm."""
 LOGITS = 2**27
-"""Logits of all heads that are held at a time; a larger batch is taken in parts, with the same gradient."""
+"""Most logits of all heads that are held at a time; a larger batch is split, with the same gradient."""
 TESTED = 2048
-"""Images of a pass that only tests."""
+"""Most images per pass when testing."""
 
 
 @dataclass
@@ -35,15 +36,15 @@ class ProbeResult:
     positions: list[int]
     """1-based positions, T/n, ..., T."""
     accuracy: list[float]
-    """Top-1 at each position, of the rate that was best on held-out training images."""
+    """Top-1 accuracy at each position, with the learning rate that was best on held-out training images."""
     accuracy_top5: list[float]
-    """Top-5, of the same rate."""
+    """Top-5 accuracy at each position, with the same learning rate."""
     best_lr: list[float]
-    """That rate, per 256 images."""
+    """The learning rate chosen at each position, per 256 images."""
 
 
 def probe_positions(count: int, length: int) -> list[int]:
-    """`count` equally spaced 1-based positions up to T. Position p is the input whose output predicts code p."""
+    """`count` equally spaced 1-based positions up to `length`. Position p is the input whose output predicts code p."""
     return [round(length * (i + 1) / count) for i in range(count)]
 
 
@@ -56,10 +57,10 @@ def train_probe(
     seed: int,
     progress: Callable[[int, int], None],
 ) -> ProbeResult:
-    """Train all heads on `train`, choose each position's rate on held-out images of it, then test on `test`.
+    """Train all heads on `train`, choose each position's learning rate on held-out images of it, then test on `test`.
 
-    MAE's batch norm takes its statistics from batches of 16,384; features are frozen, so here they are constants: those of
-    all images trained on.
+    MAE's batch norm takes its statistics from batches of 16,384. Here the features are frozen, so the statistics are
+    constants: those of all images trained on.
 
     Raises:
         DataError: features are not finite.
@@ -92,7 +93,7 @@ def train_probe(
 
 
 def _normalisation(source: FeatureSource, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / standard deviation (P, D) of these images' features, all views that are trained on; float64 sums."""
+    """Mean and 1 / standard deviation (P, D) of images' features over all views that are trained on; float64 sums."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for features in source.passes(rows):
         wide = features.double()
@@ -150,7 +151,7 @@ def _logits(heads: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
 
 
 def _head_losses(heads: tuple[Tensor, Tensor], x: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropies (L, P, n)."""
+    """Cross-entropies (L, P, n) of n images for all heads."""
     logits = _logits(heads, x)
     targets = labels.expand(*logits.shape[:2], -1)
     return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view(logits.shape[:3])
@@ -158,7 +159,7 @@ def _head_losses(heads: tuple[Tensor, Tensor], x: Tensor, labels: Tensor) -> Ten
 
 @torch.no_grad()
 def _lars(heads: tuple[Tensor, Tensor], gradients: list[Tensor], momentum: list[Tensor], rates: Tensor) -> None:
-    """One LARS step, each head with its own norms; the bias takes no trust ratio."""
+    """One LARS step. Each head has its own norms; the bias is updated without a trust ratio."""
     weight_norm = heads[0].norm(dim=(2, 3), keepdim=True)
     gradient_norm = gradients[0].norm(dim=(2, 3), keepdim=True)
     trust = torch.where(
@@ -170,7 +171,7 @@ def _lars(heads: tuple[Tensor, Tensor], gradients: list[Tensor], momentum: list[
 
 
 def _schedule(epoch: float, spec: ProbeSpec) -> float:
-    """Factor of the rate: linear warm-up, then a cosine to zero."""
+    """Factor of the learning rate: linear warm-up, then a cosine to zero."""
     if epoch < spec.warmup_epochs:
         return epoch / spec.warmup_epochs
     return 0.5 * (1 + math.cos(math.pi * (epoch - spec.warmup_epochs) / max(1e-9, spec.epochs - spec.warmup_epochs)))

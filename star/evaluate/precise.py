@@ -1,4 +1,4 @@
-"""Float32 that is float32: measuring must not depend on what a GPU or a training loop allows itself."""
+"""Full float32 precision: measurements must not depend on the reduced precision that a GPU or training loop may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Matrix products and convolutions of float32 in full precision: no TF32, no bfloat16 passes."""
+    """A context with float32 matrix products and convolutions in full precision: no TF32, no bfloat16 passes."""
     matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

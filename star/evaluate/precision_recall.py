@@ -1,8 +1,8 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019): is a point inside some ball around a point of the other set?
 
 A ball's radius is the distance to the k-th nearest neighbour in its own set; a point on its surface is inside. Float32
-products with a bound on their rounding error decide nearly all pairs, and the rest is computed in float64: the result is that
-of brute force in float64.
+products with a bound on their rounding error decide nearly all pairs, and the rest is computed in float64: the result
+equals that of brute force in float64.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from star.evaluate.precise import full_float32
 SPARE = 12
 """Candidates for the k-th neighbour that are kept beyond k."""
 CROWD = 32
-"""Open pairs of a point in a block that are settled one by one; with more of them it waits for products in float64."""
+"""Most open pairs of a point in a block that are decided one by one; points with more wait for products in float64."""
 CLUSTER = 1024
-"""Points of a cluster that are taken at a time."""
+"""Points of a cluster that are processed at a time."""
 TIE = 1e-12
 """Relative difference up to which a float64 distance equals a radius."""
 
@@ -37,10 +37,10 @@ class Manifold:
 
 
 def manifold(points: Tensor, neighbours: int) -> Manifold:
-    """The balls of points (N, D).
+    """The balls around points (N, D).
 
     Raises:
-        DataError: not more points than neighbours.
+        DataError: there are not more points than neighbours.
     """
     if len(points) <= neighbours:
         raise DataError(
@@ -86,7 +86,7 @@ class _Inside:
         self.open: list[Tensor] = []
 
     def look(self, rows: slice, columns: slice, twice_dot: Tensor) -> None:
-        """One block of fl(2 a.b), (rows, columns)."""
+        """Process one block of fl(2 a.b), (rows, columns)."""
         scores = twice_dot - self.columns[columns]
         best = scores.amax(1)
         self.inside[rows] |= best >= self.sure[rows]
@@ -112,7 +112,7 @@ class _Inside:
         return self.inside.double().mean().item()
 
     def _settle(self, pairs: Tensor) -> None:
-        """Decide open pairs one by one, one of each point at a time: most points need no second."""
+        """Decide open pairs in float64, one pair of each point at a time: most points need no second."""
         pairs = pairs[pairs[:, 0].argsort(stable=True)]
         while len(pairs := pairs[~self.inside[pairs[:, 0]]]):
             first = torch.ones(len(pairs), dtype=torch.bool, device=pairs.device)
@@ -123,8 +123,11 @@ class _Inside:
 
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
-    """Squared distances (N,) to the k-th nearest other point: in float32, then for points with many others nearby about one of
-    these, then one by one."""
+    """Squared distances (N,) to the k-th nearest other point.
+
+    Float32 products decide most. Points with many near others are computed by float64 products about a point nearby;
+    what that leaves open is computed pair by pair.
+    """
     everyone = torch.arange(len(points), device=points.device)
     moved = points - points.mean(0)
     norms = moved.double().square().sum(1)
@@ -180,7 +183,7 @@ class _Lowest:
         self.index = torch.zeros(count, kept, dtype=torch.long, device=like.device)
 
     def look(self, rows: slice, columns: slice, low: Tensor) -> None:
-        """One block of lower bounds, (rows, columns)."""
+        """Process one block of lower bounds, (rows, columns)."""
         kept = self.bounds.shape[1]
         bounds, index = low.topk(min(kept, low.shape[1]), largest=False)
         bounds, index = (
@@ -192,11 +195,12 @@ class _Lowest:
 
 
 def _kth(points: Tensor, rows: Tensor, lowest: _Lowest, width: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """The k-th smallest distance of each row in float64, of the candidates that may be it; and the rows for which that is not
-    known, because one that was not kept may be as near.
+    """The k-th smallest squared distance of each row, in float64, and a mask of the rows where it is not known.
+
+    Only candidates that may be the k-th are computed. It is not known where a point that was not kept may be as near.
 
     Args:
-        width: of each kept pair, from its lower bound to its upper one.
+        width: upper minus lower bound of each kept pair.
     """
     low = lowest.bounds.double()
     high = low + width

@@ -1,4 +1,4 @@
-"""Frozen features for the probe: kept when they fit, computed again when they are asked for when they do not."""
+"""Frozen features for the probe: kept in memory if they fit, else computed again at each use."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class FeatureSource(Protocol):
     """(N,) long, on the CPU."""
 
     def features(self, rows: Tensor, epoch: int | None = None) -> Tensor:
-        """(B, P, D) float32 of the images `rows`: their centre crops without an `epoch`, else the views of that epoch."""
+        """Features (B, P, D) float32 of images `rows`: centre crops if `epoch` is None, else that epoch's views."""
         ...
 
     def passes(self, rows: Tensor) -> Iterator[Tensor]:
-        """All features (b, P, D) of the images `rows` that an epoch may train on, batch by batch."""
+        """Yield all features (b, P, D) of images `rows` that an epoch may train on, batch by batch."""
         ...
 
 
 class BackboneFeatures:
-    """Of a code store: one pass of the backbone, under the null label and unmasked, as far as `layer`.
+    """Features of a code store's images: the backbone's output after `layer`, under the null label and unmasked.
 
     Args:
-        positions: 1-based.
+        positions: 1-based positions whose features are taken.
         stored_views: train on a stored view drawn anew in each epoch, in place of the centre crop.
-        dtype: `fp32` or `fp16`, in which a feature is rounded, kept or not.
+        dtype: `fp32` or `fp16`, to which features are rounded, whether they are kept or not.
         limit: bytes that may be kept, on the model's device.
-        seed: of the views.
+        seed: seed of the drawn views.
         progress: receives (images done, images) of the pass that fills what is kept.
     """
 
@@ -69,7 +69,7 @@ class BackboneFeatures:
             self.kept = self._all(progress)
 
     def _all(self, progress: Callable[[int, int], None]) -> Tensor:
-        """(views, N, P, D)."""
+        """The features of all images, (views, N, P, D)."""
         shape = (len(self.views), len(self.store), len(self.index), self.model.dim)
         kept = torch.empty(shape, dtype=self.dtype, device=self.device)
         total = shape[0] * shape[1]

@@ -3,7 +3,7 @@
 mu, sigma        of the pooled features
 mu_s, sigma_s    of the spatial features
 arr_0            (M, H, W, 3) bytes: the images of precision and recall, 10,000 in ADM's files
-extractor        ours alone: the network's name and input size; ADM's files are Inception's
+extractor        only in our files: the network's name and input size; ADM's files are Inception's
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAIRS = {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 @dataclass
 class ReferenceFile:
-    """What is in such a file, apart from its images, which are read as any others."""
+    """What a reference file holds, apart from its images, which `star.data.image_sets` reads."""
 
     extractor: str
     pooled: Moments | None
@@ -35,10 +35,10 @@ class ReferenceFile:
 
 
 def read_reference(path: Path) -> ReferenceFile:
-    """The moments in `path`; None where it has none.
+    """Read the moments in `path`, None where it has none, and whether it has images.
 
     Raises:
-        DataError: it is no such file, or its moments are not finite, or not of matching shapes.
+        DataError: it is not a reference file, or its moments are not finite, differ in shape or are no covariance.
     """
     if not zipfile.is_zipfile(path):
         raise DataError(
@@ -61,7 +61,7 @@ def read_reference(path: Path) -> ReferenceFile:
 
 
 def write_reference(path: Path, extractor: str, pooled: Moments, spatial: Moments, images: Images) -> None:
-    """Write a file in ADM's layout, beside `path` and then over it; images (M, H, W, 3) or (M, H, W, 1)."""
+    """Write a file in ADM's layout: beside `path`, then renamed over it. Images are (M, H, W, 3) or (M, H, W, 1)."""
     if images.shape[-1] == 1:
         images = np.repeat(images, 3, axis=-1)
     scratch = path.with_name(f".{path.stem}.part.npz")

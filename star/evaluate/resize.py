@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def tensorflow_bilinear(images: Tensor, side: int) -> Tensor:
-    """Images (B, C, h, w) at (B, C, side, side), float32, as `tf.image.resize_bilinear` with default arguments gives them.
+    """Resize images (B, C, h, w) to (B, C, side, side) float32, as `tf.image.resize_bilinear` does by default.
 
     Pixel i of the output lies at i * h / side of the input; rows and columns beyond the last repeat it.
     """
@@ -19,7 +19,7 @@ def tensorflow_bilinear(images: Tensor, side: int) -> Tensor:
 
 
 def _places(length: int, side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each output pixel the two input pixels beside it, and the share of the second."""
+    """For each output pixel, the indices of the two input pixels beside it, and the weight of the second."""
     place = torch.arange(side, dtype=torch.float32, device=device) * (length / side)
     before = place.floor().long().clamp(max=length - 1)
     return before, (before + 1).clamp(max=length - 1), place - before

@@ -1,7 +1,7 @@
-"""All that a set of images is compared by, gathered in one pass over it, and the comparison: ADM's five numbers.
+"""Statistics of a set of images, gathered in one pass over it, and the comparison of two sets: ADM's five metrics.
 
-Memory is bounded whatever the number of images: two covariances, the sums of the inception score's splits, and the features
-of at most `keep` images for precision and recall.
+Memory is bounded whatever the number of images: two covariances, the sums of the inception score's splits, and the
+features of at most `keep` images for precision and recall.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from star.evaluate.precision_recall import Manifold, manifold, precision_recall
 from star.ranks import Ranks
 
 SPLIT_SIZE = 5000
-"""Images of a split of the inception score, as in ADM's evaluator."""
+"""Images per split of the inception score, as in ADM's evaluator."""
 GENERATED_KEPT = 50_000
-"""Generated images that precision and recall look at, at most: ADM's samples are that many."""
+"""Most generated images that precision and recall use: ADM's samples are that many."""
 
 
 def evenly(total: int, kept: int) -> np.ndarray:
-    """Indices (min(kept, total),) of images spread evenly over `total`: of all classes, where images lie in classes."""
+    """Indices (min(kept, total),) spread evenly over `total` images, to cover all classes of images sorted by class."""
     kept = min(kept, total)
     return np.arange(kept) * total // kept
 
 
 class Statistics:
-    """Of one set of images, gathered on `device`.
+    """Statistics of one set of images, gathered on `device`.
 
     Args:
-        total: how many images there will be; None where nobody knows, as with a generator.
-        keep: of how many images, spread evenly over the total (without it the first), the pooled features are kept.
-        split_size: images of a split of the inception score.
+        total: how many images there will be; None if unknown, as with a generator.
+        keep: how many images' pooled features are kept: spread evenly over `total`, or the first if it is None.
+        split_size: images per split of the inception score.
     """
 
     def __init__(self, total: int | None, keep: int, split_size: int, device: torch.device) -> None:
@@ -54,10 +54,10 @@ class Statistics:
         side: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """One pass over images `first`, `first` + 1, ... in batches (B, H, W, C).
+        """Add images `first`, `first` + 1, ..., given in batches (B, H, W, C).
 
         Args:
-            side: bring the images to this side in pixels first.
+            side: resize the images to this side in pixels first.
             progress: receives how many images of this pass are done.
 
         Raises:
@@ -88,12 +88,12 @@ class Statistics:
 
     @property
     def points(self) -> Tensor:
-        """(n, D) float32: the kept pooled features of the images seen."""
+        """The kept pooled features of the images seen, (n, D) float32."""
         assert self._points is not None, "no images were gathered"
         return self._points if self.total is not None else self._points[: self.pooled.seen]
 
     def merge_ranks(self, ranks: Ranks) -> None:
-        """Put together what several ranks have gathered, each from its own images; afterwards all hold the same."""
+        """Combine the statistics of all ranks, each gathered from its own images; afterwards all hold the same."""
         if ranks.world_size == 1:
             return
         assert self.total is not None, "ranks share a known number of images"
@@ -118,7 +118,7 @@ def _merged(own: RunningMoments, ranks: Ranks) -> RunningMoments:
 
 @dataclass
 class Reference:
-    """What generated images are compared with."""
+    """Statistics of the images that generated images are compared with."""
 
     pooled: Moments
     spatial: Moments | None = None
@@ -126,14 +126,14 @@ class Reference:
 
 
 METRICS = ("inception_score", "frechet_distance", "spatial_frechet_distance", "precision", "recall")
-"""In the order in which ADM's evaluator prints them."""
+"""ADM's metrics, in the order in which its evaluator prints them."""
 
 
 def compare(reference: Reference, generated: Statistics, neighbours: int) -> dict[str, float]:
-    """ADM's five numbers, or those of them that the reference has something for.
+    """ADM's five metrics, or those of them that the reference has statistics for.
 
     Args:
-        neighbours: k of precision and recall; the reference's balls have theirs.
+        neighbours: k of precision and recall for the generated images; the reference's balls already have theirs.
 
     Raises:
         DataError: too few images, or features of different networks.

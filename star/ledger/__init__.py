@@ -1,1 +1,1 @@
-"""What was asked, what happened, who holds it."""
+"""The ledger: a database of jobs, runs and experiments, their history, and the schedulers that own them."""

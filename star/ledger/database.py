@@ -1,6 +1,6 @@
 """The database behind the ledger: SQLite in the home, or PostgreSQL for a team.
 
-A connection that breaks is no reason to lose anything: what was asked of the database is asked again until it is back.
+If a connection breaks, nothing is lost: transactions are tried again until the database is back or patience ends.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from star.sqlite_file import connect_to_read, is_damage, url_of
 from star.words import shown
 
 HEAD = "0003"
-"""The newest migration. Here, so that readers need no Alembic to know it."""
+"""The newest migration; a constant, so that readers need no Alembic."""
 URL_VARIABLE = "STAR_LEDGER_URL"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class Database:
-    """One database.
+    """A SQLite or PostgreSQL database.
 
     Args:
         url: such as sqlite:////home/me/runs/ledger.sqlite or postgresql://user@host/name.
-        patience: seconds for which a database that is away, locked or full is asked again.
-        to_read: change nothing, not even a file beside it.
+        patience: seconds for which transactions are tried again if the database is unreachable, locked or full.
+        to_read: whether to change nothing, not even a file beside a SQLite database.
 
     Raises:
-        LedgerError: the address makes no sense, or its driver is not installed.
+        LedgerError: the URL is invalid, or its driver is not installed.
     """
 
     def __init__(self, url: str, patience: float = 600.0, to_read: bool = False) -> None:
@@ -62,7 +62,7 @@ class Database:
             raise LedgerError(
                 f"{URL_VARIABLE}: {error.name} is not installed; `pip install 'star-exp[postgres]'` brings it."
             ) from None
-        except (ArgumentError, NoSuchModuleError, ValueError):  # what it says may hold a password: it is not shown
+        except (ArgumentError, NoSuchModuleError, ValueError):  # the message may hold a password, so it is not shown
             raise LedgerError(
                 f"{URL_VARIABLE}: what it holds is no database address; give one such as postgresql://user@host/name."
             ) from None
@@ -72,12 +72,12 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The file of a SQLite database; None of another kind."""
+        """The file of a SQLite database; None for PostgreSQL."""
         return Path(self.url.database) if self.sqlite and self.url.database else None
 
     @property
     def name(self) -> str:
-        """For people: without the password."""
+        """The file or URL for messages, without the password."""
         return shown(self.file) if self.file else self.url.render_as_string(hide_password=True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -90,11 +90,11 @@ class Database:
         return self._insist(once)
 
     def write(self, work: Callable[[Connection], T], already: Callable[[Connection], T | None] | None = None) -> T:
-        """Do `work` in one transaction.
+        """Run `work` in one transaction, and return its result.
 
         Args:
-            already: asked when the connection broke and the commit may have happened; not None means that it has. Work
-                that may be done twice needs none.
+            already: called before a second try, since the first may have been committed; returns the result if it was,
+                else None. Not needed for work that may be done twice.
         """
         tried = False
 
@@ -112,7 +112,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction that may write. On SQLite it takes the lock first, which cannot deadlock with another writer."""
+        """A transaction that may write. On SQLite it takes the lock first, so that writers cannot deadlock."""
         if not self.sqlite:
             with self.engine.begin() as connection:
                 yield connection
@@ -123,14 +123,12 @@ class Database:
                 yield connection
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                with suppress(
-                    DBAPIError
-                ):  # after the commit there is nothing to roll back, and the first error is the one
+                with suppress(DBAPIError):  # after the commit there is nothing to roll back; the first error is raised
                     connection.exec_driver_sql("ROLLBACK")
                 raise
 
     def insert(self, table: Table) -> Any:
-        """An INSERT of this kind of database, which may say what happens when the row is there already."""
+        """An INSERT in this database's dialect, which supports ON CONFLICT."""
         if self.sqlite:
             from sqlalchemy.dialects.sqlite import insert
         else:
@@ -138,7 +136,11 @@ class Database:
         return insert(table)
 
     def version(self) -> str | None:
-        """The migration that the database is at: None when it holds no ledger, "" when it holds one from before migrations."""
+        """The database's migration; None if it holds no ledger, "" if the ledger is older than migrations.
+
+        Raises:
+            DamagedError: tables or the version are missing.
+        """
 
         def work(connection: Connection) -> str | None:
             dialect = self.engine.dialect
@@ -153,7 +155,7 @@ class Database:
         return self.read(work)
 
     def damaged(self, what: str) -> DamagedError:
-        """What to say, and to do, of a database that is not a whole ledger."""
+        """The error for a damaged ledger, with the remedy; `what` says what is wrong."""
         remedy = (
             "`star-exp reindex` puts it aside and makes it anew from the jobs' folders, which hold all results"
             if self.sqlite
@@ -169,7 +171,7 @@ class Database:
                 return once()
             except (OperationalError, InterfaceError, DBAPIError) as error:
                 if is_damage(_said(error)) or (self.file and self.file.is_dir()):
-                    if self.to_read and not again:  # a writer may have come between two looks at the file
+                    if self.to_read and not again:  # a writer may have changed the file between two reads
                         again = True
                         time.sleep(0.1)
                         continue
@@ -197,12 +199,12 @@ class Database:
 
 
 def address(path: Path) -> str:
-    """Of the ledger of the home whose SQLite file would be `path`: what STAR_LEDGER_URL says, else that file."""
+    """URL of a ledger: STAR_LEDGER_URL if it is set, else of the SQLite file `path`."""
     return os.environ.get(URL_VARIABLE) or url_of(path)
 
 
 def _folder(path: Path) -> Path:
-    """The nearest folder above that is there."""
+    """The nearest parent folder that exists."""
     return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
@@ -211,14 +213,14 @@ def _said(error: DBAPIError) -> str:
 
 
 def _is_hopeless(error: DBAPIError) -> bool:
-    """Whether asking again cannot help: wrong password, no such database, read-only file."""
+    """Whether a retry cannot help: wrong password, no such database, read-only file."""
     said = str(error.orig)
     signs = ("password", "does not exist", "readonly", "no pg_hba")
     return any(sign in said for sign in signs)
 
 
 def _configure(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # the driver would begin transactions by itself, and too late
+    connection.isolation_level = None  # the driver would begin transactions itself, and too late
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA busy_timeout=30000")
     connection.execute("PRAGMA synchronous=NORMAL")

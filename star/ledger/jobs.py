@@ -1,7 +1,7 @@
 """Jobs and their states. Every change of a state goes through `move` or `claim`, which are one statement each.
 
-A move names the state, attempt and owner it starts from and happens only if they still hold, so two schedulers on one
-ledger never both start a job, and a scheduler that was taken for dead cannot undo what its successor did.
+A change names the state, attempt and owner that it starts from, and happens only if they still hold. So two
+schedulers never both start a job, and a scheduler that was believed dead cannot undo what its successor did.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from star.ledger.tables import history, jobs
 
 T = TypeVar("T")
 CHUNK = 5000
-"""Keys in one query: databases have limits."""
+"""Most keys in one query: databases have limits."""
 COLUMNS = [column for column in jobs.c if column.name != "content"]
 
 
 class Place(NamedTuple):
-    """The little of a job that a scheduler looks at again and again."""
+    """The part of a job that a scheduler polls."""
 
     state: str
     attempt: int
@@ -59,7 +59,7 @@ class Jobs:
         self.database = database
 
     def add(self, new: Sequence[NewJob]) -> None:
-        """Queue each job unless the ledger knows it."""
+        """Queue each job that the ledger does not know yet."""
 
         def work(connection: Connection) -> None:
             now = time.time()
@@ -95,7 +95,7 @@ class Jobs:
         return {row.key: Job(**row._mapping) for row in found}
 
     def places(self, keys: Iterable[str]) -> dict[str, Place]:
-        """State, attempt, owner and wish of jobs: cheap."""
+        """State, attempt, owner and wish of the jobs with the given keys; cheaper than `of`."""
         found = self._select([jobs.c.key, jobs.c.state, jobs.c.attempt, jobs.c.owner, jobs.c.wish], keys)
         return {row.key: Place(row.state, row.attempt, row.owner, row.wish) for row in found}
 
@@ -106,16 +106,16 @@ class Jobs:
         return {row.key: Place(row.state, row.attempt, row.owner, row.wish) for row in found}
 
     def contents(self, stage: str) -> dict[str, Any]:
-        """What the keys of a stage's jobs were made of."""
+        """Key -> the content that the key was made of, for all jobs of a stage, oldest first."""
         query = select(jobs.c.key, jobs.c.content).where(jobs.c.stage == stage).order_by(jobs.c.created)
         return self.database.read(lambda connection: {row.key: row.content for row in connection.execute(query)})
 
     def contents_of(self, keys: Iterable[str]) -> dict[str, Any]:
-        """What these jobs' keys were made of."""
+        """Key -> the content that the key was made of, for the given jobs that have it in the ledger."""
         return {row.key: row.content for row in self._select([jobs.c.key, jobs.c.content], keys) if row.content}
 
     def move(self, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
-        """Change `job`'s state; False when state, attempt or owner are no longer what `job` says."""
+        """Change `job`'s state to `after`; False if state, attempt or owner are no longer what `job` says."""
         assert after in TRANSITIONS[job.state], f"{job.state} -> {after} is no transition"
         assert after != RUNNING, "a job begins to run by `claim`"
         values: dict[str, Any] = {
@@ -139,11 +139,11 @@ class Jobs:
         """Begin the next attempt of a queued job, for `owner`.
 
         Args:
-            wants: what it will hold of its machine.
-            limits: CPU slots and bytes per GPU of that machine; running jobs of all schedulers on it count.
+            wants: what the job will hold on its machine.
+            limits: CPU slots and bytes per GPU of that machine; running jobs of all schedulers count. None: no limits.
 
         Returns:
-            The job as it is now; None when another was first, or when the machine has no room any more.
+            The job as it is now; None if another scheduler was first, or if the machine has no room any more.
         """
         values = {
             "state": RUNNING,
@@ -166,7 +166,7 @@ class Jobs:
         def room(connection: Connection) -> bool:
             if limits is None:
                 return True
-            if not self.database.sqlite:  # of two schedulers of one machine, one at a time
+            if not self.database.sqlite:  # schedulers of one machine take turns
                 connection.execute(
                     text("select pg_advisory_xact_lock(hashtext(:place))"), {"place": f"star {wants.location}"}
                 )
@@ -185,7 +185,7 @@ class Jobs:
         return Job(**{**job.__dict__, **values})
 
     def held(self, executor: str, host: str | None) -> tuple[int, dict[str, int]]:
-        """CPU slots and bytes per GPU that running jobs hold of a machine, or of an executor that alone knows its machines."""
+        """CPU slots and bytes per GPU that running jobs hold on a machine, or, if `host` is None, of the executor."""
         query = select(jobs.c.slots, jobs.c.gpus).where(jobs.c.state == RUNNING, _at(executor, host))
         rows = self.database.read(lambda connection: connection.execute(query).all())
         gpus: dict[str, int] = {}
@@ -195,19 +195,19 @@ class Jobs:
         return sum(row.slots for row in rows), gpus
 
     def adopt(self, job: Job, owner: str, reason: str) -> Job | None:
-        """Take over a running job, which goes on undisturbed; None when it is no longer what `job` says."""
+        """Take over a running job, which goes on undisturbed; None if it is no longer as `job` says."""
         assert job.state == RUNNING, f"a {job.state} job has no owner to take it from"
         if not self._change(job, RUNNING, job.attempt, ADOPTED, reason, owner, {"owner": owner}):
             return None
         return Job(**{**job.__dict__, "owner": owner})
 
     def set_handle(self, job: Job, handle: dict[str, Any] | None) -> None:
-        """Remember how the executor knows the running attempt."""
+        """Store the handle by which the executor finds the running attempt."""
         statement = update(jobs).where(jobs.c.key == job.key, jobs.c.attempt == job.attempt).values(handle=handle)
         self.database.write(lambda connection: connection.execute(statement))
 
     def want(self, keys: Iterable[str], wish: str) -> None:
-        """Leave a wish for the owners of running jobs."""
+        """Set a wish, such as `cancel`, that the owners of running jobs then carry out."""
 
         def work(connection: Connection) -> None:
             for part in chunks(keys, CHUNK):
@@ -221,16 +221,16 @@ class Jobs:
         return self.database.read(lambda connection: connection.execute(query).all())
 
     def newest(self) -> int:
-        """The number of the newest transition; 0 without any."""
+        """The id of the newest transition; 0 if there is none."""
         return self.database.read(lambda connection: connection.execute(select(func.max(history.c.id))).scalar() or 0)
 
     def changed_since(self, number: int) -> list[str]:
-        """Keys of the jobs with transitions after this number."""
+        """Keys of the jobs that have transitions with an id above `number`."""
         query = select(history.c.job).where(history.c.id > number).distinct()
         return self.database.read(lambda connection: [row.job for row in connection.execute(query)])
 
     def speeds(self) -> dict[str, float]:
-        """FLOP/s of each stage as measured on the jobs that were done in one attempt."""
+        """FLOP/s of each stage, measured on the jobs that were done in one attempt."""
         total = func.sum(jobs.c.flops) / func.sum(jobs.c.finished - jobs.c.started)
         query = (
             select(jobs.c.stage, total)
@@ -242,12 +242,12 @@ class Jobs:
         )
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """Jobs of each (stage, state)."""
+        """Number of jobs of each (stage, state)."""
         query = select(jobs.c.stage, jobs.c.state, func.count()).group_by(jobs.c.stage, jobs.c.state)
         return self.database.read(lambda connection: {(row[0], row[1]): row[2] for row in connection.execute(query)})
 
     def that_start(self, prefix: str, limit: int = 6) -> list[str]:
-        """Keys of jobs."""
+        """Keys of up to `limit` jobs that start with `prefix`."""
         query = select(jobs.c.key).where(jobs.c.key.startswith(prefix, autoescape=True)).limit(limit)
         return self.database.read(lambda connection: [row.key for row in connection.execute(query)])
 
@@ -326,4 +326,4 @@ def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 ENDED = (FAILED, LOST, CANCELLED)
-"""States from which only somebody's wish leads on."""
+"""States that a job leaves only if a user asks for it."""

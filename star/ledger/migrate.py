@@ -1,4 +1,4 @@
-"""Brings a ledger's tables to the newest migration. Schedulers and verbs that write call it; readers never do."""
+"""Brings a ledger's tables to the newest migration. Schedulers and commands that write call it; readers never do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCK = 0x57A2
 
 
 def migrate(database: Database) -> None:
-    """Make the tables, or change older ones; all in one transaction, by one process at a time.
+    """Create the tables, or upgrade older ones, in one transaction and by one process at a time.
 
     Raises:
         LedgerError: the ledger is newer than this program.
@@ -34,10 +34,10 @@ def migrate(database: Database) -> None:
 
 
 def check(database: Database) -> None:
-    """That a reader understands this ledger.
+    """Check that the ledger has this program's version.
 
     Raises:
-        LedgerError: it is older or newer than this program.
+        LedgerError: the ledger is older or newer than this program.
     """
     version = database.version()
     if version != HEAD:

@@ -1,4 +1,4 @@
-"""Runs, experiments, and how much of each the tracker holds."""
+"""Runs, experiments, and how much of each run the tracker holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Runs:
         self.database = database
 
     def add(self, new: Sequence[RunRow]) -> None:
-        """Enter each run unless the ledger knows it."""
+        """Add each run that the ledger does not know yet."""
 
         def work(connection: Connection) -> None:
             for part in chunks(new, CHUNK // 10):
@@ -33,7 +33,7 @@ class Runs:
             self.database.write(work)
 
     def of(self, keys: Iterable[str] | None = None) -> dict[str, RunRow]:
-        """All runs, or those with the given keys."""
+        """Key -> run: all runs, or those with the given keys."""
         query = select(runs).order_by(runs.c.created)
 
         def work(connection: Connection) -> dict[str, RunRow]:
@@ -44,10 +44,10 @@ class Runs:
         return self.database.read(work)
 
     def stages(self, since: float | None = None) -> dict[str, dict[str, str]]:
-        """Run -> its stages' keys, of all runs: without their specs, which are large.
+        """Run key -> stage -> job key, for all runs; their specs, which are large, are not read.
 
         Args:
-            since: a time (seconds since 1970); only runs that were entered then or later.
+            since: a time (seconds since 1970); only runs that were added then or later.
         """
         query = select(runs.c.key, runs.c.stages)
         if since is not None:
@@ -55,7 +55,7 @@ class Runs:
         return self.database.read(lambda connection: {row.key: row.stages for row in connection.execute(query)})
 
     def size(self) -> tuple[int, int]:
-        """(rows of experiments, runs): cheap signs that something was added."""
+        """Number of experiments' rows and number of runs: a cheap sign that something was added."""
         rows = select(func.count()).select_from(experiments).scalar_subquery()
         query = select(rows, func.count()).select_from(runs)
 
@@ -66,14 +66,14 @@ class Runs:
         return self.database.read(work)
 
     def that_start(self, prefix: str, limit: int = 6) -> list[str]:
-        """Keys of runs."""
+        """Keys of up to `limit` runs that start with `prefix`."""
         query = select(runs.c.key).where(runs.c.key.startswith(prefix, autoescape=True)).limit(limit)
         return self.database.read(lambda connection: [row.key for row in connection.execute(query)])
 
     def set_experiment(
         self, name: str, profile: str, targets: Sequence[str], rows: Sequence[tuple[str, int, str]]
     ) -> None:
-        """Enter an experiment's rows (label, seed, run key), in place of what it was before."""
+        """Store an experiment's rows (label, seed, run key), in place of its earlier ones."""
         values = [
             {
                 "name": name,
@@ -88,7 +88,7 @@ class Runs:
         ]
 
         def work(connection: Connection) -> None:
-            if not self.database.sqlite:  # two that enter the same experiment, one after the other
+            if not self.database.sqlite:  # writers of the same experiment take turns
                 connection.execute(
                     text("select pg_advisory_xact_lock(hashtext(:name))"), {"name": f"star {name}@{profile}"}
                 )
@@ -115,12 +115,12 @@ class Runs:
         self.database.write(work)
 
     def forget_experiment(self, name: str, profile: str) -> None:
-        """Take an experiment's rows out; its runs and jobs stay."""
+        """Delete an experiment's rows; its runs and jobs stay."""
         mine = [experiments.c.name == name, experiments.c.profile == profile]
         self.database.write(lambda connection: connection.execute(delete(experiments).where(*mine)))
 
     def experiments(self, name: str | None = None, profile: str | None = None) -> Sequence[Row[Any]]:
-        """All rows of all experiments, or of one, in order."""
+        """Rows of all experiments, or of those with the given name and profile, in order."""
         query = select(experiments).order_by(experiments.c.name, experiments.c.profile, experiments.c.place)
         if name is not None:
             query = query.where(experiments.c.name == name)
@@ -131,7 +131,7 @@ class Runs:
     # what the tracker holds
 
     def tracking_ids(self, keys: Iterable[str]) -> dict[str, str | None]:
-        """Run -> the tracker's run that it is bound to."""
+        """Run key -> id of the tracker's run that it is bound to, or None."""
         query = select(runs.c.key, runs.c.tracking_id)
 
         def work(connection: Connection) -> dict[str, str | None]:
@@ -141,7 +141,7 @@ class Runs:
         return self.database.read(work)
 
     def set_tracking_id(self, run: str, before: str | None, tracking_id: str) -> bool:
-        """Bind a run to a new run of the tracker, which holds nothing yet; False when it is no longer bound to `before`."""
+        """Bind a run to a new, empty run of the tracker; False if it is no longer bound to `before`."""
 
         def work(connection: Connection) -> bool:
             same = runs.c.tracking_id.is_(None) if before is None else runs.c.tracking_id == before
@@ -159,7 +159,7 @@ class Runs:
         return self.database.write(work, already)
 
     def tracked(self, keys: Iterable[str]) -> dict[str, dict[str, tuple[int, bool]]]:
-        """Run -> job -> (offset in its metrics, whether its result is there too)."""
+        """What the tracker holds: run -> job -> (offset in the job's metrics, whether its result is there too)."""
 
         def work(connection: Connection) -> dict[str, dict[str, tuple[int, bool]]]:
             found: dict[str, dict[str, tuple[int, bool]]] = {}
@@ -171,7 +171,7 @@ class Runs:
         return self.database.read(work)
 
     def set_tracked(self, run: str, job: str, offset: int, complete: bool) -> None:
-        """Remember how much of a job the run's tracker holds."""
+        """Store how much of a job the tracker holds for a run: offset in its metrics, and whether that is all."""
 
         def work(connection: Connection) -> None:
             connection.execute(delete(tracked).where(tracked.c.run == run, tracked.c.job == job))
@@ -180,7 +180,7 @@ class Runs:
         self.database.write(work)
 
     def forget_tracked(self, jobs: Iterable[str] | None = None) -> None:
-        """Let what these jobs recorded, or everything, be carried to the tracker again."""
+        """Forget what the tracker holds of these jobs, or of all, so that it is logged again."""
 
         def work(connection: Connection) -> None:
             if jobs is None:

@@ -1,4 +1,4 @@
-"""The schedulers that are at work on a ledger."""
+"""The schedulers that work on a ledger."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from star.words import shown
 
 
 class Schedulers:
-    """The schedulers of a ledger, living and dead."""
+    """The schedulers registered in a ledger, also those that died."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def enter(self, executor: str) -> SchedulerInfo:
-        """Make this process known as a scheduler."""
+        """Register this process as a scheduler."""
         pid = os.getpid()
         me = SchedulerInfo(
             id=uuid.uuid4().hex,
@@ -38,23 +38,23 @@ class Schedulers:
         )
         row = (
             self.database.insert(schedulers).values(**me.__dict__).on_conflict_do_nothing()
-        )  # asked twice, entered once
+        )  # a retry adds no second row
         self.database.write(lambda connection: connection.execute(row))
         return me
 
     def beat(self, me: SchedulerInfo) -> None:
-        """Tell the others that this scheduler lives."""
+        """Record a heartbeat, by which other schedulers see that this one is alive."""
         statement = (
             update(schedulers).where(schedulers.c.id == me.id).values(beats=schedulers.c.beats + 1, seen=time.time())
         )
         self.database.write(lambda connection: connection.execute(statement))
 
     def leave(self, me: SchedulerInfo) -> None:
-        """The end of a scheduler. What it still owns may be adopted at once."""
+        """Unregister a scheduler; jobs that it still owns may be adopted at once."""
         self.database.write(lambda connection: connection.execute(delete(schedulers).where(schedulers.c.id == me.id)))
 
     def all(self) -> dict[str, SchedulerInfo]:
-        """All that have not left, the dead ones among them."""
+        """Id -> scheduler, for all that have not left, also those that died."""
         query = select(schedulers)
         return self.database.read(
             lambda connection: {row.id: SchedulerInfo(**row._mapping) for row in connection.execute(query)}

@@ -9,8 +9,11 @@ from typing import Any
 
 
 class JobState(StrEnum):
-    """Where a job is: waits for room or for its inputs, has an attempt, has a result, will not be tried again by itself, was taken
-    out by somebody, or was left by a scheduler that died."""
+    """State of a job.
+
+    QUEUED waits for room or inputs, RUNNING has an attempt, DONE has a result, FAILED is not retried automatically,
+    CANCELLED was taken out by a user, and LOST was left by a scheduler that died.
+    """
 
     QUEUED = auto()
     RUNNING = auto()
@@ -29,21 +32,22 @@ TRANSITIONS: dict[str, set[str]] = {
     CANCELLED: {QUEUED, DONE},
     DONE: {QUEUED},
 }
-"""Which state may follow which. A job is done again only when its result has gone, or when `rerun` asks for it."""
+"""Which states may follow each state. A job is computed again only if its result is gone or `rerun` asks for it."""
 
 ASKED, STARTED, ADOPTED, FINISHED, FOUND, AGAIN, GONE = (
     *("asked", "started", "adopted", "finished", "found", "again", "gone"),
 )
-"""Why, where nothing failed: first asked for; claimed by a scheduler; taken over from a dead one; its worker is done; a
-result was found in its folder; asked for again; the result it had is no longer there."""
+"""Reasons of transitions without a failure, in this order: first asked for; claimed by a scheduler; taken over from a
+dead one; its worker is done; a result was found in its folder; asked for again; its result is no longer there.
+"""
 
 
 def row_state(targets: Iterable[str | None], states: Collection[str]) -> str:
-    """Of a run: `done` when all its targets are, else the worst that befell one of its jobs, else `waiting`.
+    """State of a run: `done` if all targets are, else the worst state of its jobs (down to `running`), else `waiting`.
 
     Args:
-        targets: states of the jobs that it should reach; None of one that is not known.
-        states: of all its jobs.
+        targets: states of the run's target jobs; None for an unknown one.
+        states: states of all jobs of the run.
     """
     if all(state == DONE for state in targets):
         return DONE
@@ -59,15 +63,15 @@ class Allocation:
     """Where a job runs, and what it holds there."""
 
     host: str | None
-    """The machine; None where the executor alone knows it."""
+    """The machine; None if only the executor knows it."""
     slots: int = 0
     gpus: dict[str, int] | None = None
-    """UUID -> bytes."""
+    """GPU UUID -> bytes of its memory that the job holds."""
     executor: str = LOCAL
-    """The scheduler puts its own executor's name here."""
+    """Name of the executor; the scheduler sets its own."""
 
     def __post_init__(self) -> None:
-        if self.host is not None and self.host.startswith("@"):  # as an executor without machines said it in 0.1
+        if self.host is not None and self.host.startswith("@"):  # in 0.1, executors without machines gave such names
             object.__setattr__(self, "host", None)
 
     @property
@@ -86,12 +90,12 @@ class NewJob:
     flops: float
     content: dict[str, Any] | None = None
     attempt: int = 0
-    """The newest that its folder knows, where the ledger is made anew."""
+    """The newest attempt in the job's folder, if the ledger is made anew."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One stage's place in the ledger."""
+    """One stage's job in the ledger."""
 
     key: str
     stage: str
@@ -103,23 +107,23 @@ class Job:
     handle: dict[str, Any] | None
     """How the executor finds the process again."""
     owner: str | None
-    """The scheduler that watches it."""
+    """Id of the scheduler that watches the job."""
     executor: str | None
-    """Where it was started last, and on which machine where that is known."""
+    """The executor that started it last; `host` is the machine, if known."""
     host: str | None
     slots: int
     gpus: dict[str, int] | None
     not_before: float | None
     """When the next attempt may start."""
     wish: str | None
-    """What a verb wants of the owner: `cancel`."""
+    """What a command asks of the owner: `cancel`."""
     created: float
     started: float | None
     finished: float | None
     error_class: str | None
     error: str | None
     why: str | None = None
-    """Why it is in this state: a word of `ASKED` and the like, or the class of a failure."""
+    """Why it is in this state: a reason such as `ASKED`, or the class of a failure."""
 
     @property
     def location(self) -> str | None:
@@ -148,9 +152,9 @@ class SchedulerInfo:
     host: str
     pid: int
     born: str
-    """As `star.process` knows it: a process id alone may belong to somebody else by now."""
+    """The process's start as `star.process` identifies it: a process id alone may be reused."""
     executor: str
     command: str
     beats: int
-    """Grows while it lives. Others watch whether it does, so no two clocks are compared."""
+    """Number of heartbeats. Others watch whether it grows, so that no clocks are compared."""
     seen: float

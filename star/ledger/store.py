@@ -1,4 +1,4 @@
-"""The ledger: what was asked, what happened, who holds it. The scheduler and the verbs that change states write it; nobody else."""
+"""The ledger of jobs, runs and schedulers. Only the scheduler and the commands that change states write it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from star.rundir import Home, read_json
 from star.words import shown
 
 WRITE_PATIENCE = 600.0
-"""The same for one that writes: a scheduler outlives a restart of its database."""
+"""Seconds for which a writer waits for an unreachable database: a scheduler outlives a restart of its database."""
 READ_PATIENCE = 5.0
-"""Seconds for which a command that only looks waits for a database that is away."""
+"""Seconds for which a reader waits for an unreachable database."""
 
 
 class Ledger:
@@ -27,10 +27,10 @@ class Ledger:
         self.jobs, self.runs, self.schedulers = Jobs(database), Runs(database), Schedulers(database)
 
     def resolve(self, prefix: str) -> tuple[str, str]:
-        """("run" or "job", key) of the one whose key starts with `prefix`; `stage-key` works too.
+        """("run" or "job", key) of the run or job whose key starts with `prefix`, which may be `stage-key` too.
 
         Raises:
-            NotFoundError: none does, or several do.
+            NotFoundError: no key or several keys start with it.
         """
         start = prefix.rsplit("-", 1)[-1]
         found = [("run", key) for key in self.runs.that_start(start)] + [
@@ -46,17 +46,17 @@ class Ledger:
         return found[0]
 
     def bind(self, home: Home) -> None:
-        """Tie this ledger to a home: one ledger speaks of one folder of jobs.
+        """Tie this ledger to a home: a ledger belongs to one folder of jobs.
 
         Raises:
-            LedgerError: it belongs to another home.
+            LedgerError: the ledger belongs to another home.
         """
         held = self.database.read(lambda connection: {row.name: row.value for row in connection.execute(select(facts))})
         mine = home.identity(held.get("home") if self.database.file == home.ledger else None)
 
         def work(connection: Connection) -> tuple[str, str]:
             known = {row.name: row.value for row in connection.execute(select(facts))}
-            if "home" not in known:  # two may come at once: the first stays
+            if "home" not in known:  # of two processes that bind at once, the first wins
                 rows = [{"name": "home", "value": mine}, {"name": "path", "value": shown(home.path)}]
                 connection.execute(self.database.insert(facts).values(rows).on_conflict_do_nothing())
                 known = {row.name: row.value for row in connection.execute(select(facts))}
@@ -67,10 +67,10 @@ class Ledger:
             raise self._anothers(path, home)
 
     def check_bound(self, home: Home) -> None:
-        """That this ledger speaks of `home`, as far as can be told without writing.
+        """Check that this ledger belongs to `home`, as far as that is known without writing.
 
         Raises:
-            LedgerError: it belongs to another home.
+            LedgerError: the ledger belongs to another home.
         """
         held = self.database.read(lambda connection: {row.name: row.value for row in connection.execute(select(facts))})
         mine = read_json(home.path / "home.json")
@@ -85,7 +85,7 @@ class Ledger:
 
 
 def open_ledger(home: Home) -> Ledger:
-    """The home's ledger, to write: made when it is not there, brought up to date when it is older.
+    """Open the home's ledger for writing; it is created if missing and upgraded if older.
 
     Raises:
         LedgerError: it cannot be reached, is newer than this program, or belongs to another home.
@@ -93,7 +93,7 @@ def open_ledger(home: Home) -> Ledger:
     from star.ledger.migrate import migrate
 
     home.begin()
-    database = Database(address(home.ledger), READ_PATIENCE)  # whether it can be had at all is found out soon
+    database = Database(address(home.ledger), READ_PATIENCE)  # fail soon if it cannot be reached at all
     migrate(database)
     database.patience = WRITE_PATIENCE
     ledger = Ledger(database)
@@ -102,7 +102,7 @@ def open_ledger(home: Home) -> Ledger:
 
 
 def read_ledger(home: Home) -> Ledger | None:
-    """The home's ledger, to look at; None when nothing ever ran there.
+    """Open the home's ledger for reading; None if nothing ever ran there.
 
     Raises:
         LedgerError: it cannot be reached, or its version is not this program's.

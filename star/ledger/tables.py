@@ -31,7 +31,7 @@ jobs = Table(
     Column("wish", String(16)),
     Column("content", JSON),
 )
-"""`content` is what the key was made of: for `why` and `diff`, never loaded with the rest."""
+"""`content` is what the key was made of. It serves `why` and `diff`, and is not loaded with the other columns."""
 
 runs = Table(
     "runs",
@@ -73,8 +73,9 @@ history = Table(
     Index("ix_history_job", "job"),
     Index("uq_history_token", "token", unique=True),
 )
-"""Every transition, for ever: triggers refuse to change or delete one. `token` tells a scheduler whose connection broke
-while it committed whether that commit has happened."""
+"""Every transition, kept for ever: triggers refuse to change or delete one. By `token` a scheduler whose connection
+broke during a commit can tell whether the commit has happened.
+"""
 
 tracked = Table(
     "tracked",
@@ -100,4 +101,4 @@ schedulers = Table(
 )
 
 facts = Table("facts", metadata, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False))
-"""Of the ledger itself: the home it belongs to."""
+"""Facts about the ledger itself, such as the home that it belongs to."""

@@ -1,8 +1,8 @@
 """Dropout whose mask is a function of a sequence's own seed.
 
-A generator's mask depends on what was drawn before it, so cutting a batch in micro-batches or over ranks would change
-the loss. Here each element hashes (its sequence's seed, the layer, its place): the batch's layout does not matter, and
-nothing has to be saved to draw the same again.
+A generator's mask depends on what was drawn before it, so splitting a batch into micro-batches or over ranks would
+change the loss. Here each element's mask is a hash of (its sequence's seed, the layer, its place): the batch's layout
+does not matter, and no state has to be saved to draw the same mask again.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ GOLDEN = 0x9E3779B9
 
 
 def wrapped(number: int) -> int:
-    """`number` as int32 holds it."""
+    """`number` wrapped into the range of int32."""
     return (number + 2**31) % 2**32 - 2**31
 
 
 def spread(place: Tensor) -> Tensor:
-    """`place` (int32, not negative) times GOLDEN in int32.
+    """`place` (int32, not negative) times GOLDEN, wrapped to int32.
 
-    In two halves: of one product, a compiler that knows `place` to be an index makes an index with a factor beyond int32,
-    which Triton refuses.
+    Computed in two halves: from a single product, a compiler that knows that `place` is an index makes an index with a
+    factor beyond int32, which Triton refuses.
     """
     return place * (GOLDEN & 0xFFFF) + ((place * (GOLDEN >> 16)) << 16)
 
 
 def mixed(x: Tensor) -> Tensor:
-    """A bijection of int32 (a multiply-xorshift finalizer) that makes neighbours unlike."""
+    """A bijective hash of int32 (a multiply-xorshift finalizer) that maps neighbouring values far apart."""
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * 0x7FEB352D
     x = x ^ ((x >> 15) & 0x1FFFF)
@@ -38,12 +38,12 @@ def mixed(x: Tensor) -> Tensor:
 
 
 def layer_seeds(seeds: Tensor | None, number: int) -> Tensor | None:
-    """The seeds (B,) of one layer. Made outside the layer, so that all layers compile to the same code."""
+    """The dropout seeds (B,) of one layer. Computed outside the layer, so that all layers compile to the same code."""
     return None if seeds is None else mixed(seeds + wrapped(number * GOLDEN))
 
 
 class SequenceDropout(nn.Module):
-    """Drops with probability `p`, in training only: without seeds it is the identity, whatever the module's mode.
+    """Dropout with probability `p`, in training only: without seeds it is the identity, whatever the module's mode.
 
     Args:
         p: probability, 0 to 1.
@@ -56,7 +56,7 @@ class SequenceDropout(nn.Module):
         self.site = site
 
     def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
-        """x (B, T, D), seeds (B,) int32."""
+        """Apply dropout to x (B, T, D) with its sequences' seeds (B,) int32; what is kept is scaled by 1 / (1 - p)."""
         if seeds is None or self.p == 0:
             return x
         own = mixed(seeds + wrapped(self.site * GOLDEN))

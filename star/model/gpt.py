@@ -1,4 +1,4 @@
-"""The LlamaGen family in one file, read top to bottom; parameter names are those of its checkpoints.
+"""The transformer of the LlamaGen family; parameter names are those of LlamaGen's checkpoints.
 
 Shapes: B sequences, T codes of a g x g grid in raster order, D channels, H heads, V codes in the codebook.
 The input sequence is the condition followed by codes 1 to T-1; output p (1-based) predicts code p.
@@ -19,18 +19,18 @@ from star.pipeline.config.model import ModelSpec
 
 
 class Cache(Protocol):
-    """Where decoding keeps the keys and values of earlier positions."""
+    """Holds the keys and values of earlier positions during decoding."""
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds (B, H, t, d) and returns all that is held."""
+        """Add keys and values (B, H, t, d) of the next t positions; return those of all positions so far."""
         ...
 
 
 def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
-    """Factors of the 2-D rotary embedding, (2, T, head_dim), for `rotate`; row 0 of each is the condition's.
+    """Cosines and signed sines of the 2-D rotary embedding, (2, T, head_dim), for `rotate`; place 0 is the condition.
 
-    The first half of a head's pairs turns with the row, the second with the column. The condition's entry is zero, not
-    (cos 0, sin 0) = (1, 0): its query and key vanish. LlamaGen's checkpoints depend on it.
+    The first half of a head's channel pairs rotates with the row, the second with the column. The condition's entry is
+    zero, not (cos 0, sin 0) = (1, 0), so its query and key are zero. LlamaGen's checkpoints depend on it.
     """
     quarter = head_dim // 4
     rates = base ** -(torch.arange(quarter) / quarter)
@@ -45,14 +45,14 @@ def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """x (..., t, d) turned by rope (2, t, d); a pair is two adjacent channels. Computed in rope's precision."""
+    """Rotate x (..., t, d) by rope (2, t, d); a pair is two adjacent channels. Computed in rope's precision."""
     wide = x.to(rope.dtype)
     swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(wide * rope[0], swapped, rope[1]).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm, computed in float32 (float64 stays)."""
+    """Root mean square norm, computed in float32 (in float64 for float64 input)."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         self.dropout = SequenceDropout(spec.residual_dropout, site=1)
 
     def heads(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, (B, H, t, d) each, the first two turned."""
+        """Query, key and value of x (B, t, D), (B, H, t, d) each; query and key are rotated."""
         heads = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
         query, key = rotate(heads[:2], rope).unbind(0)
         return query, key, heads[2]
@@ -93,7 +93,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU."""
+    """Feed-forward layer with SwiGLU."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Block(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-    """One row per class and a last one for the null label. Which labels are dropped is decided outside the model."""
+    """Class embeddings: one row per class, and a last one for the null label. Labels are dropped outside the model."""
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
@@ -144,11 +144,11 @@ class Features:
     """Hidden states of one pass, (B, T, D) each."""
 
     layer_features: dict[int, Tensor]
-    """After each layer that was asked for, before any norm."""
+    """Output of each requested layer, before any norm."""
     pre_norm: Tensor
-    """After the last layer."""
+    """Output of the last layer, before the final norm."""
     final: Tensor
-    """After the final norm: what the head reads."""
+    """Output of the final norm, which the head reads."""
 
 
 class GPT(nn.Module):
@@ -170,7 +170,7 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Linear and embedding weights from normal(0, init_std), norms one, the head zero."""
+        """Draw linear and embedding weights from normal(0, init_std) and set the head to zero; norms stay at one."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=self.spec.init_std)
@@ -198,10 +198,10 @@ class GPT(nn.Module):
 
         Args:
             codes: (B, T) long.
-            labels: (B,) long; `null_label` is no condition.
+            labels: (B,) long; `null_label` means no condition.
             attend: (B, 1, T, T) bool, True where a query sees a key; plain causal when None.
             layers: 1-based layers whose output is kept as `layer_features`.
-            seeds: (B,) int32, of each sequence's dropout; no dropout when None.
+            seeds: (B,) int32, the dropout seed of each sequence; no dropout when None.
         """
         x = self.embed(codes, labels, seeds)
         layer_features = {}

@@ -24,7 +24,7 @@ class KVCache:
         self.filled = 0
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds (B, H, t, d); returns views of all that is held."""
+        """Add keys and values (B, H, t, d) of the next t positions; return views of those of all positions so far."""
         end = self.filled + key.shape[2]
         self.key[:, :, self.filled : end] = key
         self.value[:, :, self.filled : end] = value
@@ -33,7 +33,7 @@ class KVCache:
 
 
 class Decoder:
-    """One position after another, with cache. `logits(x)` equals the uncached forward at that position."""
+    """Decodes position by position with a key-value cache. `logits` equals the uncached forward at that position."""
 
     def __init__(self, model: GPT, batch: int) -> None:
         spec, weight = model.spec, model.output.weight
@@ -44,7 +44,7 @@ class Decoder:
         ]
 
     def logits(self, embedded: Tensor) -> Tensor:
-        """Logits (B, V) after the next input, given as its embedding (B, 1, D)."""
+        """Logits (B, V) after the next input, whose embedding is `embedded` (B, 1, D)."""
         rope = self.model.rope[:, self.position : self.position + 1]
         for block, cache in zip(self.model.layers, self.caches, strict=True):
             embedded = block(embedded, rope, None, None, cache)
@@ -54,7 +54,7 @@ class Decoder:
 
 @torch.no_grad()
 def sample(model: GPT, labels: Tensor, noise: Tensor, spec: GenerateSpec) -> Tensor:
-    """Codes (B, T) for labels (B,).
+    """Sample codes (B, T) for labels (B,).
 
     Args:
         model: in evaluation mode.
@@ -80,7 +80,7 @@ def sample(model: GPT, labels: Tensor, noise: Tensor, spec: GenerateSpec) -> Ten
 
 
 def in_bfloat16(model: GPT) -> GPT:
-    """The model's weights in bfloat16, the angles of its rotary embedding in full, as LlamaGen samples."""
+    """Convert the model to bfloat16 in place, but not its rotary table, as LlamaGen does to sample."""
     rope = model.rope
     model = model.to(torch.bfloat16)
     model.rope = rope
@@ -90,7 +90,7 @@ def in_bfloat16(model: GPT) -> GPT:
 def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     """Logits (B, V) with -inf outside the top_k largest and outside the smallest set of mass above top_p.
 
-    Where the mass of the likeliest codes is top_p exactly, one more is kept, as in LlamaGen.
+    If the mass of the likeliest codes is exactly top_p, one more is kept, as in LlamaGen.
     """
     if top_k:
         threshold = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
@@ -106,7 +106,7 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """The code (B,) at which the cumulative probability passes `uniform` (B,)."""
     cumulative = F.softmax(logits.double(), dim=-1).cumsum(-1)
-    # scaled by the total, which rounding leaves a hair off 1; `right` so that codes of probability 0 are never drawn
+    # scaled by the total, which rounding leaves slightly off 1; `right` so that codes of probability 0 are never drawn
     return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp(
         max=logits.shape[-1] - 1
     )
@@ -115,7 +115,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 def noise_for(seed: int, first: int, count: int, length: int) -> Tensor:
     """The uniform numbers (count, length) of images first, first + 1, ...: each image has its own generator.
 
-    NumPy's, because a seed of torch's CPU generator counts in its lowest 32 bits only.
+    The generators are NumPy's, because torch's CPU generator uses only the lowest 32 bits of a seed.
     """
     rows = [np.random.default_rng((seed, 6, index)).random(length) for index in range(first, first + count)]
     return torch.from_numpy(np.stack(rows))

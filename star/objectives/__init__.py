@@ -1,4 +1,4 @@
-"""The training objective: a list of terms, each with what it draws, what it is compared with, and its loss."""
+"""The training objective: a list of terms, each with its random draws, its targets and its losses."""
 
 from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch, ClassDropout, draw_batch

@@ -1,4 +1,4 @@
-"""What a transformer must offer to be trained by the objective, and the module that one training pass runs through."""
+"""The interface that a transformer needs to be trained by the objective, and the module that runs one training pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Features(Protocol):
 
 
 class Backbone(Protocol):
-    """A next-code transformer, of whatever make; an nn.Module that has these. `star.model.gpt.GPT` is one."""
+    """A next-code transformer: any nn.Module with these members, such as `star.model.gpt.GPT`."""
 
     dim: int
     """D: channels of the hidden states."""
@@ -33,46 +33,48 @@ class Backbone(Protocol):
     def features(
         self, codes: Tensor, labels: Tensor, attend: Tensor | None = None, layers: Sequence[int] = ()
     ) -> Features:
-        """Hidden states for codes (N, T) and labels (N,): `layer_features` after each of the 1-based `layers`, `pre_norm` after the
-        last one, `final` as the head reads them. Position p must not see code p or later ones; `attend`
-        (N, 1, T, T) bool says where a query (row) sees a key (column), plain causal when None.
+        """Hidden states for codes (N, T) and labels (N,).
 
-        A backbone whose batches carry `seeds` gets them as `seeds`, (N,) int32, for its dropout.
+        `layer_features` are the outputs of the 1-based `layers`, `pre_norm` is that of the last layer, and `final` is
+        what the head reads. Position p must not see code p or later ones. `attend` (N, 1, T, T) bool is True where a
+        query (row) sees a key (column); None means plain causal attention.
+
+        If the batches have dropout seeds, a backbone gets them as the keyword `seeds`, (N,) int32.
         """
         ...
 
     def hidden_at(self, codes: Tensor, labels: Tensor, layer: int) -> Tensor:
-        """(N, T, D) after a 1-based layer; the layers above need not be computed."""
+        """The output (N, T, D) of a 1-based layer; the layers above need not be computed."""
         ...
 
 
 @dataclass
 class Pass:
-    """What the student sees in one forward pass: N sequences."""
+    """The student's input in one forward pass of N sequences."""
 
     codes: Tensor
-    """(N, T) long: what it is fed; the last of them it never sees."""
+    """(N, T) long: the input codes, of which the last is never seen."""
     labels: Tensor
-    """(N,) long."""
+    """(N,) long: the class labels."""
     attend: Tensor | None = None
-    """(N, 1, T, T) bool; plain causal when None."""
+    """(N, 1, T, T) bool: True where a query (row) sees a key (column); plain causal when None."""
     seeds: Tensor | None = None
-    """(N,) int32, of each sequence's dropout."""
+    """(N,) int32: the dropout seed of each sequence."""
     images: tuple[Batch, slice] | None = None
-    """The batch, and its images that the sequences are views of; None when only logits are wanted."""
+    """The batch, and the slice of its images that the sequences are views of; None if only logits are needed."""
 
 
 class StudentOutput(NamedTuple):
-    """What the losses read of the student."""
+    """The student's output that the losses use."""
 
     logits: Tensor
-    """(N, T, V)."""
+    """(N, T, V): those at position p predict code p."""
     read: dict[str, Tensor]
-    """Term -> what it read of the hidden states."""
+    """Name of a term -> what its `read` returned."""
 
 
 class StudentWithHeads(nn.Module):
-    """Student and the terms' own modules: all that the optimizer trains, in one forward, so that it can be wrapped or sharded as one."""
+    """The student and the terms' heads: all that the optimizer trains, in one module that can be wrapped or sharded."""
 
     def __init__(self, student: Backbone, terms: Sequence[Term]) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class StudentWithHeads(nn.Module):
         self.heads = nn.ModuleDict({term.name: term.head for term in terms if term.head is not None})
 
     def forward(self, one: Pass) -> StudentOutput:
-        """Logits, and what each term reads of the hidden states."""
+        """The logits, and what each term reads of the hidden states."""
         own = {} if one.seeds is None else {"seeds": one.seeds}
         states = self.student.features(one.codes, one.labels, one.attend, self.layers if one.images else (), **own)
         found: dict[str, Tensor | None] = {}

@@ -1,4 +1,4 @@
-"""One step's global batch and everything that the step randomises: a function of seed and step, the same on every rank."""
+"""The global batch of a step and all its random choices: a function of seed and step, the same on every rank."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 
 @dataclass
 class Batch:
-    """Every rank draws all of it and works on its own rows."""
+    """The global batch of a step. Every rank draws all of it and works on its own rows."""
 
     codes: Tensor
     """(B, M, T) long: M distinct views of each image, the codes that are predicted."""
     labels: Tensor
     """(B, M) long, class dropout applied: student and teacher see the same."""
     positions: Tensor
-    """(T,) long: all positions in an order drawn for the step, shared by the batch, its views, student and teacher."""
+    """(T,) long: all positions in random order, drawn per step; the same for all images, views, student and teacher."""
     student_views: int
     """S: the student sees the first S of the M views."""
     progress: float = 0.0
     """Steps done as a share of the schedule's, from 0 to below 1."""
     inputs: Tensor | None = None
-    """(B, S, T) long: the codes that the student is fed where they are not those that it predicts."""
+    """(B, S, T) long: the student's input codes; None if they are those that it predicts."""
     token_mask: Tensor | None = None
     """(B, S, T) bool, True where a student's input position is hidden; None without masking."""
     seeds: Tensor | None = None
-    """(B, S) int32, of each student sequence's dropout; None when the student brings its own dropout, or none."""
+    """(B, S) int32: the dropout seed of each student sequence; None if the student has its own dropout, or none."""
     images: Tensor | None = None
     """(B,) long: the images' rows in the code store, for targets that are stored beside it."""
     views: Tensor | None = None
-    """(B, M) long: which of an image's stored views."""
+    """(B, M) long: the index of each view among its image's stored views."""
     drawn: dict[str, Tensor] = field(default_factory=dict)
-    """What else terms draw, each under its own name."""
+    """Other draws of terms, each under the term's name."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device. A GPU that still computes is not waited for: it copies from pinned memory by itself."""
+        """The same batch on a device. Copies to a GPU are asynchronous, from pinned memory, and do not wait for it."""
 
         def moved(x: Tensor) -> Tensor:
             if device.type != "cuda" or x.device.type != "cpu":
@@ -56,7 +56,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ClassDropout:
-    """Labels that are replaced by the null label, so that the model learns to do without."""
+    """Replaces random labels by the null label, so that the model also learns without a condition."""
 
     null_label: int
     prob: float = 0.1
@@ -64,7 +64,7 @@ class ClassDropout:
     """`image`: all views of an image share the draw; `view`: each has its own."""
 
     def draw(self, labels: Tensor, views: int, generator: torch.Generator) -> Tensor:
-        """Labels (B,) -> (B, views)."""
+        """Labels (B,) -> (B, views), each replaced by the null label with probability `prob`."""
         columns = views if self.per == "view" else 1
         dropped = torch.rand(len(labels), columns, generator=generator) < self.prob
         return torch.where(dropped, self.null_label, labels[:, None]).expand(len(labels), views)
@@ -82,40 +82,39 @@ def draw_batch(
     images: Tensor | None = None,
     stored_views: Tensor | None = None,
 ) -> Batch:
-    """The random choices of one step: dropped labels, what each term draws, seeds of the student's dropout.
+    """Make a step's batch with its random choices: dropped labels, each term's draws, seeds of the student's dropout.
 
     Args:
         codes: (B, M, T) long, of at least as many views as the terms compare.
-        labels: (B,) long, as in the data.
+        labels: (B,) long, before class dropout.
         student_views: how many of the views the student sees, at most.
         generator: seeded by run and step, so that a resumed run and every rank draw the same.
         dropout: draw a seed for each student sequence's dropout.
         progress: steps done as a share of the schedule's.
-        images, stored_views: (B,) and (B, M) long, where the codes are from in their store.
+        images, stored_views: (B,) and (B, M) long, the images and views of the store that the codes are from.
 
     Raises:
-        ValueError: a term has nothing to compare: too few images, views or positions, or none hidden.
+        ValueError: a term has nothing to compare (too few images, views or positions, or none hidden), or a bad draw.
     """
     count, views, length = codes.shape
     for term in terms:
         term.check(count, views, length)
     labels = class_dropout.draw(labels, views, generator)
-    positions = torch.randperm(
-        length, generator=generator
-    )  # also where no term reads them: what is drawn next is the same
+    # drawn even if no term reads them, so that later draws do not change
+    positions = torch.randperm(length, generator=generator)
     batch = Batch(codes, labels, positions, min(student_views, views), progress, images=images, views=stored_views)
     for term in terms:
         before = batch.inputs, batch.token_mask
         with term.told("draw"):
             term.draw(batch, own_generator(generator, term.name) if term.own_generator else generator)
         _check_draw(term, batch, before)
-    if dropout:  # after the draws from the step's generator: without it they are the same
+    if dropout:  # drawn last, so that the other draws are the same without dropout
         batch.seeds = torch.randint(2**31 - 1, (count, batch.student_views), generator=generator).int()
     return batch
 
 
 def _check_draw(term: Term, batch: Batch, before: tuple[Tensor | None, Tensor | None]) -> None:
-    """That a term changed only what it says, and as the student can take it."""
+    """Raise ValueError if a term changed more than it declares, or set a tensor of the wrong shape or type."""
     for name, now, then, declared in (
         ("inputs", batch.inputs, before[0], "inputs"),
         ("token_mask", batch.token_mask, before[1], "attend"),
@@ -135,6 +134,6 @@ def _check_draw(term: Term, batch: Batch, before: tuple[Tensor | None, Tensor | 
 
 
 def own_generator(generator: torch.Generator, name: str) -> torch.Generator:
-    """One for a term alone: what it draws depends on run, step and its name, not on which other terms there are."""
-    # the CPU generator counts the lowest 32 bits only
+    """A generator for one term: its draws depend on run, step and the term's name, not on the other terms."""
+    # torch's CPU generator uses only the lowest 32 bits of a seed
     return torch.Generator().manual_seed((generator.initial_seed() ^ zlib.crc32(name.encode())) & 0xFFFFFFFF)

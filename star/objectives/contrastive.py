@@ -1,7 +1,8 @@
-"""The contrastive losses between positions (Eq. 6) and between views (Eq. 7). They share the drawn positions, the projector, the
-teacher's features and one weight (beta of Eq. 8), so they are two losses of one term.
+"""The contrastive losses between positions (Eq. 6) and between views (Eq. 7), as two losses of one term.
 
-Shapes: B images of a pass, V images of the whole global batch, S student and M teacher views, T positions, K drawn ones.
+They share the drawn positions, the projector, the teacher's features and one weight (beta of Eq. 8).
+
+Shapes: B images of a pass, V images of the global batch, S student and M teacher views, T positions, K drawn ones.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from star.pipeline.config.selfguided import SelfGuidedSpec
 
 
 class Contrastive(Term):
-    """L_step and L_view: projected student features against the teacher's of the whole batch, at the first K of the step's positions.
+    """L_step and L_view: projected student features against the teacher's features of the global batch.
 
-    The teacher's features need no gradient, so they are computed first, for all images of all ranks; then passes of any size
-    are compared with all of them.
+    Both are taken at the first K of the step's positions. The teacher's features need no gradient, so they are computed
+    first, for all images of all ranks; student passes of any size are then compared with all of them.
 
     Args:
         layer: 1-based layer whose output is contrasted.
@@ -53,17 +54,17 @@ class Contrastive(Term):
             )
 
     def build(self, student: Backbone) -> nn.Module:
-        """f of section 3.3.2, which only the student has."""
+        """The projector f of section 3.3.2, which only the student has."""
         return projector(student.dim, student.dim, self.spec.projector_hidden, self.spec.projector_layers)
 
     def read(self, states: Features, batch: Batch, rows: slice) -> Tensor:
-        """(N, K, D): on all T positions the projector would cost 15% of a plain step."""
+        """Projected features (N, K, D); on all T positions the projector would cost 15% of a plain step."""
         assert self.head is not None
         found: Tensor = self.head(states.layer_features[self.layers[0]][:, batch.positions[: self.spec.num_positions]])
         return found
 
     def targets(self, states: Features | None, batch: Batch, rows: slice) -> Tensor:
-        """(images, M, K, D)."""
+        """The teacher's features (images, M, K, D) at the drawn positions."""
         assert states is not None
         keys = states.layer_features[self.layers[0]][:, :, batch.positions[: self.spec.num_positions]]
         return keys if self.head_average is None else self.head_average(keys)
@@ -116,14 +117,14 @@ def inter_view_loss(
 
 
 def _unequal(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All index pairs (i, j) with i < rows, j < columns, i != j; a boolean mask would make a GPU wait for its count."""
+    """All index pairs (i, j) with i < rows, j < columns, i != j; a boolean mask would synchronise with the GPU."""
     pair = torch.arange(rows * (columns - 1), device=device)
     own, other = pair // (columns - 1), pair % (columns - 1)
     return own, other + (other >= own)
 
 
 def _dots(equation: str, queries: Tensor, keys: Tensor) -> Tensor:
-    """Dot products in the operands' own precision: autocast would round them to bfloat16, three digits, before the softmax."""
+    """Dot products in the operands' precision: autocast would round to bfloat16 (three digits) before the softmax."""
     kind = queries.device.type
     with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return torch.einsum(equation, queries, keys)
@@ -135,9 +136,9 @@ def _sides(queries: Tensor, keys: Tensor, normalize: bool) -> tuple[Tensor, Tens
 
 
 def _against_batch(similarity: Tensor, first: int, form: str) -> Tensor:
-    """(B, ..., V) -> (B, ...): image b's own entry against all images.
+    """(B, ..., V) -> (B, ...): the loss of each image's own entry against those of all V images.
 
-    The paper prints -exp/sum exp (`ratio`); its log is what contrastive learning minimises (`infonce`).
+    The paper prints -exp/sum exp (`ratio`); contrastive learning usually minimises -log(exp/sum exp) (`infonce`).
     """
     own = torch.arange(first, first + len(similarity), device=similarity.device).view(-1, *[1] * (similarity.ndim - 1))
     log_ratio = similarity.gather(-1, own.expand(*similarity.shape[:-1], 1)).squeeze(-1) - similarity.logsumexp(-1)

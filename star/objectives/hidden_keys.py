@@ -1,4 +1,4 @@
-"""Hidden keys (Eq. 3): code positions that the student's attention may not look at."""
+"""Hidden keys (Eq. 3): code positions that the student may not attend to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HiddenKeys(Term):
         self.spec = spec
 
     def draw(self, batch: Batch, generator: torch.Generator) -> None:
-        """`batch.token_mask`."""
+        """Set `batch.token_mask` (B, S, T) to newly drawn hidden positions."""
         count, _, length = batch.codes.shape
         batch.token_mask = sample_token_mask((count, batch.student_views), length, self.spec.mask_ratio, generator)
 
@@ -36,7 +36,7 @@ def num_masked(mask_ratio: float, length: int) -> int:
 
 
 def sample_token_mask(sequences: tuple[int, ...], length: int, mask_ratio: float, generator: torch.Generator) -> Tensor:
-    """Hidden input positions, (*sequences, T) bool, True is hidden; uniform without replacement.
+    """Hidden input positions, (*sequences, T) bool, True is hidden; drawn uniformly without replacement.
 
     Input position 0 is the condition. It is never hidden, so no query is left without a key.
     """
@@ -46,7 +46,10 @@ def sample_token_mask(sequences: tuple[int, ...], length: int, mask_ratio: float
 
 
 def attend_mask(token_mask: Tensor, mask_self: bool) -> Tensor:
-    """(N, T) hidden -> (N, 1, T, T) bool, True where a query (row) sees a key (column): causal and not hidden."""
+    """(N, T) hidden -> (N, 1, T, T) bool, True where a query (row) sees a key (column): causal and not hidden.
+
+    Unless `mask_self`, a query always sees itself.
+    """
     length = token_mask.shape[-1]
     causal = torch.ones(length, length, dtype=torch.bool, device=token_mask.device).tril()
     attend = causal & ~token_mask[:, None, None, :]

@@ -1,4 +1,4 @@
-"""Masked feature learning (Eq. 4): the student's last hidden states, computed with hidden keys, against the teacher's without."""
+"""Masked feature learning (Eq. 4): the student's last hidden states with hidden keys, against the teacher's without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star.pipeline.config.selfguided import SelfGuidedSpec
 
 
 class Mim(Term):
-    """L_MIM, a mean over positions (or the hidden ones) of all student sequences."""
+    """L_MIM: the mean distance over all positions (or only the hidden ones) of all student sequences."""
 
     name = "mim"
     loss_names = ("mim_loss",)
@@ -34,7 +34,7 @@ class Mim(Term):
         return states.final if self.spec.mim_tap == "post_norm" else states.pre_norm
 
     def targets(self, states: Features | None, batch: Batch, rows: slice) -> Tensor:
-        """(images, S, T, D)."""
+        """The teacher's last hidden states (images, S, T, D)."""
         assert states is not None
         return self.read(states, batch, rows)
 
@@ -57,7 +57,7 @@ def mim_loss(student: Tensor, teacher: Tensor, distance: str = "cosine", token_m
 
     Args:
         distance: `cosine` (1 - cos), `l2` (mean square over channels) or `smooth_l1` (mean over channels).
-        token_mask: (..., T) bool; the sum runs over these only. All positions when None.
+        token_mask: (..., T) bool; the sum is over positions where it is True. All positions when None.
     """
     student, teacher = at_least_fp32(student), at_least_fp32(teacher)
     if distance == "cosine":

@@ -1,7 +1,7 @@
 """The training objective: the weighted sum of its terms. Losses are weighted here and nowhere else.
 
-Targets are computed first, for the whole global batch; they need no gradient. Then the student runs in micro-batches against
-them, so the loss depends neither on how the batch is cut nor on how many ranks share it.
+Targets are computed first, for the whole global batch, without gradient. The student then runs in micro-batches against
+them, so the loss depends neither on how the batch is split nor on how many ranks share it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Targets:
     """What the student is compared with, by term, without gradient."""
 
     own: dict[str, Tensor] = field(default_factory=dict)
-    """Of this rank's images, or of the global batch where the term gathers."""
+    """Name of a term -> its targets for this rank's images, or for the global batch if the term gathers."""
     first: int = 0
     """Index in the global batch of the first of this rank's images."""
 
@@ -39,16 +39,16 @@ class TeacherStates:
 
 
 class Objective(nn.Module):
-    """The sum of weight x loss over terms, with the teacher that they read, if any does.
+    """The sum of weight x loss over terms, and the EMA teacher if a term reads one.
 
     Args:
         student: the model being trained; it is trained in place.
-        terms: what is summed, in this order.
-        ema_decay: the teacher's rate.
-        ema_ramp: the rate is min(ema_decay, (1 + t) / (10 + t)) at step t.
+        terms: the terms, summed in this order.
+        ema_decay: decay of the teacher's moving average.
+        ema_ramp: use the decay min(ema_decay, (1 + t) / (10 + t)) at step t.
 
     Raises:
-        ValueError: two terms have one name, or change the same of the student's pass.
+        ValueError: two terms have the same name or loss name, or change the same part of the student's pass.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Objective(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def update_teacher(self, step: int) -> None:
-        """Follow the student after optimizer step `step` (from 0)."""
+        """Update the moving averages of the student and of heads after optimizer step `step` (from 0)."""
         if self.teacher is not None:
             self.teacher.update(self.student, step)
         for name, average in self.head_averages.items():
@@ -94,7 +94,7 @@ class Objective(nn.Module):
         micro: int | None = None,
         gather: Callable[[Tensor], Tensor] = lambda own: own,
     ) -> Targets:
-        """What each term compares the student with; the teacher sees the clean codes, only as deep as a term reads it.
+        """Compute each term's targets. The teacher sees the clean codes and runs only the layers that a term needs.
 
         Args:
             rows: this rank's images; all when None.
@@ -127,7 +127,7 @@ class Objective(nn.Module):
             found = self.teacher.copy.features(sequences, labels, layers=layers)
         else:
             at = self.teacher.copy.hidden_at(sequences, labels, layers[0])
-            found = TeacherStates({layers[0]: at}, at[:, :0], at[:, :0])  # nobody asked for the last states
+            found = TeacherStates({layers[0]: at}, at[:, :0], at[:, :0])  # no term reads the last states
 
         def apart(x: Tensor) -> Tensor:
             return x.unflatten(0, (-1, views))
@@ -142,16 +142,16 @@ class Objective(nn.Module):
         rows: slice | None = None,
         learner: Callable[[Pass], StudentOutput] | None = None,
     ) -> dict[str, Tensor]:
-        """The loss and its parts for images `rows` of the batch, as their share of the global batch's.
+        """`loss` and each term's `loss_names` for images `rows`, as their share of the global batch's values.
 
-        Summed over all micro-batches and ranks they are the full-batch values: `loss`, and each term's `loss_names`.
+        Summed over all micro-batches and ranks, they equal the full-batch values.
 
         Args:
             rows: images of one forward pass; all when None.
-            learner: what wraps `self.learner` (DistributedDataParallel), if anything does.
+            learner: the wrapper of `self.learner` (DistributedDataParallel), if there is one.
 
         Raises:
-            ValueError: a term has nothing to compare in this batch.
+            ValueError: a term has nothing to compare in this batch, or does not return the losses that it declares.
         """
         for term in self.terms:
             term.check(*batch.codes.shape)
@@ -192,7 +192,7 @@ class Objective(nn.Module):
 
 
 def _read_by(term: Term, states: Features | None, batch: Batch) -> Features | None:
-    """The teacher's states of the views that a term asks for."""
+    """The teacher's states of the views that a term reads; None if it reads none."""
     if states is None or term.teacher is None or term.teacher.all_views:
         return None if term.teacher is None else states
     own = slice(batch.student_views)
@@ -201,10 +201,11 @@ def _read_by(term: Term, states: Features | None, batch: Batch) -> Features | No
 
 
 def check_terms(terms: Sequence[Term]) -> None:
-    """That terms go together.
+    """Check that terms can be combined.
 
     Raises:
-        ValueError: two have one name, one loss, or change the same of the student's pass.
+        ValueError: two have the same name or loss name, or change the same part of the student's pass; or a loss is
+            called `loss`.
     """
     for term in terms:
         if "loss" in term.loss_names:

@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """x in at least float32: what a loss is computed in, also under autocast."""
+    """x in float32, or in float64 if it is that already: the precision of losses, also under autocast."""
     return x if x.dtype == torch.float64 else x.float()

@@ -1,4 +1,4 @@
-"""The projector: what turns hidden states into what they are compared with."""
+"""The projector, which maps hidden states to the features that a loss compares."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import nn
 
 
 def projector(inputs: int, outputs: int, hidden: int = 2048, layers: int = 3) -> nn.Sequential:
-    """Linear layers with biases and SiLU between (section 3.3.2).
+    """Make an MLP of linear layers with biases and SiLU between them (section 3.3.2).
 
     Args:
-        inputs, outputs, hidden: channels.
-        layers: how many linear ones.
+        inputs, outputs, hidden: numbers of channels.
+        layers: number of linear layers.
     """
     widths = [inputs] + [hidden] * (layers - 1) + [outputs]
     found: list[nn.Module] = []

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class EMATeacher(nn.Module):
-    """A frozen copy that follows `source` at rate `decay`.
+    """A frozen copy of `source` that follows it as an exponential moving average.
 
-    Its weights are float32 whatever the student computes in: in bfloat16 a decay of 0.9999 would never move them.
-    It stays in evaluation mode.
+    Its weights are float32 whatever the student computes in: in bfloat16, updates at a decay of 0.9999 would round to
+    nothing. It stays in evaluation mode.
     """
 
     def __init__(self, source: Any, decay: float, ramp: bool) -> None:
@@ -23,7 +23,7 @@ class EMATeacher(nn.Module):
         self.ramp = ramp
 
     def train(self, mode: bool = True) -> EMATeacher:
-        """Stays in evaluation mode: no dropout."""
+        """Does nothing: the teacher stays in evaluation mode, without dropout."""
         del mode
         return self
 
@@ -33,14 +33,14 @@ class EMATeacher(nn.Module):
 
     @torch.no_grad()
     def update(self, source: Any, step: int) -> None:
-        """teacher <- d teacher + (1 - d) source, in one fused pass."""
+        """teacher <- d teacher + (1 - d) source with d = decay_at(step), in one fused pass."""
         own, followed = list(self.copy.parameters()), list(source.parameters())
         found = [_as_held(theirs, mine) for mine, theirs in zip(own, followed, strict=True)]
         torch._foreach_lerp_([_local(mine) for mine in own], found, 1 - self.decay_at(step))
 
 
 def _as_held(theirs: Tensor, mine: Tensor) -> Tensor:
-    """What to follow: this rank's shard where both are sharded, alike; all of it where the average is whole."""
+    """The source as the average holds it: this rank's shard if both are sharded, all of it if the average is not."""
     if hasattr(theirs, "full_tensor") and not hasattr(mine, "to_local"):
         whole: Tensor = cast(Any, theirs).full_tensor()
         return whole
@@ -48,5 +48,5 @@ def _as_held(theirs: Tensor, mine: Tensor) -> Tensor:
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """This rank's shard of a sharded parameter."""
+    """This rank's shard of a sharded parameter; other parameters as they are."""
     return cast(Any, parameter).to_local() if hasattr(parameter, "to_local") else parameter

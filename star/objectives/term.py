@@ -1,13 +1,13 @@
-"""The contract of a term. Whoever keeps it gets exact micro-batches, ranks and resumed runs.
+"""The contract of a term. If terms keep it, results do not depend on micro-batches, ranks or resuming.
 
 A step calls, in this order:
 
-1. `draw`, on the CPU, for the whole global batch: every random choice, from the generator that it is given and no other.
+1. `draw`, on the CPU, for the whole global batch: every random choice, from the given generator and no other.
 2. `targets`, without gradient, for the images of this rank: what the student is compared with.
 3. `read`, in the student's forward pass: what the term needs of its hidden states, through the term's own modules.
 4. `loss`, of the images of one pass: their sum, divided by the count of the global batch.
 
-So losses of passes and ranks add up to the full batch's, whatever the passes are.
+So the losses of passes and ranks add up to the full batch's, however it is split.
 """
 
 from __future__ import annotations
@@ -28,36 +28,39 @@ from star.spec.plugin_parts import TermConfig
 
 @dataclass(frozen=True)
 class TeacherReads:
-    """What a term reads of the teacher, which sees the clean codes; it is run as deep, and on as many views, as is read."""
+    """What a term reads of the teacher, which sees the clean codes and runs only the layers and views that are read."""
 
     layers: tuple[int, ...] = ()
     """1-based layers whose output is read."""
     final: bool = False
     """Whether the states after the last layer are read, before or after the final norm."""
     all_views: bool = False
-    """Of all M views; of the student's S alone when False."""
+    """Whether all M views are read, or only the student's S."""
 
 
 class Term:
-    """One addend of the objective: weight(progress) times the sum of its losses. A term without a loss changes the student's pass.
+    """A term of the objective: its weight times the sum of its losses. One without a loss changes the student's pass.
 
-    One of a plugin is made with its config and the setting, and has that config's class as `config`.
+    A plugin's term is made with its config and the setting, and its class names the config's class as `config`.
     """
 
     config: ClassVar[type[TermConfig]]
-    """What runs may say of it, under `terms.NAME`."""
+    """The class of the fields that runs may set under `terms.NAME`."""
 
     def __init__(self, fields: TermConfig | None = None, setting: Setting | None = None) -> None:
-        """Keeps both. `layers`, and what `teacher` reads, may be set here; what every run has (`loss_names`, `changes`, `averages_head`,
-        whether there is a `teacher`) is said on the class."""
+        """Keep both arguments.
+
+        A subclass may set `layers`, and what `teacher` reads, here. What is the same for every run (`loss_names`,
+        `changes`, `averages_head`, whether there is a `teacher`) is set on the class.
+        """
         self.fields, self.setting = fields, setting
 
     name: ClassVar[str]
-    """Under which its draws and its own weights are kept."""
+    """The name under which the term's draws and weights are kept."""
     version: ClassVar[int | None] = None
-    """Of a plugin's term, in its key in place of the file's content: raise it when results change."""
+    """For a plugin's term: replaces the file's content in its key; raise it when results change."""
     weight: float = 1.0
-    """Of its losses: of a plugin's term, what the run says."""
+    """The factor of the losses; for a plugin's term, set by the run."""
     loss_names: tuple[str, ...] = ()
     """Keys of what `loss` returns; they are recorded as `train/NAME`."""
     layers: tuple[int, ...] = ()
@@ -67,13 +70,13 @@ class Term:
     gathers: bool = False
     """Whether `loss` needs the targets of the whole global batch and not only of its own images."""
     changes: frozenset[str] = frozenset()
-    """What of the student's pass it changes: `inputs`, `attend`. Two terms that change the same are refused."""
+    """The parts of the student's pass that it changes: `inputs`, `attend`. Two terms may not change the same part."""
     own_generator: bool = True
-    """False: it draws from the step's generator, in its turn."""
+    """Whether it draws from a generator of its own; if False, from the step's, in the order of the terms."""
 
     @contextmanager
     def told(self, what: str) -> Iterator[None]:
-        """Whatever is raised in it says whose it is: there are several terms, and torch names none."""
+        """A context that adds this term's name to any error raised in it; torch's own errors name no term."""
         try:
             yield
         except Exception as error:
@@ -81,27 +84,33 @@ class Term:
             raise
 
     def check(self, images: int, views: int, length: int) -> None:
-        """That a batch of this shape has something to average over; an empty mean is NaN.
+        """Check that a batch of this shape has something to average over; an empty mean is NaN.
 
         Raises:
-            ValueError: with what is missing and which field wants it.
+            ValueError: it has not; the message says what is missing and which field needs it.
         """
 
     def draw(self, batch: Batch, generator: torch.Generator) -> None:
         """Put the random choices of a step into `batch.drawn`, `batch.inputs` or `batch.token_mask`."""
 
     def build(self, student: Backbone) -> nn.Module | None:
-        """Modules of its own, from now on `head`: trained and clipped with the student, in no teacher, export or sample."""
+        """Make the term's own modules, kept as `head`.
+
+        They are trained and clipped with the student, and are not in the teacher, exports or sampling.
+        """
 
     head: nn.Module | None = None
     """What `build` returned."""
     head_average: nn.Module | None = None
-    """The moving average of `head`, where `averages_head`."""
+    """The moving average of `head` if `averages_head`, else None."""
     averages_head: bool = False
     """Whether an exponential moving average of `head` is kept, at the teacher's rate, for `targets`."""
 
     def attend(self, batch: Batch, rows: slice) -> Tensor | None:
-        """(N, 1, T, T) bool, True where a query (row) sees a key (column), of the N student sequences of images `rows`."""
+        """The attention mask of the N student sequences of images `rows`; None leaves the attention as it is.
+
+        (N, 1, T, T) bool, True where a query (row) sees a key (column).
+        """
         return None
 
     def read(self, states: Features, batch: Batch, rows: slice) -> Tensor | None:
@@ -112,12 +121,12 @@ class Term:
         """What images `rows` are compared with, (images, ...); without gradient.
 
         Args:
-            states: the teacher's, (images, views, T, D) each, as `teacher` asks for them; None where it asks for none.
+            states: the teacher's, (images, views, T, D) each, as `teacher` asks for them; None if it asks for none.
         """
         return None
 
     def weight_at(self, progress: float) -> float:
-        """The factor of its losses at a share of the schedule: `weight`, unless it changes."""
+        """The factor of the losses when `progress` (0 to below 1) of the schedule is done; by default `weight`."""
         return self.weight
 
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
@@ -125,6 +134,6 @@ class Term:
 
         Args:
             out: the student's logits (N, T, V), and what `read` returned as `out.read[self.name]`.
-            targets: those of images `rows`, or of the global batch where `gathers`.
+            targets: those of images `rows`, or of the global batch if `gathers`.
         """
         return {}

@@ -1,7 +1,9 @@
-"""ST-AR's stages, each declared once in a light file of its name: what it reads, what it makes, what it costs, what it may share, and
-where its sections of a run and its code are. This list is all that knows them all; the platform gets it by name (`star.spec.builtin`).
+"""ST-AR's stages. Each is declared once, in a light file of its name: what it reads, makes and costs, how wide its jobs
+may be, and where its sections of a run and its code are. Only this list knows all stages; the platform gets it by name
+(`star.spec.builtin`).
 
-A new stage is a file here, its sections in `star/pipeline/config`, its code in `star/stages`, and its name in `STAGES`.
+To add a stage: declare it in a file here, put its sections into `star/pipeline/config` and its code into `star/stages`,
+and add it to `STAGES`.
 """
 
 from __future__ import annotations

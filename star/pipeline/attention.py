@@ -1,4 +1,4 @@
-"""`attention`: where the trained transformer looks; the section `attention` of a run."""
+"""Stage `attention`: which positions the trained transformer attends to; the section `attention` of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dataset`: which images, and which of them; the section `data` of a run."""
+"""Stage `dataset`: chooses the data set's images that a run uses; the section `data` of a run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from star.spec.graph import Stage
 
 NUM_VIEWS = 10
-"""Views that a crop range gives."""
+"""Number of views (crops) of an image that each crop range gives."""
 
 
 def codes_folders(folder: Path, ranges: int) -> list[Path]:
-    """Where imported codes lie, one folder for each crop range, as LlamaGen's extraction names them."""
+    """Folders of imported codes, one for each crop range, as LlamaGen's extraction names them: FOLDER, FOLDER_105."""
     return [folder, folder.with_name(f"{folder.name}_105")][:ranges]
 
 

@@ -1,4 +1,4 @@
-"""`encode`: the codes of every view of every image, computed or imported."""
+"""Stage `encode`: the codes of every view of every image, computed or imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _flops(run: StarRun) -> float:
 
 ENCODE = Stage(
     "encode",
-    2,  # its views are torchvision's ten, and imported codes are numbered as LlamaGen numbers them
+    2,  # from 2 on, views are torchvision's ten, and imported codes are numbered as LlamaGen numbers them
     (),
     ("dataset", "tokenizer"),
     run="star.stages.encode:encode",

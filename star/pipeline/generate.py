@@ -1,4 +1,4 @@
-"""`generate`: images of every class from the trained model, or given ones; the section `generate` of a run."""
+"""Stage `generate`: images of every class from the trained model, or given ones; the section `generate` of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _disk(run: StarRun) -> float:
 
 GENERATE = Stage(
     "generate",
-    2,  # top_p keeps one code more where the probabilities tie at it
+    2,  # from 2 on, top_p keeps one code more where probabilities tie at its threshold
     ("generate", "seed"),
     ("train", "tokenizer"),
     only_if=dict.fromkeys(("train", "tokenizer"), lambda run: run.generate.samples is None),

@@ -1,4 +1,4 @@
-"""`invariance`: how many codes change when an image is shifted; the section `invariance` of a run."""
+"""Stage `invariance`: how many codes change when an image is shifted; the section `invariance` of a run."""
 
 from __future__ import annotations
 

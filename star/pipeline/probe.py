@@ -1,4 +1,4 @@
-"""`probe`: linear probes on frozen features; the section `probe` of a run."""
+"""Stage `probe`: linear probes on frozen features; the section `probe` of a run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 
 def probe_passes(run: StarRun) -> int:
-    """Sequences of training images that pass the backbone for the probe: once if their features fit, else in each epoch."""
+    """Training sequences that pass the backbone for the probe: each view once.
+
+    If the features do not fit `resources.feature_cache_gb`, one view of each image passes again in each epoch.
+    """
     views = NUM_VIEWS * len(run.data.crop_ranges) if run.probe.views == "stored" else 1
     size = 2 if run.probe.feature_dtype == "fp16" else 4
     features = run.data.train_images * views * run.probe.positions * run.model.dim
     if features * size <= run.resources.feature_cache_gb * 1e9:
         return run.data.train_images * views
-    return run.data.train_images * (views + run.probe.epochs)  # the first pass is for the batch norm
+    return run.data.train_images * (views + run.probe.epochs)  # the pass over all views is for the batch norm
 
 
 def _flops(run: StarRun) -> float:

@@ -1,4 +1,7 @@
-"""`reference`: moments and balls of real images, once for all runs that are scored against them."""
+"""Stage `reference`: feature moments of real images, and their balls for precision and recall.
+
+It is computed once for all runs that are scored against the same images.
+"""
 
 from __future__ import annotations
 

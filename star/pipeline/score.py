@@ -1,4 +1,4 @@
-"""`score`: generated against reference images; the section `score` of a run."""
+"""Stage `score`: scores generated images against reference images; the section `score` of a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from star.pipeline.config.run import StarRun
 
 EFFICIENTNET_LITE0 = 2 * 407e6
-"""Operations for one image of 224 x 224, as published."""
+"""FLOPs for one image of 224 x 224, as published."""
 INCEPTION = 11.4e9
-"""For one image, of 299 x 299 whatever its size; counted on the modules."""
+"""FLOPs for one image of any size, which is resized to 299 x 299; counted on the modules."""
 FEATURES = {"efficientnet-lite0": 1280, "inception": 2048}
-"""Of the pooled layer whose moments a distance compares."""
+"""Extractor -> channels of the pooled layer whose moments a distance compares."""
 
 
 def extraction_flops(run: StarRun) -> float:
-    """Operations for the features of one image."""
+    """FLOPs to extract the features of one image."""
     if run.score.extractor == "inception":
         return INCEPTION
     return EFFICIENTNET_LITE0 * (run.score.input_size / 224) ** 2
@@ -44,7 +44,7 @@ def scored(run: StarRun) -> str:
 
 
 def _bias(run: StarRun) -> str:
-    """That few images make distances too large, as `evaluate` says it."""
+    """A note that too few images bias distances upwards, as `evaluate` words it; empty if there are enough."""
     features = FEATURES[run.score.extractor]
     known = {"samples": run.generate.num_images}
     if run.score.reference is None:

@@ -1,4 +1,4 @@
-"""`tokenizer`: the VQ model, trained or loaded; the section `tokenizer` of a run."""
+"""Stage `tokenizer`: the VQ model, trained or loaded; the section `tokenizer` of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def coding_flops(run: StarRun) -> tuple[float, float]:
-    """(encode, decode) of one image of a run; nothing of a plugin's tokenizer, of which nobody knows."""
+    """(encode, decode) FLOPs for one image of a run; (0, 0) for a plugin's tokenizer, where they are unknown."""
     if getattr(run.tokenizer, "name", "vq") != "vq":
         return 0.0, 0.0
     return vq_flops(run.tokenizer, run.data.image_size, run.data.channels)
@@ -26,7 +26,7 @@ def _flops(run: StarRun) -> float:
 
 
 def vq_flops(spec: TokenizerSpec, image_size: int, image_channels: int) -> tuple[float, float]:
-    """(encode, decode) of one image: convolutions and attention."""
+    """(encode, decode) FLOPs of the VQ model for one image: convolutions, attention and codebook search."""
     widths = [spec.channels * mult for mult in spec.channel_mult]
     sides = [image_size >> level for level in range(len(widths))]
     top, side = widths[-1], sides[-1]
@@ -70,7 +70,7 @@ def _level(inputs: int, outputs: int, side: int, blocks: int, attention: bool) -
 
 TOKENIZER = Stage(
     "tokenizer",
-    2,  # its crops are torchvision's ten
+    2,  # from 2 on, crops are torchvision's ten
     ("tokenizer",),
     ("dataset",),
     config={"tokenizer": "star.pipeline.config.tokenizer:TokenizerSpec"},

@@ -1,4 +1,4 @@
-"""`train`: the transformer, with ST-AR's objective or without; the sections `model`, `selfguided` and `optim` of a run."""
+"""Stage `train`: the transformer, with or without ST-AR's objective; the sections `model`, `selfguided`, `optim`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def train_flops(run: StarRun) -> float:
-    """All optimizer steps: the student forward and backward, the teacher forward without its head."""
+    """FLOPs of all optimizer steps: student and projector forward and backward, teacher forward without its head."""
     selfguided = run.selfguided
     student_views = min(selfguided.student_views, selfguided.num_views)
     per_image = 3 * forward_flops(run) * student_views
-    if selfguided.teacher:  # only as deep, and of as many views, as a loss that is on reads
+    if selfguided.teacher:  # only as many layers and views as the losses that are on read
         layers = None if selfguided.mim else run.contrastive_layer
         views = selfguided.num_views if selfguided.contrastive else student_views
         per_image += forward_flops(run, layers, head=False) * views
@@ -28,7 +28,7 @@ def train_flops(run: StarRun) -> float:
 
 
 def _checkpoints(run: StarRun) -> float:
-    """The newest checkpoints and the best weights: student, teacher, two moments."""
+    """Bytes of the checkpoints that are kept (student, teacher, two moments, in float32) and of the best weights."""
     copies = (4 if run.selfguided.teacher else 3) * run.resources.keep_checkpoints
     return 4.0 * parameters(run) * (copies + (1 if run.resources.validate_every else 0))
 

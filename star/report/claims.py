@@ -1,8 +1,9 @@
-"""Claims judged: each predicate becomes contrasts between rows, each contrast an interval, and all of them a verdict.
+"""Verdicts on claims: predicates become contrasts between rows, contrasts intervals, and all intervals one verdict.
 
-A claim holds when all its contrasts do. It is *supported* when every contrast's 95% interval lies on the claimed side (together
-that still errs in at most one case of twenty: an intersection of tests), *contradicted* when at least one lies on the other
-side at 95% for all of them together (Bonferroni), and *undecided* otherwise, also when a row is missing or has one seed.
+A claim holds if all its contrasts do. It is *supported* if every contrast's 95% interval lies on the claimed side
+(an intersection of tests: together they still err in at most 5% of cases), *contradicted* if at least one lies on
+the other side at 95% for all of them together (Bonferroni), and *undecided* otherwise, also if a row is missing or
+has one seed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from star.spec.experiment import measured_rows
 from star.spec.measure import nearest, parse_measure
 
 SHORT = {"frechet_distance": "FD", "spatial_frechet_distance": "sFD", "inception_score": "IS"}
-"""What the scores are called when their network is not Inception."""
+"""Names of the scores if the feature network is not Inception."""
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
 
@@ -40,27 +41,27 @@ class Contrast:
     """One contrast of a claim: `estimate` should be above `bound`."""
 
     text: str
-    """What it says, such as `ST-AR > baseline`."""
+    """The contrast in words, such as `ST-AR > baseline`."""
     metric: str
     samples: list[Sample] = field(default_factory=list)
     bound: float = 0.0
     against: bool = True
-    """Whether an interval on the other side contradicts the claim; the step of a trend may only do that."""
+    """Whether an interval on the other side of `bound` contradicts the claim."""
     decides: bool = True
-    """Whether an interval on the claimed side is needed."""
+    """Whether the claim needs an interval on the claimed side; a step of a trend can only contradict it."""
     sign: float = 1.0
-    """-1 where the claim is that something is lower: people are told the change itself."""
+    """-1 if the claim is that something is lower; reports show the change without this sign."""
     missing: list[str] = field(default_factory=list)
-    """Rows that it lacks, and why."""
+    """Rows without values, and why."""
     found: Interval | None = None
     effect: float | None = None
     seeds: int | None = None
-    """Seeds per row that would likely decide it."""
+    """Seeds per row that would likely decide the contrast; None if unknown."""
     verdict: str = UNDECIDED
 
     @property
     def change(self) -> Interval | None:
-        """The row less the other, the slope, the rise: what `samples` say, with its own sign."""
+        """The change itself (difference of rows, slope or rise), without `sign`; None if it is not estimated."""
         found = self.found
         if found is None or self.sign > 0:
             return found
@@ -75,7 +76,7 @@ class Contrast:
 
     @property
     def count(self) -> int:
-        """The smallest number of seeds behind it."""
+        """The smallest number of seeds of any row; 0 without values."""
         return min((len(sample.values) for sample in self.samples), default=0)
 
 
@@ -87,35 +88,35 @@ class ClaimResult:
     parts: list[Contrast]
     verdict: str
     note: str = ""
-    """Of an undecided claim: what would decide it."""
+    """What would decide an undecided claim."""
     judged_on: str = ""
-    """What was measured in place of the paper's metric; empty where it is the same."""
+    """What was measured in place of the paper's metric; empty if it is the same."""
 
     @property
     def text(self) -> str:
-        """The claim, and what it was judged on where that is not what its words say."""
+        """The claim's text, with what it was judged on if that is not the paper's metric."""
         return f"{self.claim.text} (judged on {self.judged_on})" if self.judged_on else self.claim.text
 
     @property
     def count(self) -> int:
-        """The smallest number of seeds behind it."""
+        """The smallest number of seeds behind any of the claim's contrasts."""
         return min(part.count for part in self.parts)
 
 
 def judge_all(evidence: Evidence) -> list[ClaimResult]:
-    """All claims of an experiment, in order."""
+    """Judge all claims of an experiment, in order."""
     return [judge(claim, evidence) for claim in evidence.experiment.spec.claims]
 
 
 def judge(claim: Claim, evidence: Evidence) -> ClaimResult:
-    """One claim, from what is tracked now."""
+    """Judge one claim from what is tracked now."""
     found = _judged(claim, evidence)
     found.judged_on = _judged_on(claim, evidence)
     return found
 
 
 def _judged_on(claim: Claim, evidence: Evidence) -> str:
-    """The distances and scores of another network than Inception, under their own names."""
+    """The claim's distances and scores, if runs use another network than Inception's; else empty."""
     texts = [evidence.experiment.spec.metrics.get(part.metric, part.metric) for part in claim.that]
     names = [SHORT[name] for name in SHORT if any(f"{{extractor}}/{name}" in text for text in texts)]
     others = {run.spec.metric("{extractor}") for run in evidence.plan.runs} - {"inception"}
@@ -212,7 +213,7 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
         names = [f"{metric}@{step}" for step in sorted(both[0] & both[1])] or [f"{metric}@last"]
     for name in names:
         part = _difference(predicate.row, other, name, sign, evidence)
-        if isinstance(predicate.margin, str):  # a share of the other's mean, which varies with its seeds too
+        if isinstance(predicate.margin, str):  # in percent of the other row's mean, which varies over seeds too
             if part.samples:
                 mine, its = part.samples
                 factor = 1 + sign * float(predicate.margin[:-1]) / 100 * copysign(1, fmean(its.values))
@@ -225,7 +226,7 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
 
 
 def _difference(row: str, other: str, metric: str, sign: float, evidence: Evidence) -> Contrast:
-    """row > other with sign 1, row < other with sign -1."""
+    """The contrast `row > other` for sign 1, `row < other` for sign -1."""
     part = Contrast(f"{row} {'>' if sign > 0 else '<'} {other}", metric, sign=sign)
     both = [_values(label, metric, evidence, part) for label in (row, other)]
     if len(evidence.numbers(row, metric).scorings | evidence.numbers(other, metric).scorings) > 1:
@@ -237,7 +238,7 @@ def _difference(row: str, other: str, metric: str, sign: float, evidence: Eviden
 
 
 def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Contrast]:
-    """The slope over the rows' ranks must go the claimed way; no step between neighbours may go the other way."""
+    """The slope over the rows' ranks, which must go the claimed way, and each step, which must not go the other way."""
     labels = predicate.rows or measured_rows(evidence.experiment)
     sign = 1.0 if predicate.direction == "increasing" else -1.0
     slope = Contrast(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, sign=sign)
@@ -255,7 +256,7 @@ def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Contrast]:
 
 
 def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Contrast:
-    """Each seed's last value minus its own value at the step; the curve's noise between seeds falls out."""
+    """Each seed's last value minus its own value at the step, so that differences between seeds cancel."""
     curves = evidence.curve(predicate.row, predicate.metric)
     keeps = isinstance(predicate, NoDeclineAfter)
     part = Contrast(

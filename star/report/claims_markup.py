@@ -10,11 +10,11 @@ from star.report.claims import UNDECIDED, ClaimResult, Contrast
 from star.report.table import Agreement
 
 WORST_SHOWN = 6
-"""Contrasts of one claim that a report shows; all are in the JSON."""
+"""Most contrasts of one claim that a report shows; the JSON has all."""
 
 
 def markdown(judgements: list[ClaimResult]) -> list[str]:
-    """A table: claim, verdict, n, and what it rests on."""
+    """Verdicts as the lines of a Markdown table: claim, verdict, n, and what the verdict rests on."""
     lines = ["| claim | verdict | n | rests on |", "|---|---|---:|---|"]
     for one in judgements:
         rests = "<br>".join(map(markup.plain, told(one)))
@@ -23,7 +23,7 @@ def markdown(judgements: list[ClaimResult]) -> list[str]:
 
 
 def html(judgements: list[ClaimResult]) -> list[str]:
-    """The table of claims and verdicts, as lines of HTML."""
+    """Verdicts as the lines of an HTML table: claim, verdict, n, and what the verdict rests on."""
     lines = [
         "<table>",
         '<thead><tr><th>claim</th><th>verdict</th><th class="n">n</th><th>rests on</th></tr></thead>',
@@ -39,19 +39,19 @@ def html(judgements: list[ClaimResult]) -> list[str]:
 
 
 def told(judgement: ClaimResult) -> list[str]:
-    """What a verdict rests on, a line for each contrast, and what would decide it."""
+    """What a verdict rests on, a line for each contrast shown, and what would decide the claim."""
     return [*map(_part, shown(judgement)), *_rest(judgement)]
 
 
 def plain(judgement: ClaimResult) -> list[str]:
-    """For a terminal: the verdict, then what it rests on."""
+    """A verdict as lines for a terminal, with what it rests on."""
     lines = [f"{judgement.verdict:<12} {judgement.claim.id}: {judgement.text} (n = {judgement.count})"]
     lines += [f"{'':<13}{_part(part)}" for part in shown(judgement)]
     return lines + ([f"{'':<13}{judgement.note}"] if judgement.note else [])
 
 
 def data(judgements: list[ClaimResult], agreement: list[Agreement]) -> dict[str, Any]:
-    """Everything, for programs."""
+    """All verdicts, contrasts and rank agreements as a value for JSON."""
     return {
         "claims": [
             {
@@ -69,7 +69,7 @@ def data(judgements: list[ClaimResult], agreement: list[Agreement]) -> dict[str,
 
 
 def agreement_text(agreement: list[Agreement]) -> str:
-    """One sentence, or nothing."""
+    """One sentence on the rank agreement with the published rows; empty if there is none to report."""
     if not agreement:
         return ""
     parts = ", ".join(f"{a.title} {a.tau:+.2f} ({a.rows} rows)" for a in agreement)
@@ -77,7 +77,7 @@ def agreement_text(agreement: list[Agreement]) -> str:
 
 
 def shown(judgement: ClaimResult) -> list[Contrast]:
-    """The parts that decide the verdict first, then those nearest to not holding."""
+    """Up to WORST_SHOWN contrasts: those that decide the verdict first, then those closest to failing."""
 
     def order(part: Contrast) -> tuple[bool, bool, float]:
         found = part.found
@@ -113,7 +113,7 @@ def _part(part: Contrast) -> str:
 
 
 def number(value: float) -> str:
-    """Signed, three significant digits or more."""
+    """A number with its sign and three significant digits; from 1000 on, rounded to an integer."""
     return f"{value:+.3g}" if abs(value) < 1000 else f"{value:+.0f}"
 
 

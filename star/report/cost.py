@@ -1,4 +1,4 @@
-"""What rows cost: hours of GPUs, or of CPU cores, from the tracked seconds of each stage; what rows share stands apart."""
+"""Cost of rows in hours of GPUs or CPU cores, as tracked for each stage; stages that rows share are listed apart."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from star.scheduler.plan import PlannedRun
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours of one row over all its seeds."""
+    """Device hours of one row, summed over its seeds."""
 
     label: str
     cpu_hours: float = 0.0
-    """Of CPU slots, of stages that ran without a GPU."""
+    """CPU-slot hours of the stages that ran without a GPU."""
     gpu_hours: float = 0.0
 
     def __str__(self) -> str:
@@ -26,7 +26,10 @@ class Cost:
 
 
 def costs(evidence: Evidence) -> list[Cost]:
-    """One per row that has tracked stages; the last is called `shared by rows`. A stage counts once, whoever asked for it."""
+    """The cost of each row that has tracked hours.
+
+    A job counts once. Jobs that several rows need are in a last entry, `shared by rows`.
+    """
     users: dict[tuple[str, str], set[str]] = {}
     known: dict[tuple[str, str], tuple[float, float]] = {}
     for run in evidence.plan.runs:
@@ -44,7 +47,7 @@ def costs(evidence: Evidence) -> list[Cost]:
 
 
 def total(parts: Iterable[Evidence]) -> Cost:
-    """Of several experiments together, each stage once."""
+    """The cost of several experiments together; each job counts once."""
     seen: dict[tuple[str, str], tuple[float, float]] = {}
     for evidence in parts:
         for run in evidence.plan.runs:
@@ -65,7 +68,7 @@ def _hours(evidence: Evidence, run: PlannedRun, stage: str) -> tuple[float, floa
         return found.get(f"{stage}/cpu_hours", 0.0), found.get(f"{stage}/gpu_hours", 0.0)
     seconds = found.get(f"{stage}/seconds", 0.0)  # tracked by an older version
     origin = evidence.provenance(run, stage)
-    processes = int(str(origin.get("processes") or 1))  # on all nodes together
+    processes = int(str(origin.get("processes") or 1))  # over all nodes
     if origin.get("gpus"):
         return 0.0, seconds * processes / 3600
     return seconds * processes * int(str(origin.get("threads") or 1)) / 3600, 0.0

@@ -1,4 +1,4 @@
-"""Curves as data: a metric by its step, each row's seeds together; in Markdown and CSV."""
+"""Curves as data, a metric by step with each row's seeds together, in Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from star.spec.graph import curve_names
 from star.spec.reporting import CurvesFigure
 
 WIDEST = 16
-"""Steps that a table may have; longer curves are only drawn, and in the CSV."""
+"""Most steps that a Markdown table may have; longer curves are only drawn and written to the CSV."""
 
 
 def step_name(metric: str, evidence: Evidence) -> str:
-    """What a step of a curve is, such as position, layer, shift or step."""
+    """What a step of a curve counts, such as position, layer, shift or step."""
     return curve_names(evidence.experiment.spec.pipeline)[metric]
 
 
 def curves_of(evidence: Evidence) -> list[CurvesFigure]:
-    """The curves that an experiment shows."""
+    """The curve figures of an experiment."""
     return [figure for figure in evidence.experiment.spec.figures if isinstance(figure, CurvesFigure)]
 
 
 def by_step(figure: CurvesFigure, evidence: Evidence) -> dict[str, dict[int, list[float]]]:
-    """Row -> step -> scaled values, one for each seed that has it."""
+    """A figure's curves: row -> step -> scaled values, one for each seed that has the step."""
     rows: dict[str, dict[int, list[float]]] = {}
     for label in figure.rows or [variant.label for variant in evidence.experiment.variants if variant.runs]:
         rows[label] = {}
@@ -37,7 +37,7 @@ def by_step(figure: CurvesFigure, evidence: Evidence) -> dict[str, dict[int, lis
 
 
 def markdown(figure: CurvesFigure, evidence: Evidence) -> list[str]:
-    """A small table: rows under steps, mean and standard deviation over seeds; nothing where it would be too wide."""
+    """A Markdown table of rows by steps: mean and standard deviation over seeds; empty for more than WIDEST steps."""
     rows = by_step(figure, evidence)
     steps = sorted({step for row in rows.values() for step in row})
     if not 0 < len(steps) <= WIDEST:
@@ -51,7 +51,7 @@ def markdown(figure: CurvesFigure, evidence: Evidence) -> list[str]:
 
 
 def comma_separated(evidence: Evidence) -> str:
-    """One line per metric, row and step: mean, spread and number of seeds, unscaled."""
+    """All curves as CSV, one line per metric, row and step: mean, standard deviation and number of seeds, unscaled."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["metric", "row", "step", "mean", "std", "n"])

@@ -1,4 +1,4 @@
-"""What is tracked of an experiment: each row's numbers by seed, with where they came from, and why others are missing."""
+"""What is tracked of an experiment: each row's numbers by seed, their provenance, and why others are missing."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from star.tracking.reader import Reader, TrackedRun
 from star.tracking.writer import OF_JOB
 
 IDLE = "no such stage"
-"""State of a number that there cannot be."""
+"""State of a number that cannot exist: the run has no such stage, or the finished stage has no such number."""
 Curves = dict[int, dict[int, float]]
-"""Seed -> step -> value."""
+"""Curves of one row: seed -> step -> value."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one seed's number came from."""
+    """The number of one seed and its provenance."""
 
     run: str
     seed: int
     metric: str
     stages: dict[str, str]
-    """Stage -> key, of those that made it."""
+    """Stage -> key, of the jobs that made the number."""
     code: str
     value: float
     scoring: str | None = None
-    """How images were scored, where they were: numbers of two ways are not compared."""
+    """How images were scored, if they were; numbers that were scored differently are not compared."""
 
 
 @dataclass
 class Samples:
-    """One metric of one row."""
+    """The numbers of one metric in one row."""
 
     sources: list[Source] = field(default_factory=list)
-    """One per seed, in the order of the seeds."""
+    """One per measurement, in the order of the seeds; seeds that share their jobs share a measurement."""
     missing: dict[int, str] = field(default_factory=dict)
-    """Seed -> why its number is not there."""
+    """Seed -> why its number is missing."""
     idle: bool = False
-    """Whether there can be none: given images have no training."""
+    """Whether the number cannot exist: given images, for example, have no training."""
 
     @property
     def scorings(self) -> set[str]:
@@ -54,19 +54,19 @@ class Samples:
 
     @property
     def values(self) -> list[float]:
-        """One per seed that has one."""
+        """The values of all sources."""
         return [source.value for source in self.sources]
 
 
 @cache
 def _parsed(text: str) -> dict[str, object]:
-    """Runs share most of their stages, and so these texts."""
+    """Parse JSON; cached because runs share most of their stages, and so these texts."""
     found: dict[str, object] = json.loads(text)
     return found
 
 
 class Evidence:
-    """Everything that a report may ask of an experiment, read in bulk and once."""
+    """Everything that a report needs of an experiment, read in bulk and once."""
 
     def __init__(self, plan: Plan, ledger: Ledger | None, reader: Reader) -> None:
         self.plan, self.experiment, self.reader = plan, plan.experiment, reader
@@ -79,20 +79,20 @@ class Evidence:
             for name, text in self.experiment.spec.metrics.items()
         }
         self._by_label: dict[str, dict[int, PlannedRun]] = {}
-        for run in plan.runs:  # a seed counts once, whatever a plan holds
+        for run in plan.runs:  # a seed counts once, even if the plan holds it several times
             self._by_label.setdefault(run.label, {}).setdefault(run.seed, run)
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
-        """What the ledger knows of the experiment's jobs."""
+        """The experiment's jobs in the ledger, by key."""
         return self._ledger.jobs.of(self.plan.jobs) if self._ledger else {}
 
     def runs(self, label: str) -> list[PlannedRun]:
-        """The runs of a row, one per seed; none where it is only quoted."""
+        """The runs of a row, one per seed; empty if the row is only quoted."""
         return list(self._by_label.get(label, {}).values())
 
     def numbers(self, label: str, metric: str) -> Samples:
-        """A row's numbers: of a tracked result, a point of a curve, or one of the experiment's own formulas."""
+        """A row's numbers by seed, of a tracked result, a point of a curve, or one of the experiment's formulas."""
         formula = self._formulas.get(metric)
         found, seen = Samples(), set()
         for run in self.runs(label):
@@ -113,10 +113,10 @@ class Evidence:
         return found
 
     def curve(self, label: str, metric: str, unfinished: bool = False) -> Curves:
-        """A row's curves, one of each job; seeds without one are left out.
+        """A row's curves, one for each job; seeds without one are left out.
 
         Args:
-            unfinished: also of jobs that have not ended.
+            unfinished: whether to include jobs that have not ended.
         """
         stage, found, seen = metric.split("/")[0], {}, set()
         for run in self.runs(label):
@@ -131,11 +131,11 @@ class Evidence:
         return found
 
     def _foreign(self, run: PlannedRun, stage: str) -> bool:
-        """Whether MLflow says that what it holds of a stage is another job's than the plan's."""
+        """Whether what MLflow holds of a stage is from another job than the plan's."""
         return self.tracked[run.key].tags.get(f"star.key.{stage}", run.stages.get(stage)) != run.stages.get(stage)
 
     def drawn(self, label: str, figure: str) -> bytes | None:
-        """The file that a kind of figure is drawn from, of the row's first seed that has attached one."""
+        """Content of the file that a figure is drawn from, of the row's first seed that has one; None without any."""
         for run in self.runs(label):
             found = file_of(run.spec.pipeline, figure)
             if found is not None and run.key in self.tracked:
@@ -145,7 +145,7 @@ class Evidence:
         return None
 
     def provenance(self, run: PlannedRun, stage: str) -> dict[str, object]:
-        """Code and machine of a stage's worker; empty where nothing is tracked."""
+        """Code and machine of a stage's worker; empty if nothing is tracked."""
         tracked = self.tracked.get(run.key)
         if tracked is None:
             return {}
@@ -200,12 +200,12 @@ class Evidence:
         return Source(run.key, run.seed, shown, made, code, value, scoring)
 
     def _job_of(self, run: PlannedRun, name: str) -> dict[str, str]:
-        """The job that a number of one's own was logged to, if it was not the run: seeds that share it have one measurement."""
+        """Stage -> key of the job that a user's own number was logged to; empty if it was logged to the run."""
         stage, _, key = self.tracked[run.key].tags.get(f"{OF_JOB}{name}", "").partition(" ")
         return {stage: key} if run.stages.get(stage) == key else {}
 
     def _value(self, run: PlannedRun, measure: Measure, name: str) -> float | str:
-        """The tracked number, or why there is none that counts."""
+        """The tracked number, or why there is no valid one."""
         stage, tracked = measure.stage, self.tracked.get(run.key)
         if tracked is None or (stage is not None and stage not in run.stages):
             return self.state(run, stage)

@@ -1,4 +1,4 @@
-"""Whether a report that lies there says more than the one that would take its place."""
+"""Whether an existing report holds more than the one that would replace it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from star.rundir import read_json
 
 
 def kept_back(report: Report, folder: Path) -> str | None:
-    """Why a report should not be written over what its folder holds; None where it may be."""
+    """Why a report must not replace the one in its folder: it has fewer numbers. None if it may."""
     before, now = numbers(read_json(folder / PROVENANCE) or {}), numbers(json.loads(provenance(report, [])))
     if now >= before:
         return None
@@ -19,13 +19,13 @@ def kept_back(report: Report, folder: Path) -> str | None:
 
 
 def numbers(provenance: dict[str, Any]) -> int:
-    """How many measured numbers a report shows, by its provenance; of one without a table, how many runs."""
+    """Count the measured numbers in a report's provenance; without a table, its runs."""
     cells = [cell for cell in provenance.get("cells", ()) if "sources" in cell]
     return sum(len(cell["sources"]) for cell in cells) if cells else len(provenance.get("runs", {}))
 
 
 def index_kept_back(out: Path, entries: int) -> str | None:
-    """As `kept_back`, of an index with so many experiments."""
+    """Why an index with `entries` experiments and searches must not replace the one in `out`; None if it may."""
     path = out / "index.md"
     head = path.read_text().split("\n\n")[1:2] if path.is_file() else []
     before = sum(line.startswith("- [") for part in head for line in part.splitlines())
@@ -35,7 +35,7 @@ def index_kept_back(out: Path, entries: int) -> str | None:
 
 
 def trials_kept_back(folder: Path, trials: int) -> str | None:
-    """As `kept_back`, of a search's report with so many trials."""
+    """Why a search's report with `trials` trials must not replace the one in its folder; None if it may."""
     path = folder / "trials.csv"
     before = max(0, path.read_text().count("\n") - 1) if path.is_file() else 0
     return (

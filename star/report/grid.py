@@ -1,4 +1,4 @@
-"""A table as lines of marked texts, the same for Markdown, LaTeX and HTML."""
+"""A table as lines of marked texts, from which Markdown, LaTeX and HTML are made."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from star.spec.reporting import Column
 
 @dataclass(frozen=True)
 class Mark:
-    """One cell's text and how it stands out."""
+    """One cell's text and how it is emphasized."""
 
     text: str
     bold: bool = False
     underlined: bool = False
     italic: bool = False
     after: str = ""
-    """The spread, and what is missing; never bold."""
+    """Printed behind the text and never bold, such as the spread and how many seeds are missing."""
     runs: tuple[str, ...] = ()
-    """MLflow runs behind it."""
+    """Keys of the runs behind the cell."""
     values: tuple[float, ...] = ()
-    """One per seed."""
+    """The cell's values, one per seed."""
     latex: str | None = None
-    """The whole cell in LaTeX, when it differs."""
+    """The whole cell in LaTeX, if it is not made from `text`."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A column's head."""
+    """The head of a column."""
 
     title: str
     better: str | None = None
@@ -44,7 +44,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table; a group's head has one cell, which spans all."""
+    """A line of a table; the head of a group has one cell that spans all columns."""
 
     cells: list[Mark]
     group: bool = False
@@ -52,17 +52,17 @@ class Line:
 
 @dataclass
 class Grid:
-    """Heads and lines."""
+    """A table as column heads and lines."""
 
     heads: list[Head]
     lines: list[Line] = field(default_factory=list)
 
     def needed(self, widest: int) -> int:
-        """Characters of a line whose columns break where they are wider than `widest`."""
+        """Line width in characters if columns wider than `widest` wrap."""
         return sum(min(size, widest) for size in self.sizes())
 
     def sizes(self) -> list[int]:
-        """Characters of each column, two for the space behind it."""
+        """Width of each column in characters, including two for the space behind it."""
         rows = [line.cells for line in self.lines if not line.group]
         return [
             2 + max(printed(head.title), *(printed(cells[i].text + cells[i].after) for cells in rows)) if rows else 2
@@ -70,10 +70,10 @@ class Grid:
         ]
 
     def parts(self, width: int, widest: int | None = None) -> list[Grid]:
-        """The grid cut into grids of at most `width` characters, the first column in each; a column is never cut.
+        """Split the grid into grids of at most `width` characters, the first column in each; a column is never split.
 
         Args:
-            widest: where a column breaks, if it may.
+            widest: width in characters at which a column wraps; None if columns do not wrap.
         """
         sizes = [min(size, widest or size) for size in self.sizes()]
         blocks: list[list[int]] = [[]]
@@ -86,13 +86,13 @@ class Grid:
     def _columns(self, kept: list[int]) -> Grid:
         lines = [line if line.group else Line([line.cells[i] for i in kept]) for line in self.lines]
         told = [line for line in lines if line.group or len(kept) == 1 or any(mark.text for mark in line.cells[1:])]
-        ends = [*told[1:], Line([], group=True)]  # a group's head stands with its rows, or not at all
+        ends = [*told[1:], Line([], group=True)]  # a group's head is left out if none of its rows is shown
         shown = [line for line, after in zip(told, ends, strict=False) if not (line.group and after.group)]
         return Grid([self.heads[i] for i in kept], shown)
 
 
 def main_grid(table: Table) -> Grid:
-    """The table itself."""
+    """The grid of a table, without its differences."""
     if table.spec.grid is not None:
         return _crossed(table, *table.spec.grid)
     beside = table.spec.paper == "beside"
@@ -106,7 +106,7 @@ def main_grid(table: Table) -> Grid:
 
 
 def _crossed(table: Table, down: str, across: str) -> Grid:
-    """The values of one field down and of another across, a block for each measured column."""
+    """The values of one field as lines and of another as columns, with a block for each measured column."""
     variants = {variant.label: variant for variant in table.experiment.variants}
     places = {tuple(str(spec_value(variants[row.label], path)) for path in (down, across)): row for row in table.rows}
     columns = list(dict.fromkeys(place[1] for place in places))
@@ -138,7 +138,7 @@ def _field_name(table: Table, path: str) -> str:
 
 
 def difference_grid(table: Table) -> Grid | None:
-    """Differences to the baseline row with their 95% intervals; None where there are none."""
+    """Differences to the baseline row with their 95% intervals; None if there are none."""
     shown = [i for i, column in enumerate(table.columns) if column.metric is not None]
     rows = [row for row in table.rows if any(cell.difference for cell in row.cells)]
     if not rows:
@@ -152,7 +152,7 @@ def difference_grid(table: Table) -> Grid | None:
 
 
 def difference_note(table: Table) -> str:
-    """What the differences are; of one seed they have no interval, and nothing is bold."""
+    """Caption of the differences, which says whether they have intervals; without intervals nothing is bold."""
     found = [cell.difference for row in table.rows for cell in row.cells if cell.difference]
     if any(one.low is not None for one in found):
         return "Differences with 95% Welch intervals over seeds, in bold where they exclude 0"
@@ -167,7 +167,7 @@ def _heads(table: Table, beside: bool) -> Iterator[Head]:
 
 
 def paper_name(column: str) -> str:
-    """A published column's name for people."""
+    """Display name of a published column: sFID, names of up to four letters in upper case, others as words."""
     if column == "sfid":
         return "sFID"
     return column.upper() if len(column) <= 4 else column.replace("_", " ")
@@ -192,7 +192,7 @@ def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
 
 
 def cell_mark(table: Table, row: Row, column: Column, cell: Cell) -> Mark:
-    """What a cell says: mean and spread, or why there is none."""
+    """A cell as shown: its text, its mean and spread, or why it has no value."""
     if column.metric is None:
         after = " (quoted)" if row.paper_only and column is _first_text(table) else ""
         return Mark(cell.text or "", after=after)
@@ -216,7 +216,7 @@ def _first_text(table: Table) -> Column | None:
 
 
 def paper_mark(column: Column, cell: Cell) -> Mark:
-    """The published value of a cell."""
+    """The published value of a cell, in italics; empty if there is none."""
     value = cell.published if column.metric else None
     if value is None:
         return Mark("")
@@ -237,7 +237,7 @@ def _excludes_zero(found: Interval) -> bool:
 
 
 def interval_text(found: Interval, digits: int) -> str:
-    """Such as `+1.20 [+0.40, +2.00]`."""
+    """An interval as text, such as `+1.20 [+0.40, +2.00]`; the estimate alone if it has no bounds."""
     text = f"{found.estimate:+.{digits}f}"
     if found.low is None or found.high is None:
         return text

@@ -1,4 +1,4 @@
-"""How much each parameter mattered, and how sure that is."""
+"""The importance of each parameter, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from star.search.study import SAME_AS, Study
 
 SETS = 20
-"""Bootstrapped sets of trials."""
+"""Number of bootstrapped sets of trials."""
 TREES = 32
 FEWEST = 6
-"""Trials below which a forest says nothing."""
+"""Fewest trials from which importances are computed: with fewer a random forest says nothing."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """A parameter's share in the variance of the objective."""
+    """A parameter's share of the variance of the objective."""
 
     name: str
     mean: float
     deviation: float
-    """Over bootstrapped sets of trials."""
+    """Standard deviation of the share over bootstrapped sets of trials."""
 
 
 def importances(study: Study) -> dict[str, list[Importance]]:
-    """Where the objective was measured -> the shares of the parameters: at the end, and, over all trials, at the first comparison.
+    """Where the first objective was measured -> the parameters' shares of its variance.
 
-    Those that reach the end were chosen on the way; at the first comparison nobody was.
+    It is measured at the end, and at the first comparison. Trials that reach the end are a selection; those at the
+    first comparison are not.
     """
     spec, found = study.search.spec, {}
     whole = [(trial, trial.values[0]) for trial in study.complete()]
@@ -62,7 +63,7 @@ def _shares(study: Study, points: Sequence[tuple[FrozenTrial, float]]) -> list[I
 
 
 def _everywhere(points: Sequence[tuple[FrozenTrial, float]]) -> list[str]:
-    """Parameters that all trials have."""
+    """Names of the parameters that all trials have."""
     return [name for name in points[0][0].params if all(name in trial.params for trial, _ in points)]
 
 

@@ -1,4 +1,4 @@
-"""Everything in one report: tables, figures, claims, what it cost, and what is missing."""
+"""One report of all experiments: tables, figures, claims, cost, and what is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TITLE = "All results"
 
 
 def write_index(reports: list[Report], out: Path, studies: Sequence[StudyReport] = ()) -> Iterator[Path]:
-    """Write OUT/index.md and OUT/index.html, self-contained, of reports that were written below OUT; yields their paths."""
+    """Write index.md and a self-contained index.html into `out`, where the reports were written; yields their paths."""
     out.mkdir(parents=True, exist_ok=True)
     pages = {"index.md": "\n".join(_markdown(reports, studies)) + "\n", "index.html": _html(reports, studies)}
     for name, text in pages.items():
@@ -39,7 +39,7 @@ def _markdown(reports: list[Report], studies: Sequence[StudyReport]) -> list[str
         lines += ["## Claims of all experiments", "", _counted(judgements), "", *markup.markdown(_verdicts(reports))]
     for report in reports:
         lines += ["", *markdown(report, 2, f"{report.experiment.name}/{report.experiment.profile}/")]
-    if studies:  # Optuna is imported with it
+    if studies:  # imported late, because it imports Optuna
         from star.report.study_text import markdown as study_markdown
     for study in studies:
         lines += ["", *study_markdown(study, 2, study.folder)]
@@ -72,7 +72,7 @@ def _embedded(path: Path) -> str:
 
 
 def _anchors(titles: Sequence[str]) -> Iterator[str]:
-    """As GitHub makes them of titles: a number after one that was there before."""
+    """Anchors as GitHub makes them from titles, with a number after a repeated one."""
     seen: Counter[str] = Counter()
     for title in titles:
         kept = (c for c in title.lower() if c.isalnum() or c in " -_")

@@ -1,4 +1,4 @@
-"""A table as LaTeX that fits the line it stands on, of a page with one column and of one with two, with booktabs alone."""
+"""A table as LaTeX that fits the line on one-column and two-column pages; it needs no package but booktabs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from star.report.table import Table
 
 SIZES = (r"\footnotesize", r"\scriptsize", r"\tiny")
 WIDE, NARROW = (75, 84, 108), (44, 49, 61)
-"""Characters of a line at each size, two for the space between columns: in the standard classes' 345 pt, and in the 229 pt of
-a column of two."""
+"""Characters of a line at each size, with two for the space between columns.
+
+WIDE is for the 345 pt of the standard classes, NARROW for the 229 pt of one of two columns.
+"""
 LONG = 20
-"""Tables of more lines may be tiny, or they would not fit a page twice."""
+"""Tables of more lines may be tiny, because split in two they would not fit on a page."""
 BREAKS_BELOW = "300pt"
-"""A line shorter than this takes the narrow layout."""
+"""The narrow layout is used if the line is shorter than this."""
 HIGHEST, LINE, NOTE = 480, 8.0, 9.5
-"""Points of a column that a table may take; of one of its lines, and of its notes'."""
+"""Heights in points: the most that a table may have, one of its lines, and one line of its notes."""
 SHARE = 0.44
-"""Of the line: what a column takes at most; longer texts break."""
+"""Largest share of the line that a column takes; longer texts wrap."""
 PREAMBLE = [
     r"% \usepackage{booktabs}",
     r"\providecommand{\unicodeletter}[2]{\ifdefined\Umathchar#2\else U+#1\fi}% for letters that pdflatex has no sign for",
@@ -36,17 +38,17 @@ class _Layout:
 
     @property
     def widest(self) -> int:
-        """Characters of a column that need not break."""
+        """Characters of the widest column that does not wrap."""
         return int(SHARE * self.width)
 
 
 def latex(table: Table) -> str:
-    """The file `table.tex`; what it holds, the table's `latex` options say."""
+    """The content of the file `table.tex`, as the table's `latex` options say."""
     options, grid, differences = table.spec.latex, main_grid(table), difference_grid(table)
     if "rows" in options:
         told = [
             f"% {line.removeprefix('% ')}" for line in [*PREAMBLE, " & ".join(_heads(grid))]
-        ]  # a row begins a tabular
+        ]  # commented out: the file is read at the start of a row in a tabular
         return "\n".join([*told, *_rows(grid, None)]) + "\n"
     notes = [] if "no-notes" in options else [*table.notes, *([f"{difference_note(table)}."] if differences else [])]
     grids = [grid, differences] if differences else [grid]
@@ -57,7 +59,7 @@ def latex(table: Table) -> str:
 
 
 def _floating(grids: list[Grid], caption: str, notes: str, star: bool) -> list[str]:
-    """A table, or one over both columns where it is asked for, or would be higher than a column."""
+    """A floating table; it spans both columns if `star` is set or if it would be higher than a column."""
     wide = [line for one in grids for line in _stacked(one, WIDE)]
     narrow = [line for one in grids for line in _stacked(one, NARROW)]
     kind, lines = "table*" if star else "table", []
@@ -76,7 +78,7 @@ def _floating(grids: list[Grid], caption: str, notes: str, star: bool) -> list[s
 
 
 def _stacked(grid: Grid, widths: tuple[int, int, int]) -> list[str]:
-    """As many tabulars as the line's width wants, the first column in each."""
+    """As many tabulars as the line's width needs, the first column in each."""
     usable = widths if len(grid.lines) > LONG or widths is NARROW else widths[:2]
     layouts = [_Layout(size, width) for size, width in zip(SIZES, usable, strict=False)]
     whole = (one for one in layouts if grid.needed(one.widest) <= one.width)
@@ -109,7 +111,7 @@ def _rows(grid: Grid, layout: _Layout | None) -> list[str]:
             lines += [*([r"\midrule"] if i else []), _group(grid, line, layout)]
         else:
             cells = [_cell(grid, j, mark, layout) for j, mark in enumerate(line.cells)]
-            lines.append("{}" + " & ".join(cells) + r" \\")  # or `[` would be taken for \\[...]
+            lines.append("{}" + " & ".join(cells) + r" \\")  # or a leading `[` would be read as \\[...]
     return lines
 
 
@@ -127,7 +129,7 @@ def _cell(grid: Grid, column: int, mark: Mark, layout: _Layout | None) -> str:
 
 
 def _broken(grid: Grid, column: int, text: str, layout: _Layout) -> str:
-    """A text that may break, in a column that would be too wide."""
+    """A text that wraps, if its column would be too wide."""
     if grid.sizes()[column] <= layout.widest:
         return text
     side = r"\raggedleft" if grid.heads[column].numeric else r"\raggedright"

@@ -1,4 +1,4 @@
-"""Letters as pdflatex prints them without a package, and how wide that is."""
+"""Characters as pdflatex prints them without a package, and their printed width."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ SIGNS = {
     **{character: "\\" + character for character in "&%$#_{}"},
 }
 CODE = 6
-"""Letters of `U+6F22`, which stands for a sign that there is none of."""
+"""Width in characters of a code such as `U+6F22`, printed for a character that pdflatex lacks."""
 
 
 def sign(character: str) -> str:
-    """What to write for a character. Latin and Greek letters are there; of any other pdflatex prints the code, and engines with
-    Unicode the letter, by the file's own \\unicodeletter."""
+    """The LaTeX of one character.
+
+    Latin letters stay as they are; Greek ones become commands. Any other character becomes the file's own
+    \\unicodeletter, by which pdflatex prints the code point, and engines with Unicode the character.
+    """
     if character in SIGNS:
         return SIGNS[character]
     greek = _greek(character)
@@ -45,7 +48,7 @@ def sign(character: str) -> str:
 
 
 def printed(text: str) -> int:
-    """Letters that a text takes on paper."""
+    """Printed width of a text in characters; a code point counts as CODE characters."""
     return sum(1 if ord(c) < 0x180 or c in SIGNS or _greek(c) else CODE for c in text)
 
 

@@ -12,17 +12,17 @@ from star.report.letters import printed, sign
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 LATEX_ARROWS = {"lower": r"$\downarrow$", "higher": r"$\uparrow$", None: ""}
 MEANS_MORE = re.compile(r"([|*`\\\[\]$~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<!\w)_|_(?!\w))")
-"""What Markdown would take for something else: emphasis, code, links, formulas, tags, entities, cells."""
+"""What Markdown would read as markup: emphasis, code, links, formulas, tags, entities, cells."""
 BEGINS_MORE = re.compile(r"^(\d*)(#(?=#*\s)|[+-](?=\s)|(?<=\d)[.)](?=\s)|>)")
-"""At the start of a line: a heading, a quotation, a list."""
+"""What Markdown would read as a heading, a quotation or a list at the start of a line."""
 LONG_WORD = 20
-"""Letters of a word that need not break."""
+"""Characters of the longest word that need not break."""
 Link = Callable[[tuple[str, ...]], str]
-"""Keys of runs -> the address of a page that shows them."""
+"""A function from the keys of runs to the URL of a page that shows them."""
 
 
 def markdown(grid: Grid) -> list[str]:
-    """Lines of a GitHub table."""
+    """A grid as the lines of a GitHub Markdown table."""
 
     def cell(mark: Mark) -> str:
         text = plain(mark.text)
@@ -43,16 +43,16 @@ def markdown(grid: Grid) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Text that GitHub's Markdown shows as it is, on one line, wherever in it; an underscore inside a word needs no escape."""
+    """Escape a text so that GitHub's Markdown shows it unchanged on one line; underscores in words need no escape."""
     line = re.sub(MEANS_MORE, r"\\\1", " ".join(text.split()))
     return re.sub(BEGINS_MORE, r"\1\\\2", line)
 
 
 def latex_mark(mark: Mark, breaking: bool = False) -> str:
-    """A cell's text.
+    """A cell as LaTeX.
 
     Args:
-        breaking: long words may break.
+        breaking: whether long words may break; such a text is not underlined.
     """
     if mark.latex is not None:
         return mark.latex
@@ -60,14 +60,14 @@ def latex_mark(mark: Mark, breaking: bool = False) -> str:
     if text and mark.bold:
         text = rf"\textbf{{{text}}}"
     elif text and mark.underlined:
-        text = text if breaking else rf"\underline{{{text}}}"  # what is underlined does not break
+        text = text if breaking else rf"\underline{{{text}}}"  # LaTeX cannot break underlined text
     elif text and mark.italic:
         text = rf"\textit{{{text}}}"
     return text + escaped(mark.after, breaking)
 
 
 def html(grid: Grid, link: Link) -> list[str]:
-    """Lines of a table; a measured cell links to its runs and tells its values when pointed at."""
+    """A grid as the lines of an HTML table; a measured cell links to its runs and shows its values as a tooltip."""
 
     def cell(mark: Mark) -> str:
         text = escape(mark.text)
@@ -100,10 +100,10 @@ def html(grid: Grid, link: Link) -> list[str]:
 
 
 def escaped(text: str, breaking: bool = False) -> str:
-    """Plain text for LaTeX.
+    """Escape a text for LaTeX.
 
     Args:
-        breaking: words longer than LONG_WORD may break at any letter.
+        breaking: whether words longer than LONG_WORD may break at any letter.
     """
     if breaking:
         words = [part for part in re.split(r"(\s+)", text) if part]

@@ -1,4 +1,4 @@
-"""Published values: a paper's tables and curves, and which of them a row of ours stands beside."""
+"""Published values: a paper's tables and curves, and the published row that belongs to a measured row."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Published(Section):
 
 
 def published_of(experiment: Experiment) -> Published:
-    """The file that an experiment names, or ST-AR's own values.
+    """The published values of an experiment: from the file that it names, or else the built-in values of ST-AR.
 
     Raises:
-        SpecError: there is no such file, or it is not one.
+        SpecError: the file is missing or invalid.
     """
     name = experiment.spec.published_values
     return _built_in() if name is None else _read(str(Path(experiment.file).parent / name))
@@ -66,10 +66,11 @@ def _read(path: str) -> Published:
 
 
 def check(experiment: Experiment) -> None:
-    """Whether everything that an experiment says of published values can be found, before anything is computed.
+    """Check that all published values that an experiment refers to exist, before anything is computed.
 
     Raises:
-        SpecError: an unknown table, column or curve, or a row that stands beside several published rows.
+        SpecError: an unknown table, column or curve; a row without a published table to look in, or a quoted row
+            without a published row; or a row that matches several published rows.
     """
     layout = experiment.spec.table
     for variant in experiment.variants:
@@ -115,10 +116,10 @@ def _known(name: str, legal: list[str], where: str, what: str) -> None:
 
 
 def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
-    """The published row that agrees with a variant in everything the experiment matches on; None when there is none.
+    """The published row that agrees with a variant in everything the experiment matches on; None if there is none.
 
     Raises:
-        SpecError: several rows agree.
+        SpecError: several rows agree, or none does and the row is only quoted.
     """
     table = experiment.spec.table
     if table is None or table.published is None:
@@ -144,7 +145,7 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
 
 
 def spec_value(variant: Variant, path: str) -> Any:
-    """The value of a field of the variant's spec at a dotted path; None of a row that is only quoted."""
+    """The value of a field of the variant's spec at a dotted path; None for a row that is only quoted."""
     value: Any = variant.runs[0] if variant.runs else {}
     for step in path.split("."):
         value = value.get(step) if isinstance(value, dict) else getattr(value, step)

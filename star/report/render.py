@@ -1,4 +1,4 @@
-"""A table as HTML and CSV, and where each of its numbers came from."""
+"""A table as HTML and CSV, and the provenance of its cells."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def html_parts(table: Table, link: Link) -> list[str]:
 
 
 def html(table: Table, link: Link) -> str:
-    """A page of its own, without anything from elsewhere."""
+    """The table as a self-contained HTML page."""
     title = escape(table.experiment.spec.title)
     return page(title, [f"<h1>{title}</h1>", *html_parts(table, link)])
 
 
 def page(title: str, lines: list[str]) -> str:
-    """A self-contained HTML page."""
+    """A self-contained HTML page; `title` and `lines` are HTML already."""
     head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
     return "\n".join([head, "<body>", *lines, "</body></html>"]) + "\n"
 
 
 def comma_separated(table: Table) -> str:
-    """One line per row; mean, spread, seeds, state, published value and difference of each metric."""
+    """The table as CSV, one line per row: mean, std, seeds, state, published value and difference of each metric."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     head = ["row", "group", "quoted"]
@@ -90,7 +90,7 @@ def _values(table: Table, column: Column, cell: Cell) -> list[object]:
 
 
 def cells_of(table: Table) -> list[dict[str, object]]:
-    """For each measured cell the runs, stages' keys and code it came from."""
+    """Provenance of each measured cell: runs, stage keys and code of its values, and missing seeds."""
     return [
         {
             "row": row.label,

@@ -1,6 +1,6 @@
 """Statistics over seeds: intervals of weighted sums of row means, effect sizes, and how many seeds would decide.
 
-A contrast is sum_i w_i mean_i over rows with their own variances: Welch's t, degrees of freedom after Satterthwaite.
+A contrast is sum_i w_i mean_i over rows with unequal variances: Welch's t, with Satterthwaite's degrees of freedom.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ POWER = 0.8
 MAX_SEEDS = 1000
 BOOTSTRAP = 10_000
 MIN_BOOTSTRAP = 5
-"""Seeds per row: resampling fewer gives intervals that are far too short."""
+"""Fewest seeds per row for the bootstrap: resampling fewer gives intervals that are far too short."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and where the true value lies, at `level`; without bounds where a row has one seed, or no row a spread."""
+    """An estimate with its bounds at `level`; none if a row has too few seeds or, for method `t`, no row a spread."""
 
     estimate: float
     low: float | None = None
@@ -37,11 +37,12 @@ class Sample:
 
 
 def contrast(samples: Sequence[Sample], level: float = LEVEL, method: str = "t") -> Interval:
-    """The interval of sum_i w_i mean_i.
+    """Estimate sum_i w_i mean_i and its two-sided interval.
 
     Args:
-        level: of the two-sided interval, in (0, 1).
-        method: `t`, or `bootstrap` (percentiles of resampled seeds, seeded; needs MIN_BOOTSTRAP seeds in each row).
+        level: confidence level, in (0, 1).
+        method: `t` (needs two seeds in each row), or `bootstrap` (percentiles of resampled seeds, with a fixed random
+            seed; needs MIN_BOOTSTRAP seeds in each row). With fewer seeds there are no bounds.
     """
     estimate = math.fsum(sample.weight * mean(sample.values) for sample in samples)
     counts = [len(sample.values) for sample in samples]
@@ -51,23 +52,23 @@ def contrast(samples: Sequence[Sample], level: float = LEVEL, method: str = "t")
         return _bootstrap(samples, estimate, level)
     shares = [sample.weight**2 * variance(sample.values) / len(sample.values) for sample in samples]
     error = math.sqrt(math.fsum(shares))
-    if not error:  # seeds that agree to the last digit tell nothing of what another would say
+    if not error:  # identical values say nothing about the spread over seeds
         return Interval(estimate, level=level)
     half = error * t_quantile((1 + level) / 2, _freedom(shares, counts))
     return Interval(estimate, estimate - half, estimate + half, level)
 
 
 def half_interval(values: Sequence[float]) -> float | None:
-    """Half the 95% t interval of a mean; None for fewer than two values."""
+    """Half the width of the 95% t interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     return stdev(values) / math.sqrt(len(values)) * t_quantile((1 + LEVEL) / 2, len(values) - 1)
 
 
 def effect_size(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Hedges' g of first against second: the difference in pooled standard deviations, corrected for few seeds.
+    """Hedges' g of first against second: mean difference in pooled standard deviations, corrected for few seeds.
 
-    None where there is no spread to measure by.
+    None if either has fewer than two values, or the pooled deviation is 0.
     """
     freedom = len(first) + len(second) - 2
     if min(len(first), len(second)) < 2:
@@ -77,7 +78,7 @@ def effect_size(first: Sequence[float], second: Sequence[float]) -> float | None
 
 
 def effect_of_one(values: Sequence[float], against: float = 0.0) -> float | None:
-    """Hedges' g of values against a fixed number."""
+    """Hedges' g of values against a fixed number; None for fewer than two values or no spread."""
     if len(values) < 2 or not stdev(values):
         return None
     return (mean(values) - against) / stdev(values) * (1 - 3 / (4 * (len(values) - 1) - 1))
@@ -86,8 +87,8 @@ def effect_of_one(values: Sequence[float], against: float = 0.0) -> float | None
 def seeds_to_decide(samples: Sequence[Sample], distance: float, level: float = LEVEL) -> int | None:
     """Seeds per row at which an interval would exclude a number `distance` away from the estimate, with 80% power.
 
-    Taken for granted that means and variances are what they look like now. None where that is unknown (a row with one
-    seed) or more than MAX_SEEDS.
+    Assumes that means and variances stay as they are now. None if they are unknown (a row with one seed), if
+    `distance` is 0, or if more than MAX_SEEDS are needed.
     """
     if min(len(sample.values) for sample in samples) < 2 or not distance:
         return None
@@ -102,7 +103,7 @@ def seeds_to_decide(samples: Sequence[Sample], distance: float, level: float = L
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's tau-b; None for fewer than three pairs, or where one side is all ties."""
+    """Kendall's tau-b; None for fewer than three pairs, or if all values of one side are equal."""
     if len(first) < 3:
         return None
     from scipy.stats import kendalltau
@@ -119,7 +120,7 @@ def t_quantile(share: float, freedom: float) -> float:
 
 
 def _freedom(shares: Sequence[float], counts: Sequence[int]) -> float:
-    """Satterthwaite's degrees of freedom of a sum of mean variances."""
+    """Satterthwaite's degrees of freedom for a sum of variances of means; 1 if all are 0."""
     below = math.fsum(share**2 / (count - 1) for share, count in zip(shares, counts, strict=True) if share)
     return math.fsum(shares) ** 2 / below if below else 1.0
 

@@ -1,4 +1,4 @@
-"""A search's report: what was found, whether it beats the default beyond noise, what mattered, what it cost."""
+"""A search's report: the best trials, whether they beat the default beyond noise, parameter importances, and cost."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from star.spec.reporting import Column, TableSpec
 from star.tracking.reader import Reader
 
 SHOWN = 10
-"""Trials in the table of the best."""
+"""Most trials in the table of the best trials."""
 DEFAULT_ROW = f"trial {DEFAULT}"
 
 
 @dataclass
 class Verdict:
-    """A repeated trial against the default, on seeds that had no part in choosing it."""
+    """A repeated trial compared with the default, on seeds that were not used to choose it."""
 
     label: str
     mean: float
     default: float
     difference: Interval
-    """In the objective's own direction: positive is better. At 95% over all comparisons together."""
+    """Difference to the default; positive is better. Its level is 95% over all comparisons together."""
 
     @property
     def held(self) -> bool:
-        """Whether it is better beyond the noise of seeds."""
+        """Whether the trial is better than the default beyond the noise of seeds."""
         return self.difference.low is not None and self.difference.low > 0
 
 
 @dataclass
 class StudyReport:
-    """What is known of a study."""
+    """The data of a study's report."""
 
     search: Search
     study: Study
@@ -56,7 +56,7 @@ class StudyReport:
     reader: Reader
     mlflow_ui: str
     pictures: dict[str, Path] = field(default_factory=dict)
-    """Figure -> its PNG."""
+    """Figure name -> path of its PNG."""
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
@@ -65,7 +65,7 @@ class StudyReport:
 
     @cached_property
     def top(self) -> Report:
-        """The default and the best trials, each on the trials' own seeds."""
+        """Report on the default and the best trials, on the seeds by which they were chosen."""
         chosen = best(self.study, SHOWN)
         what = {0: "nothing yet", 1: "the best trial"}.get(len(chosen) - 1, f"the {len(chosen) - 1} best trials")
         if len(self.search.spec.objectives) > 1:
@@ -77,7 +77,7 @@ class StudyReport:
 
     @cached_property
     def confirmed(self) -> Report | None:
-        """The default and the best trials on fresh seeds; None where the search repeats none."""
+        """The default and the best trials on fresh seeds; None if the search repeats none or no trial is complete."""
         confirm = self.search.spec.confirm
         if confirm is None or not self.study.complete():
             return None
@@ -85,12 +85,12 @@ class StudyReport:
 
     @cached_property
     def importances(self) -> dict[str, list[Importance]]:
-        """Where it was measured -> each parameter's share in what varies."""
+        """Where the objective was measured -> each parameter's share of its variance."""
         return importances(self.study)
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """Of each repeated trial that has all its seeds, the best first; none while the default lacks some."""
+        """Verdicts on the repeated trials that have all their seeds, best first; empty if the default lacks a seed."""
         if self.confirmed is None:
             return []
         objective, rows = self.search.spec.objectives[0], {}
@@ -102,14 +102,14 @@ class StudyReport:
         sign, scale, found = 1.0 if objective.direction == "maximize" else -1.0, objective.scale, []
         for label, values in rows.items():
             samples = [Sample(sign * scale, values), Sample(-sign * scale, default)]
-            # the best of several is picked on these seeds too: each comparison gets its share of the error
+            # the best of several is picked on these seeds too: Bonferroni correction over the comparisons
             held = contrast(samples, 1 - 0.05 / len(rows))
             found.append(Verdict(label, scale * fmean(values), scale * fmean(default), held))
         return sorted(found, key=lambda one: -one.difference.estimate)
 
     @property
     def folder(self) -> str:
-        """Below the folder of reports, with a slash at the end."""
+        """Path of the report's folder below the folder of reports, with a slash at the end."""
         return f"{self.search.name}/{self.search.profile}/"
 
     def _report(self, chosen: Sequence[tuple[int, dict[str, object]]], seeds: Sequence[int], caption: str) -> Report:
@@ -131,7 +131,7 @@ class StudyReport:
 
 
 def cells_of(point: Mapping[str, Any]) -> dict[str, str | int | float]:
-    """A point as a row of a table shows it."""
+    """A point's cells in a table: parameter -> short text of its value."""
     return {name: short(value) for name, value in point.items()}
 
 

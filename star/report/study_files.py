@@ -28,7 +28,7 @@ from star.spec.profiles import profile_base
 
 
 def write_study(report: StudyReport, out: Path) -> Iterator[Path]:
-    """Write all files of a study's report below OUT; yields their paths."""
+    """Write all files of a study's report below `out`; yields their paths."""
     folder = out / report.folder
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"trials.csv": trials_csv(report)}
@@ -59,7 +59,7 @@ def _of_complete(report: StudyReport, folder: Path) -> dict[str, str]:
 
 
 def trials_csv(report: StudyReport) -> str:
-    """One line per trial: state, values, parameters, hours, run, and why it ended as it did."""
+    """Trials as CSV, one line per trial: state, values, parameters, hours, run, and why it ended as it did."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     space, objectives = list(report.search.spec.space), report.search.spec.objectives
@@ -72,7 +72,7 @@ def trials_csv(report: StudyReport) -> str:
         last = max(trial.intermediate_values, default=None)
         compared = ["", ""] if last is None else [last, trial.intermediate_values[last]]
         run = trial.user_attrs.get(RUN, "")
-        if trial.state == TrialState.PRUNED and last is not None:  # the whole run was never asked for
+        if trial.state == TrialState.PRUNED and last is not None:  # its run to the end was never planned
             run = early.get(early_label(f"trial {trial.number}", last), "")
         notes = [trial.user_attrs.get(HOURS, ""), run, trial.user_attrs.get(WHY, "")]
         point = [trial.params.get(name, "") for name in space]
@@ -82,14 +82,14 @@ def trials_csv(report: StudyReport) -> str:
 
 
 def early_runs(report: StudyReport) -> dict[str, str]:
-    """Row -> the run of its first seed, of the runs up to a comparison."""
+    """Row label -> key of its first seed's run, for the runs that end at a comparison between trials."""
     name, profile = f"{report.search.name}{EARLY}", report.search.profile
     rows = report.ledger.runs.experiments(name, profile) if report.ledger else []
     return {row.row: row.run for row in reversed(rows)}
 
 
 def _state(trial: FrozenTrial) -> str:
-    """In the words of the report."""
+    """A trial's state in the words of the report."""
     if IMPOSSIBLE in trial.user_attrs:
         return "no legal run"
     if SAME_AS in trial.user_attrs:
@@ -99,7 +99,7 @@ def _state(trial: FrozenTrial) -> str:
 
 
 def best_yaml(report: StudyReport, folder: Path) -> str:
-    """The default and the best trials as an experiment that `star-exp run` takes; its runs are those of the search."""
+    """The default and the best trials as an experiment file for `star-exp run`; its runs are those of the search."""
     search, confirm = report.search, report.search.spec.confirm
     part = report.confirmed or report.top
     table = part.experiment.spec.table
@@ -134,7 +134,7 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
 
 
 def _place(name: str, plugin: Plugin) -> str:
-    """A plugin as a file anywhere names it."""
+    """A plugin's name for a file in any folder: a .py file by its path in the plugin's folder."""
     return str(Path(plugin.folder) / f"{plugin.module}.py") if name.endswith(".py") else name
 
 

@@ -1,4 +1,4 @@
-"""A search's report in words: Markdown and HTML."""
+"""A search's report as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, WARM, WH
 
 
 def summary(report: StudyReport) -> list[str]:
-    """In sentences: how many trials, what they cost, what ending some early saved."""
+    """Sentences on how many trials there are, what they cost, and what ending some early saved."""
     spec, trials = report.search.spec, [trial for trial in report.trials if counts(trial)]
     promoted = {trial.user_attrs.get(PROMOTED) for trial in report.trials}
     states = Counter(TrialState.COMPLETE if trial.number in promoted else trial.state for trial in trials)
@@ -45,7 +45,7 @@ def summary(report: StudyReport) -> list[str]:
 
 
 def amount(hours: float) -> str:
-    """Hours, or minutes of less than two."""
+    """A duration as text: in hours, or in minutes below two hours."""
     return f"{hours:.1f} hours" if hours >= 2 else f"{60 * hours:.1f} minutes"
 
 
@@ -74,7 +74,7 @@ def _cost(trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def outcome(report: StudyReport) -> str:
-    """Whether something beats the default."""
+    """Text that says whether a trial beats the default, or why that is not known."""
     if not report.search.spec.confirm:
         return "No trial is repeated on fresh seeds (`confirm`): the best of many is best partly by chance, so there is no winner."
     if not report.verdicts:
@@ -96,7 +96,7 @@ def outcome(report: StudyReport) -> str:
 
 
 def interval(verdict: Verdict, shown: str) -> str:
-    """A difference with its bounds."""
+    """A verdict's difference with its bounds as text; `shown` is a format such as `.2f`."""
     held = verdict.difference
     if held.low is None:
         return f"{held.estimate:{shown}} (no interval)"
@@ -104,7 +104,7 @@ def interval(verdict: Verdict, shown: str) -> str:
 
 
 def note_comparisons(report: StudyReport) -> None:
-    """Put the comparisons under the table of repeated trials, where LaTeX has them too."""
+    """Add the comparisons to the notes of the table of repeated trials, from which LaTeX gets them too."""
     if report.verdicts and report.confirmed is not None and report.confirmed.table is not None:
         note = comparisons(report)
         if note not in report.confirmed.table.notes:
@@ -122,8 +122,8 @@ def markdown(report: StudyReport, level: int = 1, folder: str = "") -> list[str]
     """The report as lines of GitHub Markdown.
 
     Args:
-        level: of its title.
-        folder: of its pictures, with a slash at the end.
+        level: heading level of its title.
+        folder: folder of its pictures, relative to the Markdown file, with a slash at the end.
     """
     below = "#" * (level + 1)
     lines = [f"{'#' * level} {markup.plain(report.search.spec.title)}", "", *summary(report), "", outcome(report), ""]
@@ -141,7 +141,7 @@ def markdown(report: StudyReport, level: int = 1, folder: str = "") -> list[str]
 
 
 def html(report: StudyReport, picture: Callable[[Path], str]) -> list[str]:
-    """The report as lines of HTML; `picture` makes a source of a PNG."""
+    """The report as lines of HTML; `picture` turns the path of a PNG into an image source."""
     plain = [*summary(report), outcome(report).strip("*")]
     lines = [
         f'<h2 id="{report.search.name}">{escape(report.search.spec.title)}</h2>',
@@ -176,7 +176,7 @@ TITLES = {
 
 
 def importance_grid(report: StudyReport) -> Grid:
-    """Parameters under where they were measured."""
+    """Importances as a grid: a line per parameter, a column per place where the objective was measured."""
     found = report.importances
     grid = Grid([Head("parameter", numeric=False), *(Head(where) for where in found)])
     for name in report.search.spec.space:

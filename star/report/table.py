@@ -19,46 +19,46 @@ INCEPTION_TITLES = {"FD": "FID", "sFD": "sFID"}
 
 @dataclass
 class Cell:
-    """What stands in one row under one column."""
+    """The content of one row under one column."""
 
     text: str | None = None
-    """Of a column that is not measured."""
+    """Text of a column that is not measured."""
     numbers: Samples | None = None
     published: float | str | None = None
     rank: int | None = None
-    """1 the best of its column, 2 the second; equal prints have equal ranks."""
+    """1 for the best of its column, 2 for the second best; values that print the same have the same rank."""
     difference: Interval | None = None
-    """To the baseline row."""
+    """Difference to the baseline row."""
     scale: float = 1.0
-    """Factor from what is tracked to what is printed."""
+    """Factor from the tracked to the printed value."""
 
     @property
     def values(self) -> list[float]:
-        """One per seed that has one, as printed."""
+        """Values scaled as they are printed, one per seed that has one."""
         return [value * self.scale for value in self.numbers.values] if self.numbers else []
 
     @property
     def scorings(self) -> set[str]:
-        """How the images behind it were scored."""
+        """The ways in which the images behind the values were scored."""
         return self.numbers.scorings if self.numbers else set()
 
     @property
     def mean(self) -> float | None:
-        """Over seeds; None without any."""
+        """Mean over seeds, scaled as it is printed; None without values."""
         return fmean(self.values) if self.values else None
 
     @property
     def state(self) -> str:
-        """Of the first seed that is missing."""
+        """Why the first missing seed has no value; empty if no seed is missing."""
         return next(iter(self.numbers.missing.values()), "") if self.numbers else ""
 
     @property
     def seeds(self) -> int:
-        """Seeds that should be there."""
+        """Number of seeds, with a value or missing."""
         return len(self.values) + len(self.numbers.missing) if self.numbers else 0
 
     def spread(self, kind: str) -> float | None:
-        """`std`: sample standard deviation over seeds; `interval`: half the 95% t interval; None for fewer than two."""
+        """Sample standard deviation over seeds (`std`) or half the 95% t interval; None for fewer than two values."""
         if len(self.values) < 2:
             return None
         return stdev(self.values) if kind == "std" else half_interval(self.values)
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass
 class Agreement:
-    """How well a column's order agrees with the published one."""
+    """Kendall's tau between a column's measured and published values, over `rows` rows."""
 
     title: str
     tau: float
@@ -85,11 +85,11 @@ class Agreement:
 
 @dataclass
 class Table:
-    """Rows under columns, and what the reader must know."""
+    """A table: columns, rows, and the notes below it."""
 
     experiment: Experiment
     columns: list[Column]
-    """As the experiment lays them out, a distance under the name that it has."""
+    """The experiment's columns; Frechet distances of Inception features are titled FID and sFID."""
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
 
@@ -101,10 +101,10 @@ class Table:
 
 
 def build_table(evidence: Evidence, spread: str | None = None) -> Table:
-    """The table of an experiment from what is tracked.
+    """Build the table of an experiment from what is tracked.
 
     Args:
-        spread: `std` or `interval`, in place of the experiment's choice.
+        spread: `std` or `interval`; None for the experiment's own choice.
     """
     experiment = evidence.experiment
     layout = experiment.spec.table
@@ -131,7 +131,7 @@ def build_table(evidence: Evidence, spread: str | None = None) -> Table:
 
 
 def agreements(table: Table) -> list[Agreement]:
-    """Kendall's tau of measured and published values, of each column that has three pairs."""
+    """Kendall's tau between measured and published values, for each column with at least three pairs."""
     found = []
     for i, column in enumerate(table.columns):
         pairs = [
@@ -146,7 +146,7 @@ def agreements(table: Table) -> list[Agreement]:
 
 
 def _named(column: Column, experiment: Experiment) -> Column:
-    """A Frechet distance is FID when all of its features are Inception's, and never otherwise."""
+    """Rename a Frechet distance to FID or sFID if all rows use Inception's features, and only then."""
     extractors = {run.metric("{extractor}") for variant in experiment.variants for run in variant.runs}
     title = INCEPTION_TITLES.get(column.title) if extractors == {"inception"} else None
     measured = column.metric is not None and column.metric.endswith("frechet_distance")
@@ -187,7 +187,10 @@ def _count(number: int) -> str:
 
 
 def rank(column: Column, cells: list[Cell]) -> None:
-    """Best and second best of what is printed: values that look the same are equally good, those scored otherwise have no rank."""
+    """Rank the best and second best printed values of a column; values that print the same share a rank.
+
+    Nothing is ranked if the cells were scored in different ways, or if fewer than two have a value.
+    """
     if column.better is None or len({scoring for cell in cells for scoring in cell.scorings}) > 1:
         return
     printed = [None if cell.mean is None else round(cell.mean, column.digits) for cell in cells]
@@ -207,7 +210,7 @@ def _compare(row: Row, baseline: Row | None, columns: list[Column]) -> None:
 
 
 def conditions(evidence: Evidence) -> str:
-    """The profile of an experiment, and what its runs have in common, in one sentence."""
+    """One sentence with the profile of an experiment and what its runs have in common."""
     experiment = evidence.experiment
     if experiment.profile == NONE:
         return f"Stages: {', '.join(experiment.needed)}."
@@ -216,7 +219,7 @@ def conditions(evidence: Evidence) -> str:
 
 
 def measured_by(evidence: Evidence, metrics: Iterable[str]) -> list[str]:
-    """How these numbers came about, in sentences; one for each way in which rows were measured."""
+    """Sentences on how the metrics were measured, one per stage; it says so if rows were scored in different ways."""
     notes = []
     for stage in dict.fromkeys(metric.partition("/")[0] for metric in metrics):
         ways = [run.spec.measured_by(stage) for run in evidence.plan.runs]
@@ -226,7 +229,7 @@ def measured_by(evidence: Evidence, metrics: Iterable[str]) -> list[str]:
 
 
 def versions(evidence: Evidence) -> list[str]:
-    """Code and processors that made what is tracked of an experiment's runs."""
+    """One sentence with the code versions and machines behind what is tracked of an experiment."""
     codes, machines = set(), set()
     for run in evidence.plan.runs:
         for stage in run.stages:
@@ -237,7 +240,7 @@ def versions(evidence: Evidence) -> list[str]:
                 machines.add(str(origin.get("machine", older)))
     if not codes:
         return ["Nothing is measured yet."]
-    # a stage without tensors knows less of its processor
+    # a stage without tensors records less about its processor
     named = [name for name in machines if not any(other != name and other.startswith(name) for other in machines)]
     return [f"Code {', '.join(sorted(codes))}, on {', '.join(sorted(named))}."]
 

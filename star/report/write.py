@@ -1,4 +1,4 @@
-"""One experiment's report: its table, figures and claims, and the files that say where they came from."""
+"""One experiment's report: its table, figures and claims, and the files with their provenance."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from star.spec.reporting import CurvesFigure, FigureSpec
 from star.tracking.writer import KEY_TAG, USED_BY
 
 MLFLOW_UI = "http://127.0.0.1:5000"
-"""Where `mlflow ui` listens unless told otherwise."""
+"""Default address of `mlflow ui`."""
 PROVENANCE = "provenance.json"
 
 
 @dataclass
 class Report:
-    """What is known of one experiment."""
+    """The data of one experiment's report."""
 
     evidence: Evidence
     table: Table | None
@@ -36,31 +36,31 @@ class Report:
     agreement: list[Agreement]
     link: Link
     pictures: dict[str, Path]
-    """Figure -> its PNG, of those that could be drawn."""
+    """Figure name -> path of its PNG, for the figures that could be drawn."""
 
     @property
     def experiment(self) -> Experiment:
-        """Whose report it is."""
+        """The experiment that the report is about."""
         return self.evidence.experiment
 
     @property
     def figures(self) -> list[FigureSpec]:
-        """All figures, drawn or not."""
+        """All figures of the experiment, drawn or not."""
         return list(self.experiment.spec.figures)
 
 
 def build(evidence: Evidence, mlflow_ui: str = MLFLOW_UI, spread: str | None = None) -> Report:
-    """Everything but the pictures, from what is tracked."""
+    """Build a report from what is tracked; its pictures are drawn by `write`."""
     table = build_table(evidence, spread) if evidence.experiment.spec.table else None
     agreement = agreements(table) if table else []
     return Report(evidence, table, judge_all(evidence), agreement, linker(evidence, mlflow_ui), {})
 
 
 def linker(evidence: Evidence, mlflow_ui: str) -> Link:
-    """Addresses of MLflow's list of one run, or of the runs of a row.
+    """A function from the keys of runs to the URL of MLflow's list of one run, or of the runs of a row.
 
-    The runs are searched by what they are tagged with, because MLflow's own id of a run is another in each store: a report that an
-    imported bundle makes is to be the same bytes.
+    The URL searches for tags, because MLflow's own run ids differ between stores: a report made from an imported bundle
+    must have the same bytes.
     """
     experiment, labels = evidence.experiment, {run.key: run.label for run in evidence.plan.runs}
 
@@ -76,12 +76,12 @@ def linker(evidence: Evidence, mlflow_ui: str) -> Link:
 
 
 def _equals(label: str) -> str:
-    """A condition of MLflow's search, which knows no escapes: where the label has a quotation mark, any letter will do."""
+    """A condition for MLflow's search. It has no escapes, so a quotation mark in the label matches any character."""
     return f"= '{label}'" if "'" not in label else "LIKE '" + label.replace("'", "_") + "'"
 
 
 def write(reports: Sequence[tuple[Report, Path]]) -> Iterator[Path]:
-    """Write all files of reports into their folders, figures of all of them first; yields the paths."""
+    """Write reports into their folders, all figures first, and delete files they no longer have; yields the paths."""
     yield from _draw(reports)
     for report, folder in reports:
         files = [file.name for picture in report.pictures.values() for file in both(picture)]
@@ -91,7 +91,7 @@ def write(reports: Sequence[tuple[Report, Path]]) -> Iterator[Path]:
         for name, text in texts.items():
             write_bytes(folder / name, text.encode())
             yield folder / name
-        for name in set(before) - {*files, *texts}:  # of a figure or a claim that the experiment no longer has
+        for name in set(before) - {*files, *texts}:  # of a figure or claim that the experiment no longer has
             (folder / Path(name).name).unlink(missing_ok=True)
 
 
@@ -111,7 +111,7 @@ def _draw(reports: Sequence[tuple[Report, Path]]) -> Iterator[Path]:
 
 
 def both(picture: Path) -> tuple[Path, Path]:
-    """A figure's PNG, and the PDF beside it."""
+    """Paths of a figure's PNG and of the PDF beside it."""
     return picture, picture.with_suffix(".pdf")
 
 
@@ -133,8 +133,8 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
     """The report as lines of GitHub Markdown.
 
     Args:
-        level: of its title.
-        folder: of its pictures, with a slash at the end, relative to where the text will be.
+        level: heading level of its title.
+        folder: folder of its pictures, relative to the Markdown file, with a slash at the end.
     """
     evidence, below = report.evidence, "#" * (level + 1)
     lines = [f"{'#' * level} {markup.plain(report.experiment.spec.title)}", ""]
@@ -162,7 +162,7 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
 
 
 def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
-    """The report as lines of HTML; `picture` makes a source of a PNG."""
+    """The report as lines of HTML; `picture` turns the path of a PNG into an image source."""
     title = escape(report.experiment.spec.title)
     lines = [f'<h2 id="{report.experiment.name}">{title}</h2>']
     if report.table is not None:
@@ -182,7 +182,7 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
 
 
 def provenance(report: Report, files: list[str]) -> str:
-    """JSON: for each cell the runs, keys and code it came from (values as tracked), for each run its stages; the report's files."""
+    """Provenance as JSON: runs, keys, code and tracked values of each cell, the stages of each run, and `files`."""
     evidence = report.evidence
     runs = {
         run.key: {

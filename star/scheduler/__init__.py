@@ -1,1 +1,1 @@
-"""From an experiment to finished jobs: the plan, the loop, and where processes run."""
+"""Turns an experiment into finished jobs: plans them, schedules them, and runs them on executors."""

@@ -1,5 +1,8 @@
-"""An experiment as one file, for somebody else: specs, code and its changes, environment, numbers, curves, logs, tables, and the
-weights that were chosen. Every file's SHA-256 stands in the manifest, and is checked before anything is taken in."""
+"""Export an experiment as one file, and import it into another home.
+
+A bundle holds specs, code and its changes, environment, numbers, curves, logs, tables, and the chosen weights. Its
+manifest lists every file's SHA-256, and an import checks them before it writes anything.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +37,15 @@ WEIGHTS: dict[str, tuple[str, ...]] = {
     "best": ("best.pt", "student.pt", "vq.pt"),
     "all": ("*",),
 }
-"""Which files of a job's output go along, beside pictures and data of figures. `best` falls back to the last where none was
-looked for."""
+"""Option -> output files of a job that are exported, besides pictures and figure data. `best` takes the last weights
+where no best ones were selected."""
 
 
 def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> int:
     """Write an experiment to `target` (.tar.gz); returns the number of files.
 
     Raises:
-        DataError: nothing of it was ever run here.
+        DataError: the experiment was never run in this home.
     """
     record = record_path(home, plan.experiment.name, plan.experiment.profile)
     if not record.exists():
@@ -65,7 +68,7 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
             told = read_json(folder.job) or {}
             snapshots.add(told.get("snapshot"))
             scripts |= {told.get("script"), *(told.get("plugins") or {}).values()}
-    for name in sorted(Path(snapshot).name for snapshot in filter(None, snapshots)):  # wherever the home was then
+    for name in sorted(Path(snapshot).name for snapshot in filter(None, snapshots)):  # the home may have moved since
         for path in _files(home.code / name):
             files[f"code/{name}/{path.relative_to(home.code / name).as_posix()}"] = path
     for name in sorted(Path(script).name for script in filter(None, scripts)):
@@ -83,7 +86,7 @@ def _job_files(folder: JobDir, stage: str, weights: str) -> dict[str, bytes | Pa
     inside = f"jobs/{folder.path.name}"
     kept = (folder.job, folder.result, folder.metrics, folder.log)
     files: dict[str, bytes | Path] = {f"{inside}/{path.name}": path for path in kept if path.exists()}
-    if folder.own.exists():  # read once: somebody may add to it meanwhile
+    if folder.own.exists():  # read once: another process may append to it meanwhile
         files[f"{inside}/{folder.own.name}"] = b"".join(whole_lines(folder.own.read_bytes()))
     outputs = {path.relative_to(folder.out): path for path in _files(folder.out)}
     declared = stage_of(stage, folder)
@@ -149,21 +152,21 @@ def _sha256(content: bytes | Path) -> str:
 
 @dataclass(frozen=True)
 class Taken:
-    """What came out of a bundle."""
+    """What an import did."""
 
     experiment: str
     profile: str
     new: int
-    """Jobs that were taken in."""
+    """Number of jobs that were imported."""
     there: int
-    """Jobs that were there already."""
+    """Number of jobs that the home had already."""
 
 
 def unpack(source: Path, home: Home, reports: Path) -> Taken:
-    """Take a bundle into a home; jobs that the home has already stay as they are.
+    """Import a bundle into a home. Jobs that the home has already stay as they are, except for added logged numbers.
 
     Raises:
-        DataError: it is no bundle, or damaged, or reaches outside of its folder.
+        DataError: the file is missing, is no bundle, is damaged, or holds paths outside of its folder.
     """
     if not source.is_file():
         raise DataError(f"{source}: there is no such file.")
@@ -210,7 +213,11 @@ def _sha256_of(file: IO[bytes]) -> str:
 
 
 def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> tuple[int, int]:
-    """Put what is not there yet in place, jobs and code each as a whole by one rename."""
+    """Extract what the home lacks, each job and each copy of code as a whole by one rename.
+
+    Returns:
+        (jobs that were imported, jobs that were there already).
+    """
     jobs = sorted({name.split("/")[1] for name in names if name.startswith("jobs/")})
     new = [job for job in jobs if not _is_begun(JobDir(home.jobs / job))]
     for job in jobs:
@@ -218,9 +225,9 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
         lines: list[bytes] = []
         if job in new:
             lines = whole_lines(here.own.read_bytes()) if here.own.exists() else []
-            shutil.rmtree(here.path, ignore_errors=True)  # nothing but these lines: `rerun` has left them
+            shutil.rmtree(here.path, ignore_errors=True)  # it holds only these lines, left by `rerun`
             _place(archive, names, f"jobs/{job}", here.path)
-        elif inside in names:  # another's numbers of a job that is here too
+        elif inside in names:  # numbers logged elsewhere to a job that is here too
             file = archive.extractfile(inside)
             assert file is not None, "checked before"
             lines = whole_lines(file.read())

@@ -1,7 +1,8 @@
-"""Which commit a folder of code is at, and what it differs by: asked of git's own objects, so no setting of a user changes the answer.
+"""Find the commit a folder of code is at, and how the code differs from it.
 
-The contents that are compared are those that were copied. Asking `git diff` would compare what lies there a moment
-later, through whatever diff program, colours, prefixes and filters somebody has set.
+Both come from git's objects, so that user settings cannot change the answer. The compared contents are those that were
+copied. `git diff` would compare the files as they are a moment later, through whatever diff program, colours, prefixes
+and filters the user has set.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ class Commit:
     """The commit that holds a folder's code, and how the code differs from it."""
 
     name: str
-    """In hexadecimal."""
+    """The commit's hash, in hexadecimal."""
     diff: str
-    """Unified, with paths from the repository's root; "" where nothing differs."""
+    """Unified diff with paths from the repository's root; "" where nothing differs."""
 
 
 def commit_of(folder: Path, contents: Mapping[str, bytes], witness: str = "__init__.py") -> Commit | None:
-    """The commit that a folder's files stand on.
+    """Return the commit that a folder's files are based on, and their diff against it.
 
     Args:
-        contents: name in the folder (with `/`) -> bytes, of all files that can be read there.
-        witness: a file that the commit must hold. Without it the folder only happens to lie inside a repository, as an
-            installed package does in a project's virtual environment, and that repository's commit says nothing of it.
+        contents: path in the folder (with `/`) -> bytes, of all readable files.
+        witness: a file that the commit must hold. Without it the folder only happens to lie inside a repository, as a
+            package installed into a project's virtual environment does, and that repository's commit says nothing
+            about it.
 
     Returns:
         None where no repository tracks the folder, nothing was committed yet, or git is missing or fails.
@@ -53,7 +55,10 @@ def commit_of(folder: Path, contents: Mapping[str, bytes], witness: str = "__ini
 
 
 def _git(folder: Path, *arguments: str, given: bytes = b"", codes: tuple[int, ...] = (0,)) -> bytes:
-    """What git says there. Whoever owns the repository: its code is what runs, and nothing of it is changed."""
+    """Run git in `folder` and return its output.
+
+    The repository may belong to another user: its code is what runs anyway, and nothing in it is changed.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "--no-replace-objects", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, input=given, capture_output=True, timeout=20)
@@ -69,7 +74,7 @@ def _entry(line: bytes) -> tuple[str, str]:
 
 
 def _passed_over(folder: Path, names: set[str]) -> set[str]:
-    """Of the files that are not committed those that git ignores and Python cannot import: an editor's, a desktop's."""
+    """Return those of `names` that git ignores and Python cannot import, such as an editor's or a desktop's files."""
     others = sorted(name for name in names if not name.endswith((".py", ".so")))
     if not others:
         return set()
@@ -79,22 +84,22 @@ def _passed_over(folder: Path, names: set[str]) -> set[str]:
 
 
 def _difference(folder: Path, name: str, tracked: str | None, content: bytes | None) -> str:
-    """The unified diff of one file from its committed blob to its contents; None where it is not there."""
+    """The unified diff of one file from its committed blob to its contents; None stands for a missing file."""
     if tracked is not None and content is not None and _blob(content, tracked) == tracked:
         return ""
     before = None if tracked is None else _git(folder, "cat-file", "blob", tracked)
     if before is not None and content is not None and before.replace(b"\r\n", b"\n") == content.replace(b"\r\n", b"\n"):
-        return ""  # a checkout that ends lines in its own way
+        return ""  # the checkout converted line endings
     name = os.fsencode(name).decode(errors="replace")
     old, new = "/dev/null" if before is None else f"a/{name}", "/dev/null" if content is None else f"b/{name}"
     if b"\0" in (before or b"") + (content or b""):
         return f"Binary files {old} and {new} differ\n"
     lines = list(difflib.unified_diff(_lines(before), _lines(content), old, new))
-    return "".join(lines) or f"--- {old}\n+++ {new}\n"  # an empty file that came or went
+    return "".join(lines) or f"--- {old}\n+++ {new}\n"  # an empty file that was added or removed
 
 
 def _blob(content: bytes, like: str) -> str:
-    """Git's name of a file's contents, by the hash that the repository uses."""
+    """Git's hash of a file's contents, by the hash function that gave `like`."""
     whole = hashlib.sha1 if len(like) == 40 else hashlib.sha256
     return whole(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
@@ -102,5 +107,5 @@ def _blob(content: bytes, like: str) -> str:
 def _lines(content: bytes | None) -> list[str]:
     text = (content or b"").decode(errors="replace")
     lines = [f"{line}\n" for line in text.split("\n")]
-    last = lines.pop()  # empty where the text ends with a line's end
+    last = lines.pop()  # empty where the text ends with a newline
     return [*lines, f"{last}\\ No newline at end of file\n"] if last != "\n" else lines

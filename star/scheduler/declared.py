@@ -1,4 +1,4 @@
-"""What is known of the stage of a job that only its folder tells of."""
+"""Find a job's stage and inputs from its folder and the ledger, without its experiment."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from star.spec.own_stages import stage_in
 
 
 def stage_of(stage: str, folder: JobDir) -> Stage | None:
-    """A job's stage: the platform's of that name, or as the job's description declares it; None where nothing is known of it."""
+    """Return a job's stage: the built-in one of that name, else the one that its job.json declares, else None."""
     if stage in builtin_stages():
         return builtin_stages()[stage]
     return stage_in((read_json(folder.job) or {}).get("spec") or {}, stage)
 
 
 def inputs_of(ledger: Ledger, runs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Job of a stage of the user's own, or of one that does not read the same in every run -> the jobs that it reads.
+    """Return job key -> keys of its inputs, for jobs of user-defined stages and of stages whose inputs vary by run.
 
     Args:
-        runs: stage -> key of each.
+        runs: stage -> job key, for each run.
     """
     fixed = {name for name, stage in builtin_stages().items() if not stage.only_if}
     own = {key for stages in runs for stage, key in stages.items() if stage not in fixed}

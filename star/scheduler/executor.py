@@ -26,7 +26,7 @@ class Start:
     job: JobDir
     stage: str
     name: str
-    """Of this attempt, the same for whoever starts or looks for it."""
+    """Made from stage, key and attempt number, so that every scheduler finds this attempt by the same name."""
     code: Path
     """The snapshot that it imports `star` from."""
     resources: Resources
@@ -34,9 +34,9 @@ class Start:
     after: tuple[Handle, ...] = ()
     """Attempts that have to succeed first; only for an executor that `chains`."""
     attempt: int = 1
-    """Given to the worker, which ends at once when its job's folder knows a newer one."""
+    """The attempt's number. The worker gets it, and ends at once when its job's folder holds a higher one."""
     title: tuple[str, str, str] = ("", "", "")
-    """For people: experiment, stage, row."""
+    """Experiment, stage and row, to show to people."""
 
     @property
     def processes(self) -> int:
@@ -46,10 +46,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Exit:
-    """A process has ended.
+    """How a worker's process has ended.
 
-    `code` is None when nobody was there to see it; a negative one is a signal. `state` is the cluster's own word, such as
-    OUT_OF_MEMORY.
+    `code` is its exit code: negative for a signal, None when nobody saw it end. `state` is the cluster's own word, such
+    as OUT_OF_MEMORY.
     """
 
     code: int | None
@@ -58,12 +58,12 @@ class Exit:
 
 @dataclass
 class Watched:
-    """A running attempt, as a scheduler asks about it."""
+    """A running attempt, in the form that an executor's `poll` and `stop` take."""
 
     job: JobDir
     name: str
     handle: Handle | None
-    """None when its scheduler died before it could keep one."""
+    """None when its scheduler died before it could save one."""
     host: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -73,16 +73,16 @@ class Executor(Protocol):
 
     name: str
     queues: bool
-    """Whether its jobs go on, and queued ones start, when no scheduler is there."""
+    """Whether its jobs go on, and queued ones start, when no scheduler is running."""
     chains: bool
-    """Whether it takes jobs that have to wait for others."""
+    """Whether it accepts jobs that have to wait for others."""
 
     def limits(self) -> Limits | None:
-        """What the machine has; None when the executor decides alone what runs when."""
+        """The slots and GPU memory that may be filled; None when the executor itself decides what runs when."""
         ...
 
     def place(self, stage: str, resources: Resources, held: Limits) -> Allocation | None:
-        """What a job would hold, next to what is held already; None when there is no room now."""
+        """What a job would occupy, given what running jobs hold (`held`); None when there is no room now."""
         ...
 
     def never(self, stage: str, resources: Resources) -> str | None:
@@ -90,21 +90,21 @@ class Executor(Protocol):
         ...
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
-        """Start a worker process for each; an error where the executor refused that one."""
+        """Start the attempts; returns for each a handle, or an error where the executor refused it."""
         ...
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
-        """For each: None while it runs or waits in the executor's queue."""
+        """Return for each attempt its Exit, or None while it runs or waits in the executor's queue."""
         ...
 
     def wait(self, seconds: float) -> None:
-        """Sleep, or less where something may have ended."""
+        """Sleep for `seconds`, or less when a worker may have ended."""
         ...
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
-        """Ask it to stop; with `kill`, end it now."""
+        """Ask the worker to stop; with `kill`, end it now."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection; what runs goes on."""
+        """Release the connection; what runs goes on."""
         ...

@@ -1,6 +1,7 @@
-"""Executors by name; each is imported when it is wanted, because Ray and submitit are heavy, and extras.
+"""Make executors by name. Each is imported only when used, because Ray and submitit are heavy and optional.
 
-One of the user's own is an entry point of an installed package, in the group `star.executors`, or a class in a file: `mine.py:Mine`.
+A user-defined executor is an entry point of an installed package, in the group `star.executors`, or a class in a file,
+such as `mine.py:Mine`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ Make = Callable[[Home, int | None], Executor]
 
 
 def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
-    """The executor of that name.
+    """Make the executor of that name.
+
+    Args:
+        slots: CPU slots it may use, where it starts processes on this machine.
 
     Raises:
-        ExecutorError: what it needs is not installed, or not there; or there is none of that name.
+        ExecutorError: there is none of that name, what it needs is not installed or not reachable, or a user-defined
+            one fails or lacks a part of the contract.
     """
     try:
         if name == "local":
@@ -54,7 +59,7 @@ def _own(name: str, home: Home, slots: int | None) -> Executor:
     found = _in_file(name) if ".py" in name else _installed(name)
     try:
         made = found(home, slots)
-    except Exception as error:  # somebody else's code: whatever it raises is said, and where it is from
+    except Exception as error:  # the user's code may raise anything
         raise ExecutorError(f"--executor {name}: cannot be made: {type(error).__name__}: {error}.") from error
     lacking = [method for method in (*METHODS, "name", "queues", "chains") if not hasattr(made, method)]
     if lacking:
@@ -70,13 +75,13 @@ def _installed(name: str) -> Make:
         )
     try:
         make: Make = entries[name].load()
-    except Exception as error:  # somebody else's code
+    except Exception as error:  # the user's code
         raise ExecutorError(f"--executor {name}: {entries[name].value} cannot be loaded: {error}.") from error
     return make
 
 
 def _in_file(name: str) -> Make:
-    """`FILE.py:CLASS`."""
+    """Load the class that `FILE.py:CLASS` names."""
     file, _, attribute = name.rpartition(":")
     path = Path(file)
     if not attribute or not path.is_file():
@@ -97,7 +102,7 @@ def _in_file(name: str) -> Make:
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """The line of the user's file where it went wrong."""
+    """`FILE:LINE` of the user's file where the error arose; FILE alone where no line of it is known."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:
         if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():

@@ -1,4 +1,4 @@
-"""Why a job is computed, and what differs between two: `why` and `diff`."""
+"""Explain why a job is computed (`why`), and what differs between two runs or jobs (`diff`)."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from star.rundir import Home, read_json
 from star.spec.diff import Difference, differences
 
 CANDIDATES = 20
-"""Relatives that are compared to the last field; the others only by which of their inputs differ."""
+"""Number of most similar jobs that are compared in full; a count of differing inputs and own fields selects them."""
 
 
 @dataclass
 class Reason:
-    """Why a job is not one that was there already."""
+    """Why a job is not the same as another of its stage."""
 
     job: Job
     last: str
-    """The newest entry of its history."""
+    """The newest entry of its history, as `STATE: REASON`."""
     nearest: Job | None = None
-    """The older job of the same stage that differs least."""
+    """The other job of the same stage that differs least; None where there is none."""
     differences: list[Difference] | None = None
-    """From that one to this, what an input differs by instead of its key."""
+    """What changed from `nearest` to this job; instead of an input's key, what the input itself differs by."""
 
 
 def why(ledger: Ledger, key: str) -> Reason:
-    """The nearest relative of a job, and what keeps the two apart."""
+    """Find the most similar other job of the same stage, and what differs between the two."""
     job = ledger.jobs.of([key])[key]
     history = ledger.jobs.history(key)
     reason = Reason(job, f"{history[-1].after}: {history[-1].reason}" if history else job.state)
@@ -59,7 +59,11 @@ def _distance(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[int, int]
 def content_differences(
     ledger: Ledger, old: Mapping[str, Any], new: Mapping[str, Any], stage: str = ""
 ) -> list[Difference]:
-    """What two keys of one stage were made of, from the first input on: an input's key is replaced by what it was made of."""
+    """Return the differences between what two keys of one stage were made of.
+
+    An input whose key differs is replaced by the differences in what that key was made of, and so on up to the first
+    stage, as far as the ledger knows them.
+    """
     found: list[Difference] = []
     prefix = f"{stage} " if stage else ""
     for name, key in new["inputs"].items():
@@ -77,19 +81,19 @@ def content_differences(
 
 @dataclass
 class Comparison:
-    """Two runs, or two jobs of one stage."""
+    """What differs between two runs, or two jobs of one stage."""
 
     spec: list[Difference]
     results: dict[str, tuple[float | None, float | None]]
-    """Number -> its values, where either has it."""
+    """`STAGE/NAME` of a result -> its values in the first and the second; None where one has no such result."""
     provenance: list[Difference]
 
 
 def compare(home: Home, ledger: Ledger, first: str, second: str) -> Comparison:
-    """What differs between two runs, or two jobs of one stage: spec, results, provenance.
+    """Compare two runs, or two jobs of one stage: spec, results, provenance.
 
     Raises:
-        SpecError: they cannot be compared.
+        SpecError: one is a run and the other a job, or they are jobs of different stages.
     """
     (kind, one), (other_kind, two) = ledger.resolve(first), ledger.resolve(second)
     if kind != other_kind:
@@ -139,7 +143,10 @@ def waiting_for(job: Job, inputs: Sequence[Job | None], at_work: bool) -> str:
 
 
 def made_by(home: Home, jobs: Sequence[tuple[str, str]]) -> list[Difference]:
-    """What differs in code, machine and libraries between the first of some jobs (stage, key) and the others."""
+    """Return how the other `jobs` (stage, key) differ from the first in code, machine and libraries.
+
+    Jobs without a result are skipped.
+    """
     found = [read_json(home.job(stage, key).result) for stage, key in jobs]
     known = [lasting(one["provenance"]) for one in found if one]
     listed = [one for other in known[1:] for one in differences(known[0], other)]
@@ -147,7 +154,7 @@ def made_by(home: Home, jobs: Sequence[tuple[str, str]]) -> list[Difference]:
 
 
 def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """A provenance without what differs between any two jobs."""
+    """Return a provenance without the fields that differ between any two jobs."""
     return {
         name: value
         for name, value in provenance.items()

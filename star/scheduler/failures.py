@@ -1,7 +1,8 @@
-"""What ended a job that has no result, and what is done about it.
+"""Classify why a job ended without a result.
 
-The classes are few, because each has its own policy. What tells them apart, in this order: the cluster's word, the exit code,
-the class of the exception that the worker reported, the last lines of its log, the signal.
+The classes are few, because each has its own policy (`star.scheduler.policies`). They are told apart by, in this order:
+the cluster's word, the exit code, the class of the exception that the worker reported, the last lines of its log, the
+signal.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ SIGNS: tuple[tuple[str, str], ...] = (
         INFRASTRUCTURE,
     ),
 )
-"""(pattern in the last lines of the log, class), the first that is found."""
+"""(pattern, class): the first pattern found in the reported message or the last lines of the log decides."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,13 @@ class Failure:
     """Why a job has no result."""
 
     kind: str
-    """One of the classes above."""
+    """The class of failure, a key of POLICIES."""
     name: str
-    """The exception's class, where the worker told; else the kind."""
+    """The class of the exception, where the worker reported one; else the same as `kind`."""
     message: str
     tail: str = ""
     is_final: bool = False
-    """Whether the cluster has tried again already, as often as it may."""
+    """Whether the cluster has already tried again as often as it may, so that the scheduler does not."""
 
     @property
     def policy(self) -> Policy:
@@ -91,7 +92,7 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """For the ledger: the message, and the last lines of the log where the message alone would not do."""
+        """The text that the ledger keeps: the message, and the log's last lines where the message says too little."""
         shown = self.message
         if self.tail and self.kind not in (USER, NUMBERS, DISK):
             shown += f"\n{self.tail}"
@@ -99,22 +100,22 @@ class Failure:
 
 
 def classify(exit: Exit, told: dict[str, Any] | None, log: Path) -> Failure:
-    """The class of an end without a result.
+    """Classify the end of an attempt that left no result.
 
     Args:
-        told: the worker's failure.json.
+        told: the content of the worker's failure.json; None without one.
     """
     tail = last_lines(log)
     name = str(told["class"]) if told else ""
     message = str(told["message"]) if told else _how(exit)
     kind = _kind(exit, told, tail)
-    if exit.code == TIMED_OUT:  # it was asked to stop, and told that it did
+    if exit.code == TIMED_OUT:  # failure.json says only that the worker was asked to stop
         return Failure(kind, kind, "it reached its time limit", tail, is_final=True)
     return Failure(kind, name or kind, message, tail)
 
 
 def _kind(exit: Exit, told: dict[str, Any] | None, tail: str) -> str:
-    """The first that is sure."""
+    """Return the first class that applies: by definite signs, else by patterns in the log, else `error` or `died`."""
     stopped = exit.code == PREEMPTED or bool(told and told["class"] == STOPPED)
     user = exit.code == USER_ERROR or bool(told and told.get("user"))
     sure = (
@@ -132,7 +133,7 @@ def _kind(exit: Exit, told: dict[str, Any] | None, tail: str) -> str:
 
 
 def failures_since_asked(history: Sequence[Any], kind: str) -> int:
-    """How often a job failed in this way since it was last asked for."""
+    """Count the failures of class `kind` since the job was last asked for, by `run`, `retry` or `rerun`."""
     count = 0
     for entry in reversed(history):
         if entry.why in (AGAIN, ASKED):
@@ -142,7 +143,7 @@ def failures_since_asked(history: Sequence[Any], kind: str) -> int:
 
 
 def last_lines(log: Path, count: int = TAIL, size: int = 8192) -> str:
-    """The end of what the newest attempt printed."""
+    """Return the last `count` lines that the newest attempt printed, from the last `size` bytes of its log."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)

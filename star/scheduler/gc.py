@@ -1,6 +1,6 @@
-"""What may go from a home: what no experiment needs, what was left behind, and, if asked, what can be made again.
+"""Find and remove what a home can spare: jobs of no experiment, leftovers, and, if asked, what can be made again.
 
-Whatever a table shows stays: results, metrics, logs, the last and the best weights, tokenizers.
+Everything that a table shows stays: results, metrics, logs, the last and the best weights, tokenizers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from star.scheduler.declared import inputs_of
 from star.spec.builtin import builtin_stages, needed
 
 LEFT = re.compile(r"\.gone\.[a-z]+-[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{32}|\.home\.json\.[0-9a-f]{32}")
-"""Names that this program gives to what it writes or removes, and to nothing else."""
+"""Names of temporary files and folders of this program, which it uses for nothing else."""
 YOUNG = 3600.0
 """Seconds in which a file that looks left behind may still be in use."""
 
 
 @dataclass(frozen=True)
 class Waste:
-    """Something that may go."""
+    """A file or folder that may be removed; its size is in bytes."""
 
     kind: str
     path: Path
@@ -37,11 +37,11 @@ class Waste:
 
 
 def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool = False) -> list[Waste]:
-    """Everything that may go.
+    """Return everything that may be removed.
 
     Args:
+        intermediates: also outputs, such as generated images and codes, of needed jobs whose readers are all done.
         left_out: also jobs of runs that an experiment once had: rows that were left out, or replaced by a fork.
-        intermediates: also outputs of jobs that experiments need, where all that reads them is done: generated images, codes.
     """
     users = _users(ledger, left_out)
     places = ledger.jobs.all_places()
@@ -64,7 +64,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
             continue
         snapshots.add(Path(str((read_json(folder.job) or {}).get("snapshot"))).name)
         if busy or place is None:
-            continue  # one that the ledger does not know stays as it is: `reindex` comes first
+            continue  # a job that the ledger does not know stays: run `reindex` first
         if folder.result.exists():
             found += [
                 _waste("left behind", path, "its job is done")
@@ -74,7 +74,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
         read_by = users.get(key, set())
         done = all(user in places and places[user].state == DONE for user in read_by)
         known = builtin_stages().get(stage)
-        # what keeps checkpoints ends with weights: those of a job that an experiment needs are never removed
+        # a stage that keeps checkpoints outputs weights, which are never removed while an experiment needs the job
         removable = (
             known is not None and known.keeps != "checkpoints" and folder.result.exists() and folder.has_output()
         )
@@ -85,7 +85,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
 
 
 def remove(waste: Waste) -> None:
-    """Take it away; of a job that an experiment needs, all but the pictures and data of figures."""
+    """Delete it; of intermediate outputs, all but the stage's pictures and figure data."""
     if waste.kind == "intermediate outputs":
         stage = waste.path.parent.name.rpartition("-")[0]
         (waste.path / REMOVED).touch()
@@ -101,7 +101,10 @@ def remove(waste: Waste) -> None:
 
 
 def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
-    """Job that a run needs -> the jobs that read it. Without `left_out`, of all runs that were ever asked for."""
+    """Return key of each needed job -> keys of the jobs that read it.
+
+    Needed is what the experiments' rows need; without `left_out`, also what any run that was ever asked for needs.
+    """
     users: dict[str, set[str]] = {}
     stages, places = ledger.runs.stages(), ledger.jobs.all_places()
     wanted = [(stages[row.run], needed(tuple(row.targets))) for row in ledger.runs.experiments()]

@@ -1,7 +1,7 @@
-"""What a run reads of the outside world: fingerprints of files and folders, what was found there, and what is missing.
+"""The external files and folders that a run reads: their fingerprints, what was found in them, and what is missing.
 
-What to look for, a stage's declaration says. What is not on this disk goes by what it was: by the home's manifest of that path, or by the
-record of the experiment's last run.
+A stage's declaration says what to look for. An input that is not on this disk counts as what it was: by the home's
+manifest of that path, or by the record of the experiment's last run.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from star.words import shown
 
 @dataclass
 class ExternalInputs:
-    """Looks for what the runs of a plan read, each thing once: a `star.spec.outside.Outside`.
+    """Looks up the external inputs of a plan's runs, each one once; implements `star.spec.outside.Outside`.
 
     Args:
-        stages: that are to be reached.
-        rows: labels of the rows, and the first run of each.
-        recorded_rows: asked once, and only for what is not here: row label -> what the experiment's record holds of its first run.
+        stages: names of the stages that the plan needs.
+        rows: each row's label and its first run.
+        recorded_rows: returns row label -> what the experiment's record holds of the row's first run; called once, and
+            only when an input is not here.
     """
 
     home: Home
@@ -40,17 +41,17 @@ class ExternalInputs:
     rows: Sequence[tuple[str, Run]]
     recorded_rows: Callable[[], Mapping[str, dict[str, Any]]]
     missing: list[str] = field(default_factory=list)
-    """What is needed and not here, and what does not fit."""
+    """Messages about needed inputs that are not here, or do not fit."""
     notes: list[str] = field(default_factory=list)
     """What was found in the data, as sentences for `plan` and `run`."""
     assumed: list[str] = field(default_factory=list)
-    """What is not here, and counts as what it was elsewhere."""
+    """Messages about inputs that are not here and count as what they were in the experiment's last run."""
 
     def __post_init__(self) -> None:
         self.manifests = Manifests(self.home)
         self._cache: dict[str, Any] = {}
         self._is_needed = True
-        """Whether the stage that is looked for now is to be reached."""
+        """Whether the plan needs the stage whose inputs are being looked up."""
 
     @property
     def data_home(self) -> Path:
@@ -58,10 +59,10 @@ class ExternalInputs:
         return self.home.data
 
     def of(self, spec: Run) -> tuple[dict[str, str], Run]:
-        """Fingerprints of all that a run reads, and the run as it can be with what is there.
+        """Return the fingerprints of a run's inputs, by source, and the run adapted to what was found (`settle`).
 
         Raises:
-            DataError: what is there is not what the spec says.
+            DataError: an input is not what the spec says.
         """
         scripts = scripts_of(spec)
         found: dict[str, str] = {}
@@ -77,7 +78,7 @@ class ExternalInputs:
         return found, spec if spec.settle is None else resolve_name(spec.settle)(spec, self)
 
     def _script(self, stage: str, script: ScriptStage) -> str:
-        """How a key names a script's files and what it reads."""
+        """Return the text by which a key names a script's files and what it reads."""
 
         def look() -> str:
             read: dict[str, str] = {}
@@ -95,30 +96,37 @@ class ExternalInputs:
         return str(self.once(f"script {stage}", look))
 
     def content(self, path: Path, how: str = "content") -> str:
-        """Of a file, or of all files of a folder, whatever they are called."""
+        """Fingerprint, in 64 hexadecimal digits, of a file, or of all files of a folder, whatever their names.
+
+        Args:
+            how: for a folder, whether its files' `content` counts or only their `sizes`.
+        """
         return (
             self.manifests.file(path) if path.is_file() else self.manifests.tree(Tree.of(path, ("",), states=True), how)
         )
 
     def once(self, place: str, look: Callable[[], Any]) -> Any:
-        """What `look` gave when it was first asked for under this name."""
+        """Return what `look` gave for this `place`; it is called the first time only."""
         if place not in self._cache:
             self._cache[place] = look()
         return self._cache[place]
 
     def lacks(self, reason: str) -> None:
-        """What is needed and not here, or does not fit; nothing where no target needs it."""
+        """Add `reason` to `missing`, unless no target needs the stage."""
         if self._is_needed and reason not in self.missing:
             self.missing.append(reason)
 
     def note(self, text: str) -> None:
-        """What was found."""
+        """Add a sentence to `notes`, once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def recorded(self, source: str, field: str, given: str) -> Mapping[str, Any] | None:
-        """A row of the experiment's last run that read what `given` stands for now: the row of the same label had a folder or file
-        of the same name there. None where there is none, or rows say different things."""
+        """Return a row of the experiment's last run that read the missing input `given`; it is noted in `assumed`.
+
+        Its label must be that of a row that reads `given` now, and its `field` must have named a file or folder of the
+        same name. None where there is no such row, or such rows have different fingerprints.
+        """
         section, name = field.split(".")
         rows: Mapping[str, dict[str, Any]] = self.once("record", self.recorded_rows)
         found: dict[str, dict[str, Any]] = {}
@@ -137,15 +145,15 @@ class ExternalInputs:
         return next(iter(found.values()))
 
     def before(self, source: str, field: str, given: str) -> str:
-        """How keys named what is not here, when it was; else ABSENT."""
+        """Return the fingerprint that a missing input had in the experiment's last run; ABSENT if none is known."""
         row = self.recorded(source, field, given)
         return ABSENT if row is None else str(row["sources"][source])
 
     def file(self, source: str, field: str, given: str, what: str) -> str:
-        """The fingerprint of a file.
+        """Return the fingerprint of a file, in 16 hexadecimal digits; of a missing one the last known, or ABSENT.
 
         Raises:
-            DataError: it is a folder, or is not what its name says.
+            DataError: the path is a folder, or the file is not what its name says.
         """
 
         def look() -> str:
@@ -163,7 +171,7 @@ class ExternalInputs:
         return str(self.once(f"{field} {given}", look))
 
     def inputs(self, spec: Run) -> list[Path]:
-        """The files that hold what is known of a run's inputs, for whoever has not got these."""
+        """Return the manifests of a run's inputs, for use on a machine that does not have the inputs."""
         read = [(Path(path), "content") for script in scripts_of(spec).values() for path in script.reads.values()]
         read += [one for given in spec.paths.values() for one in given]
         return [file for path, how in read for file in self.manifests.files(path, how)]

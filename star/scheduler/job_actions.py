@@ -1,4 +1,4 @@
-"""`retry`, `cancel` and `rerun`: verbs on states. None of them removes anything."""
+"""The commands `retry`, `cancel`, `rerun` and `forget`. None of them removes anything that was computed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ ENDED = (FAILED, CANCELLED, LOST)
 
 @dataclass
 class Chosen:
-    """The jobs that a verb is about."""
+    """The jobs that a command applies to."""
 
     jobs: dict[str, Job] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
-    """Keys left out, because runs that were not named need them too."""
+    """Keys of queued or running jobs that are left out, because runs that were not named need them too."""
 
 
 def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alone: bool = False) -> Chosen:
-    """The jobs of keys (of jobs, or of runs: all their jobs) and of an experiment.
+    """Select jobs by prefixes of keys (of jobs, or of runs: all their jobs) and by experiment.
 
     Args:
-        alone: leave out a run's jobs that others need too.
+        alone: leave out a run's jobs that other runs need too.
 
     Raises:
-        NotFoundError: no such key or experiment.
+        NotFoundError: there is no such key or experiment.
     """
     jobs: set[str] = set()
     runs: set[str] = set()
@@ -67,7 +67,7 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
 
 
 def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
-    """Queue those that failed, were cancelled or got lost; returns them."""
+    """Queue again the jobs that failed, were cancelled or got lost; returns them."""
     return [
         job
         for job in jobs
@@ -76,7 +76,7 @@ def retry(ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
 
 
 def with_all_made_from(ledger: Ledger, keys: Iterable[str]) -> set[str]:
-    """These jobs, and all that was made from them, of all runs."""
+    """Return these keys, and those of all jobs of any run that were made from their output."""
     chosen, runs = set(keys), ledger.runs.stages()
     own = inputs_of(ledger, runs.values())
     always = {
@@ -95,10 +95,13 @@ def with_all_made_from(ledger: Ledger, keys: Iterable[str]) -> set[str]:
 
 
 def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
-    """Put what these jobs and all that was made from them have aside, and queue them; returns them.
+    """Put aside the folders of these jobs and of all that was made from them, and queue them again.
+
+    Returns:
+        The jobs that were queued: those that were done.
 
     Raises:
-        SpecError: one of them is running.
+        SpecError: one of the jobs is running.
     """
     known = ledger.jobs.of(with_all_made_from(ledger, [job.key for job in jobs]))
     for job in known.values():
@@ -115,7 +118,7 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
             aside = home.aside / f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{job.attempt}"
             aside.parent.mkdir(exist_ok=True)
             own, left = JobDir(folder).own, folder.with_name(f".{folder.name}.own")
-            if own.exists():  # measured by somebody, and not computed again
+            if own.exists():  # logged by a user: the next attempt does not compute it
                 shutil.rmtree(left, ignore_errors=True)
                 left.mkdir()
                 shutil.copy(own, JobDir(left).own)
@@ -129,14 +132,18 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
 
 
 def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list[tuple[str, str]]:
-    """Take experiments out of what is listed: those of these names, or all that are over. Nothing that was computed goes.
+    """Take experiments out of all listings. Nothing that was computed is removed.
+
+    Args:
+        names: experiments to take out, at all profiles.
+        over: also take out every experiment that has no queued or running jobs.
 
     Returns:
-        (name, profile) of each.
+        (name, profile) of each one taken out.
 
     Raises:
-        NotFoundError: there is none of that name.
-        SpecError: something of it is queued or runs.
+        NotFoundError: there is no experiment of a given name.
+        SpecError: jobs of a named experiment are queued or running.
     """
     rows = ledger.runs.experiments()
     known = sorted({row.name for row in rows})
@@ -177,17 +184,17 @@ def cancel(
     make_executor: Callable[[str], Executor],
     say: Callable[[str], None],
 ) -> list[Job]:
-    """Cancel what is queued; have what runs stopped, by its scheduler, or here where that one is gone.
+    """Cancel queued jobs, and have running ones stopped by their scheduler, or here where that one is gone.
 
     Returns:
-        Those that still run: their scheduler, on another machine, has not answered yet.
+        The jobs that still run: their scheduler has not stopped them yet.
     """
     running = []
     for job in jobs:
         if job.state == QUEUED and ledger.jobs.move(job, CANCELLED, CANCEL, "cancelled by `star-exp cancel`"):
             say(f"cancelled {job.stage} {job.key}  {job.label}")
             continue
-        now = ledger.jobs.of([job.key])[job.key]  # it may have been started meanwhile
+        now = ledger.jobs.of([job.key])[job.key]  # it may have started meanwhile
         if now.state == RUNNING:
             running.append(now)
     if not running:

@@ -1,4 +1,4 @@
-"""What is left of a plan, in memory: which jobs wait for which, which may start, which run."""
+"""The remaining jobs of a plan, in memory: which wait for which, which may start, which run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from star.scheduler.plan import PlannedJob
 class JobGraph:
     """The jobs of a plan that are to do, and their states as last seen.
 
-    Every step takes time in proportion to what changes, not to what there is: plans have tens of thousands of jobs.
+    Each operation takes time in proportion to what changes, not to the number of jobs: plans have tens of thousands.
     """
 
     def __init__(self, jobs: Iterable[PlannedJob]) -> None:
@@ -26,11 +26,11 @@ class JobGraph:
         self._ready: list[tuple[int, str]] = []
         self._listed: set[str] = set()
         self._later: dict[str, float] = {}
-        """Ready but for a pause: key -> when it ends."""
+        """Jobs that are ready except for a pause: key -> end of the pause, in seconds since 1970."""
         self.extend(jobs)
 
     def extend(self, jobs: Iterable[PlannedJob]) -> None:
-        """More jobs to do, each after its inputs; those that are here already stay as they are. They start once they are `see`n."""
+        """Add jobs to do, each after its inputs; known ones are skipped. They may start once `see` got their state."""
         for job in jobs:
             if job.key in self.planned:
                 continue
@@ -38,7 +38,7 @@ class JobGraph:
             self._order[job.key] = len(self._order)
             inputs = {before for before in job.inputs.values() if before in self.planned}
             self._waits_for[job.key] = {before for before in inputs if not self._is_done(before)}
-            for before in inputs:  # also of those that are done: somebody may ask for one again
+            for before in inputs:  # also if it is done: somebody may ask for it again
                 self._users.setdefault(before, []).append(job.key)
 
     def _is_done(self, key: str) -> bool:
@@ -46,14 +46,14 @@ class JobGraph:
 
     @classmethod
     def of_running(cls, jobs: Iterable[Job]) -> JobGraph:
-        """Jobs to watch, which wait for nothing and are not to be started."""
+        """Make a graph of running jobs that are only watched, and never started."""
         graph = cls(())
         for job in jobs:
             graph.add(job)
         return graph
 
     def add(self, job: Job) -> None:
-        """Take note of a job, also of one that is not in the plan: such a one waits for nothing, and is not started."""
+        """Record the current state of any job; one that is outside of the plan is watched but never started."""
         if job.key not in self.planned:
             self.planned[job.key] = None  # type: ignore[assignment]
             self._waits_for[job.key] = {""}
@@ -61,7 +61,7 @@ class JobGraph:
         self.see(job)
 
     def see(self, job: Job) -> None:
-        """Take note of a job as it is now."""
+        """Record the current state of a job of the plan, and update which jobs may start."""
         before = self.states.get(job.key)
         self.states[job.key] = job
         if job.state == RUNNING:
@@ -88,7 +88,7 @@ class JobGraph:
             heapq.heappush(self._ready, (self._order[key], key))
 
     def ready(self) -> Iterator[PlannedJob]:
-        """Jobs that may start, in the plan's order. One that is not `see`n as started must be given back."""
+        """Yield the jobs that may start, in the plan's order. Pass those that were not started to `give_back`."""
         now = time.time()
         for key in [key for key, due in self._later.items() if due <= now]:
             del self._later[key]
@@ -100,18 +100,18 @@ class JobGraph:
                 yield self.planned[key]
 
     def give_back(self, jobs: Iterable[PlannedJob]) -> None:
-        """Jobs for which there was no room."""
+        """Let `ready` yield these jobs again: there was no room for them."""
         for job in jobs:
             self._offer(job.key)
 
     def is_open(self) -> bool:
-        """Whether anything runs or can still run: what waits for a failed job cannot."""
+        """Whether any job runs or can still start; a job that waits for a failed one cannot."""
         return bool(self.running or self._ready or self._later)
 
     def next_due(self) -> float | None:
-        """When the first pause ends."""
+        """When the first pause ends, in seconds since 1970; None without one."""
         return min(self._later.values(), default=None)
 
     def blocked(self) -> list[PlannedJob]:
-        """Jobs that are neither done nor ended: they wait for one that has failed or was cancelled."""
+        """Jobs that are queued or running; when nothing can start, queued ones wait for a failed or cancelled job."""
         return [job for key, job in self.planned.items() if self.states[key].state in (QUEUED, RUNNING)]

@@ -1,4 +1,4 @@
-"""Watching over jobs: sees what others did to them, adopts those whose scheduler is dead, settles what has ended."""
+"""Watches jobs: reads what others did to them, adopts those whose scheduler is dead, settles those that have ended."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from star.scheduler.leases import Lease
 from star.scheduler.policies import CANCEL, advice, attempts, pause
 
 REFRESH = 1.0
-"""Seconds between looks at what others did to the ledger."""
+"""Seconds between readings of what others changed in the ledger."""
 STRAYS = 10.0
-"""Seconds between looks for jobs that a dead scheduler of another experiment left on this machine."""
+"""Seconds between searches for jobs that a dead scheduler of another experiment left on this machine."""
 GRACE = 2.0
-"""Seconds from its adoption in which a worker without a handle may still come up."""
+"""Seconds after its adoption in which a worker without a handle may still start up."""
 STOP_TIMEOUT = 60.0
-"""Seconds that workers get to stop."""
+"""Seconds that workers get to stop before they are killed."""
 log = logging.getLogger(__name__)
 
 
 class JobMonitor:
-    """Watches over jobs, under a lease of its own.
+    """Watches jobs, under a lease of its own (`star.scheduler.leases`).
 
     Args:
-        executor: of this scheduler's own jobs.
-        make_executor: makes the executor of that name, for jobs that another scheduler gave to it.
+        executor: runs this scheduler's own jobs.
+        make_executor: makes an executor by name, for jobs that another scheduler started there.
         say: receives one line for each thing that happens.
     """
 
@@ -52,17 +52,17 @@ class JobMonitor:
         self.known_executors: dict[str, Executor] = {executor.name: executor}
         self.lease = Lease(ledger, executor.name)
         self._cancelled: dict[tuple[str, int], float] = {}
-        """Attempts that were asked to stop for good: (key, number) -> when they are killed."""
+        """Attempts that are being cancelled: (key, attempt number) -> when they are killed."""
         self._adopted: dict[tuple[str, int], float] = {}
-        """Attempts taken over without a handle: (key, number) -> when."""
+        """Attempts adopted without a handle: (key, attempt number) -> when that was."""
         self._unreachable: dict[str, float] = {}
         """Executors that could not be reached: name -> when they are tried again."""
         self._strays = JobGraph(())
-        """Jobs of other experiments that run on this machine, and whose scheduler is dead: they hold room that is wanted."""
+        """Adopted jobs of other experiments on this machine: unwatched, they would hold room that is needed."""
         self.next_refresh = self._next_strays = 0.0
 
     def attend(self, graph: JobGraph, seconds: float) -> None:
-        """Watch until none of the jobs runs any more, or `seconds` have passed; start nothing."""
+        """Watch the jobs until none runs any more, or `seconds` have passed; starts nothing."""
         deadline = time.monotonic() + seconds
         with self.lease:
             self.refresh(graph)
@@ -77,7 +77,7 @@ class JobMonitor:
         return [job for job in graph.running.values() if job.owner == self.lease.me.id]
 
     def refresh(self, graph: JobGraph) -> None:
-        """What others did: jobs they finished, asked for again, wished to be stopped; owners that are dead."""
+        """Read what others changed in the ledger, adopt jobs whose owner is dead, stop jobs that shall be cancelled."""
         self.next_refresh = time.monotonic() + REFRESH
         places = self.ledger.jobs.places(graph.planned)
         changed = [
@@ -101,11 +101,17 @@ class JobMonitor:
                 self._cancel(job)
 
     def _adopt(self, graph: JobGraph, jobs: list[Job]) -> None:
-        """Take over those whose scheduler is dead."""
+        """Take over those of `jobs` whose scheduler is dead, as they run.
+
+        The ledger changes the owner only if state, attempt and owner are still as read, so only one of several
+        schedulers gets the job. The attempt number stays, so its worker goes on and may write the result. A job whose
+        executor cannot be reached from here is left to a scheduler that can reach it, unless its result is there
+        already. `star.scheduler.leases` explains when a scheduler counts as dead, and why a wrong verdict does no harm.
+        """
         for job, reason in self.lease.abandoned(jobs):
             folder = self.home.job(job.stage, job.key)
             if self.executor_of(job) is None and not folder.result.exists():
-                continue  # whoever can reach its executor watches it
+                continue  # left to a scheduler that can reach its executor
             adopted = self.ledger.jobs.adopt(job, self.lease.me.id, reason)
             if adopted is None:
                 continue
@@ -117,7 +123,7 @@ class JobMonitor:
                 self._settle(graph, adopted, Exit(None))
 
     def executor_of(self, job: Job) -> Executor | None:
-        """Where a running job runs; None when that cannot be reached from here."""
+        """The executor that a running job is on; None when it cannot be reached from here."""
         name = job.executor or LOCAL
         tried = self._unreachable.get(name, 0.0) > time.monotonic()
         if name not in self.known_executors and self.make_executor is not None and not tried:
@@ -129,16 +135,16 @@ class JobMonitor:
         return self.known_executors.get(name)
 
     def watched(self, job: Job) -> Watched:
-        """A running job, as its executor is asked about it."""
+        """A running job in the form that its executor's `poll` and `stop` take."""
         name = f"star-{job.stage}-{job.key}-{job.attempt}"
         return Watched(self.home.job(job.stage, job.key), name, job.handle, job.host)
 
     def look(self, graph: JobGraph, jobs: list[Job]) -> None:
-        """Settle those of `jobs` that have ended."""
+        """Settle those of `jobs` that have ended, and kill cancelled ones that did not stop in time."""
         by_executor: dict[str, tuple[Executor, list[Job]]] = {}
         for job in jobs:
             if job.handle is None and time.monotonic() - self._adopted.get((job.key, job.attempt), 0.0) < GRACE:
-                continue  # its scheduler died just now: the worker may be about to come up
+                continue  # its scheduler died just now: the worker may be about to start
             executor = self.executor_of(job)
             if executor is not None:
                 by_executor.setdefault(executor.name, (executor, []))[1].append(job)
@@ -167,7 +173,7 @@ class JobMonitor:
         self._apply(graph, job, failure)
 
     def _apply(self, graph: JobGraph, job: Job, failure: Failure) -> None:
-        """What the failure's policy says."""
+        """Do what the failure's policy says: queue the job again, after a pause if there is one, or end it."""
         policy, kind = failure.policy, failure.kind
         before = failures_since_asked(self.ledger.jobs.history(job.key), kind)
         reason = f"{kind}: {failure.message}"
@@ -189,7 +195,7 @@ class JobMonitor:
             )
 
     def _moved(self, graph: JobGraph, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
-        """Move a job; when another was first, look what it did."""
+        """Change a job's state, and return whether that worked; if another process was first, read what it did."""
         moved = self.ledger.jobs.move(job, after, why, reason, **fields)
         if moved:
             gone: dict[str, Any] = {"state": after, "why": why, "wish": None, "host": None, "slots": 0, "gpus": None}

@@ -1,7 +1,13 @@
-"""Who lives: a scheduler's heartbeat, and the jobs of those whose heart has stopped.
+"""Leases: which schedulers are alive, and which running jobs a dead one has left.
 
-No two clocks are compared. A scheduler on this machine is dead when its process is gone; one on another machine when its
-count of beats has not grown for a while by this scheduler's own watch.
+A lease is a scheduler's row in the ledger, with a count of heartbeats that grows every BEAT seconds. Every running job
+names the scheduler that owns it. Another one may take the job over (adopt it) when the owner's row is gone, when the
+owner's process is gone (on this machine), or when its count has not grown for SILENCE seconds by the observer's own
+clock (on another machine, or where its process cannot be seen). So no two clocks are compared.
+
+A wrong verdict does no harm. Adoption changes the owner only, not the worker, and the ledger then refuses the former
+owner's changes of state. If a silent worker is replaced, the new attempt has a higher number in job.json. An older
+worker looks for one when it starts, with each heartbeat and before it writes its result, and exits without a result.
 """
 
 from __future__ import annotations
@@ -20,12 +26,12 @@ from star.process import is_alive
 BEAT = 3.0
 """Seconds between heartbeats."""
 SILENCE = 30.0
-"""Seconds without a heartbeat after which a scheduler of another machine counts as dead."""
+"""Seconds without a heartbeat after which a scheduler on another machine counts as dead."""
 log = logging.getLogger(__name__)
 
 
 class Lease:
-    """This scheduler's place among the others; as a context it beats in a thread of its own."""
+    """This scheduler's lease. As a context manager it sends heartbeats from a thread, and ends the lease on exit."""
 
     def __init__(self, ledger: Ledger, executor: str) -> None:
         self.ledger = ledger
@@ -35,7 +41,7 @@ class Lease:
         self._last_change: dict[str, tuple[int, float]] = {}
 
     def __enter__(self) -> Lease:
-        for other in self.ledger.schedulers.all().values():  # of dead ones nothing but their jobs is left to do
+        for other in self.ledger.schedulers.all().values():  # remove dead ones; their jobs are adopted
             if other.host == self.me.host and is_alive(other.pid, other.born) is False:
                 self.ledger.schedulers.leave(other)
         self._thread.start()
@@ -59,7 +65,7 @@ class Lease:
                 log.warning("%s", error)
 
     def abandoned(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, str]]:
-        """Those of other schedulers' running jobs whose owner is dead, with the reason."""
+        """Yield those of other schedulers' running `jobs` whose owner is dead, each with the reason."""
         jobs = list(jobs)
         if not jobs:
             return

@@ -1,5 +1,5 @@
-"""Workers as processes of this machine, forked by `star.fork_server`. They live in sessions of their own, so Ctrl-C reaches the
-scheduler alone."""
+"""Runs workers as processes of this machine, forked by `star.fork_server`. Each has its own session, so that Ctrl-C
+reaches only the scheduler."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from star.scheduler.forks import ForkServer
 from star.spec.resources import Resources
 
 SILENCE = 90.0
-"""Seconds without a sign of life after which a worker on another machine counts as gone."""
+"""Seconds without a heartbeat after which a worker on another machine counts as gone."""
 
 
 class LocalExecutor:
-    """Starts workers here; finds those of an earlier scheduler by process id and start time.
+    """Starts workers on this machine; finds those of an earlier scheduler by process id and start time.
 
     Args:
         slots: CPU slots; a job takes one for each thread of each process. All cores by default.
@@ -44,7 +44,7 @@ class LocalExecutor:
         self.list_gpus, self.worker = gpus, worker
         self.host = socket.gethostname()
         self._servers: dict[tuple[Path, int], ForkServer] = {}
-        """By the workers' code and number of threads."""
+        """(code snapshot, threads) of the workers -> their fork server."""
         self._children: dict[int, ForkServer] = {}
         """Process id of a worker -> the server that forked it."""
         self._gates: dict[int, int] = {}
@@ -53,11 +53,14 @@ class LocalExecutor:
         self._looked = 0.0
 
     def limits(self) -> Limits:
-        """This machine's cores and GPUs."""
+        """This machine's CPU slots, and its GPUs as UUID -> bytes."""
         return self.slots, {gpu.uuid: gpu.memory for gpu in self._current_gpus()}
 
     def place(self, stage: str, resources: Resources, held: Limits) -> Allocation | None:
-        """The fullest GPUs that still fit, and CPU slots; a job too wide for the machine gets it alone."""
+        """Choose CPU slots and the fullest GPUs that still fit; None when there is no room now.
+
+        A job with more threads than the machine has slots gets all slots, once they are free.
+        """
         busy, memory = held
         gpus = self._current_gpus()
         slots = min(resources.slots_of(stage), self.slots)
@@ -70,7 +73,7 @@ class LocalExecutor:
         return None if chosen is None else Allocation(self.host, slots, chosen)
 
     def never(self, stage: str, resources: Resources) -> str | None:
-        """More GPUs than there are, or larger ones."""
+        """Say why a job can never run here (several machines, more or larger GPUs than there are); None if it can."""
         gpus, count = self._current_gpus(), resources.processes_of(stage)
         if resources.nodes_of(stage) > 1:
             return f"resources.{stage}.nodes: a job of several machines runs on Slurm or Ray; give --executor, or 1."
@@ -87,7 +90,7 @@ class LocalExecutor:
         )
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
-        """Start the workers; what they print is appended to their jobs' logs."""
+        """Fork the workers; returns a handle or an error for each. Their output is appended to their jobs' logs."""
         done: list[Handle | ExecutorError] = []
         for start in starts:
             try:
@@ -101,7 +104,7 @@ class LocalExecutor:
             "PYTHONPATH": _joined(start.code, os.environ.get("PYTHONPATH")),
             "STAR_ATTEMPT": str(start.attempt),
         }
-        if start.claim.gpus is not None:  # the machine has some; an empty text hides them all
+        if start.claim.gpus is not None:  # the machine has GPUs; an empty value hides them all
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(start.claim.gpus)
         server = self._server(start, environment)
         pid = server.start(start.job.path, environment, start.code, start.job.log)
@@ -119,7 +122,10 @@ class LocalExecutor:
         return server
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
-        """None while the worker lives."""
+        """Return each worker's Exit, or None while it runs.
+
+        A worker on another machine counts as running until SILENCE seconds after its last beat.
+        """
         return [self._poll(one) for one in watched]
 
     def _poll(self, watched: Watched) -> Exit | None:
@@ -145,7 +151,7 @@ class LocalExecutor:
         return None if watched.job.locked() else Exit(None)
 
     def wait(self, seconds: float) -> None:
-        """Until one of the workers ends, or `seconds` have passed."""
+        """Wait until one of the workers ends, or `seconds` have passed."""
         gates = select.poll()
         for gate in self._gates.values():
             gates.register(gate, select.POLLIN)
@@ -154,13 +160,13 @@ class LocalExecutor:
             gates.register(channel, select.POLLIN)
         ended = {gate for gate, _ in gates.poll(max(0.0, seconds) * 1000)}
         for pid, gate in list(self._gates.items()):
-            if gate in ended:  # it has told what it can; left open it would end every wait at once
+            if gate in ended:  # it stays readable: left open, it would end every wait at once
                 os.close(self._gates.pop(pid))
         for channel in servers.keys() & ended:
             servers[channel].collect()
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
-        """Signal the worker's whole session, if it is still the process of the handle."""
+        """Send SIGTERM, or SIGKILL with `kill`, to the worker's process group, if it is still the handle's process."""
         handle = watched.handle or self._find(watched)
         if handle and handle["host"] == self.host and _alive(handle):
             try:
@@ -169,7 +175,7 @@ class LocalExecutor:
                 pass
 
     def close(self) -> None:
-        """Forget the processes."""
+        """End the fork servers and stop watching; workers that run go on."""
         for pid in list(self._gates):
             self._forget(pid)
         for server in self._servers.values():
@@ -177,7 +183,7 @@ class LocalExecutor:
         self._servers.clear()
 
     def _find(self, watched: Watched) -> Handle | None:
-        """A worker whose scheduler died before it could keep the handle."""
+        """Find, by its command line, a worker whose scheduler died before it could save the handle."""
         found = []
         for process in psutil.process_iter(["pid", "cmdline", "create_time", "status"]):
             line = process.info["cmdline"] or []
@@ -185,12 +191,12 @@ class LocalExecutor:
                 process.info["status"] != psutil.STATUS_ZOMBIE
                 and " ".join(line).endswith(
                     f" -m {self.worker} {watched.job.path}"
-                )  # a title is not divided as arguments are
+                )  # a process title is one string, not separate arguments
             ):
                 found.append((process.info["create_time"], process.pid))
         if not found:
             return None
-        pid = min(found)[1]  # torchrun's children have the same last word, and are younger
+        pid = min(found)[1]  # torchrun's children have the same last argument, and are younger
         return {"pid": pid, "started": process_born(pid), "host": self.host}
 
     def _current_gpus(self) -> list[Gpu]:
@@ -216,5 +222,8 @@ def _joined(code: Path, others: str | None) -> str:
 
 
 def _alive(handle: Handle) -> bool:
-    """The pid alone may belong to somebody else by now; one that is hidden from this user is left to its lock."""
+    """Whether the handle's process still runs: its pid may belong to another one by now.
+
+    False if it is hidden from this user; the job's lock then shows whether the worker runs.
+    """
     return is_alive(handle["pid"], str(handle["started"])) is True

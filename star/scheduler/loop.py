@@ -1,8 +1,9 @@
-"""The scheduler: starts what is ready, watches what runs, settles what has ended. With the verbs, the only writer of jobs' states.
+"""The scheduler: starts jobs that are ready, watches those that run, settles those that have ended.
 
-Everything it knows is in the ledger and in the jobs' folders, so it may be killed at any moment: the next one finds
-finished jobs by their result, running ones by their handle, and the rest queued. Several may work at one ledger: each job
-belongs to the scheduler that claimed it, and only when that one is dead does another adopt it, running as it is.
+Besides it, only commands such as `retry` and `cancel` change jobs' states. Everything it knows is in the ledger and in
+the jobs' folders, so it may be killed at any moment: the next one finds finished jobs by their result, running ones by
+their handle, and the rest queued. Several schedulers may share one ledger: each running job belongs to the one that
+claimed it, and another adopts the job, as it runs, only when that one is dead (`star.scheduler.leases`).
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ REFUSED = 10.0
 
 
 class JobSource(Protocol):
-    """Where more jobs come from while others run: what a search does with the results it sees."""
+    """A source of more jobs while others run, such as a search that acts on results."""
 
     def __call__(self, states: Mapping[str, Job]) -> Sequence[PlannedJob]:
-        """More jobs, each after its inputs, entered into the ledger; `states` are those of all jobs so far."""
+        """Return more jobs, each after its inputs and in the ledger already; `states` are those of all jobs so far."""
 
     def is_open(self) -> bool:
         """Whether this source may still deliver jobs."""
@@ -54,9 +55,9 @@ class Scheduler:
     """Runs a plan that has been entered into the ledger.
 
     Args:
-        executor: where new jobs go.
-        snapshot: the code that they run.
-        make_executor: makes the executor of that name, for jobs that another scheduler gave to it.
+        executor: runs new jobs.
+        snapshot: the code that new jobs run.
+        make_executor: makes an executor by name, for jobs that another scheduler started there.
         say: receives one line for each thing that happens.
     """
 
@@ -74,12 +75,13 @@ class Scheduler:
         self.starter = Starter(home, ledger, executor, snapshot, self.monitor.lease.me.id)
         self._next_tick = 0.0
         self._pause_until = 0.0
-        """The executor refused: it is asked again then."""
+        """When an executor that refused jobs is asked again."""
 
     def run(self, plan: Plan, tick: Callable[[dict[str, Job]], None], source: JobSource | None = None) -> Outcome:
-        """Everything that is left of `plan`; `tick` sees all its jobs a few times a second.
+        """Run everything that is left of `plan`, until nothing can run any more or Ctrl-C.
 
         Args:
+            tick: gets all jobs' states every TICK seconds.
             source: asked after each step for more jobs, which the ledger knows already.
         """
         graph = JobGraph(plan.to_do)
@@ -117,11 +119,11 @@ class Scheduler:
             self._step(graph)
 
     def hand_over(self, plan: Plan) -> bool:
-        """Give everything that is left to an executor that chains, and leave; returns whether it took all of it."""
+        """Submit everything that is left to an executor that chains, and return whether it took all of it."""
         graph = JobGraph(plan.to_do)
         with self.monitor.lease:
             self.monitor.refresh(graph)
-            self.monitor.look(graph, self.monitor.owned(graph))  # of a scheduler that has left
+            self.monitor.look(graph, self.monitor.owned(graph))  # adopted from a scheduler that has left
             started = self.starter.hand_over(graph)
         for line in self.starter.news():
             self.say(line)
@@ -159,7 +161,7 @@ class Scheduler:
         return max(0.0, seconds if due is None else min(seconds, due - time.time()))
 
     def _interrupted(self, graph: JobGraph) -> None:
-        """Ask the workers of this machine to stop, and wait for them; what an executor with a queue runs goes on."""
+        """Ask the workers to stop, and kill them after STOP_TIMEOUT; with an executor that has a queue, jobs go on."""
         if self.executor.queues:
             count = len(graph.running)
             self.say(
@@ -183,7 +185,7 @@ class Scheduler:
             self.say("left: the running jobs go on; the same command finds them again")
 
     def _mine(self, graph: JobGraph) -> list[Job]:
-        """What this scheduler watches and its executor runs."""
+        """Running jobs that this scheduler owns and that are on its own executor."""
         return [job for job in self.monitor.owned(graph) if self.monitor.executor_of(job) is self.executor]
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Carries metrics from the jobs' folders into the tracker, in a thread of its own: training never waits for it.
+"""Copies metrics from the jobs' folders to the tracker (MLflow), in a thread of its own: training never waits for it.
 
-For each run and job the ledger keeps how far it got. What a kill made it carry twice has the same time, step and value,
-and so is the same entry.
+For each run and job the ledger keeps how much is delivered. An entry that a kill causes to be delivered twice has the
+same time, step and value, so the tracker keeps it once.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from star.tracking.writer import OF_JOB, USED_BY, Tracker
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
-"""Seconds for which a tracker that was there, and is away when the last job ends, is waited for."""
+"""Seconds to wait, when the last job has ended, for a tracker that was reachable before and is away."""
 EVERY = 2.0
 """Seconds between deliveries."""
 LOG_KEPT = 2**20
-"""Bytes of a job's log that are attached: its end."""
+"""Bytes from the end of a job's log that are attached to its run."""
 STATUS = {FAILED: "FAILED", LOST: "FAILED", CANCELLED: "KILLED", RUNNING: "RUNNING"}
-"""State of any of a run's jobs -> MLflow's word, the first that fits; a run of which nothing runs is scheduled."""
+"""Job state -> MLflow status. The first state that any of a run's jobs has counts; without any, it is SCHEDULED."""
 NAME = 120
-"""Letters of a row's label in the name of its run: MLflow takes 250 in all."""
+"""Characters of a row's label in the name of its MLflow run; MLflow allows 250 in all."""
 OWN = "own"
-"""In place of a job's key, where the ledger keeps how many of a run's own numbers are carried."""
+"""Stands for a job's key in the ledger, which keeps under it how many of a run's user-logged numbers are delivered."""
 LINES = 2000
-"""Lines of metrics in one delivery of one job."""
+"""Most lines of metrics in one delivery of one job."""
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """The runs of an experiment, as they are tracked."""
+    """An experiment's runs that are to be tracked."""
 
     experiment: str
     profile: str
@@ -54,17 +54,17 @@ class Shipment:
     runs: tuple[tuple[str, RunRow], ...]
     """(row's label, run)."""
     study: str | None = None
-    """Of which the rows are trials."""
+    """The study whose trials the rows are; None where there is none."""
 
     @classmethod
     def of(cls, plan: Plan) -> Shipment:
-        """All runs of a plan."""
+        """Make a shipment of all runs of a plan."""
         runs = tuple((run.label, run_row(run)) for run in plan.runs)
         return cls(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), runs)
 
 
 class MetricsSync:
-    """One experiment's deliveries.
+    """Delivers one experiment's metrics and results to the tracker.
 
     Args:
         connect: makes the tracker; called in the thread, because it is slow, and again after a failure.
@@ -75,27 +75,27 @@ class MetricsSync:
         self.stages = needed(shipment.targets)
         self.tracker: Tracker | None = None
         self.error: Exception | None = None
-        """Of the last delivery; what it could not carry is carried by the next."""
+        """The error of the last delivery; the next one carries what this one could not."""
         self._met = False
-        """Whether the tracker was ever there."""
+        """Whether the tracker was ever reachable."""
         self._opened: dict[str, str] = {}
         self._status: dict[str, str] = {}
         self._used: dict[tuple[str, str], int] = {}
-        """(run, job) -> how far its usage was carried. Not kept: what is carried twice is one entry."""
+        """(run, job) -> how much of its usage is delivered. Not saved: an entry delivered twice is kept once."""
         self._over: set[str] = set()
-        """Runs of which everything is there, their status too."""
+        """Runs that are delivered completely, with their status."""
         self._told: set[str] = set()
         self._more = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="metrics-sync", daemon=True)
 
     def add(self, shipment: Shipment) -> None:
-        """More runs of the same experiment."""
+        """Add runs of the same experiment."""
         self.shipment = replace(self.shipment, runs=(*self.shipment.runs, *shipment.runs))
 
     def start(self) -> None:
-        """Begin delivering."""
-        # MLflow, which the thread imports, imports this; and while it is half imported, every statement of another thread fails
+        """Start the thread that delivers."""
+        # MLflow, imported by the thread, imports this; while it is half imported, SQL statements of other threads fail
         import sqlalchemy.orm  # noqa: F401
 
         self._thread.start()
@@ -130,7 +130,7 @@ class MetricsSync:
                 time.sleep(EVERY)  # it was there before: a restart takes a moment
 
     def deliver(self) -> bool:
-        """Carry everything that is new, of each job at most LINES lines; returns whether more is left."""
+        """Deliver everything that is new, at most LINES lines of each job; returns whether more is left."""
         self._more = False
         if self.tracker is None:
             self.tracker = self.connect()
@@ -169,7 +169,7 @@ class MetricsSync:
             self._over.add(run.key)
 
     def _open_run(self, tracker: Tracker, label: str, run: RunRow, bound: str | None) -> None:
-        """The tracker's run, made when it has none; one that the tracker has lost is delivered from the start."""
+        """Find or create the tracker's run and set its tags; a run that it has lost is delivered from the start."""
         found = tracker.find(run.key, bound)
         mine = self.shipment.experiment
         others = {} if found is None else found.data.tags
@@ -189,7 +189,7 @@ class MetricsSync:
             tracking_id = str(found.info.run_id)
             tracker.tag(tracking_id, tags)
         if tracking_id != bound and not self.ledger.runs.set_tracking_id(run.key, bound, tracking_id):
-            # another scheduler was first; the run it bound is the one, which may be ours if it found that
+            # another scheduler was first: the run that it bound counts, which may be the one made here
             winner = self.ledger.runs.tracking_ids([run.key])[run.key] or tracking_id
             if found is None and winner != tracking_id:
                 tracker.discard(tracking_id)
@@ -197,9 +197,9 @@ class MetricsSync:
         self._opened[run.key] = tracking_id
 
     def _deliver_job(self, tracker: Tracker, tracking_id: str, run: RunRow, stage: str, key: str, offset: int) -> bool:
-        """Carry one job's news; returns whether all of it is there now."""
+        """Deliver what is new of one job; returns whether all of it, with its result, is delivered now."""
         folder = self.home.job(stage, key)
-        result = read_json(folder.result)  # before the metrics: what is written later is carried next time
+        result = read_json(folder.result)  # before the metrics: what is written later is delivered next time
         entries, end = [], offset
         for position, line in read_metrics(folder.metrics, offset):
             entries.append(
@@ -242,7 +242,7 @@ class MetricsSync:
                 tracker.add_file(tracking_id, folder.out / name, stage)
 
     def _deliver_own(self, tracker: Tracker, tracking_id: str, run: RunRow, known: int) -> None:
-        """Numbers of the user's own: all of them when there are new ones, of which MLflow knows those that it has."""
+        """Deliver user-logged numbers, all of them when there are new ones: MLflow keeps a repeated entry once."""
         try:
             entries = own.of_run(self.home, run.key, run.stages)
             if len(entries) == known:
@@ -250,7 +250,7 @@ class MetricsSync:
             tracker.log(tracking_id, [(when, step, {name: value}) for when, step, name, value in entries])
             jobs = own.of_jobs(self.home, run.key, run.stages)
             tracker.tag(tracking_id, {f"{OF_JOB}{name}": " ".join(job or ()) for name, job in jobs.items()})
-        except Exception as error:  # what is damaged, or refused: nothing else has to wait for it
+        except Exception as error:  # damaged or refused numbers hold nothing else up
             if not isinstance(error, DataError) and getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
                 raise
             text = str(error).splitlines()[0]
@@ -261,11 +261,9 @@ class MetricsSync:
         self.ledger.runs.set_tracked(run.key, OWN, len(entries), True)
 
     def _deliver_usage(self, tracker: Tracker, tracking_id: str, run: str, stage: str, key: str) -> None:
-        """What a job takes of its machine, under the name that MLflow's page of system metrics looks for."""
+        """Deliver a job's use of its machine, under the names that MLflow's page of system metrics looks for."""
         entries, end = [], self._used.get((run, key), 0)
-        with suppress(
-            DataError
-        ):  # what a machine was busy with is no result: a damaged line ends what is carried of it
+        with suppress(DataError):  # usage is no result: a damaged line only ends its delivery
             for position, line in read_metrics(self.home.job(stage, key).usage, end):
                 values = {f"system/{stage}/{name}": value for name, value in line["metrics"].items()}
                 entries.append((line["time"], line["step"], values))
@@ -276,7 +274,7 @@ class MetricsSync:
 
 
 def hours_of(seconds: float, provenance: Mapping[str, Any]) -> dict[str, float]:
-    """What a job cost: hours of GPUs, or of CPU slots where it had none, over all its processes."""
+    """Return a job's cost over all its processes: `gpu_hours`, or without GPUs `cpu_hours` of its threads."""
     processes = int(provenance.get("processes") or 1)
     if provenance.get("gpus"):
         return {"gpu_hours": seconds * processes / 3600}
@@ -284,7 +282,7 @@ def hours_of(seconds: float, provenance: Mapping[str, Any]) -> dict[str, float]:
 
 
 def describe(experiment: str, profile: str, label: str, run: RunRow) -> str:
-    """A run in some lines of Markdown, for its page."""
+    """Describe a run in Markdown, for its page in MLflow."""
     lines = [f"**{label}**, seed {run.seed}, of {experiment} at profile {profile}.", "", "| stage | job |", "|---|---|"]
     lines += [f"| {stage} | `{key}` |" for stage, key in run.stages.items()]
     shown = [*lines, "", f"`star-exp show {run.key}` tells the rest; `spec.yaml` is the whole configuration."]
@@ -292,7 +290,7 @@ def describe(experiment: str, profile: str, label: str, run: RunRow) -> str:
 
 
 def last_part(log: Path) -> str:
-    """A log, or the end of one that is longer than a page can show."""
+    """Return the text of a log; of one longer than LOG_KEPT bytes only its end, and how much is left out."""
     with log.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - LOG_KEPT))

@@ -1,7 +1,9 @@
-"""Numbers of one's own on a run: in a job's folder, where they outlive MLflow's database and go along in a bundle.
+"""Numbers that users log to a run. They are kept in a job's folder: there they outlive MLflow's database, and bundles
+include them.
 
-HOME/jobs/STAGE-KEY/own.jsonl, a line each: {"time", "step", "run": the run's key, or null for all runs of this job, "metrics"}.
-`star-exp log` writes them; what somebody logs to the MLflow run itself is taken over by whoever looks next: report, run, export.
+Each line of HOME/jobs/STAGE-KEY/own.jsonl is {"time", "step", "run", "metrics"}, where "run" is the run's key, or null
+for all runs of this job. `star-exp log` writes them. Numbers that a user logs to the MLflow run itself are copied here
+by the next report, run or export.
 """
 
 from __future__ import annotations
@@ -23,19 +25,19 @@ from star.tracking.reader import Reader, TrackedRun
 from star.words import shown
 
 Entry = tuple[float, int, str, float]
-"""Time in seconds since 1970, step, name, value: to MLflow, one that it has already is the same one."""
+"""Time in seconds since 1970, step, name, value. MLflow keeps an equal entry once."""
 SYSTEM = "system"
-"""First part of names that MLflow gives."""
+"""First part of the names that MLflow itself uses."""
 COSTS = ("seconds", "cpu_hours", "gpu_hours")
 
 
 def reserved() -> tuple[str, ...]:
-    """First parts of names that the platform gives."""
+    """Return the first parts of metric names that users may not use: the built-in stages, and `system`."""
     return (*builtin_stages(), SYSTEM)
 
 
 def write(folder: JobDir, run: str | None, entries: Iterable[Entry]) -> None:
-    """Append numbers to a job's file; several processes may.
+    """Append numbers to a job's file; several processes may do so at once.
 
     Args:
         run: whose numbers they are; None for all runs that this job is part of.
@@ -50,9 +52,9 @@ def write(folder: JobDir, run: str | None, entries: Iterable[Entry]) -> None:
 
 
 def append(folder: JobDir, lines: Iterable[str]) -> None:
-    """Add those of these lines that the file has not yet. A line that a kill has cut is taken away first."""
+    """Append those of `lines` that the file lacks. A last line that a kill has cut off is removed first."""
     with folder.own.open("ab+") as file:
-        with suppress(OSError):  # a file system without locks: lines are written at once all the same
+        with suppress(OSError):  # without locks, the lines still go out in one write
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         there = whole_lines(file.read())
@@ -65,12 +67,12 @@ def append(folder: JobDir, lines: Iterable[str]) -> None:
 
 
 def whole_lines(content: bytes) -> list[bytes]:
-    """Lines with their ends; what a kill has cut is left out."""
+    """Split into lines, with their line ends; a last line that a kill has cut off is left out."""
     return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def read(folder: JobDir, run: str) -> list[Entry]:
-    """The numbers in a job's folder that are a run's, or of all runs with that job.
+    """Return the numbers in a job's folder that belong to this run, or to all runs of the job.
 
     Raises:
         DataError: a line is damaged.
@@ -79,8 +81,10 @@ def read(folder: JobDir, run: str) -> list[Entry]:
 
 
 def of_jobs(home: Home, run: str, stages: Mapping[str, str]) -> dict[str, tuple[str, str] | None]:
-    """Names of numbers that were logged to a job -> (stage, key): one measurement for all runs with that job. None where the
-    run, or another job, was given one of that name too."""
+    """Return the name of each number that was logged to a job, and so to all runs with it -> (stage, key) of that job.
+
+    None where the run itself, or another of its jobs, has a number of that name too.
+    """
     found: dict[str, set[tuple[str, str] | None]] = {}
     for stage, key in stages.items():
         for (_, _, name, _), whose in _read(home.job(stage, key), run):
@@ -109,16 +113,19 @@ def _read(folder: JobDir, run: str) -> list[tuple[Entry, str | None]]:
 
 
 def of_run(home: Home, run: str, stages: Mapping[str, str]) -> list[Entry]:
-    """All of a run's own numbers, in whichever of its jobs' folders they lie.
+    """Return all user-logged numbers of a run, from the folders of all its jobs.
 
     Args:
         stages: stage -> key of its job.
+
+    Raises:
+        DataError: a line is damaged.
     """
     return [entry for stage, key in stages.items() for entry in read(home.job(stage, key), run)]
 
 
 def keeper(home: Home, stages: Mapping[str, str]) -> JobDir | None:
-    """The folder that a run's number goes to: the training's, or of the last of its jobs that is there."""
+    """Return the folder for a run's numbers: its training's, else that of its last job that has one, else None."""
     known = builtin_stages()
     trained = [name for name in known if known[name].keeps == "checkpoints"][-1:]
     order = dict.fromkeys((*trained, *reversed(list(known)), *reversed(list(stages))))
@@ -127,7 +134,7 @@ def keeper(home: Home, stages: Mapping[str, str]) -> JobDir | None:
 
 
 def is_own(home: Home, name: str, stages: Mapping[str, str]) -> bool:
-    """Whether a name that MLflow has of a run is none of the platform's."""
+    """Whether a metric of an MLflow run was logged by a user, and not by the platform, judged by its name."""
     head, _, rest = name.partition("/")
     if head not in reserved() and head not in stages:
         return True
@@ -137,7 +144,7 @@ def is_own(home: Home, name: str, stages: Mapping[str, str]) -> bool:
 
 
 def _recorded(folder: JobDir) -> set[str]:
-    """What a job has recorded: of another version of the code it may be what this one does not know."""
+    """Return the names that a job has recorded; another version of the code may use some unknown to this one."""
     steps = {name for _, line in read_metrics(folder.metrics) for name in line["metrics"]}
     return steps | set((read_json(folder.result) or {}).get("metrics", {}))
 
@@ -151,10 +158,10 @@ def _platforms() -> re.Pattern[str]:
 
 
 def adopt(home: Home, runs: Mapping[str, Mapping[str, str]], tracked: Mapping[str, TrackedRun], reader: Reader) -> None:
-    """Take over what was logged to MLflow alone. A home that may not be written stays as it is.
+    """Copy numbers that were logged to MLflow alone into the jobs' folders. A read-only home stays as it is.
 
     Args:
-        runs: key -> stages of each.
+        runs: run key -> its stages, each with the key of its job.
     """
     for key, entries in unseen(home, runs, tracked, reader).items():
         folder = keeper(home, runs[key])
@@ -166,7 +173,7 @@ def adopt(home: Home, runs: Mapping[str, Mapping[str, str]], tracked: Mapping[st
 def unseen(
     home: Home, runs: Mapping[str, Mapping[str, str]], tracked: Mapping[str, TrackedRun], reader: Reader
 ) -> dict[str, list[Entry]]:
-    """Run -> its own numbers that MLflow has and the folders have not."""
+    """Return run key -> its user-logged numbers that MLflow has and the jobs' folders lack."""
     names = {
         key: [name for name in one.metrics if is_own(home, name, runs[key])]
         for key, one in tracked.items()
@@ -177,7 +184,7 @@ def unseen(
     for name in sorted({name for own in wanted.values() for name in own}):
         with_it = {tracked[key].id: key for key, own in wanted.items() if name in own}
         for run_id, points in reader.history(list(with_it), name).items():
-            # Tracker.log cuts to milliseconds: half of one keeps this the entry that it was
+            # Tracker.log truncates to milliseconds: half of one more keeps the entry the same
             entries = [((when + 0.5) / 1000, step, name, value) for when, step, value in points]
             found.setdefault(with_it[run_id], []).extend(entries)
     for key, entries in found.items():
@@ -192,5 +199,5 @@ def _identity(entry: Entry) -> tuple[int, int, str, str]:
 
 
 def now(step: int, values: Mapping[str, float]) -> list[Entry]:
-    """Numbers that are measured now."""
+    """Make entries of numbers at `step`, with the current time."""
     return [(round(time.time(), 3) + 0.0005, step, name, value) for name, value in values.items()]

@@ -1,4 +1,4 @@
-"""The plan: which runs an experiment has, which jobs they need, which of those are done, and why the rest is not."""
+"""Plan an experiment: its runs, the jobs they need, which of those are done, and why the others are not."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ TO_DO = ("run", "resume", "running")
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One row with one seed."""
+    """One run: a row of the experiment with one seed."""
 
     label: str
     seed: int
     spec: Run
     key: str
     stages: dict[str, str]
-    """Stage -> key, for every stage that it has."""
+    """Stage -> key of its job, for every stage that the run has."""
     sources: Mapping[str, str]
-    """Fingerprints of what it reads of the outside world."""
+    """Source -> fingerprint of the external files that the run reads."""
     experiment: str = ""
     """The experiment's name."""
 
@@ -41,7 +41,7 @@ class PlannedRun:
         return f"{self.label} · seed {self.seed}"
 
     def content(self, stage: str) -> dict[str, Any]:
-        """What the key of a stage is made of."""
+        """Return what the key of a stage is made of."""
         found = self.spec.pipeline[stage]
         inputs = {before: self.stages[before] for before in found.inputs_of(self.spec) if before in self.stages}
         return stage_content(found, self.spec, self.sources, inputs)
@@ -49,12 +49,12 @@ class PlannedRun:
 
 @dataclass(slots=True)
 class PlannedJob:
-    """One stage of one or more runs."""
+    """One stage of one or more runs: a job that they share."""
 
     key: str
     stage: str
     run: PlannedRun
-    """The first run that needs it; the others agree in all that it reads."""
+    """The first run that needs the job; the others agree in everything that the job reads."""
     inputs: dict[str, str]
     runs: list[str] = field(default_factory=list)
     """Names of the runs that use it."""
@@ -62,18 +62,18 @@ class PlannedJob:
     """`reuse`, `run`, `resume`, `running`, or `not needed` (a later stage is done)."""
     reason: str = "new"
     flops: float = 0.0
-    """Operations of the whole job."""
+    """Floating-point operations of the whole job."""
     resume_from: tuple[str, ...] = ()
-    """Keys of jobs that trained the same run up to an earlier step: those that are there are gone on from."""
+    """Keys of jobs that trained the same run up to an earlier step; the job goes on from those that are done."""
 
     @property
     def spec(self) -> Run:
-        """Of the first run that needs it."""
+        """The spec of the first run that needs the job."""
         return self.run.spec
 
     @property
     def slots(self) -> int:
-        """CPU slots it takes."""
+        """CPU slots that the job takes."""
         return self.spec.resources.slots_of(self.stage)
 
     @property
@@ -84,20 +84,20 @@ class PlannedJob:
 
 @dataclass
 class Plan:
-    """An experiment as jobs."""
+    """An experiment's runs, and the jobs that they need."""
 
     experiment: Experiment
     runs: list[PlannedRun]
     jobs: dict[str, PlannedJob]
-    """By key, each after its inputs."""
+    """Key -> job, each after its inputs."""
     missing: list[str]
-    """What of the outside world is not there."""
+    """Messages about external inputs that are missing, or do not fit."""
     found: list[str] = field(default_factory=list)
-    """What of the outside world is there, for people."""
+    """Messages about what was found in external inputs."""
     assumed: list[str] = field(default_factory=list)
-    """What is not here, and counts as what it was when the experiment last ran."""
+    """Messages about external inputs that are not here and count as what they were in the experiment's last run."""
     inputs: list[Path] = field(default_factory=list)
-    """Files that hold what is known of what it reads of the outside world."""
+    """The manifest files that describe the external inputs."""
 
     @property
     def to_do(self) -> list[PlannedJob]:
@@ -105,7 +105,7 @@ class Plan:
         return [job for job in self.jobs.values() if job.action in TO_DO]
 
     def seconds(self, speeds: dict[str, float], slots: int) -> float:
-        """Expected wall time: the larger of all work over all slots and the longest chain of jobs."""
+        """Expected wall time in seconds: the larger of all work divided by `slots` and the longest chain of jobs."""
         work = 0.0
         chain: dict[str, float] = {}
         for job in self.jobs.values():
@@ -115,7 +115,7 @@ class Plan:
         return max(work / slots, max(chain.values(), default=0.0))
 
     def flops(self) -> float:
-        """Operations still to do."""
+        """Floating-point operations still to do."""
         return sum(job.flops for job in self.to_do)
 
     def gpu_hours(self) -> float | None:
@@ -125,16 +125,20 @@ class Plan:
         return sum(gpu_hours(job.spec, job.flops) for job in self.to_do)
 
     def checkpoints(self) -> float:
-        """Bytes of checkpoints of all jobs that are to do, if they ran at once."""
+        """Bytes of checkpoints, if all jobs that are to do ran at once."""
         return sum(job.spec.pipeline[job.stage].working_disk_of(job.spec) for job in self.to_do)
 
     def disk(self) -> float:
-        """Bytes still to write."""
+        """Bytes of output still to write."""
         return sum(job.spec.pipeline[job.stage].disk_of(job.spec) for job in self.to_do)
 
 
 def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan:
-    """What `experiment` needs that this home does not hold yet."""
+    """Plan what `experiment` needs: its runs and jobs, and for each job whether this home holds it already.
+
+    Raises:
+        DataError: an external input is not what the spec says.
+    """
     runs: list[PlannedRun] = []
     jobs: dict[str, PlannedJob] = {}
     manifests: dict[Path, None] = {}

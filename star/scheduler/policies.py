@@ -1,4 +1,11 @@
-"""The classes of failure and what is done about each. Light: `status` reads the advice."""
+"""The classes of failure, and what the scheduler does about each. It imports little, because `status` reads the advice.
+
+Out of memory: the job is queued again, and its next attempt runs with passes of half as many images. This is done up to
+3 times since the job was last asked for (1/2, 1/4, 1/8); after that the job fails. The size of a pass is part of no key
+and does not change the result, so the job keeps its key. Training on one process halves its passes by itself and goes
+on within the attempt; on several it stops, and all go on from the last checkpoint with smaller passes. A user-defined
+stage fails at once: the scheduler cannot change the size of its passes.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +24,12 @@ DEPENDENCY, REFUSED, CANCEL = "input_failed", "refused", "cancelled"
 
 @dataclass(frozen=True)
 class Policy:
-    """What follows a failure of a class."""
+    """What the scheduler does after a failure of one class."""
 
     after: str
     """The state that the job goes to while `attempts` is not used up; then it fails."""
     attempts: int | None
-    """Failures of this class, since the job was last asked for, that are tried again; None: any number."""
+    """How many failures of this class, since the job was last asked for, are tried again; None: any number."""
     pause: float
     """Seconds before the next attempt; doubled each time."""
     advice: str
@@ -80,13 +87,13 @@ OF_SCRIPTS = {
     MEMORY: "its passes are its own: give it smaller ones by a parameter, or raise its memory_gb under resources",
     NUMBERS: "what it printed is in `star-exp logs KEY`",
 }
-"""What to do about a stage of the user's own, where it is something else."""
+"""Advice for user-defined stages, where it is not that of the policy."""
 PAUSE_LIMIT = 600.0
-"""Seconds; pauses are doubled up to it."""
+"""Longest pause in seconds; pauses are doubled up to it."""
 
 
 def advice(why: str | None, stage: str, key: str) -> str:
-    """What to do about a job that ended for this reason; nothing where nothing failed."""
+    """Return what to do about a job that ended for the reason `why`; "" where nothing failed."""
     if stage not in builtin_stages() and why in OF_SCRIPTS:
         return OF_SCRIPTS[why].replace("KEY", key[:8])
     policy = POLICIES.get(why or "")
@@ -96,8 +103,11 @@ def advice(why: str | None, stage: str, key: str) -> str:
 
 
 def attempts(kind: str, stage: Stage | None) -> int | None:
-    """Failures of a class that are tried again. A stage that keeps nothing would need the same time again and run out of it again."""
-    if kind == MEMORY and stage is not None and stage.is_own:  # its passes are its own, and would be as large again
+    """Return how many failures of class `kind` of a stage's job are tried again; None: any number.
+
+    A timeout of a stage that keeps nothing is not tried again: it would need the same time, and run out of it again.
+    """
+    if kind == MEMORY and stage is not None and stage.is_own:  # its passes would be as large again
         return 0
     return 0 if kind == TIMEOUT and (stage is None or stage.keeps is None) else POLICIES[kind].attempts
 

@@ -1,8 +1,8 @@
-"""Workers on Ray: each attempt is a detached actor with a name, so a later scheduler finds it again.
+"""Runs workers on Ray: each attempt is a detached actor with a name, so a later scheduler finds it again.
 
-Ray is code execution by design, so it is reached with a token only: a cluster named by RAY_ADDRESS has to run with
-RAY_AUTH_MODE=token; without one, a Ray of this scheduler's own is started on 127.0.0.1, with a token made for it, no
-dashboard, and the scheduler's lifetime.
+Ray executes code by design, so it is used with a token only (`star.scheduler.ray_token`): a cluster that RAY_ADDRESS
+names has to run with RAY_AUTH_MODE=token. Without RAY_ADDRESS, the scheduler starts a private Ray on 127.0.0.1, with a
+token and without a dashboard; it ends with the scheduler.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from star.spec.resources import Resources
 NAMESPACE = "star"
 OWN = "own "
 OLDEST = (2, 52)
-"""The first version with token authentication."""
+"""The first version of Ray with token authentication."""
 log = logging.getLogger(__name__)
 
 
 class RayExecutor:
-    """Gives jobs to the cluster that RAY_ADDRESS names, or to a Ray of its own on this machine.
+    """Submits jobs to the cluster that RAY_ADDRESS names, or to a private Ray on this machine.
 
     Args:
-        slots: CPU slots of a Ray of its own.
+        slots: CPU slots of a private Ray; all cores by default.
 
     Raises:
-        ExecutorError: Ray is too old, may not be used without a token, or cannot be reached.
+        ExecutorError: Ray is too old for tokens, or cannot be reached.
     """
 
     name = "ray"
@@ -76,17 +76,17 @@ class RayExecutor:
             ) from None
 
     def limits(self) -> None:
-        """Ray decides what runs when."""
+        """Return None: Ray decides what runs when."""
 
     def place(self, stage: str, resources: Resources, held: object) -> Allocation:
-        """Always: it waits in Ray's queue."""
+        """Accept every job, on no particular machine: it waits in Ray's queue until there is room."""
         return Allocation(None)
 
     def never(self, stage: str, resources: Resources) -> None:
-        """A cluster may grow."""
+        """Return None: a cluster may grow, so any job may fit later."""
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
-        """One actor for each, or one for each machine of a job of several."""
+        """Start one actor for each attempt, or one on each machine of a job that needs several."""
         done: list[Handle | ExecutorError] = []
         for start in starts:
             try:
@@ -120,11 +120,15 @@ class RayExecutor:
         return {"actor": start.name, "nodes": nodes, "cluster": self.cluster}
 
     def _widest(self) -> int:
-        """CPUs of the largest machine: a job that wants more would wait for ever."""
+        """CPUs of the largest live machine: a job that asks for more would wait forever."""
         return int(max((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]), default=1))
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
-        """None while the actor runs its worker, or waits for room."""
+        """Return each attempt's Exit, or None while its actor runs its worker or waits for room.
+
+        Raises:
+            ExecutorError: Ray does not answer.
+        """
         try:
             return [self._poll(one) for one in watched]
         except RayError as error:
@@ -134,7 +138,7 @@ class RayExecutor:
         cluster = (watched.handle or {}).get("cluster", self.cluster)
         if (
             cluster != self.cluster
-        ):  # another scheduler's own Ray ended with it; another cluster cannot be asked from here
+        ):  # a private Ray has ended with its scheduler; another cluster cannot be asked from here
             return Exit(None) if cluster.startswith(OWN) else None
         end = self._end_of(watched.name)
         if end is None:
@@ -159,7 +163,7 @@ class RayExecutor:
         return self._ends[name]
 
     def wait(self, seconds: float) -> None:
-        """Until one of the workers ends, or `seconds` have passed."""
+        """Wait until one of the workers ends, or `seconds` have passed."""
         if self._ends:
             ray.wait(list(self._ends.values()), timeout=max(0.001, seconds))
         else:
@@ -169,7 +173,7 @@ class RayExecutor:
         """Ask the workers to stop; with `kill`, end them now."""
         begun = watched.job.locked()
         for actor in _actors(watched):
-            if kill or not begun:  # one that waits for room would not hear it
+            if kill or not begun:  # one that waits for room cannot be asked
                 ray.kill(actor)
             else:
                 actor.stop.remote(kill)
@@ -185,7 +189,7 @@ class RayExecutor:
                 pass
 
     def close(self) -> None:
-        """Leave; a Ray of this scheduler's own ends."""
+        """Disconnect from Ray; a private Ray ends."""
         ray.shutdown()
 
 
@@ -204,7 +208,7 @@ def _actors(watched: Watched) -> list[Any]:
 
 
 def _group(name: str, nodes: int, wants: dict[str, Any]) -> Any:
-    """Room for one actor on each of several machines."""
+    """Reserve room for one actor on each of `nodes` machines (a placement group)."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
     bundle = {names[key]: value for key, value in wants.items() if value}
     return ray.util.placement_group([bundle] * nodes, strategy="STRICT_SPREAD", name=name, lifetime="detached")
@@ -217,7 +221,7 @@ def _in_bundle(group: Any, rank: int) -> Any:
 
 
 def _runner_class() -> Any:
-    """The actor. Defined here, so that Ray sends its code along and no node has to import `star` to start it."""
+    """Return the actor's class. Defined inside, so that Ray ships its code and no node imports `star` to start it."""
 
     class Runner:
         def __init__(self, job: str, code: str, worker: str, rank: int, attempt: int) -> None:

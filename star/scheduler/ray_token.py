@@ -1,4 +1,4 @@
-"""Ray's token. Ray reads it while it is imported, so this comes first."""
+"""Sets up Ray's token. Ray reads it when it is imported, so this has to run first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from star.errors import ExecutorError
 
 
 def prepare() -> None:
-    """See to it that Ray is used with a token: a cluster's own, or one made for a Ray of this scheduler's own.
+    """Make sure that Ray is used with a token: the cluster's, or for a private Ray a new one where none is set up.
 
     Raises:
         ExecutorError: RAY_ADDRESS names a cluster, but no token authentication is set up here.

@@ -1,4 +1,4 @@
-"""An experiment as it was last run, from the record in its home: no file is read again, and nothing is planned."""
+"""Restore an experiment as it was last run, from its record in the home: no input is read, and nothing is planned."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from star.spec.run_class import parse_run
 
 
 def recorded_plan(home: Home, name: str, profile: str) -> Plan | None:
-    """The runs of an experiment with their keys, as the home's record has them.
+    """Return an experiment's runs with their keys, from the record in the home.
 
     Returns:
         None where there is no record, or one that lacks the table's layout (a study's, or an older one).
 
     Raises:
-        SpecError: it was written by a version of this program whose fields were others; with the code that reads it, if that
-            is here.
+        SpecError: a version of this program with other fields wrote the record; the message names the code that reads
+            it, if that is here.
     """
     path = record_path(home, name, profile)
     found = read_json(path)
@@ -43,7 +43,7 @@ def recorded_plan(home: Home, name: str, profile: str) -> Plan | None:
 
 
 def names_of(home: Home) -> dict[tuple[str, str], bool]:
-    """(name, profile) of what was ever run in this home -> whether it is a search's."""
+    """Return (name, profile) of everything that was ever run in this home -> whether it belongs to a search."""
     known = {}
     for path in sorted(home.experiments.glob("*.json")) if home.experiments.exists() else ():
         found = read_json(path) or {}
@@ -53,10 +53,10 @@ def names_of(home: Home) -> dict[tuple[str, str], bool]:
 
 
 def searches_as_run(home: Home, name: str, profile: str | None = None) -> list[Path]:
-    """The files that give a search as it was last run, one for each profile; none where the name is no search's.
+    """Return the files of a search as it was last run, one for each profile; none where the name is no search's.
 
     Raises:
-        SpecError: it was run by an older version, which kept none.
+        SpecError: an older version ran it and kept no file, or the name is that of a search's early comparisons.
     """
     found = [
         (written_folder(home, name, one) / f"{name}.yaml")
@@ -76,11 +76,11 @@ def searches_as_run(home: Home, name: str, profile: str | None = None) -> list[P
 
 
 def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
-    """The experiments of a name as they were last run, one for each profile, with what is done of them.
+    """Return an experiment as it was last run, one plan for each profile, in which each job is marked as done or not.
 
     Raises:
-        NotFoundError: none of that name was run here.
-        SpecError: it is a search's name, or its record cannot be read.
+        NotFoundError: no experiment of that name, or none at that profile, was run here.
+        SpecError: it is a search's name, or its record cannot be read or lacks the table's layout.
     """
     known = names_of(home)
     if (name, profile) not in known and all(one != name for one, _ in known):
@@ -112,7 +112,7 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
 
 
 def _remedy(home: Home, found: dict[str, Any], name: str) -> str:
-    """What to do about a record of another version: the code that made its jobs may be here."""
+    """Say what to do about a record of another version: the code that made its jobs may be in the home."""
     keys = [(stage, key) for row in found.get("rows", ()) for stage, key in row["run"]["stages"].items()]
     for stage, key in keys:
         snapshot = (read_json(home.job(stage, key).job) or {}).get("snapshot")
@@ -138,7 +138,8 @@ def _plan(home: Home, found: dict[str, Any], profile: str) -> Plan:
             jobs.setdefault(key, PlannedJob(key, stage, run, {})).runs.append(run.name)
     inputs = [home.manifests / name for name in found.get("inputs", ()) if (home.manifests / name).exists()]
     copy = written_folder(home, spec.experiment, profile) / f"{spec.experiment}.yaml"
-    file = layout["file"] if Path(layout["file"]).exists() or not copy.exists() else str(copy)  # of another machine
+    # the file may have been on another machine
+    file = layout["file"] if Path(layout["file"]).exists() or not copy.exists() else str(copy)
     return replace(Plan(Experiment(file, spec, profile, variants), runs, jobs, []), inputs=inputs)
 
 

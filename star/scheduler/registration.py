@@ -1,7 +1,7 @@
-"""What it means to run an experiment again: the contract of docs/resume.md.
+"""Enter an experiment into the ledger, also when it is run again: the contract of docs/resume.md.
 
-An experiment is its name and profile. Rows that are new extend it. A row that is there already and would now be another run
-forks it, which is refused unless asked for: the old results would silently leave the table.
+An experiment is identified by its name and profile. New rows extend it. A row that is there already and would now be
+another run forks it, which is refused unless asked for: the old results would silently leave the table.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ Row = tuple[str, int]
 
 @dataclass
 class Change:
-    """How a plan differs from what its experiment was."""
+    """How a plan differs from its experiment as it is in the ledger."""
 
     added: list[Row] = field(default_factory=list)
     removed: dict[Row, str] = field(default_factory=dict)
-    """Row -> the run it was."""
+    """Row -> key of the run it was."""
     forked: dict[Row, tuple[str, str]] = field(default_factory=dict)
-    """Row -> the run it was, and the run it is now."""
+    """Row -> keys of the run it was and of the run it is now."""
     differences: list[Difference] = field(default_factory=list)
-    """Of all forked rows, each once."""
+    """What differs in the forked rows, each difference once."""
     computed: int = 0
     """Forked rows whose former run has results or is being computed."""
 
 
 def compare(plan: Plan, ledger: Ledger) -> Change:
-    """The plan beside its experiment as the ledger knows it."""
+    """Compare a plan with its experiment as it is in the ledger."""
     before = {
         (row.row, row.seed): row.run for row in ledger.runs.experiments(plan.experiment.name, plan.experiment.profile)
     }
@@ -97,7 +97,7 @@ def _explain(change: Change, now: Mapping[Row, PlannedRun], ledger: Ledger) -> N
 
 
 def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
-    """Of two runs' specs, less what is part of no key."""
+    """Return the differences between two runs' specs, without fields that are part of no key."""
     found = differences(old.spec, new.spec.model_dump(mode="json"))
     return [
         one
@@ -109,10 +109,10 @@ def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
 
 
 def refuse_fork(plan: Plan, change: Change) -> None:
-    """Unless nothing that was computed would leave the table.
+    """Refuse a plan that would take computed results out of the table.
 
     Raises:
-        SpecError: with what differs, and what to do.
+        SpecError: it would; the message says what differs, and what to do.
     """
     if not change.computed:
         return
@@ -129,13 +129,15 @@ def refuse_fork(plan: Plan, change: Change) -> None:
 def register(
     plan: Plan, home: Home, ledger: Ledger, say: Callable[[str], None], fork: bool = False, whole: Plan | None = None
 ) -> None:
-    """Write an experiment into the ledger, and beside the jobs for `reindex`; settle what happened since somebody looked.
+    """Enter an experiment into the ledger, write its record for `reindex`, and bring its jobs' states up to date.
 
     Args:
-        whole: the experiment with all its rows, when the plan has but some of them.
+        whole: the experiment with all its rows, when the plan has only some of them.
 
     Raises:
-        SpecError: it would fork, and `fork` was not given; or no row has anything to run.
+        SpecError: it would fork and computed results would leave the table, but `fork` was not given; or no row has
+            anything to run.
+        DataError: a script or plugin was changed since the plan was made.
     """
     whole = whole or plan
     if not plan.runs:
@@ -175,21 +177,21 @@ def add(plan: Plan, home: Home, ledger: Ledger, study: str) -> None:
 
 
 def _new_job(job: PlannedJob, home: Home, folders: set[str]) -> NewJob:
-    """Its attempts go on from what its folder knows: an old worker may still be at it when the ledger is new."""
+    """Make a job's entry. Its attempts count on from its folder's: with a new ledger, an old worker may still run."""
     attempt = home.job(job.stage, job.key).attempt() if f"{job.stage}-{job.key}" in folders else 0
     return NewJob(job.key, job.stage, job.label, job.flops, job.run.content(job.stage), attempt)
 
 
 def run_row(run: PlannedRun) -> RunRow:
-    """The run as a row of the ledger."""
+    """Return the run as a row of the ledger."""
     return RunRow(run.key, run.name, run.seed, run.spec.model_dump(mode="json"), dict(run.stages), None, 0.0)
 
 
 def record(plan: Plan, home: Home, study: str | None = None) -> None:
-    """The experiment as a file, from which `reindex` makes it anew.
+    """Write the experiment's record, from which `reindex` restores it.
 
     Args:
-        study: of which the rows are trials; the rows that the file has stay.
+        study: the study whose trials the rows are; the rows that the record has already then stay.
     """
     home.experiments.mkdir(parents=True, exist_ok=True)
     path = record_path(home, plan.experiment.name, plan.experiment.profile)
@@ -211,7 +213,7 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
             "rows": rows,
             "study": study,
             "inputs": [file.name for file in plan.inputs],
-            # a study's table is its report's; an experiment's is shown while it fills, wherever its file is
+            # a study's report makes its table; an experiment's is shown while it fills, wherever its file is
             "layout": None if study is not None else _layout(plan.experiment),
         },
         durable=study is None,
@@ -219,7 +221,10 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
 
 
 def reached(experiment: Experiment) -> tuple[str, ...]:
-    """An experiment's targets as the ledger has them: with all that stages of its own need, because only the experiment knows that."""
+    """Return an experiment's targets, as the ledger keeps them.
+
+    With user-defined stages or plugins these are all needed stages: only the experiment knows what such stages need.
+    """
     declares = experiment.spec.stages or experiment.spec.plugins
     return experiment.needed if declares else experiment.targets
 
@@ -233,7 +238,7 @@ def _layout(experiment: Experiment) -> dict[str, Any]:
 
 
 def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:
-    """Jobs whose folder knows more than the ledger, and those that failed and are wanted again."""
+    """Update jobs whose folder says more than the ledger, and queue those that failed and are wanted again."""
     wanted = {key for key, job in plan.jobs.items() if job.action in TO_DO}
     for key, job in ledger.jobs.of(plan.jobs).items():
         has_result = f"{job.stage}-{key}" in folders and home.job(job.stage, key).result.exists()
@@ -242,6 +247,6 @@ def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:
                 ledger.jobs.move(job, DONE, FOUND, "result found in its folder")
         elif job.state in (FAILED, LOST, CANCELLED):
             ledger.jobs.move(job, QUEUED, AGAIN, "asked for again")
-        elif job.state == DONE and not home.job(job.stage, key).is_complete():  # the plan may be older than its end
+        elif job.state == DONE and not home.job(job.stage, key).is_complete():  # it may have ended since planning
             ledger.jobs.move(job, QUEUED, GONE, "its result, or an output that is needed again, has gone")
             ledger.runs.forget_tracked([key])

@@ -1,4 +1,4 @@
-"""The databases made anew from the folders, which are the truth: the ledger, and what MLflow holds."""
+"""Rebuild the ledger, and what MLflow holds, from the folders, which are the source of truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from star.tracking.writer import Tracker
 
 @dataclass
 class Indexed:
-    """What was found, and what of it was news."""
+    """How much `reindex` found and changed, and the names of job folders whose job.json is damaged."""
 
     jobs: int = 0
     new_jobs: int = 0
@@ -28,7 +28,7 @@ class Indexed:
 
 
 def reindex(home: Home, ledger: Ledger) -> Indexed:
-    """Bring the ledger to what the folders say; what they do not know (its history) stays."""
+    """Update the ledger to what the folders say; its history, which they do not hold, stays."""
     found, unreadable = {}, []
     for name in filter(partial(_is_job, home), sorted(home.job_folders())):
         stage, _, key = name.rpartition("-")
@@ -66,7 +66,7 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
 
 
 def _is_job(home: Home, name: str) -> bool:
-    """Whether a folder's name is a job's, and more is in it than the own numbers that `rerun` has left for the next."""
+    """Whether a folder is a job's, and holds more than the user-logged numbers that `rerun` leaves there."""
     stage, _, key = name.rpartition("-")
     if not re.fullmatch(r"[0-9a-f]{16}", key) or name.startswith("."):
         return False
@@ -75,13 +75,13 @@ def _is_job(home: Home, name: str) -> bool:
 
 
 def shipments(home: Home) -> Iterator[Shipment]:
-    """The experiments that this home has a record of."""
+    """Yield all experiments that this home has a record of."""
     for path in sorted(home.experiments.glob("*.json")) if home.experiments.exists() else ():
         yield read_shipment(json.loads(path.read_text()))
 
 
 def read_shipment(record: dict[str, Any]) -> Shipment:
-    """An experiment from its record."""
+    """Make a shipment of an experiment from its record."""
     runs = tuple((row["row"], RunRow(**row["run"])) for row in record["rows"])
     return Shipment(record["experiment"], record["profile"], tuple(record["targets"]), runs, record.get("study"))
 
@@ -89,11 +89,11 @@ def read_shipment(record: dict[str, Any]) -> Shipment:
 def deliver(
     home: Home, ledger: Ledger, connect: Callable[[], Tracker], again: bool = False, jobs: Collection[str] | None = None
 ) -> int:
-    """Carry to MLflow what it does not hold of all experiments; returns how many there are.
+    """Deliver to MLflow what it lacks of all experiments; returns the number of experiments.
 
     Args:
-        again: everything, as when MLflow's database is new. What it holds already stays one entry.
-        jobs: only runs that need one of these, whose states have changed while nobody delivered.
+        again: deliver everything, as when MLflow's database is new. MLflow keeps a repeated entry once.
+        jobs: deliver only runs that need one of these, whose states have changed while no delivery ran.
     """
     if again:
         ledger.runs.forget_tracked()
@@ -119,7 +119,7 @@ def deliver(
 
 
 def end_left_out(home: Home, ledger: Ledger, connect: Callable[[], Tracker], jobs: Collection[str]) -> None:
-    """End in MLflow the runs that needed one of these cancelled jobs and that no experiment has any more."""
+    """Mark as killed in MLflow the runs that need one of these cancelled jobs and are in no experiment any more."""
     shipped = {run.key for shipment in shipments(home) for _, run in shipment.runs}
     stages = ledger.runs.stages()
     left = [run for run, keys in stages.items() if run not in shipped and set(keys.values()) & set(jobs)]

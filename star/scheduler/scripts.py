@@ -1,4 +1,4 @@
-"""Copies of the users' scripts in the home: what a command runs is what its key was made of, wherever its file is changed meanwhile."""
+"""Copies of users' scripts in the home: a command runs the files its key was made of, even if they change later."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from star.spec.scripts import scripts_of, source_of
 
 
 def copy_of(home: Home, source: str) -> Path:
-    """Where the copy of a script lies whose files and data a key names `source`."""
+    """Path of a script's copy.
+
+    Args:
+        source: the text by which a key names the script's files and data.
+    """
     return home.scripts / digest_of(json.loads(source)["files"])
 
 
 def script_digest(folder: Path) -> str:
-    """What a copy has to be called, by its contents."""
+    """Return the name that a copy must have by its contents: their digest."""
     paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return digest_of(listing_of({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}))
 
 
 def keep_scripts(plan: Plan, home: Home) -> None:
-    """Copy the files of every script and plugin that the plan's jobs use, unless they are there.
+    """Copy the files of every script and plugin that the plan's open jobs use, unless the home has them.
 
     Raises:
-        DataError: they were changed since the plan was made.
+        DataError: a script or plugin was changed since the plan was made.
     """
     for job in plan.to_do:
         for plugin in job.spec.plugins_of(job.stage):
@@ -54,12 +58,12 @@ def keep_scripts(plan: Plan, home: Home) -> None:
 
 
 def _place(target: Path, contents: Mapping[str, bytes], folder: Path) -> None:
-    """Files as a folder of that name, whole or not at all."""
+    """Write files as the folder `target`, whole or not at all."""
     new = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     for name, content in contents.items():
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         (new / name).write_bytes(content)
-        with suppress(OSError):  # a program stays one
+        with suppress(OSError):  # executable files stay executable
             (new / name).chmod((folder / name).stat().st_mode | 0o600)
     new.mkdir(parents=True, exist_ok=True)
     try:

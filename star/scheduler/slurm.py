@@ -1,7 +1,8 @@
-"""Workers as jobs of Slurm, by submitit: arrays of what is alike, requeued by Slurm itself, so the login node may be left.
+"""Runs workers as Slurm jobs, by submitit: similar jobs go as one array, and Slurm itself requeues them, so that no
+scheduler has to stay on the login node.
 
-Slurm's own commands say what became of a job, accounting or not; the job's folder says what it made. A question that Slurm
-does not answer proves nothing: no job counts as gone before two answers have missed it.
+Slurm's own commands say what became of a job, with or without accounting; the job's folder holds what it made. A query
+that Slurm does not answer proves nothing: a job counts as gone only after two answers without it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from star.scheduler.squeue import Seen, accounted, ask, by_name, by_number
 from star.spec.resources import Resources
 
 EVERY = 2.0
-"""Seconds between questions to Slurm."""
+"""Seconds between queries to Slurm."""
 TOKEN = "slurm.json"
-"""Written before a submission, so that it is found again when the scheduler dies before it learns the job's number."""
+"""File written before a submission, by which it is found when the scheduler dies before it learns the job's number."""
 OVER = {
     *(
         "COMPLETED",
@@ -47,10 +48,10 @@ DEPENDENCY = "DependencyNeverSatisfied"
 
 
 class SlurmExecutor:
-    """Submits to the cluster that `sbatch` speaks to.
+    """Submits jobs to the Slurm cluster of this machine.
 
     Raises:
-        ExecutorError: there is no Slurm here.
+        ExecutorError: there is no `sbatch` here, or Slurm does not answer.
     """
 
     name = "slurm"
@@ -69,23 +70,23 @@ class SlurmExecutor:
         self.home, self.worker, self.every = home, worker, every
         self.folder = home.path / "slurm"
         self._seen: dict[str, Seen] = {}
-        """Of the newest answer: Slurm's number of a job -> what it says."""
+        """Slurm's number of a job -> what Slurm said of it in its newest answer."""
         self._missed: dict[str, int] = {}
-        """Answers in a row that did not name a job."""
+        """Slurm's number of a job -> number of answers in a row without that job."""
         self._looked = float("-inf")
 
     def limits(self) -> None:
-        """Slurm decides what runs when."""
+        """Return None: Slurm decides what runs when."""
 
     def never(self, stage: str, resources: Resources) -> None:
-        """What cannot be had is refused when it is submitted."""
+        """Return None: Slurm refuses what it can never run when it is submitted."""
 
     def place(self, stage: str, resources: Resources, held: object) -> Allocation:
-        """Always: it waits in Slurm's queue."""
+        """Accept every job, on no particular machine: it waits in Slurm's queue until there is room."""
         return Allocation(None)
 
     def submit(self, starts: Sequence[Start]) -> list[Handle | ExecutorError]:
-        """Submit jobs of one shape as one array."""
+        """Submit the attempts, similar ones as one array; returns a handle or an error for each."""
         done: dict[str, Handle | ExecutorError] = {}
         for part in parts_of(starts):
             done |= zip((start.name for start in part.starts), self._submit(part), strict=True)
@@ -104,14 +105,14 @@ class SlurmExecutor:
             jobs = executor.submit_array(tasks) if len(tasks) > 1 else [executor.submit(tasks[0])]
             return [{"job": str(job.job_id)} for job in jobs]
         except (FailedSubmissionError, subprocess.CalledProcessError, OSError, RuntimeError) as error:
-            accepted = (by_name([name]) or {}).get(name)  # a time-out of `sbatch` says nothing about Slurm
+            accepted = (by_name([name]) or {}).get(name)  # `sbatch` may time out although Slurm has accepted the job
             if accepted is not None:
                 return [{"job": _element(accepted, index, len(starts))} for index in range(len(starts))]
             said = getattr(error, "stderr", None) or str(error)
             return [ExecutorError(f"Slurm refused it: {str(said).strip().splitlines()[-1]}")] * len(starts)
 
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
-        """One question to Slurm for all; None as long as it does not answer."""
+        """Return each attempt's Exit, by one query for all; None while it waits or runs, or Slurm does not answer."""
         numbers = self._numbers(watched)
         if numbers is None:
             return [None] * len(watched)
@@ -140,11 +141,11 @@ class SlurmExecutor:
         return Exit(None, "DEPENDENCY" if found.reason == DEPENDENCY else found.state)
 
     def wait(self, seconds: float) -> None:
-        """Slurm tells nobody when a job ends."""
+        """Sleep for `seconds`: Slurm does not report when a job ends."""
         time.sleep(max(0.0, seconds))
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
-        """`scancel`: SIGTERM first, and after a while SIGKILL, as the cluster is set up; with `kill`, at once."""
+        """Run `scancel`: SIGTERM first, and SIGKILL after the delay that the cluster sets; with `kill`, at once."""
         for number in filter(None, self._numbers([watched]) or ()):
             if kill:
                 subprocess.run(["scancel", "--quiet", "--full", "--signal=KILL", number], check=False)
@@ -155,7 +156,10 @@ class SlurmExecutor:
         """Do nothing: this executor holds no connection, and its jobs go on in Slurm."""
 
     def _numbers(self, watched: Sequence[Watched]) -> list[str | None] | None:
-        """Slurm's numbers; by name where nobody kept the number. None when Slurm does not answer."""
+        """Return Slurm's number of each job, found by its name where no handle was saved; None when Slurm is away.
+
+        A job that never reached Slurm has the number None.
+        """
         tokens = {}
         for one in watched:
             token = read_json(one.job.path / TOKEN) if one.handle is None else None
@@ -182,7 +186,7 @@ def _element(array: str, index: int, count: int) -> str:
 
 
 def _exit_code(text: str) -> int:
-    """Of `squeue`, which prints the status that wait() gives, and of `sacct`, which prints code:signal."""
+    """Parse the exit code from `squeue`, a status of wait(), or from `sacct`, CODE:SIGNAL; negative: a signal."""
     code, colon, number = text.partition(":")
     value = (int(code or 0) or -int(number or 0)) if colon else os.waitstatus_to_exitcode(int(text or 0))
     return 128 - value if value > 128 else value

@@ -1,4 +1,4 @@
-"""What Slurm is asked for: which attempts go as one array, under which name, with which options."""
+"""Build Slurm submissions: which attempts go as one array, under which name, with which options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from star.scheduler.executor import Start
 
 ARRAY = 500
-"""Jobs of one array; clusters allow 1001 by default."""
+"""Most jobs in one array; clusters allow 1001 by default."""
 LONGEST_NAME = 120
 
 
@@ -23,16 +23,16 @@ class Part:
 
     starts: tuple[Start, ...]
     dependency: str | None
-    """As sbatch takes it."""
+    """The value of sbatch's `--dependency`; None without one."""
 
     @property
     def first(self) -> Start:
-        """What is asked for is the same for all."""
+        """The first attempt; all of them ask for the same resources and options."""
         return self.starts[0]
 
     @property
     def timeouts(self) -> int:
-        """How often Slurm may start one again that ran out of time."""
+        """How often Slurm may restart a job that ran out of time: 20 by default, 0 for a stage that keeps nothing."""
         given = self.first.resources.slurm_of(self.first.stage).timeouts
         return (20 if given is None else given) if self.first.resources.stages[self.first.stage].keeps else 0
 
@@ -44,7 +44,7 @@ class Part:
         return f"{slurm.launcher} {interpreter}" if slurm.launcher else interpreter
 
     def name(self, token: str) -> str:
-        """For people, and by `token` found again: experiment, stages, the row or how many jobs there are."""
+        """The job's name: experiment, stages, row or number of jobs for people, and `token` to find it again."""
         experiments, stages = (
             list(dict.fromkeys(names)) for names in zip(*(one.title[:2] for one in self.starts), strict=True)
         )
@@ -55,14 +55,14 @@ class Part:
         return f"{text[:LONGEST_NAME]}.{token}"
 
     def parameters(self) -> dict[str, Any]:
-        """What submitit asks Slurm for, but for the name."""
+        """The options that submitit gives to Slurm, except for the name."""
         code = shlex.quote(str(self.first.code))
         slurm = self.first.resources.slurm_of(self.first.stage)
         path = f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}"
         wanted = asked(self.first) | {"setup": [*(slurm.setup or ()), path], "dependency": self.dependency}
         if self.dependency:
             wanted["additional_parameters"] = {"kill-on-invalid-dep": "yes"} | wanted["additional_parameters"]
-        # submitit would name a `wckey` of its own, which clusters that keep such accounts refuse
+        # submitit would set its own `wckey`, which clusters that keep account of them refuse
         return {name: value for name, value in wanted.items() if value is not None} | {"wckey": None}
 
     def script(self, name: str, folder: Path) -> str:
@@ -75,8 +75,11 @@ class Part:
 
 
 def parts_of(starts: Sequence[Start]) -> list[Part]:
-    """Attempts as few arrays: together goes what asks for the same, of whatever stage, and waits for the same jobs or each for
-    its own element of the same arrays."""
+    """Group attempts into few arrays.
+
+    Attempts of one array, of any stage, ask for the same, and wait for the same jobs or each for its own element of
+    the same arrays.
+    """
     groups: dict[str, list[Start]] = {}
     for start in starts:
         slurm = start.resources.slurm_of(start.stage)
@@ -127,12 +130,15 @@ def _numbers(start: Start) -> list[str]:
 
 
 def _waits_for(start: Start) -> list[str]:
-    """The jobs and arrays that an attempt waits for, without the elements."""
+    """Numbers of the jobs and arrays that an attempt waits for, without the array indices."""
     return sorted({number.partition("_")[0] for number in _numbers(start)})
 
 
 def _with_dependencies(group: list[Start]) -> list[Part]:
-    """Of attempts that wait for the same jobs and arrays: one part if Slurm can say what each waits for, else several."""
+    """Make one part of attempts that wait for the same jobs and arrays, or several.
+
+    One is enough if a single dependency can say what each attempt waits for.
+    """
     waits = [set(_numbers(start)) for start in group]
     common = set.intersection(*waits)
     own = [sorted(numbers - common) for numbers in waits]
@@ -151,7 +157,7 @@ def _with_dependencies(group: list[Start]) -> list[Part]:
 
 
 def _dependency(all_of: set[str], arrays: list[str]) -> str | None:
-    """`afterok` of jobs that all wait for, `aftercorr` of arrays whose element of the same number each waits for."""
+    """Return sbatch's dependency: `afterok` for jobs that all wait for, `aftercorr` for arrays to wait for by index."""
     parts = [f"aftercorr:{':'.join(arrays)}"] if arrays else []
     parts += [f"afterok:{':'.join(sorted(all_of, key=_natural))}"] if all_of else []
     return ",".join(parts) or None

@@ -1,8 +1,9 @@
-"""What runs on a Slurm node: a process of submitit that starts the worker and stands between it and Slurm's signals.
+"""What runs on a Slurm node: a process of submitit that starts the worker and handles Slurm's signals for it.
 
-Before a time limit Slurm sends USR2 (submitit asks it to): the worker is asked to stop with what its stage keeps, and submitit
-requeues the job under the same number, as often as `slurm.timeouts` allows (never, where the stage keeps nothing); after that the
-job is over. SIGTERM comes at a preemption and at `scancel`: the worker stops too, and the job is requeued unless it was cancelled.
+Before a time limit Slurm sends USR2, as submitit requests. The worker is then asked to stop, with what its stage keeps,
+and submitit requeues the job under the same number, as often as `slurm.timeouts` allows (never, where the stage keeps
+nothing); after that the job is over. SIGTERM comes at a preemption and at `scancel`: the worker stops too, and the job
+is requeued unless it was cancelled.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from star.rundir import PREEMPTED, TIMED_OUT
 
 
 class Attempt:
-    """One attempt of a job, as submitit sends it. Holds nothing but text.
+    """One attempt of a job, as submitit sends it to a node. It holds only plain values.
 
     Args:
         job: the job's folder.
@@ -61,7 +62,7 @@ class Attempt:
             _until_over()
             code = _running.wait()
         except UncompletedJobError:
-            # raised by submitit's signal handler: time is over, and Slurm shall not start it again
+            # raised by submitit's signal handler: time is over, and Slurm will not start it again
             code = _running.wait()
             code = TIMED_OUT if code == PREEMPTED else code
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -71,7 +72,7 @@ class Attempt:
         sys.exit(code if code >= 0 else 128 - code)
 
     def checkpoint(self) -> Any:
-        """submitit calls this when USR2 has come, in its signal handler; then it requeues the job."""
+        """Stop the worker. submitit calls this in its signal handler for USR2, and then requeues the job."""
         from submitit.helpers import DelayedSubmission
 
         _ask(signal.SIGTERM)
@@ -91,7 +92,7 @@ def _ask(number: int) -> None:
 
 
 def _until_over() -> None:
-    """Wait by a descriptor: `Popen.wait` holds a lock that a signal handler could not get."""
+    """Wait for the worker's end by a descriptor: `Popen.wait` holds a lock that a signal handler could not get."""
     assert _running is not None
     gate = os.pidfd_open(_running.pid)
     poll = select.poll()

@@ -1,6 +1,6 @@
-"""The code that workers run: a copy of the package, taken when jobs are planned, so that editing while they wait harms nothing.
+"""The code that workers run: a copy of the package, taken when jobs are planned, so that later edits change nothing.
 
-A snapshot lies in the home under a hash of its contents, beside what is known of where it came from.
+A snapshot is a folder in the home, named by a hash of its contents, with a record of where the code came from.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACKAGE = Path(star.__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of the code."""
+    """One version of the code, as a copy in the home."""
 
     path: Path
     """Holds the folder `star`; workers import it from here."""
@@ -41,13 +41,13 @@ class Snapshot:
 
 
 def take(home: Home) -> Snapshot:
-    """The snapshot of the code as it is now; copied unless it is there already."""
+    """Return the snapshot of the code as it is now, and copy the code unless the home has it."""
     contents = _contents(PACKAGE)
     digest = _digest(contents)
     path = home.code / digest
     origin = read_json(path / ORIGIN)
     if origin is None:
-        shutil.rmtree(path, ignore_errors=True)  # half of one that somebody copied here
+        shutil.rmtree(path, ignore_errors=True)  # an incomplete copy
         _write(path, contents, digest)
     elif origin["dirty"] or origin["commit"] is None:
         commit = commit_of(PACKAGE, contents)
@@ -57,7 +57,7 @@ def take(home: Home) -> Snapshot:
 
 
 def place_of(home: Home) -> Path:
-    """Where the snapshot of the code as it is now lies, or would lie."""
+    """Path of the snapshot of the code as it is now, whether it is there or not."""
     return home.code / _digest(_contents(PACKAGE))
 
 
@@ -90,12 +90,12 @@ def _write(path: Path, contents: dict[str, bytes], digest: str) -> None:
 
 
 def digest_of(path: Path) -> str:
-    """What a snapshot's folder has to be called, by its contents."""
+    """Return the name that a snapshot's folder must have by its contents: their hash, 16 hexadecimal digits."""
     return _digest(_contents(path / "star"))
 
 
 def _contents(package: Path) -> dict[str, bytes]:
-    """Every file of a package that can be read; what cannot be read cannot run either."""
+    """Path in the package -> content of every readable file; what cannot be read cannot run either."""
     found = {}
     for path in sorted(package.rglob("*")):
         name = path.relative_to(package)

@@ -1,4 +1,4 @@
-"""Questions to Slurm, by its own commands. Light: `status` asks too."""
+"""Queries to Slurm by its own commands. This module imports little, because `status` uses it too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import islice
 from typing import NamedTuple
 
 CHUNK = 400
-"""Jobs in one question."""
+"""Most jobs in one query."""
 FIELDS = "JobArrayID:|,State:|,exit_code:|,Reason:|,Name:256"
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,9 @@ class Seen(NamedTuple):
 
 
 def by_number(numbers: Iterable[str]) -> dict[str, Seen] | None:
-    """Slurm's number of each of these jobs that the controller still knows -> what it says; None when it does not answer.
+    """Return Slurm's number -> what Slurm says of the job, for those that the controller still knows.
 
-    Whoever's they are: a colleague's jobs are adopted too.
+    None when it does not answer. Jobs of all users are found: a colleague's jobs are adopted too.
     """
     found: dict[str, Seen] = {}
     for part in _chunks(dict.fromkeys(number.split("_")[0] for number in numbers)):
@@ -39,7 +39,7 @@ def by_number(numbers: Iterable[str]) -> dict[str, Seen] | None:
 
 
 def by_name(names: Iterable[str]) -> dict[str, str] | None:
-    """Name of a job or an array -> its number; None when the controller does not answer."""
+    """Return name of a job or an array -> Slurm's number of it; None when the controller does not answer."""
     found: dict[str, str] = {}
     for part in _chunks(dict.fromkeys(names)):
         shown = ask(["squeue", "--noheader", "--states=all", "--array", f"--name={','.join(part)}", "-O", FIELDS])
@@ -56,7 +56,7 @@ def _lines(shown: str) -> Iterator[tuple[str, str, Seen]]:
 
 
 def accounted(numbers: Iterable[str]) -> dict[str, Seen]:
-    """Of jobs that the controller has forgotten, where the cluster keeps accounts."""
+    """Return what accounting says of jobs that the controller has forgotten; empty where the cluster has none."""
     found = {}
     for part in _chunks(numbers):
         shown = ask(["sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", ",".join(part)])
@@ -67,7 +67,7 @@ def accounted(numbers: Iterable[str]) -> dict[str, Seen]:
 
 
 def in_queue() -> dict[str, str]:
-    """For `status`: Slurm's number of each job that is not over -> its state, and why it waits."""
+    """Return Slurm's number of each of this user's jobs that is not over -> its state, and why it waits."""
     if shutil.which("squeue") is None:
         return {}
     shown = ask(["squeue", "--noheader", "--array", "--me", "-O", FIELDS])
@@ -79,13 +79,13 @@ def in_queue() -> dict[str, str]:
 
 
 def ask(command: list[str]) -> str | None:
-    """What a command of Slurm's prints; None when it fails, as when the controller is away."""
+    """Return what a command of Slurm prints; None when it fails, as when the controller is away."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"LC_ALL": "C"})
     except (OSError, subprocess.TimeoutExpired) as error:
         log.info("%s: %s", command[0], error)
         return None
-    if done.returncode and "Invalid job id" not in done.stderr:  # of jobs that are all forgotten: an answer, too
+    if done.returncode and "Invalid job id" not in done.stderr:  # all jobs are forgotten: that is an answer too
         log.info("%s: %s", command[0], done.stderr.strip())
         return None
     return done.stdout

@@ -1,4 +1,4 @@
-"""Starting an attempt: room for it, the claim, its folder, its process."""
+"""Start attempts: find room, claim the job in the ledger, write its folder, submit its worker."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from star.spec.scripts import scripts_of, source_of
 
 
 class Starter:
-    """Starts what is ready and fits.
+    """Starts the jobs that are ready and fit.
 
     Args:
-        me: the id under which this scheduler is known in the ledger.
+        me: this scheduler's id in the ledger.
     """
 
     def __init__(self, home: Home, ledger: Ledger, executor: Executor, snapshot: Snapshot, me: str) -> None:
         self.home, self.ledger, self.executor, self.snapshot, self.me = home, ledger, executor, snapshot, me
         self.was_late = False
-        """Another scheduler has claimed something that this one wanted: there is more to see in the ledger."""
+        """Whether another scheduler has claimed a job that this one wanted: the ledger has to be read again."""
         self._news: list[str] = []
 
     def news(self) -> list[str]:
-        """What went wrong since the last call, a line each."""
+        """Return what went wrong since the last call, a line each."""
         news, self._news = self._news, []
         return news
 
     def fill(self, graph: JobGraph) -> list[tuple[PlannedJob, Job]]:
-        """Start all that there is room for; returns each with its new state."""
+        """Start every ready job that there is room for; returns each with its new state."""
         limits = self.executor.limits()
         held: Limits = self._held() if limits is not None else (0, {})
         starts: list[tuple[PlannedJob, Job, Start]] = []
@@ -74,7 +74,7 @@ class Starter:
         return self._submit(graph, starts) if starts else []
 
     def _will_never_fit(self, graph: JobGraph, planned: PlannedJob) -> bool:
-        """Fail a job that no waiting will help."""
+        """Fail a job if there will never be room for it; returns whether that is so."""
         reason = self.executor.never(planned.stage, planned.spec.resources)
         if reason is None:
             return False
@@ -87,7 +87,7 @@ class Starter:
     def _prepared(
         self, graph: JobGraph, planned: PlannedJob, job: Job, claim: Allocation, after: tuple[Handle, ...] = ()
     ) -> Start | None:
-        """The attempt's folder; a disk that is full, or a folder that may not be written, ends the attempt and not the scheduler."""
+        """Write the attempt's folder. A full disk, or a folder that may not be written, ends only the attempt: None."""
         try:
             return self._prepare(planned, job, claim, after)
         except OSError as error:
@@ -96,7 +96,7 @@ class Starter:
             return None
 
     def _undo(self, graph: JobGraph, planned: PlannedJob, job: Job, kind: str, message: str) -> None:
-        """End an attempt of which no process was started."""
+        """End an attempt whose process was not started, as the policy for this `kind` of failure says."""
         policy = POLICIES[kind]
         before = failures_since_asked(self.ledger.jobs.history(job.key), kind)
         most = attempts(kind, planned.spec.pipeline.get(planned.stage))
@@ -112,15 +112,15 @@ class Starter:
         graph.see(self.ledger.jobs.of([job.key])[job.key])
 
     def _is_taken(self, graph: JobGraph, planned: PlannedJob) -> bool:
-        """Whether another scheduler was first, or else the machine is full; takes note of what that one did."""
+        """Whether another scheduler was first (else the machine is full); the graph gets the job's current state."""
         before, now = graph.states[planned.key], self.ledger.jobs.of([planned.key])[planned.key]
         graph.see(now)
         return (now.state, now.attempt) != (before.state, before.attempt)
 
     def hand_over(self, graph: JobGraph) -> list[tuple[PlannedJob, Job]]:
-        """Give an executor that chains everything at once: each job waits in its queue for those that it needs.
+        """Submit everything at once to an executor that chains: each job waits in its queue for those that it needs.
 
-        What waits for a job that runs elsewhere stays queued here.
+        A job that waits for one that runs elsewhere stays queued here.
         """
         started: list[tuple[PlannedJob, Job]] = []
         left = [planned for planned in graph.planned.values() if graph.states[planned.key].state == QUEUED]
@@ -149,7 +149,7 @@ class Starter:
         return started
 
     def _held(self) -> Limits:
-        """What running jobs of all schedulers hold: of this machine, or of an executor that has machines of its own."""
+        """What running jobs of all schedulers hold of this machine, or of an executor with machines of its own."""
         return self.ledger.jobs.held(self.executor.name, socket.gethostname() if self.executor.name == LOCAL else None)
 
     def _place(self, planned: PlannedJob, held: Limits) -> Allocation | None:
@@ -158,7 +158,10 @@ class Starter:
         return None if found is None else replace(found, executor=self.executor.name)
 
     def _chained(self, graph: JobGraph, planned: PlannedJob) -> Start | None:
-        """An attempt that waits for its inputs in the executor's queue; None when one of them runs elsewhere."""
+        """Claim and prepare an attempt that waits for its inputs in the executor's queue.
+
+        None when an input runs elsewhere, another scheduler was first, or the folder cannot be written.
+        """
         claim = self._place(planned, (0, {}))
         inputs = [graph.states[key] for key in planned.inputs.values() if key in graph.states]
         unfinished = [before for before in inputs if before.state != DONE]
@@ -176,12 +179,13 @@ class Starter:
         return self.ledger.jobs.claim(job, self.me, reason, claim, limits)
 
     def _prepare(self, planned: PlannedJob, job: Job, claim: Allocation, after: tuple[Handle, ...] = ()) -> Start:
-        """Write the attempt's job.json; its number fences off the workers of older attempts."""
+        """Write the attempt's job.json. Its attempt number makes workers of older attempts exit without a result."""
         folder = self.home.job(planned.stage, planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.failure.unlink(missing_ok=True)  # so that one that is there is this attempt's
+        folder.failure.unlink(missing_ok=True)  # so that one found later is this attempt's
         if not folder.is_complete():
-            folder.result.unlink(missing_ok=True)  # numbers without the output that is wanted again
+            folder.result.unlink(missing_ok=True)  # its output is gone, and is wanted again
+        # passes are halved once for each time that memory ran out; the key stays the same: see `policies`
         short_of_memory = failures_since_asked(self.ledger.jobs.history(job.key), MEMORY) if job.attempt > 1 else 0
         spec = planned.spec.with_smaller_passes(short_of_memory)
         resources = spec.resources
@@ -218,7 +222,7 @@ class Starter:
         return Start(folder, planned.stage, name, self.snapshot.path, resources, claim, after, job.attempt, title)
 
     def _script(self, planned: PlannedJob) -> str | None:
-        """The copy of the files of a stage of the user's own."""
+        """Path of the copied files of a user-defined stage that is a command; None for any other stage."""
         source = (
             planned.run.sources.get(source_of(planned.stage)) if planned.stage in scripts_of(planned.spec) else None
         )
@@ -241,7 +245,7 @@ class Starter:
         return started
 
     def _still_mine(self, starts: list[tuple[PlannedJob, Job, Start]]) -> list[tuple[PlannedJob, Job, Start]]:
-        """Without those that another scheduler took over since they were claimed: this one may have slept, and counted as dead."""
+        """Leave out attempts that another scheduler took over since their claim: this one may have been suspended."""
         now = self.ledger.jobs.places([job.key for _, job, _ in starts])
         mine = [start for start in starts if now[start[1].key][:3] == (RUNNING, start[1].attempt, self.me)]
         if len(mine) < len(starts):
@@ -250,12 +254,12 @@ class Starter:
 
 
 def _same_place(job: Job, claim: Allocation) -> bool:
-    """Whether a job runs where a claim is made."""
+    """Whether a job is on the executor and machine of a claim."""
     return (job.executor, job.host) == (claim.executor, claim.host)
 
 
 def _shape(planned: PlannedJob) -> tuple[Any, ...]:
-    """Jobs of one shape fit at the same places."""
+    """Return what a job needs of a place: where one job has no room, no other of the same shape has."""
     resources, stage = planned.spec.resources, planned.stage
     wide = (resources.slots_of(stage), resources.processes_of(stage))
     return (*wide, resources.uses_gpu(stage), resources.gpu_memory_gb_of(stage))

@@ -1,1 +1,1 @@
-"""Searches: Optuna asks and is told here alone; what a trial computes are jobs like any other."""
+"""Searches: all calls of Optuna's ask and tell; what a trial computes are jobs like any other."""

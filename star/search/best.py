@@ -1,4 +1,4 @@
-"""The best trials, and the search's last part: they and the default once more, on seeds that did not choose them."""
+"""The best trials, and the last phase of a search: they and the default repeated on seeds that did not choose them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star.search.study import PROMOTED, Study
 from star.spec.points import Point
 
 DEFAULT = 0
-"""Number of the trial that is the file's own values."""
+"""Number of the trial that has the default values of the search's file."""
 
 
 class Repeated:
@@ -28,7 +28,7 @@ class Repeated:
         self._leg: TrialSegment | None = None
 
     def __call__(self, states: Mapping[str, Job]) -> list[PlannedJob]:
-        """Jobs to start, when there are some; `states` are those of all jobs so far."""
+        """Jobs to start now, often none; `states` are the states of all jobs so far."""
         confirm, search = self.study.search.spec.confirm, self.study.search
         if self.over or confirm is None:
             return []
@@ -49,7 +49,7 @@ class Repeated:
 
 
 def best(study: Study, top: int) -> list[tuple[int, Point]]:
-    """Number and point of the default and of the `top` best trials: by the objective, or from the Pareto front."""
+    """Number and point of the default and the `top` best trials: by the objective, or from the Pareto front."""
     complete = study.complete()
     if not complete:
         return []
@@ -65,17 +65,17 @@ def best(study: Study, top: int) -> list[tuple[int, Point]]:
 
 
 def number_of(trial: FrozenTrial) -> int:
-    """A trial's number; of one that was promoted that of its beginning, as its runs are called."""
+    """A trial's number, by which its runs are named; for a promoted trial the number of the trial that it continues."""
     return int(trial.user_attrs.get(PROMOTED, trial.number))
 
 
 def told(point: Point) -> str:
-    """A point for people."""
+    """A point as text for people, with short parameter names and values."""
     return ", ".join(f"{name.rsplit('.', 1)[-1]} {short(value)}" for name, value in point.items())
 
 
 def short(value: Any) -> str:
-    """A parameter's value for people."""
+    """A parameter's value as text for people; floats have four significant digits."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Studies as they are in their database, for whoever looks and has no search's file: trials, front, importances."""
+"""Studies as read from their database, without the search's file: trials, front, importances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star.rundir import Home
 from star.search.study import SAME_AS, open_storage, studies_url
 
 FEWEST = 6
-"""Complete trials below which nothing is said of importance."""
+"""Fewest complete trials from which importances are computed."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Objective:
 
 @dataclass
 class StudyView:
-    """One study, to look at."""
+    """A view of one study, for reading."""
 
     name: str
     optuna: optuna.Study
 
     @cached_property
     def trials(self) -> list[FrozenTrial]:
-        """All of them, in the order of their numbers."""
+        """All trials, in the order of their numbers."""
         return self.optuna.get_trials(deepcopy=False)
 
     @cached_property
@@ -60,7 +60,7 @@ class StudyView:
         return [trial.number for trial in self.optuna.best_trials]
 
     def best(self) -> FrozenTrial | None:
-        """The best trial by the first objective, where there is but one."""
+        """The best complete trial; None if there is none, or if there are several objectives."""
         done = [
             trial for trial in self.trials if trial.state == TrialState.COMPLETE and SAME_AS not in trial.user_attrs
         ]
@@ -70,7 +70,7 @@ class StudyView:
         return max(done, key=lambda trial: sign * trial.values[0])
 
     def importances(self) -> dict[str, float]:
-        """Share of each parameter in the variance of the first objective (fANOVA); empty while too little is known."""
+        """Share of each parameter in the first objective's variance (fANOVA); empty while there are too few trials."""
         done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         if len(done) < FEWEST or len({trial.values[0] for trial in done}) < 2:
             return {}
@@ -112,5 +112,5 @@ def read_study(home: Home, name: str) -> StudyView | None:
 
 
 def _absent(home: Home) -> bool:
-    """Whether nothing was ever searched: looking must not make the database."""
+    """Whether there is no SQLite file of studies yet; reading must not create it."""
     return studies_url(home).startswith("sqlite") and not home.studies.exists()

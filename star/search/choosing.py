@@ -1,4 +1,4 @@
-"""Optuna's samplers, pruners and distributions for what a search's file says."""
+"""Optuna's samplers, pruners and distributions for a search's file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from star.spec.points import Search, number_kind
 
 
 def make_sampler(search: Search, number: int) -> BaseSampler:
-    """The sampler for one trial: its random numbers are a function of the trial's number, so a search that was stopped repeats nothing.
+    """The sampler for one trial, seeded from the trial's number, so that a resumed search repeats no random numbers.
 
     Raises:
-        SpecError: what it needs is not installed.
+        SpecError: a package that the sampler needs is not installed.
     """
     spec, name = search.spec.sampler, sampler_name(search)
     seed = (spec.seed * 1_000_003 + number) % 2**32
@@ -43,13 +43,13 @@ def make_sampler(search: Search, number: int) -> BaseSampler:
 
 
 def sampler_name(search: Search) -> str:
-    """The sampler that is used."""
+    """Name of the sampler that is used; `default` means nsgaii for several objectives, else tpe."""
     name = search.spec.sampler.name
     return name if name != "default" else "nsgaii" if len(search.spec.objectives) > 1 else "tpe"
 
 
 def make_pruner(search: Search) -> BasePruner:
-    """The pruner, whose steps are those of the optimizer."""
+    """The search's pruner; its steps are optimizer steps."""
     spec = search.spec.pruner
     if spec.name == "none" or spec.min_steps is None:
         return NopPruner()
@@ -60,7 +60,7 @@ def make_pruner(search: Search) -> BasePruner:
 
 
 def distribution(search: Search, name: str) -> BaseDistribution:
-    """The values that a parameter of a search may take, as Optuna has them."""
+    """Optuna's distribution for a parameter of a search."""
     parameter = search.spec.space[name]
     if parameter.choices:
         return CategoricalDistribution(parameter.choices)

@@ -1,4 +1,4 @@
-"""The search's part in the scheduler's loop: it looks at what has ended, tells Optuna, and asks for the next trial."""
+"""The search's part in the scheduler's loop: it reports ended trials to Optuna and asks for the next ones."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from star.spec.points import Point
 from star.spec.run_base import Run
 
 IN_A_ROW = 50
-"""Points without a new run that the sampler may name one after the other; then there are no more."""
+"""Points in a row without a new run, after which no more trials are asked for."""
 
 ALL_FAIL = 4
-"""Trials that fail before one is complete: then it is not their values."""
+"""Failed trials after which the search stops if none is complete: the cause is then not their values."""
 
 
 @dataclass
 class Active:
-    """A trial under way."""
+    """A running trial."""
 
     trial: optuna.Trial | None
-    """None for one that was ended early and is promoted: it is not asked about again."""
+    """None for a promoted trial, which was ended early and is not pruned again."""
     number: int
     point: Point
     spec: Run
     rungs: list[int]
-    """Steps at which it is still to be compared."""
+    """Steps at which the trial is still to be compared."""
     segment: TrialSegment | None = None
     until: int | None = None
     trained: dict[int, list[str]] = field(default_factory=dict)
-    """Seed -> keys of its trainings so far."""
+    """Seed -> keys of the trial's training jobs so far."""
     reached: int = 0
-    """The step at which the last of them ended."""
+    """The step at which the last training job ended."""
     hours: float = 0.0
     early_hours: float = 0.0
-    """Of those, what was measured before the end."""
+    """Hours of measurements at comparisons; included in `hours`."""
 
 
 class Trials:
     """Feeds the scheduler with trials until there are `total`, at most `parallel` at a time.
 
     Args:
-        budget: hours of GPUs (or CPU slots) for the whole search; what is under way and the repetition at the end is set aside.
-        say: receives one line for each thing that happens.
+        budget: hours of GPUs (or CPU slots) for the whole search, running trials and the final repetition included.
+        say: receives one line for each event.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Trials:
         self.active: dict[int, Active] = {}
         self.repeated = Repeated(study, segments, say)
         self.stopped = ""
-        """Why no more trials are asked for, before their number is reached."""
+        """Why no more trials are asked for before `total` is reached; empty if they are."""
         self._runs = {trial.user_attrs[RUN]: trial.number for trial in study.trials() if RUN in trial.user_attrs}
         self._in_a_row = 0
         self.to_mend = False
-        """Something that all trials need has failed."""
+        """Whether a job that all trials need has failed."""
         default = self.search.experiment(
             [("default", self.search.default)], self.search.spec.seeds, self.search.targets
         )
@@ -84,7 +84,7 @@ class Trials:
         study.optuna.set_user_attr("begun", self._begun)
 
     def resume(self) -> list[PlannedJob]:
-        """The trials that were under way when the last search ended, and those that somebody wants promoted."""
+        """Jobs of the trials that were running when the search was last stopped, and of trials to be promoted."""
         jobs: list[PlannedJob] = []
         trials = self.study.trials()
         for frozen in trials:
@@ -114,12 +114,12 @@ class Trials:
         return jobs
 
     def is_open(self) -> bool:
-        """Whether anything is under way or still to come."""
+        """Whether trials or repetitions are running or still to come."""
         return bool(self.active) or self._wants_more() or not (self.repeated.over or self.broken)
 
     @property
     def broken(self) -> bool:
-        """Whether something is to be fixed before there can be more: nothing is repeated yet."""
+        """Whether something must be fixed before the search can go on; nothing is repeated until then."""
         return self.to_mend or self.repeated.failed or (bool(self.stopped) and not self.study.complete())
 
     def _wants_more(self) -> bool:
@@ -134,7 +134,7 @@ class Trials:
         return not self.stopped
 
     def _spent(self) -> float:
-        """Hours that ran since the study began, and those expected: of what is under way, of another trial, of the repetition."""
+        """Hours spent since the study began, and expected for running trials, one more trial, and the repetition."""
         trials = [trial for trial in self.study.trials() if HOURS in trial.user_attrs]
         spent = math.fsum(trial.user_attrs[HOURS] for trial in trials)
         whole = [trial.user_attrs[HOURS] for trial in trials if trial.state == TrialState.COMPLETE]
@@ -145,7 +145,7 @@ class Trials:
         return spent + under_way + each * (1 + repeated)
 
     def _enter(self, trial: optuna.Trial, point: Point) -> list[PlannedJob]:
-        """A trial's first jobs; none where its run is known, or there can be none."""
+        """Start a trial; returns its first jobs, or none if its run is known or its point gives no legal run."""
         number = trial.number
         try:
             spec = self.search.run(point)
@@ -168,13 +168,13 @@ class Trials:
         active = Active(trial, number, point, spec, self.search.rungs(spec))
         compared = self.study.trials()[number].intermediate_values
         if not compared and not any(is_training(job) for job in plan.to_do):
-            active.rungs = []  # another experiment has trained it: nothing is to be saved
+            active.rungs = []  # already trained by another experiment: ending it early would save nothing
         self.active[number] = active
         self.say(f"trial {number}: {told(point)}")
         return self._go_on(active)
 
     def _tell_again(self, number: int, before: int) -> None:
-        """A point whose run an earlier trial is: it has that one's values, and is not counted."""
+        """End a trial that has the run of an earlier trial: it gets that trial's values and is not counted."""
         first = self.study.trials()[before]
         if first.state == TrialState.COMPLETE:
             self.study.tell(number, list(first.values), TrialState.COMPLETE, **{SAME_AS: before})
@@ -183,7 +183,7 @@ class Trials:
         self.say(f"trial {number}: the same run as trial {before}")
 
     def _go_on(self, active: Active) -> list[PlannedJob]:
-        """Its next segment: to the next comparison, or to the end."""
+        """Begin a trial's next segment, to the next comparison or to the end; returns its jobs."""
         active.until, label = (active.rungs[0] if active.rungs else None), f"trial {active.number}"
         if active.until is None:
             experiment = self.search.experiment([(label, active.spec)], self.search.spec.seeds, self.search.targets)
@@ -196,7 +196,7 @@ class Trials:
         return active.segment.plan.to_do
 
     def _remember_rungs(self, active: Active) -> None:
-        """Keys of the trainings that a trial, ended early, has had."""
+        """Note the training jobs that a trial had before it was ended early."""
         for step in self.search.rungs(active.spec):
             experiment = self.search.early(f"trial {active.number}", step, self.search.run(active.point, step))
             for run in self.segments.plan(experiment).runs:
@@ -231,13 +231,17 @@ class Trials:
         return self._compare(active, active.until, values[0])
 
     def _failed(self, active: Active, job: Job) -> None:
-        """A trial's own failure is its end; that of a stage which all share is no trial's, and what all first trials meet is none's."""
+        """Handle a failed job of a trial.
+
+        If all trials need the job, the search stops and the trial stays open. Otherwise the trial fails; after ALL_FAIL
+        failures with no trial complete the search stops too.
+        """
         first = (job.error or job.state).splitlines()[0]
         why = f"{job.stage} {job.key} {job.state}: {first}"
         if job.key in self.segments.shared:
             self.to_mend = True
             self.stopped = f"{why}; all trials need it. Fix that, then the same command goes on"
-            del self.active[active.number]  # it stays under way in the study
+            del self.active[active.number]  # it stays running in the study
             self.say(f"no more trials: {self.stopped}")
             return
         if active.segment is not None:
@@ -257,8 +261,8 @@ class Trials:
         noted = self.study.trials()[active.number].user_attrs.get("ended_at")
         if step not in self.study.trials()[active.number].intermediate_values:
             trial.report(value, step)
-        # asked also of the default, so that the others are compared with it; but it is what they are measured by, and goes on.
-        # A kill between Optuna's note that a step was compared and ours sends the trial on: it costs time and no wrong number
+        # the pruner sees the default too, so that others are compared with it, but never ends it.
+        # After a kill between Optuna's note of a comparison and ours, the trial goes on: that costs only time
         ends = noted == step or trial.should_prune()
         if ends and active.number != DEFAULT:
             trial.set_user_attr("ended_at", step)
@@ -284,6 +288,6 @@ class Trials:
 
 
 def _remember(active: Active, run: PlannedRun) -> None:
-    """A trial's training, from which its next may go on."""
+    """Note a run's training job, from which the trial's next one may resume."""
     if run.spec.training is not None:
         active.trained.setdefault(run.seed, []).append(run.stages[run.spec.training.stage])

@@ -1,4 +1,4 @@
-"""A segment of a trial: its runs up to a step, or to the end, as jobs of the ledger, and the numbers that they end with."""
+"""A segment of a trial: its runs up to a step, or to the end, as jobs of the ledger, and their results."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ ENDED = (FAILED, CANCELLED, LOST)
 
 @dataclass
 class TrialSegment:
-    """Runs of one trial that are under way."""
+    """Runs of one trial that have begun, with their target stages."""
 
     plan: Plan
     targets: tuple[str, ...]
 
     @property
     def runs(self) -> list[PlannedRun]:
-        """One per seed."""
+        """The segment's runs, one per seed."""
         return self.plan.runs
 
     def failed(self, states: Mapping[str, Job]) -> Job | None:
-        """The first of its jobs that has ended without a result."""
+        """The first job that ended without a result (failed, cancelled, lost); None if there is none."""
         jobs = (states.get(job.key) for job in self.plan.to_do)
         return next((job for job in jobs if job is not None and job.state in ENDED), None)
 
     def done(self, states: Mapping[str, Job]) -> bool:
-        """Whether all that it was to reach is there."""
+        """Whether all target stages of all runs are done."""
         open_ = {job.key for job in self.plan.to_do}
         wanted = (run.stages[target] for run in self.runs for target in self.targets)
         return all(key not in open_ or (key in states and states[key].state == DONE) for key in wanted)
 
 
 class TrialSegments:
-    """Makes segments: plans them, registers them in the ledger, and tells what they cost."""
+    """Makes segments: plans them, registers them in the ledger, and computes their cost."""
 
     def __init__(self, home: Home, ledger: Ledger, study: str, deliver: Callable[[Plan], None]) -> None:
         self.home, self.ledger, self.study, self.deliver = home, ledger, study, deliver
         self.shared: set[str] = set()
-        """Keys of jobs that the default needs before it is trained: no trial's own."""
+        """Keys of the default's jobs that do not depend on its training: they belong to no trial alone."""
 
     def share(self, plan: Plan) -> None:
-        """Take note of what trials share: the stages of the default that do not come after its training."""
+        """Note the jobs that trials share: those of the default that do not depend on its training."""
         for run in plan.runs:
             training, pipeline = run.spec.training, run.spec.pipeline
             if training is not None:
@@ -64,20 +64,20 @@ class TrialSegments:
                 self.shared |= {key for stage, key in run.stages.items() if stage in shared}
 
     def plan(self, experiment: Experiment) -> Plan:
-        """What it needs that is not there."""
+        """Plan the jobs that an experiment needs and the home does not hold yet."""
         return make_plan(experiment, self.home, self.ledger)
 
     def begin(
         self, plan: Plan, resume_from: Mapping[int, Sequence[str]] | None = None, reached: int = 0
     ) -> TrialSegment:
-        """Enter a plan's jobs; the scheduler may start them.
+        """Register a plan's jobs in the ledger, so that the scheduler may start them.
 
         Args:
-            resume_from: seed -> keys of trainings that ended earlier, from which it may go on.
-            reached: the step at which the last of these ended: what came before is no work of this one.
+            resume_from: seed -> keys of earlier training jobs, from which training may resume.
+            reached: the step at which the last of these ended; steps before it do not count as work.
 
         Raises:
-            DataError: data that it needs is not there.
+            DataError: data that the jobs need is missing.
         """
         if plan.missing and plan.to_do:
             raise DataError(" ".join(plan.missing))
@@ -91,11 +91,11 @@ class TrialSegments:
         return TrialSegment(plan, plan.experiment.targets)
 
     def value(self, segment: TrialSegment, measure: Measure) -> float:
-        """The mean over seeds of a number that all runs of a segment have; NaN where one is not a number."""
+        """The mean over seeds of a number that all runs of a segment have; NaN if one of them is NaN."""
         return fmean(value_of(self.home, run, measure) for run in segment.runs)
 
     def hours(self, segment: TrialSegment, since: float = 0.0) -> tuple[float, float]:
-        """Hours of GPUs, or of CPU slots, that its own jobs took, of those that ended after `since`: training, and all else."""
+        """Device hours of a segment's own jobs that ended at time `since` or later: of training, of all else."""
         spent = [0.0, 0.0]
         pipeline = segment.runs[0].spec.pipeline
         wanted, training = needed_of(segment.targets, pipeline), segment.runs[0].spec.training
@@ -109,12 +109,12 @@ class TrialSegments:
         return spent[0], spent[1]
 
     def failed_hours(self, segment: TrialSegment, job: Job) -> float:
-        """Hours of a job's last attempt that left no result."""
+        """Device hours of a job's last attempt, which left no result."""
         planned = segment.plan.jobs[job.key]
         return max(0.0, (job.finished or 0.0) - (job.started or job.finished or 0.0)) * _width(planned) / 3600
 
     def expected_hours(self, plan: Plan) -> float:
-        """Hours of all that is a plan's own, done or not, by the speeds that the ledger has seen."""
+        """Expected device hours of a plan's own jobs, done or not, by the speeds measured in the ledger."""
         speeds = self.ledger.jobs.speeds()
         own = [job for job in plan.jobs.values() if job.key not in self.shared]
         seconds = [stage_seconds(job.stage, job.spec, speeds, job.flops) * _width(job) for job in own]
@@ -127,13 +127,13 @@ def is_training(job: PlannedJob) -> bool:
 
 
 def _width(job: PlannedJob) -> int:
-    """GPUs, or CPU slots, that a job takes."""
+    """Number of GPUs, or else of CPU slots, that a job takes."""
     resources = job.spec.resources
     return resources.processes_of(job.stage) if resources.uses_gpu(job.stage) else job.slots
 
 
 def value_of(home: Home, run: PlannedRun, measure: Measure) -> float:
-    """A number of a run that is done, from its job's folder.
+    """A number of a finished run, read from its job's folder.
 
     Raises:
         DataError: the job has no such number.
@@ -151,7 +151,7 @@ def value_of(home: Home, run: PlannedRun, measure: Measure) -> float:
 
 
 def device_hours(result: Mapping[str, Any]) -> float:
-    """Of GPUs where a job had some, else of CPU slots."""
+    """Device hours of a job's result: GPU hours if it had GPUs, else CPU-slot hours."""
     origin = result.get("provenance") or {}
     wide = int(origin.get("processes") or 1)
     threads = 1 if origin.get("gpus") else int(origin.get("threads") or 1)

@@ -1,7 +1,7 @@
-"""A study: Optuna's trials of one search, in a database that its dashboard reads while the search goes on.
+"""A study: Optuna's trials of one search, in a database that optuna-dashboard can read while the search goes on.
 
-One process asks and tells. Everything that a trial is waiting for is in the ledger and in the jobs' folders, so what is
-kept here is what Optuna needs to choose, and no more.
+One process asks and tells. What a trial waits for is in the ledger and in the jobs' folders, so a study holds only
+what Optuna needs to choose.
 """
 
 from __future__ import annotations
@@ -33,22 +33,26 @@ from star.sqlite_file import copy_to_read, url_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-logging.getLogger().addHandler(logging.NullHandler())  # or its migrations would take over the root logger
+logging.getLogger().addHandler(logging.NullHandler())  # or Optuna's migrations would configure the root logger
 if (
     logging.lastResort is not None
-):  # with a handler at the root, Python prints the warnings of nobody; ours are meant to be read
+):  # a handler at the root turns off Python's last-resort output, which star's warnings need
     logging.getLogger("star").addHandler(logging.lastResort)
 log = logging.getLogger(__name__)
 SCHEMA = "star_studies"
-"""Of a PostgreSQL database that holds the ledger too: Optuna's tables have a schema of their own."""
+"""Schema of Optuna's tables in a PostgreSQL database, which holds the ledger too."""
 SAME_AS, IMPOSSIBLE, WARM, PROMOTED, WHY, RUN = "same_as", "impossible", "warm_start", "promoted", "why", "run"
 HOURS, EARLY_HOURS = "hours", "early_hours"
-"""What is noted at a trial: the earlier one at the same point; values that do not fit together; results of earlier experiments;
-the trial that it goes on from; why it failed; the key of its run. What it cost, and what of that was measured before its end."""
+"""Names of a trial's user attributes.
+
+The earlier trial with the same run; that its values give no legal run; the runs of earlier experiments it was made
+from; the trial that it continues; why it ended; the key of its run; its device hours, and those of measurements
+before its end.
+"""
 
 
 def studies_url(home: Home) -> str:
-    """Where the studies of a home are: beside its ledger; also what optuna-dashboard takes."""
+    """URL of a home's studies, beside its ledger; optuna-dashboard takes it too. It may hold a password."""
     url = address(home.ledger)
     if url.startswith("sqlite"):
         return url_of(home.studies)
@@ -59,13 +63,13 @@ def studies_url(home: Home) -> str:
 
 
 def open_storage(home: Home, to_read: bool = False) -> optuna.storages.BaseStorage:
-    """The studies' database, made when it is not there.
+    """Open the studies' database; it is created if missing.
 
     Args:
-        to_read: of a home that may not be written, or whose disk is full, a copy is read.
+        to_read: whether to open a copy if the home is not writable or its disk is full.
 
     Raises:
-        LedgerError: it cannot be used.
+        LedgerError: the database cannot be used.
     """
     url = studies_url(home)
     patient: dict[str, Any] = {"pool_pre_ping": True}
@@ -85,7 +89,7 @@ def open_storage(home: Home, to_read: bool = False) -> optuna.storages.BaseStora
 
 
 def _may_write(file: Path) -> bool:
-    """Whether SQLite can make the journal that it wants even to look."""
+    """Whether SQLite can write the journal that it needs even to read."""
     return (
         os.access(file, os.W_OK) and os.access(file.parent, os.W_OK) and shutil.disk_usage(file.parent).free > 1 << 20
     )
@@ -95,11 +99,11 @@ class Study:
     """One search's trials.
 
     Args:
-        begin: make the study when there is none, with the points that are named as its first trials.
+        begin: whether to create a missing study, and enqueue the file's start points as its first trials.
 
     Raises:
-        SpecError: the study was begun with another base, space or objective; or what it needs is not installed.
-        NotFoundError: it was not begun.
+        SpecError: the study was begun with another base, space or objective, or its sampler is not installed.
+        NotFoundError: there is no study, and `begin` is false.
     """
 
     def __init__(self, search: Search, home: Home, begin: bool = True) -> None:
@@ -110,7 +114,7 @@ class Study:
             self.optuna = _existing(search, home, pruner)
             self._refuse_others(identity(search))
             return
-        make_sampler(search, 0)  # whether it is installed
+        make_sampler(search, 0)  # raises if it is not installed
         directions = [objective.direction for objective in search.spec.objectives]
         self.optuna = optuna.create_study(
             storage=open_storage(home), study_name=name, directions=directions, pruner=pruner, load_if_exists=True
@@ -124,32 +128,32 @@ class Study:
                 self.optuna.enqueue_trial(point)
 
     def trials(self) -> list[FrozenTrial]:
-        """All of them, in the order of their numbers."""
+        """All trials, in the order of their numbers."""
         return self.optuna.get_trials(deepcopy=False)
 
     def complete(self) -> list[FrozenTrial]:
-        """Those that reached their end, each run once."""
+        """Complete trials; those with the same run as an earlier trial are left out."""
         return [t for t in self.trials() if t.state == TrialState.COMPLETE and SAME_AS not in t.user_attrs]
 
     def counted(self) -> int:
-        """Trials that count towards the total: not those that cost nothing."""
+        """Number of trials that count towards the total; see `counts`."""
         return sum(counts(trial) for trial in self.trials())
 
     def ask(self) -> tuple[optuna.Trial, Point]:
-        """A new trial, and its point: the next that was named, or the sampler's choice."""
+        """A new trial and its point: the next enqueued one, or the sampler's choice."""
         number = sum(trial.state != TrialState.WAITING for trial in self.trials())
         self.optuna.sampler = make_sampler(self.search, number)
         trial = self.optuna.ask()
         return trial, self.suggested(trial)
 
     def again(self, frozen: FrozenTrial) -> tuple[optuna.Trial, Point]:
-        """A trial that was running when the last search ended; a kill may have left it with half a point."""
+        """Resume a trial that was running when the search was last stopped; missing parameters are sampled now."""
         self.optuna.sampler = make_sampler(self.search, frozen.number)
         trial = optuna.Trial(self.optuna, frozen._trial_id)
         return trial, self.suggested(trial)
 
     def suggested(self, trial: optuna.Trial) -> Point:
-        """The point of a trial, as far as it is not chosen yet by the sampler."""
+        """The point of a trial; parameters that it does not have yet are sampled."""
         point: Point = {}
         for name in self.search.spec.space:
             if self.search.active(point, name):
@@ -157,14 +161,14 @@ class Study:
         return point
 
     def tell(self, number: int, values: list[float] | None, state: TrialState, **notes: Any) -> None:
-        """The end of a trial."""
+        """End a trial with values and a state; `notes` become its user attributes."""
         trial_id = self.trials()[number]._trial_id
         for name, value in notes.items():
             self.optuna._storage.set_trial_user_attr(trial_id, name, value)
         self.optuna.tell(number, values, state)
 
     def add(self, point: Point, values: list[float], **notes: Any) -> None:
-        """A trial whose values are known without asking."""
+        """Add a complete trial whose values are known; `notes` become its user attributes."""
         distributions = {name: self.distributions[name] for name in point}
         self.optuna.add_trial(
             optuna.trial.create_trial(params=point, distributions=distributions, values=values, user_attrs=notes)
@@ -178,7 +182,7 @@ class Study:
         if before is None:
             self.optuna.set_user_attr("search", now)
             return
-        # a field that is newer than the study had its default; what else it means is in the default's run
+        # a field newer than the study had its default; what else it changes shows in the default run's key
         found = [str(one) for one in differences(before, now) if ABSENT not in (one.old, one.new)]
         if found:
             more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
@@ -202,17 +206,17 @@ def _existing(search: Search, home: Home, pruner: BasePruner) -> optuna.Study:
 
 
 def study_name(search: Search) -> str:
-    """A search at a profile."""
+    """Name of a search's study: `NAME@PROFILE`."""
     return f"{search.name}@{search.profile}"
 
 
 def identity(search: Search) -> dict[str, Any]:
     """What all trials of a study must have in common."""
     base = search.default.model_dump(mode="json", exclude={"resources"})
-    for path in given_fields():  # what these files contain is part of a run's key; where they lie is not
+    for path in given_fields():  # these files' contents are part of a run's key, their paths are not
         section, field = path.split(".")
         base.get(section, {}).pop(field, None)
-    base.pop("plugins", None)  # what they contain is in the key of the default run; where they lie matters to nobody
+    base.pop("plugins", None)  # their contents are in the key of the default run; their paths do not matter
     for script in base.get("stages", {}).values():
         del script["folder"], script["reads"]
     spec = search.spec.model_dump(mode="json", include={"space", "seeds", "pruner"})
@@ -221,16 +225,16 @@ def identity(search: Search) -> dict[str, Any]:
 
 
 def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those that were asked for, and not one that cost nothing."""
+    """Whether a trial counts towards the total: not if it waits, or has SAME_AS, IMPOSSIBLE, WARM or PROMOTED."""
     return trial.state != TrialState.WAITING and not {SAME_AS, IMPOSSIBLE, WARM, PROMOTED} & trial.user_attrs.keys()
 
 
 @contextmanager
 def alone(search: Search, home: Home) -> Iterator[None]:
-    """One process at a time asks and tells.
+    """Hold the study's lock: one process at a time asks and tells. Without file locks there is only a warning.
 
     Raises:
-        SpecError: another one is at it.
+        SpecError: another process holds the lock.
     """
     home.locks.mkdir(parents=True, exist_ok=True)
     path = home.locks / f"search-{study_name(search).replace('/', '_')}"

@@ -1,4 +1,4 @@
-"""What a study knows before it asks: results of earlier experiments, and trials that somebody wants promoted."""
+"""What a study is given before it asks: results of earlier experiments, and trials to promote."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from star.spec.run_class import parse_run
 
 
 def warm_start(study: Study, segments: TrialSegments, say: Callable[[str], None]) -> int:
-    """Enter the results of runs that lie in the search's space and differ from its base in nothing else.
+    """Add the results of earlier runs in the search's space that otherwise equal its base; returns their number.
 
-    A point counts when all seeds of a trial are there with all that the objectives need. Returns how many there were.
+    A point is added if all seeds of a trial have all numbers that the objectives need.
     """
     search, found = study.search, 0
     known = {trial.user_attrs.get(RUN) for trial in study.trials()}
@@ -43,7 +43,7 @@ def warm_start(study: Study, segments: TrialSegments, say: Callable[[str], None]
 
 
 def _points(study: Study, segments: TrialSegments) -> list[Point]:
-    """Of all runs that the ledger knows, those that lie in the space."""
+    """Points of the runs in the ledger that lie in the search's space."""
     search = study.search
     base = search.default.model_dump(mode="json", exclude={"resources", "seed"})
     points: list[Point] = []
@@ -55,13 +55,13 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
             continue
         now = {name: value for name, value in row.spec.items() if name not in ("resources", "seed")}
         changed = {one.path for one in differences(base, now)} - set(given_fields()) - set(search.spec.space)
-        changed = {path for path in changed if not path.startswith("plugins.")}  # whose run is another is computed
+        changed = {path for path in changed if not path.startswith("plugins.")}  # other code gives other keys
         if changed - {until}:
             continue
         run = parse_run(row.spec)
         if (
             until and until not in search.spec.space and value_at(run, until) != value_at(search.default, until)
-        ):  # a run that was ended early is no whole one
+        ):  # a run that was ended early is not complete
             continue
         point = search.point_of(run)
         if search.contains(point) and point not in points:
@@ -70,10 +70,10 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
 
 
 def promote(study: Study, numbers: Sequence[int]) -> None:
-    """Note trials that were ended early and shall go on to the end.
+    """Mark trials that were ended early to be continued to the end.
 
     Raises:
-        SpecError: there is no such trial, or it was not ended early.
+        SpecError: there is no such trial, or it was not ended early, or it was continued already.
     """
     trials = study.trials()
     wanted = list(study.optuna.user_attrs.get("promotions", []))

@@ -1,1 +1,1 @@
-"""What was asked: frozen pydantic sections, the experiment around them, and the keys that name each piece of work."""
+"""Specs: frozen pydantic sections, the experiment built from them, and the keys that identify each piece of work."""

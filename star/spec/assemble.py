@@ -1,4 +1,4 @@
-"""The class of a run from the stages that it may have."""
+"""Builds the class of a run from the stages that it may have."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ R = TypeVar("R", bound=Run)
 
 @dataclass(frozen=True)
 class Runs:
-    """The classes of a pipeline's runs."""
+    """The run classes of a pipeline."""
 
     plain: type[Run]
     with_plugins: Callable[[], type[Run]]
-    """Gives the class of those that may use parts of plugins beside the pipeline's stages; made when it is first asked for."""
+    """Returns the class of runs that may also use parts of plugins; the class is built on first use."""
     resources: type[Resources]
     fields_of: Callable[[Mapping[str, Plugin]], dict[str, Any]]
-    """Of plugins: the fields of a run that their parts add or change."""
+    """Maps plugins to the fields of a run that their parts add or change."""
     taken: frozenset[str] = frozenset()
-    """Names that no part of a plugin can have, for they mean something else in a run."""
+    """Names that no part of a plugin can have, because they mean something else in a run."""
     own_terms: tuple[str, ...] = ()
     """Names of the pipeline's own loss terms."""
 
 
 def run_of(base: type[R], stages: Mapping[str, Stage], resources: type[Resources], name: str) -> type[R]:
-    """`base` with the sections that these stages bring, in their order, and with `resources` and `seed`."""
+    """A subclass of `base`, called `name`, with the sections that these stages declare, `resources` and `seed`."""
     sections = {section: kind for stage in stages.values() for section, kind in stage.config.items()}
     fields: dict[str, Any] = {section: section_field(resolve_name(kind)) for section, kind in sections.items()}
     fields |= {"resources": (resources, resources()), "seed": (Seed, 0)}
@@ -47,7 +47,7 @@ def run_of(base: type[R], stages: Mapping[str, Stage], resources: type[Resources
 
 
 def section_field(kind: type[Section]) -> tuple[Any, Any]:
-    """A section as a field: it may be left out where its defaults are legal."""
+    """A section as a pydantic field: (type, default). It is required if the section's defaults are not legal."""
     try:
         return kind, kind()
     except ValidationError:

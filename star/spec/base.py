@@ -1,4 +1,4 @@
-"""What all sections of a spec are made of: number types, layer references, the base class, the error that names a field."""
+"""Building blocks of spec sections: number types, layer references, the base class, the error that names a field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 GivenPath = Annotated[str, AfterValidator(lambda text: str(Path(text).expanduser().absolute()))]
-"""A file or folder of the user's. It is made absolute when it is read: workers run elsewhere."""
+"""A file or folder that the user names. It is made absolute when it is read, because workers run elsewhere."""
 
 
 def _layer_ref(value: int | str) -> int | str:
@@ -31,10 +31,10 @@ LayerRef = Annotated[int | str, AfterValidator(_layer_ref)]
 
 
 def resolve_layer(layer: int | str, n_layer: int) -> int:
-    """The 1-based layer that `layer` (a number, or a fraction of the depth) means in a model of `n_layer` layers.
+    """Convert `layer` (a number, or a fraction of the depth) to a 1-based layer of a model with `n_layer` layers.
 
     Raises:
-        ValueError: it hits no layer; the message lists what is legal.
+        ValueError: no layer matches; the message lists what is legal.
     """
     exact = Fraction(layer) * n_layer if isinstance(layer, str) else Fraction(layer)
     if exact.denominator == 1 and 1 <= exact <= n_layer:
@@ -45,17 +45,17 @@ def resolve_layer(layer: int | str, n_layer: int) -> int:
 
 
 class Section(BaseModel):
-    """One part's own spec: immutable, and a key it does not know is an error."""
+    """Base class of all sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the result, as JSON: what a stage's key is made of."""
+        """The fields that decide the result, as JSON; they go into the keys of the stages that read this section."""
         return self.model_dump(mode="json")
 
 
 class FieldError(ValueError):
-    """A combination of fields that is not legal; `path` names the one to fix, relative to the section (empty: all of it)."""
+    """A combination of fields is not legal. `path` is the field to fix, relative to the section; empty: all of it."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The pipeline that comes with the platform, found by its name: no part of the platform imports a stage."""
+"""The built-in pipeline. It is found by name, so that no part of the platform imports a stage."""
 
 from __future__ import annotations
 
@@ -14,55 +14,57 @@ if TYPE_CHECKING:
     from star.spec.assemble import Runs
 
 NAME = "star.pipeline:PIPELINE"
-"""`module:name`."""
+"""Where the built-in pipeline is, as `module:name`."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Stages that belong together."""
+    """Stages that belong together, and the classes of their runs."""
 
     stages: Mapping[str, Stage]
-    """Each after its inputs."""
+    """Name -> stage, each after its inputs."""
     targets: tuple[str, ...]
-    """Stages that an experiment reaches unless it names others."""
+    """Stages that an experiment reaches if it names no others."""
     runs: str
-    """`module:name` of the classes of its runs, a `Runs`."""
+    """`module:name` of a `star.spec.assemble.Runs`: the classes of its runs."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Dotted path in a run that had another name -> the path now."""
+    """Former dotted path of a field of a run -> its current path."""
 
 
 @cache
 def pipeline() -> Pipeline:
-    """The pipeline of the runs of a file that declares no other stages."""
+    """The built-in pipeline, which the runs of a file have if it declares no stages."""
     found: Pipeline = resolve_name(NAME)
     return found
 
 
 def builtin_stages() -> Mapping[str, Stage]:
-    """Its stages, each after its inputs."""
+    """The stages of the built-in pipeline by name, each after its inputs."""
     return pipeline().stages
 
 
 def given_fields() -> list[str]:
-    """Fields of their runs that name files, as dotted paths: what is in them is part of a key, not where they lie."""
+    """Dotted paths of the fields of built-in runs that name files. Keys hold the files' contents, not their paths."""
     return [path for stage in builtin_stages().values() for path in stage.given]
 
 
 @cache
 def builtin_runs() -> Runs:
-    """The classes of its runs."""
+    """The classes of the built-in pipeline's runs."""
     found: Runs = resolve_name(pipeline().runs)
     return found
 
 
 @cache
 def needed(targets: tuple[str, ...]) -> tuple[str, ...]:
-    """`targets` and all they need, each after its inputs. A stage of the user's own stands for itself: where its declaration is not
-    at hand, those that it needs are among the targets."""
+    """`targets` and all built-in stages that they need, each after its inputs.
+
+    A user's own stage adds only itself, because its declaration is not known here; `targets` holds what it needs.
+    """
     return needed_of(targets, builtin_stages())
 
 
 def goes_on(stage: str) -> str:
-    """What the next attempt at a stage does after one that was stopped or killed, as words behind "it"."""
+    """What the next attempt at a stage does after one was stopped or killed, as words that follow "it"."""
     known = builtin_stages().get(stage)
     return MAY_GO_ON if known is None else known.goes_on

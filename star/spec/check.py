@@ -1,4 +1,4 @@
-"""Whether what an experiment's report asks for can be there: metrics, rows and fields, before anything is computed."""
+"""Checks, before anything is computed, that the metrics, rows and fields that an experiment's report names exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from star.spec.yamldoc import LocatedYaml
 
 Where = tuple[str | int, ...]
 FROM_FILES = (AttentionFigure, CodesFigure, SamplesFigure)
-"""Figures drawn from what a stage made, not from its numbers."""
+"""Figures drawn from a stage's output files, not from its numbers."""
 
 
 class _Checker:
@@ -32,7 +32,7 @@ class _Checker:
         raise SpecError(f"{self.doc.location(where) or self.name}: {path}: {text}.")
 
     def measure(self, text: str, where: Where, curves: bool = False, numbers: bool = True) -> None:
-        """A metric's name: one of `metrics`, a number, and where they are legal a curve."""
+        """Check a metric's name. `curves` also allows whole curves; without `numbers`, only whole curves are legal."""
         if text in self.spec.metrics and numbers:
             return
         if not numbers and text not in curve_names(self.pipeline):
@@ -49,12 +49,12 @@ class _Checker:
         self.reached(found, where)
 
     def reached(self, measure: Measure, where: Where) -> None:
-        """That the experiment computes it."""
+        """Check that the experiment computes a measure."""
         if measure.stage is not None and measure.stage not in self.stages:
             self.complain(where, f"{measure.name!r} needs the stage {measure.stage}; add it to targets")
 
     def drawn(self, kind: str, where: Where) -> str:
-        """The stage that makes what a kind of figure is drawn from."""
+        """The stage that makes the file from which this kind of figure is drawn."""
         made = {name: self.pipeline[name] for name in self.stages if name in self.pipeline}
         found, possible = file_of(made, kind), file_of(self.pipeline, kind)
         if found is None:
@@ -65,24 +65,24 @@ class _Checker:
         return found[0]
 
     def field(self, path: str, where: Where) -> None:
-        """A dotted path of a run's spec."""
+        """Check that `path` is a field of a run."""
         try:
             field_schema(self.spec.run_class, path)
         except SpecError as error:
             self.complain(where, str(error))
 
     def labels(self, wanted: list[str], legal: list[str], where: Where) -> None:
-        """Rows of this experiment."""
+        """Check that all `wanted` labels are rows of this experiment."""
         for label in wanted:
             if label not in legal:
                 self.complain(where, f"{label!r} is no row{meant(label, legal)}; the rows are: {'; '.join(legal)}")
 
 
 def check_report(spec: ExperimentSpec, doc: LocatedYaml, name: str) -> None:
-    """Metrics and fields that columns, figures and claims name.
+    """Check the metrics and fields that columns, figures and claims name.
 
     Raises:
-        SpecError: with file, line and dotted path.
+        SpecError: one does not exist; with file, line and dotted path.
     """
     check = _Checker(spec, doc, name)
     for own, text in spec.metrics.items():
@@ -134,10 +134,10 @@ def _check_predicate(check: _Checker, predicate: Section, where: Where) -> None:
 
 
 def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYaml, name: str) -> None:
-    """Row labels that the table, figures and claims name, and what figures want of the rows they show.
+    """Check the row labels that the table, figures and claims name, and what figures need of the rows they show.
 
     Raises:
-        SpecError: with file, line and dotted path.
+        SpecError: one is not legal; with file, line and dotted path.
     """
     check = _Checker(spec, doc, name)
     labels = [variant.label for variant in variants]
@@ -169,12 +169,12 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
 def _value(variant: Variant, path: str) -> object:
     try:
         return value_at(variant.runs[0], path)
-    except (KeyError, AttributeError):  # of a mapping that lacks it
+    except (KeyError, AttributeError):  # a mapping or section that lacks it
         return None
 
 
 def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -> None:
-    """That each of its places is one row's."""
+    """Check that every row is measured and has a place of its own in the grid."""
     places: dict[tuple[str, ...], str] = {}
     for variant in variants:
         if not variant.runs:
@@ -192,7 +192,7 @@ def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -
 
 
 def _check_enough(check: _Checker, predicate: Section, labels: list[str], where: Where) -> None:
-    """That there is something to compare."""
+    """Check that a predicate compares enough different rows."""
     if isinstance(predicate, Compares) and predicate.row in predicate.than:
         check.complain((*where, "than"), f"compares {predicate.row!r} with itself")
     if isinstance(predicate, BestAt | Monotone):

@@ -1,4 +1,4 @@
-"""What can be wrong with a search beyond its types: told with file and line before there is a trial."""
+"""Checks of a search beyond its types, made before the first trial. Errors name file and line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from star.spec.yamldoc import LocatedYaml
 
 
 def _evaluation(default: Run) -> tuple[str, ...]:
-    """Sections that a comparison on the way may change: those that no stage reads which the training needs. Training must stay what it
-    is, so that it can go on from there."""
+    """Sections that `pruner.spec` may change: `resources`, and those that neither training nor its inputs read.
+
+    Training must stay the same, because a trial goes on from the comparison.
+    """
     before = needed_of([default.training.stage], default.pipeline) if default.training else ()
     read = {name for stage in before for name in default.pipeline[stage].sections}
     later = {name for stage in default.pipeline.values() for name in stage.sections} - read - {"seed"}
@@ -26,22 +28,22 @@ def _evaluation(default: Run) -> tuple[str, ...]:
 
 
 def check_search(search: Search, doc: LocatedYaml) -> None:
-    """Fields, ranges and their ends, objectives, the pruner, starting points.
+    """Check a search's fields, ranges and their ends, objectives, pruner and starting points.
 
     Raises:
-        SpecError: with file, line and dotted path.
+        SpecError: one is not legal; with file, line and dotted path.
     """
     _Checker(search, doc).check()
 
 
 class _Checker:
-    """What can be wrong with a search beyond its types."""
+    """Checks one search."""
 
     def __init__(self, search: Search, doc: LocatedYaml) -> None:
         self.search, self.doc = search, doc
 
     def check(self) -> None:
-        """Fields, ranges and their ends, objectives, starting points."""
+        """Check fields, ranges and their ends, objectives, the pruner and starting points."""
         for name, parameter in self.search.spec.space.items():
             self._field(name, parameter)
         base = self.search.default
@@ -142,7 +144,7 @@ class _Checker:
             self.search.run(self.search.point_of(self.search.default), pruner.min_steps)
 
     def _ends(self, name: str, default: Point) -> None:
-        """That a run can be made of each end of a range, or each choice, and that they are different runs."""
+        """Check that each end of a range, or each choice, gives a legal run, and that not all give the same run."""
         parameter = self.search.spec.space[name]
         keys = set()
         for value in parameter.choices or (parameter.low, parameter.high):
@@ -162,7 +164,7 @@ class _Checker:
             )
 
     def _conditions(self, name: str) -> Point:
-        """Values of the parameters above that let this one be there."""
+        """Values of earlier parameters with which this one is active."""
         wanted: Point = {}
         for other, values in self.search.spec.space[name].when.items():
             wanted |= {**self._conditions(other), other: values[0]}

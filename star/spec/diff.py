@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Difference:
-    """One field; a side that has no such field shows ABSENT."""
+    """One field that differs; a side that lacks it has the value ABSENT."""
 
     path: str
     old: Any
@@ -28,7 +28,7 @@ ABSENT = _Absent()
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[Difference]:
-    """Fields whose values differ, in order; mappings are entered, everything else is one value."""
+    """Yield the fields that differ, in order. Mappings are compared key by key; anything else counts as one value."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in [*old, *(name for name in new if name not in old)]:
             inner = f"{path}.{name}" if path else str(name)

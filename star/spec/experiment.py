@@ -31,13 +31,13 @@ PLUGINS = (
 
 
 def _goals() -> list[str]:
-    """The built-in stages that an experiment may reach for themselves."""
+    """Names of the built-in stages that can be targets of an experiment."""
     return [stage.name for stage in builtin_stages().values() if stage.is_target]
 
 
 @cache
 def taken_names() -> tuple[str, ...]:
-    """Names that a stage of the user's own cannot have: a run's sections, and what runs and resources are asked for."""
+    """Names that a user's own stage cannot have: fields and attributes of runs and of resources."""
     kinds = (builtin_runs().plain, ScriptRun, builtin_runs().resources)
     fields = (name for kind in kinds for name in (*kind.model_fields, *dir(kind)))
     return ("stages", "plugins", "terms", "system", "own", *fields)
@@ -58,11 +58,11 @@ class Declared(Section):
 
     @property
     def own(self) -> dict[str, Stage]:
-        """The stages that it declares itself, and its plugins."""
+        """All stages that the file declares, by name: its commands, and its plugins' stages."""
         return own_stages(self.stages, self.plugins)
 
     def check(self, targets: Sequence[str]) -> None:
-        """That these can be reached.
+        """Check that all of these stages can be targets.
 
         Raises:
             FieldError: one cannot.
@@ -75,7 +75,7 @@ class Declared(Section):
                 )
 
     def run_class(self) -> type[Run]:
-        """With the built-in pipeline's sections unless only stages of one's own are needed."""
+        """The class of the file's runs; with the built-in pipeline's sections unless only its own stages are needed."""
         own = self.own
         targets = self.targets or list(self.stages)
         full = not targets or not set(needed_of(targets, {**builtin_stages(), **own})) <= set(own)
@@ -83,7 +83,7 @@ class Declared(Section):
 
 
 def pipeline_of(declared: Declared) -> Mapping[str, Stage]:
-    """Every stage that runs may have: the built-in ones where they have their sections, and those of the user's own."""
+    """All stages that a file's runs may have, by name: built-in ones, if runs have their sections, and its own."""
     if not declared.stages and not declared.plugins:
         return builtin_stages()
     own, builtin = declared.own, declared.run_class().declared
@@ -165,12 +165,12 @@ class ExperimentSpec(Section):
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:
-        """Every stage that its runs may have."""
+        """All stages that the experiment's runs may have, by name."""
         return pipeline_of(self._declared)
 
     @property
     def run_class(self) -> type[Run]:
-        """What its runs are."""
+        """The class of the experiment's runs."""
         return self._declared.run_class()
 
     @property
@@ -209,7 +209,7 @@ class ProfileSpec(Section):
 
 
 def measured_rows(experiment: Experiment) -> list[str]:
-    """Labels of the rows that are not only quoted."""
+    """Labels of the rows that have runs, and are not only quoted from the literature."""
     return [variant.label for variant in experiment.variants if variant.runs]
 
 
@@ -220,25 +220,25 @@ class Variant:
     label: str
     row: Row
     runs: tuple[Run, ...]
-    """One per seed; none where the row is only quoted."""
+    """One run per seed; empty if the row is only quoted."""
     axes: tuple[str, ...] = ()
-    """The experiment's; a row that stands once for all values of one does not name it in its label."""
+    """Dotted paths of the experiment's axes. The label leaves out an axis that changes nothing in this row."""
 
     def is_varied(self, path: str) -> bool:
-        """Whether this row has a value of its own at `path`; False of an axis that changes nothing of it."""
+        """Whether this row has a value of its own at `path`; False for an axis that changes nothing in this row."""
         name = axis_name(path, self.axes)
         return path not in self.axes or any(part.startswith(f"{name}=") for part in self.label.split(", "))
 
 
 def axis_name(axis: str, axes: Iterable[str]) -> str:
-    """The field's name in labels: its path where another axis ends in the same name."""
+    """The name of an axis in labels: its last part, or the whole path if another axis ends in the same name."""
     name = axis.rsplit(".", 1)[-1]
     return axis if any(other != axis and other.rsplit(".", 1)[-1] == name for other in axes) else name
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A YAML file, resolved at a profile."""
+    """An experiment's file, resolved at a profile."""
 
     file: str
     spec: ExperimentSpec
@@ -247,10 +247,10 @@ class Experiment:
     written: Mapping[str, str] = field(default_factory=dict)
     """Name -> text of YAML files that give the same experiment, changes of the command line included."""
     notes: tuple[str, ...] = ()
-    """What was left out or put together, for whoever reads."""
+    """Sentences for the user about what was left out or merged."""
 
     def only(self, patterns: Sequence[str]) -> Experiment:
-        """The same with those rows alone whose labels match one of the patterns (`*`, `?`, `[BL]`); with all where there is none.
+        """The experiment with only the rows whose label matches a pattern (`*`, `?`, `[BL]`); no patterns: all rows.
 
         Raises:
             SpecError: a pattern matches no row.
@@ -269,10 +269,10 @@ class Experiment:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The targets and all that they need, each after its inputs."""
+        """Names of the targets and of all stages that they need, each after its inputs."""
         return needed_of(self.targets, self.spec.pipeline)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The stages to reach."""
+        """Names of the stages to reach."""
         return tuple(self.spec.targets)

@@ -16,10 +16,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validated(model: type[M], doc: LocatedYaml, name: str, prefix: Loc = ()) -> M:
-    """`doc` as a `model`.
+    """Validate `doc` as a `model`.
 
     Args:
-        name: what to call the source where a value has no mark.
+        name: what to call the source of a value without a location.
         prefix: path of `doc` inside the file, for the dotted path in messages.
 
     Raises:
@@ -66,7 +66,7 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
 
 
 def meant(value: Any, legal: list[Any]) -> str:
-    """` (did you mean X?)` when something legal is near, else nothing."""
+    """` (did you mean X?)` if a legal value is similar, else an empty text."""
     close = difflib.get_close_matches(str(value), [str(option) for option in legal], n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
@@ -95,19 +95,19 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
 
 @cache
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Made anew it takes as long as reading an experiment, which asks for it again and again."""
+    """The model's JSON schema. It is cached: making it takes as long as reading an experiment, which needs it often."""
     found: dict[str, Any] = _with_free_keys(model.model_json_schema())
     return found
 
 
 def _with_free_keys(part: Any) -> Any:
-    """A schema in which a mapping whose keys match a pattern is one whose keys are free."""
+    """The schema, with mappings whose keys must match a pattern turned into mappings with any keys."""
     if isinstance(part, list):
         return [_with_free_keys(one) for one in part]
     if not isinstance(part, dict):
         return part
     found = {name: _with_free_keys(value) for name, value in part.items() if name != "patternProperties"}
-    if found.get("additionalProperties") is True:  # as a record has what a plugin declared
+    if found.get("additionalProperties") is True:  # such as the section of a plugin's part in a record
         found["additionalProperties"] = {}
     for value in part.get("patternProperties", {}).values():
         found["additionalProperties"] = _with_free_keys(value)
@@ -131,12 +131,12 @@ def _known_part(schema: dict[str, Any], loc: Loc, keep_last: bool) -> Loc:
 
 
 def _without_tags(schema: dict[str, Any], loc: Loc) -> Loc:
-    """`loc` as a file has it: pydantic adds which kind of several an entry is."""
+    """`loc` as the file has it: without the union tags that pydantic adds."""
     return tuple(step for size, step in enumerate(loc) if step not in _tags(_at(schema, loc[:size])))
 
 
 def _tags(part: dict[str, Any]) -> dict[str, str]:
-    """Kinds that a part may be, by the field that says which."""
+    """Value of the field that tells the kinds of a part apart -> reference to the schema of that kind."""
     found: dict[str, str] = part.get("discriminator", {}).get("mapping", {})
     return found
 
@@ -159,7 +159,7 @@ def _at(schema: dict[str, Any], loc: Loc) -> dict[str, Any]:
 
 
 def _section(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """What lies in a part, of one that may be null the other kind."""
+    """The schema of a part; for a part that may be null, the schema of its other kind."""
     options = [option for option in part.get("anyOf", ()) if option.get("type") != "null"]
     return _resolved(options[0] if len(options) == 1 else part, schema)
 

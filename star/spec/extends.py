@@ -1,7 +1,7 @@
-"""A file that extends another: what it says, over what the other one says.
+"""Reads a file that extends another: its values are laid over those of the other file.
 
-Mappings are merged key by key, everything else is replaced; lists under `add:` are put behind those that are there. Anchors of the
-other file can be used as if they stood in this one.
+Mappings are merged key by key, everything else is replaced. Lists under `add:` are appended to the other file's lists.
+Anchors of the other file can be used in this one.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from star.spec.yamldoc import LocatedYaml, Path_, SourceLocation, nested, overla
 
 EXTENDS, ADD = "extends", "add"
 NAMES = ("experiment", "search")
-"""Under which a file has its own name."""
+"""Keys under which a file has its own name."""
 
 
 @dataclass(frozen=True)
 class Extended:
-    """A file, with what it extends in it."""
+    """A file, merged over the file that it extends."""
 
     doc: LocatedYaml
     folders: tuple[Path, ...]
-    """Of this file and of those that it extends."""
+    """Folders of this file and of the files that it extends."""
 
 
 def read_extended(path: Path) -> Extended:
-    """The file at `path` over what it extends.
+    """Read the file at `path`, merged over the file that it extends.
 
     Raises:
-        SpecError: a file that cannot be read, or extends itself; a file that extends another under the other's name, or adds to what
-            is no list.
+        SpecError: a file cannot be read or extends itself, has no name of its own although the other file has one, or
+            adds to what is no list.
     """
     return _read(path, ())
 
@@ -81,7 +81,7 @@ def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Pa
         raise SpecError(f"{location}: extends: {file} holds no mapping of keys to values.")
     found = replace(found, doc=_with_scripts_moved(found.doc, file.parent, path.parent))
     found = replace(found, doc=_with_plugins_moved(found.doc, file.parent, path.parent))
-    # a file of published values is named from where the other file lies; the second name is the former one
+    # the path of published values is relative to the other file; `reference` is the former name of this key
     for key in ("published_values", "reference"):
         values = found.doc.value.get(key)
         if isinstance(values, str):
@@ -92,7 +92,7 @@ def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Pa
 
 
 def _with_scripts_moved(doc: LocatedYaml, there: Path, here: Path) -> LocatedYaml:
-    """Stages of the user's own, whose files and data are named from where the other file lies, named from here."""
+    """`doc` with paths of its declared stages (`folder`, `reads`) made relative to `here` instead of `there`."""
     declared = doc.value.get("stages")
     if not isinstance(declared, dict) or there.resolve() == here.resolve():
         return doc
@@ -113,7 +113,7 @@ def _with_scripts_moved(doc: LocatedYaml, there: Path, here: Path) -> LocatedYam
 
 
 def _with_plugins_moved(doc: LocatedYaml, there: Path, here: Path) -> LocatedYaml:
-    """Files of plugins, which are named from where the other file lies, named from here."""
+    """`doc` with paths of plugin files made relative to `here` instead of `there`."""
     names = doc.value.get("plugins")
     if not isinstance(names, list) or there.resolve() == here.resolve():
         return doc
@@ -127,7 +127,7 @@ def _with_plugins_moved(doc: LocatedYaml, there: Path, here: Path) -> LocatedYam
 
 
 def _added(doc: LocatedYaml, more: LocatedYaml, path: Path_) -> LocatedYaml:
-    """`doc` with the lists of `more` behind its own."""
+    """`doc` with the lists of `more` appended to its own."""
     where = ".".join(map(str, (ADD, *path)))
     if not isinstance(more.value, dict):
         raise SpecError(f"{more.location(())}: {where}: adds to lists; give it as `{ADD}: {{rows: [...]}}`.")

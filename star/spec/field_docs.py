@@ -55,7 +55,7 @@ the later wins. Everything but `resources` (and paths) is part of a run's key.
 
 
 def field_docs() -> str:
-    """All sections with their fields, legal values, defaults and meanings."""
+    """All sections with their fields, legal values, defaults and meanings, as Markdown."""
     lines = [INTRO, "## An experiment", ""]
     for title, section in PARTS.items():
         lines += _section(title, "", section)

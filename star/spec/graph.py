@@ -1,4 +1,4 @@
-"""What a stage is: all that the platform asks of one, declared once. Light on purpose: the code of the stages imports torch.
+"""The declaration of a stage: all that the platform needs to know of one. Light on purpose: stage code imports torch.
 
 Raise a stage's version when its result changes for the same spec; everything downstream then gets a new key.
 """
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Stage:
     """One content-addressed step: its key is made of name, version, sections and the keys of its inputs.
 
-    What is heavy to import is named as `module:name`. What is asked of a run (`only_if`, `flops`, `disk`, `working_disk`,
-    `unchanged`) gets it.
+    Code that is slow to import is given as `module:name`. The functions in `only_if`, `flops`, `disk`, `working_disk`
+    and `unchanged` get the run.
     """
 
     name: str
@@ -27,93 +27,93 @@ class Stage:
     inputs: tuple[str, ...] = ()
     """Stages whose output it reads."""
     only_if: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
-    """Of these, what not every run reads: name -> whether a run does. Of one that does not it is no part of the key."""
+    """Inputs that not every run reads: name -> whether a run reads it. If it does not, the input is not in its key."""
     config: Mapping[str, str] = field(default_factory=dict)
-    """Sections that it brings to a run: name -> `module:class` of the model, whose defaults count where a run leaves it out."""
+    """Sections that it adds to a run: name -> `module:class` of the model. Its defaults fill in a missing section."""
     check: str | None = None
-    """`module:function` that raises FieldError where fields of a run do not go together."""
+    """`module:function` that raises FieldError if fields of a run do not fit together."""
     run: str | None = None
-    """`module:function` of its code, which a worker alone imports; it gets a `star.stages.context.Context`."""
+    """`module:function` of its code, which only a worker imports; it gets a `star.stages.context.Context`."""
     source: str | None = None
-    """A name for what of the outside world it reads: files or folders, whose fingerprint is in its key."""
+    """A name for the external files or folders that it reads; their fingerprint is in its key."""
     given: tuple[str, ...] = ()
-    """Fields of a run that name such files, as dotted paths: what is in them is part of a key, not where they lie."""
+    """Dotted paths of the fields of a run that name such files. The key holds the files' contents, not their paths."""
     look: str | None = None
-    """`module:function` that finds it: of a run and a `star.spec.outside.Outside`, the fingerprint, or None where it reads nothing."""
+    """`module:function`: of a run and a `star.spec.outside.Outside`, the fingerprint, or None if nothing is read."""
     results: tuple[str, ...] = ()
-    """The numbers it ends with, as columns of a table name them; `{extractor}` is filled from the run's spec."""
+    """Numbers that it ends with, as table columns name them; `{extractor}` is filled in from the run's spec."""
     curves: Mapping[str, str] = field(default_factory=dict)
-    """Numbers it records step by step, and what a step is."""
+    """Numbers that it records step by step: name -> what a step is."""
     also_recorded: tuple[str, ...] = ()
-    """Numbers it records step by step that no table asks for."""
+    """Further numbers that it records step by step; reports cannot name them."""
     highlights: Mapping[str, str] = field(default_factory=dict)
-    """Results that `status` and the board print beside a row, without what stands before a `/`, and what they are called there."""
+    """Results that `status` and the board print beside a row: name without the part before `/` -> name shown there."""
     charts: tuple[str, ...] = ()
     """Curves that the page of a run draws, in this order."""
     files: tuple[str, ...] = ()
-    """What of its output is attached to the tracked run: pictures, and data for figures."""
+    """Output files that are attached to the tracked run: pictures, and data for figures."""
     drawn: Mapping[str, str] = field(default_factory=dict)
     """Kind of figure (`samples`, `attention`, `codes`) -> the file among `files` that it is made from."""
     weights: tuple[str, ...] = ()
-    """Weights in its output that can be exported; the first is what is meant where none is named."""
+    """Weights in its output that can be exported; the first is the default."""
     keeps: Literal["checkpoints", "shards"] | None = None
-    """What an attempt that was stopped or killed leaves to the next one. The output of what keeps checkpoints is never removed."""
+    """What a stopped or killed attempt leaves for the next one. With `checkpoints`, needed output is never removed."""
     width: Literal["process", "processes", "machines"] = "process"
-    """What may share one job of it: nothing, several processes of a machine, or several machines."""
+    """How wide one job may be: one process, several processes of one machine, or several machines."""
     gpu: bool = True
-    """Whether it computes on a GPU where there is one."""
+    """Whether it computes on a GPU if there is one."""
     flops: Callable[[Any], float] | None = None
-    """Floating-point operations, a multiply-add counted as two; None: nobody knows."""
+    """FLOPs of this stage in a run, a multiply-add counted as two; None: unknown."""
     disk: Callable[[Any], float] | None = None
-    """Bytes that it leaves; None: little."""
+    """Bytes of its output in a run; None: little."""
     working_disk: Callable[[Any], float] | None = None
-    """Bytes of what it keeps until it is done; None: little."""
+    """Bytes that it keeps only until it is done, such as checkpoints; None: little."""
     is_target: bool = True
-    """Whether an experiment may reach it for itself; else it is there for others alone."""
+    """Whether it can be a target of an experiment; if not, it only serves other stages."""
     optional: tuple[str, ...] = ()
-    """Sections that a run may lack: one that is not there, or holds nothing, is no part of the key."""
+    """Sections that a run may lack. A missing or empty one is not in the key."""
     unchanged: Callable[[Any], bool] | None = None
-    """For which runs the newest version gives what the one before gave, bit for bit: they keep its key."""
+    """Whether the newest version gives a run bit for bit what the one before gave; such a run keeps the former key."""
     command: dict[str, Any] | None = None
-    """Of a stage of the user's own that is called: how, and what is read of it."""
+    """For a user's command: what is called, and which numbers are read from it. None for other stages."""
     code: str | None = None
-    """Of a stage of a plugin: what its key says of its code."""
+    """For a stage of a plugin: what identifies its code in the key. None for other stages."""
 
     @property
     def is_own(self) -> bool:
-        """Whether it is the user's."""
+        """Whether it is the user's own: a command, or a stage of a plugin."""
         return self.command is not None or self.code is not None
 
     def inputs_of(self, spec: Run) -> tuple[str, ...]:
-        """The stages whose output it reads in a run."""
+        """Names of the stages whose output it reads in this run."""
         return tuple(name for name in self.inputs if name not in self.only_if or self.only_if[name](spec))
 
     def sections_of(self, spec: Run) -> tuple[str, ...]:
-        """The sections of a run that are in its key."""
+        """Names of the run's sections that are in its key."""
         own = type(spec).model_fields
         return (*self.sections, *(name for name in self.optional if name in own and spec.section(name)))
 
     def version_of(self, spec: Run) -> int:
-        """The version that counts for a run."""
+        """The version in the run's key: the one before the newest if the result is `unchanged`."""
         return self.version - 1 if self.unchanged is not None and self.unchanged(spec) else self.version
 
     def flops_of(self, spec: Run) -> float:
-        """Operations of this stage of a run; 0 where nobody knows."""
+        """FLOPs of this stage in a run, a multiply-add counted as two; 0 if unknown."""
         return 0.0 if self.flops is None else float(self.flops(spec))
 
     def disk_of(self, spec: Run) -> float:
-        """Bytes that this stage of a run leaves; 0 of the user's own, of which nobody knows."""
+        """Bytes of this stage's output in a run; 0 for a user's own stage, where it is unknown."""
         if self.disk is not None:
             return float(self.disk(spec))
         return 0.0 if self.is_own else LITTLE
 
     def working_disk_of(self, spec: Run) -> float:
-        """Bytes that this stage of a run keeps until it is done."""
+        """Bytes that this stage keeps in a run only until it is done; 0 if not declared."""
         return 0.0 if self.working_disk is None else float(self.working_disk(spec))
 
     @property
     def goes_on(self) -> str:
-        """What the next attempt does after one that was stopped or killed, as words behind "it"."""
+        """What the next attempt does after one was stopped or killed, as words that follow "it"."""
         if self.is_own and self.keeps is None:
             return MAY_GO_ON
         if self.keeps == "checkpoints":
@@ -122,9 +122,9 @@ class Stage:
 
 
 LITTLE = 1e5
-"""Bytes of numbers and logs."""
+"""Bytes assumed for the output of a stage that leaves only numbers and logs."""
 MAY_GO_ON = "goes on from the checkpoints that it keeps, or begins again"
-"""What is said where nothing more is known."""
+"""`goes_on` of a stage of which nothing more is known."""
 
 
 def result_names(stages: Mapping[str, Stage]) -> list[str]:
@@ -133,17 +133,17 @@ def result_names(stages: Mapping[str, Stage]) -> list[str]:
 
 
 def curve_names(stages: Mapping[str, Stage]) -> dict[str, str]:
-    """Every curve that a report may show, as `stage/name`, and what its steps are."""
+    """Every curve that a report may show: `stage/name` -> what a step is."""
     return {f"{stage.name}/{name}": step for stage in stages.values() for name, step in stage.curves.items()}
 
 
 def file_of(stages: Mapping[str, Stage], figure: str) -> tuple[str, str] | None:
-    """The first stage that makes what a kind of figure is drawn from, and that file; None where none does."""
+    """(stage, file) of the first stage that makes the data of this kind of figure; None if no stage does."""
     return next(((stage.name, stage.drawn[figure]) for stage in stages.values() if figure in stage.drawn), None)
 
 
 def needed_of(targets: Iterable[str], stages: Mapping[str, Stage], spec: Run | None = None) -> tuple[str, ...]:
-    """`targets` and all they need of `stages`, each after its inputs: in one run, or in any."""
+    """`targets` and all of `stages` that they need, each after its inputs. With `spec`, only what this run reads."""
     order: list[str] = []
 
     def visit(name: str) -> None:

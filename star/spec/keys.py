@@ -1,7 +1,7 @@
 """Keys: what makes two pieces of work the same.
 
 A stage's key hashes its name, its version, the sections it reads, the fingerprints of outside data and the keys of
-its inputs. Resources, paths and labels are outside. A run's key hashes the keys of all its stages.
+its inputs. Resources, paths and labels are not part of it. A run's key hashes the keys of all its stages.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from star.spec.graph import Stage
 from star.spec.run_base import Run
 
 SCHEMA = 1
-"""Version of the recipe below; part of every key."""
+"""Version of the way in which keys are computed; part of every key."""
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN."""
+    """The canonical JSON text of a value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """16 hexadecimal digits that name a value."""
+    """16 hexadecimal digits that identify a value: the start of the SHA-256 of its canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 def stage_content(stage: Stage, spec: Run, sources: Mapping[str, str], inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Everything a stage's key is made of, readable."""
+    """Everything that a stage's key is computed from, in readable form."""
     content = {
         "schema": SCHEMA,
         "stage": stage.name,
@@ -47,16 +47,16 @@ def stage_content(stage: Stage, spec: Run, sources: Mapping[str, str], inputs: M
 
 
 class Keys:
-    """Keys of many runs: what they share is hashed once. A section counts as the same while it is the same object."""
+    """Computes keys of many runs; what they share is hashed once. Sections are the same if they are the same object."""
 
     def __init__(self) -> None:
         self._texts: dict[tuple[Any, ...], str] = {}
         self._digests: dict[tuple[Any, ...], str] = {}
         self._kept: list[Run] = []
-        """So that no other section gets the identity of one that is gone."""
+        """Keeps the runs alive, so that no new section gets the `id` of a freed one."""
 
     def of(self, spec: Run, sources: Mapping[str, str]) -> dict[str, str]:
-        """The key of every stage that a run has; `sources` maps what stages read of the outside world to fingerprints."""
+        """The key of every stage that a run has, by name. `sources` maps a `Stage.source` to its files' fingerprint."""
         self._kept.append(spec)
         parts = {name: id(value) for name, value in spec.__dict__.items()} | {"seed": spec.seed}
         keys: dict[str, str] = {}
@@ -79,7 +79,7 @@ class Keys:
         return keys
 
     def _text(self, stage: Stage, spec: Run, source: str | None, keys: Mapping[str, str]) -> str:
-        """`canonical(stage_content(...))`, put together from parts that are there already; a test keeps the two equal."""
+        """`canonical(stage_content(...))`, assembled from cached parts; a test checks that the two are equal."""
         if stage.is_own:
             sources = {} if source is None else {str(stage.source): source}
             return canonical(stage_content(stage, spec, sources, {name: keys[name] for name in stage.inputs_of(spec)}))
@@ -100,7 +100,7 @@ class Keys:
 
 
 def stage_keys(spec: Run, sources: Mapping[str, str]) -> dict[str, str]:
-    """The key of every stage of one run."""
+    """The key of every stage of one run, by name; `sources` as in `Keys.of`."""
     return Keys().of(spec, sources)
 
 

@@ -1,6 +1,6 @@
 """From YAML to runs: profile, then the file's base, then --set, then each row, then the seed.
 
-Every value keeps the mark of where it was written, so a mistake is reported there, whichever layer it came from.
+Every value keeps its source location, so a mistake is reported where it was written, whichever layer it came from.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def load(
     seeds: Sequence[int] | None = None,
     name: str | None = None,
 ) -> Experiment:
-    """The experiment in `path`, resolved.
+    """Read the experiment in `path` and resolve its runs.
 
     Args:
         profile: a name in `profiles/` beside the file, or a path; the file's own choice when None.
         sets: `path=value` texts, applied over the base of every row.
-        seeds: in place of the file's.
-        name: the experiment's, in place of the file's.
+        seeds: replace the file's seeds.
+        name: replaces the experiment's name.
 
     Raises:
         SpecError: with file, line, dotted path, value and what is legal.
@@ -102,7 +102,7 @@ def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, 
 
 
 def is_search(doc: LocatedYaml) -> bool:
-    """Whether a file describes a search, and not an experiment."""
+    """Whether a file describes a search and not an experiment."""
     return isinstance(doc.value, dict) and "search" in doc.value
 
 
@@ -119,7 +119,7 @@ def _refuse_varied(change: Change, rows: Sequence[Placed]) -> None:
 def _refuse_seeds(
     spec: ExperimentSpec, runs: Sequence[tuple[Run, ...]], seeds: Sequence[int], doc: LocatedYaml
 ) -> None:
-    """That several seeds are several runs.
+    """Check that different seeds give different runs.
 
     Raises:
         SpecError: no stage reads the seed.
@@ -162,10 +162,10 @@ def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int
 def _distinct(
     spec: ExperimentSpec, rows: list[Placed], runs: list[tuple[Run, ...]], doc: LocatedYaml, name: str
 ) -> tuple[list[int], dict[int, set[int]]]:
-    """Which rows stay, and by the number of a written row the axes that change nothing of it.
+    """Indices of the rows that stay, and: number of a row in the file -> indices of the axes that change nothing in it.
 
     Raises:
-        SpecError: an axis that changes nothing of any row, or two rows that are one run.
+        SpecError: an axis changes nothing in any row, or two rows are the same run.
     """
     known = Keys()
     keys = [run_key(known.of(own[0], _named_files(own[0]))) if own else f"quoted {i}" for i, own in enumerate(runs)]
@@ -191,5 +191,5 @@ def _distinct(
 
 
 def _named_files(spec: Run) -> dict[str, str]:
-    """Instead of contents, which are not looked at here: files of two names are taken for two."""
+    """Source -> paths in place of fingerprints. Contents are not read here: other paths count as other files."""
     return {source: " ".join(str(path) for path, _ in given) for source, given in spec.paths.items()}

@@ -1,4 +1,4 @@
-"""From a search's YAML to what `star-exp search` runs; everything that can be wrong is told before there is a trial."""
+"""From a search's YAML to what `star-exp search` runs. All mistakes are reported before the first trial."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def load_search(
     name: str | None = None,
     recorded: bool = False,
 ) -> Search:
-    """The search in `path`, resolved.
+    """Read the search in `path`, resolve it at its profile and check it.
 
     Args:
         profile: a name in `profiles/` beside the file, or a path; the file's own choice when None.
         sets: `path=value` texts, applied over the base.
-        name: the study's, in place of the file's.
-        recorded: it is a home's copy: what its plugins declared is read, their code is not run.
+        name: replaces the study's name.
+        recorded: `path` is a home's copy: what its plugins declared is read from there, and their code is not run.
 
     Raises:
         SpecError: with file, line, dotted path, value and what is legal.

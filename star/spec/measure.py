@@ -46,15 +46,15 @@ class Measure:
     """One tracked number, or a whole curve."""
 
     name: str
-    """As tracked; `{extractor}` is filled from the run's spec."""
+    """Name as tracked; `{extractor}` is filled in from the run's spec."""
     at: str | None = None
-    """Of a curve: where to read it."""
+    """Where to read a curve, such as `last` or `3/4`; None for a result or a whole curve."""
     is_curve: bool = False
-    """Whether it is a curve as a whole."""
+    """Whether it is a whole curve."""
 
     @property
     def stage(self) -> str | None:
-        """The stage that makes it; None of a foreign one."""
+        """The stage that makes the number; None for an `mlflow:NAME`."""
         return None if self.name.startswith(FOREIGN) else self.name.split("/")[0]
 
 
@@ -68,7 +68,7 @@ class Formula:
     """Variable of the tree -> measure."""
 
     def value(self, values: Mapping[str, float]) -> float:
-        """The number for these values of its variables; NaN where it has none (a division by zero)."""
+        """The formula's result for these values of its variables; NaN if it has none, as for a division by zero."""
         try:
             return float(_evaluate(self.tree.body, values))
         except (ArithmeticError, ValueError):
@@ -76,13 +76,13 @@ class Formula:
 
 
 def parse_measure(text: str, stages: Mapping[str, Stage] | None = None) -> Measure:
-    """`stage/name`, `stage/curve`, `stage/curve@where` or `mlflow:NAME`.
+    """Parse `stage/name`, `stage/curve`, `stage/curve@where` or `mlflow:NAME`.
 
     Args:
-        stages: those of the runs; those of the built-in pipeline when None.
+        stages: the stages of the runs; those of the built-in pipeline when None.
 
     Raises:
-        ValueError: it is none of these; the message says what is legal.
+        ValueError: the text is none of these; the message says what is legal.
     """
     if text.startswith(FOREIGN) and len(text) > len(FOREIGN):
         return Measure(text)
@@ -108,13 +108,13 @@ def parse_measure(text: str, stages: Mapping[str, Stage] | None = None) -> Measu
 
 
 def parse_formula(text: str, stages: Mapping[str, Stage] | None = None) -> Formula:
-    """Numbers, measures in brackets, + - * / **, min, max, abs, sqrt, log, exp.
+    """Parse a formula of numbers, measures in brackets, + - * / **, min, max, abs, sqrt, log and exp.
 
     Args:
-        stages: those of the runs; those of the built-in pipeline when None.
+        stages: the stages of the runs; those of the built-in pipeline when None.
 
     Raises:
-        ValueError: it is not such a formula, or one of its measures is not legal.
+        ValueError: the text is no such formula, or one of its measures is not legal.
     """
     measures: dict[str, Measure] = {}
 
@@ -143,7 +143,7 @@ def parse_formula(text: str, stages: Mapping[str, Stage] | None = None) -> Formu
 
 
 def curve_value(points: Mapping[int, float], where: str) -> float | None:
-    """A curve's value at `where`; None where it has none."""
+    """A curve's value at `where`; None if the curve is empty or has no such step."""
     if not points:
         return None
     steps = sorted(points)
@@ -163,7 +163,7 @@ def _in_reach(where: str) -> bool:
 
 
 def nearest(steps: list[int], share: str) -> int:
-    """The recorded step nearest to a share of the last one; the later of two."""
+    """The recorded step nearest to a share of the last step; of two equally near ones, the later. `steps` is sorted."""
     wanted = Fraction(share) * steps[-1]
     return min(steps, key=lambda step: (abs(step - wanted), -step))
 

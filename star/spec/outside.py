@@ -1,4 +1,4 @@
-"""What a stage's declaration may ask of the outside world while a run is planned."""
+"""What the `look` function of a stage may ask about external files while a run is planned."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 ABSENT = "absent"
-"""The fingerprint of what is not here and never was: its experiment can be planned, not run."""
+"""Fingerprint of files that are not here and never were. Their experiment can be planned, but not run."""
 
 
 class Outside(Protocol):
-    """Looks at files and folders, each once in a plan, and keeps what there is to say of them.
+    """Looks at files and folders, each once per plan, and collects what to tell the user about them.
 
-    What is not here goes by what it was: by the home's manifest of that path, or by the record of the experiment's last run.
+    A file that is not here counts as what it was: by the home's manifest of that path, or by the record of the
+    experiment's last run.
     """
 
     manifests: Any
@@ -24,35 +25,35 @@ class Outside(Protocol):
         """The folder of data sets that this program fetches."""
 
     def once(self, place: str, look: Callable[[], Any]) -> Any:
-        """What `look` gave when it was first asked for under this name."""
+        """The result of `look()`, which is called only once for each `place`."""
 
     def lacks(self, reason: str) -> None:
-        """What is needed and not here, or does not fit, as a sentence: the experiment cannot run. Nothing where no target needs it."""
+        """Report, as a sentence, what keeps the experiment from running. Nothing happens if no target needs it."""
 
     def note(self, text: str) -> None:
-        """What was found, as a sentence for `plan` and `run`."""
+        """Report what was found, as a sentence that `plan` and `run` print."""
 
     def file(self, source: str, field: str, given: str, what: str) -> str:
         """The fingerprint of a file.
 
         Args:
             source: the name under which records keep it.
-            field: the dotted path that gives it.
-            what: what should lie there, for whom it does not.
+            field: the dotted path of the field that gives it.
+            what: what should be there, for the message if it is missing.
 
         Raises:
             DataError: it is a folder, or is not what its name says.
         """
 
     def content(self, path: Path, how: str = "content") -> str:
-        """Of a file, or of all files of a folder, whatever they are called."""
+        """The fingerprint of a file, or of all files of a folder; `how` is `content`, or `sizes` for folders."""
 
     def before(self, source: str, field: str, given: str) -> str:
-        """How keys named what is not here, when it was; else ABSENT."""
+        """The fingerprint that a missing file or folder had in the experiment's last run; ABSENT if there is none."""
 
     def recorded(self, source: str, field: str, given: str) -> Mapping[str, Any] | None:
-        """The row of the experiment's last run that read what `given` stands for now; None where there is none, or several differ."""
+        """The row of the experiment's last run that read what `given` names; None if there is none, or they differ."""
 
 
 Paths = Mapping[str, Sequence[tuple[Path, str]]]
-"""Source -> the files and folders that a run gives for it, each with what names it in keys: `content`, or `sizes`."""
+"""Source -> files and folders that a run names for it, each with how keys identify it: by `content` or by `sizes`."""

@@ -1,4 +1,4 @@
-"""What an experiment's file declares of its user's own, stages and plugins, in its runs and beside copies of the file."""
+"""Stages and plugins that an experiment's file declares: in its runs, and as files beside copies of the file."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from star.spec.scripts import ScriptStage
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 RECORD = "plugins.json"
-"""Beside a home's copy of a file: what its plugins declared."""
+"""Name of the file beside a home's copy of an experiment's file that holds what its plugins declared."""
 DECLARED = ("stages", "plugins")
-"""Keys of the file that runs hold, and that are not written into them."""
+"""Keys of the file that runs hold too, but that may not be written into `base` or a row."""
 
 
 def with_plugins(doc: LocatedYaml, path: Path, recorded: bool = False) -> LocatedYaml:
-    """The names under `plugins` as what they declare; their code is imported.
+    """`doc` with the names under `plugins` replaced by what these plugins declare. Their code is imported.
 
     Args:
-        recorded: of a home's copy of a file: as they were declared then; nothing is imported.
+        recorded: `path` is a home's copy: use the declarations that are recorded beside it, and import nothing.
 
     Raises:
-        SpecError: one cannot be used, or two declare the same.
+        SpecError: a plugin cannot be used, or two have the same name or declare the same part.
     """
     names = doc.value.get("plugins") if isinstance(doc.value, dict) else None
     if names is None:
@@ -54,17 +54,17 @@ def with_plugins(doc: LocatedYaml, path: Path, recorded: bool = False) -> Locate
             if known.module == plugin.module or same:
                 what = f"is called {plugin.module}" if known.module == plugin.module else f"declares {same[0]}"
                 raise SpecError(f"{where}: {name}: {what}, as {other} does; call one otherwise.")
-        found[Path(name).name] = plugin  # wherever it lies: MLflow takes no path with `..` or `~` as a name
+        found[Path(name).name] = plugin  # without its folder: MLflow takes no name with `..` or `~`
     return replace(
         doc, value={**doc.value, "plugins": {name: one.model_dump(mode="json") for name, one in found.items()}}
     )
 
 
 def refuse_declared(doc: LocatedYaml, beside: str) -> None:
-    """That a run's values hold nothing that belongs to the file.
+    """Check that a partial spec has no `stages` and no `plugins`: these belong to the file itself, beside `beside`.
 
     Raises:
-        SpecError: they do.
+        SpecError: it has one.
     """
     for key in DECLARED:
         if key in doc.value:
@@ -74,10 +74,10 @@ def refuse_declared(doc: LocatedYaml, beside: str) -> None:
 def with_declared(
     base: LocatedYaml, stages: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin], path: Path
 ) -> LocatedYaml:
-    """What all rows have in common, and what the file declares: where its files are is where the experiment's file is.
+    """`base` with the stages and plugins that the file declares; their paths are relative to the experiment's file.
 
     Raises:
-        SpecError: the rows have such already.
+        SpecError: `base` has `stages` or `plugins` already.
     """
     refuse_declared(base, "base")
     if plugins:
@@ -101,10 +101,13 @@ def with_declared(
 def texts_of(
     stages: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin], path: Path, doc: LocatedYaml
 ) -> dict[str, str]:
-    """The files of scripts and plugins, for beside a copy of the experiment's file; installed plugins are named there, not copied.
+    """Name -> text of the files of scripts and plugins to keep beside a copy of the experiment's file.
+
+    Installed plugins are only named there, not copied.
 
     Raises:
-        SpecError: some are not there.
+        SpecError: a file of a script is missing, or files of a stage and a plugin have the same name.
+        DataError: a plugin's files are gone, or were changed since they were read.
     """
     found: dict[str, str] = {}
     for name, script in stages.items():

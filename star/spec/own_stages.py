@@ -1,4 +1,4 @@
-"""Stages of the user's own, commands and those of plugins: what of them the platform asks, whichever they are."""
+"""The user's own stages, commands and stages of plugins alike, as the platform sees them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from star.spec.scripts import GIVEN, NAME, ScriptStage
 
 
 def own_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
-    """All that an experiment declares."""
+    """All stages that an experiment declares, by name: its commands, and its plugins' stages."""
     return {name: script.stage(name) for name, script in scripts.items()} | stages_of(plugins)
 
 
 def recorded_stages(spec: Mapping[str, Any]) -> dict[str, Stage]:
-    """All stages that a run may have, from its spec as JSON: the platform's, with what its plugins record in them, and its own."""
+    """All stages that a run may have, by name, from its spec as JSON: built-in ones and its own.
+
+    Training stages include the curves of the plugins' loss terms.
+    """
     scripts = {name: ScriptStage.model_validate(one) for name, one in (spec.get("stages") or {}).items()}
     plugins = {name: Plugin.model_validate(one) for name, one in (spec.get("plugins") or {}).items()}
     return with_curves({**builtin_stages(), **own_stages(scripts, plugins)}, plugins)
 
 
 def with_curves(stages: Mapping[str, Stage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
-    """Stages with what the terms of plugins record while they train."""
+    """`stages`, with the losses of the plugins' terms among the curves of those that train with terms."""
     names = [loss for plugin in plugins.values() for term in plugin.terms.values() for loss in term.loss_names]
     if not names:
         return dict(stages)
@@ -40,18 +43,18 @@ def with_curves(stages: Mapping[str, Stage], plugins: Mapping[str, Plugin]) -> d
 
 
 def stage_in(spec: Mapping[str, Any], stage: str) -> Stage | None:
-    """A stage of a run, from its spec as JSON: the platform's of that name, or the one that it declares; None where there is none."""
+    """The stage of this name, built-in or declared by a run, from the run's spec as JSON; None if there is none."""
     return recorded_stages(spec).get(stage)
 
 
 def check_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugin], taken: Sequence[str]) -> None:
-    """That an experiment's own stages have names of their own, and an order.
+    """Check that an experiment's own stages have legal names of their own, and come after existing stages in no circle.
 
     Args:
         taken: names that they cannot have.
 
     Raises:
-        FieldError: they have not.
+        FieldError: a name is not legal or taken, an input does not exist, or a stage comes after itself.
     """
     after = {name: tuple(stage.inputs) for name, stage in own_stages(scripts, plugins).items()}
     for plugin in plugins.values():

@@ -1,4 +1,4 @@
-"""The code of plugins: where it lies, what of it counts, and how it is imported."""
+"""The code of plugins: where it is, which files belong to it, and how it is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from star.errors import StarError
 from star.words import shown
 
 GROUP = "star.plugins"
-"""Of entry points: name -> module."""
+"""Group of the entry points that installed plugins declare: name -> module."""
 
 
 class PluginError(StarError):
@@ -23,7 +23,11 @@ class PluginError(StarError):
 
 
 def place_of(name: str, folder: Path) -> tuple[Path, str]:
-    """The folder that a plugin's files are named from, and the module's name."""
+    """The folder that a plugin's file names are relative to, and the name of its module.
+
+    Raises:
+        PluginError: there is no such file or installed plugin, or the file's name is no name of a module.
+    """
     if name.endswith(".py"):
         given = folder / Path(name).expanduser()
         path = given.parent.resolve() / given.name  # a link keeps its name
@@ -62,14 +66,14 @@ def files_of(folder: Path, module: str) -> dict[str, bytes]:
 
 
 class _Source(SourceFileLoader):
-    """Compiles what the file holds: a compiled copy beside it is told apart by whole seconds alone."""
+    """Always compiles the source: Python checks a cached .pyc by whole seconds alone, so it may be stale."""
 
     def get_code(self, fullname: str) -> Any:
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType:
-    """The module whose files lie in `folder`, imported once for each content.
+    """Import a plugin's module from `folder`, once for each content.
 
     Raises:
         PluginError: whatever its code raises, with file and line.
@@ -86,11 +90,11 @@ def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType
     )
     assert spec is not None and spec.loader is not None, "it was given one"
     made = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = made  # pydantic and dataclasses look themselves up there
+    sys.modules[unique] = made  # pydantic and dataclasses look their module up there
     try:
         spec.loader.exec_module(made)
         return importlib.import_module(whole)
-    except (Exception, SystemExit) as error:  # somebody else's code
+    except (Exception, SystemExit) as error:  # a plugin's code may raise anything
         for known in [one for one in sys.modules if one == unique or one.startswith(f"{unique}.")]:
             del sys.modules[known]
         at = where(error, folder)
@@ -99,7 +103,7 @@ def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType
 
 
 def where(error: BaseException, folder: Path) -> str:
-    """`my_lab.py:12: `: the last line of the plugin's own that led to an error."""
+    """The last line of the plugin that led to an error, as `my_lab.py:12: `; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}: "
     lines = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).is_relative_to(folder)]

@@ -13,64 +13,64 @@ from star.spec.scripts import MetricName
 
 
 class PluginConfig(Section):
-    """What runs may say of a part of a plugin: subclass it with fields that all have defaults."""
+    """Base class of the settings of a plugin's part: subclass it with fields that all have defaults."""
 
     neutral: ClassVar[Mapping[str, Any]] = {}
-    """Field -> the value at which it is outside the key: one that is added later with its neutral value as default re-keys nothing."""
+    """Field -> value at which it is left out of the key. A field added later with this default changes no key."""
 
 
 class TermConfig(PluginConfig):
-    """What runs may say of a loss term, under `terms.NAME`."""
+    """Settings of a loss term; in a run under `terms.NAME`."""
 
     weight: NonNegative = Field(0.0, description="of its losses; 0: it is not built, and no part of the key")
 
 
 class StageConfig(PluginConfig):
-    """What runs may say of a stage, under its name."""
+    """Settings of a stage; in a run under the stage's name."""
 
 
 class SourceConfig(PluginConfig):
-    """What runs may say of a data set, under `data.NAME`."""
+    """Settings of a data set; in a run under `data.NAME`."""
 
 
 class TokenizerConfig(PluginConfig):
-    """What runs may say of an image tokenizer, under `tokenizer.NAME`."""
+    """Settings of an image tokenizer; in a run under `tokenizer.NAME`."""
 
     downsample: Annotated[int, Field(ge=1)] = Field(16, description="image pixels per code along a side")
 
 
 class OpaqueTerm(TermConfig):
-    """The same where the plugin's code is not at hand: of a record."""
+    """Settings of a loss term whose plugin is not imported, as a record holds them: any fields."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class OpaqueStage(StageConfig):
-    """The same where the plugin's code is not at hand: of a record."""
+    """Settings of a stage whose plugin is not imported, as a record holds them: any fields."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class OpaqueSource(SourceConfig):
-    """The same where the plugin's code is not at hand: of a record."""
+    """Settings of a data set whose plugin is not imported, as a record holds them: any fields."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class OpaqueTokenizer(TokenizerConfig):
-    """The same where the plugin's code is not at hand: of a record."""
+    """Settings of a tokenizer whose plugin is not imported, as a record holds them: any fields."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Part(Section):
-    """A part of a plugin, as it is declared there."""
+    """What a plugin declares of one of its parts."""
 
     neutral: dict[str, Any] = Field(default_factory=dict)
     version: Annotated[int, Field(ge=1)] | None = None
 
     def key_of(self, config: Section) -> dict[str, Any]:
-        """What a key holds of its config."""
+        """The fields of this part's config that are in a key: all but those at their neutral value."""
         values = config.model_dump(mode="json")
         return {
             name: value for name, value in values.items() if name not in self.neutral or self.neutral[name] != value
@@ -78,7 +78,7 @@ class Part(Section):
 
 
 class OwnTerm(Part):
-    """A loss term."""
+    """What a plugin declares of a loss term."""
 
     loss_names: list[MetricName]
     changes: list[str] = Field(default_factory=list)
@@ -87,15 +87,15 @@ class OwnTerm(Part):
 
 
 class OwnSource(Part):
-    """A data set."""
+    """What a plugin declares of a data set."""
 
 
 class OwnTokenizer(Part):
-    """An image tokenizer."""
+    """What a plugin declares of an image tokenizer."""
 
 
 class OwnStage(Part):
-    """A stage."""
+    """What a plugin declares of a stage."""
 
     after: list[str] = Field(default_factory=list)
     results: list[MetricName] = Field(default_factory=list)
@@ -106,7 +106,7 @@ class OwnStage(Part):
     uses_seed: bool = False
 
     def stage(self, name: str, code: str) -> Stage:
-        """As the platform knows stages."""
+        """The stage in the form that the platform uses for all stages."""
         return Stage(
             name,
             1,
@@ -122,10 +122,10 @@ class OwnStage(Part):
 
 
 class Plugin(Section):
-    """A plugin as a run holds it."""
+    """What a run holds of a plugin: the digest of its files, and what it declares."""
 
     folder: str
-    """Where its files were read."""
+    """The folder from which its files were read."""
     module: str
     digest: str
     """16 hexadecimal digits of its files' names and contents."""
@@ -136,9 +136,9 @@ class Plugin(Section):
 
     @property
     def parts(self) -> dict[str, Part]:
-        """All that it declares, by name."""
+        """All parts that the plugin declares, by name."""
         return {**self.terms, **self.stages, **self.sources, **self.tokenizers}
 
     def code_of(self, part: Part) -> str:
-        """What a key says of the code of a part: its content, or the version that its author keeps."""
+        """What identifies a part's code in keys: the digest of the plugin's files, or `MODULE VERSION` of the part."""
         return self.digest if part.version is None else f"{self.module} {part.version}"

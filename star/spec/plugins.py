@@ -1,7 +1,7 @@
-"""Plugins: files of the user's own whose parts a run may use. Their contents are in the key of what uses them.
+"""Plugins: the user's files whose parts a run may use. Their contents are in the keys of the stages that use them.
 
-`plugins:` of an experiment names files beside it, or installed packages. A plugin is imported where its experiment's file is read, to
-check what runs say of it, and by the worker. A run holds what was declared, so records are read without the code.
+`plugins:` of an experiment names files beside it, or installed packages. A plugin is imported when the file is read, to
+check its settings, and again by the worker. A run holds what was declared, so records are read without the code.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from star.words import shown
 
 KINDS = (TermConfig, StageConfig, SourceConfig, TokenizerConfig)
 _CONFIGS: dict[tuple[str, str], type[PluginConfig]] = {}
-"""(digest, part) -> the config of a plugin that was imported in this process."""
+"""(digest of a plugin, name of a part) -> the part's config class, for plugins that this process has imported."""
 _CLASSES: dict[tuple[str, str], Any] = {}
-"""The same -> the class itself."""
+"""(digest of a plugin, name of a part) -> the part's own class, for plugins that this process has imported."""
 METHODS = {StageConfig: ("run",), SourceConfig: ("labels", "image"), TokenizerConfig: ("encode", "decode")}
-"""What has to be written of each."""
+"""Kind of config -> methods that a part with such a config has to define."""
 CHANGES = ("inputs", "attend")
-"""What a term may change of the student's pass."""
+"""What a loss term may change in the student's forward pass."""
 
 
 def read_plugin(name: str, folder: Path) -> Plugin:
-    """A plugin by the name that an experiment gives it: a path from the experiment's folder, or of an installed one.
+    """Import and check a plugin. `name` is a path from `folder`, the experiment's, or the name of an installed plugin.
 
     Raises:
         PluginError: it is not there, cannot be imported, or declares nothing that can be used.
@@ -95,7 +95,7 @@ def parts_in(module: ModuleType) -> dict[str, Any]:
     """Name -> class of each part that a module declares.
 
     Raises:
-        PluginError: two have one name.
+        PluginError: two parts have the same name.
     """
     top = module.__name__.partition(".")[0]
     found: dict[str, Any] = {}
@@ -146,7 +146,7 @@ def _check(where: str, name: str, config: type[PluginConfig]) -> None:
 
 
 def _check_written(where: str, found: Any) -> None:
-    """That what has to be there is, and lists of names are lists."""
+    """Check that the required methods are defined, and that lists of names are not single texts."""
     kind = next(kind for kind in KINDS if issubclass(found.config, kind))
     for method in METHODS.get(kind, ()):
         own = getattr(found, method, None)
@@ -170,27 +170,27 @@ def _check_written(where: str, found: Any) -> None:
 
 
 def config_of(plugin: Plugin, part: str, opaque: type[PluginConfig]) -> type[PluginConfig]:
-    """The config of a part of a plugin; where its code was not imported, one that takes what a record holds."""
+    """The config class of a plugin's part; `opaque`, which takes what a record holds, if its code was not imported."""
     return _CONFIGS.get((plugin.digest, part), opaque)
 
 
 def check_made(where_: str, plugin: Plugin, part: str, make: Callable[[Any], str | None], has_to_have: str) -> None:
-    """That a part can be made for a run, where its code was imported.
+    """Check that a part can be made for a run. If its code was not imported, nothing is checked.
 
     Args:
         where_: the run's field that asks for it.
-        make: makes one from its class; gives what is wrong with it, or None.
-        has_to_have: an attribute of classes that can be made so.
+        make: makes the part from its class; returns what is wrong with it, or None.
+        has_to_have: an attribute of the class; without it nothing is checked.
 
     Raises:
-        FieldError: it cannot be made, or something is wrong with it.
+        FieldError: the part cannot be made, or something is wrong with it.
     """
     found = _CLASSES.get((plugin.digest, part))
     if found is None or not hasattr(found, has_to_have):
         return
     try:
         said = make(found)
-    except Exception as error:  # somebody else's code
+    except Exception as error:  # a plugin's code may raise anything
         at = where(error, Path(plugin.folder))
         raise FieldError(where_, f"{at}{found.__qualname__} cannot be made: {type(error).__name__}: {error}") from None
     if said is not None:
@@ -235,24 +235,24 @@ def _stage(where: str, stage: Any) -> OwnStage:
 
 
 def stages_of(plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
-    """The stages that plugins declare."""
+    """All stages that plugins declare, by name."""
     return {
         name: own.stage(name, plugin.code_of(own)) for plugin in plugins.values() for name, own in plugin.stages.items()
     }
 
 
 def stage_configs(plugins: Mapping[str, Plugin]) -> dict[str, type[PluginConfig]]:
-    """The model of the section of each stage that plugins declare."""
+    """The config classes of all stages that plugins declare, by name of the stage."""
     return {name: config_of(plugin, name, OpaqueStage) for plugin in plugins.values() for name in plugin.stages}
 
 
 def is_imported(plugins: Mapping[str, Plugin]) -> bool:
-    """Whether what runs say of these plugins can be checked."""
+    """Whether the code of all these plugins was imported, so that their settings can be checked."""
     return all((plugin.digest, name) in _CONFIGS for plugin in plugins.values() for name in plugin.parts)
 
 
 def contents_of(plugin: Plugin) -> dict[str, bytes]:
-    """A plugin's files, as they were when its run was planned.
+    """Name -> content of a plugin's files, as they were when its run was planned.
 
     Raises:
         DataError: they are gone, or were changed since.

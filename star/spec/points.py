@@ -1,4 +1,4 @@
-"""A search resolved at a profile: its points, and the runs that lie there."""
+"""A search resolved at a profile: its points, and the runs at these points."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from star.spec.search import Parameter, SearchSpec
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 Point = dict[str, Any]
-"""Dotted path -> value, of the parameters that are there."""
+"""Dotted path -> value of each active parameter."""
 EARLY = "-early"
-"""After the search's name: the experiment of the runs that end before their last step."""
+"""Suffix of the search's name for the experiment of runs that end before their last step."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Search:
     spec: SearchSpec
     profile: str
     profile_file: Path | None
-    """None where the runs need none."""
+    """The profile's file; None if the runs need no profile."""
     base: LocatedYaml
     locations: Mapping[str, SourceLocation | None]
-    """Parameter -> where the file has it."""
+    """Parameter -> where it is written in the file."""
     default: Run
-    """The base's own run."""
+    """The run with the base's own values."""
     comparison: LocatedYaml
-    """What the pruner changes for comparisons before the end."""
+    """Partial spec that the pruner lays over a run for comparisons before the end."""
     written: Mapping[str, str] = field(default_factory=dict)
     """Name -> text of YAML files that give the same search, changes of the command line included."""
 
@@ -52,15 +52,15 @@ class Search:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The stages that a whole trial reaches."""
+        """The stages that a whole trial reaches: those of its objectives, and the file's `targets`."""
         return tuple(dict.fromkeys([*(str(m.stage) for m in self.measures), *self.spec.targets]))
 
     def active(self, point: Mapping[str, Any], name: str) -> bool:
-        """Whether a parameter is there at a point that has all parameters above it."""
+        """Whether a parameter is active at a point, which must hold all active parameters above it."""
         return all(other in point and point[other] in values for other, values in self.spec.space[name].when.items())
 
     def point_of(self, spec: Run) -> Point:
-        """The point at which a run lies."""
+        """The point of a run: its values of all active parameters."""
         point: Point = {}
         for name in self.spec.space:
             if self.active(point, name):
@@ -68,7 +68,7 @@ class Search:
         return point
 
     def contains(self, point: Mapping[str, Any]) -> bool:
-        """Whether a trial may lie there."""
+        """Whether the search allows all values of a point."""
         return all(fits(self.spec.space[name], value) for name, value in point.items())
 
     def rungs(self, spec: Run) -> list[int]:
@@ -82,7 +82,7 @@ class Search:
         return steps
 
     def run(self, point: Mapping[str, Any], until: int | None = None) -> Run:
-        """The run at a point, to its end, or up to a step and as cheaply measured as the pruner says.
+        """The run at a point. With `until` it ends after that step, and is measured as `pruner.spec` says.
 
         Raises:
             SpecError: the values do not fit together.
@@ -99,7 +99,7 @@ class Search:
         return validated(type(self.default), doc, self.file)
 
     def early(self, label: str, until: int, spec: Run) -> Experiment:
-        """The runs of a trial up to a comparison: an experiment beside the whole ones, which reaches the first objective alone."""
+        """A trial's runs up to the comparison at step `until`: an experiment that reaches only the first objective."""
         target = str(self.measures[0].stage)
         name = f"{self.name}{EARLY}"
         return self.experiment([(early_label(label, until), spec)], self.spec.seeds, [target], experiment=name)
@@ -116,7 +116,7 @@ class Search:
 
         Args:
             cells: label -> texts for columns of its table.
-            more: fields of the experiment's own spec.
+            more: further fields of the experiment's spec.
         """
         told = cells or {}
         variants = tuple(
@@ -143,12 +143,12 @@ class Search:
 
 
 def early_label(label: str, until: int) -> str:
-    """Of the row of a trial's runs up to a comparison."""
+    """Label of the row with a trial's runs up to the comparison at step `until`."""
     return f"{label}, {until} steps"
 
 
 def completed(search: Search, point: Mapping[str, Any]) -> Point:
-    """With the default's value, or the first legal one, for parameters that a choice brings with it; without those it takes away."""
+    """The point with exactly its active parameters. A missing one gets the default's value, or the first legal one."""
     whole: Point = {}
     for name, parameter in search.spec.space.items():
         if search.active(whole, name):
@@ -159,13 +159,13 @@ def completed(search: Search, point: Mapping[str, Any]) -> Point:
 
 
 def start_points(search: Search) -> list[Point]:
-    """The default, then the points that the file names, what they leave out as in the default."""
+    """The default point, then the file's `start` points, completed with values of the default."""
     default = search.point_of(search.default)
     return [default, *(completed(search, {**default, **start}) for start in search.spec.start)]
 
 
 def value_at(spec: Run, path: str) -> Any:
-    """The value of a field."""
+    """The value of a run's field at a dotted path."""
     found: Any = spec
     for step in path.split("."):
         found = found[step] if isinstance(found, Mapping) else getattr(found, step)
@@ -173,7 +173,7 @@ def value_at(spec: Run, path: str) -> Any:
 
 
 def number_kind(search: Search, path: str) -> str | None:
-    """`integer` or `number`, of a field that may be one."""
+    """`integer` or `number` if the field at a dotted path may be one, else None."""
     return number_kind_of(field_schema(type(search.default), path))
 
 
@@ -183,7 +183,7 @@ def number_kind_of(schema: Mapping[str, Any]) -> str | None:
 
 
 def tidied(parameter: Parameter, value: Any) -> Any:
-    """A value on its step as it is written: samplers say 0.30000000000000004, a file 0.3, and both are one run."""
+    """A value rounded to its step: a sampler's 0.30000000000000004 and the 0.3 of a file must be one run."""
     if parameter.step is None or parameter.low is None or not isinstance(value, float):
         return value
     low, step = Decimal(str(parameter.low)), Decimal(str(parameter.step))

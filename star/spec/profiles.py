@@ -13,7 +13,7 @@ from star.spec.explain import meant, validated
 from star.spec.yamldoc import LocatedYaml, SourceLocation, overlay, read
 
 NONE = "none"
-"""In place of a profile's name."""
+"""The name of the profile if there is none."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Presets:
     spec: ProfileSpec
     doc: LocatedYaml
     file: str | None
-    """None where a file needs no profile."""
+    """Path of the profile; None if the runs need no profile."""
 
     @property
     def name(self) -> str:
-        """The profile's."""
+        """The profile's name; `none` if there is no profile."""
         return NONE if self.file is None else Path(self.file).stem
 
     def base(self) -> LocatedYaml:
@@ -35,7 +35,11 @@ class Presets:
         return self.doc.at("base")
 
     def get(self, name: str, location: SourceLocation | None) -> LocatedYaml:
-        """The partial spec called `name`; `location` is where it was asked for."""
+        """The partial spec called `name`; `location` is where it was asked for.
+
+        Raises:
+            SpecError: the profile has no such preset.
+        """
         if name not in self.spec.presets:
             legal = sorted(self.spec.presets)
             raise SpecError(
@@ -47,11 +51,11 @@ class Presets:
 def base_of(
     doc: LocatedYaml, folders: Sequence[Path], profile: str | None, location: SourceLocation | None
 ) -> tuple[LocatedYaml, Presets]:
-    """What a file's rows, or trials, have in common: the profile, its presets that the file uses, the file's own base.
+    """What a file's rows or trials share (profile, its presets in `use`, the file's base), and the profile's presets.
 
     Args:
-        folders: in whose `profiles/` a name is looked for, the file's own first.
-        profile: None where the runs need none.
+        folders: a name is looked for in the `profiles/` of each, the file's own folder first.
+        profile: name or path; None if the runs need no profile.
         location: where the profile was chosen; None on the command line.
     """
     if profile is None:
@@ -74,7 +78,7 @@ def _read_profile(folders: Sequence[Path], name: str, location: SourceLocation |
     kept = [folder / "profiles" for folder in folders]
     is_path = name.endswith((".yaml", ".yml"))
     places = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in kept]
-    if location is not None:  # a file names it from where it lies
+    if location is not None:  # a path in a file is relative to that file
         places.append(Path(location.source).parent / name)
     path = next((place for place in places if place.is_file()), None)
     if path is None:

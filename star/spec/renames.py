@@ -1,4 +1,4 @@
-"""Fields that had other names: read under these by this version, with a note, and by no later one."""
+"""Former names of fields. This version still reads them, with a note; the next one will not."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 from star.spec.builtin import pipeline
 
 OF_ROWS = {"quoted": "paper_only"}
-"""Field of a row -> its name now."""
+"""Former name of a row's field -> its current name."""
 OF_FILES = {"reference": "published_values"}
-"""Field of an experiment's file -> its name now."""
+"""Former name of a field of an experiment's file -> its current name."""
 BY_STAGE = ("threads", "processes", "nodes", "gpu_memory_gb", "memory_gb", "minutes")
-"""Of `resources`: were mappings of stages, before a stage had a section of its own."""
+"""Fields of `resources` that were mappings of stages to values before each stage had a section of its own."""
 
 
 def renamed(path: str) -> str:
-    """The path of a field that had another one, else `path`: `resources.threads.train` is `resources.train.threads`."""
+    """The current path of a field; `path` itself if it was not renamed.
+
+    For example, `resources.threads.train` is now `resources.train.threads`.
+    """
     steps = path.split(".")
     if len(steps) == 3 and steps[0] == "resources" and steps[1] in BY_STAGE:
         return f"resources.{steps[2]}.{steps[1]}"
@@ -24,13 +27,13 @@ def renamed(path: str) -> str:
 
 
 def in_section(section: str) -> dict[str, str]:
-    """The fields of a section that had other names: former -> now."""
+    """Former name -> current name of the renamed fields of a section."""
     pairs = [(old.split("."), new.split(".")) for old, new in pipeline().renamed.items()]
     return {old[1]: new[1] for old, new in pairs if old[0] == section}
 
 
 def under_new_names(values: Any, names: Mapping[str, str]) -> Any:
-    """`values` of a section with its fields under the names that they have now.
+    """`values` of a section, with its fields under their current names.
 
     Raises:
         ValueError: a field is given under both names.
@@ -44,7 +47,7 @@ def under_new_names(values: Any, names: Mapping[str, str]) -> Any:
 
 
 def as_now(spec: dict[str, Any]) -> dict[str, Any]:
-    """A run's spec as an older version recorded it, with its fields under the names that they have now."""
+    """A run's spec that an older version recorded, with its fields under their current names."""
     changed = {}
     for section in {old.partition(".")[0] for old in pipeline().renamed}:
         names = in_section(section)
@@ -54,7 +57,7 @@ def as_now(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def told(spec: Any) -> list[str]:
-    """What a partial spec of a run says in former ways, in words."""
+    """A note, such as `old is now new`, for each former name or layout in a partial spec of a run."""
     if not isinstance(spec, dict):
         return []
     resources = spec.get("resources")

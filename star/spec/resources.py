@@ -53,7 +53,7 @@ class SlurmSpec(Section):
     )
 
     def over(self, other: SlurmSpec | None) -> SlurmSpec:
-        """This one, and what it leaves open as `other` has it."""
+        """This spec, with fields that it leaves at null taken from `other`; `options` of both are merged."""
         if other is None:
             return self
         own = {name: value for name, value in self if value is not None}
@@ -87,7 +87,7 @@ class Resources(Section):
     """Where and how wide: never part of a key. Each stage has a section of its own name."""
 
     stages: ClassVar[Mapping[str, Stage]] = {}
-    """Those that have one."""
+    """The stages that have a section."""
 
     device: Device = "auto"
     slurm: SlurmSpec | None = Field(None, description="for all stages")
@@ -104,7 +104,7 @@ class Resources(Section):
     @model_validator(mode="before")
     @classmethod
     def _former(cls, values: Any) -> Any:
-        """What was written as `threads: {train: 2}` is `train: {threads: 2}`."""
+        """Convert the former layout `threads: {train: 2}` to `train: {threads: 2}`."""
         former = [field for field in BY_STAGE if isinstance(values, dict) and isinstance(values.get(field), dict)]
         if not former:
             return values
@@ -140,12 +140,12 @@ class Resources(Section):
         return {name: value for name, value in values.items() if getattr(self, name) != NOTHING}
 
     def of(self, stage: str) -> StageResources:
-        """What a job of `stage` gets."""
+        """The resources of a job of `stage`; the defaults if `stage` has no section."""
         found: StageResources = getattr(self, stage, NOTHING)
         return found
 
     def slurm_of(self, stage: str) -> SlurmSpec:
-        """What a job of `stage` tells Slurm."""
+        """The Slurm settings of a job of `stage`: its own, over those of all stages."""
         return (self.of(stage).slurm or SlurmSpec()).over(self.slurm)
 
     def threads_of(self, stage: str) -> int:
@@ -169,7 +169,7 @@ class Resources(Section):
         return (self.of(stage).device or self.device) if stage not in self.stages or self.stages[stage].gpu else "cpu"
 
     def uses_gpu(self, stage: str) -> bool:
-        """Whether a job of `stage` computes on a GPU where there is one."""
+        """Whether a job of `stage` computes on a GPU if there is one."""
         return self.device_of(stage) != "cpu"
 
     def gpus_of(self, stage: str) -> int:
@@ -187,12 +187,12 @@ class Resources(Section):
         return self.of(stage).memory_gb
 
     def minutes_of(self, stage: str) -> int:
-        """Time limit of a job of `stage`."""
+        """Time limit of a job of `stage` on Slurm, in minutes."""
         return self.of(stage).minutes
 
     @property
     def flops_per_second(self) -> float | None:
-        """What one GPU is expected to sustain; None without `gpu`."""
+        """FLOP/s that one GPU is expected to sustain: `utilisation` times its dense bf16 peak; None without `gpu`."""
         return None if self.gpu is None else self.utilisation * PEAK_TFLOPS[self.gpu] * 1e12
 
 
@@ -200,7 +200,7 @@ R = TypeVar("R", bound=Resources)
 
 
 def resources_class(base: type[R], stages: Mapping[str, Stage]) -> type[R]:
-    """With a section for each of these stages."""
+    """A subclass of `base` with a section for each of these stages."""
     fields: Any = {name: (StageResources, NOTHING) for name in stages}
     made: type[R] = create_model("ResourceSpec", __base__=base, __doc__=base.__doc__, **fields)
     made.stages = stages

@@ -1,4 +1,4 @@
-"""The rows of an experiment: those written out, each at every point of the axes."""
+"""The rows of an experiment: each row of the file, at every point of the axes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Placed:
     """A row before it is resolved."""
 
     row: Row
-    """As it is written; with an empty label where only axes are."""
+    """The row as written in the file; with an empty label if the file has only axes."""
     patch: LocatedYaml
     """What differs from the base."""
     number: int
-    """Of the row in the file."""
+    """Index of the row in the file."""
     point: tuple[int, ...] | None
-    """The number of its value on each axis; None for a row that no axis varies."""
+    """Index of its value on each axis; None for a row that no axis varies."""
 
 
 def rows_of(spec: ExperimentSpec, doc: LocatedYaml, presets: Presets, name: str) -> list[Placed]:
     """Every row at every point of the axes, in the file's order. A row that is only quoted stands once.
 
     Raises:
-        SpecError: an axis that is no field, has no values or one twice, or that a row sets itself.
+        SpecError: an axis is no field, has no values or one twice, or is set by a row itself.
     """
     _check_axes(spec, doc)
     only_axes = Row.model_construct(label="")
@@ -93,10 +93,10 @@ def _crossed(placed: Placed, axes: Axes, doc: LocatedYaml, name: str) -> list[Pl
 
 
 def idle_axes(rows: Sequence[Placed], axes: Axes, keys: Sequence[str]) -> dict[int, set[int]]:
-    """Number of a row -> the axes, by number, whose values all give it the same runs.
+    """Index of a row in the file -> indices of the axes whose values all give it the same runs.
 
     Args:
-        keys: of the run of each row.
+        keys: the key of the run of each of `rows`.
     """
     found: dict[int, set[int]] = {}
     for number in dict.fromkeys(row.number for row in rows if row.point is not None):
@@ -122,13 +122,13 @@ def label_of(placed: Placed, axes: Axes, idle: set[int]) -> str:
 
 
 def variant_of(placed: Placed, runs: tuple[Run, ...], axes: Axes, idle: set[int]) -> Variant:
-    """A row with its runs, under the label that says where it lies."""
+    """A row with its runs, under the label that names its point on the axes."""
     label = label_of(placed, axes, idle)
     return Variant(label, placed.row.model_copy(update={"label": label}), runs, tuple(axes))
 
 
 def told_of(rows: Sequence[Placed], axes: Axes, idle: Mapping[int, set[int]]) -> list[str]:
-    """What to say of rows that stand once although an axis has several values."""
+    """Notes for the user about rows that stand once although an axis has several values."""
     labels, names = {row.number: row.row.label for row in rows}, list(axes)
     return [
         f"{labels[number]}: stands once for all values of {names[axis]}, which changes nothing of it"

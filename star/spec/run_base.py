@@ -1,4 +1,4 @@
-"""What every run is, whatever its stages are."""
+"""The base class of every run, whatever its stages are."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Training(NamedTuple):
-    """The stage of a run that may be ended early, and gone on from."""
+    """The stage of a run that can be ended early and continued later."""
 
     stage: str
     until: str
     """The field that ends it early, as a dotted path."""
     steps: int
-    """How many it has in all."""
+    """Number of steps of the whole training."""
     last: int
     """The step after which this run ends it."""
 
 
 class Run(Section):
-    """One variant with one seed. Two equal ones (resources aside) are the same run, computed once.
+    """One variant with one seed. Runs that are equal, resources aside, are the same run and are computed once.
 
-    A kind of run has the fields `resources` and `seed`, and a section for each part that its stages read.
+    A subclass has the fields `resources` and `seed`, and the sections that its stages read.
     """
 
     if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class Run(Section):
     declared: ClassVar[Mapping[str, Stage]] = {}
     """All stages that runs of this kind may have, each after its inputs."""
     checks: ClassVar[tuple[Callable[[Any], None], ...]] = ()
-    """Of these stages: each raises FieldError where fields do not go together."""
+    """Checks of these stages: each raises FieldError if fields do not fit together."""
     needs_profile: ClassVar[bool] = True
-    """Whether a scale has to be chosen for it."""
+    """Whether such a run needs a profile."""
     not_searched: ClassVar[tuple[str, ...]] = ()
-    """Fields that have no place in a search, whose trials run to their end."""
+    """Fields that a search may neither set nor vary, because its trials run to their end."""
     settle: ClassVar[str | None] = None
-    """`module:function` that gives, of a run and a `star.spec.outside.Outside`, the run as it can be with what was found there."""
+    """`module:function`: of a run and a `star.spec.outside.Outside`, the run adapted to what was found."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -59,37 +59,37 @@ class Run(Section):
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:
-        """Its stages, each after its inputs."""
+        """The run's stages by name, each after its inputs."""
         return self.declared
 
     @property
     def training(self) -> Training | None:
-        """What a search may end early; None where it must run to its end."""
+        """The training that a search may end early; None if the run must go to its end."""
         return None
 
     @property
     def has_seed(self) -> bool:
-        """Whether a seed made it, so that there may be several."""
+        """Whether a known seed made the run, so that there may be one run per seed."""
         return True
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        """What the key of a section may hold beside the section itself."""
+        """Values outside a section that `section` may put into a key with it."""
         return ()
 
     @property
     def paths(self) -> Paths:
-        """The files and folders of the outside world that it names."""
+        """The external files and folders that the run names."""
         return {}
 
     @property
     def parameters(self) -> int | None:
-        """Parameters of the model that it is about; None where nobody knows."""
+        """Number of parameters of the run's model; None if unknown."""
         return None
 
     @property
     def cannot_go_on(self) -> tuple[str, str] | None:
-        """Why its training, ended early, could not be gone on from: the field, and words behind it."""
+        """(field, reason) if its training could not be continued after it was ended early; None if it can."""
         return None
 
     def plugins_of(self, stage: str) -> list[Plugin]:
@@ -98,44 +98,44 @@ class Run(Section):
         return [plugin for plugin in declared.values() if stage in plugin.stages]
 
     def section(self, name: str) -> Any:
-        """What a stage's key holds of a part, as JSON."""
+        """What a stage's key holds of a section, or of the seed, as JSON."""
         return self.seed if name == "seed" else getattr(self, name).identity()
 
     def compared_by(self, stage: str) -> str | None:
-        """What must be the same of two runs for the numbers of a stage to be compared."""
+        """A text that is equal for two runs if the numbers of this stage can be compared; None if they always can."""
         return None
 
     def measured_by(self, stage: str) -> str | None:
-        """How the numbers of a stage came about, in sentences for the notes below a table."""
+        """How the numbers of a stage were measured, in sentences for the notes below a table; None: no note."""
         return None
 
     def has(self, path: str) -> bool:
-        """Whether a field is of a part that is switched on."""
+        """Whether the field at a dotted path belongs to a part that is switched on."""
         return True
 
     def metric(self, name: str) -> str:
-        """A metric's name with what the run fills in."""
+        """A metric's name with its placeholders filled in from the run."""
         return name
 
     def not_recorded(self, metric: str) -> str | None:
-        """What to do where a curve that its stages may record is not recorded of this run; None where it is."""
+        """What to change if this run does not record a curve that its stages can record; None if it does."""
         return None
 
     def with_smaller_passes(self, times: int) -> Self:
-        """The same with passes of half as many images, `times` times: no part of a key, and no change of the result."""
+        """The run with images per pass halved `times` times, to need less memory. Neither key nor result changes."""
         return self
 
     @classmethod
     def given(cls, values: Mapping[str, Any]) -> str | None:
-        """What a partial spec names that is measured in place of a run's own work: a path; None where it is the run's own."""
+        """Path in a partial spec of given outputs, measured in place of the run's own; None if there is none."""
         return None
 
     @classmethod
     def filled_in(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Dotted path -> value of what a whole spec may leave open because nothing reads it."""
+        """Dotted path -> value of required fields that a whole spec may leave out because nothing reads them."""
         return {}
 
     @classmethod
     def conditions(cls, runs: Sequence[Any]) -> str:
-        """What these runs have in common, in words for the notes below a table; empty where there is nothing to say."""
+        """What these runs have in common, in words for the notes below a table; empty if there is nothing to say."""
         return ""

@@ -1,4 +1,4 @@
-"""The class of a run: the built-in pipeline's, one with sections for stages of the user's own beside it, or one that has nothing else."""
+"""The class of a run: the built-in pipeline's, one with sections for the user's own stages too, or with only these."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from star.spec.scripts import ScriptStage, scripts_of
 
 
 class ScriptRun(Run):
-    """A run of stages of the user's own alone."""
+    """A run of the user's own stages only."""
 
     if not TYPE_CHECKING:
         resources: Resources = Resources()
@@ -29,7 +29,7 @@ class ScriptRun(Run):
 
     @property
     def training(self) -> Training | None:
-        """The first of its commands that says by which parameter it is shorter."""
+        """The first of its commands that declares a `length`; None if none does."""
         for name, script in scripts_of(self).items():
             if script.length is not None:
                 steps = int(getattr(getattr(self, name), script.length))
@@ -43,9 +43,9 @@ def run_class(
     """The class of the runs of an experiment.
 
     Args:
-        declared: its own stages.
-        full: whether they have the built-in pipeline's stages too.
-        plugins: what it names under `plugins`.
+        declared: the commands that it declares under `stages`.
+        full: whether its runs have the built-in pipeline's stages too.
+        plugins: the plugins that it names under `plugins`.
     """
     plugins = plugins or {}
     if not declared and not plugins:
@@ -56,10 +56,10 @@ def run_class(
 
 
 def parse_run(values: Mapping[str, Any]) -> Run:
-    """A run as it was recorded, of whichever class.
+    """Parse a recorded run; its class follows from the stages and plugins that it declares.
 
     Raises:
-        pydantic.ValidationError: it is none of this version's.
+        pydantic.ValidationError: this version has no such run.
     """
     declared = {name: ScriptStage.model_validate(value) for name, value in (values.get("stages") or {}).items()}
     plugins = {name: Plugin.model_validate(value) for name, value in (values.get("plugins") or {}).items()}
@@ -69,7 +69,7 @@ def parse_run(values: Mapping[str, Any]) -> Run:
 
 
 def _without_places(script: ScriptStage) -> ScriptStage:
-    """Where its files and data lie makes no other class."""
+    """The script without paths of its files and data, which do not change the class."""
     return script.model_copy(update={"folder": "", "reads": dict.fromkeys(script.reads, "")})
 
 
@@ -77,7 +77,7 @@ def _without_places(script: ScriptStage) -> ScriptStage:
 def _made(
     scripts: tuple[tuple[str, str], ...], full: bool, own: tuple[tuple[str, str], ...], imported: bool
 ) -> type[Run]:
-    del imported  # part of the place in the cache: a class made before the code was there checks nothing
+    del imported  # only part of the cache's key: a class made before the code was imported checks nothing
     declared = {name: ScriptStage.model_validate(json.loads(text)) for name, text in scripts}
     plugins = {name: Plugin.model_validate_json(text) for name, text in own}
     stages = own_stages(declared, plugins)
@@ -92,7 +92,7 @@ def _made(
         @property
         def pipeline(self) -> Mapping[str, Stage]:
             found = with_curves(super().pipeline, plugins)
-            for name in needed_of(stages, stages):  # where images are given, nothing comes after a training
+            for name in needed_of(stages, stages):  # with given images there is no training, and no stage after it
                 if name in stages and all(before in found for before in stages[name].inputs):
                     found[name] = stages[name]
             return found
@@ -109,6 +109,6 @@ def _made(
         fields |= builtin.fields_of(plugins)
     for name, section in sections.items():
         is_whole = all(not field.is_required() for field in section.model_fields.values())
-        # what lacks a value is told by its own name, not by its section's
+        # an error names the field that lacks a value, not its section
         fields[name] = (section, section() if is_whole else Field(default_factory=dict, validate_default=True))
     return cast("type[Run]", create_model(base.__name__, __base__=OwnRun, __doc__=base.__doc__, **fields))

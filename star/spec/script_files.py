@@ -1,4 +1,4 @@
-"""The files of a script: what is copied, hashed into the key, and goes along with an export."""
+"""The files of a script: they are copied, hashed into the key, and part of an export."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from star.spec.scripts import ScriptStage
 from star.words import shown
 
 SCRIPTS = (".py", ".sh", ".r", ".R", ".jl", ".lua", ".js", ".pl", ".m")
-"""Endings of files that a command hardly names unless they are there."""
+"""File endings of scripts. A word of a command that ends so has to name an existing file."""
 
 
 def files_of(name: str, script: ScriptStage) -> dict[str, Path]:
-    """Name below the script's folder -> file, in the order of the names.
+    """Name below the script's folder -> path of each file of a script, sorted by name.
 
     Raises:
-        DataError: a pattern that matches nothing, or leads out of the folder.
+        DataError: the folder is missing, a pattern matches nothing or leads out of it, or the command names a file
+            outside of it or a script that is not there.
     """
     folder = Path(script.folder)
     if not folder.is_dir():
@@ -47,10 +48,10 @@ def files_of(name: str, script: ScriptStage) -> dict[str, Path]:
 
 
 def contents_of(name: str, script: ScriptStage) -> dict[str, bytes]:
-    """Name -> content of each.
+    """Name below the script's folder -> content of each file of a script.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: a file is missing or cannot be read.
     """
     found = {}
     for inside, path in files_of(name, script).items():
@@ -62,20 +63,20 @@ def contents_of(name: str, script: ScriptStage) -> dict[str, bytes]:
 
 
 def listing_of(contents: Mapping[str, bytes]) -> dict[str, str]:
-    """Name -> 16 hexadecimal digits of its content."""
+    """Name -> the first 16 hexadecimal digits of the SHA-256 of the content."""
     return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in sorted(contents.items())}
 
 
 def digest_of(listing: Mapping[str, str]) -> str:
-    """16 hexadecimal digits that name these files with their contents."""
+    """16 hexadecimal digits that identify these files and their contents."""
     return hashlib.sha256(json.dumps(dict(sorted(listing.items()))).encode()).hexdigest()[:16]
 
 
 def _named(name: str, word: str, folder: Path, first: bool) -> str | None:
-    """The file of the script that a word of the command names, below its folder; None where it names none.
+    """The file below the script's folder that a word of the command names; None if it names none.
 
     Raises:
-        DataError: it names one outside, whose content would be in no key, or a script that is not there.
+        DataError: it names a file outside, whose content would be in no key, or a script that is not there.
     """
     where, path = f"stages.{name}.command", folder / word
     leads_out = word.startswith("/") or ".." in PurePosixPath(word).parts

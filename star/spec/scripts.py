@@ -1,4 +1,4 @@
-"""A stage that is a command of the user's own: what it is called with, what it reads, and what it leaves.
+"""Stages that are the user's own commands: what is called, what it reads, and what it leaves.
 
 `stages:` of an experiment declares such stages. Each has a section of its own name in the run's spec, with the parameters that it
 declares, and the platform treats it as any other: keys, plan, resume, tables.
@@ -20,11 +20,11 @@ from star.spec.graph import Stage
 
 Scalar = bool | int | float | str
 NAME = re.compile("[a-z][a-z0-9_]*")
-"""Of a stage of one's own: it stands in braces, and before a dot."""
+"""Legal names of a user's own stage: commands have them in braces, paths before a dot."""
 ScriptName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")]
 GIVEN = ("seed", "out", "checkpoints", "resume", "threads", "processes", "device", "parameters")
-"""What a command may name beside its own parameters, the stages it comes after, and what it reads."""
+"""Placeholders of every command, beside its own parameters, the stages it comes after, and what it reads."""
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "ge": operator.ge,
     "gt": operator.gt,
@@ -32,7 +32,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "lt": operator.lt,
 }
 OF_ALL = ("seconds", "cpu_hours", "gpu_hours")
-"""Numbers that the platform itself has of every job."""
+"""Numbers that the platform itself records of every job."""
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -54,7 +54,7 @@ class Parameter(Section):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        """A value alone is the default."""
+        """Take a plain value as the parameter's default."""
         return value if isinstance(value, dict | Parameter) else {"default": value}
 
     @model_validator(mode="after")
@@ -94,14 +94,14 @@ class Parameter(Section):
 
     @property
     def kind(self) -> str:
-        """Its type's name."""
+        """Name of the parameter's type: the one given, or that of the default."""
         return self.type or type(self.default).__name__
 
     def _is_legal(self, value: Scalar) -> bool:
         return type(value) is TYPES[self.kind] or (self.kind == "float" and type(value) is int)
 
     def field(self) -> tuple[Any, Any]:
-        """As a field of a model: its type with its limits, and its default."""
+        """The parameter as a pydantic field: its type, and its default with its limits."""
         limits: dict[str, Any] = {name: getattr(self, name) for name in COMPARE if getattr(self, name) is not None}
         if self.kind == "float":
             limits["allow_inf_nan"] = False
@@ -115,7 +115,7 @@ class ScriptSection(Section):
     neutral_values: ClassVar[dict[str, Scalar]] = {}
 
     def identity(self) -> dict[str, Any]:
-        """Without those at their neutral value."""
+        """The parameters as JSON, without those at their neutral value."""
         neutral = self.neutral_values
         values = self.model_dump(mode="json")
         return {name: value for name, value in values.items() if name not in neutral or neutral[name] != value}
@@ -237,7 +237,11 @@ class ScriptStage(Section):
         return self
 
     def placeholders(self) -> Iterator[str]:
-        """What stands in braces in the command."""
+        """Yield the names in braces in the command.
+
+        Raises:
+            ValueError: braces hold more than a name, or do not match.
+        """
         for _, name, spec, conversion in Formatter().parse(self.command):
             if name is not None:
                 if spec or conversion or not name.isidentifier():
@@ -246,29 +250,29 @@ class ScriptStage(Section):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What is called and which numbers are read from it, for its key."""
+        """What the stage's key holds of the command: its line, and the numbers that are read from it."""
         found: dict[str, Any] = {"line": self.command, "results": self.results}
         return found if self.results_file == "results.json" else {**found, "results_file": self.results_file}
 
     @property
     def patterns(self) -> dict[str, str]:
-        """Results that are read from what it prints."""
+        """Result -> regular expression, for results that are read from what the command prints; else empty."""
         return self.results if isinstance(self.results, dict) else {}
 
     @property
     def uses_seed(self) -> bool:
-        """Whether runs of two seeds are two."""
+        """Whether the command names {seed}, so that runs of different seeds differ."""
         return "seed" in self.placeholders()
 
     def section(self, name: str) -> type[ScriptSection]:
-        """The model of its parameters."""
+        """The pydantic model of the command's parameters: its section in a run."""
         fields: Any = {one: parameter.field() for one, parameter in self.parameters.items()}
         model = create_model(f"{name.title()}Parameters", __base__=ScriptSection, **fields)
         model.neutral_values = {one: p.neutral for one, p in self.parameters.items() if p.neutral is not None}
         return model
 
     def stage(self, name: str) -> Stage:
-        """As the platform knows stages."""
+        """The command in the form that the platform uses for all stages."""
         sections = (name, "seed") if self.uses_seed else (name,)
         return Stage(
             name,
@@ -287,11 +291,11 @@ class ScriptStage(Section):
 
 
 def scripts_of(spec: object) -> Mapping[str, ScriptStage]:
-    """The stages of the user's own that a run declares."""
+    """The commands that a run declares as stages, by name; empty if there are none."""
     found: Mapping[str, ScriptStage] = getattr(spec, "stages", {})
     return found
 
 
 def source_of(stage: str) -> str:
-    """What a run's sources call the files of a script and what it reads."""
+    """The name, among a run's sources, of a script's files and of the data that it reads."""
     return f"stages.{stage}"

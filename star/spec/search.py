@@ -140,13 +140,13 @@ class SearchSpec(Section):
 
     @property
     def declared(self) -> Declared:
-        """Its own stages, and all that its trials reach."""
+        """What the file declares: its stages and plugins, and the targets of its trials."""
         reached = [objective.metric.split("/")[0] for objective in self.objectives]
         return Declared.model_construct(stages=self.stages, plugins=self.plugins, targets=[*reached, *self.targets])
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:
-        """Every stage that its runs may have."""
+        """All stages that the search's runs may have, by name."""
         return pipeline_of(self.declared)
 
     @model_validator(mode="after")

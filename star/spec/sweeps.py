@@ -1,4 +1,4 @@
-"""A list given to a field that holds one value, on the command line: every row is run with each of them."""
+"""Sweeps: `--set` with a list for a field that holds one value. Every row is run with each of the list's values."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Change:
     path: str
     doc: LocatedYaml
     values: tuple[Any, ...] | None
-    """Those of a sweep."""
+    """The values of a sweep; None if this is none."""
 
 
 def parse_set(text: str, kind: type[Run]) -> Change:
-    """A `path=value` of the command line. A list is a sweep where the field itself is none.
+    """Parse a `path=value` of the command line. A list is a sweep; for a field that takes a list, a list of lists is.
 
     Args:
-        kind: of the runs.
+        kind: the class of the runs.
 
     Raises:
-        SpecError: it is none, or a run has no such field.
+        SpecError: the text is no `path=value`, or a run has no such field.
     """
     path, equals, value = text.partition("=")
     location = SourceLocation(f"--set {text}")
@@ -53,10 +53,10 @@ def parse_set(text: str, kind: type[Run]) -> Change:
 
 
 def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list[str]]:
-    """An experiment's file with sweeps as axes of its own, and what is to be said of it.
+    """An experiment's file with sweeps as axes, and notes for the user about it.
 
-    The table gets a column for each. What the file says of its rows does not hold for these: its claims, the row that others are
-    compared with, a grid, and figures of rows by name are left out.
+    The table gets a column for each sweep. What is about the file's own rows is left out: its claims, the table's
+    baseline and grid, and figures that name rows.
     """
     if not sweeps or not isinstance(doc.value, dict):
         return doc, []
@@ -79,13 +79,13 @@ def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list
 
 
 def _with_columns(doc: LocatedYaml, sweeps: Sequence[Change]) -> LocatedYaml:
-    """A column for each field that no column shows yet, before the measured ones."""
+    """`doc` with a column for each swept field that no column shows yet, before the measured columns."""
     columns = doc.value["table"].get("columns")
     if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
         return doc
     known = [column.get("spec") for column in columns]
     paths = [sweep.path for sweep in sweeps if sweep.path not in known]
-    if any(column.get("label") for column in columns):  # a row's label says where it lies
+    if any(column.get("label") for column in columns):  # labels of rows name the swept values
         return doc
     new = [({"title": path.rsplit(".", 1)[-1].replace("_", " "), "spec": path}, None) for path in paths]
     first = next((i for i, column in enumerate(columns) if "metric" in column), len(columns))
@@ -94,7 +94,7 @@ def _with_columns(doc: LocatedYaml, sweeps: Sequence[Change]) -> LocatedYaml:
 
 
 def _with(doc: LocatedYaml, path: Path_, entries: Sequence[tuple[Any, int | None]]) -> LocatedYaml:
-    """`doc` with a list in place of another: values, each with its place in the former list, whose marks it keeps."""
+    """`doc` with a new list at `path`: values, each with its index in the former list, whose locations it keeps."""
     size = len(path)
     locations = {p: location for p, location in doc.locations.items() if p[:size] != path or len(p) == size}
     for i, (_, before) in enumerate(entries):

@@ -1,4 +1,4 @@
-"""An experiment, or a search, as YAML that gives it again: its file and its profile, with what the command line changed written in."""
+"""An experiment or a search as YAML that reproduces it: its file and profile, with the command line's changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from star.spec.yamldoc import LocatedYaml, dump, overlay
 
 
 def _moved(path: Path, declared: object) -> dict[str, Any] | None:
-    """Stages of the user's own as they are told beside a copy of their files; None where nothing is to be changed."""
+    """The declared stages, with paths that fit a copy of their files; None if no path changes."""
     if not isinstance(declared, dict):
         return None
     moved = {name: dict(script) for name, script in declared.items()}
@@ -35,21 +35,21 @@ def as_written(
     seeds: Sequence[int] | None = None,
     published_values: str | None = None,
 ) -> dict[str, str]:
-    """Name -> text of files that stand in one folder: NAME.yaml, profiles/PROFILE.yaml, and published values of its own.
+    """Name -> text of files for one folder: NAME.yaml, profiles/PROFILE.yaml, and the file of its own published values.
 
     Args:
-        path: the experiment's file; its text is kept as it is where nothing was changed, and it extends no other.
+        path: the experiment's file; its text is kept as it is if nothing was changed and it extends no other.
         doc: what it holds, with the sweeps of the command line.
         name: (`experiment` or `search`, the name that it was given).
-        profile: the profile's file; None where there is none.
+        profile: the profile's file; None if there is none.
         patches: what --set changed.
-        seeds: in place of the file's.
-        published_values: its file of them, as it names it.
+        seeds: replace the file's seeds.
+        published_values: path of its file of published values, as `path` gives it.
     """
     told = doc.value
     changed = {key: value for key, value in told.items() if value != extended.doc.value.get(key) and key != "plugins"}
     names = extended.doc.value.get("plugins")
-    if names is not None:  # their files stand beside the copy
+    if names is not None:  # plugin files are copied into the same folder
         moved = [Path(name).name if name.endswith(".py") else name for name in names]
         told = told | {"plugins": moved}
         changed |= {"plugins": moved} if moved != names else {}

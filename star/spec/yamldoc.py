@@ -17,9 +17,9 @@ import yaml
 from star.errors import SpecError
 
 ANCHORS = "anchors"
-"""A key at the top of any file under which shared values may be written; it is not read itself."""
+"""A key at the top of any file under which shared values may be written; its own value is ignored."""
 MOST_VALUES = 200_000
-"""Of one file: some kilobytes of aliases can stand for billions."""
+"""Most values of one file: a few kilobytes of aliases can stand for billions."""
 Path_ = tuple[str | int, ...]
 
 
@@ -30,12 +30,12 @@ class _CoreLoader(yaml.SafeLoader):
 
     def __init__(self, text: str, name: str, known: Mapping[str, yaml.Node]) -> None:
         super().__init__(text)
-        self.name = name  # in the marks of nodes
+        self.name = name  # PyYAML's marks of nodes take it from here
         self.known = known
         self.found: dict[str, yaml.Node] = {}
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        """As PyYAML does it; an alias may name an anchor of another file."""
+        """Compose a node as PyYAML does, but an alias may also name an anchor of another file."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         name = event.anchor if isinstance(event, yaml.AliasEvent) else None
         if name is not None and name not in self.anchors and name in self.known:
@@ -77,12 +77,12 @@ class SourceLocation:
 
 @dataclass(frozen=True)
 class LocatedYaml:
-    """A plain value (dicts, lists, scalars) and the mark of each path in it."""
+    """A plain value (dicts, lists, scalars) and the source location of each path in it."""
 
     value: Any
     locations: dict[Path_, SourceLocation] = field(default_factory=dict)
     anchors: Mapping[str, yaml.Node] = field(default_factory=dict)
-    """Of a file that was read, and of those that it could name."""
+    """Anchors of the file that was read, and those of other files that it could name."""
 
     def at(self, *path: str | int) -> LocatedYaml:
         """The sub-document at `path`, which must exist."""
@@ -93,7 +93,7 @@ class LocatedYaml:
         return LocatedYaml(value, {p[size:]: location for p, location in self.locations.items() if p[:size] == path})
 
     def location(self, path: Path_) -> SourceLocation | None:
-        """The mark of `path` or of its nearest parent that has one."""
+        """The source location of `path` or of its nearest parent that has one; None if none has."""
         for size in range(len(path), -1, -1):
             if path[:size] in self.locations:
                 return self.locations[path[:size]]
@@ -113,7 +113,7 @@ def read(path: Path, shown: str | None = None, known: Mapping[str, yaml.Node] | 
 
 
 def text_of(path: Path, shown: str | None = None) -> str:
-    """What stands in one file.
+    """The text of one file.
 
     Raises:
         SpecError: unreadable, or no UTF-8 text.
@@ -133,7 +133,11 @@ def text_of(path: Path, shown: str | None = None) -> str:
 
 
 def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) -> LocatedYaml:
-    """Parse YAML text; `name` stands for the file in marks and errors."""
+    """Parse YAML text; `name` stands for the file in locations and errors.
+
+    Raises:
+        SpecError: not YAML, empty, a key written twice, or a value that is no plain data.
+    """
     try:
         _refuse_odd_letters(text, name)
         loader = _CoreLoader(text, name, known or {})
@@ -155,7 +159,7 @@ def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) ->
 
 
 def text_at_top(text: str, key: str) -> tuple[str, int] | None:
-    """The text under a key at the top of a file, and its line, where there is one; nothing else of the file has to be right."""
+    """(text, line) of a key at the top of a file; None if it has no text there. The rest of the file may be wrong."""
     depth = nodes = 0
     is_wanted = False
     with suppress(yaml.YAMLError):
@@ -176,7 +180,7 @@ def text_at_top(text: str, key: str) -> tuple[str, int] | None:
 
 
 def _refuse_odd_letters(text: str, name: str) -> None:
-    """YAML takes no control characters; PyYAML says so without the line."""
+    """Refuse control characters, which YAML does not allow, with their line, which PyYAML's own error lacks."""
     found = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if found is not None:
         line = text[: found.start()].count("\n") + 1
@@ -223,7 +227,7 @@ def _build(
     try:
         value = loader.construct_object(node)
         if isinstance(value, str):
-            value.encode()  # half of a letter, as "\ud800", is none
+            value.encode()  # a lone surrogate, such as "\ud800", is no text
         return value
     except (yaml.YAMLError, ValueError):
         raise SpecError(
@@ -232,12 +236,12 @@ def _build(
 
 
 class _CoreDumper(yaml.SafeDumper):
-    """Quotes what `_CoreLoader` would take for something else than text."""
+    """Quotes text that `_CoreLoader` would read as another type."""
 
     yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
 
     def ignore_aliases(self, data: Any) -> bool:
-        """A value that stands in two places is written twice."""
+        """Write a value that is in two places twice, without an alias."""
         del data
         return True
 
@@ -248,7 +252,7 @@ def dump(value: Any) -> str:
 
 
 def overlay(base: LocatedYaml, patch: LocatedYaml) -> LocatedYaml:
-    """`patch` over `base`: mappings merge key by key, everything else is replaced; marks follow the values."""
+    """`patch` over `base`: mappings merge key by key, everything else is replaced; locations follow the values."""
     locations = dict(base.locations)
     value = _merge(base.value, patch.value, (), locations)
     locations.update(patch.locations)

@@ -1,1 +1,1 @@
-"""The stages' code: where a run is wired to the parts. `star.pipeline` declares them, and says which function is whose."""
+"""The stages' code, which connects a run to the parts. `star.pipeline` declares stages and names their functions."""

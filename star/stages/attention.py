@@ -1,4 +1,4 @@
-"""`attention`: where the transformer looks."""
+"""Stage `attention`: what the transformer attends to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from star.tokenizer.train import to_bytes
 
 
 def attention(ctx: Context) -> Result:
-    """Where the model looks: numbers by layer and by position, and maps of some images in attention.npz."""
+    """Measure what the student attends to, by layer and by position; maps of some images go to attention.npz."""
     model, spec = gpt_of(ctx, "student"), ctx.spec.attention
     store = CodeStore(ctx.inputs["encode"] / "test")
     count, size = min(spec.images, len(store)), max(1, ctx.spec.resources.eval_batch_size)
@@ -52,7 +52,7 @@ def attention(ctx: Context) -> Result:
 
 
 def _decoded(ctx: Context, codes: np.ndarray) -> Images:
-    """The images (B, S, S, C) that codes (B, T) stand for."""
+    """Decode codes (B, T) to images (B, S, S, C)."""
     model = vq_of(ctx)
     with torch.no_grad():
         return to_bytes(model.decode(torch.from_numpy(codes).to(ctx.device)))

@@ -1,4 +1,4 @@
-"""What every stage gets, and what several of them share."""
+"""The context that every stage gets, and functions that several stages share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Result = dict[str, float]
 
 @dataclass
 class Context:
-    """What a stage gets: its run, its folders, and whom to tell."""
+    """What a stage gets: its run, its folders, its device and ranks, and its callbacks."""
 
     spec: StarRun
     inputs: Mapping[str, Path]
@@ -54,14 +54,14 @@ class Context:
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
     plugins: Mapping[str, Path] = field(default_factory=dict)
-    """Digest -> the copy of each plugin that the stage uses."""
+    """Digest of each plugin that the stage uses -> the copy of it to import."""
 
 
 def images_of(ctx: Context, split: Split) -> ImageSource:
-    """All images of a split, of one of our data sets or of a plugin's.
+    """All images of a split, of a built-in data set or of a plugin's.
 
     Raises:
-        DataError: they are missing, or what is there is not what the spec says.
+        DataError: the images are missing, or do not match the spec.
     """
     spec = ctx.spec
     if isinstance(spec, RunWithPlugins) and (plugin := spec.source_plugin) is not None:
@@ -72,7 +72,7 @@ def images_of(ctx: Context, split: Split) -> ImageSource:
 
 
 class Pixels:
-    """The chosen images of one split, at the sides that crops are cut from."""
+    """The images of one split that the stage `dataset` chose, read at the sides that a stage needs."""
 
     def __init__(self, ctx: Context, split: Split) -> None:
         chosen = np.load(ctx.inputs["dataset"] / f"{split}.npz")
@@ -89,25 +89,25 @@ class Pixels:
         return len(self.indices)
 
     def at(self, rows: np.ndarray | slice, side: int) -> Images:
-        """Images (B, side, side, C): their centre, enlarged as the spec says."""
+        """Images (B, side, side, C): the centre squares, enlarged as the spec says."""
         return self.source.read(self.indices[rows], side, self.spec.enlarge)
 
     def read(self, rows: np.ndarray | slice) -> Images:
-        """Images (B, S, S, C), larger than a crop, for the first crop range."""
+        """Images (B, S, S, C) at the side S that crops of the first crop range are cut from."""
         return self.at(rows, sides_before_crop(self.spec)[0])
 
     def views(self, rows: np.ndarray | slice) -> Images:
-        """All views (B, 10 per crop range, S, S, C)."""
+        """All views (B, 10 per crop range, image_size, image_size, C)."""
         larger = self.source.read_sides(self.indices[rows], sides_before_crop(self.spec), self.spec.enlarge)
         return np.concatenate([ordered_views(images, self.spec) for images in larger], axis=1)
 
     def plain(self, rows: np.ndarray | slice) -> Images:
-        """Centre crops at the image's own side: what a metric compares with."""
+        """Centre squares (B, image_size, image_size, C), with which metrics compare."""
         return self.at(rows, self.spec.image_size)
 
 
 def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, slice]]:
-    """This rank's shards that any of `arrays` still misses, with their rows."""
+    """Iterate over (shard, rows) of this rank's shards that any of `arrays` still lacks; all ranks must call it."""
     if ctx.ranks.is_main:
         ctx.checkpoints.mkdir(exist_ok=True)
         for array in arrays:
@@ -118,7 +118,7 @@ def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, sl
 
 
 class _Inputs(dict[str, Path]):
-    """Says what there is where something else is asked for."""
+    """Folders of input stages; asking for another stage raises an error that lists them."""
 
     def __missing__(self, name: str) -> Path:
         legal = ", ".join(sorted(self)) or "none"
@@ -133,7 +133,7 @@ def job_of(
     sections: Mapping[str, Any],
     record: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> Job:
-    """What code of a plugin gets to see of it."""
+    """The part of a context that a plugin's code may see."""
     return Job(
         inputs=_Inputs(ctx.inputs),
         out=ctx.out,
@@ -151,7 +151,7 @@ def job_of(
 
 
 def vq_of(ctx: Context) -> VQModel | CheckedTokenizer:
-    """The tokenizer of a run, on its device, in evaluation mode: ours, or a plugin's."""
+    """The tokenizer of a run, on its device, in evaluation mode: the built-in VQ model or a plugin's."""
     own = own_tokenizer(ctx.spec, ctx.plugins)
     if own is not None:
         own.load_state_dict(load_weights(ctx.inputs["tokenizer"] / "vq.pt"))

@@ -1,4 +1,4 @@
-"""`dataset`: which images are used."""
+"""Stage `dataset`: which images a run uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def dataset(ctx: Context) -> Result:
-    """Which images are used: a fixed random subset of each split, and their labels."""
+    """Choose a fixed random subset of each split's images; write their indices and labels to train.npz and test.npz."""
     spec, skipped = ctx.spec.data, 0
     counts: dict[Split, int] = {"train": spec.train_images, "test": spec.test_images}
     for split, count in counts.items():
@@ -36,7 +36,7 @@ def dataset(ctx: Context) -> Result:
 
 
 def _readable(ctx: Context, source: ImageSource, chosen: np.ndarray) -> np.ndarray:
-    """Those of the images that can be decoded and have a legal label."""
+    """The chosen images that can be decoded and have a legal label; the others are logged."""
     good = []
     for first in range(0, len(chosen), 1000):
         part = chosen[first : first + 1000]

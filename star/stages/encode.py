@@ -1,4 +1,4 @@
-"""`encode`: codes of all views of all images."""
+"""Stage `encode`: codes of the images' views."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Source = Callable[[slice], tuple[np.ndarray, np.ndarray]]
 
 
 def encode(ctx: Context) -> Result:
-    """All views of each training image, the centre crop of each test image, as codes; shard by shard, resumable."""
+    """Encode all views of each training image and the centre crop of each test image, shard by shard, resumable."""
     data, length = ctx.spec.data, ctx.spec.sequence_length
     train, test = (Pixels(ctx, split) for split in ("train", "test"))
     views = NUM_VIEWS * len(data.crop_ranges)
@@ -71,8 +71,8 @@ def encode(ctx: Context) -> Result:
 
 @dataclass
 class _Meter:
-    """How far a stage of several parts is."""
+    """Progress of a stage that has several parts."""
 
     total: int
     done: int = 0
-    """By all ranks, as far as this one knows."""
+    """Views finished by all ranks, as far as this rank knows."""

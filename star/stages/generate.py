@@ -1,4 +1,4 @@
-"""`generate`: images from the trained transformer, or given ones."""
+"""Stage `generate`: images from the trained transformer, or given ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from star.tokenizer.train import to_bytes
 
 
 def generate(ctx: Context) -> Result:
-    """Images of every class from the trained model, streamed to disk shard by shard."""
+    """Sample images of all classes from the trained model, shard by shard, or copy the images that the spec gives."""
     spec, classes, data = ctx.spec.generate, ctx.spec.data.num_classes, ctx.spec.data
     if spec.samples:
         return _given_samples(ctx, Path(spec.samples))
@@ -54,14 +54,14 @@ def generate(ctx: Context) -> Result:
 
 
 def brought_to(images: Tensor, side: int) -> Tensor:
-    """Images (B, C, H, W) of floats at (B, C, side, side), as LlamaGen brings 384 pixels to 256: bicubic, no antialiasing."""
+    """Resize float images (B, C, H, W) to (B, C, side, side) as LlamaGen does 384 to 256: bicubic, no antialiasing."""
     if images.shape[-1] == side:
         return images
     return F.interpolate(images, size=(side, side), mode="bicubic", align_corners=False)
 
 
 def _given_samples(ctx: Context, path: Path) -> Result:
-    """Another model's images, (N, H, W, 3) bytes as they are; rank 0 writes them."""
+    """Copy another model's images unchanged, (N, H, W, 3) bytes; rank 0 writes them."""
     given, size = open_images(path, ctx.threads), ctx.spec.resources.eval_batch_size
     side = ctx.spec.generate.image_size or ctx.spec.data.image_size
     if given.shape != (side, side):
@@ -81,7 +81,7 @@ def _given_samples(ctx: Context, path: Path) -> Result:
 
 
 def save_grid(path: Path, images: Images, labels: np.ndarray, classes: int, columns: int = 12, rows: int = 10) -> None:
-    """A picture of samples: a row for each of the first classes."""
+    """Save a picture of samples: a row for each of the first `rows` classes, with at most `columns` images."""
     from PIL import Image
 
     shown = [images[labels == label][:columns] for label in range(min(classes, rows))]

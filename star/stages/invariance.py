@@ -1,4 +1,4 @@
-"""`invariance`: how many codes change when an image is shifted."""
+"""Stage `invariance`: how many codes change when an image is shifted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star.tokenizer.train import to_tensor
 
 
 def invariance(ctx: Context) -> Result:
-    """How many codes change between slightly shifted views, and some such views in invariance.npz."""
+    """Measure the share of codes that change between slightly shifted views; some such views go to invariance.npz."""
     spec, size, downsample = ctx.spec.invariance, ctx.spec.data.image_size, ctx.spec.tokenizer.downsample
     pixels, model, grid = Pixels(ctx, "test"), vq_of(ctx), ctx.spec.grid
     count, batch = min(spec.images, len(pixels)), max(1, ctx.spec.resources.eval_batch_size)

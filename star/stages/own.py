@@ -1,4 +1,4 @@
-"""A stage of a plugin, called as the platform's own are."""
+"""A plugin's stage, wrapped to be called like a built-in one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from star.stages.context import Context, Result, job_of
 
 
 def own_stage(spec: Run, name: str, folders: Mapping[str, Path]) -> Callable[[Context], Result]:
-    """The code of a stage of a plugin.
+    """The function that runs a plugin's stage `name`, and checks what it records, returns and writes.
 
     Args:
         folders: digest of the plugin -> the copy of it to import.

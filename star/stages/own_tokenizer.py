@@ -1,4 +1,4 @@
-"""A tokenizer of a plugin, made, and held to its contract: what it gives is checked before anything is made from it."""
+"""A plugin's tokenizer: it is constructed here, and its outputs are checked before they are used."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from star.spec.plugins import parts_in
 
 
 class CheckedTokenizer:
-    """Encodes and decodes with a plugin's model."""
+    """Encodes and decodes with a plugin's model, and checks what the model returns."""
 
     def __init__(self, model: Any, spec: StarRun) -> None:
         self.model, self.spec = model, spec
         self.name = getattr(spec.tokenizer, "name", "")
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, T) long.
+        """Encode images (B, C, H, W) in [-1, 1] to codes (B, T) long.
 
         Raises:
-            DataError: the model gives something else.
+            DataError: the model returns another shape or type, or codes outside the codebook.
         """
         with torch.no_grad():
             codes = self.model.encode(images)
@@ -49,10 +49,10 @@ class CheckedTokenizer:
         return codes.long()
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(B, T) long -> (B, C, H, W).
+        """Decode codes (B, T) long to images (B, C, H, W).
 
         Raises:
-            DataError: the model gives something else.
+            DataError: the model returns another shape.
         """
         with torch.no_grad():
             images = self.model.decode(codes)
@@ -67,7 +67,7 @@ class CheckedTokenizer:
 
 
 def own_tokenizer(spec: StarRun, folders: Mapping[str, Path]) -> Any:
-    """The model of a plugin as it is made, before it is trained or loaded; None where the run has none.
+    """Construct a plugin's tokenizer, not yet trained or loaded; None if the run's tokenizer is not a plugin's.
 
     Args:
         folders: digest of the plugin -> the copy of it to import.

@@ -1,4 +1,4 @@
-"""`probe`: linear probes of frozen features."""
+"""Stage `probe`: linear probes of frozen features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from star.stages.context import Context, Result, gpt_of
 
 
 def probe(ctx: Context) -> Result:
-    """Linear-probe accuracy at equally spaced positions; `accuracy` is the last one's, as in table 3."""
+    """Linear-probe accuracy at equally spaced positions; `accuracy` is that of the last position, as in table 3."""
     model, spec, resources = gpt_of(ctx, "student"), ctx.spec.probe, ctx.spec.resources
     positions = probe_positions(spec.positions, ctx.spec.sequence_length)
     sides, room = [], resources.feature_cache_gb * 1e9

@@ -1,4 +1,4 @@
-"""`reference`: moments and balls of real images."""
+"""Stage `reference`: moments and balls of real images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from star.stages.scoring import extractor_of, gather
 
 
 def reference(ctx: Context) -> Result:
-    """Moments and balls of real images, once for all runs that are scored against them: reference.npz in ADM's layout."""
+    """Compute moments and balls of real images, once for all runs that are scored against them.
+
+    Writes the moments to reference.npz in ADM's layout, and the balls of precision and recall to manifold.npz.
+    """
     spec = ctx.spec.score
     if spec.reference:
         return _given_reference(ctx, Path(spec.reference))
@@ -39,7 +42,7 @@ def reference(ctx: Context) -> Result:
 
 
 def _given_reference(ctx: Context, path: Path) -> Result:
-    """A file in ADM's layout: its moments as they are, the balls of its images."""
+    """Use a file in ADM's layout: copy its moments, and compute the balls of its images."""
     spec = ctx.spec.score
     known = read_reference(path)
     own = features_of(spec.extractor, spec.input_size)
@@ -60,7 +63,7 @@ def _given_reference(ctx: Context, path: Path) -> Result:
         progress=lambda done: ctx.progress(done, len(images)),
     )
     if ctx.ranks.is_main:
-        # the images stay where they are: a copy of 2 GB serves nobody
+        # the images are not copied: nothing reads the 2 GB
         empty = np.zeros((0, 1, 1, 3), dtype=np.uint8)
         write_reference(ctx.out / "reference.npz", known.extractor, known.pooled, known.spatial, empty)
         _write_manifold(ctx.out, manifold(found.points, spec.neighbours))

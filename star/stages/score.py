@@ -1,4 +1,4 @@
-"""`score`: generated against reference images."""
+"""Stage `score`: comparison of generated with reference images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from star.stages.scoring import gather
 
 
 def score(ctx: Context) -> Result:
-    """Generated against reference images."""
+    """Compare generated with reference images; each metric is named `EXTRACTOR/METRIC`."""
     spec = ctx.spec.score
     known = read_reference(ctx.inputs["reference"] / "reference.npz")
     assert known.pooled is not None

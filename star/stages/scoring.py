@@ -1,4 +1,4 @@
-"""What `reference` and `score` share: features of many images, gathered over ranks."""
+"""Shared by the stages `reference` and `score`: statistics of many images' features, gathered over ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star.stages.context import Context
 
 
 def gather(ctx: Context, found: Statistics, read: Callable[[slice], Images]) -> None:
-    """This rank's images, a contiguous share, then everybody's."""
+    """Gather the statistics of this rank's images, a contiguous share, then combine those of all ranks."""
     spec, size = ctx.spec.score, ctx.spec.resources.eval_batch_size
     assert found.total is not None
     first, last = ((ctx.ranks.rank + i) * found.total // ctx.ranks.world_size for i in (0, 1))

@@ -1,4 +1,4 @@
-"""`tokenizer`: the VQ model, trained or taken as given."""
+"""Stage `tokenizer`: the image tokenizer, trained or given."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from star.weights import fit, load_state, save_weights
 
 
 def tokenizer(ctx: Context) -> Result:
-    """Train the VQ model (or take the given weights), resumable, and report how test images survive it."""
+    """Train the tokenizer (resumable) or load given weights, and report how well it reconstructs test images."""
     spec, size = ctx.spec.tokenizer, ctx.spec.data.image_size
     train, test = Pixels(ctx, "train"), Pixels(ctx, "test")
 

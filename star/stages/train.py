@@ -1,4 +1,4 @@
-"""`train`: the transformer, from codes."""
+"""Stage `train`: the transformer, trained on codes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from star.train.trainer import RECORD_EVERY, Trainer
 from star.weights import save_weights
 
 STATES = "step-*.pt"
-"""Names of what training goes on from."""
+"""Pattern of the names of the checkpoints that training resumes from."""
 
 
 def train(ctx: Context) -> Result:
-    """The transformer, with ST-AR's objective or without."""
+    """Train the transformer, with ST-AR's objective or without, and write its student, teacher and best weights."""
     stores = [CodeStore(ctx.inputs["encode"] / split) for split in ("train", "test")]
     if ctx.ranks.is_main:
         for store in stores:
@@ -38,8 +38,11 @@ def train(ctx: Context) -> Result:
 
 
 def resume_from_earlier(ctx: Context) -> None:
-    """Begin where a run that ended at an earlier step of the same schedule was: what follows is the same, bit for bit."""
-    if ctx.spec.resources.validate_every:  # the best weights on the way are not kept with a state
+    """Start from the last state of a run that ended at an earlier step of the same schedule, and record its metrics.
+
+    What follows is the same, bit for bit, as without the stop.
+    """
+    if ctx.spec.resources.validate_every:  # a state does not hold the best weights so far
         return
     states = [(path.name, path) for folder in ctx.resume_from for path in folder.glob(STATES)]
     if not states or any(ctx.checkpoints.glob(STATES)):
@@ -49,4 +52,5 @@ def resume_from_earlier(ctx: Context) -> None:
         if line["step"] == 1 or line["step"] % RECORD_EVERY == 0:  # as a run that was never stopped records
             ctx.record(line["step"], line["metrics"])
     ctx.checkpoints.mkdir(exist_ok=True)
-    write_bytes(ctx.checkpoints / name, state.read_bytes())  # last: an attempt that finds it looks no further
+    # written last: an attempt that finds it does nothing of the above
+    write_bytes(ctx.checkpoints / name, state.read_bytes())

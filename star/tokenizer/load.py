@@ -14,7 +14,7 @@ BUFFER_SIZE = 65_536
 
 
 def load_vq(spec: TokenizerSpec, channels: int, path: Path) -> VQModel:
-    """The model in `path`, in evaluation mode; nothing in the file is executed.
+    """Load the VQ model in `path`, in evaluation mode; nothing in the file is executed.
 
     Raises:
         DataError: the file cannot be read, or its keys and shapes are not this model's.

@@ -19,12 +19,12 @@ from star.tokenizer.vq import Quantized, VQModel
 
 
 def to_tensor(images: Images) -> Tensor:
-    """(B, H, W, C) bytes -> (B, C, H, W) in [-1, 1]."""
+    """Convert uint8 images (B, H, W, C) to float32 (B, C, H, W) in [-1, 1]."""
     return torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> Images:
-    """(B, C, H, W) about [-1, 1] -> (B, H, W, C) bytes."""
+    """Convert images (B, C, H, W), clamped to [-1, 1], to uint8 (B, H, W, C)."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -39,16 +39,16 @@ def train_vq(
     every: int,
     stop: Callable[[], bool],
 ) -> VQModel:
-    """A trained model in evaluation mode.
+    """Train a VQ model and return it in evaluation mode.
 
     Args:
-        batch_at: the images (B, S, S, C) of a step.
+        batch_at: step -> its images (B, S, S, C).
         record: receives (step, losses).
-        checkpoints: what it goes on from, bit for bit (CPU), and where its state goes after `every` steps.
+        checkpoints: where the state is saved after every `every` steps; training resumes from it bit for bit (CPU).
         stop: asked after each step.
 
     Raises:
-        Stopped: `stop` said so; the state is saved.
+        Stopped: `stop` returned true; the state is saved.
     """
     torch.manual_seed(spec.seed)
     model = VQModel(spec, channels).to(device)
@@ -72,7 +72,7 @@ def train_vq(
         if done % 10 == 0 or done == spec.steps:
             record(done, {name: value.item() for name, value in losses.items()})
         if done % every == 0 or stopped:
-            # the draws of a restart come from the global generator
+            # restarts of unused codes draw from the global generator
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "used": used}
             checkpoints.save(done, {**state, "random": torch.get_rng_state()})
         if stopped:
@@ -84,7 +84,7 @@ def train_vq(
 
 
 def _resumed(checkpoints: Checkpoints, model: VQModel, optimizer: torch.optim.Optimizer, used: Tensor) -> int:
-    """Load the newest state; returns how many steps it has seen."""
+    """Load the newest checkpoint, if there is one; return the number of steps done."""
     newest = checkpoints.newest()
     if newest is None:
         return 0
@@ -107,7 +107,7 @@ def vq_rate(step: int, total: int) -> float:
 
 
 def vq_losses(spec: TokenizerSpec, model: VQModel, images: Tensor, quantized: Quantized) -> dict[str, Tensor]:
-    """The loss and its parts. The decoder's gradient passes the bottleneck straight through."""
+    """The loss and its parts. The decoder's gradient passes the quantizer by the straight-through estimator."""
     latent, vectors, _ = quantized
     decoded = model.decode_vectors(latent + (vectors - latent).detach())
     reconstruction = F.l1_loss(decoded, images) if spec.reconstruction == "l1" else F.mse_loss(decoded, images)
@@ -122,7 +122,7 @@ def vq_losses(spec: TokenizerSpec, model: VQModel, images: Tensor, quantized: Qu
 
 @torch.no_grad()
 def restart_unused(model: VQModel, used: Tensor, quantized: Quantized) -> None:
-    """Move each code that no latent chose onto a latent of this batch, so that the codebook does not collapse.
+    """Replace each code that no latent chose by a latent of this batch, so that the codebook does not collapse.
 
     Latents are drawn in proportion to their squared error, as k-means++ draws its centres: new codes go where the old
     ones fit badly, not where there are many already (the background).
@@ -140,7 +140,7 @@ def restart_unused(model: VQModel, used: Tensor, quantized: Quantized) -> None:
 def reconstruction_report(
     model: Any, codebook_size: int, batches: list[Images], device: torch.device
 ) -> dict[str, float]:
-    """How well unseen images survive: mean square error and PSNR on the scale [0, 1], usage and perplexity of the codebook."""
+    """Reconstruction of unseen images: mean squared error and PSNR on the scale [0, 1]; codebook usage, perplexity."""
     squared, pixels = 0.0, 0
     counts = torch.zeros(codebook_size, dtype=torch.float64)
     for batch in batches:

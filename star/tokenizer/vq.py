@@ -15,12 +15,12 @@ from star.pipeline.config.tokenizer import TokenizerSpec
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups as in LlamaGen, fewer where a small model has fewer channels."""
+    """Group norm with 32 groups as in LlamaGen, or with one per channel if a small model has fewer channels."""
     return nn.GroupNorm(min(32, channels), channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):
-    """norm, swish, convolution, twice, around a shortcut."""
+    """Residual block: norm, swish and 3 x 3 convolution, twice, plus a shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ResBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Single-head self-attention over the map."""
+    """Single-head self-attention over the positions of the feature map, plus a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Strided convolution after padding right and below."""
+    """Halve the resolution by a strided 3 x 3 convolution, after padding on the right and bottom."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour, then convolution."""
+    """Double the resolution by nearest neighbour, then a 3 x 3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, with attention at the lowest, then the step to the next."""
+    """Residual blocks at one resolution, with attention at the lowest; Encoder and Decoder add resampling after it."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
         super().__init__()
@@ -88,12 +88,12 @@ class Level(nn.Module):
 
 
 def middle(channels: int) -> nn.ModuleList:
-    """Residual, attention, residual at the lowest resolution."""
+    """The blocks in the middle, at the lowest resolution: residual, attention, residual."""
     return nn.ModuleList([ResBlock(channels, channels), AttnBlock(channels), ResBlock(channels, channels)])
 
 
 class Encoder(nn.Module):
-    """Image to latent map."""
+    """Encodes images (B, C, S, S) to a latent map (B, z_channels, g, g)."""
 
     def __init__(self, spec: TokenizerSpec, image_channels: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent map to image."""
+    """Decodes a latent map (B, z_channels, g, g) to images (B, C, S, S)."""
 
     def __init__(self, spec: TokenizerSpec, image_channels: int) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """Nearest code of the codebook, on the unit sphere when normalised."""
+    """Finds the nearest code of the codebook, on the unit sphere if `l2_normalize` is set."""
 
     def __init__(self, spec: TokenizerSpec) -> None:
         super().__init__()
@@ -161,34 +161,34 @@ class Quantizer(nn.Module):
         nn.init.uniform_(self.embedding.weight, -1 / spec.codebook_size, 1 / spec.codebook_size)
 
     def on_sphere(self, x: Tensor) -> Tensor:
-        """x with unit last dimension, or unchanged."""
+        """x scaled to unit norm along its last dimension if `l2_normalize` is set, else unchanged."""
         return F.normalize(x, dim=-1) if self.normalize else x
 
     def codes(self, latent: Tensor) -> Tensor:
-        """Codes (...) of latents (..., codebook_dim)."""
+        """The nearest codes (...) of latents (..., codebook_dim)."""
         book = self.on_sphere(self.embedding.weight)
         flat = self.on_sphere(latent).flatten(0, -2)
         distance = book.square().sum(-1) - 2 * flat @ book.T  # without |latent|^2, the same for every code
         return distance.argmin(-1).view(latent.shape[:-1])
 
     def vectors(self, codes: Tensor) -> Tensor:
-        """Code vectors (..., codebook_dim)."""
+        """The codebook's vectors (..., codebook_dim) of codes (...)."""
         return F.embedding(codes, self.on_sphere(self.embedding.weight))
 
 
 class Quantized(NamedTuple):
-    """One pass through the bottleneck, channels last."""
+    """A batch of images passed through the quantizer, channels last."""
 
     latent: Tensor
-    """(B, g, g, codebook_dim), on the sphere when normalised."""
+    """(B, g, g, codebook_dim): the encoder's output, on the unit sphere if `l2_normalize` is set."""
     vectors: Tensor
-    """Of the nearest codes, same shape."""
+    """(B, g, g, codebook_dim): the vectors of the nearest codes."""
     codes: Tensor
-    """(B, g, g)."""
+    """(B, g, g) long: the nearest codes."""
 
 
 class VQModel(nn.Module):
-    """Encoder, quantizer, decoder."""
+    """The VQ model: encoder, quantizer and decoder."""
 
     def __init__(self, spec: TokenizerSpec, image_channels: int) -> None:
         super().__init__()
@@ -199,20 +199,20 @@ class VQModel(nn.Module):
         self.post_quant_conv = nn.Conv2d(spec.codebook_dim, spec.z_channels, 1)
 
     def quantized(self, images: Tensor) -> Quantized:
-        """Latents, their codes and the codes' vectors."""
+        """Encode images (B, C, S, S): their latents, the nearest codes and the codes' vectors."""
         latent = self.quantize.on_sphere(self.quant_conv(self.encoder(images)).permute(0, 2, 3, 1))
         codes = self.quantize.codes(latent)
         return Quantized(latent, self.quantize.vectors(codes), codes)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Codes (B, g*g) in raster order."""
+        """Codes (B, g*g) of images (B, C, S, S), in raster order."""
         return self.quantized(images).codes.flatten(1)
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """Images of code vectors (B, g, g, codebook_dim)."""
+        """Images (B, C, S, S) decoded from code vectors (B, g, g, codebook_dim)."""
         return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images (B, C, S, S), about [-1, 1], of codes (B, g*g)."""
+        """Images (B, C, S, S), roughly in [-1, 1], decoded from codes (B, g*g) in raster order."""
         side = round(codes.shape[1] ** 0.5)
         return self.decode_vectors(self.quantize.vectors(codes.view(-1, side, side)))

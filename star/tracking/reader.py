@@ -1,7 +1,8 @@
-"""Reading what is tracked: runs with their numbers, curves and files, for reports.
+"""Readers of tracked runs, with their numbers, curves and files, for reports.
 
-A report looks at thousands of numbers of hundreds of runs. MLflow's client gives them one run after the other (12 s for 1,000
-runs, after an import of 2 s and more), so where the store is a database its tables are read; a server is asked through the client.
+A report needs thousands of numbers of hundreds of runs. MLflow's client returns them run by run (12 s for 1,000 runs,
+after an import of 2 s and more), so the tables are read directly if the store is a database; a server is read through
+the client.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from star.tracking.writer import KEY_TAG, MLFLOW_EXPERIMENT, REFILL, sqlite_path
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 CHUNK = 400
-"""Run ids in one question."""
+"""Most run ids in one query."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One run of MLflow that stands for a RunSpec."""
+    """The MLflow run of one RunSpec."""
 
     id: str
     experiment_id: str
     artifacts: str
     metrics: dict[str, float]
-    """The newest value of each."""
+    """The newest value of each metric."""
     tags: dict[str, str]
 
 
@@ -41,20 +42,20 @@ class Reader(Protocol):
     """A store of tracked runs, for reading."""
 
     def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
-        """Run key -> its run, where there is one: that with the id given, or else the oldest."""
+        """Run key -> its MLflow run, if there is one: the run with the given id, or else the oldest."""
 
     def curves(self, ids: Sequence[str], metric: str) -> dict[str, dict[int, float]]:
-        """Run id -> step -> the newest value."""
+        """Curves of a metric: run id -> step -> newest value."""
 
     def history(self, ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, int, float]]]:
-        """Run id -> (time in milliseconds, step, value) of everything that was logged under that name."""
+        """Run id -> (time in milliseconds, step, value) of every value that was logged for a metric."""
 
     def file(self, run: TrackedRun, path: str) -> bytes | None:
-        """The contents of an attached file, or None."""
+        """The content of an attached file; None if it cannot be read."""
 
 
 def without_password(uri: str) -> str:
-    """An address for people: without the user and password that it may hold."""
+    """A URI for messages, without the user and password that it may hold."""
     parts = urlparse(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
@@ -64,10 +65,10 @@ def _told(error: Exception, uri: str) -> str:
 
 
 def open_reader(uri: str, artifacts: Path | None = None) -> Reader:
-    """The reader for a tracking store: a database's URL, or a server's address.
+    """The reader for a tracking store, by a database's URL or a server's address.
 
     Args:
-        artifacts: where the files of a home's own store lie, wherever that home was when it was told.
+        artifacts: folder of the files of a home's own store, instead of recorded paths: the home may have moved.
     """
     return DatabaseReader(uri, artifacts) if uri.split(":")[0].split("+")[0] in DATABASES else ClientReader(uri)
 
@@ -84,7 +85,7 @@ class DatabaseReader:
 
         self.artifacts, path = artifacts, sqlite_path(uri)
         creator = {} if path is None else {"creator": partial(connect_to_read, path)}
-        # no connection outlives its question: figures are drawn in forked processes, which must not share one
+        # no connection outlives its query: figures are drawn in forked processes, which must not share one
         self.engine = (
             None if path is not None and not path.exists() else create_engine(uri, poolclass=NullPool, **creator)
         )
@@ -163,7 +164,7 @@ class DatabaseReader:
         place = urlparse(run.artifacts)
         if place.scheme not in ("file", ""):
             return _download(run.id, path, None if self.engine is None else self.engine.url.render_as_string(False))
-        if self.artifacts is not None:  # a home's own, wherever it was when this was told
+        if self.artifacts is not None:  # a home's own store: the recorded path may be from before it moved
             return _content(self.artifacts / run.id / "artifacts" / path)
         return _content(Path(unquote(place.path)) / path)
 
@@ -175,7 +176,7 @@ class ClientReader:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        # a report is waited for by somebody: a server that is not there is told soon, not after MLflow's eight minutes
+        # a user waits for the report: a missing server is reported soon, not after MLflow's eight minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         try:
@@ -247,12 +248,12 @@ class ClientReader:
 def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except OSError:  # not there, or not for us to read
+    except OSError:  # missing or not readable
         return None
 
 
 def _number(value: float, is_nan: bool = False) -> float:
-    """MLflow's databases hold infinity as the largest number there is."""
+    """A tracked value; MLflow's databases store infinity as the largest float."""
     if is_nan:
         return math.nan
     return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
@@ -264,7 +265,7 @@ def _download(run_id: str, path: str, uri: str | None) -> bytes | None:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    with TemporaryDirectory() as folder:  # without one of ours MLflow makes one and leaves it behind
+    with TemporaryDirectory() as folder:  # without a given folder MLflow creates one and leaves it behind
         try:
             return Path(MlflowClient(uri).download_artifacts(run_id, path, folder)).read_bytes()
         except (MlflowException, OSError):

@@ -1,4 +1,4 @@
-"""The MLflow side of `record()`: one MLflow run per RunSpec, found again by its key, so that nothing is logged twice."""
+"""The MLflow side of `record()`: one MLflow run per RunSpec, found by its key, so that nothing is logged twice."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from star.words import shown
 MLFLOW_EXPERIMENT = "star"
 KEY_TAG = "star.run"
 USED_BY = "star.experiment."
-"""Of tags: an experiment that uses the run -> the row's label there."""
+"""Prefix of tags: name of an experiment that uses the run -> the row's label there."""
 OF_JOB = "star.job."
-"""Of tags: a number of one's own that was logged to a job -> its stage and key."""
+"""Prefix of tags: name of a user's number that was logged to a job -> the job's stage and key."""
 SQLITE = "sqlite:///"
 TABLES = ("experiments", "runs", "tags", "metrics", "latest_metrics")
-"""Of a tracking store: what reports read."""
+"""Tables of a tracking store that reports read."""
 REFILL = "`star-exp reindex --mlflow` puts it aside and fills a new one from the jobs' folders"
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 
 
 class Tracker:
-    """An MLflow tracking store.
+    """An MLflow tracking store, for writing.
 
     Args:
         uri: such as sqlite:///runs/mlflow.sqlite, or the address of a server.
-        artifacts: where files go when the store is a local database; None leaves it to the server.
+        artifacts: folder for files if the store is a local database; None leaves that to the server.
     """
 
     def __init__(self, uri: str, artifacts: Path | None) -> None:
@@ -71,23 +71,23 @@ class Tracker:
 
         found = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
         if found:
-            if found.lifecycle_stage == "deleted":  # in MLflow's pages; what it holds is needed again
+            if found.lifecycle_stage == "deleted":  # in MLflow's UI; its content is needed again
                 sys.stderr.write(f"MLflow's experiment {MLFLOW_EXPERIMENT} was deleted there; it is restored\n")
                 self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         try:
             return str(self.client.create_experiment(MLFLOW_EXPERIMENT, artifact_location=location))
-        except MlflowException:  # another scheduler may have made it meanwhile
+        except MlflowException:  # another scheduler may have created it meanwhile
             found = self.client.get_experiment_by_name(MLFLOW_EXPERIMENT)
             if found is None:
                 raise
             return str(found.experiment_id)
 
     def find(self, run_key: str, bound: str | None) -> Any | None:
-        """The MLflow run of a RunSpec, or None: the one with the id `bound` where it is there, or else the oldest.
+        """The MLflow run of a RunSpec: the one with the id `bound` if it exists, or else the oldest; None without any.
 
-        A scheduler that is killed before it discards its surplus run leaves several. One that was deleted in MLflow's pages is
-        restored when it is the bound one: what it holds is needed again.
+        There may be several if a scheduler was killed before it discarded its surplus run. If the bound run was deleted
+        in MLflow's UI, it is restored, because its content is needed again.
         """
         from mlflow.entities import ViewType
 
@@ -104,7 +104,7 @@ class Tracker:
         return mine or next((run for run in found if run.info.lifecycle_stage == "active"), None)
 
     def create(self, run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """A new MLflow run, with its resolved spec as parameters and as the file spec.yaml; returns its id."""
+        """Create an MLflow run, with its resolved spec as parameters and as the file spec.yaml; returns its id."""
         import yaml
         from mlflow.entities import Param
 
@@ -116,16 +116,16 @@ class Tracker:
         return str(run.info.run_id)
 
     def discard(self, run_id: str) -> None:
-        """Take away a run that turned out to be one too many."""
+        """Delete a surplus run."""
         self.client.delete_run(run_id)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags."""
+        """Set tags of a run."""
         for key, value in tags.items():
             self.client.set_tag(run_id, key, value)
 
     def log(self, run_id: str, entries: Iterable[tuple[float, int, Mapping[str, float]]]) -> None:
-        """Log (time in seconds, step, metrics). The same entry twice is one entry: time, step and value are its identity."""
+        """Log entries of (time in seconds, step, metrics); entries of equal time, step and value are stored once."""
         from mlflow.entities import Metric
 
         metrics = [
@@ -137,15 +137,15 @@ class Tracker:
             self.client.log_batch(run_id, metrics=metrics[first : first + METRICS_PER_CALL])
 
     def add_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        """Attach a file."""
+        """Attach a file to a run, in `folder` of its artifacts if given."""
         self.client.log_artifact(run_id, str(path), folder)
 
     def add_text(self, run_id: str, text: str, path: str) -> None:
-        """Attach a text as a file."""
+        """Attach a text to a run, as the file `path` of its artifacts."""
         self.client.log_text(run_id, text, path)
 
     def set_status(self, run_id: str, status: str) -> None:
-        """One of RUNNING, SCHEDULED, FINISHED, FAILED, KILLED; a run that has ended so already keeps the time of its end."""
+        """Set the status RUNNING, SCHEDULED, FINISHED, FAILED or KILLED; the same final status keeps its end time."""
         if status in ("RUNNING", "SCHEDULED"):
             self.client.update_run(run_id, status=status)
         elif self.client.get_run(run_id).info.status != status:
@@ -153,7 +153,7 @@ class Tracker:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite store; None for any other."""
+    """The file of a SQLite store; None for any other store."""
     if not uri.startswith(SQLITE):
         return None
     database = make_url(uri).database
@@ -161,10 +161,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def check_store(path: Path) -> None:
-    """That a SQLite file is a tracking store that the installed MLflow may know. MLflow itself is not imported.
+    """Check that a SQLite file, if it exists, is a tracking store of the installed MLflow, without importing MLflow.
 
     Raises:
-        LedgerError: it is damaged, of another program or of another version; with the remedy.
+        LedgerError: it cannot be read, is damaged, or is of another program or version; the message says the remedy.
     """
     if not path.exists():
         return
@@ -179,7 +179,7 @@ def check_store(path: Path) -> None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        if path.is_file() and not is_damage(str(error)):  # locked, or not ours to read: it stays where it is
+        if path.is_file() and not is_damage(str(error)):  # locked or not readable: not damaged
             raise LedgerError(f"MLflow's database {shown(path)} cannot be read now: {error}; try again.") from None
         raise DamagedError(f"MLflow's database {shown(path)} is damaged ({error})", REFILL) from None
     known = _migrations()
@@ -193,7 +193,7 @@ def check_store(path: Path) -> None:
 
 
 def _migrations() -> set[str]:
-    """Schemas that the installed MLflow has been through, from the names of its migrations."""
+    """Schema versions that the installed MLflow knows, from the file names of its migrations; empty if not found."""
     found = importlib.util.find_spec("mlflow")
     folders = found.submodule_search_locations if found is not None else None
     versions = Path(folders[0]) / "store" / "db_migrations" / "versions" if folders else None
@@ -203,7 +203,7 @@ def _migrations() -> set[str]:
 
 
 def _plain(path: Path) -> Path:
-    """The same file under a name without signs that mean something in an address: MLflow does not decode them everywhere."""
+    """The same file by a path without characters that a URL escapes: MLflow does not decode them everywhere."""
     if url_of(path) == f"{SQLITE}{path}":
         return path
     folder = Path(tempfile.mkdtemp(prefix="star-"))
@@ -213,13 +213,13 @@ def _plain(path: Path) -> Path:
 
 
 def _adopt(path: Path, location: str) -> None:
-    """Where a home was moved or copied: its files are its own, and no longer those of where it was."""
+    """Point the artifact paths of a moved or copied home to its own files."""
     connection = sqlite3.connect(path, timeout=30)
     try:
         with connection:
             asked = "select experiment_id, artifact_location from experiments where name = ?"
             for experiment, old in connection.execute(asked, (MLFLOW_EXPERIMENT,)).fetchall():
-                if old == location or urlparse(old).scheme not in ("file", ""):  # a server's are where it says
+                if old == location or urlparse(old).scheme not in ("file", ""):  # a server's files are where it says
                     continue
                 connection.execute(
                     "update experiments set artifact_location = ? where experiment_id = ?", (location, experiment)
@@ -234,10 +234,10 @@ def _adopt(path: Path, location: str) -> None:
 
 
 def _make_store(path: Path) -> None:
-    """Make a SQLite store whose tables are complete when it appears under its name.
+    """Create a SQLite store, under its name only when its tables are complete.
 
-    MLflow makes them by dozens of migrations that are no transaction: a kill in the middle, or two schedulers at a time,
-    would leave a store that nobody can open again.
+    MLflow creates them by dozens of migrations without a transaction: a kill in the middle, or two schedulers at
+    a time, would leave a store that cannot be opened again.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -250,13 +250,13 @@ def _make_store(path: Path) -> None:
         if not path.exists():
             for left in path.parent.glob(f"{path.name}.new-*"):
                 left.unlink(missing_ok=True)
-            # not by its client, which would note the current folder, whose name may hold a quote, as SQL
+            # not by its client, which would put the current folder into SQL, where a quote in its name breaks
             SqlAlchemyStore(url_of(_plain(new)), (path.absolute().parent / "mlartifacts").as_uri())
             os.replace(new, path)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Flatten nested mappings to dotted keys: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

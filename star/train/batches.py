@@ -1,4 +1,4 @@
-"""Which images, views, labels, masks and positions a step has: a function of (seed, step) alone, on every rank the same."""
+"""Images, views, labels, masks and positions of a step: a function of (seed, step) alone, the same on every rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from star.pipeline.config.run import StarRun
 
 
 def batch_at(spec: StarRun, terms: Sequence[Term], data: CodeStore, step: int) -> Batch:
-    """The global batch of optimizer step `step` (from 0), the same whenever and wherever it is asked for."""
+    """The global batch of optimizer step `step` (from 0): the same for every call and on every rank."""
     size, model = spec.optim.batch_size, spec.model
     if len(data) < size:
         raise DataError(
@@ -43,5 +43,5 @@ def batch_at(spec: StarRun, terms: Sequence[Term], data: CodeStore, step: int) -
 
 
 def _mix(*parts: int) -> int:
-    """One seed of several numbers, for torch, whose CPU generator counts the lowest 32 bits only."""
+    """One 32-bit seed from several numbers: torch's CPU generator uses only the lowest 32 bits of a seed."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -1,7 +1,7 @@
-"""One model on several ranks: a copy in each (DDP) or shards of it (FSDP2), and its state whole, whatever the ranks.
+"""Training one model on several ranks, replicated (DDP) or sharded (FSDP2), and its full state for any number of ranks.
 
-Losses are shares of the global batch's, so gradients of ranks must be added. DDP and FSDP2 divide by the number of
-ranks; the trainer multiplies its loss by it.
+Losses are shares of the global batch's, so the gradients of ranks must be summed. DDP and FSDP2 average them; the
+trainer therefore multiplies its loss by the number of ranks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from star.ranks import Ranks
 
 
 def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[[Pass], StudentOutput]:
-    """Prepare an objective for training on `ranks`; returns what to call in place of its learner."""
+    """Prepare an objective for training on `ranks`; return the callable to use in place of its learner."""
     if ranks.world_size == 1:
         return objective.learner
     if parallel == "ddp":
@@ -40,17 +40,17 @@ def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[[
         teacher = objective.teacher.copy
         for block in teacher.layers:
             fully_shard(block, mesh=mesh)
-        # without a backward pass nothing else would bring its weights back to shards
+        # the teacher has no backward pass after which its weights would be resharded
         fully_shard(teacher, mesh=mesh, reshard_after_forward=True)
         for method in ("features", "hidden_at"):
             register_fsdp_forward_method(teacher, method)
-    # averages of heads stay whole: they are small, and whatever a term makes of their parts works
+    # averages of heads are not sharded: they are small, and a term may use their parts in any way
     return objective.learner
 
 
 @contextmanager
 def accumulating(learner: Callable[[Pass], StudentOutput], last: bool) -> Iterator[None]:
-    """Gradients are exchanged in the last micro-batch only."""
+    """A context for one micro-batch; ranks exchange gradients only if it is the last."""
     if last or not hasattr(learner, "no_sync"):
         if hasattr(learner, "set_requires_gradient_sync"):
             learner.set_requires_gradient_sync(last)
@@ -61,12 +61,12 @@ def accumulating(learner: Callable[[Pass], StudentOutput], last: bool) -> Iterat
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """A plain tensor of a sharded one."""
+    """The full tensor of a sharded one, gathered by all ranks; other tensors are returned as they are."""
     return cast(Any, value).full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def full_state_dict(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Everything the next step depends on, whole and on the CPU, the same for any number of ranks.
+    """Everything the next step depends on, unsharded and on the CPU, the same for any number of ranks.
 
     All ranks must call it; the first gets the state, the others may get an empty one.
     """
@@ -81,11 +81,11 @@ FORMER = {
     "learner.projector.": "learner.heads.contrastive.",
     "teacher_projector.copy.": "head_averages.contrastive.copy.",
 }
-"""How checkpoints named modules, and how they are named now."""
+"""Prefixes of module names in old checkpoints -> their present ones."""
 
 
 def renamed(state: Any) -> Any:
-    """A checkpoint's state with the names of now, in the model's part and the optimizer's."""
+    """A checkpoint's state with the present names of modules, in the model's part and the optimizer's."""
     if isinstance(state, dict):
         return {_renamed(key) if isinstance(key, str) else key: renamed(value) for key, value in state.items()}
     if isinstance(state, list):
@@ -99,7 +99,7 @@ def _renamed(name: Any) -> Any:
 
 
 def load_full_state_dict(objective: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over a whole state; every rank has read it and keeps its part."""
+    """Load a full state into model and optimizer; every rank passes all of it and keeps its shard."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
     set_state_dict(

@@ -1,4 +1,4 @@
-"""What goes wrong in training, told apart: a loss that diverges, memory that runs out."""
+"""Detection of what goes wrong in training: a loss that diverges, memory that runs out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARGIN = 2.0
 
 
 class DivergedError(StarError):
-    """The loss is not a number any more, or worse than guessing."""
+    """The loss is NaN or infinite, or far above that of guessing."""
 
 
 def check(values: Mapping[str, float], step: int, codebook_size: int, rate: float, kept: str) -> None:
@@ -25,10 +25,10 @@ def check(values: Mapping[str, float], step: int, codebook_size: int, rate: floa
     Args:
         values: losses and gradient norm after `step` steps.
         rate: the learning rate of that step.
-        kept: what there is to go back to.
+        kept: the error message's sentence on the checkpoint to go back to.
 
     Raises:
-        DivergedError: with the numbers, what to change, and where the last good state is.
+        DivergedError: the run has diverged; the message has the numbers, what to change, and the last good state.
     """
     guess = math.log(codebook_size)
     broken = [name for name, value in values.items() if not math.isfinite(value)]
@@ -45,10 +45,10 @@ def check(values: Mapping[str, float], step: int, codebook_size: int, rate: floa
 
 
 def finite_nll(nll: float, step: int) -> float:
-    """The validation loss itself.
+    """Return the validation loss `nll` if it is finite.
 
     Raises:
-        DivergedError: it is no number, so neither samples nor a probe of this model would mean anything.
+        DivergedError: it is not, so neither samples nor a probe of this model would mean anything.
     """
     if not math.isfinite(nll):
         raise DivergedError(
@@ -66,7 +66,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class MicroBatch:
-    """Images per forward pass and rank; halved when memory runs out, and remembered by the attempts that follow."""
+    """Images per forward pass and rank; halved when memory runs out, and stored in a folder for later attempts."""
 
     def __init__(self, folder: Path, wanted: int) -> None:
         self.path = folder / "micro_batch.json"
@@ -74,10 +74,10 @@ class MicroBatch:
         self.size = min(wanted, found["size"]) if found else wanted
 
     def halve(self) -> None:
-        """Half of it from now on.
+        """Halve the size, rounded up, for this and later attempts.
 
         Raises:
-            DataError: it is one image already.
+            DataError: the size is one image already.
         """
         if self.size == 1:
             raise DataError(

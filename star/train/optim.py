@@ -22,12 +22,12 @@ def build_adamw(parameters: Iterable[nn.Parameter], spec: OptimSpec) -> torch.op
 
 
 def peak_lr(spec: OptimSpec) -> float:
-    """The rate for this batch size; the spec gives it per 256 images."""
+    """The peak learning rate for the spec's batch size; the spec gives it per 256 images."""
     return spec.lr * spec.batch_size / 256
 
 
 def lr_at(step: int, total: int, spec: OptimSpec) -> float:
-    """The rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine to zero."""
+    """The learning rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine to zero."""
     peak = peak_lr(spec)
     if step < spec.warmup_steps:
         return peak * (step + 1) / spec.warmup_steps

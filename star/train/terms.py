@@ -1,4 +1,4 @@
-"""What a run trains on: ST-AR's terms, and those of plugins that it gives a weight."""
+"""The loss terms that a run trains on: ST-AR's, and those of plugins to which it gives a weight."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def terms_of(spec: StarRun, folders: Mapping[str, Path] | None = None) -> list[T
     """The terms of a run's objective.
 
     Args:
-        folders: digest of each plugin -> the copy of it to import; where it was planned from when None.
+        folders: digest of each plugin -> the copy of it to import; if None, the folders that the run was planned from.
 
     Raises:
-        DataError: a plugin's class does not keep what it declared.
+        DataError: a plugin's term is not what its class declared.
     """
     terms = st_ar(spec.selfguided, spec.contrastive_layer)
     for name, plugin, values in spec.own_terms if isinstance(spec, RunWithPlugins) else ():

@@ -1,5 +1,8 @@
-"""The training loop. Every random choice of a step is a function of (seed, step), so a resumed run repeats nothing
-and loses nothing: its losses are bit-identical to those of a run that was never stopped (CPU)."""
+"""The training loop.
+
+Every random choice of a step is a function of (seed, step), so a resumed run repeats nothing and loses nothing: its
+losses are bit-identical to those of a run that was never stopped (CPU).
+"""
 
 from __future__ import annotations
 
@@ -65,12 +68,12 @@ class Trainer:
     """Trains the model of a run on a code store.
 
     Args:
-        folder: where checkpoints go, and where the newest is looked for.
-        record: receives (step, metrics); who listens is not the trainer's business.
+        folder: where checkpoints are saved; training resumes from the newest in it.
+        record: receives (step, metrics).
         progress: receives (done, total) steps.
         stop: asked after each step; when true on any rank, the state is saved and `Stopped` raised.
         ranks: the processes that train together; each has a trainer.
-        terms: of the objective; those that the spec names when None.
+        terms: the terms of the objective; those that the spec names when None.
     """
 
     def __init__(
@@ -107,7 +110,7 @@ class Trainer:
         self._resume()
 
     def train(self) -> dict[str, float]:
-        """All steps that are left; returns the final numbers."""
+        """Run the remaining steps; return the final results: `val_nll`, the validation loss."""
         total, resources = self.spec.last_step, self.spec.resources
         while self.step < total:
             metrics = self.train_step()
@@ -115,7 +118,7 @@ class Trainer:
             recorded = self.step % RECORD_EVERY == 0 or self.step in (1, total)
             saved = self.step % resources.checkpoint_every == 0 and self.step < total
             stopped = self.ranks.any(self.stop())
-            if recorded or saved or stopped:  # looking at a number makes a GPU wait
+            if recorded or saved or stopped:  # reading a number synchronises with the GPU
                 values = self._checked(metrics)
                 if recorded:
                     self.record(self.step, values)
@@ -127,7 +130,8 @@ class Trainer:
                 self.checkpoints.wait()
                 raise Stopped(f"the state after step {self.step} is saved")
             self.progress(self.step, total)
-        if self.spec.optim.stop_at_step:  # before the validation, of which a run that goes on from here knows nothing
+        # saved before the final validation, of which a run that goes on from this state knows nothing
+        if self.spec.optim.stop_at_step:
             self.save()
         nll = self._validate()
         self.checkpoints.wait()
@@ -148,7 +152,7 @@ class Trainer:
         return metrics
 
     def _gradients_with_memory(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradients of the whole batch, in passes as small as memory wants them; the loss does not depend on their size."""
+        """Gradients of the whole batch, in passes that are halved until they fit in memory; the loss stays the same."""
         while True:
             try:
                 return self._gradients(batch)
@@ -160,7 +164,7 @@ class Trainer:
             log.warning("memory ran out: %d images per forward pass from step %d on", self.micro.size, self.step)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if self.ranks.world_size > 1:  # the other ranks wait in the middle of an exchange: all start again
+            if self.ranks.world_size > 1:  # the other ranks wait in a collective: all start again
                 raise Stopped(
                     f"memory ran out; all processes go on from the last checkpoint, {self.micro.size} images a pass"
                 )
@@ -182,13 +186,13 @@ class Trainer:
 
     @torch.no_grad()
     def validation_nll(self) -> float:
-        """Nats per code on the test images' centre crops, with their labels, unmasked."""
+        """Next-code loss in nats per code on the test images' centre crops, with their labels, unmasked."""
         self.objective.eval()
         size, total = self.spec.resources.sample_batch_size, 0.0
         starts = list(range(0, len(self.test), size))
         for turn in range(0, len(starts), self.ranks.world_size):
             mine = turn + self.ranks.rank
-            first = starts[min(mine, len(starts) - 1)]  # sharded models compute together: nobody may sit out
+            first = starts[min(mine, len(starts) - 1)]  # a sharded model needs all ranks in every pass
             codes = torch.from_numpy(self.test.center(first, first + size)).to(self.device)
             labels = torch.from_numpy(self.test.labels[first : first + size]).to(self.device)
             logits = self.objective.learner(Pass(codes, labels)).logits
@@ -198,23 +202,23 @@ class Trainer:
         return finite_nll(total / (len(self.test) * self.test.length), self.step)
 
     def save(self) -> None:
-        """Everything the next step depends on; the random state is the step's number. All ranks call it, one writes."""
+        """Save all the next step depends on; the random state is the step's number. All ranks call it, one writes."""
         state = full_state_dict(self.objective, self.optimizer)
         if self.ranks.is_main:
             self.checkpoints.save(self.step, state)
 
     def student_state(self) -> dict[str, Tensor]:
-        """The student's weights, whole; all ranks call it."""
+        """The student's full state dict; all ranks must call it."""
         return {key: full_tensor(value) for key, value in cast(GPT, self.objective.student).state_dict().items()}
 
     def teacher_state(self) -> dict[str, Tensor] | None:
-        """The teacher's weights, whole, if there is one; all ranks call it."""
+        """The teacher's full state dict, None without a teacher; all ranks must call it."""
         if self.objective.teacher is None:
             return None
         return {key: full_tensor(value) for key, value in self.objective.teacher.copy.state_dict().items()}
 
     def best_state(self) -> dict[str, Tensor] | None:
-        """The student's weights with the lowest validation loss, if resources.validate_every looked for them."""
+        """The student's weights with the lowest validation loss; None if resources.validate_every did not keep any."""
         best = self.checkpoints.best()
         return None if best is None else best["model"]
 
@@ -254,7 +258,7 @@ class Trainer:
         return {**values, "lr": rate}
 
     def _compile(self) -> None:
-        """Block by block: all blocks are the same code, and the state dict keeps its names."""
+        """Compile block by block: all blocks share the same code, and the state dict keeps its names."""
         teacher = self.objective.teacher
         for model in (self.objective.student, *([] if teacher is None else [teacher.copy])):
             for block in cast(GPT, model).layers:

@@ -1,1 +1,1 @@
-"""The pages, a file for each kind of thing."""
+"""The pages of the board, one module for each kind."""

@@ -1,4 +1,4 @@
-"""Changes: each is the command line's own verb, run as a process of its own, after a question."""
+"""Changes: after a confirmation page, each runs a command of `star-exp` in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from star_board.door import COOKIE, client_of
 
 Form = dict[str, list[str]]
 PATIENCE = 180
-"""Seconds that a verb may take; `cancel` waits until jobs have stopped."""
+"""Seconds that a command may take; `cancel` waits until jobs have stopped."""
 VERBS = {
     "retry": "Queue these jobs again",
     "cancel": "Cancel these jobs",
@@ -31,16 +31,16 @@ MEANING = {
     "run": "A scheduler starts on the board's machine, and goes on when this page is closed.",
 }
 SHOWN, MOST = 50, 200
-"""Jobs that a question lists; keys that it takes."""
+"""Most jobs that a confirmation page lists, and most keys that it takes."""
 
 
 def start(board: Board, request: Request) -> Response:
-    """The experiments that can be run from here."""
+    """Page of the experiment files that can be run from the board."""
     return board.fresh(request, "start.html", files=[(file, *_described(file)) for file in files_of(board)])
 
 
 def files_of(board: Board) -> list[Path]:
-    """YAML files of the experiments' folder."""
+    """YAML files of the experiments' folder, sorted by path."""
     return sorted(board.settings.experiments.glob("*.yaml"))
 
 
@@ -56,7 +56,11 @@ def _described(file: Path) -> tuple[str, str]:
 
 
 def ask(board: Board, request: Request) -> Response:
-    """The question before a change: what exactly would happen."""
+    """Confirmation page before a change, with the jobs that it would affect.
+
+    Raises:
+        NotFoundError: the verb is unknown, or what it should act on is missing.
+    """
     verb = request.path_params["verb"]
     keys = list(dict.fromkeys(request.query_params.getlist("key")))[:MOST]
     experiment = request.query_params.get("experiment") or None
@@ -69,7 +73,7 @@ def ask(board: Board, request: Request) -> Response:
         _file(board, file)
     elif not keys and not experiment:
         raise NotFoundError(f"{verb}: no job, run or experiment is named.")
-    elif board.sessions.of(request) is not None:  # finding them costs something
+    elif board.sessions.of(request) is not None:  # finding the jobs is expensive
         chosen = choose(board.model.ledger, keys, experiment, alone=verb == "cancel")
         if verb == "rerun":
             chosen.jobs = board.model.ledger.jobs.of(with_all_made_from(board.model.ledger, chosen.jobs))
@@ -97,7 +101,11 @@ def ask(board: Board, request: Request) -> Response:
 
 
 def do(board: Board, request: Request, form: Form) -> Response:
-    """The change itself, by POST."""
+    """Run the command of a confirmed change, and answer with its output; 403 without the token.
+
+    Raises:
+        NotFoundError: the verb is unknown, or what it should act on is missing.
+    """
     one = {name: values[0] for name, values in form.items()}
     if not board.sessions.may_change(request, one.get("form_key")):
         return board.fresh(
@@ -141,7 +149,11 @@ def _run(command: list[str]) -> tuple[int, str]:
 
 
 def _file(board: Board, name: str) -> Path:
-    """A file of the experiments' folder by its name: nothing else can be run."""
+    """The experiment file with this name in the experiments' folder; nothing else can be run.
+
+    Raises:
+        NotFoundError: there is no such file, or it is no experiment that can be read.
+    """
     found = next((file for file in files_of(board) if file.name == name), None)
     if found is None:
         raise NotFoundError(f"{name[:60]!r} is no experiment of the board's folder.")
@@ -151,7 +163,7 @@ def _file(board: Board, name: str) -> Path:
 
 
 def own_page(given: str) -> str:
-    """Where to go afterwards: a page of this board, whatever is asked for."""
+    """Path to return to: `given` if it is a page of this board, else `/`."""
     plain = given.isprintable() and not set(given) & set(" \\")
     return given if plain and given.startswith("/") and not given.startswith(("//", "/\\")) else "/"
 
@@ -162,7 +174,7 @@ def login_page(board: Board, request: Request) -> Response:
 
 
 def login(board: Board, request: Request, form: Form) -> Response:
-    """Check the token and, if it is right, set the session cookie."""
+    """Check the token; if it is right, begin a session and redirect, else show the form again (403, or 429)."""
     back = own_page((form.get("back") or ["/"])[0])
     client = client_of(request)
     is_throttled = board.sessions.is_throttled(client)
@@ -176,7 +188,7 @@ def login(board: Board, request: Request, form: Form) -> Response:
 
 
 def logout(board: Board, request: Request, form: Form) -> Response:
-    """Back to looking only."""
+    """Delete the session cookie, and redirect to the first page."""
     response = RedirectResponse("/", 303)
     response.delete_cookie(COOKIE, path="/")
     return response

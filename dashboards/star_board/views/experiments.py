@@ -1,4 +1,4 @@
-"""An experiment: its rows, its table as it fills, what stands behind a cell, its figures and claims."""
+"""Pages of an experiment: its rows, its table as it fills, the origin of a cell, its figures and claims."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SORTS: dict[str, Callable[[Row], Any]] = {
     "seed": lambda row: row.seed,
     "changed": lambda row: -row.changed,
 }
-"""How runs may be sorted; `row` is the experiment's own order."""
+"""Sort keys of runs; `row` keeps the experiment's own order."""
 
 
 def experiment(board: Board, request: Request) -> Response:
-    """Progress, table, claims, figures, and the runs behind them."""
+    """Page of an experiment: its progress and runs; its results are loaded by `table`."""
     group = board.group(request)
 
     def make() -> dict[str, Any]:
@@ -51,7 +51,7 @@ def experiment(board: Board, request: Request) -> Response:
 
 
 def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
-    """The rows that an address asks for by `q`, `state`, `sort` and `page`. The model's lock is held."""
+    """Values of the rows selected by the query's `q`, `state`, `sort` and `page`. The caller holds the model's lock."""
     query, state = request.query_params.get("q", "").strip(), request.query_params.get("state", "")
     sort, page = request.query_params.get("sort", "row"), page_of(request)
     words = query.lower().split()
@@ -88,7 +88,7 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
 
 
 def result(board: Board, row: Row, name: str) -> float | None:
-    """A number that a run has ended with, whatever network it was scored by."""
+    """The result `stage/metric` of a run, by whichever network it was scored; None if there is none."""
     stage, wanted = name.split("/")
     key = row.jobs.get(stage)
     job = board.model.jobs.get(key or "")
@@ -99,7 +99,7 @@ def result(board: Board, row: Row, name: str) -> float | None:
 
 
 def table(board: Board, request: Request) -> Response:
-    """The results: loaded after the page, because reading them may take a second."""
+    """An experiment's results, loaded after its page because reading them may take a second."""
     group = board.group(request)
 
     def make() -> dict[str, Any]:
@@ -123,7 +123,7 @@ def table(board: Board, request: Request) -> Response:
 
 
 def heads(shown: Table) -> list[dict[str, Any]]:
-    """Columns, a published one after its own."""
+    """Heads of a table's columns, with each published column after the measured one."""
     found = []
     for column in shown.columns:
         arrow = ARROWS[column.better]
@@ -149,7 +149,7 @@ def _difference(cell: Cell, column: Column) -> str:
 
 
 def claim(one: Any) -> dict[str, Any]:
-    """A verdict with what it rests on."""
+    """Template values of a claim: its verdict, and what that rests on."""
     told = claims_markup.told(one)
     return {
         "claim": one.claim,
@@ -162,7 +162,11 @@ def claim(one: Any) -> dict[str, Any]:
 
 
 def cell(board: Board, request: Request) -> Response:
-    """What stands behind one number: seeds, runs, jobs, code, samples, and the published value."""
+    """Page of one cell of the table: its seeds, runs, jobs, code, samples, and published value.
+
+    Raises:
+        NotFoundError: there is no such measured cell.
+    """
     group = board.group(request)
     label, title = request.query_params.get("row", ""), request.query_params.get("column", "")
     found = board.shelf.of(group)
@@ -200,7 +204,11 @@ def cell(board: Board, request: Request) -> Response:
 
 
 def figure(board: Board, request: Request) -> Response:
-    """A figure as PNG."""
+    """A figure as PNG.
+
+    Raises:
+        NotFoundError: there is no such figure, or nothing is measured yet.
+    """
     group, name = board.group(request), request.path_params["figure"]
     found = board.shelf.of(group)
     picture = found.figure(name) if isinstance(found, Results) else None
@@ -210,7 +218,7 @@ def figure(board: Board, request: Request) -> Response:
 
 
 def claims(board: Board, request: Request) -> Response:
-    """All claims of all experiments; each experiment's come as they are judged."""
+    """Page of the claims of all experiments; each experiment's are loaded by `claims_of`."""
 
     def make() -> dict[str, Any]:
         with board.model.lock:
@@ -221,7 +229,7 @@ def claims(board: Board, request: Request) -> Response:
 
 
 def claims_of(board: Board, request: Request) -> Response:
-    """One experiment's claims."""
+    """The claims of one experiment, as a part of the page of all claims."""
     group = board.group(request)
 
     def make() -> dict[str, Any]:
@@ -233,5 +241,5 @@ def claims_of(board: Board, request: Request) -> Response:
 
 
 def is_search(group: Group) -> bool:
-    """Whether an experiment holds the trials of a search."""
+    """Whether an experiment holds the trials of a search, by the label of its first row."""
     return bool(group.rows) and group.rows[0].label.startswith("trial ")

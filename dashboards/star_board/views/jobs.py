@@ -1,4 +1,4 @@
-"""One job: history of its attempts, numbers, provenance, files, and its log as it grows."""
+"""Pages of one job: history of its attempts, numbers, provenance, files, and its log as it grows."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from star_board.results import attention_picture
 from star_board.views.overview import declared_of, describe, last_lines
 
 CHUNK = 128 * 1024
-"""Bytes of a log in one answer."""
+"""Most bytes of a log in one answer."""
 CONTROL = re.compile(r"[^\n\t\x20-\x7e\u00a0-\U0010ffff]")
-"""What a log holds that a page shows as a replacement: escape sequences, zeros, the insides of binary files."""
+"""Characters of a log that a page replaces: escape sequences, zeros, content of binary files."""
 
 
 def job(board: Board, request: Request) -> Response:
-    """Everything about a job."""
+    """Page of a job."""
     found = board.job(request.path_params["key"])
 
     def make() -> dict[str, Any]:
@@ -71,9 +71,9 @@ def _inputs(stage: Stage | None, keys: dict[str, str]) -> list[str]:
 
 
 def log(board: Board, request: Request) -> Response:
-    """A part of a job's log as JSON: `text`, `next`, `skipped` (bytes before it that were left out), `more` (whether there is).
+    """A part of a job's log as JSON: `text`, `next` (byte to go on from), `skipped` (bytes left out before it), `more`.
 
-    `from` is a byte; without it the answer begins near the end.
+    The query's `from` is the byte to begin at; without it the answer begins near the end.
     """
     found = board.job(request.path_params["key"])
     file = board.home.job(found.stage, found.key).log
@@ -82,7 +82,7 @@ def log(board: Board, request: Request) -> Response:
     size = file.stat().st_size
     given = request.query_params.get("from", "")
     first = int(given) if given.isdecimal() and len(given) < 16 else max(0, size - CHUNK)
-    skipped = max(0, size - 8 * CHUNK - first)  # a log that grows faster than it is read: what matters is its end
+    skipped = max(0, size - 8 * CHUNK - first)  # a log that grows faster than it is read: its end matters most
     first = first + skipped if first <= size else 0
     with file.open("rb") as opened:
         opened.seek(first)
@@ -95,18 +95,22 @@ def log(board: Board, request: Request) -> Response:
 
 
 def shown(data: bytes) -> str:
-    """A log's bytes as text that a page can show, whatever they are."""
+    """A log's bytes as text for a page; bytes and characters that cannot be shown are replaced."""
     text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return CONTROL.sub("\ufffd", text)
 
 
 def is_plain(file: Path) -> bool:
-    """Whether a job's file is one, and no link to somebody else's, and no pipe."""
+    """Whether a path is a regular file: not a symbolic link to another file, and not a pipe."""
     return file.is_file() and not file.is_symlink()
 
 
 def whole_log(board: Board, request: Request) -> Response:
-    """The log as a file."""
+    """The whole log as a file to download.
+
+    Raises:
+        NotFoundError: there is no log yet.
+    """
     found = board.job(request.path_params["key"])
     file = board.home.job(found.stage, found.key).log
     if not is_plain(file):
@@ -116,7 +120,7 @@ def whole_log(board: Board, request: Request) -> Response:
 
 
 def _pieces(file: Path, left: int) -> Iterator[bytes]:
-    """As much of a file as there was when it was asked for: it may grow meanwhile."""
+    """The first `left` bytes of a file in pieces: it may grow while it is sent."""
     with file.open("rb") as opened:
         while left > 0 and (piece := opened.read(min(left, CHUNK))):
             left -= len(piece)
@@ -124,7 +128,11 @@ def _pieces(file: Path, left: int) -> Iterator[bytes]:
 
 
 def output(board: Board, request: Request) -> Response:
-    """A file that the job's stage declares: a picture as it is, arrays to download."""
+    """A file that the job's stage declares: a PNG, or one class of it (`class`), to show; any other to download.
+
+    Raises:
+        NotFoundError: there is no such file or class.
+    """
     found, name = board.job(request.path_params["key"]), request.path_params["name"]
     file = board.home.job(found.stage, found.key).out / name
     stage = declared_of(board, found)
@@ -139,7 +147,7 @@ def output(board: Board, request: Request) -> Response:
 
 
 def _line_of(board: Board, key: str, file: Path, chosen: int) -> bytes:
-    """One class of a grid of samples, which has a line for each of the first ten."""
+    """One class of a grid of samples as PNG; the grid has a line for each of the first ten classes."""
     import io
 
     from PIL import Image
@@ -160,7 +168,11 @@ def _line_of(board: Board, key: str, file: Path, chosen: int) -> bytes:
 
 
 def attention(board: Board, request: Request) -> Response:
-    """A model's attention maps as PNG."""
+    """A model's attention maps as PNG.
+
+    Raises:
+        NotFoundError: the job has none.
+    """
     found = board.job(request.path_params["key"])
     name = found.stage in builtin_stages() and builtin_stages()[found.stage].drawn.get("attention")
     file = board.home.job(found.stage, found.key).out / (name or "")

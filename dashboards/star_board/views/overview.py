@@ -1,4 +1,4 @@
-"""What everybody looks at first: experiments, what runs, what waits, what failed."""
+"""The first page, the queue, and the failures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from star_board.board import ROWS, Board
 from star_board.model import Group, Model
 
 UNSEEN = {"name": "", "memory": None, "used": None, "use": None}
-"""What is not known from here of another machine's GPU."""
+"""Placeholder values for another machine's GPU, which cannot be read from here."""
 FAILURES_FIRST = 6
-"""Failures on the first page."""
+"""Most failures on the first page."""
 RUNNING_FIRST = 12
 
 
 def overview(board: Board, request: Request) -> Response:
-    """Failures, experiments with their progress, what runs now."""
+    """The first page: failures, experiments with their progress, and running jobs."""
     wanted, page = request.query_params.get("q", "").strip(), page_of(request)
 
     def make() -> dict[str, Any]:
@@ -62,7 +62,7 @@ def declared_of(board: Board, job: Job) -> Stage | None:
 
 
 def queue(board: Board, request: Request) -> Response:
-    """Machines with what they hold, what runs, and what waits for what."""
+    """Page of the queue: machines with their jobs, running jobs, and what each queued job waits for."""
     page = page_of(request)
 
     def make() -> dict[str, Any]:
@@ -92,7 +92,7 @@ def queue(board: Board, request: Request) -> Response:
 
 
 def failures(board: Board, request: Request) -> Response:
-    """What failed, was cancelled or got lost, newest first, with its last lines and what to do."""
+    """Page of the failed, cancelled and lost jobs, newest first, with the last lines of the error and advice."""
     page, kind = page_of(request), request.query_params.get("kind", "")
 
     def make() -> dict[str, Any]:
@@ -112,7 +112,7 @@ def failures(board: Board, request: Request) -> Response:
 
 
 def describe(model: Model, job: Job) -> dict[str, Any]:
-    """A job for a line of a list."""
+    """Template values of a job in a list: share done, seconds left, and the experiments that use it."""
     told = model.progress.get(job.key) or {}
     share = min(1.0, told["done"] / told["total"]) if told.get("total") else None
     rate = told.get("rate") or 0
@@ -128,7 +128,7 @@ def ended(model: Model, *states: str) -> list[Job]:
 
 
 def machines(model: Model) -> Iterator[dict[str, Any]]:
-    """Each host with running jobs, and this one: its slots and GPUs, and who holds them."""
+    """Each host with running jobs, and this one: number of jobs, CPU slots held, and GPUs with the bytes held."""
     here = socket.gethostname()
     hosts: dict[str, list[Job]] = {here: []}
     for job in model.running():
@@ -170,12 +170,12 @@ def _gpus(held: Counter[str]) -> Iterator[dict[str, Any]]:
 
 
 def last_lines(job: Job, most: int = 12) -> str:
-    """What came after the message's first line."""
+    """The last `most` lines of a job's error, without its first line."""
     return "\n".join((job.error or "").splitlines()[1:][-most:])
 
 
 def page_of(request: Request) -> int:
-    """Which page of a list is asked for, from 1."""
+    """The requested page of a list, counted from 1; 1 if it is missing or invalid."""
     given = request.query_params.get("page", "1")
     return max(1, int(given)) if given.isdecimal() and len(given) < 7 else 1
 
@@ -186,6 +186,6 @@ def paged(found: list[Any], page: int) -> dict[str, int]:
 
 
 def group_states(group: Group) -> list[tuple[str, int]]:
-    """(state, rows) in the order of a bar."""
+    """(state, number of rows) in the order of a progress bar, without states that have no rows."""
     order = (DONE, RUNNING, "waiting", FAILED, CANCELLED, LOST)
     return [(state, group.states[state]) for state in order if group.states[state]]

@@ -1,4 +1,4 @@
-"""Runs: lists, one, several beside each other, their curves and samples."""
+"""Pages of runs: lists, one run, several compared, their curves and samples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from star_board.curves import together
 from star_board.views.experiments import run_list
 
 MOST = 12
-"""Runs that are compared at a time."""
+"""Most runs that are compared at a time."""
 
 
 def listed(board: Board, request: Request) -> Response:
-    """All runs of all experiments."""
+    """Page of all runs of all experiments."""
 
     def make() -> dict[str, Any]:
         with board.model.lock:
@@ -34,7 +34,7 @@ def listed(board: Board, request: Request) -> Response:
 
 
 def run(board: Board, request: Request) -> Response:
-    """One run: stages, curves, samples, attention, spec."""
+    """Page of one run: stages, curves, samples, attention, spec."""
     known = _runs(board, [request.path_params["key"]])[0]
 
     def make() -> dict[str, Any]:
@@ -57,7 +57,7 @@ def run(board: Board, request: Request) -> Response:
 
 
 def compare(board: Board, request: Request) -> Response:
-    """Several runs: curves over one another, what differs in their specs, results, samples."""
+    """Page that compares up to MOST runs: curves, differences of their specs, results, samples."""
     keys = list(dict.fromkeys(key for key in request.query_params.getlist("run") if key))[:MOST]
     known = _runs(board, keys)
 
@@ -82,7 +82,7 @@ def compare(board: Board, request: Request) -> Response:
 
 
 def gallery(board: Board, request: Request) -> Response:
-    """Samples of several runs beside each other, all classes or one."""
+    """Page of samples of up to MOST runs beside each other, of all classes or one."""
     keys = list(dict.fromkeys(key for key in request.query_params.getlist("run") if key))[:MOST]
     name, profile = request.query_params.get("experiment", ""), request.query_params.get("profile", "")
     chosen = request.query_params.get("class", "")
@@ -121,7 +121,11 @@ def classes_of(known: RunRow) -> int:
 
 
 def curve_data(board: Board, request: Request) -> Response:
-    """A curve of several runs as JSON: `x`, `series`, and what a step is."""
+    """A curve of several runs as JSON: `x`, `series`, `metric`, and `step` (what a step counts).
+
+    Raises:
+        NotFoundError: there is no such run or curve.
+    """
     metric = request.query_params.get("metric", "")
     known = _runs(board, request.query_params.getlist("run")[:MOST])
     steps = _curves_of(known)
@@ -137,7 +141,11 @@ def curve_data(board: Board, request: Request) -> Response:
 
 
 def in_mlflow(board: Board, request: Request) -> Response:
-    """To MLflow's own page of a run; which of its experiments holds it, MLflow's store says when it is asked."""
+    """Redirect to MLflow's own page of a run; MLflow's store is read for the experiment that holds it.
+
+    Raises:
+        NotFoundError: there is no such run, MLflow does not hold it yet, or `mlflow_ui` is not set.
+    """
     known = _runs(board, [request.path_params["key"]])[0]
     found = board.shelf.reader().runs({known.key: known.tracking_id}).get(known.key)
     if found is None or not board.settings.mlflow_ui:
@@ -152,7 +160,7 @@ def _label(one: RunRow, known: list[RunRow]) -> str:
 
 
 def charts(board: Board, known: list[RunRow]) -> list[dict[str, Any]]:
-    """The curves that at least one of these runs has."""
+    """Curves that at least one of these runs has, those of the stages' charts first."""
     found: set[str] = set()
     first = [f"{stage.name}/{name}" for stage in builtin_stages().values() for name in stage.charts]
     for one in known:
@@ -170,7 +178,7 @@ def charts(board: Board, known: list[RunRow]) -> list[dict[str, Any]]:
 
 
 def _curves_of(known: list[RunRow]) -> dict[str, str]:
-    """Every curve that these runs may have, and what its steps are."""
+    """Every curve that these runs may have -> what its steps count."""
     found = curve_names(builtin_stages())
     for one in known:
         found |= curve_names(recorded_stages(one.spec))

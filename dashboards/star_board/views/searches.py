@@ -1,4 +1,4 @@
-"""Searches: Optuna's trials as history, slices, importances, front and list."""
+"""Pages of searches: Optuna's trials as history, slices, importances, front and list."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:  # Optuna takes a second to import
     from star.search.browse import StudyView
 
 SHOWN = 2000
-"""Points of a chart: the newest."""
+"""Most points of a chart, which are the newest."""
 
 
 def searches(board: Board, request: Request) -> Response:
-    """All studies of the home."""
+    """Page of all studies of the home."""
 
     def make() -> dict[str, Any]:
         from star.search.browse import studies
@@ -37,7 +37,7 @@ def searches(board: Board, request: Request) -> Response:
 
 
 def search(board: Board, request: Request) -> Response:
-    """One study."""
+    """Page of one study."""
     name, profile, page = request.path_params["name"], request.path_params["profile"], page_of(request)
     study = _study(board, request)
 
@@ -83,7 +83,7 @@ def search_data(board: Board, request: Request) -> Response:
 
 
 def _history(study: StudyView, done: list[FrozenTrial]) -> dict[str, Any]:
-    """Values of complete trials, the best so far, and the last word of those that were ended early."""
+    """Values of complete trials, the best so far, and the last values of trials that were ended early."""
     early = [trial for trial in study.trials if trial.state.name == "PRUNED" and trial.intermediate_values][-SHOWN:]
     numbers = sorted(trial.number for trial in (*done, *early))
     complete = {trial.number: trial.values[0] for trial in done}
@@ -101,13 +101,13 @@ def _history(study: StudyView, done: list[FrozenTrial]) -> dict[str, Any]:
 
 
 def finite(points: dict[str, Any]) -> dict[str, Any]:
-    """With gaps for what is no number: JSON knows none of those."""
+    """Points with None for values that are not finite, which JSON does not have."""
     series = [{**one, "y": [y if y is None or isfinite(y) else None for y in one["y"]]} for one in points["series"]]
     return points | {"series": series}
 
 
 def _sorted(points: dict[str, Any]) -> dict[str, Any]:
-    """By x, as charts want it."""
+    """Points sorted by x, as charts need them, with None for values that are not finite."""
     order = sorted(range(len(points["x"])), key=points["x"].__getitem__)
     series = [{**one, "y": [one["y"][i] for i in order]} for one in points["series"]]
     return finite(points | {"x": [points["x"][i] for i in order], "series": series})

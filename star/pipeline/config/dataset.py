@@ -75,31 +75,31 @@ class DataSpec(Section):
 
     @property
     def crop_ranges(self) -> list[float]:
-        """Each gives ten views."""
+        """The crop ranges in use, one or two; each gives ten views."""
         return [self.crop_range, *([] if self.extra_crop_range is None else [self.extra_crop_range])]
 
     @property
     def first_view_order(self) -> bool:
-        """Whether the ten views keep the order of this project's first runs (5 to 8 are the mirrored 0 to 3), and with it their keys.
+        """Whether the views have the order, and so the keys, of this project's first runs: 5 to 8 are 0 to 3 mirrored.
 
-        Fashion-MNIST's do: no other program's codes of it are imported. Where side and crop differ by an odd number the tenth view
-        was one column off torchvision's, so those come in torchvision's order as all other images do.
+        True for Fashion-MNIST, because no other program's codes of it are imported, unless side and crop differ by an
+        odd number: there the tenth view was one column off torchvision's. All other images have torchvision's order.
         """
         margins = (int(self.image_size * crop_range) - self.image_size for crop_range in self.crop_ranges)
         return self.name == "fashion-mnist" and all(margin % 2 == 0 for margin in margins)
 
     @property
     def codes_folders(self) -> list[Path]:
-        """Where imported codes lie, one folder for each crop range; none where there are none."""
+        """Folders of imported codes, one for each crop range; empty if no codes are imported."""
         return [] if self.codes is None else codes_folders(Path(self.codes), len(self.crop_ranges))
 
     @property
     def stored_views(self) -> int:
-        """Views of training images whose codes are kept: ten for each crop range."""
+        """Number of views of training images whose codes are kept: ten per image and crop range."""
         return self.train_images * NUM_VIEWS * len(self.crop_ranges)
 
     def identity(self) -> dict[str, Any]:
-        """Fields that another kind of images reads, and those left at none, do not count."""
+        """The fields in the key: no paths, no unset options, and no fields that this kind of data set does not read."""
         unused = {"path", "codes", "manifest", "exact_counts"} | (
             {"test_fraction"} if self.name == "fashion-mnist" else set()
         )

@@ -45,7 +45,7 @@ class GenerateSpec(Section):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Images that are given are known by their contents alone."""
+        """The fields in the key; none if `samples` gives images, which are identified by their contents alone."""
         unused = {"samples"} | ({"precision"} if self.precision == "fp32" else set())
         unused |= {"image_size"} if self.image_size is None else set()
         return {} if self.samples else self.model_dump(mode="json", exclude=unused)

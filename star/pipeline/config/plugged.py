@@ -1,4 +1,4 @@
-"""A run of ST-AR that may use loss terms, data sets and tokenizers of plugins, and the sections that these bring."""
+"""A run of ST-AR that may use loss terms, data sets and tokenizers of plugins, and the sections that these add."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from star.spec.plugins import check_made, config_of
 OWN_TERMS = ("next_token", "mim", "contrastive", "hidden_keys")
 """Names of ST-AR's own terms."""
 OF_FOLDERS = ("test_fraction", "train_split", "test_split")
-"""Fields of `data` that a plugin's data set does not see."""
+"""Fields of `data` that a plugin's data set does not get, and that are not in its key."""
 
 
 class RunWithPlugins(StarRun):
@@ -31,33 +31,33 @@ class RunWithPlugins(StarRun):
 
     @property
     def has_teacher(self) -> bool:
-        """ST-AR's own, or one that a term reads."""
+        """Whether an average of the model's weights is kept: for ST-AR itself, or for a plugin's term that reads it."""
         return super().has_teacher or any(plugin.terms[name].teacher for name, plugin, _ in self.own_terms)
 
     @property
     def own_terms(self) -> list[tuple[str, Plugin, dict[str, Any]]]:
-        """Name, plugin and fields of each term of a plugin that it is trained on."""
+        """(name, plugin, fields) of each plugin's term that the run is trained on: those with a weight above 0."""
         return list(_active(self.terms, self.plugins))
 
     def has(self, path: str) -> bool:
-        """A term whose weight is 0 has no other field."""
+        """Whether the field at a dotted path is switched on: of a term whose weight is 0, only `weight` is."""
         section, _, field = path.partition(".")
         name, _, field = field.partition(".")
         return section != "terms" or field == "weight" or any(name == term for term, _, _ in self.own_terms)
 
     @property
     def source_plugin(self) -> Plugin | None:
-        """That of its images, where they are no data set of ours."""
+        """The plugin that declares the run's data set; None for a built-in one."""
         return next((plugin for plugin in self.plugins.values() if self.data.name in plugin.sources), None)
 
     @property
     def tokenizer_plugin(self) -> Plugin | None:
-        """That of its tokenizer, where it is not ours."""
+        """The plugin that declares the run's tokenizer; None for the built-in one."""
         chosen = getattr(self.tokenizer, "name", "vq")
         return next((plugin for plugin in self.plugins.values() if chosen in plugin.tokenizers), None)
 
     def plugins_of(self, stage: str) -> list[Plugin]:
-        """Those whose code a stage imports: its own, or of terms, images and codes."""
+        """Plugins whose code a stage imports: the one that declares it, or else those of terms, images and codes."""
         own = super().plugins_of(stage)
         if own:
             return own
@@ -67,14 +67,15 @@ class RunWithPlugins(StarRun):
         return list({plugin.digest: plugin for plugin in (*trained_on, *seen)}.values())
 
     def section(self, name: str) -> Any:
-        """Of `terms`: those that are on, with the code that they are made of."""
+        """What a key holds of a section, as JSON; for `terms`, the active terms and what identifies their code."""
         if name != "terms":
             return super().section(name)
         found = {}
         for term, plugin, _ in self.own_terms:
             declared = plugin.terms[term]
             kept = declared.key_of(getattr(self.terms, term))
-            if (declared.teacher or declared.averages_head) and not self.selfguided.teacher:  # which it alone reads
+            # without ST-AR's own teacher, only the term reads these
+            if (declared.teacher or declared.averages_head) and not self.selfguided.teacher:
                 kept["ema"] = [self.selfguided.ema_decay, self.selfguided.ema_ramp]
             found[term] = {**kept, "plugin": plugin.code_of(declared)}
         return found
@@ -101,9 +102,9 @@ def plugged(plugins: Mapping[str, Plugin]) -> dict[str, Any]:
 
 
 def _active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str, Plugin, dict[str, Any]]]:
-    """The terms that a run is trained with: name, plugin, and what the run says of it."""
+    """Yield (name, plugin, fields) of each term that a run is trained with: those with a weight above 0."""
     declared = {name: plugin for plugin in plugins.values() for name in plugin.terms}
-    # whatever order the file has: their modules draw their first weights one by one
+    # sorted, so that the file's order changes nothing: the terms' modules draw their initial weights one after another
     for name, plugin in sorted(declared.items()):
         values = getattr(terms, name).model_dump(mode="json")
         if values["weight"] > 0:
@@ -111,7 +112,7 @@ def _active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str
 
 
 def _check_term(name: str, plugin: Plugin, config: Section, setting: Setting) -> None:
-    """That a term can be made for a run, where its code was imported.
+    """Check that a term can be made for a run, if its code was imported.
 
     Raises:
         FieldError: it cannot, or is not what its class declares.
@@ -123,7 +124,7 @@ def _check_term(name: str, plugin: Plugin, config: Section, setting: Setting) ->
 
 
 def promised(term: Any, declared: OwnTerm) -> str | None:
-    """What to say of a term, made for a run, that is not what its class declares; None where it is."""
+    """How a term that was made for a run differs from what its class declares, in words; None if it does not."""
     for what, now, then in (
         ("loss_names", list(term.loss_names), declared.loss_names),
         ("changes", sorted(term.changes), declared.changes),
@@ -141,7 +142,7 @@ def promised(term: Any, declared: OwnTerm) -> str | None:
 
 
 def _terms(plugins: Mapping[str, Plugin]) -> type[Section]:
-    """The model of a run's `terms`: a field for each term that there is."""
+    """The pydantic model of a run's `terms`: a field for each term of these plugins."""
     fields: dict[str, Any] = {}
     for plugin in plugins.values():
         for term in plugin.terms:
@@ -150,7 +151,7 @@ def _terms(plugins: Mapping[str, Plugin]) -> type[Section]:
 
 
 def _data(plugins: Mapping[str, Plugin]) -> type[DataSpec]:
-    """The model of a run's `data`, with the data sets that plugins declare: each by its name, with a section of its own."""
+    """The pydantic model of a run's `data`. Each data set of a plugin is a legal name and has its own section."""
     own = {name: (plugin, part) for plugin in plugins.values() for name, part in plugin.sources.items()}
     if not own:
         return DataSpec
@@ -171,7 +172,7 @@ def _data(plugins: Mapping[str, Plugin]) -> type[DataSpec]:
 
 
 def _tokenizer(plugins: Mapping[str, Plugin]) -> type[TokenizerSpec]:
-    """The model of a run's `tokenizer`, with those that plugins declare: each by its name, with a section of its own."""
+    """The pydantic model of a run's `tokenizer`. Each tokenizer of a plugin is a legal name and has its own section."""
     own = {name: (plugin, part) for plugin in plugins.values() for name, part in plugin.tokenizers.items()}
     if not own:
         return TokenizerSpec

@@ -1,4 +1,4 @@
-"""The section `resources` of a run: what its stages ask of where they are computed, beside what all stages do."""
+"""The section `resources` of a run: what ST-AR's stages add to the resources that all stages have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of ST-AR's stages is, as its sections together say it. The sections themselves are declared by the stages."""
+"""A run of ST-AR's stages: what follows from its sections together. The stages declare the sections themselves."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class StarRun(Run):
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:
-        """All stages, or those that score given images."""
+        """The run's stages by name: all, or only those that scoring needs if `generate.samples` gives images."""
         if self.generate.samples is None:
             return self.declared
         kept = needed_of(["score"], self.declared, self)
@@ -57,22 +57,22 @@ class StarRun(Run):
 
     @property
     def training(self) -> Training | None:
-        """Its optimizer steps."""
+        """The stage `train`, counted in optimizer steps; `optim.stop_at_step` ends it early."""
         return Training("train", "optim.stop_at_step", self.total_steps, self.last_step)
 
     @property
     def has_seed(self) -> bool:
-        """Given images were made without one that we know of."""
+        """Whether a known seed made the run's images; False if `generate.samples` gives them."""
         return self.generate.samples is None
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        """Layers are counted in the model, and validation chooses the best weights."""
+        """What `section` reads beside a section: the model, for layers given as fractions, and `validate_every`."""
         return id(self.model), self.resources.validate_every
 
     @property
     def paths(self) -> Paths:
-        """Images, imported codes, weights, a reference file, given images."""
+        """Files and folders that the run names: images, imported codes, weights, a reference file, given images."""
         data = self.data
         given: dict[str, list[tuple[Any, str]]] = {
             "data": [(data.path, data.manifest)],
@@ -86,12 +86,12 @@ class StarRun(Run):
 
     @property
     def parameters(self) -> int | None:
-        """Of the transformer."""
+        """Number of parameters of the transformer."""
         return parameters(self)
 
     @property
     def cannot_go_on(self) -> tuple[str, str] | None:
-        """With a validation on the way the best weights would be lacking."""
+        """(field, reason) with `resources.validate_every`: the best weights so far would be missing. Else None."""
         if not self.resources.validate_every:
             return None
         return (
@@ -100,7 +100,7 @@ class StarRun(Run):
         )
 
     def section(self, name: str) -> Any:
-        """What a stage's key holds of a part, as JSON."""
+        """What a stage's key holds of a section, or of the seed, as JSON."""
         if name == "seed" and not self.has_seed:
             return None
         values = super().section(name)
@@ -114,25 +114,25 @@ class StarRun(Run):
         return values
 
     def compared_by(self, stage: str) -> str | None:
-        """Of scores: how images are scored."""
+        """For `score`: how images are scored, as JSON text; only runs with the same text can be compared. Else None."""
         return json.dumps(self.score.identity(), sort_keys=True, separators=(",", ":")) if stage == "score" else None
 
     def measured_by(self, stage: str) -> str | None:
-        """Of scores: the features, and how many images."""
+        """For `score` of generated images: a note on the features and the numbers of images. Else None."""
         return scored(self) if stage == "score" and self.generate.samples is None else None
 
     def metric(self, name: str) -> str:
-        """A metric's name with the extractor of its features."""
+        """A metric's name with `{extractor}` replaced by the extractor of this run."""
         return name.replace("{extractor}", self.score.extractor)
 
     def not_recorded(self, metric: str) -> str | None:
-        """The validation loss on the way."""
+        """What to set if `metric` is the validation loss by step and this run does not record it; None otherwise."""
         if metric == "train/val_nll_by_step" and not self.resources.validate_every:
             return "set resources.validate_every, or give train/val_nll"
         return None
 
     def with_smaller_passes(self, times: int) -> Self:
-        """Of training, evaluation and sampling."""
+        """The run with images per pass of training, evaluation and sampling halved `times` times, to 1 at least."""
         own = self.resources
         if times == 0:
             return self
@@ -146,21 +146,21 @@ class StarRun(Run):
 
     @classmethod
     def given(cls, values: Mapping[str, Any]) -> str | None:
-        """Images of another model."""
+        """Path of another model's images in a partial spec, `generate.samples`; None if there is none."""
         section = values.get("generate")
         found = section.get("samples") if isinstance(section, Mapping) else None
         return str(found) if found else None
 
     @classmethod
     def filled_in(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The length of a training that there is none of."""
+        """A value for `optim.steps` if images are given and no length is: nothing is trained, but one is required."""
         section = values.get("optim")
         is_open = not {"steps", "epochs"} & set(section if isinstance(section, Mapping) else ())
         return {"optim.steps": 1} if cls.given(values) and is_open else {}
 
     @classmethod
     def conditions(cls, runs: Sequence[Any]) -> str:
-        """Data, codes and lengths."""
+        """The runs' data, codes and steps in words, for the notes below a table; empty if no run trains a model."""
         trained = [run for run in runs if isinstance(run, StarRun) and run.generate.samples is None]
         if not trained:
             return ""

@@ -1,4 +1,4 @@
-"""The section `score` of a run: generated against reference images."""
+"""The section `score` of a run: how generated images are scored against reference images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ScoreSpec(Section):
     is_split_size: Annotated[int, Field(ge=2)] = Field(5000, description="images of a split of the inception score")
 
     def identity(self) -> dict[str, Any]:
-        """Fields that another extractor or another kind of reference reads do not count."""
+        """The fields in the key: no paths, and no fields that this extractor or kind of reference does not read."""
         unused = {"weights", "reference"} | ({"input_size"} if self.extractor == "inception" else set())
         unused |= {"num_reference", "manifold_images"} if self.reference else set()
         return self.model_dump(mode="json", exclude=unused)

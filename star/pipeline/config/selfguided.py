@@ -1,4 +1,4 @@
-"""The section `selfguided` of a run: ST-AR itself. Every knob, its default (the paper's) and its range.
+"""The section `selfguided` of a run: ST-AR itself. Every hyper-parameter, its default (the paper's) and its range.
 
 Equations and tables are those of arXiv:2509.15185.
 """
@@ -87,7 +87,7 @@ class SelfGuidedSpec(Section):
 
     @property
     def teacher(self) -> bool:
-        """Whether there is a teacher at all."""
+        """Whether there is a teacher: the MIM loss or a contrastive loss needs one."""
         return self.mim or self.contrastive
 
     @property
@@ -96,7 +96,7 @@ class SelfGuidedSpec(Section):
         return self.mask_ratio > 0 and (self.mim or self.mask_when == "always")
 
     def identity(self) -> dict[str, Any]:
-        """Fields of a loss that is off do not count: two baselines with different mask ratios are one run."""
+        """The fields in the key: none of a loss that is off, so baselines with different mask ratios are one run."""
         unused: set[str] = set()
         if not self.mim:
             unused |= {"mim_weight", "mim_distance", "mim_positions", "mim_tap"}
@@ -120,7 +120,7 @@ class SelfGuidedSpec(Section):
             unused |= {"ema_decay", "ema_ramp"}
         values = self.model_dump(mode="json", exclude=unused)
         values["student_views"] = min(self.student_views, self.num_views)
-        if "single_contrastive_scale" in values:  # as it was called when keys began
+        if "single_contrastive_scale" in values:  # its former name, which keys keep
             values["lone_factor"] = values.pop("single_contrastive_scale")
         return values
 

@@ -1,4 +1,4 @@
-"""What a loss term of a plugin may know of its run."""
+"""What a plugin's loss term gets to know of its run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from star.spec.base import resolve_layer
 
 @dataclass(frozen=True)
 class Setting:
-    """What a term of a plugin may know of the run beside its own config."""
+    """What a plugin's loss term gets to know of its run, beside its own config."""
 
     n_layer: int
     dim: int
@@ -22,14 +22,14 @@ class Setting:
 
     @classmethod
     def of(cls, spec: Any) -> Setting:
-        """That of a `RunSpec`."""
+        """The setting of a run, from its spec (a `RunSpec`)."""
         model, codes = spec.model, spec.tokenizer.codebook_size
         return cls(model.n_layer, model.dim, spec.grid, codes, spec.data.num_classes)
 
     def layer(self, which: int | str) -> int:
-        """The 1-based layer that a number, or a fraction of the depth such as 1/2, means.
+        """Convert a number, or a fraction of the depth such as 1/2, to a 1-based layer.
 
         Raises:
-            ValueError: it hits no layer.
+            ValueError: no layer matches.
         """
         return resolve_layer(which, self.n_layer)

@@ -1,4 +1,4 @@
-"""The section `optim` of a run, and what the sections of a training have to be together."""
+"""The section `optim` of a run, and checks of the sections of a training together."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class OptimSpec(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """A run to the end is what it was before there was another."""
+        """The fields in the key; `stop_at_step` only if set, so full runs keep their keys from before it existed."""
         values = self.model_dump(mode="json", exclude={"stop_at_step"})
-        return values | ({"until": self.stop_at_step} if self.stop_at_step else {})  # as it was called when keys began
+        return values | ({"until": self.stop_at_step} if self.stop_at_step else {})  # its former name, which keys keep
 
 
 def check(run: StarRun) -> None:

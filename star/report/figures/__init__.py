@@ -14,7 +14,7 @@ from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, Cu
 
 
 def draw(figure: FigureSpec, evidence: Evidence, table: Table | None) -> Any | None:
-    """A matplotlib figure, or None while nothing of it is tracked."""
+    """Draw a matplotlib figure; None while none of its data is tracked."""
     if isinstance(figure, CurvesFigure):
         from star.report.figures.curves import draw_curves
 
@@ -35,9 +35,9 @@ def draw(figure: FigureSpec, evidence: Evidence, table: Table | None) -> Any | N
 
 
 def write(figure: FigureSpec, evidence: Evidence, table: Table | None, folder: Path) -> Path | None:
-    """Draw a figure into FOLDER/NAME.png and .pdf; returns the PNG's path, or None while nothing of it is tracked.
+    """Draw a figure into FOLDER/NAME.png and .pdf; returns the PNG's path, or None while none of its data is tracked.
 
-    Letters that no installed font has become boxes, and a note on standard error says so.
+    Characters that no installed font has become boxes, with a note on standard error.
     """
     from star.report.figures.style import find_fonts, letters_without_font
 

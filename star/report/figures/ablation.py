@@ -1,4 +1,4 @@
-"""Metrics against the value that an ablation varies; what the paper printed in the line of panels below."""
+"""Metrics against the value that an ablation varies, with published values in a second row of panels."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from star.spec.reporting import AblationFigure, Column
 from star.tracking.writer import flattened
 
 USE = "use"
-"""Of a row: its presets, in place of a field."""
+"""Stands for a row's presets, in place of a field's path."""
 LEGEND = 0.25
-"""Inches of a line of the legend."""
+"""Height of a line of the legend in inches."""
 Points = list[tuple[int, Cell]]
-"""Place of a value on the axis, and the cell there."""
+"""Positions of values on the axis, with the cell of each."""
 
 
 def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
-    """Mean and standard deviation over seeds, each seed as a dash; a line for each value of what else the rows differ in."""
+    """Draw mean and standard deviation over seeds, and each seed as a dash; None while nothing is measured.
+
+    There is a line for each value of what else the rows differ in.
+    """
     columns = [i for i, column in enumerate(table.columns) if column.metric and _wanted(figure, table, i)]
     wanted = [v for v in table.experiment.variants if v.runs and (not figure.rows or v.label in figure.rows)]
     variants = [variant for variant in wanted if variant.is_varied(figure.x)]
@@ -66,12 +69,12 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
 
 
 def lines_of(experiment: Experiment, variants: Sequence[Variant], x: str) -> dict[str, list[Variant]]:
-    """What the rows differ in beside `x` -> the rows that have it; all in one line where each has an `x` of its own."""
+    """What rows differ in besides `x` -> those rows; a single line with an empty label if each row has its own `x`."""
     places = [str(spec_value(variant, x)) for variant in variants]
     if len(set(places)) == len(places):
         return {"": list(variants)}
     lines: dict[str, list[Variant]] = {}
-    if experiment.spec.rows and x in experiment.spec.axes:  # each row by its label
+    if experiment.spec.rows and x in experiment.spec.axes:  # lines are named by the rows' labels, without `x`
         own = f"{axis_name(x, experiment.spec.axes)}="
         for variant in variants:
             rest = ", ".join(part for part in variant.label.split(", ") if not part.startswith(own))
@@ -89,12 +92,12 @@ def lines_of(experiment: Experiment, variants: Sequence[Variant], x: str) -> dic
 
 
 def _varied(experiment: Experiment, variant: Variant) -> list[str]:
-    """The fields that a row sets: the axes, and what is written out for it."""
+    """Paths that a row sets: the axes, the fields of its own spec, and USE if it has presets."""
     return [*experiment.spec.axes, *flattened(variant.row.spec), *([USE] if variant.row.use else [])]
 
 
 def _value(variant: Variant, path: str) -> Any:
-    """As it counts: the value of a field, also where a row leaves it at its default."""
+    """The value of a field, also if the row leaves it at its default; for USE the names of the row's presets."""
     return ", ".join(variant.row.use) or "nothing" if path == USE else spec_value(variant, path)
 
 

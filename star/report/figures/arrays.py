@@ -34,7 +34,10 @@ def _show(axis: Any, image: NDArray[Any]) -> None:
 
 
 def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
-    """Attention, averaged over heads, of one input at a time; the same colours mean the same shares in a column."""
+    """Draw attention maps, averaged over heads, of one input position each; None while none is tracked.
+
+    The maps of a column share one colour scale.
+    """
     found: dict[str, Arrays] = {}
     for label in shown_rows(figure, evidence):
         content = evidence.drawn(label, figure.kind)
@@ -44,14 +47,14 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
 
 
 def attention_of(content: bytes) -> Any:
-    """One model's attention by layer, from its attention.npz."""
+    """Draw one model's attention by layer; `content` holds the bytes of its attention.npz."""
     figure = AttentionFigure(name="attention", title="Attention by layer", kind="attention")
     return _attention(figure, {"": _arrays(content)})
 
 
 def _attention(figure: AttentionFigure, found: dict[str, Arrays]) -> Any:
     first = next(iter(found.values()))
-    # models of another depth or other positions have other columns
+    # models of another depth or with other positions do not fit the columns, and are left out
     found = {label: arrays for label, arrays in found.items() if _layout(arrays) == _layout(first)}
     cases, titles = _cases(figure, first)
     images = list(range(min(figure.images, len(first["images"])))) if figure.vary != "image" else [None]
@@ -94,7 +97,7 @@ def _layout(arrays: Arrays) -> tuple[object, ...]:
 
 
 def _cases(figure: AttentionFigure, arrays: Arrays) -> tuple[list[tuple[int, int, int]], list[str]]:
-    """(image, layer, position), 0-based, of each column, and its title."""
+    """The 0-based (image, layer, position) of each column, and the columns' titles."""
     images, layers, _, positions, _ = arrays["maps"].shape
     layer = min(figure.layer or layers, layers) - 1
     position = min(figure.position or positions // 2 + 1, positions) - 1
@@ -119,7 +122,7 @@ def _told(figure: AttentionFigure, arrays: Arrays) -> str:
 
 
 def _map(arrays: Arrays, image: int, layer: int, position: int) -> tuple[NDArray[Any], tuple[int, int] | None, float]:
-    """(attention over the grid, what is not seen NaN; the current code's cell; the share on the condition)."""
+    """Attention over (grid, grid) cells, NaN if not seen; the current code's cell or None; the condition's share."""
     weights = arrays["maps"][image, layer, :, position].astype(np.float64).mean(0)  # (T,)
     length, current = len(weights), int(arrays["positions"][position]) - 1  # input `current` is code number `current`
     grid = round(length**0.5)
@@ -132,7 +135,10 @@ def _map(arrays: Arrays, image: int, layer: int, position: int) -> tuple[NDArray
 
 
 def draw_codes(figure: CodesFigure, evidence: Evidence) -> Any | None:
-    """Each image's view beside its shifted one, with the codes; those that changed are framed and bold."""
+    """Draw each image's view above its shifted view, with their codes; changed codes are framed and bold.
+
+    Uses the first row that has this shift; None without any.
+    """
     for label in shown_rows(figure, evidence):
         content = evidence.drawn(label, figure.kind)
         if content is None:
@@ -151,7 +157,7 @@ def _codes(figure: CodesFigure, arrays: Arrays) -> Any:
     for i in range(count):
         for line, name, left in ((0, "", skip), (1, f"_{moved}", 0)):
             axis, codes = axes[line, i], arrays[f"codes{name}"][i]
-            _show(axis, arrays[f"images{name}"][i] // 2)  # dark, so that white numbers can be read on it
+            _show(axis, arrays[f"images{name}"][i] // 2)  # darkened, so that white numbers are readable
             side = arrays["images"].shape[1] / codes.shape[0]
             for (row, column), code in np.ndenumerate(codes):
                 at = column - left
@@ -178,12 +184,12 @@ def _code(axis: Any, row: int, column: int, side: float, code: int, differs: boo
             fontsize=4.5,
             color="white",
             weight="bold" if differs else "normal",
-            in_layout=False,  # it lies inside: asking each one costs as much as drawing it
+            in_layout=False,  # it lies inside the axes, and measuring each text costs as much as drawing it
         )
 
 
 def draw_samples(figure: SamplesFigure, evidence: Evidence) -> Any | None:
-    """The first seed's sample grids."""
+    """Draw the sample grid of each row, from its first seed that has one; None without any."""
     from PIL import Image
 
     found = {label: evidence.drawn(label, figure.kind) for label in shown_rows(figure, evidence)}

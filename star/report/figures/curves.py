@@ -1,4 +1,4 @@
-"""A metric by its step: a line per row, a band over its seeds, published curves in a panel beside."""
+"""A metric by step: a line per row, a band over its seeds, and published curves in a second panel."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from star.report.published import published_of
 from star.spec.reporting import CurvesFigure
 
 MANY = 20
-"""Steps from which on points are not marked."""
+"""Most steps for which points have markers."""
 
 
 def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
-    """Mean and standard deviation over seeds."""
+    """Draw each row's mean and standard deviation over seeds by step; None while nothing is tracked."""
     labels = shown_rows(figure, evidence)
     curves = {label: evidence.curve(label, figure.metric, unfinished=True) for label in labels}
     ended = {label: evidence.curve(label, figure.metric) for label in labels}

@@ -1,4 +1,4 @@
-"""Many figures at once: drawing takes most of a report's time, and each figure is its own."""
+"""Draw figures in parallel: drawing takes most of a report's time, and figures are independent."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from star.report.table import Table
 from star.spec.reporting import FigureSpec
 
 Task = tuple[FigureSpec, Evidence, Table | None, Path]
-"""What `write` takes."""
+"""The arguments of `star.report.figures.write`."""
 MODULES = ("ablation", "arrays", "curves")
-"""Imported once, before processes part."""
+"""Modules that are imported once, before the processes fork."""
 _inherited: Sequence[Task] = ()
 
 
 def write_together(tasks: Sequence[Task]) -> Iterator[Path | None]:
     """Write figures, in as many processes as there are CPUs; yields what `write` returns for each, in their order.
 
-    The processes are forks: what was read of the tracking store is theirs without being read again. Only Linux forks safely;
-    elsewhere figures are drawn one after the other.
+    The processes are forks, so they need not read the tracking store again. Only Linux forks safely; on other systems
+    figures are drawn one after the other.
     """
     processes = min(os.cpu_count() or 1, len(tasks)) if sys.platform == "linux" else 1
     if processes < 2:
@@ -45,7 +45,7 @@ def write_together(tasks: Sequence[Task]) -> Iterator[Path | None]:
 def _inherit(tasks: Sequence[Task]) -> None:
     global _inherited
     _inherited = tasks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent stops the rest
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent stops the others
 
 
 def _write(index: int) -> Path | None:

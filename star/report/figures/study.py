@@ -1,4 +1,4 @@
-"""Figures of a study: its trials in order, what mattered, the objective by each parameter and by pairs, the Pareto front."""
+"""Figures of a study: its trials in order, importances, the objective by parameter and by pairs, the Pareto front."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PAIRS = 6
 """Most pairs of parameters that are drawn."""
 LEVELS = 10
 FEWEST = 8
-"""Trials below which what lies between them is invented."""
+"""Fewest complete trials for contours: with fewer, the values between them would be guesses."""
 
 
 def write_all(report: StudyReport, folder: Path) -> None:
-    """Draw what can be drawn into FOLDER, as PNG and PDF, and note it in the report."""
+    """Draw all figures that have data into `folder`, as PNG and PDF, and enter the PNGs in `report.pictures`."""
     drawings: dict[str, Callable[[StudyReport], Any | None]] = {
         "history": history,
         "pareto": pareto,
@@ -42,7 +42,7 @@ def write_all(report: StudyReport, folder: Path) -> None:
 
 
 def history(report: StudyReport) -> Any | None:
-    """The first objective of each trial, and the best so far."""
+    """Draw the first objective of each trial and the best so far; None without complete trials."""
     complete = _complete(report)
     if not complete:
         return None
@@ -76,7 +76,7 @@ def history(report: StudyReport) -> Any | None:
 
 
 def shares(report: StudyReport) -> Any | None:
-    """Importance of each parameter, with its deviation."""
+    """Draw the importance of each parameter with its standard deviation; None if there are none."""
     found = report.importances
     if not found:
         return None
@@ -102,7 +102,7 @@ def shares(report: StudyReport) -> Any | None:
 
 
 def slices(report: StudyReport) -> Any | None:
-    """The first objective of complete trials by each parameter; where others were ended early, below."""
+    """Draw the first objective by each parameter, with trials that ended early below; None without complete trials."""
     complete, names = _complete(report), list(report.search.spec.space)
     if not complete:
         return None
@@ -114,7 +114,7 @@ def slices(report: StudyReport) -> Any | None:
         values = [scale * t.values[0] for t in there]
         axis.plot([_place(t.params[name]) for t in there], values, "o", markersize=4, label="complete")
         gone = [_place(t.params[name]) for t in early if name in t.params]
-        if gone:  # an empty plot that is not clipped has no size, and takes the layout's from the others
+        if gone:  # an empty plot without clipping has no extent, which breaks the layout of the others
             below = {"transform": axis.get_xaxis_transform(), "clip_on": False}
             axis.plot(gone, [-0.03] * len(gone), "x", color="0.5", label="ended early", **below)
         if complete[0].number == 0 and name in complete[0].params:
@@ -132,7 +132,7 @@ def slices(report: StudyReport) -> Any | None:
 
 
 def contours(report: StudyReport) -> Any | None:
-    """The first objective between the points of complete trials, by pairs of numeric parameters."""
+    """Draw contours of the first objective by pairs of numeric parameters; None without pairs or FEWEST trials."""
     space = report.search.spec.space
     names = [name for name, parameter in space.items() if not parameter.choices]
     complete = [t for t in _complete(report) if all(name in t.params for name in names)]
@@ -145,7 +145,7 @@ def contours(report: StudyReport) -> Any | None:
     values, filled = [scale * t.values[0] for t in complete], None
     for axis, (x, y) in zip(axes.flat, pairs, strict=False):
         across, up = ([float(t.params[name]) for t in complete] for name in (x, y))
-        with suppress(RuntimeError):  # points on one line span no area
+        with suppress(RuntimeError):  # points on a line span no area
             filled = axis.tricontourf(across, up, values, levels=LEVELS, cmap="cividis")
         axis.plot(across, up, "o", color="black", markersize=2.5, clip_on=False)
         if complete[0].number == 0:
@@ -165,7 +165,7 @@ def contours(report: StudyReport) -> Any | None:
 
 
 def pareto(report: StudyReport) -> Any | None:
-    """The first two objectives against each other; trials that no other beats in both."""
+    """Draw the first two objectives against each other, with the Pareto front; None for one objective or no trials."""
     complete, spec = _complete(report), report.search.spec
     if len(spec.objectives) < 2 or not complete:
         return None

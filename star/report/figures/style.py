@@ -1,4 +1,4 @@
-"""How figures look: readable in print, in grey, and by the colour-blind; the same bytes for the same numbers."""
+"""Style of figures: readable in print, in greyscale and by the colour-blind; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from matplotlib import font_manager, pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 WIDTH = 6.75
-"""Inches: a page's text width."""
+"""Text width of a page in inches."""
 LEGEND_COLUMNS = 2
-"""Of a legend below axes: two long labels fit beside each other."""
+"""Columns of a legend below the axes: two long labels fit beside each other."""
 MARKERS = "osD^vPX*<>"
 MARK = "#d55e00"
-"""For what is pointed at (vermilion of the palette below)."""
+"""Colour of highlights (vermilion of the palette below)."""
 
 CJK = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR"),
@@ -46,7 +46,7 @@ CJK = (
         "Arial Unicode MS",
     ),
 )
-"""Fonts for letters that the first one lacks, where they are installed."""
+"""Fonts for characters that the first font lacks, used if they are installed."""
 CJK_FILES = (
     "cjk",
     "notosanssc",
@@ -58,7 +58,7 @@ CJK_FILES = (
     "ipaex",
     "nanumgothic",
 )
-"""Parts of the names of their files."""
+"""Parts of the file names of the CJK fonts."""
 
 
 def _families() -> list[str]:
@@ -92,38 +92,38 @@ seaborn.set_theme(
 
 
 def new(rows: int, columns: int, height: float, width: float = WIDTH, **options: Any) -> tuple[Any, Any]:
-    """A figure with a grid of axes (always 2-d); sizes in inches."""
+    """A new figure and its 2-d array of axes; `height` and `width` are in inches."""
     return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
 
 
 def shown(label: str) -> str:
-    """A row's label in a legend, which would leave out one with a leading underscore."""
+    """A row's label for legends: a space goes before a leading underscore, or matplotlib would leave the label out."""
     return f" {label}" if label.startswith("_") else label
 
 
 def counted(counts: list[int]) -> str:
-    """Such as `n = 3`, or `n = 1 to 3` where rows differ."""
+    """Numbers of seeds as text, such as `n = 3`, or `n = 1 to 3` if rows differ."""
     return f"n = {min(counts)}" + (f" to {max(counts)}" if max(counts) > min(counts) else "")
 
 
 def colours(labels: list[str]) -> dict[str, Any]:
-    """Row, as shown -> colour."""
+    """The colour of each row, by its label as `shown` returns it."""
     palette = seaborn.color_palette("colorblind", max(len(labels), 1))
     return dict(zip(map(shown, labels), palette, strict=False))
 
 
 def legend_below(axis: Any) -> None:
-    """Under the axes, where no curve can run through it."""
+    """Place the legend under the axes, where it covers no curve."""
     axis.legend(title=None, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=LEGEND_COLUMNS)
 
 
 def legend_height(count: int) -> float:
-    """Inches of a legend of so many rows."""
+    """Height in inches of a legend of `count` rows."""
     return 0.16 * -(-count // LEGEND_COLUMNS)
 
 
 def logarithmic(axis: Any) -> None:
-    """Ticks of an axis (`.xaxis`, `.yaxis`) on a logarithmic scale, as plain numbers: mathematics is not parsed here."""
+    """Make an axis (`.xaxis`, `.yaxis`) logarithmic, with plain numbers at its ticks: math text is not parsed here."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -131,41 +131,41 @@ def logarithmic(axis: Any) -> None:
 
 
 def shares() -> Any:
-    """Colours of shares: even in lightness, the same to the colour-blind, light grey where nothing can be seen."""
+    """Colour map of shares: uniform in lightness, the same to the colour-blind, light grey for NaN."""
     return matplotlib.colormaps["cividis"].with_extremes(bad="0.92")
 
 
 def markers(labels: list[str]) -> dict[str, str]:
-    """Row -> marker."""
+    """The marker of each row, by its label as `shown` returns it."""
     return {shown(label): MARKERS[i % len(MARKERS)] for i, label in enumerate(labels)}
 
 
 def dashes(labels: list[str]) -> dict[str, tuple[float, ...] | str]:
-    """Row -> dashes, so that lines differ in grey too."""
+    """The dashes of each row, by its label as `shown` returns it, so that lines differ in greyscale too."""
     kinds: list[tuple[float, ...] | str] = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (5, 1, 2, 1), (2, 1)]
     return {shown(label): kinds[i % len(kinds)] for i, label in enumerate(labels)}
 
 
 def as_png(figure: Any) -> bytes:
-    """200 dots per inch."""
+    """The figure as PNG, 200 dots per inch."""
     return _saved(figure, "png", {"Software": None})
 
 
 def as_pdf(figure: Any) -> bytes:
-    """Vectors; without the date."""
+    """The figure as PDF with vector graphics, without creator, producer and date."""
     return _saved(figure, "pdf", {"Creator": None, "Producer": None, "CreationDate": None})
 
 
 def _saved(figure: Any, kind: str, metadata: dict[str, None]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
-    figure.set_layout_engine("none")  # what the first one has laid out stays; doing it again takes as long as drawing
+    figure.set_layout_engine("none")  # keep the layout: computing it again takes as long as drawing
     return buffer.getvalue()
 
 
 @contextmanager
 def letters_without_font() -> Iterator[set[str]]:
-    """Collects the letters that have become boxes, because no font here has them, in place of a warning for each."""
+    """Collect the characters that become boxes because no font has them; the set is filled when the block ends."""
     letters: set[str] = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -179,7 +179,7 @@ def letters_without_font() -> Iterator[set[str]]:
 
 
 def find_fonts() -> bool:
-    """Look for fonts that were installed since matplotlib has listed them; whether there is one for letters that were missing."""
+    """Register CJK fonts installed since matplotlib listed its fonts; returns whether the font families changed."""
     for path in font_manager.findSystemFonts():
         if any(part in Path(path).name.lower() for part in CJK_FILES):
             font_manager.fontManager.addfont(path)
@@ -189,5 +189,5 @@ def find_fonts() -> bool:
 
 
 def close(figure: Any) -> None:
-    """Forget a figure."""
+    """Close a figure, which pyplot would otherwise keep."""
     pyplot.close(figure)
