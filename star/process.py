@@ -40,6 +40,8 @@ def is_alive(pid: int, born: str) -> bool | None:
     Returns:
         None when that cannot be known: it is hidden from this user, or is in a container with its own process ids.
     """
+    if not born:  # it could not find out about itself
+        return None
     boot, _, rest = born.partition(" ")
     mine, _, namespace = _here().partition(" ")
     if boot != mine:

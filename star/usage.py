@@ -88,7 +88,9 @@ def _processors(root: object) -> float:
     total = 0.0
     for process in (root, *root.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            known = _seen.setdefault(process.pid, process)
+            known = _seen.get(process.pid)
+            if known != process:  # equal ones have the same time of birth: a number may be another process's by now
+                _seen[process.pid] = known = process
             assert isinstance(known, psutil.Process)
             total += known.cpu_percent()
     return total

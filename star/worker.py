@@ -243,7 +243,11 @@ def check_result(stage: str, result: Mapping[str, float]) -> None:
     Raises:
         DataError: some are not; the message names them.
     """
-    wrong = [name for name, value in result.items() if not (math.isfinite(value) or name in MAY_BE_INFINITE)]
+    wrong = [
+        name
+        for name, value in result.items()
+        if not (math.isfinite(value) or (name in MAY_BE_INFINITE and value == math.inf))
+    ]
     if wrong:
         values = ", ".join(f"{name} is {result[name]}" for name in wrong)
         raise DataError(

@@ -16,6 +16,7 @@ from star.process import is_alive, process_born
 def test_a_process_is_known_as_long_as_it_lives() -> None:
     born = process_born(os.getpid())
     assert born is not None and is_alive(os.getpid(), born) is True
+    assert is_alive(os.getpid(), "") is None, "it could not find out when it began"
     child = subprocess.Popen(["sleep", "60"])
     its = process_born(child.pid)
     assert its is not None and is_alive(child.pid, its) is True

@@ -207,3 +207,14 @@ def test_twenty_views_cost_twice_of_ten() -> None:
     for cost, unit in ((stage.flops_of, encode), (stage.disk_of, 2.0 * ten.sequence_length)):
         assert cost(twenty) - unit * test == pytest.approx(2 * (cost(ten) - unit * test))
     assert stage.flops_of(imported) == pytest.approx(encode * test)
+
+
+def test_a_reference_takes_what_its_features_take() -> None:
+    """Two square matrices of float64, and for each image of the manifold its features in float32 and its pixels."""
+    run = tiny()
+    for extractor, width in (("efficientnet-lite0", 1280), ("inception", 2048)):
+        score = run.score.model_copy(update={"extractor": extractor})
+        kept = min(score.num_reference, score.manifold_images)
+        pixels = run.data.image_size**2 * run.data.channels
+        found = STAGES["reference"].disk_of(run.model_copy(update={"score": score}))
+        assert found == 2 * 8 * width**2 + kept * (4 * width + pixels)

@@ -300,6 +300,9 @@ def test_a_result_that_is_no_number_is_none(tmp_path: Path, monkeypatch: pytest.
     for value in (float("nan"), float("inf")):
         with pytest.raises(DataError, match=f"score: frechet_distance is {value}; no result is kept"):
             check_result("score", {"frechet_distance": value, "precision": 0.5})
+    for value in (float("nan"), float("-inf")):
+        with pytest.raises(DataError, match=f"tokenizer: psnr is {value}"):
+            check_result("tokenizer", {"mse": 0.0, "psnr": value})
 
 
 def test_a_stage_that_needs_no_gpu_runs_where_it_sees_none(

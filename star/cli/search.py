@@ -51,7 +51,7 @@ class SearchOptions(RunOptions):
 
 def run_search(search: Search, options: SearchOptions) -> int:
     """Continue a search up to its number of trials, then write its report; returns the exit code."""
-    home = Home(options.home)
+    home, target = Home(options.home), receiver()
     ready_to_write(home, options.out / search.name / search.profile)
     with alone(search, home), answering():
         ledger = open_ledger(home)
@@ -59,7 +59,7 @@ def run_search(search: Search, options: SearchOptions) -> int:
         study = Study(search, home)
         executor = make_executor(options.executor, home, options.slots)
         promote(study, options.promote)
-        outcome, broken, behind = _searched(search, study, home, ledger, executor, options)
+        outcome, broken, behind = _searched(search, study, home, ledger, executor, options, target)
     if outcome.interrupted:
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
@@ -111,14 +111,20 @@ def refuse_name(search: Search, home: Home, ledger: Ledger) -> None:
 
 
 def _searched(
-    search: Search, study: Study, home: Home, ledger: Ledger, executor: Executor, options: SearchOptions
+    search: Search,
+    study: Study,
+    home: Home,
+    ledger: Ledger,
+    executor: Executor,
+    options: SearchOptions,
+    target: str | None,
 ) -> tuple[Outcome, bool, bool]:
     # SIGTERM acts as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     empty = Plan(search.experiment([], [], search.targets), [], {}, [])
     couriers = _Couriers(search, home, ledger)
     about = {"experiment": search.name, "profile": search.profile, "home": str(home.path)}
-    notifier = Notifier(receiver(), about, lambda line: click.echo(line, err=True))
+    notifier = Notifier(target, about, lambda line: click.echo(line, err=True))
     total = options.trials or (math.inf if options.budget is not None else search.spec.trials)
     with View(empty, home, options.plain) as view:
 

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from star.pipeline.score import extraction_flops
+from star.pipeline.score import FEATURES, extraction_flops
 from star.spec.graph import Stage
 
 if TYPE_CHECKING:
     from star.pipeline.config.run import StarRun
 
-POOLED = 1280
-"""Channels of the features whose moments are kept."""
-
 
 def _disk(run: StarRun) -> float:
-    pixels = run.data.image_size**2 * run.data.channels
-    return min(run.score.num_reference, run.score.manifold_images) * (POOLED * 4.0 + pixels) + 2 * POOLED**2 * 8.0
+    """Points and pixels of the manifold's images, and the second moments of two layers in float64."""
+    pixels, width = run.data.image_size**2 * run.data.channels, FEATURES[run.score.extractor]
+    return min(run.score.num_reference, run.score.manifold_images) * (width * 4.0 + pixels) + 2 * width**2 * 8.0
 
 
 REFERENCE = Stage(

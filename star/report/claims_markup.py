@@ -114,7 +114,7 @@ def _part(part: Contrast) -> str:
 
 def number(value: float) -> str:
     """A number with its sign and three significant digits; from 1000 on, rounded to an integer."""
-    return f"{value:+.3g}" if abs(value) < 1000 else f"{value:+.0f}"
+    return f"{value:+.3g}" if abs(value) < 999.5 else f"{value:+.0f}"
 
 
 def _data(part: Contrast) -> dict[str, Any]:

@@ -48,12 +48,12 @@ def contrast(samples: Sequence[Sample], level: float = LEVEL, method: str = "t")
     counts = [len(sample.values) for sample in samples]
     if min(counts) < (MIN_BOOTSTRAP if method == "bootstrap" else 2):
         return Interval(estimate, level=level)
-    if method == "bootstrap":
-        return _bootstrap(samples, estimate, level)
     shares = [sample.weight**2 * variance(sample.values) / len(sample.values) for sample in samples]
     error = math.sqrt(math.fsum(shares))
     if not error:  # identical values say nothing about the spread over seeds
         return Interval(estimate, level=level)
+    if method == "bootstrap":
+        return _bootstrap(samples, estimate, level)
     half = error * t_quantile((1 + level) / 2, _freedom(shares, counts))
     return Interval(estimate, estimate - half, estimate + half, level)
 

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def write_study(report: StudyReport, out: Path) -> Iterator[Path]:
 def _of_complete(report: StudyReport, folder: Path) -> dict[str, str]:
     texts = {"best.yaml": best_yaml(report, folder)}
     lines = html(report, lambda picture: picture.name)
-    texts["report.html"] = render.page(report.search.spec.title, lines)
+    texts["report.html"] = render.page(escape(report.search.spec.title), lines)
     for name, part in (("top", report.top), ("confirmed", report.confirmed)):
         if part is not None and part.table is not None:
             texts[f"{name}.tex"] = latex(part.table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,7 +65,6 @@ class Watched:
     handle: Handle | None
     """None when its scheduler died before it could save one."""
     host: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Executor(Protocol):

@@ -124,7 +124,10 @@ def texts_of(
         found[RECORD] = json.dumps(declared, indent=1)
     for name, plugin in plugins.items():
         if name.endswith(".py"):
-            kept = plugin_files.contents_of(plugin)
+            try:
+                kept = plugin_files.contents_of(plugin)
+            except DataError as error:
+                raise SpecError(f"{doc.location(('plugins',)) or path}: {error}") from None
             texts = {one: content.decode("utf-8", "surrogateescape") for one, content in kept.items()}
             for one, text in texts.items():
                 if found.get(one, text) != text:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import socket
 import subprocess
 import sys
 import threading
@@ -16,12 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from star.cli.notify import Notifier, verdicts
-from star.ledger.states import FAILED, Allocation, Job
+from star.ledger.states import FAILED, Allocation
 from star.rundir import last_loss
-from star.words import duration, number
 from tests.helpers import ROOT, star_exp
-from tests.scheduler.lab import MANY, Lab, command
+from tests.scheduler.lab import Lab, command
 
 
 @pytest.fixture
@@ -227,117 +224,10 @@ def test_an_address_that_cannot_be_used_is_not_printed(monkeypatch: pytest.Monke
     assert done.returncode == 2 and "no address that can be used" in done.stderr and "SECRET" not in done.stderr
 
 
-def test_an_answer_that_is_no_http_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def answer() -> None:
-        for _ in range(2):
-            connection, _ = listening.accept()
-            connection.recv(65536)
-            connection.sendall(b"\x00\x01 SECRET\r\n\r\n")
-            connection.close()
-
-    threading.Thread(target=answer, daemon=True).start()
-    said: list[str] = []
-    notifier = Notifier(f"http://127.0.0.1:{listening.getsockname()[1]}/SECRET", {"experiment": "e"}, said.append)
-    notifier.send("test", "one")
-    notifier.send("test", "two")
-    notifier.close()
-    assert len(said) == 1 and "BadStatusLine" in said[0] and "SECRET" not in said[0]
-    listening.close()
-
-
-def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    hook = Hook(302)
-    monkeypatch.setenv("STAR_NOTIFY", hook.url)
-    done = star_exp("notify")
-    assert done.returncode == 2 and "302" in done.stderr and len(hook.events) == 1
-    hook.server.shutdown()
-
-
-@pytest.mark.parametrize(
-    "target, says",
-    [
-        ("", "is not set"),
-        ("no-such-command-here x", "is no command that is found here"),
-        ("http://", "no address that can be used"),
-        ("a 'b", "mind its quotes"),
-    ],
-)
-def test_a_receiver_that_cannot_be_is_said_before_anything_runs(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, target: str, says: str
+def test_a_search_refuses_such_an_address_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STAR_NOTIFY", target)
-    done = star_exp("notify")
-    assert done.returncode == 2 and says in done.stderr
-    if target:
-        done = star_exp("run", MANY, "--plain", home=lab.path, cwd=lab.path)
-        assert done.returncode == 2 and says in done.stderr and not lab.ledger.runs.experiments()
-
-
-def test_decided_claims_are_told_once(tmp_path: Path) -> None:
-    (tmp_path / "claims.json").write_text(json.dumps({"claims": [{"id": "a", "verdict": "supported"}]}))
-    assert verdicts(tmp_path) == {"a": "supported"} and verdicts(tmp_path / "nowhere") == {}
-    notifier, told = Notifier(None, {"experiment": "e"}, print), []
-    notifier.send = lambda event, text, **details: told.append(text)  # type: ignore[method-assign]
-    notifier.claims({"b": "supported"}, {"a": "supported", "b": "supported", "c": "undecided"})
-    notifier.claims({"a": "undecided", "b": "supported"}, {"a": "contradicted", "b": "supported"})
-    assert told == ["e: the claim a is supported", "e: the claim a is contradicted"]
-
-
-def test_old_failures_are_no_news() -> None:
-    notifier, told = Notifier(None, {"experiment": "e"}, print), []
-    notifier.send = lambda event, text, **details: told.append(details["job"])  # type: ignore[method-assign]
-    fields = dict.fromkeys(
-        ("handle", "owner", "executor", "host", "gpus", "not_before", "wish", "started", "finished", "error")
-    )
-
-    def job(key: str, attempt: int, state: str) -> Job:
-        return Job(
-            key=key,
-            stage="train",
-            label="",
-            state=state,
-            attempt=attempt,
-            flops=0,
-            slots=0,
-            created=0,
-            error_class="X",
-            **fields,
-        )  # type: ignore[arg-type]
-
-    notifier.see({"old": job("old", 1, FAILED), "new": job("new", 1, "running")})
-    notifier.see({"old": job("old", 1, FAILED), "new": job("new", 1, FAILED)})
-    notifier.see({"old": job("old", 2, FAILED), "new": job("new", 1, FAILED)})
-    assert told == ["new", "old"]
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (0, "0 s"),
-        (89, "89 s"),
-        (90, "2 min"),
-        (5400, "1 h 30 min"),
-        (40_000, "11 h"),
-        (200_000, "2.3 days"),
-        (3e6, "35 days"),
-        (-3, "0 s"),
-    ],
-)
-def test_times_in_words(seconds: float, text: str) -> None:
-    assert duration(seconds) == text and duration(None) == "?"
-
-
-def test_numbers_in_words() -> None:
-    shown = {
-        3: "3",
-        1e6 - 1: "999,999",
-        0.5: "0.5",
-        1234.56: "1235",
-        1e-6: "1.000e-06",
-        2.5e7: "2.500e+07",
-        None: "–",
-        True: "True",
-    }
-    assert {value: number(value) for value in shown} == shown
+    monkeypatch.setenv("STAR_NOTIFY", "http://127.0.0.1:nan/SECRET")
+    done = star_exp("search", "experiments/search_alpha_beta_r.yaml", home=tmp_path / "home")
+    assert done.returncode == 2 and "no address that can be used" in done.stderr
+    assert not (tmp_path / "home").exists()

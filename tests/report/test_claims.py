@@ -10,6 +10,7 @@ import pytest
 from star.errors import SpecError
 from star.report import claims_markup
 from star.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED, ClaimResult, judge_all
+from star.report.claims_markup import number
 from tests.report.stored import FD, STUDY, Study
 
 METRIC = "score/{extractor}/frechet_distance"
@@ -214,3 +215,18 @@ def test_a_claim_over_equal_rows_is_contradicted_in_at_most_one_of_twenty() -> N
 def test_a_wrong_claim_is_refused(claim: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=message):
         judge(tmp_path, claim)
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (0.0123456, "+0.0123"),
+        (-12.34, "-12.3"),
+        (999.4, "+999"),
+        (999.9, "+1000"),
+        (-999.6, "-1000"),
+        (1234.5, "+1234"),
+    ],
+)
+def test_numbers_of_claims_have_three_digits_and_no_exponent(value: float, shown: str) -> None:
+    assert number(value) == shown

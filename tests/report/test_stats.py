@@ -47,6 +47,9 @@ def test_one_seed_has_no_interval_nor_have_seeds_that_are_equal() -> None:
     assert contrast([Sample(1.0, [1.0, 2.0, 3.0, 4.0])], method="bootstrap").low is None, (
         "four seeds are too few to resample"
     )
+    for method in ("t", "bootstrap"):
+        equal = contrast([Sample(1.0, [2.0] * 30), Sample(-1.0, [1.0] * 30)], method=method)
+        assert (equal.low, equal.high) == (None, None), "however many they are"
 
 
 def test_the_bootstrap_is_near_t_and_the_same_each_time() -> None:

@@ -29,7 +29,9 @@ from tests.search.test_spec import ALPHA
 @pytest.fixture(scope="module")
 def searched(images: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchLab:
     """A search with its tracked runs, of workers that pretend."""
-    lab = SearchLab(tmp_path_factory.mktemp("searched"), ("trials: 6", "trials: 20"))
+    lab = SearchLab(
+        tmp_path_factory.mktemp("searched"), ("trials: 6", "trials: 20"), ("title: A search in seconds", "title: a < b")
+    )
     shutil.copy(empty_tracking_store(), lab.path / "mlflow.sqlite")
     lab.run(total=20)
     lab.deliver()
@@ -55,6 +57,7 @@ def test_all_files_are_there(searched: SearchLab) -> None:
     }
     figures = {f"{name}.{kind}" for name in ("history", "importances", "slices", "contours") for kind in ("png", "pdf")}
     assert texts | figures <= names
+    assert "<title>a &lt; b</title>" in (folder(searched) / "report.html").read_text()
     text = (folder(searched) / "report.md").read_text()
     assert "20 trials (" in text and "ended early" in text and "best.yaml" in text
     assert "early saved" in text or "early cost" in text

@@ -96,7 +96,7 @@ class StarRun(Run):
             return None
         return (
             "resources.validate_every",
-            "the best weights on the way are not kept where a trial is compared, so none could go on from there; set it to 0",
+            "the best weights on the way are not kept where a trial is compared, so none could go on from there; set it to null",
         )
 
     def section(self, name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from star.pipeline.dataset import NUM_VIEWS
 from star.spec.base import Count, FieldError, NonNegative, Positive, Section, resolve_layer
 from star.spec.renames import in_section, under_new_names
 
@@ -73,7 +74,7 @@ def check(run: StarRun) -> None:
 
 
 def _check_objective(run: StarRun) -> None:
-    selfguided, length, stored = run.selfguided, run.sequence_length, 10 * len(run.data.crop_ranges)
+    selfguided, length, stored = run.selfguided, run.sequence_length, NUM_VIEWS * len(run.data.crop_ranges)
     if selfguided.contrastive and selfguided.num_positions > length:
         raise FieldError(
             "selfguided.num_positions",

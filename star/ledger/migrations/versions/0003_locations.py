@@ -8,7 +8,9 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Each job that was started keeps its place, said in two columns."""
+    """Each job that was started keeps its place, said in two columns; an executor of one's own may have a long name."""
+    with op.batch_alter_table("schedulers") as table:
+        table.alter_column("executor", type_=sa.String(64), existing_type=sa.String(16), existing_nullable=False)
     op.add_column("jobs", sa.Column("executor", sa.String(64)))
     jobs = sa.table("jobs", sa.column("executor", sa.String), sa.column("host", sa.String))
     moved = sa.update(jobs).where(jobs.c.host.like("@%")).values(executor=sa.func.substr(jobs.c.host, 2), host=None)
