@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, or_, select, text, update
 
+from star.chunks import chunks
 from star.ledger.database import Database
 from star.ledger.states import (
     ADOPTED,
@@ -316,13 +316,6 @@ def _entry(
         "reason": reason,
         "owner": owner,
     }
-
-
-def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """`values` in lists of at most `size`."""
-    rest = iter(values)
-    while part := list(islice(rest, size)):
-        yield part
 
 
 ENDED = (FAILED, LOST, CANCELLED)

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
+from star.chunks import chunks
 from star.ledger.database import Database
-from star.ledger.jobs import CHUNK, chunks
+from star.ledger.jobs import CHUNK
 from star.ledger.states import RunRow
 from star.ledger.tables import experiments, runs, tracked
 from star.spec.renames import as_now

@@ -20,6 +20,7 @@ from star.process import is_alive, process_born
 from star.rundir import read_json
 from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
 from star.scheduler.forks import ForkServer
+from star.scheduler.worker_process import worker_environment
 from star.spec.resources import Resources
 
 SILENCE = 90.0
@@ -100,10 +101,7 @@ class LocalExecutor:
         return done
 
     def _submit(self, start: Start) -> Handle:
-        environment = os.environ | {
-            "PYTHONPATH": _joined(start.code, os.environ.get("PYTHONPATH")),
-            "STAR_ATTEMPT": str(start.attempt),
-        }
+        environment = worker_environment(start.code, start.attempt)
         if start.claim.gpus is not None:  # the machine has GPUs; an empty value hides them all
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(start.claim.gpus)
         server = self._server(start, environment)
@@ -215,10 +213,6 @@ class LocalExecutor:
         gate = self._gates.pop(pid, None)
         if gate is not None:
             os.close(gate)
-
-
-def _joined(code: Path, others: str | None) -> str:
-    return os.pathsep.join(filter(None, (str(code), others)))
 
 
 def _alive(handle: Handle) -> bool:

@@ -221,31 +221,18 @@ def _in_bundle(group: Any, rank: int) -> Any:
 
 
 def _runner_class() -> Any:
-    """Return the actor's class. Defined inside, so that Ray ships its code and no node imports `star` to start it."""
+    """Return the actor's class. Defined inside, so that Ray ships its code; it imports `star` from the job's snapshot alone."""
 
     class Runner:
         def __init__(self, job: str, code: str, worker: str, rank: int, attempt: int) -> None:
             import os
-            import subprocess
             import sys
 
-            inherited = os.environ.get("PYTHONPATH")
-            environment = os.environ | {
-                "PYTHONPATH": os.pathsep.join(filter(None, (code, inherited))),
-                "STAR_NODE_RANK": str(rank),
-                "STAR_PARENT": str(os.getpid()),
-                "STAR_ATTEMPT": str(attempt),
-            }
-            with open(f"{job}/log.txt", "ab") as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", worker, job],
-                    cwd=code,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+            sys.path.insert(0, code)
+            from star.scheduler.worker_process import start_worker, worker_environment
+
+            more = {"STAR_NODE_RANK": str(rank), "STAR_PARENT": str(os.getpid())}
+            self.process = start_worker(job, worker, code, worker_environment(code, attempt, **more))
 
         def wait(self) -> int:
             return self.process.wait()

@@ -14,10 +14,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from star.rundir import PREEMPTED, TIMED_OUT
+from star.scheduler.worker_process import start_worker, worker_environment
 
 
 class Attempt:
@@ -38,24 +38,9 @@ class Attempt:
         from submitit.core.utils import UncompletedJobError
 
         global _running
-        environment = os.environ | {
-            "STAR_NODE_RANK": os.environ.get("SLURM_NODEID", "0"),
-            "STAR_ATTEMPT": str(self.attempt),
-        }
-        inherited = os.environ.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (self.code, inherited)))
-        with (Path(self.job) / "log.txt").open("ab") as log:
-            _running = subprocess.Popen(
-                [sys.executable, "-m", self.worker, self.job],
-                cwd=self.code,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                # Slurm sends USR2 to every process of the job, and it would end a worker before it has saved anything
-                preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
-            )
+        environment = worker_environment(self.code, self.attempt, STAR_NODE_RANK=os.environ.get("SLURM_NODEID", "0"))
+        # Slurm sends USR2 to every process of the job, which would end a worker before it has saved anything
+        _running = start_worker(self.job, self.worker, self.code, environment, _ignore_usr2)
         signal.signal(signal.SIGTERM, lambda number, frame: _ask(signal.SIGTERM))
         code: int
         try:
@@ -78,6 +63,10 @@ class Attempt:
         _ask(signal.SIGTERM)
         _until_over()
         return DelayedSubmission(Attempt(self.job, self.code, self.worker, self.attempt))
+
+
+def _ignore_usr2() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 _running: subprocess.Popen[bytes] | None = None

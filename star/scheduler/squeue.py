@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import NamedTuple
+
+from star.chunks import chunks
 
 CHUNK = 400
 """Most jobs in one query."""
@@ -30,7 +31,7 @@ def by_number(numbers: Iterable[str]) -> dict[str, Seen] | None:
     None when it does not answer. Jobs of all users are found: a colleague's jobs are adopted too.
     """
     found: dict[str, Seen] = {}
-    for part in _chunks(dict.fromkeys(number.split("_")[0] for number in numbers)):
+    for part in chunks(dict.fromkeys(number.split("_")[0] for number in numbers), CHUNK):
         shown = ask(["squeue", "--noheader", "--states=all", "--array", f"--jobs={','.join(part)}", "-O", FIELDS])
         if shown is None:
             return None
@@ -41,7 +42,7 @@ def by_number(numbers: Iterable[str]) -> dict[str, Seen] | None:
 def by_name(names: Iterable[str]) -> dict[str, str] | None:
     """Return name of a job or an array -> Slurm's number of it; None when the controller does not answer."""
     found: dict[str, str] = {}
-    for part in _chunks(dict.fromkeys(names)):
+    for part in chunks(dict.fromkeys(names), CHUNK):
         shown = ask(["squeue", "--noheader", "--states=all", "--array", f"--name={','.join(part)}", "-O", FIELDS])
         if shown is None:
             return None
@@ -58,7 +59,7 @@ def _lines(shown: str) -> Iterator[tuple[str, str, Seen]]:
 def accounted(numbers: Iterable[str]) -> dict[str, Seen]:
     """Return what accounting says of jobs that the controller has forgotten; empty where the cluster has none."""
     found = {}
-    for part in _chunks(numbers):
+    for part in chunks(numbers, CHUNK):
         shown = ask(["sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", ",".join(part)])
         for line in (shown or "").splitlines():
             number, state, code = line.split("|")
@@ -89,9 +90,3 @@ def ask(command: list[str]) -> str | None:
         log.info("%s: %s", command[0], done.stderr.strip())
         return None
     return done.stdout
-
-
-def _chunks(values: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(values)
-    while part := list(islice(rest, CHUNK)):
-        yield part

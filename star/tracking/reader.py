@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
+from star.chunks import chunks
 from star.errors import LedgerError
 from star.sqlite_file import connect_to_read
 from star.tracking.writer import KEY_TAG, MLFLOW_EXPERIMENT, REFILL, sqlite_path
@@ -122,7 +123,7 @@ class DatabaseReader:
         ids = [row.id for row in rows.values()]
         metrics: dict[str, dict[str, float]] = {run: {} for run in ids}
         tags: dict[str, dict[str, str]] = {run: {} for run in ids}
-        for part in _parts(ids):
+        for part in chunks(ids, CHUNK):
             for run, name, value, is_nan in self._ask(
                 "SELECT m.run_uuid, m.key, m.value, m.is_nan FROM latest_metrics m WHERE m.run_uuid IN :ids", ids=part
             ):
@@ -138,7 +139,7 @@ class DatabaseReader:
 
     def curves(self, ids: Sequence[str], metric: str) -> dict[str, dict[int, float]]:
         found: dict[str, dict[int, float]] = {}
-        for part in _parts(ids):
+        for part in chunks(ids, CHUNK):
             for run, step, value, is_nan in self._ask(
                 "SELECT m.run_uuid, m.step, m.value, m.is_nan FROM metrics m WHERE m.run_uuid IN :ids AND m.key = :metric "
                 "ORDER BY m.step, m.timestamp",
@@ -150,7 +151,7 @@ class DatabaseReader:
 
     def history(self, ids: Sequence[str], metric: str) -> dict[str, list[tuple[int, int, float]]]:
         found: dict[str, list[tuple[int, int, float]]] = {}
-        for part in _parts(ids):
+        for part in chunks(ids, CHUNK):
             for run, when, step, value, is_nan in self._ask(
                 "SELECT m.run_uuid, m.timestamp, m.step, m.value, m.is_nan FROM metrics m WHERE m.run_uuid IN :ids AND m.key = :metric "
                 "ORDER BY m.timestamp, m.step",
@@ -198,7 +199,7 @@ class ClientReader:
         found: dict[str, TrackedRun] = {}
         filters = [
             "attributes.run_id IN (" + ", ".join(f"'{run}'" for run in part) + ")"
-            for part in _parts([run for run in bound.values() if run])
+            for part in chunks([run for run in bound.values() if run], CHUNK)
         ]
         for text in filters:
             found |= {run.tags[KEY_TAG]: run for run in self._search(experiment.experiment_id, text)}
@@ -270,9 +271,3 @@ def _download(run_id: str, path: str, uri: str | None) -> bytes | None:
             return Path(MlflowClient(uri).download_artifacts(run_id, path, folder)).read_bytes()
         except (MlflowException, OSError):
             return None
-
-
-def _parts(ids: Iterable[str]) -> Iterator[list[str]]:
-    whole = list(ids)
-    for first in range(0, len(whole), CHUNK):
-        yield whole[first : first + CHUNK]
