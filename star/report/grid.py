@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from star.report.letters import printed
-from star.report.published import spec_value
 from star.report.stats import Interval
 from star.report.table import Cell, Row, Table
 from star.spec.reporting import Column
@@ -108,7 +107,7 @@ def main_grid(table: Table) -> Grid:
 def _crossed(table: Table, down: str, across: str) -> Grid:
     """The values of one field as lines and of another as columns, with a block for each measured column."""
     variants = {variant.label: variant for variant in table.experiment.variants}
-    places = {tuple(str(spec_value(variants[row.label], path)) for path in (down, across)): row for row in table.rows}
+    places = {tuple(str(variants[row.label].value(path)) for path in (down, across)): row for row in table.rows}
     columns = list(dict.fromkeys(place[1] for place in places))
     name = _field_name(table, across)
     first = next((column.latex for column in table.columns if column.spec == down), None)

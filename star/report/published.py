@@ -125,7 +125,7 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
     if table is None or table.published is None:
         return None
     match = table.match if variant.runs else {}
-    wanted = {column: spec_value(variant, path) for column, path in match.items() if variant.is_varied(path)}
+    wanted = {column: variant.value(path) for column, path in match.items() if variant.is_varied(path)}
     wanted |= variant.row.published
     if not wanted:
         return None
@@ -142,13 +142,3 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
             f"{wanted}; fix its `published`."
         )
     return found[0] if found else None
-
-
-def spec_value(variant: Variant, path: str) -> Any:
-    """The value of a field of the variant's spec at a dotted path; None for a row that is only quoted."""
-    value: Any = variant.runs[0] if variant.runs else {}
-    for step in path.split("."):
-        value = value.get(step) if isinstance(value, dict) else getattr(value, step)
-        if value is None:
-            return None
-    return value

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from star.report.evidence import Evidence, Samples
-from star.report.published import published_of, row_for, spec_value
+from star.report.published import published_of, row_for
 from star.report.stats import Interval, Sample, contrast, half_interval, kendall
 from star.spec.experiment import Experiment, Variant
 from star.spec.profiles import NONE
@@ -173,7 +173,7 @@ def _text(column: Column, variant: Variant, published: object) -> str:
         return str(published or "") if count is None else _count(count)
     assert column.spec is not None
     counts = not variant.runs or (variant.is_varied(column.spec) and variant.runs[0].has(column.spec))
-    value = spec_value(variant, column.spec) if counts else "-"
+    value = variant.value(column.spec) if counts else "-"
     if column.check and counts:
         return "✓" if value else ""
     return "" if value is None else str(value)

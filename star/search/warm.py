@@ -12,7 +12,8 @@ from star.search.segments import TrialSegment, TrialSegments
 from star.search.study import PROMOTED, RUN, WARM, Study
 from star.spec.builtin import given_fields
 from star.spec.diff import differences
-from star.spec.points import Point, value_at
+from star.spec.points import Point
+from star.spec.run_base import value_at
 from star.spec.run_class import parse_run
 
 

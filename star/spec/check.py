@@ -12,8 +12,8 @@ from star.spec.experiment import ExperimentSpec, Variant
 from star.spec.explain import field_schema, meant
 from star.spec.graph import curve_names, file_of, needed_of
 from star.spec.measure import Measure, parse_formula, parse_measure
-from star.spec.points import value_at
 from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure
+from star.spec.run_base import value_at
 from star.spec.yamldoc import LocatedYaml
 
 Where = tuple[str | int, ...]
@@ -166,13 +166,6 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
             _check_enough(check, predicate, labels, where)
 
 
-def _value(variant: Variant, path: str) -> object:
-    try:
-        return value_at(variant.runs[0], path)
-    except (KeyError, AttributeError):  # a mapping or section that lacks it
-        return None
-
-
 def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -> None:
     """Check that every row is measured and has a place of its own in the grid."""
     places: dict[tuple[str, ...], str] = {}
@@ -181,7 +174,7 @@ def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -
             check.complain(
                 ("table", "grid"), f"has no place for {variant.label!r}, which is quoted; leave one of them out"
             )
-        place = tuple(str(_value(variant, path)) for path in grid)
+        place = tuple(str(variant.value(path)) for path in grid)
         if place in places:
             both = " and ".join(f"{path} {value}" for path, value in zip(grid, place, strict=True))
             check.complain(

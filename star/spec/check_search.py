@@ -10,8 +10,8 @@ from star.spec.explain import field_schema
 from star.spec.graph import needed_of
 from star.spec.keys import stage_keys
 from star.spec.measure import FOREIGN, parse_measure
-from star.spec.points import Point, Search, completed, fits, number_kind_of, value_at
-from star.spec.run_base import Run
+from star.spec.points import Point, Search, completed, fits, number_kind_of
+from star.spec.run_base import Run, value_at
 from star.spec.search import Parameter
 from star.spec.yamldoc import LocatedYaml
 

@@ -20,7 +20,7 @@ from star.spec.own_stages import check_stages, own_stages, with_curves
 from star.spec.plugin_parts import Plugin
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
-from star.spec.run_base import Run
+from star.spec.run_base import Run, value_at
 from star.spec.run_class import ScriptRun, run_class
 from star.spec.scripts import ScriptStage
 
@@ -223,6 +223,13 @@ class Variant:
     """One run per seed; empty if the row is only quoted."""
     axes: tuple[str, ...] = ()
     """Dotted paths of the experiment's axes. The label leaves out an axis that changes nothing in this row."""
+
+    def value(self, path: str) -> Any:
+        """The value of a field at a dotted path; None for a row that is only quoted, or has no such field."""
+        try:
+            return value_at(self.runs[0], path) if self.runs else None
+        except (KeyError, AttributeError):  # of a mapping that lacks it, or of None
+            return None
 
     def is_varied(self, path: str) -> bool:
         """Whether this row has a value of its own at `path`; False for an axis that changes nothing in this row."""

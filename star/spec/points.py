@@ -11,7 +11,7 @@ from typing import Any
 from star.spec.experiment import Experiment, ExperimentSpec, Row, Variant
 from star.spec.explain import field_schema, validated
 from star.spec.measure import Measure, parse_measure
-from star.spec.run_base import Run
+from star.spec.run_base import Run, value_at
 from star.spec.search import Parameter, SearchSpec
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
@@ -162,14 +162,6 @@ def start_points(search: Search) -> list[Point]:
     """The default point, then the file's `start` points, completed with values of the default."""
     default = search.point_of(search.default)
     return [default, *(completed(search, {**default, **start}) for start in search.spec.start)]
-
-
-def value_at(spec: Run, path: str) -> Any:
-    """The value of a run's field at a dotted path."""
-    found: Any = spec
-    for step in path.split("."):
-        found = found[step] if isinstance(found, Mapping) else getattr(found, step)
-    return found
 
 
 def number_kind(search: Search, path: str) -> str | None:

@@ -139,3 +139,11 @@ class Run(Section):
     def conditions(cls, runs: Sequence[Any]) -> str:
         """What these runs have in common, in words for the notes below a table; empty if there is nothing to say."""
         return ""
+
+
+def value_at(spec: Run, path: str) -> Any:
+    """The value of a run's field at a dotted path."""
+    found: Any = spec
+    for step in path.split("."):
+        found = found[step] if isinstance(found, Mapping) else getattr(found, step)
+    return found

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from star.errors import SpecError
 from star.spec.keys import Keys, run_key
 from star.spec.load import load
-from star.spec.points import value_at
+from star.spec.run_base import value_at
 from tests.helpers import ROOT
 
 HEAD = """experiment: crossed

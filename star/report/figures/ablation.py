@@ -8,7 +8,7 @@ from typing import Any
 from star.report.figures import style
 from star.report.grid import paper_name
 from star.report.markup import ARROWS
-from star.report.published import published_of, spec_value
+from star.report.published import published_of
 from star.report.table import Cell, Table
 from star.spec.experiment import Experiment, Variant, axis_name
 from star.spec.reporting import AblationFigure, Column
@@ -31,10 +31,10 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
     wanted = [v for v in table.experiment.variants if v.runs and (not figure.rows or v.label in figure.rows)]
     variants = [variant for variant in wanted if variant.is_varied(figure.x)]
     rows = {row.label: row for row in table.rows}
-    values = [spec_value(variant, figure.x) for variant in variants]
+    values = [variant.value(figure.x) for variant in variants]
     ticks = list(dict.fromkeys(map(str, values)))
     lines = {
-        name: [(ticks.index(str(spec_value(variant, figure.x))), rows[variant.label]) for variant in members]
+        name: [(ticks.index(str(variant.value(figure.x))), rows[variant.label]) for variant in members]
         for name, members in lines_of(table.experiment, variants, figure.x).items()
     }
     points = {i: {name: [(x, row.cells[i]) for x, row in line] for name, line in lines.items()} for i in columns}
@@ -70,7 +70,7 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
 
 def lines_of(experiment: Experiment, variants: Sequence[Variant], x: str) -> dict[str, list[Variant]]:
     """What rows differ in besides `x` -> those rows; a single line with an empty label if each row has its own `x`."""
-    places = [str(spec_value(variant, x)) for variant in variants]
+    places = [str(variant.value(x)) for variant in variants]
     if len(set(places)) == len(places):
         return {"": list(variants)}
     lines: dict[str, list[Variant]] = {}
@@ -98,7 +98,7 @@ def _varied(experiment: Experiment, variant: Variant) -> list[str]:
 
 def _value(variant: Variant, path: str) -> Any:
     """The value of a field, also if the row leaves it at its default; for USE the names of the row's presets."""
-    return ", ".join(variant.row.use) or "nothing" if path == USE else spec_value(variant, path)
+    return ", ".join(variant.row.use) or "nothing" if path == USE else variant.value(path)
 
 
 def _short(path: str) -> str:
