@@ -181,7 +181,7 @@ class Slurm:
         for process in reversed(self._started):
             process.terminate()
         for process in self._started:
-            process.wait(timeout=30)
+            process.wait(timeout=200)
 
 
 class RayCluster:
@@ -223,7 +223,7 @@ class RayCluster:
         for process in reversed(self._started):
             process.terminate()
         for process in self._started:
-            process.wait(timeout=30)
+            process.wait(timeout=200)
 
 
 class MlflowServer:
@@ -261,4 +261,4 @@ class MlflowServer:
     def stop(self) -> None:
         """Kill it, as a machine that goes down would."""
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=200)

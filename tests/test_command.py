@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from star.command import run_command
@@ -19,6 +19,7 @@ from star.rundir import JobDir, read_json, read_metrics
 from star.script_output import Reports
 from star.spec.run_class import run_class
 from star.spec.scripts import ScriptStage
+from tests.services import until
 
 
 def call(
@@ -155,12 +156,15 @@ def test_a_report_that_cannot_be_read_ends_the_script_and_all_that_it_started(tm
     with pytest.raises(DataError, match=r'curves.jsonl:1: is not as {"step": 3, "loss": 0.5}'):
         call(tmp_path, code)
     pid = int((JobDir(tmp_path / "job").scratch / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        for _ in range(200):
-            os.kill(pid, signal.SIGCONT)
-            state = Path(f"/proc/{pid}/stat")
-            if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
-                raise ProcessLookupError
+    until(lambda: is_gone(pid), "the end of its child")
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended: nothing of it is left but its exit code."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 CSV = "epoch,step,loss,name\n0,9,2.5,x\n0,9,,x\n1,19,1.5,y\n"

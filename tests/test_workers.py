@@ -99,7 +99,7 @@ def killed_until_done(job: JobDir, rng: random.Random, kills: int, most: int) ->
     return hit
 
 
-def until(condition: Callable[[], bool], timeout: float = 90) -> None:
+def until(condition: Callable[[], bool], timeout: float = 300) -> None:
     deadline = time.time() + timeout
     while not condition():
         assert time.time() < deadline, "nothing happened"

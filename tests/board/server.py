@@ -62,7 +62,7 @@ class BoardServer:
     def stop(self) -> str:
         """End it as Ctrl-C would; returns what it wrote to its log."""
         self.process.terminate()
-        _, log = self.process.communicate(timeout=30)
+        _, log = self.process.communicate(timeout=200)
         return log
 
     def ask(

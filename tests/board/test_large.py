@@ -104,7 +104,7 @@ def test_many_viewers_are_told_by_one_look(board: BoardServer, ledger: Ledger) -
 
     streams = []
     for _ in range(20):
-        connection = http.client.HTTPConnection("127.0.0.1", board.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", board.port, timeout=200)
         connection.request("GET", "/events")
         response = connection.getresponse()
         assert response.status == 200 and response.headers["content-type"].startswith("text/event-stream")

@@ -38,7 +38,7 @@ class Running:
             start_new_session=True,
         )
 
-    def until(self, condition: Callable[[], bool], timeout: float = 90) -> None:
+    def until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
         deadline = time.time() + timeout
         while not condition():
             assert self.process.poll() is None, self.process.communicate()[0]
@@ -153,7 +153,7 @@ def test_everything_killed_at_once(home: Path, undisturbed: Path) -> None:
     run.kill(signal.SIGKILL)
     for worker in victims:
         worker.kill()
-    psutil.wait_procs(victims, timeout=10)
+    psutil.wait_procs(victims, timeout=300)
     again(home)
     check_complete(home)
     check_same_numbers(home, undisturbed)

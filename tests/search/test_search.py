@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -247,9 +246,7 @@ def test_another_space_is_another_study(tmp_path: Path, images: Path) -> None:
 def test_two_at_one_study_are_one_too_many(tmp_path: Path, images: Path) -> None:
     lab = SearchLab(tmp_path, *FEW)
     first = lab.start(LIGHT_STEPS="100", LIGHT_SECONDS="0.1")
-    deadline = time.time() + 60
-    while not (tmp_path / "studies.sqlite").exists() and time.time() < deadline:
-        time.sleep(0.05)
+    until(lambda: (tmp_path / "studies.sqlite").exists(), "its database")
     assert "another `star-exp search`" in lab.search(code=2)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
