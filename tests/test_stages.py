@@ -42,7 +42,7 @@ def test_all_that_a_declaration_names_is_there() -> None:
         assert set(stage.highlights) <= {name.rpartition("/")[2] for name in stage.results}
     fields = (path.split(".") for stage in STAGES.values() for path in stage.given)
     assert all(field in RunSpec.model_fields[section].annotation.model_fields for section, field in fields)
-    assert set(tiny().paths) == {stage.source for stage in STAGES.values() if stage.source}
+    assert set(tiny().outside_paths) == {stage.source for stage in STAGES.values() if stage.source}
     sections = {name for stage in STAGES.values() for name in stage.config}
     assert {*sections, "resources", "seed"} == set(RunSpec.model_fields)
     assert {name for stage in STAGES.values() for name in stage.sections} == {*sections, "seed"}

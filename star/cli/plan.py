@@ -107,7 +107,7 @@ def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
     cost = amount(flops, "FLOP") if flops or any(stage.flops for stage in run.spec.pipeline.values()) else ""
     if run.spec.resources.gpu:
         cost += f"  {gpu_hours(run.spec, flops):,.0f} GPU-hours"
-    size = "" if run.spec.parameters is None else f"{run.spec.parameters / 1e6:,.4g} M parameters  "
+    size = "" if run.spec.num_parameters is None else f"{run.spec.num_parameters / 1e6:,.4g} M parameters  "
     return f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}{cost}  {summary}"
 
 
@@ -125,7 +125,7 @@ def _as_json(plan: Plan, seconds: float) -> dict[str, object]:
                 "label": run.label,
                 "seed": run.seed,
                 "key": run.key,
-                "parameters": run.spec.parameters,
+                "parameters": run.spec.num_parameters,
                 "stages": run.stages,
             }
             for run in plan.runs

@@ -188,7 +188,7 @@ def reference_file(spec: StarRun, outside: Outside) -> str | None:
         DataError: a file is not what the spec needs.
     """
     score = spec.score
-    if score.extractor == "inception":
+    if score.extractor == "inception" and outside.is_needed:
         weights = Path(score.weights) if score.weights else inception_file.kept(outside.data_home)
         if not weights.is_file():
             outside.lacks(
@@ -199,7 +199,7 @@ def reference_file(spec: StarRun, outside: Outside) -> str | None:
     if score.reference is None:
         return None
     fingerprint = outside.file("reference", "score.reference", score.reference, "a reference file such as ADM's")
-    if Path(score.reference).is_file():
+    if outside.is_needed and Path(score.reference).is_file():
         from star.data.image_sets import absent_members
 
         absent = absent_members(Path(score.reference), ("mu", "sigma", "mu_s", "sigma_s", "arr_0"))

@@ -22,6 +22,7 @@ from star.ledger.states import (
     CANCELLED,
     DONE,
     FAILED,
+    LOCAL,
     LOST,
     QUEUED,
     RUNNING,
@@ -49,7 +50,19 @@ class Place(NamedTuple):
 
 
 def _at(executor: str, host: str | None) -> ColumnElement[bool]:
-    return jobs.c.host == host if host is not None else (jobs.c.executor == executor) & jobs.c.host.is_(None)
+    """What shares room: the jobs on a machine, or all of an executor that has machines of its own."""
+    if executor == LOCAL:
+        return jobs.c.host == host
+    mine = jobs.c.executor == executor
+    return mine if host is None else mine | (jobs.c.host == host)
+
+
+def _job(row: Row[Any]) -> Job:
+    """A job as the ledger has it; a scheduler of the former version may still write `@slurm` as a host."""
+    values = dict(row._mapping)
+    if values["executor"] is None and (values["host"] or "").startswith("@"):
+        values |= {"executor": values["host"].removeprefix("@"), "host": None}
+    return Job(**values)
 
 
 class Jobs:
@@ -92,7 +105,7 @@ class Jobs:
     def of(self, keys: Iterable[str] | None = None) -> dict[str, Job]:
         """All jobs, or those with the given keys, oldest first."""
         found = self._select(COLUMNS, keys, order=True)
-        return {row.key: Job(**row._mapping) for row in found}
+        return {row.key: _job(row) for row in found}
 
     def places(self, keys: Iterable[str]) -> dict[str, Place]:
         """State, attempt, owner and wish of the jobs with the given keys; cheaper than `of`."""
@@ -124,6 +137,7 @@ class Jobs:
             "wish": None,
             "slots": 0,
             "gpus": None,
+            "executor": None,
             "host": None,
             "not_before": None,
         }
@@ -254,7 +268,7 @@ class Jobs:
     def of_state(self, *states: str, limit: int | None = None) -> list[Job]:
         """Jobs in these states, oldest first."""
         query = select(*COLUMNS).where(jobs.c.state.in_(states)).order_by(jobs.c.created).limit(limit)
-        return self.database.read(lambda connection: [Job(**row._mapping) for row in connection.execute(query)])
+        return self.database.read(lambda connection: [_job(row) for row in connection.execute(query)])
 
     def _select(self, columns: Sequence[Any], keys: Iterable[str] | None, order: bool = False) -> list[Row[Any]]:
         query = select(*columns).order_by(jobs.c.created) if order else select(*columns)

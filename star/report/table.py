@@ -169,7 +169,7 @@ def _text(column: Column, variant: Variant, published: object) -> str:
         return str(variant.row.cells.get(column.cell, ""))
     if column.parameters:
         run = next(iter(variant.runs), None)
-        count = None if run is None or not run.has_seed else run.parameters
+        count = None if run is None or not run.has_seed else run.num_parameters
         return str(published or "") if count is None else _count(count)
     assert column.spec is not None
     counts = not variant.runs or (variant.is_varied(column.spec) and variant.runs[0].has(column.spec))
@@ -214,7 +214,7 @@ def conditions(evidence: Evidence) -> str:
     experiment = evidence.experiment
     if experiment.profile == NONE:
         return f"Stages: {', '.join(experiment.needed)}."
-    common = experiment.spec.run_class.conditions([run.spec for run in evidence.plan.runs])
+    common = experiment.spec.run_class.conditions_of([run.spec for run in evidence.plan.runs])
     return f"Profile {experiment.profile}: {common}" if common else f"Profile {experiment.profile}."
 
 
@@ -261,7 +261,7 @@ def notes_of(evidence: Evidence, table: Table) -> list[str]:
         notes.append("Best in bold, second best underlined.")
     notes += measured_by(evidence, (column.metric for column in table.columns if column.metric))
     for variant in experiment.variants:
-        given = experiment.spec.run_class.given(variant.row.spec)
+        given = experiment.spec.run_class.given_instead(variant.row.spec)
         if given:
             told = "images of" if variant.runs else "quoted; not there:"
             notes.append(f"{variant.label}: {told} {given}" + (", one measurement." if variant.runs else "."))

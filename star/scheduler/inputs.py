@@ -50,7 +50,7 @@ class ExternalInputs:
     def __post_init__(self) -> None:
         self.manifests = Manifests(self.home)
         self._cache: dict[str, Any] = {}
-        self._is_needed = True
+        self.is_needed = True
         """Whether the plan needs the stage whose inputs are being looked up."""
 
     @property
@@ -67,15 +67,15 @@ class ExternalInputs:
         scripts = scripts_of(spec)
         found: dict[str, str] = {}
         for name, stage in spec.pipeline.items():
-            self._is_needed = name in self.stages
+            self.is_needed = name in self.stages
             if name in scripts:
                 found[source_of(name)] = self._script(name, scripts[name])
             elif stage.look is not None:
                 fingerprint = resolve_name(stage.look)(spec, self)
                 if fingerprint is not None:
                     found[str(stage.source)] = fingerprint
-        self._is_needed = True
-        return found, spec if spec.settle is None else resolve_name(spec.settle)(spec, self)
+        self.is_needed = False  # what is missing has been said
+        return found, spec if spec.settled_by is None else resolve_name(spec.settled_by)(spec, self)
 
     def _script(self, stage: str, script: ScriptStage) -> str:
         """Return the text by which a key names a script's files and what it reads."""
@@ -113,7 +113,7 @@ class ExternalInputs:
 
     def lacks(self, reason: str) -> None:
         """Add `reason` to `missing`, unless no target needs the stage."""
-        if self._is_needed and reason not in self.missing:
+        if self.is_needed and reason not in self.missing:
             self.missing.append(reason)
 
     def note(self, text: str) -> None:
@@ -173,7 +173,7 @@ class ExternalInputs:
     def inputs(self, spec: Run) -> list[Path]:
         """Return the manifests of a run's inputs, for use on a machine that does not have the inputs."""
         read = [(Path(path), "content") for script in scripts_of(spec).values() for path in script.reads.values()]
-        read += [one for given in spec.paths.values() for one in given]
+        read += [one for given in spec.outside_paths.values() for one in given]
         return [file for path, how in read for file in self.manifests.files(path, how)]
 
 

@@ -79,17 +79,15 @@ def with_all_made_from(ledger: Ledger, keys: Iterable[str]) -> set[str]:
     """Return these keys, and those of all jobs of any run that were made from their output."""
     chosen, runs = set(keys), ledger.runs.stages()
     own = inputs_of(ledger, runs.values())
-    always = {
-        name: [before for before in stage.inputs if before not in stage.only_if]
-        for name, stage in builtin_stages().items()
-    }
     size = -1
     while size < len(chosen):
         size = len(chosen)
         for stages in runs.values():
-            for name, inputs in always.items():  # each after its inputs
-                if name in stages and any(stages.get(before) in chosen for before in inputs):
-                    chosen.add(stages[name])
+            for name, stage in builtin_stages().items():  # each after its inputs
+                if name in stages:
+                    read = own.get(stages[name])
+                    found = [stages[one] for one in stage.inputs if one in stages] if read is None else read
+                    chosen |= {stages[name]} if chosen & set(found) else set()
         chosen |= {key for key, inputs in own.items() if chosen & set(inputs)}
     return chosen
 

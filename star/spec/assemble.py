@@ -41,8 +41,8 @@ def run_of(base: type[R], stages: Mapping[str, Stage], resources: type[Resources
     fields: dict[str, Any] = {section: section_field(resolve_name(kind)) for section, kind in sections.items()}
     fields |= {"resources": (resources, resources()), "seed": (Seed, 0)}
     made: type[R] = create_model(name, __base__=base, __doc__=base.__doc__, **fields)
-    made.declared = stages
-    made.checks = tuple(resolve_name(stage.check) for stage in stages.values() if stage.check is not None)
+    made.declared_stages = stages
+    made.stage_checks = tuple(resolve_name(stage.check) for stage in stages.values() if stage.check is not None)
     return made
 
 

@@ -86,7 +86,7 @@ def pipeline_of(declared: Declared) -> Mapping[str, Stage]:
     """All stages that a file's runs may have, by name: built-in ones, if runs have their sections, and its own."""
     if not declared.stages and not declared.plugins:
         return builtin_stages()
-    own, builtin = declared.own, declared.run_class().declared
+    own, builtin = declared.own, declared.run_class().declared_stages
     return with_curves({**builtin, **own}, declared.plugins)
 
 

@@ -138,7 +138,7 @@ def _refuse_seeds(
 def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int], name: str) -> tuple[Run, ...]:
     whole = overlay(base, placed.patch)
     refuse_declared(placed.patch, "rows")
-    given = kind.given(whole.value)
+    given = kind.given_instead(whole.value)
     if placed.row.paper_only and not (given and Path(given).expanduser().exists()):
         return ()
     for path, value in kind.filled_in(whole.value).items():
@@ -192,4 +192,4 @@ def _distinct(
 
 def _named_files(spec: Run) -> dict[str, str]:
     """Source -> paths in place of fingerprints. Contents are not read here: other paths count as other files."""
-    return {source: " ".join(str(path) for path, _ in given) for source, given in spec.paths.items()}
+    return {source: " ".join(str(path) for path, _ in given) for source, given in spec.outside_paths.items()}

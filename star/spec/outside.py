@@ -21,6 +21,10 @@ class Outside(Protocol):
     """A `star.data.manifests.Manifests`: fingerprints that the home remembers."""
 
     @property
+    def is_needed(self) -> bool:
+        """Whether a target needs the stage that is looked for: only then is what a file holds checked."""
+
+    @property
     def data_home(self) -> Path:
         """The folder of data sets that this program fetches."""
 

@@ -40,27 +40,27 @@ class Run(Section):
         resources: Resources
         seed: int
 
-    declared: ClassVar[Mapping[str, Stage]] = {}
+    declared_stages: ClassVar[Mapping[str, Stage]] = {}
     """All stages that runs of this kind may have, each after its inputs."""
-    checks: ClassVar[tuple[Callable[[Any], None], ...]] = ()
+    stage_checks: ClassVar[tuple[Callable[[Any], None], ...]] = ()
     """Checks of these stages: each raises FieldError if fields do not fit together."""
     needs_profile: ClassVar[bool] = True
     """Whether such a run needs a profile."""
     not_searched: ClassVar[tuple[str, ...]] = ()
     """Fields that a search may neither set nor vary, because its trials run to their end."""
-    settle: ClassVar[str | None] = None
+    settled_by: ClassVar[str | None] = None
     """`module:function`: of a run and a `star.spec.outside.Outside`, the run adapted to what was found."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for check in self.checks:
+        for check in self.stage_checks:
             check(self)
         return self
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:
         """The run's stages by name, each after its inputs."""
-        return self.declared
+        return self.declared_stages
 
     @property
     def training(self) -> Training | None:
@@ -78,12 +78,12 @@ class Run(Section):
         return ()
 
     @property
-    def paths(self) -> Paths:
+    def outside_paths(self) -> Paths:
         """The external files and folders that the run names."""
         return {}
 
     @property
-    def parameters(self) -> int | None:
+    def num_parameters(self) -> int | None:
         """Number of parameters of the run's model; None if unknown."""
         return None
 
@@ -126,7 +126,7 @@ class Run(Section):
         return self
 
     @classmethod
-    def given(cls, values: Mapping[str, Any]) -> str | None:
+    def given_instead(cls, values: Mapping[str, Any]) -> str | None:
         """Path in a partial spec of given outputs, measured in place of the run's own; None if there is none."""
         return None
 
@@ -136,7 +136,7 @@ class Run(Section):
         return {}
 
     @classmethod
-    def conditions(cls, runs: Sequence[Any]) -> str:
+    def conditions_of(cls, runs: Sequence[Any]) -> str:
         """What these runs have in common, in words for the notes below a table; empty if there is nothing to say."""
         return ""
 

@@ -86,7 +86,7 @@ def _made(
     builtin = builtin_runs()
     base: type[Run] = (builtin.with_plugins() if plugins else builtin.plain) if full else ScriptRun
     kind: type[Resources] = builtin.resources if full else Resources
-    resources = resources_class(kind, {**base.declared, **stages})
+    resources = resources_class(kind, {**base.declared_stages, **stages})
 
     class OwnRun(base):  # type: ignore[valid-type, misc]
         @property

@@ -36,6 +36,7 @@ from star.ledger.states import (
 from star.ledger.store import Ledger, open_ledger, read_ledger
 from star.ledger.tables import metadata
 from star.rundir import Home
+from star.scheduler.job_actions import with_all_made_from
 from star.spec.keys import run_key, stage_keys
 from tests.helpers import tiny
 
@@ -252,6 +253,12 @@ def test_where_jobs_ran_is_kept_when_it_is_said_in_two_columns(database: str) ->
         "gpu-host": ("local", "gpu-host", "gpu-host"),
         None: (None, None, None),
     }
+    with Database(database).transaction() as connection:  # a scheduler of that version, which is still at work
+        connection.execute(
+            text("update jobs set host = '@ray', executor = null where key = :key"), {"key": keys["gpu-host"]}
+        )
+    late = open_at(database).jobs.of([keys["gpu-host"]])[keys["gpu-host"]]
+    assert (late.executor, late.host) == ("ray", None)
 
 
 def test_an_executor_that_alone_knows_its_machines_has_a_room_of_its_own(ledger: Ledger) -> None:
@@ -265,6 +272,13 @@ def test_an_executor_that_alone_knows_its_machines_has_a_room_of_its_own(ledger:
     assert [one is not None for one in got] == [True, True, True, False]
     assert ledger.jobs.held("farm", None) == (4, {})
     assert ledger.jobs.held("local", "here") == (2, {})
+    first = ledger.jobs.of([keys[1]])[keys[1]]
+    ledger.jobs.move(first, QUEUED, AGAIN, "asked for again")
+    again = ledger.jobs.of([keys[1]])[keys[1]]
+    assert again.location is None, "it runs nowhere now"
+    named = ledger.jobs.claim(again, "me", "started", Allocation("box", 1, executor="farm"), (4, {}))
+    assert named is not None and named.location == "box"
+    assert ledger.jobs.held("farm", None) == (3, {}), "an executor may name its machines"
     assert Allocation("@farm", 1).host is None
 
 
@@ -376,3 +390,21 @@ def test_an_address_that_leads_nowhere(url: str, says: str) -> None:
     with pytest.raises(LedgerError, match=says) as caught:
         Database(url, patience=0).version()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, {"inputs": {}}])
+def test_what_was_made_from_a_job_is_found_with_and_without_what_its_key_was_made_of(
+    ledger: Ledger, content: dict[str, object] | None
+) -> None:
+    """Ledgers of the first version, and jobs that were imported, know no contents; a run then has what it reads."""
+    order = ("dataset", "tokenizer", "encode", "train", "reference", "generate", "score")
+    keys = {stage: f"{i:016x}" for i, stage in enumerate(order)}
+    told: dict[str, dict[str, object] | None] = dict.fromkeys(order)
+    if content is not None:
+        told["generate"] = {"inputs": {"train": keys["train"], "tokenizer": keys["tokenizer"]}}
+    ledger.jobs.add([NewJob(key, stage, "", 0, told[stage]) for stage, key in keys.items()])
+    ledger.runs.add([RunRow("a" * 16, "a row", 0, {}, keys, None, 0.0)])
+    found = {stage: with_all_made_from(ledger, [keys[stage]]) for stage in ("train", "tokenizer", "reference")}
+    assert found["train"] == {keys[stage] for stage in ("train", "generate", "score")}
+    assert found["tokenizer"] == {keys[stage] for stage in ("tokenizer", "encode", "train", "generate", "score")}
+    assert found["reference"] == {keys[stage] for stage in ("reference", "score")}

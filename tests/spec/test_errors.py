@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from star.errors import SpecError
+from star.errors import DataError, SpecError
+from star.pipeline import STAGES
+from star.rundir import Home
+from star.scheduler.inputs import ExternalInputs
+from star.spec.graph import needed_of
 from star.spec.load import load
-from tests.helpers import ROOT, TINY
+from tests.helpers import ROOT, TINY, tiny
 
 MISTAKES = [
     # (text in the file, in its place, what the message must hold)
@@ -131,3 +135,24 @@ def test_given_paths_do_not_depend_on_where_a_worker_runs(monkeypatch: pytest.Mo
     spec = load(TINY, sets=sets).variants[0].runs[0]
     assert spec.score.reference == str(tmp_path / "real.npz")
     assert (spec.tokenizer.weights, spec.data.path) == ("/home/somebody/vq.pt", "/absolute")
+
+
+def test_a_batch_larger_than_the_data_is_what_is_told(tmp_path: Path) -> None:
+    """Not that its epochs have no steps, which follows from it."""
+    wrong = {"data__train_images": 100, "score__num_reference": 50, "optim__batch_size": 128, "optim__stop_at_step": 5}
+    with pytest.raises(ValueError, match="128 is more than data.train_images = 100"):
+        tiny(optim__steps=None, optim__epochs=2, **wrong)
+
+
+@pytest.mark.parametrize("targets, says", [(["train"], None), (["score"], "is not pt_inception")])
+def test_files_of_scores_are_checked_where_scores_are_reached(
+    targets: list[str], says: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "weights").write_bytes(b"x" * 100)
+    run = tiny(score__extractor="inception", score__weights=str(tmp_path / "weights"))
+    outside = ExternalInputs(Home(tmp_path / "home"), needed_of(targets, STAGES), [("a row", run)], dict)
+    if says is None:
+        outside.of(run)
+    else:
+        with pytest.raises(DataError, match=says):
+            outside.of(run)

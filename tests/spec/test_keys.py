@@ -9,6 +9,7 @@ import pytest
 
 from star.pipeline import STAGES
 from star.spec.builtin import needed
+from star.spec.experiment import taken_names
 from star.spec.graph import needed_of
 from star.spec.keys import run_key, stage_keys
 from tests.helpers import tiny
@@ -57,13 +58,24 @@ def test_an_input_that_not_every_run_reads_changes_no_key_but_its_readers(monkey
     before = [stage_keys(run, {"data": "x"}) for run in (first, second)]
     train = replace(STAGES["train"], inputs=("encode", "reference"), only_if={"reference": lambda run: run.seed == 1})
     monkeypatch.setitem(STAGES, "train", train)
-    monkeypatch.setattr(type(first), "declared", {name: STAGES[name] for name in needed_of(STAGES, STAGES)})
+    monkeypatch.setattr(type(first), "declared_stages", {name: STAGES[name] for name in needed_of(STAGES, STAGES)})
     after = [stage_keys(run, {"data": "x"}) for run in (first, second)]
     assert after[0] == before[0]
     changed = {stage for stage in STAGES if after[1][stage] != before[1][stage]}
     assert changed == {"train", "generate", "score", "probe", "attention"}
     assert "reference" not in needed_of(["train"], STAGES, first)
     assert "reference" in needed_of(["train"], STAGES, second)
+
+
+@pytest.mark.parametrize("name", ["checks", "paths", "parameters", "conditions", "given", "settle", "declared"])
+def test_common_words_may_be_names_of_stages(name: str) -> None:
+    assert name not in taken_names()
+
+
+def test_the_former_place_of_the_sections_still_serves() -> None:
+    with pytest.warns(UserWarning, match="star.pipeline.config.selfguided.SelfGuidedSpec now"):
+        from star.spec.sections import SelfGuidedSpec
+    assert SelfGuidedSpec is type(tiny().selfguided)
 
 
 def test_the_fields_of_a_loss_that_is_off_do_not_count() -> None:

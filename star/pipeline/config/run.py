@@ -45,15 +45,15 @@ class StarRun(Run):
         resources: StarResources
 
     not_searched = ("optim.stop_at_step", "generate.samples")
-    settle = "star.data.look:sized"
+    settled_by = "star.data.look:sized"
 
     @property
     def pipeline(self) -> Mapping[str, Stage]:
         """The run's stages by name: all, or only those that scoring needs if `generate.samples` gives images."""
         if self.generate.samples is None:
-            return self.declared
-        kept = needed_of(["score"], self.declared, self)
-        return {name: stage for name, stage in self.declared.items() if name in kept}
+            return self.declared_stages
+        kept = needed_of(["score"], self.declared_stages, self)
+        return {name: stage for name, stage in self.declared_stages.items() if name in kept}
 
     @property
     def training(self) -> Training | None:
@@ -71,7 +71,7 @@ class StarRun(Run):
         return id(self.model), self.resources.validate_every
 
     @property
-    def paths(self) -> Paths:
+    def outside_paths(self) -> Paths:
         """Files and folders that the run names: images, imported codes, weights, a reference file, given images."""
         data = self.data
         given: dict[str, list[tuple[Any, str]]] = {
@@ -85,7 +85,7 @@ class StarRun(Run):
         return {source: [(Path(path), how) for path, how in named if path] for source, named in given.items()}
 
     @property
-    def parameters(self) -> int | None:
+    def num_parameters(self) -> int | None:
         """Number of parameters of the transformer."""
         return parameters(self)
 
@@ -145,7 +145,7 @@ class StarRun(Run):
         return self.model_copy(update={"resources": own.model_copy(update=changes)})
 
     @classmethod
-    def given(cls, values: Mapping[str, Any]) -> str | None:
+    def given_instead(cls, values: Mapping[str, Any]) -> str | None:
         """Path of another model's images in a partial spec, `generate.samples`; None if there is none."""
         section = values.get("generate")
         found = section.get("samples") if isinstance(section, Mapping) else None
@@ -156,10 +156,10 @@ class StarRun(Run):
         """A value for `optim.steps` if images are given and no length is: nothing is trained, but one is required."""
         section = values.get("optim")
         is_open = not {"steps", "epochs"} & set(section if isinstance(section, Mapping) else ())
-        return {"optim.steps": 1} if cls.given(values) and is_open else {}
+        return {"optim.steps": 1} if cls.given_instead(values) and is_open else {}
 
     @classmethod
-    def conditions(cls, runs: Sequence[Any]) -> str:
+    def conditions_of(cls, runs: Sequence[Any]) -> str:
         """The runs' data, codes and steps in words, for the notes below a table; empty if no run trains a model."""
         trained = [run for run in runs if isinstance(run, StarRun) and run.generate.samples is None]
         if not trained:

@@ -58,10 +58,10 @@ def check(run: StarRun) -> None:
     except ValueError as error:
         raise FieldError("selfguided.contrastive_layer", str(error)) from None
     _check_objective(run)
-    _check_length(run)
     batch, ranks = run.optim.batch_size, run.resources.processes_of("train") * run.resources.nodes_of("train")
     if batch > run.data.train_images:
         raise FieldError("optim.batch_size", f"{batch} is more than data.train_images = {run.data.train_images}")
+    _check_length(run)
     if run.selfguided.contrastive and batch < 2:
         raise FieldError(
             "optim.batch_size", "the contrastive losses take their negatives from other images; give at least 2"
