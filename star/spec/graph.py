@@ -27,7 +27,8 @@ class Stage:
     inputs: tuple[str, ...] = ()
     """Stages whose output it reads."""
     only_if: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
-    """Inputs that not every run reads: name -> whether a run reads it. If it does not, the input is not in its key."""
+    """Inputs that not every run reads: name -> whether a run reads it. If it does not, the input is not in its key. A run
+    that does not read it should lack that stage (`Run.pipeline`): what knows no run, such as `status`, counts it."""
     config: Mapping[str, str] = field(default_factory=dict)
     """Sections that it adds to a run: name -> `module:class` of the model. Its defaults fill in a missing section."""
     check: str | None = None
