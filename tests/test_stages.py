@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pkgutil import resolve_name
 
+import grimp
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,6 +48,13 @@ def test_all_that_a_declaration_names_is_there() -> None:
     sections = {name for stage in STAGES.values() for name in stage.config}
     assert {*sections, "resources", "seed"} == set(RunSpec.model_fields)
     assert {name for stage in STAGES.values() for name in stage.sections} == {*sections, "seed"}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = grimp.build_graph("star", "star_board", "star_services", exclude_type_checking_imports=True)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    order = list(TopologicalSorter(imports).static_order())
+    assert order.index("star.errors") < order.index("star.spec.graph") < order.index("star.cli.main")
 
 
 PLATFORM = (

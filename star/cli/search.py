@@ -122,14 +122,14 @@ def _searched(
     # SIGTERM acts as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     empty = Plan(search.experiment([], [], search.targets), [], {}, [])
-    couriers = _Couriers(search, home, ledger)
+    syncs = _Syncs(search, home, ledger)
     about = {"experiment": search.name, "profile": search.profile, "home": str(home.path)}
     notifier = Notifier(target, about, lambda line: click.echo(line, err=True))
     total = options.trials or (math.inf if options.budget is not None else search.spec.trials)
     with View(empty, home, options.plain) as view:
 
         def deliver(plan: Plan) -> None:
-            couriers.deliver(plan)
+            syncs.deliver(plan)
             empty.runs[:] = [*empty.runs, *plan.runs][-SHOWN:]
             empty.jobs.update(plan.jobs)
 
@@ -153,7 +153,7 @@ def _searched(
     ended = "interrupted" if outcome.interrupted else f"{study.counted()} trials"
     notifier.send("search_ended", f"{search.name}: ended: {ended}", trials=study.counted())
     notifier.close()
-    return outcome, trials.broken, couriers.finish()
+    return outcome, trials.broken, syncs.finish()
 
 
 def _at_once(executor: Executor) -> int:
@@ -164,7 +164,7 @@ def _at_once(executor: Executor) -> int:
     return max(1, len(gpus) or slots)
 
 
-class _Couriers:
+class _Syncs:
     """Carries metrics to MLflow: a `MetricsSync` for whole runs, one for runs that end early, started on demand."""
 
     def __init__(self, search: Search, home: Home, ledger: Ledger) -> None:

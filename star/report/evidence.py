@@ -12,6 +12,7 @@ from star.ledger.store import Ledger
 from star.scheduler.plan import Plan, PlannedRun
 from star.spec.graph import file_of, needed_of
 from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
+from star.spec.reporting import FigureSpec
 from star.tracking.reader import Reader, TrackedRun
 from star.tracking.writer import OF_JOB
 
@@ -133,6 +134,10 @@ class Evidence:
     def _foreign(self, run: PlannedRun, stage: str) -> bool:
         """Whether what MLflow holds of a stage is from another job than the plan's."""
         return self.tracked[run.key].tags.get(f"star.key.{stage}", run.stages.get(stage)) != run.stages.get(stage)
+
+    def shown_rows(self, figure: FigureSpec) -> list[str]:
+        """Labels of the rows that a figure shows."""
+        return figure.rows or [variant.label for variant in self.experiment.variants if variant.runs]
 
     def drawn(self, label: str, figure: str) -> bytes | None:
         """Content of the file that a figure is drawn from, of the row's first seed that has one; None without any."""

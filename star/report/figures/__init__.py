@@ -66,8 +66,3 @@ def _write(figure: FigureSpec, evidence: Evidence, table: Table | None, folder: 
     write_bytes(path.with_suffix(".pdf"), as_pdf(drawn))
     close(drawn)
     return path
-
-
-def shown_rows(figure: FigureSpec, evidence: Evidence) -> list[str]:
-    """Labels of the rows that a figure shows."""
-    return figure.rows or [variant.label for variant in evidence.experiment.variants if variant.runs]

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from star.report.evidence import Evidence
-from star.report.figures import shown_rows, style
+from star.report.figures import style
 from star.spec.reporting import AttentionFigure, CodesFigure, SamplesFigure
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,7 +39,7 @@ def draw_attention(figure: AttentionFigure, evidence: Evidence) -> Any | None:
     The maps of a column share one colour scale.
     """
     found: dict[str, Arrays] = {}
-    for label in shown_rows(figure, evidence):
+    for label in evidence.shown_rows(figure):
         content = evidence.drawn(label, figure.kind)
         if content is not None:
             found[label] = _arrays(content)
@@ -139,7 +139,7 @@ def draw_codes(figure: CodesFigure, evidence: Evidence) -> Any | None:
 
     Uses the first row that has this shift; None without any.
     """
-    for label in shown_rows(figure, evidence):
+    for label in evidence.shown_rows(figure):
         content = evidence.drawn(label, figure.kind)
         if content is None:
             continue
@@ -192,7 +192,7 @@ def draw_samples(figure: SamplesFigure, evidence: Evidence) -> Any | None:
     """Draw the sample grid of each row, from its first seed that has one; None without any."""
     from PIL import Image
 
-    found = {label: evidence.drawn(label, figure.kind) for label in shown_rows(figure, evidence)}
+    found = {label: evidence.drawn(label, figure.kind) for label in evidence.shown_rows(figure)}
     shown = {label: np.asarray(Image.open(io.BytesIO(content))) for label, content in found.items() if content}
     if not shown:
         return None

@@ -9,7 +9,7 @@ import seaborn
 
 from star.report.curves import step_name
 from star.report.evidence import Evidence
-from star.report.figures import shown_rows, style
+from star.report.figures import style
 from star.report.published import published_of
 from star.spec.reporting import CurvesFigure
 
@@ -19,7 +19,7 @@ MANY = 20
 
 def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
     """Draw each row's mean and standard deviation over seeds by step; None while nothing is tracked."""
-    labels = shown_rows(figure, evidence)
+    labels = evidence.shown_rows(figure)
     curves = {label: evidence.curve(label, figure.metric, unfinished=True) for label in labels}
     ended = {label: evidence.curve(label, figure.metric) for label in labels}
     points = [
