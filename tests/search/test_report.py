@@ -133,7 +133,7 @@ def test_a_report_of_everything_has_the_study(searched: SearchLab, monkeypatch: 
 
     [study] = write_studies([load_search(searched.file)], searched.path, searched.path / "reports")
     index, page = write_index([], searched.path / "reports", [study])
-    assert "## A search in seconds" in index.read_text() and "(#a-search-in-seconds)" in index.read_text()
+    assert "## a < b" in index.read_text() and "(#a--b)" in index.read_text()
     assert '<h2 id="tiny-search">' in page.read_text() and "data:image/png;base64," in page.read_text()
 
 
