@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -72,10 +73,24 @@ def test_common_words_may_be_names_of_stages(name: str) -> None:
     assert name not in taken_names()
 
 
-def test_the_former_place_of_the_sections_still_serves() -> None:
-    with pytest.warns(UserWarning, match="star.pipeline.config.selfguided.SelfGuidedSpec now"):
-        from star.spec.sections import SelfGuidedSpec
-    assert SelfGuidedSpec is type(tiny().selfguided)
+@pytest.mark.parametrize(
+    "place, now",
+    [
+        ("star.spec.sections:SelfGuidedSpec", "star.pipeline.config.selfguided"),
+        ("star.spec.sections:ModelSpec", "star.pipeline.config.model"),
+        ("star.spec.images:DataSpec", "star.pipeline.config.dataset"),
+        ("star.spec.images:TokenizerSpec", "star.pipeline.config.tokenizer"),
+        ("star.spec.run:RunSpec", "star.pipeline.config"),
+        ("star.spec.setting:Setting", "star.pipeline.config.setting"),
+    ],
+)
+def test_former_places_serve_for_one_version(place: str, now: str) -> None:
+    name = place.rpartition(":")[2]
+    with pytest.warns(UserWarning, match=f"{name} is {now}.{name} now"):
+        found = resolve_name(place)
+    assert found is resolve_name(f"{now}:{name}")
+    with pytest.raises(AttributeError):
+        resolve_name(place.replace(name, "Nothing"))
 
 
 def test_the_fields_of_a_loss_that_is_off_do_not_count() -> None:

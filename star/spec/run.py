@@ -1,0 +1,7 @@
+"""The former place of the class of a run (`star.spec.former`)."""
+
+from __future__ import annotations
+
+from star.spec.former import moved
+
+__getattr__ = moved(__name__, {"RunSpec": "star.pipeline.config:RunSpec"})
