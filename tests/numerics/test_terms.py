@@ -195,3 +195,14 @@ def test_modules_of_terms_are_trained_and_in_no_teacher() -> None:
     assert len(objective.trained_parameters()) == len(names)
     assert not any("heads" in name for name, _ in objective.teacher.named_parameters())
     assert not any("heads" in name for name in objective.student.state_dict())
+
+
+def test_one_view_is_refused_where_views_are_compared() -> None:
+    terms = st_ar(SelfGuidedSpec(projector_hidden=8), contrastive_layer=1)
+    codes, labels = torch.zeros(4, 1, 9, dtype=torch.long), torch.arange(4)
+    for views in (1, 2):
+        with pytest.raises(ValueError, match="hold 1 view of each image, and the inter-view loss compares two or more"):
+            batch = draw_batch(
+                terms, codes, labels, views, ClassDropout(null_label=10), torch.Generator().manual_seed(0)
+            )
+            objective_of(terms).losses(batch, objective_of(terms).targets(batch))
