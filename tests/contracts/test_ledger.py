@@ -36,7 +36,6 @@ from star.ledger.states import (
 from star.ledger.store import Ledger, open_ledger, read_ledger
 from star.ledger.tables import metadata
 from star.rundir import Home
-from star.scheduler.job_actions import with_all_made_from
 from star.spec.keys import run_key, stage_keys
 from tests.helpers import tiny
 
@@ -390,21 +389,3 @@ def test_an_address_that_leads_nowhere(url: str, says: str) -> None:
     with pytest.raises(LedgerError, match=says) as caught:
         Database(url, patience=0).version()
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [None, {"inputs": {}}])
-def test_what_was_made_from_a_job_is_found_with_and_without_what_its_key_was_made_of(
-    ledger: Ledger, content: dict[str, object] | None
-) -> None:
-    """Ledgers of the first version, and jobs that were imported, know no contents; a run then has what it reads."""
-    order = ("dataset", "tokenizer", "encode", "train", "reference", "generate", "score")
-    keys = {stage: f"{i:016x}" for i, stage in enumerate(order)}
-    told: dict[str, dict[str, object] | None] = dict.fromkeys(order)
-    if content is not None:
-        told["generate"] = {"inputs": {"train": keys["train"], "tokenizer": keys["tokenizer"]}}
-    ledger.jobs.add([NewJob(key, stage, "", 0, told[stage]) for stage, key in keys.items()])
-    ledger.runs.add([RunRow("a" * 16, "a row", 0, {}, keys, None, 0.0)])
-    found = {stage: with_all_made_from(ledger, [keys[stage]]) for stage in ("train", "tokenizer", "reference")}
-    assert found["train"] == {keys[stage] for stage in ("train", "generate", "score")}
-    assert found["tokenizer"] == {keys[stage] for stage in ("tokenizer", "encode", "train", "generate", "score")}
-    assert found["reference"] == {keys[stage] for stage in ("reference", "score")}
