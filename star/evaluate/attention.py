@@ -90,7 +90,7 @@ def attention_weights(model: GPT, codes: Tensor, labels: Tensor) -> Iterable[Ten
     length = codes.shape[1]
     hidden = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
     for block in cast("Iterable[Block]", model.layers):
-        query, key, _ = block.attention.heads(block.attention_norm(x), model.rope)
+        query, key, _ = block.enter(x, model.rope)
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         yield logits.float().masked_fill(hidden, -torch.inf).softmax(-1)
         x = block(x, model.rope, None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +15,6 @@ from torch import Tensor, nn
 
 from star.model.dropout import SequenceDropout, layer_seeds
 from star.pipeline.config.model import ModelSpec
-
-
-class Cache(Protocol):
-    """Holds the keys and values of earlier positions during decoding."""
-
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, H, t, d) of the next t positions; return those of all positions so far."""
-        ...
 
 
 def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
@@ -81,14 +72,8 @@ class Attention(nn.Module):
         query, key = rotate(heads[:2], rope).unbind(0)
         return query, key, heads[2]
 
-    def forward(
-        self, x: Tensor, rope: Tensor, attend: Tensor | None, seeds: Tensor | None, cache: Cache | None
-    ) -> Tensor:
-        query, key, value = self.heads(x, rope)
-        if cache is not None:
-            key, value = cache.append(key, value)
-        causal = attend is None and query.shape[2] > 1
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, is_causal=causal)
+    def joined(self, mixed: Tensor, seeds: Tensor | None) -> Tensor:
+        """The output (B, t, D) for the heads' mixed values (B, H, t, d)."""
         return self.dropout(self.wo(mixed.transpose(1, 2).flatten(2)), seeds)
 
 
@@ -107,7 +92,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward, each with its residual."""
+    """Pre-norm attention and feed-forward, each with its residual.
+
+    `enter` is what comes before positions are mixed, `leave` what comes after: sampling mixes with a cache in between.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -116,16 +104,19 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(spec.dim, spec.norm_eps)
         self.ffn_norm = RMSNorm(spec.dim, spec.norm_eps)
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor,
-        attend: Tensor | None,
-        seeds: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rope, attend, seeds, cache)
+    def enter(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of x (B, t, D), (B, H, t, d) each."""
+        return self.attention.heads(self.attention_norm(x), rope)
+
+    def leave(self, x: Tensor, mixed: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """The block's output (B, t, D) for its input x and the heads' mixed values (B, H, t, d)."""
+        x = x + self.attention.joined(mixed, seeds)
         return x + self.feed_forward(self.ffn_norm(x), seeds)
+
+    def forward(self, x: Tensor, rope: Tensor, attend: Tensor | None, seeds: Tensor | None = None) -> Tensor:
+        query, key, value = self.enter(x, rope)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, is_causal=attend is None)
+        return self.leave(x, mixed, seeds)
 
 
 class ClassEmbedding(nn.Module):

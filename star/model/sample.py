@@ -6,65 +6,71 @@ distribution. So an image depends on its seed, its index and its label, not on t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star.model.gpt import GPT
+from star.model.gpt import GPT, Block
 from star.pipeline.config.generate import GenerateSpec
 
+STRIDE = 32
+"""On a GPU the cache is read in steps of so many places, those to come hidden: attention kernels are chosen per length."""
 
-class KVCache:
-    """Keys and values of one layer, in buffers of full length."""
 
-    def __init__(self, batch: int, heads: int, length: int, head_dim: int, like: Tensor) -> None:
-        self.key = like.new_empty(batch, heads, length, head_dim)
-        self.value = torch.empty_like(self.key)
-        self.filled = 0
-
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, H, t, d) of the next t positions; return views of those of all positions so far."""
-        end = self.filled + key.shape[2]
-        self.key[:, :, self.filled : end] = key
-        self.value[:, :, self.filled : end] = value
-        self.filled = end
-        return self.key[:, :, :end], self.value[:, :, :end]
+@cache
+def _block_parts(compiled: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`Block.enter` and `Block.leave`. Compiled, each is one kernel for all blocks and positions: only the cache grows."""
+    if not compiled:
+        return Block.enter, Block.leave
+    return torch.compile(Block.enter, dynamic=False), torch.compile(Block.leave, dynamic=False)
 
 
 class Decoder:
     """Decodes position by position with a key-value cache. `logits` equals the uncached forward at that position."""
 
-    def __init__(self, model: GPT, batch: int) -> None:
+    def __init__(self, model: GPT, batch: int, compiled: bool = False) -> None:
         spec, weight = model.spec, model.output.weight
         self.model = model
         self.position = 0
-        self.caches = [
-            KVCache(batch, spec.n_head, model.grid**2, spec.dim // spec.n_head, weight) for _ in model.layers
-        ]
+        self.enter, self.leave = _block_parts(compiled)
+        shape = (2, batch, spec.n_head, model.grid**2, spec.dim // spec.n_head)
+        self.caches = [weight.new_zeros(shape) for _ in model.layers]  # keys and values, (2, B, H, T, d) for each layer
+        self.places = torch.arange(model.grid**2, device=weight.device) if weight.is_cuda else None
 
     def logits(self, embedded: Tensor) -> Tensor:
         """Logits (B, V) after the next input, whose embedding is `embedded` (B, 1, D)."""
-        rope = self.model.rope[:, self.position : self.position + 1]
-        for block, cache in zip(self.model.layers, self.caches, strict=True):
-            embedded = block(embedded, rope, None, None, cache)
+        here, end, seen = slice(self.position, self.position + 1), self.position + 1, None
+        rope = self.model.rope[:, here]
+        if self.places is not None:
+            end = -(-end // STRIDE) * STRIDE
+            seen = (self.places[:end] <= self.position)[None, None, None]
+        for block, (keys, values) in zip(self.model.layers, self.caches, strict=True):
+            query, keys[:, :, here], values[:, :, here] = self.enter(block, embedded, rope)
+            mixed = F.scaled_dot_product_attention(query, keys[:, :, :end], values[:, :, :end], attn_mask=seen)
+            embedded = self.leave(block, embedded, mixed)
         self.position += 1
         return self.model.output(self.model.norm(embedded))[:, 0]
 
 
 @torch.no_grad()
-def sample(model: GPT, labels: Tensor, noise: Tensor, spec: GenerateSpec) -> Tensor:
+def sample(model: GPT, labels: Tensor, noise: Tensor, spec: GenerateSpec, compiled: bool = False) -> Tensor:
     """Sample codes (B, T) for labels (B,).
 
     Args:
         model: in evaluation mode.
         noise: (B, T) uniform numbers in [0, 1), float64.
         spec: guidance and filters. With scale s, logits are uncond + s (cond - uncond).
+        compiled: compile the parts of the blocks.
     """
     assert not model.training, "sampling wants the model in evaluation mode"
     guided = spec.cfg_scale > 1
     rows = torch.cat([labels, torch.full_like(labels, model.null_label)]) if guided else labels
-    decoder = Decoder(model, len(rows))
+    decoder = Decoder(model, len(rows), compiled)
     embedded = model.cls_embedding(rows)
     codes = []
     for position in range(model.grid**2):
@@ -75,8 +81,47 @@ def sample(model: GPT, labels: Tensor, noise: Tensor, spec: GenerateSpec) -> Ten
             logits = unconditional + scale * (conditional - unconditional)
         code = draw(filtered(logits / spec.temperature, spec.top_k, spec.top_p), noise[:, position])
         codes.append(code)
-        embedded = model.tok_embeddings(torch.cat([code, code]) if guided else code)[:, None]
+        embedded = model.tok_embeddings(code)[:, None]
+        if guided:
+            embedded = embedded.repeat(2, 1, 1)
     return torch.stack(codes, dim=1)
+
+
+class Sampler:
+    """`sample` for many batches of one size. On a GPU all its kernels are launched at once, as one CUDA graph.
+
+    A position is hundreds of kernels of a few microseconds, so launching them one by one takes ten times as long as
+    running them. A batch of fewer rows is filled up; that changes no row.
+    """
+
+    def __init__(self, model: GPT, batch: int, spec: GenerateSpec, compiled: bool = False) -> None:
+        self.model, self.batch, self.spec, self.compiled = model, batch, spec, compiled
+        self.graph: torch.cuda.CUDAGraph | None = None
+        weight = model.output.weight
+        if weight.is_cuda:
+            self.labels = torch.zeros(batch, dtype=torch.long, device=weight.device)
+            self.noise = torch.zeros(batch, model.grid**2, dtype=torch.float64, device=weight.device)
+            self._capture()
+
+    def __call__(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """Codes (B, T) for labels (B,) and noise (B, T), of at most `batch` rows."""
+        if self.graph is None:
+            return sample(self.model, labels, noise, self.spec, self.compiled)
+        count = len(labels)
+        self.labels[:count] = labels
+        self.noise[:count] = noise
+        self.graph.replay()
+        return self.codes[:count].clone()
+
+    def _capture(self) -> None:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # loads and compiles the kernels, which a graph cannot
+            sample(self.model, self.labels, self.noise, self.spec, self.compiled)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.codes = sample(self.model, self.labels, self.noise, self.spec, self.compiled)
 
 
 def in_bfloat16(model: GPT) -> GPT:
@@ -105,7 +150,7 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """The code (B,) at which the cumulative probability passes `uniform` (B,)."""
-    cumulative = F.softmax(logits.double(), dim=-1).cumsum(-1)
+    cumulative = F.softmax(logits, dim=-1, dtype=torch.float64).cumsum(-1)
     # scaled by the total, which rounding leaves slightly off 1; `right` so that codes of probability 0 are never drawn
     return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp(
         max=logits.shape[-1] - 1

@@ -67,10 +67,21 @@ class Pass:
 class StudentOutput(NamedTuple):
     """The student's output that the losses use."""
 
-    logits: Tensor
-    """(N, T, V): those at position p predict code p."""
+    final: Tensor
+    """(N, T, D): what the head reads."""
+    head: nn.Module
+    """The student's head."""
     read: dict[str, Tensor]
     """Name of a term -> what its `read` returned."""
+    made: dict[str, Tensor]
+    """The logits, once something has asked for them."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, T, V): those at position p predict code p. They are made when a term first asks for them."""
+        if "logits" not in self.made:
+            self.made["logits"] = self.head(self.final)
+        return self.made["logits"]
 
 
 class StudentWithHeads(nn.Module):
@@ -84,7 +95,7 @@ class StudentWithHeads(nn.Module):
         self.heads = nn.ModuleDict({term.name: term.head for term in terms if term.head is not None})
 
     def forward(self, one: Pass) -> StudentOutput:
-        """The logits, and what each term reads of the hidden states."""
+        """What each term reads of the hidden states; the logits at once if there are no terms."""
         own = {} if one.seeds is None else {"seeds": one.seeds}
         states = self.student.features(one.codes, one.labels, one.attend, self.layers if one.images else (), **own)
         found: dict[str, Tensor | None] = {}
@@ -93,4 +104,5 @@ class StudentWithHeads(nn.Module):
                 with term.told("read"):
                     found[term.name] = term.read(states, *one.images)
         read = {name: value for name, value in found.items() if value is not None}
-        return StudentOutput(self.student.output(states.final), read)
+        made = {} if one.images is not None else {"logits": self.student.output(states.final)}
+        return StudentOutput(states.final, self.student.output, read, made)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from star.objectives.backbone import StudentOutput
+from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch
+from star.objectives.linear_cross_entropy import linear_cross_entropy
 from star.objectives.precision import at_least_fp32
 from star.objectives.term import Term
 
@@ -17,8 +18,18 @@ class NextToken(Term):
     name = "next_token"
     loss_names = ("ar_loss",)
 
+    def build(self, student: Backbone) -> None:
+        """Nothing of its own; it reads the student's head."""
+        self._output = student.output
+
+    def read(self, states: Features, batch: Batch, rows: slice) -> Tensor:
+        """The loss, summed over positions: in the student's pass, where the head's weight is at hand if it is sharded."""
+        hidden, head = states.final.flatten(0, 1), self._output
+        codes = batch.codes[rows, : batch.student_views].flatten()
+        if isinstance(head, nn.Linear) and head.bias is None:
+            return linear_cross_entropy(hidden, head.weight, codes)
+        return F.cross_entropy(at_least_fp32(head(hidden)), codes, reduction="sum")
+
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
-        codes = batch.codes[rows, : batch.student_views]
-        count = len(batch.codes) * codes[0].numel()
-        summed = F.cross_entropy(at_least_fp32(out.logits.flatten(0, 1)), codes.flatten(), reduction="sum")
-        return {"ar_loss": summed / count}
+        count = len(batch.codes) * batch.student_views * batch.codes.shape[-1]
+        return {"ar_loss": out.read[self.name] / count}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,14 @@ from star.data.image_sets import open_images
 from star.data.pixels import Images
 from star.data.sharded import ShardedArray
 from star.errors import DataError
-from star.model.sample import in_bfloat16, noise_for, sample
+from star.model.sample import Sampler, in_bfloat16, noise_for
 from star.stages.context import Context, Result, gpt_of, shared_shards, vq_of
+from star.tokenizer.decode import image_decoder
 from star.tokenizer.train import to_bytes
+from star.tokenizer.vq import VQModel
+
+Decode = Callable[[Tensor], Tensor]
+"""From codes (B, T) to images (B, C, S, S)."""
 
 
 def generate(ctx: Context) -> Result:
@@ -23,10 +30,10 @@ def generate(ctx: Context) -> Result:
     spec, classes, data = ctx.spec.generate, ctx.spec.data.num_classes, ctx.spec.data
     if spec.samples:
         return _given_samples(ctx, Path(spec.samples))
-    batch, shown = ctx.spec.resources.sample_batch_size, ctx.spec.resources.eval_batch_size
-    model, vq = gpt_of(ctx, spec.weights), vq_of(ctx)
+    model = gpt_of(ctx, spec.weights)
     if spec.precision == "bf16":
         model = in_bfloat16(model)
+    decode = _decoder(ctx)
     rng = np.random.default_rng((ctx.spec.seed, 5))
     labels = (
         np.arange(spec.num_images) % classes if spec.labels == "balanced" else rng.integers(0, classes, spec.num_images)
@@ -34,16 +41,24 @@ def generate(ctx: Context) -> Result:
     side = spec.image_size or data.image_size
     shape = (spec.num_images, side, side, data.channels)
     stored = ShardedArray(ctx.checkpoints, "images", shape, np.uint8)
-    for shard, rows in shared_shards(ctx, stored):
-        images = []
-        for first in range(rows.start, rows.stop, batch):
-            chunk = torch.from_numpy(labels[first : min(first + batch, rows.stop)]).to(ctx.device)
-            noise = noise_for(ctx.spec.seed, first, len(chunk), ctx.spec.sequence_length).to(ctx.device)
-            codes = sample(model, chunk, noise, spec)
-            with torch.no_grad():
-                images += [to_bytes(brought_to(vq.decode(part), side)) for part in codes.split(shown)]
-            ctx.progress(stored.finished_rows() + first + len(chunk) - rows.start, spec.num_images)
-        stored.write(shard, np.concatenate(images))
+    sampler: Sampler | None = None
+    written: Future[None] | None = None
+    done = 0
+    with ThreadPoolExecutor(1) as writer:  # a shard is written while the next is computed
+        for shard, rows in shared_shards(ctx, stored):
+            size = min(ctx.spec.resources.sample_batch_size, rows.stop - rows.start)
+            sampler = sampler or Sampler(model, size, spec, ctx.spec.resources.compile)
+            images = []
+            for first in range(rows.start, rows.stop, sampler.batch):
+                some = slice(first, min(first + sampler.batch, rows.stop))
+                images.append(_sampled(ctx, sampler, decode, labels, some))
+                done = max(done, stored.finished_rows() + some.stop - rows.start)
+                ctx.progress(done, spec.num_images)
+            if written is not None:
+                written.result()
+            written = writer.submit(stored.write, shard, np.concatenate(images))
+        if written is not None:
+            written.result()
     ctx.ranks.barrier()
     if ctx.ranks.is_main:
         stored.finish(ctx.out)
@@ -51,6 +66,24 @@ def generate(ctx: Context) -> Result:
         everything = np.load(ctx.out / "images.npy", mmap_mode="r")
         save_grid(ctx.out / "samples.png", everything, labels, classes)
     return {}
+
+
+def _sampled(ctx: Context, sampler: Sampler, decode: Decode, labels: np.ndarray, rows: slice) -> Images:
+    """Images `rows` (B, S, S, C), sampled in one batch and decoded in smaller ones."""
+    chosen = torch.from_numpy(labels[rows])
+    noise = noise_for(ctx.spec.seed, rows.start, len(chosen), ctx.spec.sequence_length)
+    codes = sampler(chosen.to(ctx.device), noise.to(ctx.device))
+    side = ctx.spec.generate.image_size or ctx.spec.data.image_size
+    parts = codes.split(ctx.spec.resources.eval_batch_size)
+    return np.concatenate([to_bytes(brought_to(decode(part), side)) for part in parts])
+
+
+def _decoder(ctx: Context) -> Decode:
+    """The function from codes to images of the run's tokenizer, in the precision of the spec."""
+    vq, resources = vq_of(ctx), ctx.spec.resources
+    if not isinstance(vq, VQModel):
+        return vq.decode
+    return image_decoder(vq, ctx.spec.generate.decode_precision, resources.eval_batch_size, resources.compile)
 
 
 def brought_to(images: Tensor, side: int) -> Tensor:

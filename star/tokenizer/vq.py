@@ -210,7 +210,7 @@ class VQModel(nn.Module):
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
         """Images (B, C, S, S) decoded from code vectors (B, g, g, codebook_dim)."""
-        return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
+        return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images (B, C, S, S), roughly in [-1, 1], decoded from codes (B, g*g) in raster order."""

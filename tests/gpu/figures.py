@@ -26,20 +26,23 @@ from star.devices import visible_gpus
 from star.evaluate.features import activations, prepared
 from star.evaluate.inception import InceptionV3
 from star.model.gpt import GPT
-from star.model.sample import in_bfloat16, noise_for, sample
+from star.model.sample import Sampler, in_bfloat16, noise_for, sample
 from star.pipeline.config import RunSpec
 from star.pipeline.model import parameters
 from star.pipeline.score import INCEPTION
 from star.pipeline.tokenizer import vq_flops
 from star.pipeline.train import train_flops
 from star.spec.load import load
+from star.tokenizer.decode import image_decoder
+from star.tokenizer.train import to_bytes
 from star.tokenizer.vq import VQModel
 from star.train.trainer import Trainer
 from star.worker import repeatable
 from tests.helpers import ROOT, write_store
 
 GPU = torch.device("cuda")
-IMAGES = 64
+IMAGES = {"AR": 256, "ST-AR": 128}
+"""Images of a step: as many student sequences of both."""
 Row = dict[str, Any]
 
 
@@ -75,10 +78,10 @@ def specs() -> dict[str, RunSpec]:
 
 def training(stores: tuple[CodeStore, CodeStore], peak: float) -> list[Row]:
     """Steps of the trainer, its batches included."""
-    rows = []
+    rows, each = [], {}
     for compiled in (False, True):
         for name, spec in specs().items():
-            changes = {"optim": {"batch_size": IMAGES, "precision": "bf16"}, "resources": {"compile": compiled}}
+            changes = {"optim": {"batch_size": IMAGES[name], "precision": "bf16"}, "resources": {"compile": compiled}}
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             with tempfile.TemporaryDirectory() as folder:
@@ -91,45 +94,88 @@ def training(stores: tuple[CodeStore, CodeStore], peak: float) -> list[Row]:
             flops = train_flops(changed) / changed.last_step
             rows.append(
                 {
-                    "what": f"training {name}, {'compiled' if compiled else 'eager'}, {IMAGES} images a step",
+                    "what": f"training {name}, {'compiled' if compiled else 'eager'}, {IMAGES[name]} images a step",
                     "value": 1 / took,
                     "unit": "steps/s",
                     "limit": peak / flops,
                     "note": f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB",
                 }
             )
-    return rows
+            each[name, compiled] = took, flops / IMAGES[name]
+    (plain, few), (full, many) = each["AR", True], each["ST-AR", True]
+    eager = each["ST-AR", False][0] / full
+    note = f"per student sequence; the limit counts operations; eager, ST-AR takes {eager:.2f} times as long"
+    ratio = {"what": "what ST-AR costs, compiled", "value": full / plain, "unit": "times AR"}
+    return [*rows, ratio | {"limit": many / 2 / few, "note": note}]
 
 
-def sampling(bandwidth: float) -> list[Row]:
-    """Codes of LlamaGen-B in bf16 with guidance. At batch 1 the limit is reading the weights once per code."""
+def transformer() -> GPT:
+    """LlamaGen-B with random weights, in bf16."""
     spec = specs()["AR"]
     torch.manual_seed(0)
     model = GPT(spec.model, spec.tokenizer.codebook_size, spec.data.num_classes, spec.grid)
     torch.nn.init.normal_(model.output.weight, std=0.02)
-    model = in_bfloat16(model.eval().to(GPU))
+    return in_bfloat16(model.eval().to(GPU))
+
+
+def sampling(model: GPT, bandwidth: float) -> list[Row]:
+    """Codes with guidance. At batch 1 the limit is reading the weights once per code."""
+    spec = specs()["AR"]
     per_code, rows = 2 * parameters(spec) / bandwidth, []
     generate = spec.generate.model_copy(update={"cfg_scale": 2.0})
-    for batch in (1, 64, 256):
-        labels = torch.arange(batch, device=GPU) % 1000
-        noise = noise_for(0, 0, batch, spec.sequence_length).to(GPU)
-        took = seconds(lambda n=noise, y=labels: sample(model, y, n, generate), 3, warm=1)
-        row: Row = {
-            "what": f"sampling with guidance, batch {batch}",
-            "value": batch / took,
-            "unit": "images/s",
-            "limit": None,
-        }
-        if batch == 1:
-            row["limit"] = 1 / (per_code * spec.sequence_length)
-        rows.append(row | {"note": f"{1000 * took / spec.sequence_length:.2f} ms per code"})
+    for how, batches in (("one by one", (64,)), ("as a graph", (64,)), ("as a graph, compiled", (1, 64, 500))):
+        for batch in batches:
+            labels = torch.arange(batch, device=GPU) % 1000
+            noise = noise_for(0, 0, batch, spec.sequence_length).to(GPU)
+            start = time.perf_counter()
+            work: Callable[[Any, Any], object] = lambda y, n: sample(model, y, n, generate)  # noqa: E731
+            if how != "one by one":
+                sampler = Sampler(model, batch, generate, compiled=how.endswith("compiled"))
+                work = sampler
+            torch.cuda.synchronize()
+            ready = time.perf_counter() - start
+            took = seconds(lambda w=work, y=labels, n=noise: w(y, n), 3, warm=1)
+            row: Row = {"what": f"sampling with guidance, batch {batch}, kernels {how}", "value": batch / took}
+            limit = 1 / (per_code * spec.sequence_length) if batch == 1 else None
+            note = f"{1000 * took / spec.sequence_length:.2f} ms per code; ready in {ready:.0f} s"
+            rows.append(row | {"unit": "images/s", "limit": limit, "note": note})
+            del work
     return rows
 
 
+def decoding(model: GPT, peak: float) -> list[Row]:
+    """VQ-16's decoder in each precision, and images from label to pixels as the stage generate makes them."""
+    spec, rows = specs()["AR"], []
+    _, flops = vq_flops(spec.tokenizer, 256, 3)
+    codes = torch.randint(spec.tokenizer.codebook_size, (128, 256), device=GPU)
+    exact = None
+    for precision, compiled in (("fp32", False), ("tf32", False), ("bf16", False), ("bf16", True)):
+        torch.manual_seed(0)
+        decode = image_decoder(VQModel(spec.tokenizer, 3).eval().to(GPU), precision, len(codes), compiled)
+        images = to_bytes(decode(codes)).astype(int)
+        exact = images if exact is None else exact
+        rate = len(codes) / seconds(lambda d=decode: d(codes), 3, warm=1)
+        note = f"pixels differ by {np.abs(images - exact).mean():.2g} of 255 on average"
+        what = f"decoding by VQ-16, {precision}{', compiled' if compiled else ''}"
+        rows.append({"what": what, "value": rate, "unit": "images/s", "limit": peak / flops, "note": note})
+    generate = spec.generate.model_copy(update={"cfg_scale": 2.0})
+    sampler, labels = Sampler(model, 500, generate, compiled=True), torch.arange(500, device=GPU)
+    noise = noise_for(0, 0, 500, spec.sequence_length).to(GPU)
+
+    def work() -> None:
+        for part in sampler(labels, noise).split(len(codes)):
+            to_bytes(decode(part))
+
+    took = seconds(work, 3, warm=1)
+    note = f"50,000 in {100 * took:.0f} s"
+    whole = {"what": "images in bf16, compiled, from label to pixels", "value": 500 / took, "unit": "images/s"}
+    return [*rows, whole | {"limit": None, "note": note}]
+
+
 def networks(peak: float) -> list[Row]:
-    """VQ-16 and Inception on images of 256 x 256. They compute in float32; the limit is the bf16 rate."""
+    """VQ-16's encoder and Inception on images of 256 x 256. They compute in float32; the limit is the bf16 rate."""
     spec, rng = specs()["AR"], np.random.default_rng(0)
-    encode, decode = vq_flops(spec.tokenizer, 256, 3)
+    encode, _ = vq_flops(spec.tokenizer, 256, 3)
     torch.manual_seed(0)
     vq = VQModel(spec.tokenizer, 3).eval().to(GPU)
     images = torch.rand(64, 3, 256, 256, device=GPU) * 2 - 1
@@ -139,7 +185,6 @@ def networks(peak: float) -> list[Row]:
         codes = vq.encode(images)
         found = {
             "encoding by VQ-16": (64, encode, lambda: vq.encode(images)),
-            "decoding by VQ-16": (64, decode, lambda: vq.decode(codes)),
             "features by Inception": (1280, INCEPTION, lambda: list(activations(network, [pictures] * 10, GPU))),
         }
         rows = []
@@ -166,7 +211,8 @@ def measured() -> dict[str, Any]:
             codes = rng.integers(0, 16384, (count, views, 256))
             stores.append(write_store(Path(folder) / split, codes, rng.integers(0, 1000, count)))
         rows = training((stores[0], stores[1]), chip["matrix"])
-    rows += sampling(chip["bandwidth"]) + networks(chip["matrix"])
+    model = transformer()
+    rows += sampling(model, chip["bandwidth"]) + decoding(model, chip["matrix"]) + networks(chip["matrix"])
     gpu = visible_gpus()[0]
     return {
         "gpu": gpu.name,

@@ -30,12 +30,11 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_weights_give_the_models_own_attention(model: GPT, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     x = model.embed(*batch)
     for block, weights in zip(model.layers, attention_weights(model, *batch), strict=True):
-        normed = block.attention_norm(x)
-        mixed = weights @ block.attention.heads(normed, model.rope)[2]
-        own = block.attention(normed, model.rope, None, None, None)
-        torch.testing.assert_close(block.attention.wo(mixed.transpose(1, 2).flatten(2)), own, atol=1e-5, rtol=1e-4)
+        mixed = weights @ block.enter(x, model.rope)[2]
         assert weights.triu(1).abs().max() == 0
-        x = block(x, model.rope, None)
+        own = block(x, model.rope, None)
+        torch.testing.assert_close(block.leave(x, mixed), own, atol=1e-5, rtol=1e-4)
+        x = own
 
 
 def test_shares_counted_by_hand() -> None:

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from star.evaluate.features import resized
 from star.model.gpt import GPT
-from star.model.sample import Decoder, draw, filtered, in_bfloat16, noise_for, sample
+from star.model.sample import Decoder, Sampler, draw, filtered, in_bfloat16, noise_for, sample
 from star.pipeline.config.generate import GenerateSpec
 from star.pipeline.config.model import ModelSpec
+from star.pipeline.config.tokenizer import TokenizerSpec
 from star.stages.generate import brought_to
+from star.tokenizer.decode import image_decoder
+from star.tokenizer.vq import VQModel
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,36 @@ def test_cached_logits_equal_the_uncached_forward(model: GPT) -> None:
         decoder, embedded = Decoder(model, 3), model.embed(codes, labels)
         steps = [decoder.logits(embedded[:, t : t + 1]) for t in range(16)]
         torch.testing.assert_close(torch.stack(steps, dim=1), model(codes, labels), atol=1e-5, rtol=1e-5)
+
+
+def test_places_to_come_are_hidden(model: GPT) -> None:
+    """A GPU reads the cache in steps of many places; those that are not filled yet change nothing."""
+    codes, labels = torch.randint(12, (3, 16)), torch.tensor([0, 2, 5])
+    with torch.no_grad():
+        decoder, embedded = Decoder(model, 3), model.embed(codes, labels)
+        decoder.places = torch.arange(16)
+        steps = [decoder.logits(embedded[:, t : t + 1]) for t in range(16)]
+        torch.testing.assert_close(torch.stack(steps, dim=1), model(codes, labels), atol=1e-5, rtol=1e-5)
+
+
+def test_a_sampler_gives_each_batch_its_codes(model: GPT) -> None:
+    spec, labels, noise = GenerateSpec(cfg_scale=2.0), torch.arange(6) % 5, noise_for(3, 0, 6, 16)
+    sampler = Sampler(model, 4, spec)
+    found = [sampler(labels[rows], noise[rows]) for rows in (slice(0, 4), slice(4, 6))]
+    assert torch.equal(torch.cat(found), sample(model, labels, noise, spec))
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 0.0), ("tf32", 0.0), ("bf16", 0.05)])
+def test_decoding_in_each_precision(precision: str, most: float) -> None:
+    torch.manual_seed(0)
+    spec = TokenizerSpec(channels=32, channel_mult=[1, 2], res_blocks=1, codebook_size=64)
+    vq, codes = VQModel(spec, 3).eval(), torch.randint(64, (5, 16))
+    with torch.no_grad():
+        exact = vq.decode(codes)
+    found = image_decoder(vq, precision, 8)(codes)
+    assert found.dtype == torch.float32 and found.shape == exact.shape == (5, 3, 8, 8)
+    apart = ((found - exact).norm() / exact.norm()).item()
+    assert 0.1 * most <= apart <= most
 
 
 @pytest.mark.parametrize("scale, until", [(1.0, None), (2.5, None), (2.5, 7)])

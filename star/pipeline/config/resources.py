@@ -16,7 +16,7 @@ class StarResources(Resources):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="training on several processes: a copy of the model in each, or shards of it (FSDP2)"
     )
-    compile: bool = Field(False, description="compile the transformer's blocks")
+    compile: bool = Field(False, description="compile the transformer's blocks, and for `generate` the decoder")
     micro_batch_size: Count | None = Field(
         None,
         description="images per forward pass and process; the loss does not depend on it; halved when memory runs out",
