@@ -44,6 +44,7 @@ from star.rundir import (
 )
 from star.scratch import near
 from star.spec.builtin import builtin_stages
+from star.torch_setup import keep_freed_memory, repeatable
 from star.usage import Usage
 
 PRELOAD = (
@@ -154,6 +155,7 @@ def _is_disk_full(error: BaseException | None) -> bool:
 def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None:
     started = time.time()
     threads = int(job["threads"])
+    keep_freed_memory()
     repeatable(threads)
     from star.ranks import join, leave
     from star.spec.run_class import parse_run
@@ -218,23 +220,6 @@ def _call(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> Non
 
 def _input(folder: Path, scratch: str | None) -> Path:
     return near(folder, scratch) if scratch else folder
-
-
-def repeatable(threads: int) -> None:
-    """Make torch repeatable, with `threads` CPU threads and full float32.
-
-    By default, convolutions on a GPU round to TF32, and codes and pixels differ from the CPU's in the third digit. The
-    spec says what may be coarser (`precision: bf16`).
-    """
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order each time
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that takes 4% of a step on a GPU
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def check_result(stage: str, result: Mapping[str, float]) -> None:

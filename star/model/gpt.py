@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from star.model.dropout import SequenceDropout, layer_seeds
+from star.model.kernels import Linear, rms_norm, rotate
 from star.pipeline.config.model import ModelSpec
 
 
@@ -35,13 +36,6 @@ def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
     return torch.cat([torch.zeros(2, 1, head_dim), table], dim=1)[:, : grid * grid]
 
 
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate x (..., t, d) by rope (2, t, d); a pair is two adjacent channels. Computed in rope's precision."""
-    wide = x.to(rope.dtype)
-    swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(wide * rope[0], swapped, rope[1]).to(x.dtype)
-
-
 class RMSNorm(nn.Module):
     """Root mean square norm, computed in float32 (in float64 for float64 input)."""
 
@@ -51,9 +45,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return normed.type_as(x) * self.weight
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -62,15 +54,16 @@ class Attention(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.n_head = spec.n_head
-        self.wqkv = nn.Linear(spec.dim, 3 * spec.dim, bias=False)
-        self.wo = nn.Linear(spec.dim, spec.dim, bias=False)
+        self.wqkv = Linear(spec.dim, 3 * spec.dim, bias=False)
+        self.wo = Linear(spec.dim, spec.dim, bias=False)
         self.dropout = SequenceDropout(spec.residual_dropout, site=1)
 
     def heads(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of x (B, t, D), (B, H, t, d) each; query and key are rotated."""
         heads = self.wqkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, t, d)
-        query, key = rotate(heads[:2], rope).unbind(0)
-        return query, key, heads[2]
+        turned, value = heads.split((2, 1))  # two slices would each fill a gradient of all three with zeros
+        query, key = rotate(turned, rope).unbind(0)
+        return query, key, value[0]
 
     def joined(self, mixed: Tensor, seeds: Tensor | None) -> Tensor:
         """The output (B, t, D) for the heads' mixed values (B, H, t, d)."""
@@ -82,9 +75,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.w1 = nn.Linear(spec.dim, spec.ffn_hidden, bias=False)
-        self.w3 = nn.Linear(spec.dim, spec.ffn_hidden, bias=False)
-        self.w2 = nn.Linear(spec.ffn_hidden, spec.dim, bias=False)
+        self.w1 = Linear(spec.dim, spec.ffn_hidden, bias=False)
+        self.w3 = Linear(spec.dim, spec.ffn_hidden, bias=False)
+        self.w2 = Linear(spec.ffn_hidden, spec.dim, bias=False)
         self.dropout = SequenceDropout(spec.ffn_dropout, site=2)
 
     def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
@@ -155,7 +148,7 @@ class GPT(nn.Module):
         self.tok_dropout = SequenceDropout(spec.token_dropout, site=0)
         self.layers = nn.ModuleList(Block(spec) for _ in range(spec.n_layer))
         self.norm = RMSNorm(spec.dim, spec.norm_eps)
-        self.output = nn.Linear(spec.dim, vocab_size, bias=False)
+        self.output = Linear(spec.dim, vocab_size, bias=False)
         self.rope: Tensor
         self.register_buffer("rope", rope_table(grid, spec.dim // spec.n_head, spec.rope_base), persistent=False)
         self.init_weights()

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from star.model.kernels import linear, outer
 from star.objectives.precision import at_least_fp32
 
 BLOCK = {"cuda": 2**27, "cpu": 2**18}
@@ -44,11 +45,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             head = weight.to(narrow)
             for rows in (slice(first, first + size) for first in range(0, len(hidden), size)):
                 block = hidden[rows].to(narrow)
-                loss, of_logits = _of_block(block @ head.T, codes[rows, None], needed)
+                loss, of_logits = _of_block(linear(block, head), codes[rows, None], needed)
                 total += loss
                 if of_logits is not None:
-                    grads[0][rows] = of_logits @ head
-                    grads[1] += of_logits.T @ block
+                    grads[0][rows] = linear(of_logits, head.T)
+                    grads[1] += outer(of_logits, block)
                     del of_logits  # before the next block is made
         ctx.save_for_backward(*grads)
         return total

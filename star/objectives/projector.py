@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from star.model.kernels import Linear
+
 
 def projector(inputs: int, outputs: int, hidden: int = 2048, layers: int = 3) -> nn.Sequential:
     """Make an MLP of linear layers with biases and SiLU between them (section 3.3.2).
@@ -15,5 +17,5 @@ def projector(inputs: int, outputs: int, hidden: int = 2048, layers: int = 3) ->
     widths = [inputs] + [hidden] * (layers - 1) + [outputs]
     found: list[nn.Module] = []
     for before, after in zip(widths[:-1], widths[1:], strict=True):
-        found += [nn.Linear(before, after), nn.SiLU()]
+        found += [Linear(before, after), nn.SiLU()]
     return nn.Sequential(*found[:-1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from star.worker import repeatable
+from star.torch_setup import repeatable
 
 HERE = Path(__file__).parent
 

@@ -36,8 +36,8 @@ from star.spec.load import load
 from star.tokenizer.decode import image_decoder
 from star.tokenizer.train import to_bytes
 from star.tokenizer.vq import VQModel
+from star.torch_setup import repeatable
 from star.train.trainer import Trainer
-from star.worker import repeatable
 from tests.helpers import ROOT, write_store
 
 GPU = torch.device("cuda")

@@ -1,0 +1,131 @@
+"""Products, norms and rotations as a CPU computes them fastest; elsewhere, and for compilers, in PyTorch's plain operations.
+
+A small transformer on a CPU is bound by MKL, which leaves half of an AMD core's vector units idle in float32, and by
+passes over memory. oneDNN, which PyTorch carries too, uses all of them, but PyTorch asks it for half precision only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def on_cpu(*tensors: Tensor) -> bool:
+    """Whether these are plain tensors of one type on the CPU, computed at once and as they are."""
+    first = tensors[0]
+    return (
+        first.device.type == "cpu"
+        and all(type(one) in (Tensor, nn.Parameter) and one.dtype == first.dtype for one in tensors)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, computed by `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias of x (..., I), weight (O, I) and bias (O,): (..., O)."""
+    given = (x, weight) if bias is None else (x, weight, bias)
+    fits = x.shape[-1] == weight.shape[-1]  # else PyTorch says what does not fit
+    if x.dtype == torch.float32 and _ONEDNN and x.numel() and fits and on_cpu(*given):
+        return cast(Tensor, _Linear.apply(x, weight, bias))
+    return F.linear(x, weight, bias)
+
+
+def outer(grad: Tensor, x: Tensor) -> Tensor:
+    """grad^T x of grad (N, O) and x (N, I): the gradient (O, I) of a weight."""
+    if x.dtype == torch.float32 and _ONEDNN and x.numel() and on_cpu(grad, x):
+        # the first operand is copied to be contiguous: the narrower one
+        return _product(grad.T, x.T) if grad.shape[1] < x.shape[1] else _product(x.T, grad.T).T
+    return grad.T @ x
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        flat = grad.flatten(0, -2)
+        return (
+            _product(grad, weight.T) if needs[0] else None,
+            outer(flat, x.flatten(0, -2)) if needs[1] else None,
+            flat.sum(0) if needs[2] else None,
+        )
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x (..., D) over its root mean square, times weight (D,); computed in float32, in float64 for float64 input."""
+    if on_cpu(x, weight) and x.dtype in (torch.float32, torch.float64):
+        return cast(Tensor, _RMSNorm.apply(x, weight, eps))
+    wide = x if x.dtype == torch.float64 else x.float()
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return normed.type_as(x) * weight
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        normed = x * scale
+        ctx.save_for_backward(normed, scale, weight)
+        return normed * weight
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, weight = ctx.saved_tensors
+        along = grad * normed
+        of_weight = along.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        share = (along * weight).mean(-1, keepdim=True)
+        return torch.addcmul(grad * weight, normed, share, value=-1).mul_(scale), of_weight, None
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate x (..., t, d) by rope (2, t, d), cosines and signed sines; a pair is two adjacent channels.
+
+    Computed in rope's precision.
+    """
+    wide = x.to(rope.dtype)
+    if on_cpu(wide, rope):
+        return cast(Tensor, _Rotation.apply(wide, rope)).to(x.dtype)
+    swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(wide * rope[0], swapped, rope[1]).to(x.dtype)
+
+
+class _Rotation(torch.autograd.Function):
+    """A pair is a complex number, which is multiplied by cos + i sin; its gradient is by the conjugate."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rope: Tensor) -> Tensor:
+        turn = torch.complex(rope[0, :, ::2].contiguous(), rope[1, :, 1::2].contiguous())
+        ctx.save_for_backward(turn)
+        return _turned(x, turn)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _turned(grad.contiguous(), ctx.saved_tensors[0].conj()), None
+
+
+def _turned(x: Tensor, turn: Tensor) -> Tensor:
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)

@@ -1,0 +1,36 @@
+"""How torch computes in a worker: threads, precision, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next step: up to 256 MB, in arrays of up to 32 MB.
+
+    A step allocates what the step before has freed. Giving pages back in between, and getting them zeroed again, took a
+    seventh of a small model's step. Only glibc can be told so; elsewhere nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim, pad, mmap = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD of malloc.h
+        for option, size in ((mmap, 2**25), (trim, 2**28), (pad, 2**26)):
+            mallopt(option, size)
+
+
+def repeatable(threads: int) -> None:
+    """Make torch repeatable, with `threads` CPU threads and full float32.
+
+    By default, convolutions on a GPU round to TF32, and codes and pixels differ from the CPU's in the third digit. The
+    spec says what may be coarser (`precision: bf16`).
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order each time
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that takes 4% of a step on a GPU
+    torch.backends.cudnn.allow_tf32 = False
