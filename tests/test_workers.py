@@ -22,8 +22,10 @@ from star.pipeline import STAGES as GRAPH
 from star.pipeline.config import RunSpec
 from star.rundir import DONE, PREEMPTED, STOPPED, USER_ERROR, JobDir, read_json
 from star.scheduler.policies import advice, attempts
+from star.scheduler.worker_process import worker_environment
 from star.spec.builtin import goes_on
-from star.worker import _Progress, check_result, repeatable
+from star.torch_setup import repeatable
+from star.worker import _Progress, check_result
 from tests.helpers import ROOT, context, job_in, start_worker, tiny, work
 from tests.stage_code import CODE
 
@@ -332,3 +334,32 @@ def test_a_worker_computes_float32_in_float32_and_the_same_again(monkeypatch: py
         torch.set_num_threads(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
         torch.use_deterministic_algorithms(before[2])
+
+
+def test_threads_that_wait_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would spin, which takes a busy machine's cores from those that they wait for; who wants that says so."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert worker_environment("code", 1)["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert worker_environment("code", 1)["OMP_WAIT_POLICY"] == "active"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told to keep memory")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    """A page that is given back is asked for again, and zeroed: a page fault."""
+    steps = """
+import resource, numpy as np
+{}
+def step():
+    [np.ones(2**22, np.uint8) for _ in range(10)]
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = []
+    for first in ("", "from star.torch_setup import keep_freed_memory; keep_freed_memory()"):
+        command = [sys.executable, "-c", steps.format(first)]
+        faults.append(int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout))
+    assert faults[1] < 1000 < faults[0] / 5, faults

@@ -51,7 +51,10 @@ def outer(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+    try:
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+    except RuntimeError:  # no memory for the code that oneDNN makes; if none is left at all, this says so
+        return F.linear(x, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
