@@ -7,7 +7,7 @@ import os
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step: up to 256 MB, in arrays of up to 32 MB.
+    """Let the C library keep freed memory for the next step: up to 256 MB, of arrays of up to 32 MB each.
 
     A step allocates what the step before has freed. Giving pages back in between, and getting them zeroed again, took a
     seventh of a small model's step. Only glibc can be told so; elsewhere nothing is done.
@@ -23,7 +23,7 @@ def repeatable(threads: int) -> None:
     """Make torch repeatable, with `threads` CPU threads and full float32.
 
     By default, convolutions on a GPU round to TF32, and codes and pixels differ from the CPU's in the third digit. The
-    spec says what may be coarser (`precision: bf16`).
+    spec says what may be coarser (`precision`, `generate.decode_precision`).
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)

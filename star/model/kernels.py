@@ -23,6 +23,7 @@ def on_cpu(*tensors: Tensor) -> bool:
         and all(type(one) in (Tensor, nn.Parameter) and one.dtype == first.dtype for one in tensors)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
     )
 
 
@@ -44,7 +45,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def outer(grad: Tensor, x: Tensor) -> Tensor:
     """grad^T x of grad (N, O) and x (N, I): the gradient (O, I) of a weight."""
-    if x.dtype == torch.float32 and _ONEDNN and x.numel() and on_cpu(grad, x):
+    wanted = torch.is_grad_enabled() and (grad.requires_grad or x.requires_grad)  # a second derivative
+    if not wanted and x.dtype == torch.float32 and _ONEDNN and x.numel() and on_cpu(grad, x):
         # the first operand is copied to be contiguous: the narrower one
         return _product(grad.T, x.T) if grad.shape[1] < x.shape[1] else _product(x.T, grad.T).T
     return grad.T @ x
@@ -64,14 +66,13 @@ class _Linear(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        flat = grad.flatten(0, -2)
+        flat = grad.reshape(-1, grad.shape[-1])
         return (
-            _product(grad, weight.T) if needs[0] else None,
-            outer(flat, x.flatten(0, -2)) if needs[1] else None,
+            linear(grad, weight.T) if needs[0] else None,
+            outer(flat, x.reshape(-1, x.shape[-1])) if needs[1] else None,
             flat.sum(0) if needs[2] else None,
         )
 
@@ -80,6 +81,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., D) over its root mean square, times weight (D,); computed in float32, in float64 for float64 input."""
     if on_cpu(x, weight) and x.dtype in (torch.float32, torch.float64):
         return cast(Tensor, _RMSNorm.apply(x, weight, eps))
+    return _plain_norm(x, weight, eps)
+
+
+def _plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x if x.dtype == torch.float64 else x.float()
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return normed.type_as(x) * weight
@@ -90,15 +95,19 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
         normed = x * scale
-        ctx.save_for_backward(normed, scale, weight)
+        ctx.save_for_backward(x, weight, normed, scale)
+        ctx.eps = eps
         return normed * weight
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        normed, scale, weight = ctx.saved_tensors
+        x, weight, normed, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: through operations that have one
+            wanted = [one for one, needed in zip((x, weight), ctx.needs_input_grad[:2], strict=True) if needed]
+            found = iter(torch.autograd.grad(_plain_norm(x, weight, ctx.eps), wanted, grad, create_graph=True))
+            return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None)
         along = grad * normed
-        of_weight = along.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        of_weight = along.reshape(-1, along.shape[-1]).sum(0) if ctx.needs_input_grad[1] else None
         share = (along * weight).mean(-1, keepdim=True)
         return torch.addcmul(grad * weight, normed, share, value=-1).mul_(scale), of_weight, None
 
@@ -125,7 +134,6 @@ class _Rotation(torch.autograd.Function):
         return _turned(x, turn)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return _turned(grad.contiguous(), ctx.saved_tensors[0].conj()), None
 

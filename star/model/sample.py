@@ -24,7 +24,7 @@ STRIDE = 32
 
 @cache
 def _block_parts(compiled: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`Block.enter` and `Block.leave`. Compiled, each is one kernel for all blocks and positions: only the cache grows."""
+    """`Block.enter` and `Block.leave`. Each is compiled once for all blocks and positions: only the cache grows."""
     if not compiled:
         return Block.enter, Block.leave
     return torch.compile(Block.enter, dynamic=False), torch.compile(Block.leave, dynamic=False)
@@ -90,7 +90,7 @@ def sample(model: GPT, labels: Tensor, noise: Tensor, spec: GenerateSpec, compil
 class Sampler:
     """`sample` for many batches of one size. On a GPU all its kernels are launched at once, as one CUDA graph.
 
-    A position is hundreds of kernels of a few microseconds, so launching them one by one takes ten times as long as
+    A position is hundreds of kernels of a few microseconds, so launching them one by one takes six times as long as
     running them. A batch of fewer rows is filled up; that changes no row.
     """
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
 from star.objectives.batch import Batch
+from star.objectives.precision import autocast_if, autocast_of
 
 if TYPE_CHECKING:
     from star.objectives.term import Term
@@ -75,12 +77,16 @@ class StudentOutput(NamedTuple):
     """Name of a term -> what its `read` returned."""
     made: dict[str, Tensor]
     """The logits, once something has asked for them."""
+    autocast: tuple[bool, torch.dtype | None]
+    """Whether the pass ran under autocast, and its type: the logits are made as in the pass, whoever asks."""
 
     @property
     def logits(self) -> Tensor:
         """(N, T, V): those at position p predict code p. They are made when a term first asks for them."""
         if "logits" not in self.made:
-            self.made["logits"] = self.head(self.final)
+            enabled, kind = self.autocast
+            with torch.set_grad_enabled(self.final.requires_grad), autocast_if(self.final, enabled, kind):
+                self.made["logits"] = self.head(self.final)
         return self.made["logits"]
 
 
@@ -104,5 +110,7 @@ class StudentWithHeads(nn.Module):
                 with term.told("read"):
                     found[term.name] = term.read(states, *one.images)
         read = {name: value for name, value in found.items() if value is not None}
-        made = {} if one.images is not None else {"logits": self.student.output(states.final)}
-        return StudentOutput(states.final, self.student.output, read, made)
+        out = StudentOutput(states.final, self.student.output, read, {}, autocast_of(states.final))
+        if one.images is None:
+            out.made["logits"] = out.head(out.final)
+        return out

@@ -7,15 +7,13 @@ Shapes: B images of a pass, V images of the global batch, S student and M teache
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch
-from star.objectives.precision import at_least_fp32
+from star.objectives.precision import at_least_fp32, autocast_if
 from star.objectives.projector import projector
 from star.objectives.term import TeacherReads, Term
 from star.pipeline.config.selfguided import SelfGuidedSpec
@@ -125,8 +123,7 @@ def _unequal(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Ten
 
 def _dots(equation: str, queries: Tensor, keys: Tensor) -> Tensor:
     """Dot products in the operands' precision: autocast would round to bfloat16 (three digits) before the softmax."""
-    kind = queries.device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+    with autocast_if(queries, False):
         return torch.einsum(equation, queries, keys)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star.model.kernels import Linear
 from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch
 from star.objectives.linear_cross_entropy import linear_cross_entropy
@@ -20,16 +23,23 @@ class NextToken(Term):
 
     def build(self, student: Backbone) -> None:
         """Nothing of its own; it reads the student's head."""
-        self._output = student.output
+        self._student = student
 
     def read(self, states: Features, batch: Batch, rows: slice) -> Tensor:
         """The loss, summed over positions: in the student's pass, where the head's weight is at hand if it is sharded."""
-        hidden, head = states.final.flatten(0, 1), self._output
+        hidden, head = states.final.flatten(0, 1), self._student.output
         codes = batch.codes[rows, : batch.student_views].flatten()
-        if isinstance(head, nn.Linear) and head.bias is None:
-            return linear_cross_entropy(hidden, head.weight, codes)
+        if _is_plain(head):
+            return linear_cross_entropy(hidden, cast(nn.Linear, head).weight, codes)
         return F.cross_entropy(at_least_fp32(head(hidden)), codes, reduction="sum")
 
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
         count = len(batch.codes) * batch.student_views * batch.codes.shape[-1]
         return {"ar_loss": out.read[self.name] / count}
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Whether a head is its weight and nothing else: no subclass that computes more, no bias, no hooks."""
+    return (
+        type(head) in (nn.Linear, Linear) and head.bias is None and not (head._forward_hooks or head._forward_pre_hooks)
+    )

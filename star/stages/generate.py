@@ -43,7 +43,7 @@ def generate(ctx: Context) -> Result:
     stored = ShardedArray(ctx.checkpoints, "images", shape, np.uint8)
     sampler: Sampler | None = None
     written: Future[None] | None = None
-    done = 0
+    being_written = 0
     with ThreadPoolExecutor(1) as writer:  # a shard is written while the next is computed
         for shard, rows in shared_shards(ctx, stored):
             size = min(ctx.spec.resources.sample_batch_size, rows.stop - rows.start)
@@ -52,13 +52,16 @@ def generate(ctx: Context) -> Result:
             for first in range(rows.start, rows.stop, sampler.batch):
                 some = slice(first, min(first + sampler.batch, rows.stop))
                 images.append(_sampled(ctx, sampler, decode, labels, some))
-                done = max(done, stored.finished_rows() + some.stop - rows.start)
-                ctx.progress(done, spec.num_images)
+                waiting = 0 if written is None or written.done() else being_written
+                ctx.progress(
+                    min(stored.finished_rows() + waiting + some.stop - rows.start, spec.num_images), spec.num_images
+                )
             if written is not None:
                 written.result()
-            written = writer.submit(stored.write, shard, np.concatenate(images))
+            written, being_written = writer.submit(stored.write, shard, np.concatenate(images)), rows.stop - rows.start
         if written is not None:
             written.result()
+            ctx.progress(min(stored.finished_rows(), spec.num_images), spec.num_images)
     ctx.ranks.barrier()
     if ctx.ranks.is_main:
         stored.finish(ctx.out)

@@ -26,25 +26,57 @@ def agree(found: Callable[..., Tensor], expected: Callable[..., Tensor], *given:
     torch.testing.assert_close(*gradients, atol=5e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12), (2, 3, 4, 12)])
+@pytest.mark.parametrize("shape", [(12,), (7, 12), (3, 5, 12), (2, 3, 4, 12)])
 @pytest.mark.parametrize("outputs", [8, 40])
 def test_a_linear_layer(shape: tuple[int, ...], outputs: int) -> None:
     x, weight, bias = drawn(*shape), drawn(outputs, 12), drawn(outputs)
     agree(linear, F.linear, x, weight)
     agree(linear, F.linear, x, weight, bias)
-    agree(lambda x, w: linear(x[::2], w), lambda x, w: F.linear(x[::2], w), x, weight)
+    if x.ndim > 1:
+        agree(lambda x, w: linear(x[::2], w), lambda x, w: F.linear(x[::2], w), x, weight)
     agree(lambda x, w: linear(x, w[::2]), lambda x, w: F.linear(x, w[::2]), x, weight)
     made = linear(x, weight)
     assert made.grad_fn is not None and ("_Linear" in made.grad_fn.name()) == kernels._ONEDNN
 
 
-def test_only_what_is_wanted_gets_a_gradient() -> None:
-    x, weight = drawn(6, 12), drawn(8, 12)
+def test_only_what_is_wanted_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, made = drawn(6, 12), drawn(8, 12), []
+    product = kernels._product
+    monkeypatch.setattr(kernels, "_product", lambda *given: made.append(1) or product(*given))  # type: ignore[func-returns-value]
     assert not linear(x.detach(), weight.detach()).requires_grad
-    linear(x.detach(), weight).sum().backward()
-    assert x.grad is None and weight.grad is not None
-    rms_norm(x, torch.ones(12), 1e-5).sum().backward()
-    assert x.grad is not None
+    for given in ((x.detach(), weight), (x, weight.detach()), (x, weight)):
+        made.clear()
+        linear(*given).sum().backward()
+        assert len(made) == 1 + sum(one.requires_grad for one in given) or not kernels._ONEDNN
+
+
+def test_where_onednn_gets_no_memory_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses:
+        @staticmethod
+        def _linear_pointwise(*given: object) -> Tensor:
+            raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Refuses)
+    agree(linear, F.linear, drawn(7, 12), drawn(8, 12), drawn(8))
+
+
+def test_second_derivatives_and_transforms() -> None:
+    """A term may punish gradients: then the plain operations are derived."""
+    x, weight, scale = drawn(4, 8), drawn(8, 8), drawn(8)
+    rope = rope_table(2, 8, 10_000.0)
+
+    def penalty(mine: bool) -> Tensor:
+        made = linear(x, weight) if mine else F.linear(x, weight)
+        made = rms_norm(made, scale, 1e-5) if mine else kernels._plain_norm(made, scale, 1e-5)
+        made = rotate(made, rope if mine else rope.clone())
+        (grad,) = torch.autograd.grad((made**3).sum(), x, create_graph=True)
+        return grad.square().sum()
+
+    found = [torch.autograd.grad(penalty(mine), (x, weight, scale)) for mine in (True, False)]
+    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-4)
+    each = torch.func.vmap(lambda row: rotate(rms_norm(linear(row, weight), scale, 1e-5)[None], rope[:, :1])[0])(x)
+    whole = rotate(rms_norm(linear(x, weight), scale, 1e-5)[:, None], rope[:, :1])[:, 0]
+    torch.testing.assert_close(each, whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("wide", "narrow"), [(30, 4), (4, 30), (9, 9)])

@@ -44,12 +44,28 @@ def test_in_bfloat16_the_products_are_rounded_and_the_softmax_is_not() -> None:
         assert ((mine - theirs).norm() / theirs.norm()).item() < 0.01
 
 
-def test_no_gradient_is_computed_that_nobody_wants() -> None:
+def test_no_gradient_is_computed_that_nobody_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, own = drawn(8, 4, 6, torch.float32)
+    made: list[str] = []
+    for name in ("linear", "outer"):
+        kept = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda a, b, n=name, k=kept: made.append(n) or k(a, b))
     with torch.no_grad():
-        assert not linear_cross_entropy(hidden, weight, own).requires_grad
-    total = linear_cross_entropy(hidden, weight.detach(), own)
-    assert torch.equal(torch.autograd.grad(total, hidden)[0].isfinite(), torch.ones(8, 4, dtype=torch.bool))
+        linear_cross_entropy(hidden, weight, own)
+    linear_cross_entropy(hidden.detach(), weight.detach(), own)
+    assert made == ["linear", "linear"]
+    linear_cross_entropy(hidden, weight.detach(), own).backward()
+    assert made[2:] == ["linear", "linear"] and hidden.grad is not None
+    linear_cross_entropy(hidden.detach(), weight, own).backward()
+    assert made[4:] == ["linear", "outer"] and weight.grad is not None
+
+
+def test_autocast_leaves_float64_alone_and_a_device_may_have_none() -> None:
+    hidden, weight, own = drawn(8, 4, 6, torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = linear_cross_entropy(hidden, weight, own)
+    torch.testing.assert_close(found, F.cross_entropy(hidden @ weight.T, own, reduction="sum"))
+    assert linear_cross_entropy(hidden.to("meta"), weight.to("meta"), own.to("meta")).device.type == "meta"
 
 
 def test_the_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from star.model.gpt import GPT
+from star.objectives.backbone import StudentOutput
 from star.objectives.batch import Batch, ClassDropout, draw_batch
 from star.objectives.next_token import NextToken
 from star.objectives.objective import Objective
@@ -206,3 +208,51 @@ def test_one_view_is_refused_where_views_are_compared() -> None:
                 terms, codes, labels, views, ClassDropout(null_label=10), torch.Generator().manual_seed(0)
             )
             objective_of(terms).losses(batch, objective_of(terms).targets(batch))
+
+
+class Peek(Term):
+    """Looks at the logits without gradient before it computes its loss from them."""
+
+    name = "peek"
+    loss_names = ("peek_loss",)
+
+    def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            seen = out.logits
+        assert seen is out.logits
+        codes = batch.codes[rows, : batch.student_views].flatten()
+        summed = torch.nn.functional.cross_entropy(seen.flatten(0, 1).float(), codes, reduction="sum")
+        return {"peek_loss": summed / batch.codes[:, : batch.student_views].numel()}
+
+
+def test_logits_are_those_of_the_pass_whoever_asks_first() -> None:
+    terms = [NextToken(), Peek()]
+    objective, batch = objective_of(terms).float(), batch_of(terms)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = objective.losses(batch, objective.targets(batch))
+    assert losses["peek_loss"].requires_grad
+    torch.testing.assert_close(losses["peek_loss"], losses["ar_loss"], atol=1e-5, rtol=1e-5)  # both of bf16 products
+
+
+def test_a_head_that_is_more_than_its_weight_is_called() -> None:
+    """What is trained is what is sampled, with a hook, with another class, and when the head was replaced."""
+    terms = [NextToken(), Peek()]
+    objective, batch = objective_of(terms), batch_of(terms)
+
+    def losses() -> list[float]:
+        found = objective.losses(batch, objective.targets(batch))
+        assert found["ar_loss"].item() == pytest.approx(found["peek_loss"].item(), rel=1e-5)
+        return [found["ar_loss"].item()]
+
+    class Scaled(torch.nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) / 4
+
+    seen = losses()
+    hook = objective.student.output.register_forward_hook(lambda module, given, out: out / 2)
+    seen += losses()
+    hook.remove()
+    objective.learner.student.output = Scaled(16, 32, bias=False).double()
+    seen += losses()
+    objective.learner.student.output = torch.nn.Linear(16, 32).double()
+    assert len({round(loss, 6) for loss in seen + losses()}) == 4
