@@ -104,7 +104,8 @@ def test_each_worker_is_a_process_of_its_own(tmp_path: Path, code: Path, monkeyp
     second = told(executor, start_of(tmp_path / "two", code))
     wide = told(executor, start_of(tmp_path / "wide", code, threads=3))
     for found, own in ((first, {"FIRST": "1"}), (second, {"TMPDIR": str(tmp_path)})):
-        expected = {**os.environ, "PYTHONPATH": f"{code}{os.pathsep}{ROOT}", "STAR_ATTEMPT": "1"}
+        expected = {"OMP_WAIT_POLICY": "passive", **os.environ}
+        expected |= {"PYTHONPATH": f"{code}{os.pathsep}{ROOT}", "STAR_ATTEMPT": "1"}
         expected = {name: value for name, value in expected.items() if name not in ("FIRST", "TMPDIR")} | own
         assert found["environment"] == {**expected, **cuda(found)}
         assert found["session"] == found["pid"] and found["cwd"] == str(code) and all(found["signals"])
