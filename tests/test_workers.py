@@ -336,12 +336,15 @@ def test_a_worker_computes_float32_in_float32_and_the_same_again(monkeypatch: py
         torch.use_deterministic_algorithms(before[2])
 
 
-def test_threads_that_wait_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_wait_sleep_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would spin, which takes a busy machine's cores from those that they wait for; who wants that says so."""
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert worker_environment("code", 1)["OMP_WAIT_POLICY"] == "passive"
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert worker_environment("code", 1)["GOMP_SPINCOUNT"] == "10000"
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert worker_environment("code", 1)["OMP_WAIT_POLICY"] == "active"
+    assert "GOMP_SPINCOUNT" not in worker_environment("code", 1)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert worker_environment("code", 1)["GOMP_SPINCOUNT"] == "7"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told to keep memory")

@@ -12,11 +12,14 @@ from pathlib import Path
 def worker_environment(code: str | Path, attempt: int, **more: str) -> dict[str, str]:
     """This process's environment, with the code snapshot first on the import path and the attempt's number.
 
-    Unless OMP_WAIT_POLICY says otherwise, threads that wait for each other sleep: they would spin, and where other
-    processes want the cores too, a step of two threads then takes twenty times as long.
+    Unless OMP_WAIT_POLICY or GOMP_SPINCOUNT says otherwise, threads that wait for each other spin for a tenth of a
+    millisecond and then sleep. libgomp, which PyTorch's builds for Linux carry, spins much longer: where other
+    processes want the cores too, a step of two threads then took fifty times as long.
     """
     path = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
-    return {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path, "STAR_ATTEMPT": str(attempt), **more}
+    told = "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
+    spin = {} if told else {"GOMP_SPINCOUNT": "10000"}
+    return {**os.environ, **spin, "PYTHONPATH": path, "STAR_ATTEMPT": str(attempt), **more}
 
 
 def start_worker(
