@@ -77,15 +77,15 @@ class StudentOutput(NamedTuple):
     """Name of a term -> what its `read` returned."""
     made: dict[str, Tensor]
     """The logits, once something has asked for them."""
-    autocast: tuple[bool, torch.dtype | None]
-    """Whether the pass ran under autocast, and its type: the logits are made as in the pass, whoever asks."""
+    mode: tuple[bool, bool, torch.dtype | None]
+    """Of the pass: whether gradients were recorded, whether autocast was on, its type. The logits are made so, whoever asks."""
 
     @property
     def logits(self) -> Tensor:
         """(N, T, V): those at position p predict code p. They are made when a term first asks for them."""
         if "logits" not in self.made:
-            enabled, kind = self.autocast
-            with torch.set_grad_enabled(self.final.requires_grad), autocast_if(self.final, enabled, kind):
+            recorded, enabled, kind = self.mode
+            with torch.set_grad_enabled(recorded), autocast_if(self.final, enabled, kind):
                 self.made["logits"] = self.head(self.final)
         return self.made["logits"]
 
@@ -110,7 +110,8 @@ class StudentWithHeads(nn.Module):
                 with term.told("read"):
                     found[term.name] = term.read(states, *one.images)
         read = {name: value for name, value in found.items() if value is not None}
-        out = StudentOutput(states.final, self.student.output, read, {}, autocast_of(states.final))
+        mode = (torch.is_grad_enabled(), *autocast_of(states.final))
+        out = StudentOutput(states.final, self.student.output, read, {}, mode)
         if one.images is None:
             out.made["logits"] = out.head(out.final)
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -65,6 +66,21 @@ def test_decoding_in_each_precision(precision: str, most: float) -> None:
     assert found.dtype == torch.float32 and found.shape == exact.shape == (5, 3, 8, 8)
     apart = ((found - exact).norm() / exact.norm()).item()
     assert 0.1 * most <= apart <= most
+
+
+def test_a_compiled_decoder_sees_batches_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another size would be compiled anew; what is filled up is cut off again."""
+    torch.manual_seed(0)
+    spec = TokenizerSpec(channels=32, channel_mult=[1, 2], res_blocks=1, codebook_size=64)
+    vq, codes, sizes = VQModel(spec, 3).eval(), torch.randint(64, (5, 16)), []
+
+    def compiled(decode: Callable[[torch.Tensor], torch.Tensor], **given: object) -> Callable[..., torch.Tensor]:
+        return lambda whole: sizes.append(len(whole)) or decode(whole)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = image_decoder(vq, "fp32", 8, compiled=True)(codes)
+    assert sizes == [8]
+    torch.testing.assert_close(found, image_decoder(vq, "fp32", 8)(codes), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale, until", [(1.0, None), (2.5, None), (2.5, 7)])

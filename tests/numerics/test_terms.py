@@ -234,6 +234,15 @@ def test_logits_are_those_of_the_pass_whoever_asks_first() -> None:
     torch.testing.assert_close(losses["peek_loss"], losses["ar_loss"], atol=1e-5, rtol=1e-5)  # both of bf16 products
 
 
+def test_a_head_learns_from_its_logits_on_a_frozen_transformer() -> None:
+    objective = objective_of([NextToken(), Peek()])
+    objective.student.requires_grad_(False).output.requires_grad_(True)
+    batch = batch_of(objective.terms)
+    losses = objective.losses(batch, objective.targets(batch))
+    both = [torch.autograd.grad(losses[name], objective.student.output.weight)[0] for name in ("ar_loss", "peek_loss")]
+    torch.testing.assert_close(*both, atol=1e-5, rtol=1e-4)
+
+
 def test_a_head_that_is_more_than_its_weight_is_called() -> None:
     """What is trained is what is sampled, with a hook, with another class, and when the head was replaced."""
     terms = [NextToken(), Peek()]
