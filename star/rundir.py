@@ -168,6 +168,7 @@ class Home:
         self.studies = self.path / "studies.sqlite"
         self.locks = self.path / "locks"
         self.manifests = self.path / "manifests"
+        self.written = self.path / "written"
 
     def job_folders(self) -> set[str]:
         """Names of all jobs' folders that are there, from one listing instead of a look for each job."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +60,8 @@ class ReportOptions:
     spread: str | None = None
     replace: bool = False
     """Write also over a report that holds more numbers than the new one."""
+    code: str | None = None
+    """Digest of this code, to leave a report as it is that would come out the same; None writes every report."""
 
 
 def write_reports(
@@ -74,7 +76,8 @@ def write_reports(
         DataError: data of an experiment are not what its spec says; with `index`, after the others are written.
     """
     from star.report.fuller import kept_back
-    from star.report.write import build, write
+    from star.report.unchanged import fingerprint, is_unchanged
+    from star.report.write import build
 
     home, out, index = Home(options.home), options.out, options.index
     experiments = [one.experiment if isinstance(one, Plan) else one for one in asked]
@@ -82,7 +85,7 @@ def write_reports(
     reader, reports, never = reader_of(home), [], []
     address = _address(options.mlflow_ui)
     _refuse_one_place(experiments, studies, out)
-    broken, kept = [], []
+    broken, kept, made = [], [], {}
     for one, experiment in zip(asked, experiments, strict=True):
         try:
             plan = one if isinstance(one, Plan) else make_plan(one, home, ledger)
@@ -97,15 +100,19 @@ def write_reports(
             never.append(experiment.name)
             continue
         _warn_of_lost(evidence)
-        report = build(evidence, address, options.spread)
         folder = writable(out / experiment.name / experiment.profile / "report.md", "--out").parent
+        made_of = fingerprint(evidence, options.code, address, options.spread) if options.code else None
+        if made_of is not None and is_unchanged(home, folder, made_of):
+            click.echo(f"unchanged: {folder / 'report.md'}")
+            continue
+        report = build(evidence, address, options.spread)
         why = None if options.replace else kept_back(report, folder)
         if why is None:
             reports.append((report, folder))
+            made[folder] = made_of
         else:
             kept.append(f"{why}; {_instead(experiment, isinstance(one, Plan))}")
-    for written in write(reports):
-        click.echo(f"wrote {written}")
+    _write(home, reports, made)
     if index:
         kept += _index([report for report, _ in reports], studies, options)
     if never:
@@ -113,6 +120,18 @@ def write_reports(
     if broken:
         raise DataError(f"{len(broken)} experiments could not be reported, the others are: {' '.join(broken)}")
     return kept
+
+
+def _write(home: Home, reports: Sequence[tuple[Report, Path]], made: Mapping[Path, str | None]) -> None:
+    """Write reports, and keep what each was made of; `made` has that for each folder, or None to keep nothing."""
+    from star.report.unchanged import remember
+    from star.report.write import write
+
+    for written in write(reports):
+        click.echo(f"wrote {written}")
+    for folder, made_of in made.items():
+        if made_of is not None:
+            remember(home, folder, made_of)
 
 
 def _take_over(home: Home, evidence: Evidence, reader: Reader) -> None:

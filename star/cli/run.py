@@ -17,9 +17,9 @@ import click
 from star.cli.failures import sentence
 from star.cli.notify import Notifier, receiver, verdicts
 from star.cli.places import writable
-from star.cli.store import check_tracking, connect
+from star.cli.store import check_tracking, connect, reader_of
 from star.cli.view import View
-from star.errors import DataError, SpecError
+from star.errors import DataError, SpecError, StarError
 from star.ledger.states import Job
 from star.ledger.store import Ledger, open_ledger
 from star.process import is_alive
@@ -75,7 +75,8 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         return 0 if scheduler.hand_over(plan) else 1
     # SIGTERM acts as Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    metrics_sync = MetricsSync(home, ledger, Shipment.of(plan), lambda: connect(home))
+    shipment = Shipment.of(plan)
+    metrics_sync = MetricsSync(home, ledger, shipment, lambda: connect(home))
     about = {"experiment": experiment.name, "profile": experiment.profile, "home": str(home.path)}
     notifier = Notifier(target, about, lambda line: click.echo(line, err=True))
     with View(plan, home, options.plain) as view:
@@ -88,7 +89,8 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
             view.say(f"found    {note}")
         snapshot = take(home)
         register(plan, home, ledger, view.say, options.fork, whole)
-        metrics_sync.start()
+        if plan.to_do or not _is_delivered(shipment, home, ledger):
+            metrics_sync.start()  # imports MLflow, which takes longer than all else when nothing is left to do
         executors = lambda name: make_executor(name, home)  # noqa: E731
 
         def tick(states: dict[str, Job]) -> None:
@@ -105,7 +107,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
             err=True,
         )
     before = verdicts(folder)
-    code = _conclude(outcome, plan, experiment, options, bool(behind))
+    code = _conclude(outcome, plan, experiment, options, bool(behind), snapshot.path.name)
     notifier.claims(before, verdicts(folder))
     counts = {"done": outcome.done, "failed": len(outcome.failed), "cancelled": len(outcome.cancelled)}
     ended = "interrupted" if outcome.interrupted else ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -136,6 +138,14 @@ def ready_to_write(home: Home, folder: Path) -> None:
     check_tracking(home)
     for name in ("report.md", "provenance.json"):
         writable(folder / name, "--out")
+
+
+def _is_delivered(shipment: Shipment, home: Home, ledger: Ledger) -> bool:
+    """Whether nothing is left to tell the tracker; False where that cannot be found out, and the delivery says why."""
+    try:
+        return shipment.is_delivered(home, ledger, reader_of(home))
+    except StarError:
+        return False
 
 
 def _where(name: str, limits: tuple[int, dict[str, int]] | None) -> str:
@@ -201,7 +211,7 @@ def _detach(home: Home, ledger: Ledger, experiment: Experiment) -> int:
     return code
 
 
-def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptions, behind: bool) -> int:
+def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptions, behind: bool, code: str) -> int:
     if outcome.interrupted:
         click.echo("interrupted; the same command goes on where this one stopped")
         return 130
@@ -214,7 +224,7 @@ def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptio
     if not behind:
         from star.cli.report import ReportOptions, write_reports
 
-        for kept in write_reports([whole], ReportOptions(options.home, options.out)):
+        for kept in write_reports([whole], ReportOptions(options.home, options.out, code=code)):
             click.echo(f"note: {kept}", err=True)
     if outcome.failed or outcome.cancelled or outcome.blocked:
         click.echo(

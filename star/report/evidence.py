@@ -88,6 +88,11 @@ class Evidence:
         """The experiment's jobs in the ledger, by key."""
         return self._ledger.jobs.of(self.plan.jobs) if self._ledger else {}
 
+    @cached_property
+    def delivered(self) -> dict[str, dict[str, tuple[int, bool]]]:
+        """How much of each run's jobs the tracker holds: run -> job -> (offset in its metrics, whether that is all)."""
+        return self._ledger.runs.tracked([run.key for run in self.plan.runs]) if self._ledger else {}
+
     def runs(self, label: str) -> list[PlannedRun]:
         """The runs of a row, one per seed; empty if the row is only quoted."""
         return list(self._by_label.get(label, {}).values())

@@ -25,6 +25,7 @@ from star.scheduler.declared import stage_of
 from star.scheduler.plan import Plan
 from star.scheduler.registration import reached, run_row
 from star.spec.builtin import needed
+from star.tracking.reader import Reader
 from star.tracking.writer import OF_JOB, USED_BY, Tracker
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,41 @@ class Shipment:
         """Make a shipment of all runs of a plan."""
         runs = tuple((run.label, run_row(run)) for run in plan.runs)
         return cls(plan.experiment.name, plan.experiment.profile, reached(plan.experiment), runs)
+
+    def tags(self, label: str, run: RunRow, others: Mapping[str, str]) -> dict[str, str]:
+        """The tags that a run gets, beside the `others` that it has."""
+        users = {name.removeprefix(USED_BY) for name in others if name.startswith(USED_BY)}
+        tags = {
+            "star.experiments": ", ".join(sorted({self.experiment, *users})),
+            f"{USED_BY}{self.experiment}": label,
+            "star.profile": self.profile,
+            **{f"star.key.{stage}": key for stage, key in run.stages.items()},
+        }
+        if self.study is not None:  # of several studies that share a run, the newest
+            tags |= {"star.study": self.study, "star.trial": label.removeprefix("trial ").split(",")[0]}
+        return tags
+
+    def is_delivered(self, home: Home, ledger: Ledger, reader: Reader) -> bool:
+        """Whether the tracker holds these runs, finished and tagged, with everything that their jobs have written.
+
+        Raises:
+            StarError: the tracker cannot be read, or numbers of a user's own are damaged.
+        """
+        keys, stages = [run.key for _, run in self.runs], needed(self.targets)
+        bound, held = ledger.runs.tracking_ids(keys), ledger.runs.tracked(keys)
+        found = reader.runs(bound)
+        for label, run in self.runs:
+            there, parts = found.get(run.key), held.get(run.key, {})
+            if there is None or there.id != bound[run.key] or there.status != "FINISHED":
+                return False
+            jobs = [run.stages[stage] for stage in stages if stage in run.stages]
+            if not all(parts.get(key, (0, False))[1] for key in jobs):
+                return False
+            if parts.get(OWN, (0, False))[0] != len(own.of_run(home, run.key, run.stages)):
+                return False
+            if not self.tags(label, run, there.tags).items() <= there.tags.items():
+                return False
+        return True
 
 
 class MetricsSync:
@@ -101,9 +137,10 @@ class MetricsSync:
         self._thread.start()
 
     def finish(self) -> Exception | None:
-        """Deliver what is left; returns the error that prevented it, if any."""
+        """Deliver what is left, if it was started; returns the error that prevented it, if any."""
         self._end.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         return self.error
 
     def _work(self) -> None:
@@ -172,16 +209,7 @@ class MetricsSync:
         """Find or create the tracker's run and set its tags; a run that it has lost is delivered from the start."""
         found = tracker.find(run.key, bound)
         mine = self.shipment.experiment
-        others = {} if found is None else found.data.tags
-        known = {name.removeprefix(USED_BY) for name in others if name.startswith(USED_BY)}
-        tags = {
-            "star.experiments": ", ".join(sorted({mine, *known})),
-            f"{USED_BY}{mine}": label,
-            "star.profile": self.shipment.profile,
-            **{f"star.key.{stage}": key for stage, key in run.stages.items()},
-        }
-        if self.shipment.study is not None:  # of several studies that share a run, the newest
-            tags |= {"star.study": self.shipment.study, "star.trial": label.removeprefix("trial ").split(",")[0]}
+        tags = self.shipment.tags(label, run, {} if found is None else found.data.tags)
         if found is None:
             note = {"mlflow.note.content": describe(mine, self.shipment.profile, label, run)}
             tracking_id = tracker.create(run.key, f"{mine}: {label[:NAME]}, seed {run.seed}", run.spec, tags | note)

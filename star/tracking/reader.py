@@ -37,6 +37,7 @@ class TrackedRun:
     metrics: dict[str, float]
     """The newest value of each metric."""
     tags: dict[str, str]
+    status: str = "FINISHED"
 
 
 class Reader(Protocol):
@@ -111,7 +112,8 @@ class DatabaseReader:
     def runs(self, bound: Mapping[str, str | None]) -> dict[str, TrackedRun]:
         rows: dict[str, Any] = {}
         for row in self._ask(
-            "SELECT t.value AS run_key, r.run_uuid AS id, r.experiment_id AS experiment, r.artifact_uri AS artifacts FROM runs r "
+            "SELECT t.value AS run_key, r.run_uuid AS id, r.experiment_id AS experiment, r.artifact_uri AS artifacts, "
+            "r.status AS status FROM runs r "
             "JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = :tag "
             "JOIN experiments e ON e.experiment_id = r.experiment_id AND e.name = :experiment "
             "WHERE r.lifecycle_stage = 'active' ORDER BY r.start_time, r.run_uuid",
@@ -133,7 +135,7 @@ class DatabaseReader:
             ):
                 tags[run][name] = value
         return {
-            key: TrackedRun(row.id, str(row.experiment), row.artifacts, metrics[row.id], tags[row.id])
+            key: TrackedRun(row.id, str(row.experiment), row.artifacts, metrics[row.id], tags[row.id], row.status)
             for key, row in rows.items()
         }
 
@@ -221,6 +223,7 @@ class ClientReader:
                         info.artifact_uri,
                         {name: _number(value) for name, value in data.metrics.items()},
                         dict(data.tags),
+                        info.status,
                     )
             token = page.token
             if not token:
