@@ -32,12 +32,12 @@ test: $(DATA) check engines
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # on a machine with a GPU
-gpu: $(DATA)
+gpu: $(DATA) env
 	$(BIN)/pytest tests/gpu
 	$(BIN)/python -m tests.gpu.figures
 
 # what the tests of the numerics notice: hours; the result is docs/mutants.md
-mutants: $(DATA)
+mutants: $(DATA) env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
 	$(BIN)/python -m tests.mutation --by-hand || true
 	$(BIN)/python -m tests.mutation
@@ -67,17 +67,24 @@ secrets:
 
 data: $(DATA)
 
-env: .venv/ready
+env: .venv/tools
 
 $(DATA): | .venv/ready
 	$(BIN)/star-exp data fetch fashion-mnist
 
-# the lock names exact versions; torch's is the same line for the CPU and the CUDA build
+# The lock names exact versions; torch's is the same line for the CPU and the CUDA build. Python compiles what it imports
+# at the first import: half of what is installed never is.
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock --editable
+
 .venv/ready: requirements.lock pyproject.toml
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or 3.12 is needed: install one, or name it with `make PYTHON=/path/to/python3.12 ...`'; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(install) '.[slurm,search,postgres]'
+	touch $@
+
+# what the tests, the linters and the services need besides
+.venv/tools: .venv/ready
+	$(install) '.[ray,services,test]'
 	touch $@
 
 clean:
