@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,10 +44,14 @@ class AttnBlock(nn.Module):
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        query, key, value = (part(h).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))  # (B, g*g, C)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
+        h = (
+            self.norm(x).flatten(2).mT.contiguous().unsqueeze(1)
+        )  # (B, 1, g*g, C): torch's fast attention wants heads and rows
+        query, key, value, out = (
+            (part.weight.flatten(1), part.bias) for part in (self.q, self.k, self.v, self.proj_out)
+        )
+        mixed = F.scaled_dot_product_attention(F.linear(h, *query), F.linear(h, *key), F.linear(h, *value))
+        return x + F.linear(mixed, *out).squeeze(1).mT.reshape(x.shape)
 
 
 class Downsample(nn.Module):
@@ -176,6 +181,11 @@ class Quantizer(nn.Module):
         return F.embedding(codes, self.on_sphere(self.embedding.weight))
 
 
+def _laid_out(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) as the layers are fastest on them: on a CPU channel by channel, for group norm's sake."""
+    return images.clone(memory_format=torch.contiguous_format) if images.device.type == "cpu" else images
+
+
 class Quantized(NamedTuple):
     """A batch of images passed through the quantizer, channels last."""
 
@@ -200,7 +210,9 @@ class VQModel(nn.Module):
 
     def quantized(self, images: Tensor) -> Quantized:
         """Encode images (B, C, S, S): their latents, the nearest codes and the codes' vectors."""
-        latent = self.quantize.on_sphere(self.quant_conv(self.encoder(images)).permute(0, 2, 3, 1))
+        latent = self.quantize.on_sphere(
+            self.quant_conv(self.encoder(_laid_out(images))).permute(0, 2, 3, 1).contiguous()
+        )
         codes = self.quantize.codes(latent)
         return Quantized(latent, self.quantize.vectors(codes), codes)
 
@@ -210,7 +222,8 @@ class VQModel(nn.Module):
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
         """Images (B, C, S, S) decoded from code vectors (B, g, g, codebook_dim)."""
-        return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)))
+        latent = vectors.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)
+        return self.decoder(self.post_quant_conv(_laid_out(latent)))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images (B, C, S, S), roughly in [-1, 1], decoded from codes (B, g*g) in raster order."""
