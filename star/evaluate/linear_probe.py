@@ -147,14 +147,15 @@ def _taken(parameter: Tensor) -> Tensor:
 
 
 def _logits(heads: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
-    return torch.einsum("npd,rpdc->rpnc", x, heads[0]) + heads[1][:, :, None]
+    """Logits (L, P, classes, n) of n images: softmax over few classes is five times as fast with the images inside."""
+    return torch.einsum("npd,rpdc->rpcn", x, heads[0]).contiguous() + heads[1][..., None]
 
 
 def _head_losses(heads: tuple[Tensor, Tensor], x: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropies (L, P, n) of n images for all heads."""
-    logits = _logits(heads, x)
-    targets = labels.expand(*logits.shape[:2], -1)
-    return F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view(logits.shape[:3])
+    logits = _logits(heads, x).flatten(0, 1)  # (L P, classes, n)
+    losses = F.cross_entropy(logits, labels.expand(len(logits), -1), reduction="none")
+    return losses.view(*heads[0].shape[:2], -1)
 
 
 @torch.no_grad()
@@ -190,7 +191,7 @@ def _accuracies(
             raise DataError(
                 "probe: features of images that only test are not finite numbers; try probe.feature_dtype: fp32."
             )
-        right = _logits(heads, x).topk(min(5, classes), dim=-1).indices == truth[:, None]  # (L, P, n, 5)
-        hits += torch.stack([right[..., 0].double().sum(-1), right.any(-1).double().sum(-1)])
+        right = _logits(heads, x).topk(min(5, classes), dim=-2).indices == truth  # (L, P, 5, n)
+        hits += torch.stack([right[:, :, 0].double().sum(-1), right.any(-2).double().sum(-1)])
     top1, top5 = hits / count
     return top1, top5
