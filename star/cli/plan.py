@@ -13,7 +13,7 @@ import click
 from star.cli.run import keep_budget
 from star.ledger.store import read_ledger
 from star.rundir import Home
-from star.scheduler.estimate import gpu_hours
+from star.scheduler.estimate import History, gpu_hours
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.scheduler.registration import compare
 from star.spec.experiment import Experiment
@@ -32,9 +32,9 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
     home = Home(path)
     ledger = read_ledger(home)
     plan = make_plan(experiment, home, ledger)
-    speeds = ledger.jobs.speeds() if ledger else {}
+    history = History(ledger.jobs.taken() if ledger else ())
     slots = os.cpu_count() or 1
-    seconds = plan.seconds(speeds, slots)
+    seconds = plan.seconds(history, slots)
     if as_json:
         click.echo(json.dumps(_as_json(plan, seconds)))
     else:

@@ -31,6 +31,7 @@ from star.ledger.states import (
     Allocation,
     Job,
     NewJob,
+    Taken,
 )
 from star.ledger.tables import history, jobs
 
@@ -63,6 +64,10 @@ def _job(row: Row[Any]) -> Job:
     if values["executor"] is None and (values["host"] or "").startswith("@"):
         values |= {"executor": values["host"].removeprefix("@"), "host": None}
     return Job(**values)
+
+
+MEASURED = (jobs.c.state == DONE, jobs.c.attempt == 1, jobs.c.finished > jobs.c.started)
+"""Jobs whose time tells what such a job takes."""
 
 
 class Jobs:
@@ -244,16 +249,22 @@ class Jobs:
         return self.database.read(lambda connection: [row.job for row in connection.execute(query)])
 
     def speeds(self) -> dict[str, float]:
-        """FLOP/s of each stage, measured on the jobs that were done in one attempt."""
+        """FLOP/s of each stage, over the jobs that were done in one attempt."""
         total = func.sum(jobs.c.flops) / func.sum(jobs.c.finished - jobs.c.started)
-        query = (
-            select(jobs.c.stage, total)
-            .where(jobs.c.state == DONE, jobs.c.attempt == 1, jobs.c.finished > jobs.c.started)
-            .group_by(jobs.c.stage)
-        )
+        query = select(jobs.c.stage, total).where(*MEASURED).group_by(jobs.c.stage)
         return self.database.read(
             lambda connection: {stage: speed for stage, speed in connection.execute(query) if speed}
         )
+
+    def taken(self, limit: int = 1000) -> list[Taken]:
+        """What the newest `limit` jobs took that were done in one attempt, newest first."""
+        query = (
+            select(jobs.c.stage, jobs.c.host, jobs.c.flops, jobs.c.finished - jobs.c.started)
+            .where(*MEASURED)
+            .order_by(jobs.c.finished.desc())
+            .limit(limit)
+        )
+        return self.database.read(lambda connection: [Taken(*row) for row in connection.execute(query)])
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Number of jobs of each (stage, state)."""

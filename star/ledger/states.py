@@ -94,6 +94,19 @@ class NewJob:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What a finished job took."""
+
+    stage: str
+    host: str | None
+    """The machine, if known."""
+    flops: float
+    """Its estimated operations; 0 if nobody knows them."""
+    seconds: float
+    """Wall time from its start to its end."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One stage's job in the ledger."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from star.ledger.states import FAILED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home
-from star.scheduler.estimate import gpu_hours, stage_seconds
+from star.scheduler.estimate import History, gpu_hours, stage_seconds, wall_time
 from star.scheduler.inputs import ExternalInputs
 from star.scheduler.records import recorded_rows
 from star.spec.experiment import Experiment
@@ -104,15 +104,16 @@ class Plan:
         """Jobs that are neither done nor skipped."""
         return [job for job in self.jobs.values() if job.action in TO_DO]
 
-    def seconds(self, speeds: dict[str, float], slots: int) -> float:
-        """Expected wall time in seconds: the larger of all work divided by `slots` and the longest chain of jobs."""
-        work = 0.0
-        chain: dict[str, float] = {}
-        for job in self.jobs.values():
-            own = stage_seconds(job.stage, job.spec, speeds, job.flops) if job.action in TO_DO else 0.0
-            work += own * min(job.slots, slots)
-            chain[job.key] = own + max((chain[key] for key in job.inputs.values()), default=0.0)
-        return max(work / slots, max(chain.values(), default=0.0))
+    def seconds(self, history: History, slots: int) -> float:
+        """Expected wall time in seconds of the jobs to do, on so many CPU slots."""
+        jobs = self.to_do
+        places = {job.key: place for place, job in enumerate(jobs)}
+        return wall_time(
+            [stage_seconds(job.stage, job.spec, history, job.flops) for job in jobs],
+            [job.slots for job in jobs],
+            [[places[key] for key in job.inputs.values() if key in places] for job in jobs],
+            slots,
+        )
 
     def flops(self) -> float:
         """Floating-point operations still to do."""

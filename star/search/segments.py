@@ -13,7 +13,7 @@ from star.errors import DataError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json, read_metrics
-from star.scheduler.estimate import stage_seconds
+from star.scheduler.estimate import History, stage_seconds
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.scheduler.registration import add
 from star.spec.experiment import Experiment
@@ -114,10 +114,10 @@ class TrialSegments:
         return max(0.0, (job.finished or 0.0) - (job.started or job.finished or 0.0)) * _width(planned) / 3600
 
     def expected_hours(self, plan: Plan) -> float:
-        """Expected device hours of a plan's own jobs, done or not, by the speeds measured in the ledger."""
-        speeds = self.ledger.jobs.speeds()
+        """Expected device hours of a plan's own jobs, done or not, by what jobs in the ledger took."""
+        history = History(self.ledger.jobs.taken())
         own = [job for job in plan.jobs.values() if job.key not in self.shared]
-        seconds = [stage_seconds(job.stage, job.spec, speeds, job.flops) * _width(job) for job in own]
+        seconds = [stage_seconds(job.stage, job.spec, history, job.flops) * _width(job) for job in own]
         return math.fsum(seconds) / 3600
 
 

@@ -30,9 +30,9 @@ print(len(runs), sum(run.data.metrics["probe/accuracy"] for run in runs))
 """
 
 
-def study(folder: Path) -> Path:
-    """An experiment of 1,000 runs."""
-    ratios = [round(0.005 + 0.009 * i, 3) for i in range(ROWS)]
+def study(folder: Path, rows: int = ROWS) -> Path:
+    """An experiment of that many rows, with SEEDS seeds."""
+    ratios = [round(0.005 + 0.9 * i / rows, 5) for i in range(rows)]
     text = (
         (ROOT / "tests" / "tiny.yaml")
         .read_text()
