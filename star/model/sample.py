@@ -21,6 +21,9 @@ from star.pipeline.config.generate import GenerateSpec
 STRIDE = 32
 """On a GPU the cache is read in steps of so many places, those to come hidden: attention kernels are chosen per length."""
 
+LIKELIEST = 256
+"""Codes that are sorted at first to find those that hold the mass top_p."""
+
 
 @cache
 def _block_parts(compiled: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -141,11 +144,27 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         threshold = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, float("-inf"))
     if top_p < 1:
-        ordered, order = logits.sort(descending=True)
-        before = F.pad(F.softmax(ordered, dim=-1).cumsum(-1), (1, -1))
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before > top_p)
+        mass, order = _largest(F.softmax(logits, dim=-1), top_p)
+        dropped = torch.ones_like(logits, dtype=torch.bool).scatter(1, order, F.pad(mass, (1, -1)) > top_p)
         logits = logits.masked_fill(dropped, float("-inf"))
     return logits
+
+
+def _largest(probabilities: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """Cumulative sums (B, k) of the likeliest codes and the codes, likeliest first: so many that each row passes `mass`.
+
+    Few of thousands of codes hold most of the mass, so all are sorted only if they must be, or on a GPU: counting there
+    would make the CPU wait.
+    """
+    count = LIKELIEST
+    while count < probabilities.shape[-1] and not probabilities.is_cuda:
+        values, order = probabilities.topk(count)
+        sums = values.cumsum(-1)
+        if bool((sums[:, -1] > mass).all()):
+            return sums, order
+        count *= 8
+    values, order = probabilities.sort(descending=True)
+    return values.cumsum(-1), order
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -159,3 +159,13 @@ def test_images_are_brought_to_another_side_as_floats() -> None:
         pattern, size=(32, 32), mode="bicubic", align_corners=False, antialias=False
     )
     assert torch.equal(small, expected) and small.std() > 1.2 * resized(pattern, 32).std()
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 0.999])
+def test_top_p_of_many_codes_keeps_what_a_full_sort_keeps(top_p: float) -> None:
+    """Rows whose mass lies on nearly all codes, on hundreds, and on a few: in one batch, and each alone."""
+    logits = torch.randn(12, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits *= torch.tensor([0.01, 1.0, 4.0, 20.0]).repeat(3)[:, None]
+    assert torch.equal(filtered(logits, 0, top_p).isfinite(), llamagen_filter(logits, top_p))
+    for row in logits.split(1):
+        assert torch.equal(filtered(row, 0, top_p).isfinite(), llamagen_filter(row, top_p))
