@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from star.ledger.states import Taken
 from star.spec.run_base import Run
 
-FLOPS_PER_SECOND = 2e10
+FLOPS_PER_SECOND = 4e10
 """Assumed FLOP/s of one CPU core, where neither the ledger nor `resources.gpu` gives a speed."""
 STARTUP = 0.5
 """Seconds that a job takes beside its operations, where no job of its stage has been measured."""

@@ -59,12 +59,16 @@ class Curve(NamedTuple):
     """What its times are compared by: `matrix` or `platform`."""
     flops: list[float] | None = None
 
-    @property
-    def exponent(self) -> float:
-        """The slope of log time over log size, by least squares over the upper half of the sizes."""
-        half = max(0, min(len(self.sizes) // 2, len(self.sizes) - 2))
-        x, y = ([math.log(value) for value in values[half:]] for values in (self.sizes, self.seconds))
+    def exponent(self, values: Sequence[float]) -> float:
+        """The slope of log value over log size, by least squares over the upper half of the sizes."""
+        upper = slice(min(len(self.sizes) // 2, len(self.sizes) - 2), None)
+        x, y = ([math.log(value) for value in part[upper]] for part in (self.sizes, values))
         return statistics.linear_regression(x, y).slope
+
+    def told(self) -> dict[str, Any]:
+        """What is written down."""
+        operations = self.exponent(self.flops) if self.flops else None
+        return self._asdict() | {"exponent": self.exponent(self.seconds), "operations": operations}
 
 
 def typical(work: Callable[[], object], rounds: int = ROUNDS) -> float:
@@ -128,6 +132,11 @@ def step(spec: RunSpec, images: int, ranks: Ranks = ALONE) -> Callable[[], None]
     return run
 
 
+def flops_of_step(spec: RunSpec, images: int) -> float:
+    """Operations of a step of so many images."""
+    return train_flops(spec) / (spec.optim.steps * spec.optim.batch_size) * images
+
+
 def training() -> Iterator[Curve]:
     """A step against the images in it, codes of an image, layers, and views."""
     spec = fashion()
@@ -143,7 +152,7 @@ def training() -> Iterator[Curve]:
     for name, (sizes, of) in kinds.items():
         made = [of(size) for size in sizes]
         seconds = [typical(step(*one)) for one in made]
-        yield Curve(f"a step against {name}", list(sizes), seconds, "matrix", [train_flops(s) * n for s, n in made])
+        yield Curve(f"a step against {name}", list(sizes), seconds, "matrix", [flops_of_step(s, n) for s, n in made])
 
 
 def ledger() -> Iterator[Curve]:
@@ -223,7 +232,7 @@ def measured(only: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "rates": rates,
         "torch": torch.__version__,
-        "curves": {curve.name: curve._asdict() | {"exponent": curve.exponent} for curve in curves},
+        "curves": {curve.name: curve.told() for curve in curves},
     }
 
 
@@ -233,15 +242,16 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [
         f"Matrix products: {rates['matrix'] / 1e9:.0f} GFLOP/s on one thread. Torch {found['torch']}.",
         "",
-        "| what | sizes | seconds | share of the matrix rate | exponent |",
-        "|---|---|---|---|---:|",
+        "| what | sizes | seconds | share of the matrix rate | exponent | of its operations |",
+        "|---|---|---|---|---:|---:|",
     ]
     for name, curve in found["curves"].items():
         pairs = zip(curve["flops"] or (), curve["seconds"], strict=False)
         shares = ", ".join(f"{flops / taken / rates['matrix']:.0%}" for flops, taken in pairs)
+        operations = "" if curve["operations"] is None else f"{curve['operations']:.2f}"
         sizes = ", ".join(f"{size:,}".replace(",", " ") for size in curve["sizes"])
         seconds = ", ".join(f"{taken:.3g}" for taken in curve["seconds"])
-        lines.append(f"| {name} | {sizes} | {seconds} | {shares} | {curve['exponent']:.2f} |")
+        lines.append(f"| {name} | {sizes} | {seconds} | {shares} | {curve['exponent']:.2f} | {operations} |")
     return "\n".join(lines) + "\n"
 
 
