@@ -141,6 +141,25 @@ def test_tokenizer_operations_are_counted_right(tokenizer: TokenizerSpec, size: 
         assert counter.get_total_flops() == pytest.approx(decode, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    "name", ["table1", "table3", "table4", "table5", "table6", "figure1", "figure4", "star_vs_baseline"]
+)
+def test_one_gpu_has_all_tables_of_the_paper(name: str) -> None:
+    """With a codebook, a grid and a model between those of `fashion` and `imagenet256`, and in tens of minutes each."""
+    small, middle, large = (
+        load(ROOT / "experiments" / f"{name}.yaml", profile, seeds=[0])
+        for profile in ("fashion", "fashion-gpu", "imagenet256")
+    )
+    for one, two, three in zip(small.variants, middle.variants, large.variants, strict=True):
+        assert one.label == two.label == three.label
+        specs = [variant.runs[0] for variant in (one, two, three)]
+        assert specs[0].sequence_length < specs[1].sequence_length < specs[2].sequence_length
+        assert parameters(specs[0]) < parameters(specs[1]) < parameters(specs[2])
+        assert specs[1].data.train_images == 60_000 and specs[1].optim.precision == "bf16"
+    longest = max(train_flops(variant.runs[0]) for variant in middle.variants if "300" not in variant.label)
+    assert longest < 1e18 / 3  # an hour at a tenth of an H100's rate
+
+
 def table1() -> list[RunSpec]:
     """The rows of table 1 at the paper's scale that differ in what a step costs."""
     variants = load(ROOT / "experiments" / "table1.yaml", "imagenet256").variants

@@ -67,7 +67,11 @@ def _total(plan: Plan, seconds: float, slots: int) -> str:
     basis = " or ".join(
         f"{gpu} at {share:.0%} of its {PEAK_TFLOPS[gpu]:g} TFLOP/s (dense bf16)" for gpu, share in sorted(gpus) if gpu
     )
-    return f"{jobs}, about {hours:,.0f} GPU-hours on {basis}, {disk}"
+    return f"{jobs}, about {_hours(hours)} GPU-hours on {basis}, {disk}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _lines(plan: Plan) -> Iterator[str]:
@@ -106,7 +110,7 @@ def _run_line(plan: Plan, run: PlannedRun, width: int) -> str:
     flops = sum(job.flops for job in jobs)
     cost = amount(flops, "FLOP") if flops or any(stage.flops for stage in run.spec.pipeline.values()) else ""
     if run.spec.resources.gpu:
-        cost += f"  {gpu_hours(run.spec, flops):,.0f} GPU-hours"
+        cost += f"  {_hours(gpu_hours(run.spec, flops))} GPU-hours"
     size = "" if run.spec.num_parameters is None else f"{run.spec.num_parameters / 1e6:,.4g} M parameters  "
     return f"  {run.label:<{width}}  seed {run.seed}  {run.key}  {size}{cost}  {summary}"
 
