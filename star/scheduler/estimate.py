@@ -17,7 +17,7 @@ from star.spec.run_base import Run
 FLOPS_PER_SECOND = 4e10
 """Assumed FLOP/s of one CPU core, where neither the ledger nor `resources.gpu` gives a speed."""
 STARTUP = 0.5
-"""Seconds that a job takes beside its operations, where no job of its stage has been measured."""
+"""Seconds that a job takes beside its operations, where its speed is not that of measured jobs, which includes them."""
 LIKE = 5
 """Number of measured jobs that an estimate rests on: those of the most similar size."""
 
