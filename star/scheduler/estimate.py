@@ -8,8 +8,10 @@ from __future__ import annotations
 import heapq
 import math
 import socket
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from star.ledger.states import Taken
 from star.spec.run_base import Run
@@ -21,9 +23,16 @@ STARTUP = 0.5
 LIKE = 5
 """Number of measured jobs that an estimate rests on: those of the most similar size."""
 
+_flops = attrgetter("flops")
+
 
 class History:
-    """What jobs of each stage took, as far as the ledger knows: those on this machine, else those anywhere."""
+    """What jobs of each stage took, as far as the ledger knows: those on this machine, else those anywhere.
+
+    Args:
+        taken: newest first: of jobs of one size, the newest count.
+        host: this machine's name.
+    """
 
     def __init__(self, taken: Iterable[Taken] = (), host: str | None = None) -> None:
         here = host or socket.gethostname()
@@ -34,6 +43,9 @@ class History:
             if one.host == here:
                 own[one.stage].append(one)
         self._taken = every | own
+        self._sized = {
+            stage: sorted((one for one in taken if one.flops > 0), key=_flops) for stage, taken in self._taken.items()
+        }
 
     def seconds(self, stage: str, flops: float) -> float | None:
         """Expected seconds of a job of `flops` operations, from start to end; None if no such job was measured.
@@ -45,10 +57,11 @@ class History:
             return None
         if flops <= 0:
             return sum(one.seconds for one in taken) / len(taken)
-        sized = sorted((one for one in taken if one.flops > 0), key=lambda one: abs(math.log(one.flops / flops)))[:LIKE]
-        if not sized:
-            return None
-        return flops * sum(one.seconds for one in sized) / sum(one.flops for one in sized)
+        sized = self._sized[stage]
+        place = bisect_left(sized, flops, key=_flops)
+        near = sized[max(0, place - LIKE) : place + LIKE]
+        near = sorted(near, key=lambda one: abs(math.log(one.flops / flops)))[:LIKE]
+        return flops * sum(one.seconds for one in near) / sum(one.flops for one in near) if near else None
 
 
 def gpu_hours(spec: Run, flops: float) -> float:

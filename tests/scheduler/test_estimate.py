@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from star.ledger.states import Taken
-from star.scheduler.estimate import FLOPS_PER_SECOND, STARTUP, History, stage_seconds, wall_time
+from star.scheduler.estimate import FLOPS_PER_SECOND, LIKE, STARTUP, History, stage_seconds, wall_time
 from tests.helpers import tiny
 
 
@@ -25,6 +27,20 @@ def test_jobs_of_the_most_similar_size_count() -> None:
     history = History(small + large, "here")
     assert history.seconds("train", 1.2e9) == pytest.approx(12.0)
     assert history.seconds("train", 90e9) == pytest.approx(450.0)
+
+
+def test_of_one_size_the_newest_count() -> None:
+    newest = [Taken("train", "here", 1e9, 2.0)] * LIKE
+    history = History([*newest, *[Taken("train", "here", 1e9, 10.0)] * 50, Taken("train", "here", 0.9e9, 70.0)], "here")
+    assert history.seconds("train", 1e9) == pytest.approx(2.0)
+
+
+@given(st.lists(st.floats(1.0, 1e20), min_size=1, max_size=30, unique=True), st.floats(1.0, 1e20))
+def test_no_other_job_is_nearer_in_size(sizes: list[float], flops: float) -> None:
+    history = History([Taken("train", "here", size, 1.0) for size in sizes], "here")
+    nearest = sorted(sizes, key=lambda size: abs(math.log(size / flops)))[:LIKE]
+    assume(len({abs(math.log(size / flops)) for size in sizes}) == len(sizes))  # of two equally near, either may count
+    assert history.seconds("train", flops) == pytest.approx(flops * len(nearest) / sum(nearest), rel=1e-6)
 
 
 def test_a_stage_whose_operations_nobody_knows_takes_what_it_took() -> None:
