@@ -7,14 +7,15 @@ DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
 export STAR_HOME := runs
 
 # what reports/ holds: tables 3 to 6 and the figures with three seeds, table 1's B and L rows with one; and after them
-# star-exp search experiments/search_alpha_beta_r.yaml, star-exp search experiments/search_probe_and_fd.yaml --warm-start
+# star-exp search experiments/search_alpha_beta_r.yaml, star-exp search experiments/search_probe_and_fd.yaml --warm-start,
+# star-exp report --all --out reports
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
 .PHONY: help table4 paper test gpu mutants check engines secrets data env clean
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write runs/reports/table4'
-	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: an hour or two; write runs/reports/ and, of all, reports/'
+	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: half an hour to an hour and a half; write runs/reports/'
 	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm, PostgreSQL and Chromium for them)'
 	@echo 'make gpu      on a machine with a GPU: set up, run the tests that need one, measure; write reports/gpu/'
 	@echo 'make secrets  fill secrets/ with random passwords for docker-compose.yml'
@@ -26,7 +27,7 @@ table4: $(DATA)
 paper: $(DATA)
 	for name in $(EXPERIMENTS); do $(BIN)/star-exp run experiments/$$name.yaml || exit; done
 	$(BIN)/star-exp run experiments/table1.yaml --rows 'LlamaGen-[BL][, ]*'
-	$(BIN)/star-exp report --all --out reports
+	$(BIN)/star-exp report --all
 
 test: $(DATA) check engines
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
