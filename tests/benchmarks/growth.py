@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,19 +215,12 @@ CURVES: dict[str, Callable[[], Iterator[Curve]]] = {
 }
 
 
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """As in a job: one thread, and freed memory kept."""
+def measured(only: Sequence[str] = ()) -> dict[str, Any]:
+    """All curves, with the two yardsticks of this run. As in a job: one computing thread, and freed memory is kept."""
     keep_freed_memory()
     repeatable(1)
-    yield
-
-
-def measured(only: Sequence[str] = ()) -> dict[str, Any]:
-    """All curves, with the two yardsticks of this run."""
-    with single_thread():
-        rates = {"matrix": matrix_rate(), "platform": platform_rate()}
-        curves = [curve for name, of in CURVES.items() if not only or name in only for curve in of()]
+    rates = {"matrix": matrix_rate(), "platform": platform_rate()}
+    curves = [curve for name, of in CURVES.items() if not only or name in only for curve in of()]
     return {
         "rates": rates,
         "torch": torch.__version__,
