@@ -22,6 +22,7 @@ DATASET = Stage(
     config={"data": "star.pipeline.config.dataset:DataSpec"},
     check="star.pipeline.config.dataset:check",
     run="star.stages.dataset:dataset",
+    draws="the choice of images",
     source="data",
     given=("data.path",),
     look="star.data.look:images",

@@ -34,6 +34,7 @@ GENERATE = Stage(
     config={"generate": "star.pipeline.config.generate:GenerateSpec"},
     check="star.pipeline.config.generate:check",
     run="star.stages.generate:generate",
+    draws="sampling",
     source="samples",
     given=("generate.samples",),
     look="star.data.look:samples",

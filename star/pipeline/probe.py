@@ -40,6 +40,7 @@ PROBE = Stage(
     config={"probe": "star.pipeline.config.probe:ProbeSpec"},
     check="star.pipeline.config.probe:check",
     run="star.stages.probe:probe",
+    draws="order of the probe's images",
     results=("accuracy", "accuracy_top5"),
     curves=dict.fromkeys(("accuracy_by_position", "accuracy_top5_by_position", "best_lr_by_position"), "position"),
     highlights={"accuracy": "probe"},

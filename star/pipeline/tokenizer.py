@@ -76,6 +76,7 @@ TOKENIZER = Stage(
     config={"tokenizer": "star.pipeline.config.tokenizer:TokenizerSpec"},
     check="star.pipeline.config.tokenizer:check",
     run="star.stages.tokenizer:tokenizer",
+    draws="the tokenizer",
     source="tokenizer",
     given=("tokenizer.weights",),
     look="star.data.look:tokenizer_weights",

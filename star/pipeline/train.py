@@ -47,6 +47,7 @@ TRAIN = Stage(
     },
     check="star.pipeline.config.train:check",
     run="star.stages.train:train",
+    draws="initial weights, order of images and views, masks and positions",
     source="model",
     given=("model.weights",),
     look="star.data.look:model_weights",

@@ -8,76 +8,17 @@ has one seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
-from math import copysign
-from statistics import fmean
+from dataclasses import dataclass
 
+from star.report.contrasts import UNDECIDED, Contrast, contrasts_of
 from star.report.evidence import Evidence
-from star.report.stats import (
-    LEVEL,
-    MAX_SEEDS,
-    MIN_BOOTSTRAP,
-    Interval,
-    Sample,
-    contrast,
-    effect_of_one,
-    effect_size,
-    seeds_to_decide,
-)
-from star.spec.base import Section
-from star.spec.claims import BestAt, Claim, Compares, DeclineAfter, Greater, Less, Monotone, NoDeclineAfter
-from star.spec.experiment import measured_rows
-from star.spec.measure import nearest, parse_measure
+from star.report.method import METHODS, NAMES, judge_by
+from star.report.stats import LEVEL, MAX_SEEDS, MIN_BOOTSTRAP
+from star.spec.claims import Claim
 
 SHORT = {"frechet_distance": "FD", "spatial_frechet_distance": "sFD", "inception_score": "IS"}
 """Names of the scores if the feature network is not Inception."""
-SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
-
-
-@dataclass
-class Contrast:
-    """One contrast of a claim: `estimate` should be above `bound`."""
-
-    text: str
-    """The contrast in words, such as `ST-AR > baseline`."""
-    metric: str
-    samples: list[Sample] = field(default_factory=list)
-    bound: float = 0.0
-    against: bool = True
-    """Whether an interval on the other side of `bound` contradicts the claim."""
-    decides: bool = True
-    """Whether the claim needs an interval on the claimed side; a step of a trend can only contradict it."""
-    sign: float = 1.0
-    """-1 if the claim is that something is lower; reports show the change without this sign."""
-    missing: list[str] = field(default_factory=list)
-    """Rows without values, and why."""
-    found: Interval | None = None
-    effect: float | None = None
-    seeds: int | None = None
-    """Seeds per row that would likely decide the contrast; None if unknown."""
-    verdict: str = UNDECIDED
-
-    @property
-    def change(self) -> Interval | None:
-        """The change itself (difference of rows, slope or rise), without `sign`; None if it is not estimated."""
-        found = self.found
-        if found is None or self.sign > 0:
-            return found
-        if found.low is None or found.high is None:
-            return Interval(-found.estimate, level=found.level)
-        return Interval(-found.estimate, -found.high, -found.low, found.level)
-
-    @property
-    def spread(self) -> bool:
-        """Whether the seeds of any row differ."""
-        return any(len(set(sample.values)) > 1 for sample in self.samples)
-
-    @property
-    def count(self) -> int:
-        """The smallest number of seeds of any row; 0 without values."""
-        return min((len(sample.values) for sample in self.samples), default=0)
+SUPPORTED, CONTRADICTED = "supported", "contradicted"
 
 
 @dataclass
@@ -126,10 +67,11 @@ def _judged_on(claim: Claim, evidence: Evidence) -> str:
 
 
 def _judged(claim: Claim, evidence: Evidence) -> ClaimResult:
-    parts = [part for predicate in claim.that for part in _parts(predicate, evidence)]
+    parts = [part for predicate in claim.that for part in contrasts_of(predicate, evidence)]
     testing = max(1, sum(part.against for part in parts))
+    method = claim.interval or evidence.experiment.spec.interval
     for part in parts:
-        _judge_part(part, claim.interval, 1 - (1 - LEVEL) / testing)
+        _judge_part(part, method, 1 - (1 - LEVEL) / testing)
     if any(part.verdict == CONTRADICTED for part in parts):
         return ClaimResult(claim, parts, CONTRADICTED)
     open_parts = [part for part in parts if part.decides and part.verdict != SUPPORTED]
@@ -142,10 +84,11 @@ def _judged(claim: Claim, evidence: Evidence) -> ClaimResult:
 def _judge_part(part: Contrast, method: str, strict: float) -> None:
     if part.missing:
         return
-    part.found = contrast(part.samples, LEVEL, method)
+    part.judge = judge_by(method, part.samples, part.block)
+    part.found = part.judge.interval()
     if part.found.low is None:
         return
-    severe = contrast(part.samples, strict, method)
+    severe = part.judge.interval(strict)
     assert severe.high is not None
     if part.against and severe.high < part.bound:
         part.verdict = CONTRADICTED
@@ -153,7 +96,13 @@ def _judge_part(part: Contrast, method: str, strict: float) -> None:
         part.verdict = SUPPORTED
     else:
         distance = part.found.estimate - part.bound
-        part.seeds = seeds_to_decide(part.samples, distance, LEVEL if distance > 0 else strict)
+        level = LEVEL if distance > 0 else strict
+        part.seeds = part.judge.seeds(distance, level)
+        part.seeds_by = {
+            name: judge_by(name, part.samples, part.block).seeds(distance, level)
+            for name in METHODS
+            if judge_by(name, part.samples, part.block).method == name
+        }
 
 
 def _what_would_decide(parts: list[Contrast]) -> str:
@@ -174,123 +123,18 @@ def _what_would_decide(parts: list[Contrast]) -> str:
 
 
 def _seeds_needed(parts: list[Contrast]) -> str:
-    wrong = [part.seeds for part in parts if part.seeds and part.found and part.found.estimate < part.bound]
+    wrong = [part for part in parts if part.seeds and part.found and part.found.estimate < part.bound]
     if wrong:  # one contradiction is enough
-        return f"if means stay as they are, about {min(wrong)} seeds would contradict it"
+        first = min(wrong, key=lambda part: part.seeds or 0)
+        return f"if means stay as they are, about {first.seeds} seeds would contradict it{_by_others(first)}"
     if all(part.seeds for part in parts):
-        return f"if means stay as they are, about {max(part.seeds or 0 for part in parts)} seeds would support it"
+        last = max(parts, key=lambda part: part.seeds or 0)
+        return f"if means stay as they are, about {last.seeds} seeds would support it{_by_others(last)}"
     return f"the means lie too close for any number of seeds up to {MAX_SEEDS}"
 
 
-def _parts(predicate: Section, evidence: Evidence) -> Iterator[Contrast]:
-    if isinstance(predicate, Compares):
-        for other in predicate.than:
-            yield from _comparison(predicate, other, evidence)
-    elif isinstance(predicate, BestAt):
-        sign = -1.0 if predicate.better == "lower" else 1.0
-        others = predicate.rows or measured_rows(evidence.experiment)
-        for other in (label for label in others if label != predicate.row):
-            yield _difference(predicate.row, other, predicate.metric, sign, evidence)
-    elif isinstance(predicate, Monotone):
-        yield from _trend(predicate, evidence)
-    elif isinstance(predicate, NoDeclineAfter | DeclineAfter):
-        yield _decline(predicate, evidence)
-
-
-def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator[Contrast]:
-    sign = -1.0 if isinstance(predicate, Less) else 1.0
-    assert isinstance(predicate, Less | Greater)
-    metric = predicate.metric
-    whole = (
-        metric not in evidence.experiment.spec.metrics
-        and parse_measure(metric, evidence.experiment.spec.pipeline).is_curve
-    )
-    names = [metric]
-    if whole:
-        both = [
-            {step for one in evidence.curve(row, metric).values() for step in one} for row in (predicate.row, other)
-        ]
-        names = [f"{metric}@{step}" for step in sorted(both[0] & both[1])] or [f"{metric}@last"]
-    for name in names:
-        part = _difference(predicate.row, other, name, sign, evidence)
-        if isinstance(predicate.margin, str):  # in percent of the other row's mean, which varies over seeds too
-            if part.samples:
-                mine, its = part.samples
-                factor = 1 + sign * float(predicate.margin[:-1]) / 100 * copysign(1, fmean(its.values))
-                part.samples = [mine, Sample(its.weight * factor, its.values)]
-                part.text = f"{predicate.row} {'>' if sign > 0 else '<'} {factor:g} x {other}"
-        elif predicate.margin:
-            part.bound = predicate.margin
-            part.text += f" by {predicate.margin:g}"
-        yield part
-
-
-def _difference(row: str, other: str, metric: str, sign: float, evidence: Evidence) -> Contrast:
-    """The contrast `row > other` for sign 1, `row < other` for sign -1."""
-    part = Contrast(f"{row} {'>' if sign > 0 else '<'} {other}", metric, sign=sign)
-    both = [_values(label, metric, evidence, part) for label in (row, other)]
-    if len(evidence.numbers(row, metric).scorings | evidence.numbers(other, metric).scorings) > 1:
-        part.missing.append(f"{row} and {other} are scored in different ways")
-    if not part.missing:
-        part.samples = [Sample(sign, both[0]), Sample(-sign, both[1])]
-        part.effect = effect_size(both[0], both[1])
-    return part
-
-
-def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Contrast]:
-    """The slope over the rows' ranks, which must go the claimed way, and each step, which must not go the other way."""
-    labels = predicate.rows or measured_rows(evidence.experiment)
-    sign = 1.0 if predicate.direction == "increasing" else -1.0
-    slope = Contrast(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, sign=sign)
-    values = [_values(label, predicate.metric, evidence, slope) for label in labels]
-    middle = (len(labels) - 1) / 2
-    scale = sum((i - middle) ** 2 for i in range(len(labels)))
-    if not slope.missing:
-        slope.samples = [Sample(sign * (i - middle) / scale, found) for i, found in enumerate(values)]
-        slope.effect = effect_size(values[-1], values[0])
-    yield slope
-    for before, after in pairwise(labels):
-        step = _difference(after, before, predicate.metric, sign, evidence)
-        step.decides = False
-        yield step
-
-
-def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Contrast:
-    """Each seed's last value minus its own value at the step, so that differences between seeds cancel."""
-    curves = evidence.curve(predicate.row, predicate.metric)
-    keeps = isinstance(predicate, NoDeclineAfter)
-    part = Contrast(
-        f"{predicate.row} {'keeps its height' if keeps else 'declines'} after {predicate.after}", predicate.metric
-    )
-    if not curves:
-        part.missing.append(f"{predicate.row} ({_reason(predicate.row, predicate.metric + '@last', evidence)})")
-        return part
-    rises = []
-    for curve in curves.values():
-        steps = sorted(curve)
-        before = nearest(steps, predicate.after)
-        if before == steps[-1]:
-            part.missing.append(
-                f"{predicate.row} (no step recorded between {predicate.after} of the curve and its end)"
-            )
-            return part
-        rises.append(curve[steps[-1]] - curve[before])
-    part.samples = [Sample(1.0 if keeps else -1.0, rises)]
-    part.sign = 1.0 if keeps else -1.0
-    if isinstance(predicate, NoDeclineAfter):
-        part.bound = -predicate.tolerance
-        part.text += f", to {predicate.tolerance:g}" if predicate.tolerance else ""
-    part.effect = effect_of_one(rises)
-    return part
-
-
-def _values(label: str, metric: str, evidence: Evidence, part: Contrast) -> list[float]:
-    values = evidence.numbers(label, metric).values
-    if not values:
-        part.missing.append(f"{label} ({_reason(label, metric, evidence)})")
-    return values
-
-
-def _reason(label: str, metric: str, evidence: Evidence) -> str:
-    missing = evidence.numbers(label, metric).missing
-    return next(iter(missing.values()), "not measured")
+def _by_others(part: Contrast) -> str:
+    """The seeds that the methods which were not asked for would need, as words in brackets; empty if none can be used."""
+    used = part.judge.method if part.judge else ""
+    others = [f"{NAMES[name]} {count or f'over {MAX_SEEDS}'}" for name, count in part.seeds_by.items() if name != used]
+    return f" ({', '.join(others)})" if others else ""

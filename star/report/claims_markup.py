@@ -6,7 +6,8 @@ from html import escape
 from typing import Any
 
 from star.report import markup
-from star.report.claims import UNDECIDED, ClaimResult, Contrast
+from star.report.claims import ClaimResult
+from star.report.contrasts import UNDECIDED, Contrast
 from star.report.table import Agreement
 
 WORST_SHOWN = 6
@@ -109,7 +110,9 @@ def _part(part: Contrast) -> str:
     if found.low is not None and found.high is not None:
         text += f" [{number(found.low)}, {number(found.high)}]"
     effect = "" if part.effect is None else f", g = {part.effect:+.1f}"
-    return f"{text}{effect}, {part.verdict}"
+    effect += "" if part.chance is None else f", P = {part.chance:.2f}"
+    other = part.judge.told if part.judge else ""
+    return f"{text}{effect}, {part.verdict}{f' ({other})' if other else ''}"
 
 
 def number(value: float) -> str:
@@ -126,9 +129,13 @@ def _data(part: Contrast) -> dict[str, Any]:
         "estimate": found.estimate if found else None,
         "interval": [found.low, found.high] if found and found.low is not None else None,
         "bound": part.bound * part.sign + 0.0,
+        "method": part.judge.method if part.judge else None,
+        "method_instead": part.judge.told or None if part.judge else None,
         "hedges_g": part.effect,
+        "p_larger": part.chance,
         "n": part.count,
         "missing": part.missing,
         "seeds_to_decide": part.seeds,
+        "seeds_by_method": part.seeds_by or None,
         "must_hold": part.decides,
     }

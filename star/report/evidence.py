@@ -9,6 +9,7 @@ from functools import cache, cached_property
 
 from star.ledger.states import DONE, QUEUED, Job
 from star.ledger.store import Ledger
+from star.report.block import Block
 from star.scheduler.plan import Plan, PlannedRun
 from star.spec.graph import file_of, needed_of
 from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
@@ -58,6 +59,11 @@ class Samples:
         """The values of all sources."""
         return [source.value for source in self.sources]
 
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of all sources."""
+        return [source.seed for source in self.sources]
+
 
 @cache
 def _parsed(text: str) -> dict[str, object]:
@@ -75,6 +81,7 @@ class Evidence:
         self.tracked = reader.runs({run.key: known.get(run.key) for run in plan.runs})
         self._ledger = ledger
         self._curves: dict[str, dict[str, dict[int, float]]] = {}
+        self._blocks: dict[tuple[str, frozenset[str]], Block] = {}
         self._formulas = {
             name: parse_formula(text, self.experiment.spec.pipeline)
             for name, text in self.experiment.spec.metrics.items()
@@ -117,6 +124,20 @@ class Evidence:
                 seen.add(tuple(source.stages.values()))
                 found.sources.append(source)
         return found
+
+    def block(self, label: str, metric: str) -> Block:
+        """The values of a metric in all rows whose images, if any, were scored as those of the row `label`."""
+        wanted = self.numbers(label, metric).scorings
+        key = (metric, frozenset(wanted))
+        if key not in self._blocks:
+            rows = {row: self.numbers(row, metric) for row in self._by_label}
+            values = {
+                row: dict(zip(one.seeds, one.values, strict=True))
+                for row, one in rows.items()
+                if one.values and one.scorings == wanted
+            }
+            self._blocks[key] = Block(values)
+        return self._blocks[key]
 
     def curve(self, label: str, metric: str, unfinished: bool = False) -> Curves:
         """A row's curves, one for each job; seeds without one are left out.

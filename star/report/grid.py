@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from star.report.letters import printed
-from star.report.stats import Interval
+from star.report.method import NAMES
+from star.report.stats import LEVEL, Interval
 from star.report.table import Cell, Row, Table
 from star.spec.reporting import Column
 
@@ -151,11 +152,15 @@ def difference_grid(table: Table) -> Grid | None:
 
 
 def difference_note(table: Table) -> str:
-    """Caption of the differences, which says whether they have intervals; without intervals nothing is bold."""
-    found = [cell.difference for row in table.rows for cell in row.cells if cell.difference]
-    if any(one.low is not None for one in found):
-        return "Differences with 95% Welch intervals over seeds, in bold where they exclude 0"
-    return "Differences, without intervals: those want at least two seeds that differ"
+    """Caption of the differences: how their intervals are made and what is bold; without intervals nothing is bold."""
+    cells = [cell for row in table.rows for cell in row.cells if cell.difference]
+    if all(cell.difference is None or cell.difference.low is None for cell in cells):
+        return "Differences, without intervals: those want at least two seeds that differ"
+    method = NAMES[table.experiment.spec.interval]
+    return (
+        f"Differences with 95% {method} intervals over seeds, each by itself; in bold what remains at 5% over all comparisons of "
+        "its column (Holm)"
+    )
 
 
 def _heads(table: Table, beside: bool) -> Iterator[Head]:
@@ -228,11 +233,7 @@ def paper_mark(column: Column, cell: Cell) -> Mark:
 def _difference(cell: Cell, column: Column) -> Mark:
     if cell.difference is None:
         return Mark("")
-    return Mark(interval_text(cell.difference, column.digits), bold=_excludes_zero(cell.difference))
-
-
-def _excludes_zero(found: Interval) -> bool:
-    return found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+    return Mark(interval_text(cell.difference, column.digits), bold=cell.p is not None and cell.p < 1 - LEVEL)
 
 
 def interval_text(found: Interval, digits: int) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from star.report import cost, markup, render
-from star.report.claims import CONTRADICTED, SUPPORTED, UNDECIDED, ClaimResult
+from star.report.claims import CONTRADICTED, SUPPORTED, ClaimResult
+from star.report.contrasts import UNDECIDED
 from star.report.grid import Grid, Head, Line, Mark
 from star.report.write import Report, html, markdown
 from star.rundir import write_bytes

@@ -71,7 +71,7 @@ def comma_separated(table: Table) -> str:
 
 def _names(table: Table, column: Column) -> list[str]:
     names = ["std", "n", "state", *(["paper"] if column.published else [])]
-    names += ["difference", "low", "high"] if table.spec.baseline else []
+    names += ["difference", "low", "high", "p"] if table.spec.baseline else []
     return [f"{column.title} {name}" for name in names]
 
 
@@ -85,7 +85,7 @@ def _values(table: Table, column: Column, cell: Cell) -> list[object]:
     values += [cell.published] if column.published else []
     if table.spec.baseline:
         found = cell.difference
-        values += [found.estimate, found.low, found.high] if found else [None, None, None]
+        values += [found.estimate, found.low, found.high, cell.p] if found else [None, None, None, None]
     return values
 
 

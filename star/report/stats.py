@@ -1,6 +1,7 @@
 """Statistics over seeds: intervals of weighted sums of row means, effect sizes, and how many seeds would decide.
 
-A contrast is sum_i w_i mean_i over rows with unequal variances: Welch's t, with Satterthwaite's degrees of freedom.
+A contrast is sum_i w_i mean_i over rows. `welch` lets each row have its own variance (Satterthwaite's degrees of freedom),
+`paired` takes the sum seed by seed, `star.report.block` one spread of all rows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev, variance
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from star.report.block import Block
 
 LEVEL = 0.95
 POWER = 0.8
@@ -27,6 +32,36 @@ class Interval:
     high: float | None = None
     level: float = LEVEL
 
+    def times(self, factor: float) -> Interval:
+        """The interval in another unit, `factor` (above 0) times as fine."""
+        low, high = (None if end is None else end * factor for end in (self.low, self.high))
+        return Interval(self.estimate * factor, low, high, self.level)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate with its standard error: `(estimate - truth) / error` follows Student's t with `freedom` degrees."""
+
+    value: float
+    error: float | None = None
+    """None if too few seeds, or seeds that all agree, do not tell."""
+    freedom: float = 1.0
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The two-sided interval at a confidence level in (0, 1)."""
+        if not self.error:
+            return Interval(self.value, level=level)
+        half = self.error * t_quantile((1 + level) / 2, self.freedom)
+        return Interval(self.value, self.value - half, self.value + half, level)
+
+    def p(self, bound: float = 0.0) -> float | None:
+        """Two-sided p of the hypothesis that the truth is `bound`; None without an error."""
+        if not self.error:
+            return None
+        from scipy.special import stdtr
+
+        return 2 * float(stdtr(self.freedom, -abs(self.value - bound) / self.error))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -34,28 +69,76 @@ class Sample:
 
     weight: float
     values: Sequence[float]
+    seeds: Sequence[int] = ()
+    """Which seed each value is of; needed where values of one seed are paired."""
+    row: str = ""
+    """The row's label; needed for the block model."""
 
 
-def contrast(samples: Sequence[Sample], level: float = LEVEL, method: str = "t") -> Interval:
-    """Estimate sum_i w_i mean_i and its two-sided interval.
-
-    Args:
-        level: confidence level, in (0, 1).
-        method: `t` (needs two seeds in each row), or `bootstrap` (percentiles of resampled seeds, with a fixed random
-            seed; needs MIN_BOOTSTRAP seeds in each row). With fewer seeds there are no bounds.
-    """
+def welch(samples: Sequence[Sample]) -> Estimate:
+    """Estimate sum_i w_i mean_i with a spread of its own for each row; without error if a row has one seed."""
     estimate = math.fsum(sample.weight * mean(sample.values) for sample in samples)
     counts = [len(sample.values) for sample in samples]
-    if min(counts) < (MIN_BOOTSTRAP if method == "bootstrap" else 2):
-        return Interval(estimate, level=level)
+    if min(counts) < 2:
+        return Estimate(estimate)
     shares = [sample.weight**2 * variance(sample.values) / len(sample.values) for sample in samples]
     error = math.sqrt(math.fsum(shares))
-    if not error:  # identical values say nothing about the spread over seeds
-        return Interval(estimate, level=level)
-    if method == "bootstrap":
-        return _bootstrap(samples, estimate, level)
-    half = error * t_quantile((1 + level) / 2, _freedom(shares, counts))
-    return Interval(estimate, estimate - half, estimate + half, level)
+    return Estimate(estimate, error or None, _freedom(shares, counts))  # identical values say nothing about the spread
+
+
+def paired(samples: Sequence[Sample]) -> Estimate:
+    """Estimate sum_i w_i mean_i from the seeds that all rows have, one sum per seed; without error if that is one.
+
+    Raises:
+        ValueError: no seed is common to all rows.
+    """
+    sums = _by_seed(samples)
+    if not sums:
+        raise ValueError("no seed is common to all rows")
+    error = stdev(sums) / math.sqrt(len(sums)) if len(sums) > 1 else 0.0
+    told = error > 1e-12 * max(abs(value) for sample in samples for value in sample.values)
+    return Estimate(mean(sums), error if told else None, max(1, len(sums) - 1))
+
+
+def _by_seed(samples: Sequence[Sample]) -> list[float]:
+    """sum_i w_i value_i for each seed that all rows have."""
+    known = [dict(zip(sample.seeds, sample.values, strict=True)) for sample in samples]
+    common = sorted(set.intersection(*(set(one) for one in known)))
+    return [math.fsum(s.weight * one[seed] for s, one in zip(samples, known, strict=True)) for seed in common]
+
+
+def contrast(samples: Sequence[Sample], level: float = LEVEL) -> Interval:
+    """Estimate sum_i w_i mean_i and its two-sided interval after Welch; without bounds if a row has one seed."""
+    return welch(samples).interval(level)
+
+
+def bootstrap(samples: Sequence[Sample], level: float = LEVEL) -> Interval:
+    """Estimate sum_i w_i mean_i with percentiles of resampled seeds (fixed random seed).
+
+    Without bounds if a row has fewer than MIN_BOOTSTRAP seeds, or no row a spread.
+    """
+    found = welch(samples)
+    if min(len(sample.values) for sample in samples) < MIN_BOOTSTRAP or not found.error:
+        return Interval(found.value, level=level)
+    return _bootstrap(samples, found.value, level)
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p values adjusted for all of them together after Holm; None stays None and counts as no comparison."""
+    order = sorted((p, i) for i, p in enumerate(values) if p is not None)
+    adjusted: list[float | None] = [None] * len(values)
+    worst = 0.0
+    for rank, (p, i) in enumerate(order):
+        worst = max(worst, min(1.0, p * (len(order) - rank)))
+        adjusted[i] = worst
+    return adjusted
+
+
+def superiority(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """P(first > second): the share of all pairs of seeds in which the first is larger, ties counted half; None if empty."""
+    if not first or not second:
+        return None
+    return mean([(a > b) + 0.5 * (a == b) for a in first for b in second])
 
 
 def half_interval(values: Sequence[float]) -> float | None:
@@ -84,18 +167,36 @@ def effect_of_one(values: Sequence[float], against: float = 0.0) -> float | None
     return (mean(values) - against) / stdev(values) * (1 - 3 / (4 * (len(values) - 1) - 1))
 
 
-def seeds_to_decide(samples: Sequence[Sample], distance: float, level: float = LEVEL) -> int | None:
+def seeds_to_decide(
+    samples: Sequence[Sample], distance: float, level: float = LEVEL, method: str = "welch", block: Block | None = None
+) -> int | None:
     """Seeds per row at which an interval would exclude a number `distance` away from the estimate, with 80% power.
 
     Assumes that means and variances stay as they are now. None if they are unknown (a row with one seed), if
     `distance` is 0, or if more than MAX_SEEDS are needed.
+
+    Args:
+        method: `welch`, `paired`, or `block`, which needs `block`.
     """
     if min(len(sample.values) for sample in samples) < 2 or not distance:
         return None
     shares = [sample.weight**2 * variance(sample.values) for sample in samples]
+    rows = 2
+    if method == "paired":
+        sums = _by_seed(samples)
+        shares = [variance(sums)] if len(sums) > 1 else []
+    elif method == "block":
+        assert block is not None
+        rows = len(block.values)
+        shares = [math.fsum(sample.weight**2 for sample in samples) * block.spread**2]
+    if not shares:
+        return None
     spread = math.sqrt(math.fsum(shares))
     for count in range(2, MAX_SEEDS + 1):
-        freedom = _freedom([share / count for share in shares], [count] * len(shares)) if spread else 1.0
+        if method == "block":
+            freedom = float((rows - 1) * (count - 1))
+        else:
+            freedom = _freedom([share / count for share in shares], [count] * len(shares)) if spread else 1.0
         needed = t_quantile((1 + level) / 2, freedom) + t_quantile(POWER, freedom)
         if needed * spread / math.sqrt(count) < abs(distance):
             return count

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from star.report.evidence import Evidence, Samples
-from star.report.published import published_of, row_for
-from star.report.stats import Interval, Sample, contrast, half_interval, kendall
+from star.report.method import judge_by
+from star.report.notes import notes_of
+from star.report.published import row_for
+from star.report.stats import Interval, Sample, half_interval, holm, kendall
 from star.spec.experiment import Experiment, Variant
-from star.spec.profiles import NONE
 from star.spec.reporting import Column, TableSpec
 
 INCEPTION_TITLES = {"FD": "FID", "sFD": "sFID"}
@@ -29,6 +29,10 @@ class Cell:
     """1 for the best of its column, 2 for the second best; values that print the same have the same rank."""
     difference: Interval | None = None
     """Difference to the baseline row."""
+    p: float | None = None
+    """p of no difference to the baseline row, adjusted after Holm for all comparisons of the column."""
+    told: str = ""
+    """What the difference was judged by in place of what the experiment asks for, and why; empty if it was not."""
     scale: float = 1.0
     """Factor from the tracked to the printed value."""
 
@@ -123,8 +127,7 @@ def build_table(evidence: Evidence, spread: str | None = None) -> Table:
     ]
     for i, column in enumerate(layout.columns):
         rank(column, [row.cells[i] for row in rows])
-    for row in rows:
-        _compare(row, next((other for other in rows if other.label == layout.baseline), None), layout.columns)
+    _compare(rows, evidence, layout)
     table = Table(experiment, [_named(column, experiment) for column in layout.columns], rows)
     table.notes += notes_of(evidence, table)
     return table
@@ -201,74 +204,30 @@ def rank(column: Column, cells: list[Cell]) -> None:
         cell.rank = next((place for place, best in enumerate(order[:2], 1) if value == best), None)
 
 
-def _compare(row: Row, baseline: Row | None, columns: list[Column]) -> None:
-    if baseline is None or row is baseline:
+def _compare(rows: list[Row], evidence: Evidence, layout: TableSpec) -> None:
+    """Set the differences to the baseline row, column by column, and which of them are beyond doubt together."""
+    baseline = next((row for row in rows if row.label == layout.baseline), None)
+    if baseline is None:
         return
-    for cell, other, _ in zip(row.cells, baseline.cells, columns, strict=True):
-        if cell.values and other.values and len(cell.scorings | other.scorings) <= 1:
-            cell.difference = contrast([Sample(1.0, cell.values), Sample(-1.0, other.values)])
+    for i, column in enumerate(layout.columns):
+        compared = [row for row in rows if row is not baseline and _comparable(row.cells[i], baseline.cells[i])]
+        for row in compared:
+            assert column.metric is not None
+            cell, block = row.cells[i], evidence.block(row.label, column.metric)
+            samples = [_sample(1.0, row, i), _sample(-1.0, baseline, i)]
+            judge = judge_by(evidence.experiment.spec.interval, samples, block)
+            cell.difference, cell.told = judge.interval().times(cell.scale), judge.told
+            cell.p = judge.estimate().p()
+        adjusted = holm([row.cells[i].p for row in compared])
+        for row, p in zip(compared, adjusted, strict=True):
+            row.cells[i].p = p
 
 
-def conditions(evidence: Evidence) -> str:
-    """One sentence with the profile of an experiment and what its runs have in common."""
-    experiment = evidence.experiment
-    if experiment.profile == NONE:
-        return f"Stages: {', '.join(experiment.needed)}."
-    common = experiment.spec.run_class.conditions_of([run.spec for run in evidence.plan.runs])
-    return f"Profile {experiment.profile}: {common}" if common else f"Profile {experiment.profile}."
+def _comparable(cell: Cell, other: Cell) -> bool:
+    return bool(cell.values and other.values) and len(cell.scorings | other.scorings) <= 1
 
 
-def measured_by(evidence: Evidence, metrics: Iterable[str]) -> list[str]:
-    """Sentences on how the metrics were measured, one per stage; it says so if rows were scored in different ways."""
-    notes = []
-    for stage in dict.fromkeys(metric.partition("/")[0] for metric in metrics):
-        ways = [run.spec.measured_by(stage) for run in evidence.plan.runs]
-        told = list(dict.fromkeys(way for way in ways if way is not None))
-        notes += told if len(told) <= 1 else ["Rows are scored in different ways, and not ranked: " + " ".join(told)]
-    return notes
-
-
-def versions(evidence: Evidence) -> list[str]:
-    """One sentence with the code versions and machines behind what is tracked of an experiment."""
-    codes, machines = set(), set()
-    for run in evidence.plan.runs:
-        for stage in run.stages:
-            origin = evidence.provenance(run, stage)
-            if origin:
-                codes.add(str(origin.get("code")))
-                older = origin.get("device") if origin.get("gpus") else origin.get("cpu")
-                machines.add(str(origin.get("machine", older)))
-    if not codes:
-        return ["Nothing is measured yet."]
-    # a stage without tensors records less about its processor
-    named = [name for name in machines if not any(other != name and other.startswith(name) for other in machines)]
-    return [f"Code {', '.join(sorted(codes))}, on {', '.join(sorted(named))}."]
-
-
-def notes_of(evidence: Evidence, table: Table) -> list[str]:
-    """The notes that are printed below a table, one sentence each."""
-    layout, experiment = table.spec, evidence.experiment
-    runs = [run for run in evidence.plan.runs if run.spec.has_seed]
-    seeds = sorted({run.seed for run in runs})
-    after = {"std": "standard deviation", "interval": "half the 95% t interval"}[layout.spread]
-    notes = [conditions(evidence)]
-    if len(seeds) == 1:
-        notes.append(f"One seed ({seeds[0]}) in each row: differences may be chance.")
-    elif seeds:
-        notes.append(f"Mean ± {after} over n = {len(seeds)} seeds ({', '.join(map(str, seeds))}).")
-    ranked = any(column.better for column in table.columns)
-    if ranked:
-        notes.append("Best in bold, second best underlined.")
-    notes += measured_by(evidence, (column.metric for column in table.columns if column.metric))
-    for variant in experiment.variants:
-        given = experiment.spec.run_class.given_instead(variant.row.spec)
-        if given:
-            told = "images of" if variant.runs else "quoted; not there:"
-            notes.append(f"{variant.label}: {told} {given}" + (", one measurement." if variant.runs else "."))
-    if layout.published:
-        notes.append(f"“Paper”: {published_of(experiment).source}.")
-    if any(row.paper_only for row in table.rows):
-        notes.append("Rows marked (quoted) are from there alone, not measured.")
-    if layout.note:
-        notes.append(layout.note)
-    return notes + versions(evidence)
+def _sample(weight: float, row: Row, column: int) -> Sample:
+    numbers = row.cells[column].numbers
+    assert numbers is not None
+    return Sample(weight, numbers.values, numbers.seeds, row.label)

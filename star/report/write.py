@@ -15,7 +15,9 @@ from star.report.evidence import Evidence
 from star.report.grid import difference_grid, difference_note, main_grid
 from star.report.latex import latex
 from star.report.markup import Link
-from star.report.table import Agreement, Table, agreements, build_table, conditions, versions
+from star.report.notes import conditions, versions
+from star.report.over_seeds import over_seeds
+from star.report.table import Agreement, Table, agreements, build_table
 from star.rundir import read_json, write_bytes
 from star.spec.experiment import Experiment
 from star.spec.reporting import CurvesFigure, FigureSpec
@@ -144,6 +146,8 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
         if differences:
             lines += ["", f"{difference_note(report.table)}:", "", *markup.markdown(differences)]
         lines += ["", *(f"{markup.plain(note)}  " for note in report.table.notes)]
+        spread = over_seeds(evidence, report.table)
+        lines += ["", *markup.markdown(spread)] if spread else []
     else:
         lines += [f"{note}  " for note in (conditions(evidence), *versions(evidence))]
     if report.judgements:
@@ -167,6 +171,8 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
     lines = [f'<h2 id="{report.experiment.name}">{title}</h2>']
     if report.table is not None:
         lines += render.html_parts(report.table, report.link)
+        spread = over_seeds(report.evidence, report.table)
+        lines += markup.html(spread, report.link) if spread else []
     else:
         notes = (conditions(report.evidence), *versions(report.evidence))
         lines.append("<p><small>" + "<br>".join(escape(note) for note in notes) + "</small></p>")

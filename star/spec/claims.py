@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from star.spec.base import FieldError, Section
 from star.spec.reporting import Better, Name
@@ -18,6 +18,12 @@ def _below_one(text: str) -> str:
         raise ValueError("a share of the curve's last step lies below 1, such as 3/4")
     return text
 
+
+Method = Annotated[
+    Literal["welch", "paired", "block", "bootstrap"],
+    BeforeValidator(lambda name: "welch" if name == "t" else name),  # its former name
+]
+"""How intervals over seeds are made."""
 
 Where = Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$"), AfterValidator(_below_one)]
 
@@ -105,6 +111,6 @@ class Claim(Section):
     id: Name
     text: str
     that: list[AnyPredicate] = Field(min_length=1)
-    interval: Literal["t", "bootstrap"] = Field(
-        "t", description="Welch's t interval, or a percentile bootstrap over seeds (from five seeds on)"
+    interval: Method | None = Field(
+        None, description="of this claim's differences; the experiment's `interval` by default"
     )

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from star.errors import SpecError
 from star.spec.base import FieldError, Section
 from star.spec.builtin import builtin_runs, builtin_stages, pipeline
-from star.spec.claims import Claim
+from star.spec.claims import Claim, Method
 from star.spec.explain import meant
 from star.spec.graph import Stage, needed_of
 from star.spec.own_stages import check_stages, own_stages, with_curves
@@ -129,6 +129,12 @@ class ExperimentSpec(Section):
     )
     rows: list[Row] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
+    interval: Method = Field(
+        "welch",
+        description="of differences between rows over seeds: `welch` lets each row have its own spread, `paired` takes differences "
+        "seed by seed, `block` one spread of all rows, after a check, `bootstrap` resamples seeds (from five on); choose before "
+        "there are results: reports show a later change",
+    )
     stages: dict[str, ScriptStage] = Field(
         default_factory=dict,
         description="commands of your own as stages; each has a section of its name in the spec of a run",

@@ -59,6 +59,8 @@ class Stage:
     """Weights in its output that can be exported; the first is the default."""
     keeps: Literal["checkpoints", "shards"] | None = None
     """What a stopped or killed attempt leaves for the next one. With `checkpoints`, needed output is never removed."""
+    draws: str = ""
+    """What its random numbers decide, as words: reports say which of these vary over seeds."""
     width: Literal["process", "processes", "machines"] = "process"
     """How wide one job may be: one process, several processes of one machine, or several machines."""
     gpu: bool = True
