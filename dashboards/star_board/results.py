@@ -18,6 +18,7 @@ from star.report.evidence import Evidence
 from star.report.table import Agreement, Cell, Row, Table, agreements, build_table
 from star.scheduler.recorded import recorded_plan
 from star.scheduler.records import record_path
+from star.scheduler.rejudged import rejudged
 from star.spec.experiment import Experiment
 from star.spec.reporting import FigureSpec
 from star.sqlite_file import url_of
@@ -122,7 +123,8 @@ class Shelf:
             plan = recorded_plan(self.model.home, group.name, group.profile)
             if plan is None:
                 return "The home has no record of this experiment's table; `star-exp run` of its file writes one."
-            evidence = Evidence(plan, self.model.ledger, self.reader())
+            changed = rejudged(self.model.home, plan.experiment)
+            evidence = Evidence(plan, self.model.ledger, self.reader(), changed)
             table = build_table(evidence) if plan.experiment.spec.table else None
             return Results(evidence, table, judge_all(evidence), agreements(table) if table else [])
         except LedgerError as error:  # the tracker does not answer: other requests need not wait for it too

@@ -21,6 +21,7 @@ from star.report.evidence import Evidence
 from star.rundir import Home
 from star.scheduler.own import adopt
 from star.scheduler.plan import Plan, make_plan
+from star.scheduler.rejudged import rejudged
 from star.spec.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def write_reports(
                 raise
             broken.append(f"{experiment.file}: {error}")
             continue
-        evidence = Evidence(plan, ledger, reader)
+        evidence = Evidence(plan, ledger, reader, rejudged(home, experiment))
         _take_over(home, evidence, reader)
         if index and not evidence.tracked:
             never.append(experiment.name)
@@ -273,15 +274,17 @@ def show_claims(asked: Sequence[Experiment | Plan], path: Path, fail_on: Sequenc
     for one, experiment in zip(asked, experiments, strict=True):
         if not experiment.spec.claims:
             continue
-        evidence = Evidence(one if isinstance(one, Plan) else make_plan(one, home, ledger), ledger, reader)
+        plan = one if isinstance(one, Plan) else make_plan(one, home, ledger)
+        evidence = Evidence(plan, ledger, reader, rejudged(home, experiment))
         judgements = judge_all(evidence)
         verdicts += [judgement.verdict for judgement in judgements]
         agreement = agreements(build_table(evidence)) if experiment.spec.table else []
-        shown[f"{experiment.name}@{experiment.profile}"] = claims_markup.data(judgements, agreement)
+        shown[f"{experiment.name}@{experiment.profile}"] = claims_markup.data(judgements, agreement, evidence.rejudged)
         if not as_json:
             lines = [
                 f"{experiment.name} ({experiment.profile})",
                 *(li for judgement in judgements for li in claims_markup.plain(judgement)),
+                *filter(None, [claims_markup.rejudged_text(evidence.rejudged)]),
             ]
             click.echo("\n".join([*lines, *filter(None, [claims_markup.agreement_text(agreement)])]))
     if as_json:

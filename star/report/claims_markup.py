@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -51,8 +52,13 @@ def plain(judgement: ClaimResult) -> list[str]:
     return lines + ([f"{'':<13}{judgement.note}"] if judgement.note else [])
 
 
-def data(judgements: list[ClaimResult], agreement: list[Agreement]) -> dict[str, Any]:
-    """All verdicts, contrasts and rank agreements as a value for JSON."""
+def rejudged_text(changes: Sequence[str]) -> str:
+    """One sentence on what was changed after there were results; empty if nothing was."""
+    return f"Changed after there were results: {'; '.join(changes)}." if changes else ""
+
+
+def data(judgements: list[ClaimResult], agreement: list[Agreement], rejudged: Sequence[str] = ()) -> dict[str, Any]:
+    """All verdicts, contrasts, later changes and rank agreements as a value for JSON."""
     return {
         "claims": [
             {
@@ -65,6 +71,7 @@ def data(judgements: list[ClaimResult], agreement: list[Agreement]) -> dict[str,
             }
             for one in judgements
         ],
+        "changed_after_results": list(rejudged),
         "rank_agreement": [{"column": a.title, "kendall_tau": a.tau, "rows": a.rows} for a in agreement],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
@@ -75,8 +76,10 @@ def _parsed(text: str) -> dict[str, object]:
 class Evidence:
     """Everything that a report needs of an experiment, read in bulk and once."""
 
-    def __init__(self, plan: Plan, ledger: Ledger | None, reader: Reader) -> None:
+    def __init__(self, plan: Plan, ledger: Ledger | None, reader: Reader, rejudged: Sequence[str] = ()) -> None:
         self.plan, self.experiment, self.reader = plan, plan.experiment, reader
+        self.rejudged = rejudged
+        """Sentences on what was changed of claims and intervals after there were results."""
         known = ledger.runs.tracking_ids([run.key for run in plan.runs]) if ledger else {}
         self.tracked = reader.runs({run.key: known.get(run.key) for run in plan.runs})
         self._ledger = ledger

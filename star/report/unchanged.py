@@ -31,6 +31,7 @@ def fingerprint(evidence: Evidence, code: str, *options: str | None) -> str:
     made_of = {
         "code": [code, sys.version, *(importlib.metadata.version(name) for name in LIBRARIES)],
         "options": options,
+        "rejudged": list(evidence.rejudged),
         "experiment": [experiment.profile, experiment.spec.model_dump_json()],
         "published": published_of(experiment).model_dump_json(),
         "rows": [

@@ -15,6 +15,7 @@ from star.report.evidence import Evidence
 from star.report.grid import difference_grid, difference_note, main_grid
 from star.report.latex import latex
 from star.report.markup import Link
+from star.report.noise import noise_grid
 from star.report.notes import conditions, versions
 from star.report.over_seeds import over_seeds
 from star.report.table import Agreement, Table, agreements, build_table
@@ -127,7 +128,10 @@ def _texts(report: Report) -> dict[str, str]:
     if curves.curves_of(report.evidence):
         texts["curves.csv"] = curves.comma_separated(report.evidence)
     if report.judgements or report.agreement:
-        texts["claims.json"] = json.dumps(claims_markup.data(report.judgements, report.agreement), indent=1) + "\n"
+        texts["claims.json"] = (
+            json.dumps(claims_markup.data(report.judgements, report.agreement, report.evidence.rejudged), indent=1)
+            + "\n"
+        )
     return texts
 
 
@@ -146,12 +150,14 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
         if differences:
             lines += ["", f"{difference_note(report.table)}:", "", *markup.markdown(differences)]
         lines += ["", *(f"{markup.plain(note)}  " for note in report.table.notes)]
-        spread = over_seeds(evidence, report.table)
-        lines += ["", *markup.markdown(spread)] if spread else []
+        for grid in filter(None, [noise_grid(evidence, report.table), over_seeds(evidence, report.table)]):
+            lines += ["", *markup.markdown(grid)]
     else:
         lines += [f"{note}  " for note in (conditions(evidence), *versions(evidence))]
     if report.judgements:
         lines += ["", f"{below} Claims", "", *claims_markup.markdown(report.judgements)]
+    changed = claims_markup.rejudged_text(evidence.rejudged)
+    lines += ["", markup.plain(changed)] if changed else []
     if report.agreement:
         lines += ["", claims_markup.agreement_text(report.agreement)]
     for figure in report.figures:
@@ -171,13 +177,17 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
     lines = [f'<h2 id="{report.experiment.name}">{title}</h2>']
     if report.table is not None:
         lines += render.html_parts(report.table, report.link)
-        spread = over_seeds(report.evidence, report.table)
-        lines += markup.html(spread, report.link) if spread else []
+        for grid in filter(
+            None, [noise_grid(report.evidence, report.table), over_seeds(report.evidence, report.table)]
+        ):
+            lines += markup.html(grid, report.link)
     else:
         notes = (conditions(report.evidence), *versions(report.evidence))
         lines.append("<p><small>" + "<br>".join(escape(note) for note in notes) + "</small></p>")
     if report.judgements:
         lines += ["<h3>Claims</h3>", *claims_markup.html(report.judgements)]
+    changed = claims_markup.rejudged_text(report.evidence.rejudged)
+    lines += [f"<p>{escape(changed)}</p>"] if changed else []
     if report.agreement:
         lines.append(f"<p>{escape(claims_markup.agreement_text(report.agreement))}</p>")
     for figure in report.figures:

@@ -29,6 +29,7 @@ from star.ledger.store import Ledger
 from star.rundir import Home, read_json, write_bytes, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
 from star.scheduler.records import record_path, written_folder
+from star.scheduler.rejudged import kept_changes
 from star.scheduler.scripts import keep_scripts
 from star.spec.builtin import given_fields
 from star.spec.diff import Difference, differences
@@ -200,10 +201,10 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
     for name, text in plan.experiment.written.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / name, text.encode("utf-8", "surrogateescape"), durable=False)
+    before = read_json(path) or {}
     if study is not None:
         new = {(run.label, run.seed) for run in plan.runs}
-        known = (read_json(path) or {"rows": []})["rows"]
-        rows = [*(row for row in known if (row["row"], row["run"]["seed"]) not in new), *rows]
+        rows = [*(row for row in before.get("rows", ()) if (row["row"], row["run"]["seed"]) not in new), *rows]
     write_json(
         path,
         {
@@ -215,6 +216,7 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
             "inputs": [file.name for file in plan.inputs],
             # a study's report makes its table; an experiment's is shown while it fills, wherever its file is
             "layout": None if study is not None else _layout(plan.experiment),
+            "rejudged": [] if study is not None else kept_changes(before, plan.experiment, home),
         },
         durable=study is None,
     )

@@ -12,7 +12,7 @@ from star.spec.experiment import ExperimentSpec, Variant
 from star.spec.explain import field_schema, meant
 from star.spec.graph import curve_names, file_of, needed_of
 from star.spec.measure import Measure, parse_formula, parse_measure
-from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure
+from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure, TableSpec
 from star.spec.run_base import value_at
 from star.spec.yamldoc import LocatedYaml
 
@@ -92,22 +92,31 @@ def check_report(spec: ExperimentSpec, doc: LocatedYaml, name: str) -> None:
             check.complain(("metrics", own), str(error))
         for measure in formula.measures.values():
             check.reached(measure, ("metrics", own))
-    for i, column in enumerate(spec.table.columns if spec.table else ()):
-        if column.metric is not None:
-            check.measure(column.metric, ("table", "columns", i, "metric"))
-        if column.spec is not None:
-            check.field(column.spec, ("table", "columns", i, "spec"))
-    for published, path in (spec.table.match if spec.table else {}).items():
-        check.field(path, ("table", "match", published))
-    for i, path in enumerate(spec.table.grid or () if spec.table else ()):
-        check.field(path, ("table", "grid", i))
-    if spec.table and spec.table.grid and not any(column.metric for column in spec.table.columns):
-        check.complain(("table", "grid"), "lays out measured columns, and the table has none; give one a metric")
+    if spec.table is not None:
+        _check_table(check, spec.table)
     for i, figure in enumerate(spec.figures):
         _check_figure(check, figure, ("figures", i))
     for i, claim in enumerate(spec.claims):
         for j, predicate in enumerate(claim.that):
             _check_predicate(check, predicate, ("claims", i, "that", j, "metric"))
+
+
+def _check_table(check: _Checker, table: TableSpec) -> None:
+    for i, column in enumerate(table.columns):
+        if column.metric is not None:
+            check.measure(column.metric, ("table", "columns", i, "metric"))
+        if column.spec is not None:
+            check.field(column.spec, ("table", "columns", i, "spec"))
+    for published, path in table.match.items():
+        check.field(path, ("table", "match", published))
+    for i, path in enumerate(table.grid or ()):
+        check.field(path, ("table", "grid", i))
+    if table.grid and not any(column.metric for column in table.columns):
+        check.complain(("table", "grid"), "lays out measured columns, and the table has none; give one a metric")
+    axes = check.spec.axes
+    if table.noise is not None and table.noise not in axes:
+        legal = f"give one of the axes, {', '.join(axes)}" if axes else "add it to `axes`, with several values"
+        check.complain(("table", "noise"), f"{table.noise!r} is no axis; {legal}")
 
 
 def _check_figure(check: _Checker, figure: Section, where: Where) -> None:

@@ -55,6 +55,11 @@ class TableSpec(Section):
     columns: list[Column] = Field(min_length=1)
     note: str | None = None
     baseline: str | None = Field(None, description="label of the row that the others' differences are taken from")
+    noise: str | None = Field(
+        None,
+        description="spec path of an axis that measures a model anew, such as `generate.draw`: the report tells the noise of measuring "
+        "from that of training",
+    )
     spread: Literal["std", "interval"] = Field(
         "std", description="after the mean: the seeds' standard deviation, or half the 95% t interval"
     )

@@ -34,7 +34,7 @@ def generate(ctx: Context) -> Result:
     if spec.precision == "bf16":
         model = in_bfloat16(model)
     decode = _decoder(ctx)
-    rng = np.random.default_rng((ctx.spec.seed, 5))
+    rng = np.random.default_rng((sampling_seed(ctx.spec.seed, spec.draw), 5))
     labels = (
         np.arange(spec.num_images) % classes if spec.labels == "balanced" else rng.integers(0, classes, spec.num_images)
     )
@@ -74,11 +74,17 @@ def generate(ctx: Context) -> Result:
 def _sampled(ctx: Context, sampler: Sampler, decode: Decode, labels: np.ndarray, rows: slice) -> Images:
     """Images `rows` (B, S, S, C), sampled in one batch and decoded in smaller ones."""
     chosen = torch.from_numpy(labels[rows])
-    noise = noise_for(ctx.spec.seed, rows.start, len(chosen), ctx.spec.sequence_length)
+    seed = sampling_seed(ctx.spec.seed, ctx.spec.generate.draw)
+    noise = noise_for(seed, rows.start, len(chosen), ctx.spec.sequence_length)
     codes = sampler(chosen.to(ctx.device), noise.to(ctx.device))
     side = ctx.spec.generate.image_size or ctx.spec.data.image_size
     parts = codes.split(ctx.spec.resources.eval_batch_size)
     return np.concatenate([to_bytes(brought_to(decode(part), side)) for part in parts])
+
+
+def sampling_seed(seed: int, draw: int) -> int:
+    """The seed of a run's samples: its own for draw 0, one that only this seed and draw give for the others."""
+    return seed if draw == 0 else int(np.random.SeedSequence((seed, draw)).generate_state(1, np.uint64)[0])
 
 
 def _decoder(ctx: Context) -> Decode:

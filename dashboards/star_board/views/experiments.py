@@ -13,6 +13,7 @@ from star.errors import NotFoundError
 from star.report import claims_markup
 from star.report.grid import cell_mark, interval_text, paper_mark, paper_name
 from star.report.markup import ARROWS
+from star.report.method import NAMES
 from star.report.table import Cell, Table
 from star.report.table import Row as TableRow
 from star.scheduler.explain import made_by
@@ -116,6 +117,8 @@ def table(board: Board, request: Request) -> Response:
             "rows": [_row(shown, row) for row in shown.rows] if shown else [],
             "claims": [claim(one) for one in found.judgements],
             "agreement": claims_markup.agreement_text(found.agreement),
+            "rejudged": claims_markup.rejudged_text(found.evidence.rejudged),
+            "interval": NAMES[found.experiment.spec.interval],
             "figures": found.experiment.spec.figures,
         }
 

@@ -28,6 +28,10 @@ class GenerateSpec(Section):
     cfg_until: Count | None = Field(
         None, description="guidance is switched off after this position; LlamaGen's cfg_interval i is i + 2 here"
     )
+    draw: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0,
+        description="which random numbers sample: several draws from one model tell the noise of sampling from that of training",
+    )
     temperature: Positive = 1.0
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 keeps all codes")
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -51,7 +55,8 @@ class GenerateSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """The fields in the key; none if `samples` gives images, which are identified by their contents alone."""
-        former = {"precision": "fp32", "decode_precision": "fp32", "image_size": None}  # fields that came later
+        # fields that came later
+        former = {"precision": "fp32", "decode_precision": "fp32", "image_size": None, "draw": 0}
         unused = {"samples", *(name for name, value in former.items() if getattr(self, name) == value)}
         return {} if self.samples else self.model_dump(mode="json", exclude=unused)
 
