@@ -84,6 +84,7 @@ class Evidence:
         self.tracked = reader.runs({run.key: known.get(run.key) for run in plan.runs})
         self._ledger = ledger
         self._curves: dict[str, dict[str, dict[int, float]]] = {}
+        self._numbers: dict[tuple[str, str], Samples] = {}
         self._blocks: dict[tuple[str, frozenset[str]], Block] = {}
         self._formulas = {
             name: parse_formula(text, self.experiment.spec.pipeline)
@@ -109,6 +110,11 @@ class Evidence:
 
     def numbers(self, label: str, metric: str) -> Samples:
         """A row's numbers by seed, of a tracked result, a point of a curve, or one of the experiment's formulas."""
+        if (label, metric) not in self._numbers:
+            self._numbers[label, metric] = self._samples(label, metric)
+        return self._numbers[label, metric]
+
+    def _samples(self, label: str, metric: str) -> Samples:
         formula = self._formulas.get(metric)
         found, seen = Samples(), set()
         for run in self.runs(label):

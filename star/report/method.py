@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from star.report.block import EQUAL_ABOVE, Block
+from star.report.block import FITS_ABOVE, Block
 from star.report.stats import LEVEL, Estimate, Interval, Sample, bootstrap, paired, seeds_to_decide, welch
 
 METHODS = ("welch", "paired", "block")
@@ -73,10 +73,11 @@ def _seeds_cancel(samples: Sequence[Sample]) -> bool:
 
 def _obstacle(samples: Sequence[Sample], block: Block) -> str:
     """Why the block model cannot be used; empty if it can."""
-    if block.equal_spread is None:
+    fits = block.fits(weights_of(samples))
+    if fits is None:
         return "too few values to check that rows spread equally"
-    if not block.is_sound:
-        return f"rows spread unequally (p = {block.equal_spread:.2g}, wanted more than {EQUAL_ABOVE:g})"
+    if fits <= FITS_ABOVE:
+        return "these rows may spread more than the others"
     try:
         block.estimate(weights_of(samples))
     except ValueError as error:

@@ -7,6 +7,7 @@ A contrast is sum_i w_i mean_i over rows. `welch` lets each row have its own var
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev, variance
@@ -192,15 +193,18 @@ def seeds_to_decide(
     if not shares:
         return None
     spread = math.sqrt(math.fsum(shares))
-    for count in range(2, MAX_SEEDS + 1):
+
+    def enough(count: int) -> bool:
         if method == "block":
             freedom = float((rows - 1) * (count - 1))
         else:
             freedom = _freedom([share / count for share in shares], [count] * len(shares)) if spread else 1.0
         needed = t_quantile((1 + level) / 2, freedom) + t_quantile(POWER, freedom)
-        if needed * spread / math.sqrt(count) < abs(distance):
-            return count
-    return None
+        return needed * spread / math.sqrt(count) < abs(distance)
+
+    counts = range(2, MAX_SEEDS + 1)
+    found = bisect_left(counts, True, key=enough)  # what is enough stays enough with more
+    return counts[found] if found < len(counts) else None
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float | None:
