@@ -13,8 +13,9 @@ from typing import Any
 
 from star.errors import LedgerError, StarError
 from star.ledger.states import DONE
-from star.report.claims import ClaimResult, judge_all
+from star.report.claims import ClaimResult
 from star.report.evidence import Evidence
+from star.report.looks import judge_all
 from star.report.table import Agreement, Cell, Row, Table, agreements, build_table
 from star.scheduler.recorded import recorded_plan
 from star.scheduler.records import record_path

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from star.spec.points import Search
 
 
+AUTO = "auto"
+"""`--seeds auto`: seeds are added while claims are open."""
+
+
 def read_experiment(
-    file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None
+    file: Path, profile: str | None, sets: tuple[str, ...], seeds: str | None, name: str | None, home: Path
 ) -> Experiment:
-    """Read the experiment in `file`, changed as the command line says.
+    """Read the experiment in `file`, changed as the command line says, with the seeds that `--seeds auto` has added in `home`.
 
     Raises:
         SpecError: with file, line and dotted path.
@@ -26,10 +30,14 @@ def read_experiment(
     import gc
 
     from star.report.published import check
+    from star.rundir import Home
+    from star.scheduler.grown import grown
     from star.spec.load import load
+    from star.spec.seeds import with_seeds
 
     gc.disable()  # a large plan makes millions of objects, and none of them is garbage
-    experiment = load(file, profile, sets, _numbers(seeds), name)
+    experiment = load(file, profile, sets, None if seeds == AUTO else _numbers(seeds), name)
+    experiment = grown(with_seeds(experiment, {}) if seeds == AUTO else experiment, Home(home))
     check(experiment)
     for note in experiment.notes:
         print(f"{file}: {note}", file=sys.stderr)
@@ -109,6 +117,6 @@ def _numbers(text: str | None) -> list[int] | None:
     whole = all(part.isascii() and part.isdecimal() and len(part) < 12 and int(part) < 2**31 for part in digits)
     if not whole or len({int(part) for part in digits}) != len(parts):
         raise StarError(
-            f"--seeds {text}: give different whole numbers from 0 and below {2**31}, separated by commas, such as 0,1,2."
+            f"--seeds {text}: give different whole numbers from 0 and below {2**31}, separated by commas, such as 0,1,2, or auto."
         )
     return [int(part) for part in digits]

@@ -13,7 +13,7 @@ import click
 from star.cli import images, results
 from star.cli.board import board
 from star.cli.failures import be_silent, guarded
-from star.cli.files import is_name, plans_of, read_experiment
+from star.cli.files import AUTO, is_name, plans_of, read_experiment
 from star.cli.options import (
     BUDGET,
     EXECUTOR,
@@ -26,6 +26,7 @@ from star.cli.options import (
     PLAIN,
     ROWS,
     SLOTS,
+    Hours,
     KeyType,
     experiment_changes,
     experiment_options,
@@ -65,6 +66,12 @@ def cli() -> None:
 @click.option("--fork", is_flag=True, help="Put runs with changed values in place of the experiment's former ones.")
 @click.option("--dry-run", is_flag=True, help="Print the batch scripts that Slurm would get; submit and write nothing.")
 @BUDGET
+@click.option(
+    "--budget-hours",
+    "hours",
+    type=Hours(min=0),
+    help="With --seeds auto: GPU-hours (CPU-slot hours where there is no GPU) that the experiment may cost in all.",
+)
 def run(
     file: Path,
     profile: str | None,
@@ -81,9 +88,12 @@ def run(
     fork: bool,
     dry_run: bool,
     budget: float | None,
+    hours: float | None,
 ) -> None:
     """Compute what FILE asks for and is not there yet; then write its report."""
-    experiment = read_experiment(file, profile, sets, seeds, name)
+    if hours is not None and seeds != AUTO:
+        raise StarError(f"--budget-hours {hours:g}: is for --seeds auto, which adds seeds until it is spent.")
+    experiment = read_experiment(file, profile, sets, seeds, name, home)
     if dry_run:
         from star.cli.dry_run import show_scripts
 
@@ -91,7 +101,12 @@ def run(
     from star.cli.run import RunOptions, run_experiment
 
     plain = plain or not sys.stdout.isatty()
-    sys.exit(run_experiment(experiment, RunOptions(home, out, executor, slots, plain, fork, detach, budget, rows)))
+    options = RunOptions(home, out, executor, slots, plain, fork, detach, budget, rows)
+    if seeds == AUTO:
+        from star.cli.auto import run_auto
+
+        sys.exit(run_auto(experiment, options, hours))
+    sys.exit(run_experiment(experiment, options))
 
 
 @cli.command()
@@ -111,7 +126,7 @@ def plan(
     as_json: bool,
 ) -> None:
     """Show rows, runs and stages of FILE, what is done or shared, and what the rest will cost."""
-    experiment = read_experiment(file, profile, sets, seeds, name)
+    experiment = read_experiment(file, profile, sets, seeds, name, home)
     from star.cli.plan import show_plan
 
     show_plan(experiment.only(rows), home, budget, as_json)
@@ -322,7 +337,7 @@ def export(
             )
         export_bundle(asked[0], home, out, weights, target)
     else:
-        export_bundle(read_experiment(file, profile, sets, seeds, name), home, out, weights, target)
+        export_bundle(read_experiment(file, profile, sets, seeds, name, home), home, out, weights, target)
 
 
 @cli.command(name="import")

@@ -16,8 +16,8 @@ from star.cli.places import writable
 from star.cli.store import existing_ledger, reader_of
 from star.errors import DataError, NotFoundError, SpecError
 from star.ledger.store import read_ledger
-from star.report.claims import judge_all
 from star.report.evidence import Evidence
+from star.report.looks import judge_all
 from star.rundir import Home
 from star.scheduler.own import adopt
 from star.scheduler.plan import Plan, make_plan
@@ -252,13 +252,19 @@ def _address(mlflow_ui: str | None) -> str:
     return address if address.startswith("http") else MLFLOW_UI
 
 
-def show_claims(asked: Sequence[Experiment | Plan], path: Path, fail_on: Sequence[str], as_json: bool) -> int:
+def show_claims(
+    asked: Sequence[Experiment | Plan], path: Path, fail_on: Sequence[str], as_json: bool, rest: bool = False
+) -> int:
     """Print the verdicts of claims; returns the exit code: 1 if a verdict is in `fail_on`, else 0.
+
+    Args:
+        rest: say what would decide the open ones too.
 
     Raises:
         SpecError: none of the experiments declares a claim.
     """
     from star.report import claims_markup
+    from star.report.rest import rests_of, told_rest
     from star.report.table import agreements, build_table
 
     home = Home(path)
@@ -278,13 +284,18 @@ def show_claims(asked: Sequence[Experiment | Plan], path: Path, fail_on: Sequenc
         evidence = Evidence(plan, ledger, reader, rejudged(home, experiment))
         judgements = judge_all(evidence)
         verdicts += [judgement.verdict for judgement in judgements]
+        rests = rests_of(judgements, evidence)
         agreement = agreements(build_table(evidence)) if experiment.spec.table else []
-        shown[f"{experiment.name}@{experiment.profile}"] = claims_markup.data(judgements, agreement, evidence.rejudged)
+        found = claims_markup.data(judgements, agreement, evidence.rejudged)
+        shown[f"{experiment.name}@{experiment.profile}"] = found | (
+            {"would_decide": [r.data() for r in rests]} if rest else {}
+        )
         if not as_json:
             lines = [
                 f"{experiment.name} ({experiment.profile})",
                 *(li for judgement in judgements for li in claims_markup.plain(judgement)),
                 *filter(None, [claims_markup.rejudged_text(evidence.rejudged)]),
+                *([f"would decide {told_rest(one)}" for one in rests] if rest else []),
             ]
             click.echo("\n".join([*lines, *filter(None, [claims_markup.agreement_text(agreement)])]))
     if as_json:

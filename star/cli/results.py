@@ -59,11 +59,11 @@ def report(
     chosen = [] if named and not others and not everything else all_files(others, everything)
     broken: list[str] = []
     if everything:  # a file that cannot be read does not keep the others from being reported
-        chosen = [file for file in chosen if not _said(broken, file, profile, sets, seeds, name)]
+        chosen = [file for file in chosen if not _said(broken, file, profile, sets, seeds, name, home)]
     searches = [file for file in chosen if describes_search(file)]
     if searches and seeds is not None and not everything:
         raise StarError(f"--seeds {seeds}: {searches[0]} is a search, whose seeds are its own; leave the option out.")
-    experiments = [read_experiment(file, profile, sets, seeds, name) for file in chosen if file not in searches]
+    experiments = [read_experiment(file, profile, sets, seeds, name, home) for file in chosen if file not in searches]
     asked = [read_search(file, profile, sets, name) for file in searches]
     asked += [read_search(file, None, (), None, recorded=True) for found in begun.values() for file in found]
     studies = write_studies(asked, home, out, everything, mlflow_ui, replace)
@@ -84,13 +84,14 @@ def _said(
     sets: tuple[str, ...],
     seeds: str | None,
     name: str | None,
+    home: Path,
 ) -> bool:
     """Whether a file cannot be read; what is wrong with it is appended to `broken`."""
     try:
         if describes_search(file):
             read_search(file, profile, sets, name)
         else:
-            read_experiment(file, profile, sets, seeds, name)
+            read_experiment(file, profile, sets, seeds, name, home)
     except StarError as error:
         broken.append(str(error))
         return True
@@ -106,6 +107,7 @@ def _said(
     type=click.Choice(["contradicted", "undecided"]),
     help="Exit with 1 when a claim has this verdict; may be given twice.",
 )
+@click.option("--plan", is_flag=True, help="Say what would decide each open claim: seeds of which rows, and hours.")
 @JSON
 def claims(
     files: tuple[Path, ...],
@@ -115,6 +117,7 @@ def claims(
     name: str | None,
     home: Path,
     fail_on: tuple[str, ...],
+    plan: bool,
     as_json: bool,
 ) -> None:
     """Judge the claims from tracked metrics, of a FILE, or of an experiment as it was run, by its NAME: supported,
@@ -125,10 +128,10 @@ def claims(
     found = [file for file in files if file not in named and not describes_search(file)]
     if not found and not plans:
         raise StarError(f"{files[0]}: a search declares no claims; its report says whether it beats the default.")
-    experiments = [read_experiment(file, profile, sets, seeds, name) for file in found]
+    experiments = [read_experiment(file, profile, sets, seeds, name, home) for file in found]
     from star.cli.report import show_claims
 
-    sys.exit(show_claims([*experiments, *plans], home, fail_on, as_json))
+    sys.exit(show_claims([*experiments, *plans], home, fail_on, as_json, plan))
 
 
 @click.command()

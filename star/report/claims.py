@@ -9,12 +9,16 @@ has one seed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from star.report.contrasts import UNDECIDED, Contrast, contrasts_of
 from star.report.evidence import Evidence
 from star.report.method import METHODS, NAMES, judge_by
 from star.report.stats import LEVEL, MAX_SEEDS, MIN_BOOTSTRAP
 from star.spec.claims import Claim
+
+if TYPE_CHECKING:
+    from star.report.looks import Look
 
 SHORT = {"frechet_distance": "FD", "spatial_frechet_distance": "sFD", "inception_score": "IS"}
 """Names of the scores if the feature network is not Inception."""
@@ -30,6 +34,8 @@ class ClaimResult:
     verdict: str
     note: str = ""
     """What would decide an undecided claim."""
+    look: Look | None = None
+    """At which of the planned looks it was judged, if seeds are added while claims are open."""
     judged_on: str = ""
     """What was measured in place of the paper's metric; empty if it is the same."""
 
@@ -44,19 +50,20 @@ class ClaimResult:
         return min(part.count for part in self.parts)
 
 
-def judge_all(evidence: Evidence) -> list[ClaimResult]:
-    """Judge all claims of an experiment, in order."""
-    return [judge(claim, evidence) for claim in evidence.experiment.spec.claims]
-
-
 def judge(claim: Claim, evidence: Evidence) -> ClaimResult:
-    """Judge one claim from what is tracked now."""
-    found = _judged(claim, evidence)
-    found.judged_on = _judged_on(claim, evidence)
+    """Judge one claim from what is tracked now, as if nobody had looked before."""
+    parts = [part for predicate in claim.that for part in contrasts_of(predicate, evidence)]
+    method = claim.interval or evidence.experiment.spec.interval
+    strict = strictness(parts, LEVEL)
+    for part in parts:
+        if not part.missing:
+            judge_part(part, method, LEVEL, strict)
+    found = verdict_of(claim, parts)
+    found.judged_on = judged_on(claim, evidence)
     return found
 
 
-def _judged_on(claim: Claim, evidence: Evidence) -> str:
+def judged_on(claim: Claim, evidence: Evidence) -> str:
     """The claim's distances and scores, if runs use another network than Inception's; else empty."""
     texts = [evidence.experiment.spec.metrics.get(part.metric, part.metric) for part in claim.that]
     names = [SHORT[name] for name in SHORT if any(f"{{extractor}}/{name}" in text for text in texts)]
@@ -66,12 +73,13 @@ def _judged_on(claim: Claim, evidence: Evidence) -> str:
     return f"{' and '.join(names)} of {' and '.join(sorted(others))}, not the paper's on Inception"
 
 
-def _judged(claim: Claim, evidence: Evidence) -> ClaimResult:
-    parts = [part for predicate in claim.that for part in contrasts_of(predicate, evidence)]
-    testing = max(1, sum(part.against for part in parts))
-    method = claim.interval or evidence.experiment.spec.interval
-    for part in parts:
-        _judge_part(part, method, 1 - (1 - LEVEL) / testing)
+def strictness(parts: list[Contrast], level: float) -> float:
+    """The confidence level at which one of these contrasts contradicts a claim (Bonferroni)."""
+    return 1 - (1 - level) / max(1, sum(part.against for part in parts))
+
+
+def verdict_of(claim: Claim, parts: list[Contrast]) -> ClaimResult:
+    """The verdict on a claim whose contrasts are judged."""
     if any(part.verdict == CONTRADICTED for part in parts):
         return ClaimResult(claim, parts, CONTRADICTED)
     open_parts = [part for part in parts if part.decides and part.verdict != SUPPORTED]
@@ -81,11 +89,10 @@ def _judged(claim: Claim, evidence: Evidence) -> ClaimResult:
     return ClaimResult(claim, parts, UNDECIDED, _what_would_decide(open_parts + blocked))
 
 
-def _judge_part(part: Contrast, method: str, strict: float) -> None:
-    if part.missing:
-        return
+def judge_part(part: Contrast, method: str, level: float, strict: float) -> None:
+    """Judge one contrast: supported beyond doubt at `level`, contradicted beyond doubt at `strict`, or undecided."""
     part.judge = judge_by(method, part.samples, part.block)
-    part.found = part.judge.interval()
+    part.found = part.judge.interval(level)
     if part.found.low is None:
         return
     severe = part.judge.interval(strict)
@@ -96,7 +103,7 @@ def _judge_part(part: Contrast, method: str, strict: float) -> None:
         part.verdict = SUPPORTED
     else:
         distance = part.found.estimate - part.bound
-        level = LEVEL if distance > 0 else strict
+        level = level if distance > 0 else strict
         part.seeds = part.judge.seeds(distance, level)
         part.seeds_by = {
             name: judge_by(name, part.samples, part.block).seeds(distance, level)

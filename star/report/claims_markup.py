@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
 from star.report import markup
 from star.report.claims import ClaimResult
 from star.report.contrasts import UNDECIDED, Contrast
+from star.report.stats import LEVEL
 from star.report.table import Agreement
 
 WORST_SHOWN = 6
@@ -49,7 +51,7 @@ def plain(judgement: ClaimResult) -> list[str]:
     """A verdict as lines for a terminal, with what it rests on."""
     lines = [f"{judgement.verdict:<12} {judgement.claim.id}: {judgement.text} (n = {judgement.count})"]
     lines += [f"{'':<13}{_part(part)}" for part in shown(judgement)]
-    return lines + ([f"{'':<13}{judgement.note}"] if judgement.note else [])
+    return lines + [f"{'':<13}{line}" for line in (look_text(judgement), judgement.note) if line]
 
 
 def rejudged_text(changes: Sequence[str]) -> str:
@@ -67,6 +69,7 @@ def data(judgements: list[ClaimResult], agreement: list[Agreement], rejudged: Se
                 "verdict": one.verdict,
                 "n": one.count,
                 "note": one.note or None,
+                "look": asdict(one.look) if one.look else None,
                 "parts": [_data(part) for part in one.parts],
             }
             for one in judgements
@@ -105,7 +108,18 @@ def _width(part: Contrast) -> float:
 
 def _rest(judgement: ClaimResult) -> list[str]:
     left = len(judgement.parts) - len(shown(judgement))
-    return [*([f"and {left} more"] if left > 0 else []), *([judgement.note] if judgement.note else [])]
+    more = [f"and {left} more"] if left > 0 else []
+    return [*more, *filter(None, [look_text(judgement), judgement.note])]
+
+
+def look_text(judgement: ClaimResult) -> str:
+    """At which of the planned looks a claim was decided, or how far it is; empty if seeds are fixed."""
+    look = judgement.look
+    if look is None:
+        return ""
+    if not look.number:
+        return f"not looked at yet: the first of {look.of} looks wants {look.seeds} seeds of each row"
+    return f"look {look.number} of {look.of}, {look.seeds} seeds"
 
 
 def _part(part: Contrast) -> str:
@@ -116,6 +130,7 @@ def _part(part: Contrast) -> str:
     text = f"{name}: {part.text}: {number(found.estimate)}"
     if found.low is not None and found.high is not None:
         text += f" [{number(found.low)}, {number(found.high)}]"
+        text += f" at {found.level * 100:.1f}%" if found.level != LEVEL else ""
     effect = "" if part.effect is None else f", g = {part.effect:+.1f}"
     effect += "" if part.chance is None else f", P = {part.chance:.2f}"
     other = part.judge.told if part.judge else ""

@@ -50,6 +50,8 @@ class Contrast:
     seeds_by: dict[str, int | None] = field(default_factory=dict)
     """Method -> `seeds` with it, of an undecided contrast."""
     verdict: str = UNDECIDED
+    look: int = 0
+    """The last of the planned looks at which it was judged, 1-based; 0 if at none, or if seeds are fixed."""
 
     @property
     def change(self) -> Interval | None:

@@ -36,7 +36,7 @@ def costs(evidence: Evidence) -> list[Cost]:
         for stage, key in run.stages.items():
             users.setdefault((stage, key), set()).add(run.label)
             if not any(known.get((stage, key), ())):
-                known[stage, key] = _hours(evidence, run, stage)
+                known[stage, key] = hours_of(evidence, run, stage)
     hours: dict[str, list[tuple[float, float]]] = {}
     for place, labels in users.items():
         label = next(iter(labels)) if len(labels) == 1 else "shared by rows"
@@ -53,7 +53,7 @@ def total(parts: Iterable[Evidence]) -> Cost:
         for run in evidence.plan.runs:
             for stage, key in run.stages.items():
                 if not any(seen.get((stage, key), ())):
-                    seen[stage, key] = _hours(evidence, run, stage)
+                    seen[stage, key] = hours_of(evidence, run, stage)
     return _summed("all experiments, each stage once", list(seen.values()))
 
 
@@ -61,7 +61,8 @@ def _summed(label: str, hours: list[tuple[float, float]]) -> Cost:
     return Cost(label, sum(cpu for cpu, _ in hours), sum(gpu for _, gpu in hours))
 
 
-def _hours(evidence: Evidence, run: PlannedRun, stage: str) -> tuple[float, float]:
+def hours_of(evidence: Evidence, run: PlannedRun, stage: str) -> tuple[float, float]:
+    """(CPU-slot hours, GPU hours) of one stage of a run; zeros where nothing is tracked."""
     tracked = evidence.tracked.get(run.key)
     found = tracked.metrics if tracked else {}
     if f"{stage}/gpu_hours" in found or f"{stage}/cpu_hours" in found:

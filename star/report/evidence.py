@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
@@ -103,6 +104,16 @@ class Evidence:
     def delivered(self) -> dict[str, dict[str, tuple[int, bool]]]:
         """How much of each run's jobs the tracker holds: run -> job -> (offset in its metrics, whether that is all)."""
         return self._ledger.runs.tracked([run.key for run in self.plan.runs]) if self._ledger else {}
+
+    def up_to(self, seeds: Collection[int]) -> Evidence:
+        """What was known with these seeds alone; rows without a seed stay."""
+        found = copy(self)
+        found._numbers, found._blocks = {}, {}
+        found._by_label = {
+            label: {seed: run for seed, run in runs.items() if seed in seeds or not run.spec.has_seed}
+            for label, runs in self._by_label.items()
+        }
+        return found
 
     def runs(self, label: str) -> list[PlannedRun]:
         """The runs of a row, one per seed; empty if the row is only quoted."""

@@ -10,14 +10,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 from star.report import claims_markup, curves, markup, render
-from star.report.claims import ClaimResult, judge_all
+from star.report.claims import ClaimResult
 from star.report.evidence import Evidence
 from star.report.grid import difference_grid, difference_note, main_grid
 from star.report.latex import latex
+from star.report.looks import judge_all
 from star.report.markup import Link
 from star.report.noise import noise_grid
 from star.report.notes import conditions, versions
 from star.report.over_seeds import over_seeds
+from star.report.rest import rests_of, told_rest
 from star.report.table import Agreement, Table, agreements, build_table
 from star.rundir import read_json, write_bytes
 from star.spec.experiment import Experiment
@@ -156,6 +158,10 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
         lines += [f"{note}  " for note in (conditions(evidence), *versions(evidence))]
     if report.judgements:
         lines += ["", f"{below} Claims", "", *claims_markup.markdown(report.judgements)]
+        lines += [
+            "",
+            *(f"- would decide {markup.plain(told_rest(one))}" for one in rests_of(report.judgements, evidence)),
+        ]
     changed = claims_markup.rejudged_text(evidence.rejudged)
     lines += ["", markup.plain(changed)] if changed else []
     if report.agreement:
@@ -186,6 +192,10 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
         lines.append("<p><small>" + "<br>".join(escape(note) for note in notes) + "</small></p>")
     if report.judgements:
         lines += ["<h3>Claims</h3>", *claims_markup.html(report.judgements)]
+        rest = [
+            f"<li>would decide {escape(told_rest(one))}</li>" for one in rests_of(report.judgements, report.evidence)
+        ]
+        lines += ["<ul>", *rest, "</ul>"] if rest else []
     changed = claims_markup.rejudged_text(report.evidence.rejudged)
     lines += [f"<p>{escape(changed)}</p>"] if changed else []
     if report.agreement:

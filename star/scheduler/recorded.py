@@ -140,7 +140,8 @@ def _plan(home: Home, found: dict[str, Any], profile: str) -> Plan:
     copy = written_folder(home, spec.experiment, profile) / f"{spec.experiment}.yaml"
     # the file may have been on another machine
     file = layout["file"] if Path(layout["file"]).exists() or not copy.exists() else str(copy)
-    return replace(Plan(Experiment(file, spec, profile, variants), runs, jobs, []), inputs=inputs)
+    experiment = Experiment(file, spec, profile, variants, seeding="auto" if found.get("auto") else "file")
+    return replace(Plan(experiment, runs, jobs, []), inputs=inputs)
 
 
 def _run(row: dict[str, Any]) -> PlannedRun:

@@ -216,6 +216,7 @@ def record(plan: Plan, home: Home, study: str | None = None) -> None:
             "inputs": [file.name for file in plan.inputs],
             # a study's report makes its table; an experiment's is shown while it fills, wherever its file is
             "layout": None if study is not None else _layout(plan.experiment),
+            "auto": plan.experiment.seeding == "auto",
             "rejudged": [] if study is not None else kept_changes(before, plan.experiment, home),
         },
         durable=study is None,

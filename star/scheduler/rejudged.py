@@ -15,11 +15,7 @@ from star.spec.experiment import Experiment, ExperimentSpec
 def rejudged(home: Home, experiment: Experiment) -> list[str]:
     """Sentences on what was changed of an experiment's claims and intervals after it had results, oldest first."""
     before = read_json(record_path(home, experiment.name, experiment.profile)) or {}
-    now = (
-        [f"{what}, in the file as it is now" for what in _changes(before, experiment.spec)]
-        if _done(before, home)
-        else []
-    )
+    now = [f"{what}, in the file as it is now" for what in _changes(before, experiment)] if _done(before, home) else []
     return [*(before.get("rejudged") or ()), *now]
 
 
@@ -33,9 +29,7 @@ def kept_changes(before: dict[str, Any], experiment: Experiment, home: Home) -> 
     if done:
         day = datetime.now(UTC).strftime("%Y-%m-%d")
         total = len(before["rows"])
-        found += [
-            f"{what}, on {day}, when {done} of {total} runs had results" for what in _changes(before, experiment.spec)
-        ]
+        found += [f"{what}, on {day}, when {done} of {total} runs had results" for what in _changes(before, experiment)]
     return found
 
 
@@ -46,12 +40,19 @@ def _done(before: dict[str, Any], home: Home) -> int:
     return sum(all(home.job(name, run[name]).result.exists() for name in targets if name in run) for run in runs)
 
 
-def _changes(before: dict[str, Any], now: ExperimentSpec) -> list[str]:
+def _changes(before: dict[str, Any], experiment: Experiment) -> list[str]:
+    now = experiment.spec
     try:
         old = ExperimentSpec.model_validate((before.get("layout") or {}).get("spec"))
     except ValidationError:  # a study's, an older one, or one with fields of another version
         return []
     found = []
+    auto = bool(before.get("auto")), experiment.seeding == "auto"
+    if auto[0] != auto[1]:
+        seeds = {False: "a fixed number", True: "added while claims are open"}
+        found.append(f"seeds: {seeds[auto[0]]} became {seeds[auto[1]]}")
+    elif auto[1] and old.looks != now.looks:
+        found.append(f"looks: {old.looks} became {now.looks}")
     if old.interval != now.interval:
         found.append(f"intervals: {old.interval} became {now.interval}")
     claims = {claim.id: claim for claim in old.claims}

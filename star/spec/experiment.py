@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -135,6 +135,11 @@ class ExperimentSpec(Section):
         "seed by seed, `block` one spread of all rows, after a check, `bootstrap` resamples seeds (from five on); choose before "
         "there are results: reports show a later change",
     )
+    looks: list[Annotated[int, Field(ge=2, le=1000)]] = Field(
+        [3, 5, 8, 12, 20],
+        min_length=1,
+        description="with `--seeds auto`: the numbers of seeds at which open claims are looked at",
+    )
     stages: dict[str, ScriptStage] = Field(
         default_factory=dict,
         description="commands of your own as stages; each has a section of its name in the spec of a run",
@@ -199,6 +204,8 @@ class ExperimentSpec(Section):
             raise FieldError("rows", "give rows, axes, or both")
         if len(set(self.seeds)) != len(self.seeds):
             raise FieldError("seeds", "a seed stands twice")
+        if self.looks != sorted(set(self.looks)):
+            raise FieldError("looks", "numbers of seeds rise from look to look")
         labels = [row.label for row in self.rows]
         for i, label in enumerate(labels):
             if label in labels[:i]:
@@ -261,6 +268,8 @@ class Experiment:
     """Name -> text of YAML files that give the same experiment, changes of the command line included."""
     notes: tuple[str, ...] = ()
     """Sentences for the user about what was left out or merged."""
+    seeding: Literal["file", "given", "auto"] = "file"
+    """Where its seeds are from: the file, the command line, or added while claims are open."""
 
     def only(self, patterns: Sequence[str]) -> Experiment:
         """The experiment with only the rows whose label matches a pattern (`*`, `?`, `[BL]`); no patterns: all rows.

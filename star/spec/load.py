@@ -86,7 +86,7 @@ def load(
     written = texts_of(spec.stages, spec.plugins, path, doc) | written
     notes += told_of(rows, spec.axes, idle)
     notes += _told_of_former(spec, extended, presets, patches)
-    return Experiment(str(path), spec, presets.name, variants, written, tuple(notes))
+    return Experiment(str(path), spec, presets.name, variants, written, tuple(notes), "given" if seeds else "file")
 
 
 def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, patches: Sequence[Change]) -> list[str]:

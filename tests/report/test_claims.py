@@ -9,9 +9,10 @@ import pytest
 
 from star.errors import SpecError
 from star.report import claims_markup
-from star.report.claims import CONTRADICTED, SUPPORTED, ClaimResult, judge_all
+from star.report.claims import CONTRADICTED, SUPPORTED, ClaimResult
 from star.report.claims_markup import number
 from star.report.contrasts import UNDECIDED
+from star.report.looks import judge_all
 from tests.report.stored import FD, STUDY, Study
 
 METRIC = "score/{extractor}/frechet_distance"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from star.report.claims import judge_all
 from star.report.contrasts import UNDECIDED
 from star.report.evidence import Evidence
+from star.report.looks import judge_all
 from star.report.table import build_table
 from star.rundir import Home
 from star.scheduler.plan import Plan, make_plan

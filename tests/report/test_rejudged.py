@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from star.report import claims_markup
-from star.report.claims import judge_all
 from star.report.evidence import Evidence
+from star.report.looks import judge_all
 from star.report.write import build, markdown
 from star.rundir import Home
 from star.scheduler.plan import Plan
