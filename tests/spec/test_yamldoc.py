@@ -78,7 +78,7 @@ def test_seeds_on_the_command_line_have_the_files_bounds(seeds: str) -> None:
     from star.cli.files import read_experiment
 
     with pytest.raises(StarError, match="--seeds .*: give different whole numbers from 0 and below 2147483648"):
-        read_experiment(TINY, None, (), seeds, None)
+        read_experiment(TINY, None, (), seeds, None, Path("runs"))
 
 
 def test_one_broken_file_takes_nothing_from_the_others(tmp_path: Path) -> None:
