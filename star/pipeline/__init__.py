@@ -11,6 +11,7 @@ from __future__ import annotations
 from star.pipeline.attention import ATTENTION
 from star.pipeline.dataset import DATASET
 from star.pipeline.encode import ENCODE
+from star.pipeline.floor import FLOOR
 from star.pipeline.generate import GENERATE
 from star.pipeline.invariance import INVARIANCE
 from star.pipeline.probe import PROBE
@@ -22,12 +23,12 @@ from star.spec.builtin import Pipeline
 
 STAGES = {
     stage.name: stage
-    for stage in (DATASET, TOKENIZER, ENCODE, TRAIN, REFERENCE, GENERATE, SCORE, PROBE, ATTENTION, INVARIANCE)
+    for stage in (DATASET, TOKENIZER, ENCODE, TRAIN, REFERENCE, GENERATE, SCORE, FLOOR, PROBE, ATTENTION, INVARIANCE)
 }
 
 PIPELINE = Pipeline(
     STAGES,
-    targets=("score", "probe"),
+    targets=("score", "floor", "probe"),
     runs="star.pipeline.config:RUNS",
     renamed={
         "optim.until": "optim.stop_at_step",

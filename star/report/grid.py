@@ -102,6 +102,11 @@ def main_grid(table: Table) -> Grid:
             grid.lines.append(Line([Mark(group, italic=True)], group=True))
         for row in rows:
             grid.lines += _lines(table, row, beside)
+    for words, texts in table.limits:
+        marks: list[Mark] = []
+        for column, text in zip(table.columns, texts, strict=True):
+            marks += [Mark(text, italic=True), *([Mark("")] if beside and column.published and column.metric else [])]
+        grid.lines.append(Line([Mark(words, italic=True), *marks[1:]]))
     return grid
 
 
@@ -128,6 +133,9 @@ def _crossed(table: Table, down: str, across: str) -> Grid:
             papers = [paper_mark(column, row.cells[i]) if row else Mark("") for row in rows]
             if any(mark.text for mark in papers):
                 grid.lines.append(Line([Mark("paper", italic=True), *papers]))
+        for words, texts in table.limits:
+            if texts[i]:
+                grid.lines.append(Line([Mark(f"{words}: {texts[i]}", italic=True)], group=True))
     return grid
 
 

@@ -64,7 +64,11 @@ def notes_of(evidence: Evidence, table: Table) -> list[str]:
     ranked = any(column.better for column in table.columns)
     if ranked:
         notes.append("Best in bold, second best underlined.")
-    notes += measured_by(evidence, (column.metric for column in table.columns if column.metric))
+    shown = [column.metric for column in table.columns if column.metric]
+    limits = [
+        name for stage in experiment.spec.pipeline.values() for one in shown for _, name in stage.limits.get(one, ())
+    ]
+    notes += measured_by(evidence, [*shown, *(limits if table.limits else [])])
     for variant in experiment.variants:
         given = experiment.spec.run_class.given_instead(variant.row.spec)
         if given:
@@ -88,7 +92,8 @@ def varying(evidence: Evidence) -> str:
     for run in evidence.plan.runs:
         by_row.setdefault(run.label, []).append(run.stages)
     several = [runs for runs in by_row.values() if len(runs) > 1]
-    stages = evidence.experiment.spec.pipeline
+    needed, pipeline = evidence.experiment.needed, evidence.experiment.spec.pipeline
+    stages = {name: stage for name, stage in pipeline.items() if name in needed}
     changed = {
         name
         for runs in several

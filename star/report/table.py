@@ -96,6 +96,8 @@ class Table:
     """The experiment's columns; Frechet distances of Inception features are titled FID and sFID."""
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    limits: list[tuple[str, list[str]]] = field(default_factory=list)
+    """What distances are to be read by, such as those of the tokenizer's reconstructions: words, and a text per column."""
 
     @property
     def spec(self) -> TableSpec:
@@ -129,8 +131,29 @@ def build_table(evidence: Evidence, spread: str | None = None) -> Table:
         rank(column, [row.cells[i] for row in rows])
     _compare(rows, evidence, layout)
     table = Table(experiment, [_named(column, experiment) for column in layout.columns], rows)
+    table.limits = limits_of(evidence, table)
     table.notes += notes_of(evidence, table)
     return table
+
+
+def limits_of(evidence: Evidence, table: Table) -> list[tuple[str, list[str]]]:
+    """Lines below a table: words, and for each column the number that its values are to be read by, or an empty text."""
+    lines: dict[str, list[str]] = {}
+    for stage in evidence.experiment.spec.pipeline.values():
+        for metric, pairs in stage.limits.items():
+            for words, limit in pairs:
+                found = {
+                    value * column.scale
+                    for column in table.columns
+                    if column.metric == metric
+                    for row in table.rows
+                    for value in evidence.numbers(row.label, limit).values
+                }
+                for i, column in enumerate(table.columns):
+                    if column.metric == metric and found:
+                        ends = dict.fromkeys(f"{end:.{column.digits}f}" for end in (min(found), max(found)))
+                        lines.setdefault(words, [""] * len(table.columns))[i] = " to ".join(ends)
+    return list(lines.items())
 
 
 def agreements(table: Table) -> list[Agreement]:

@@ -156,7 +156,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
         for one in variant.runs:  # they differ in their seeds alone
             spec = one if sized is variant.runs[0] else sized.model_copy(update={"seed": one.seed})
             known = keys.of(spec, sources)
-            run = PlannedRun(variant.label, spec.seed, spec, run_key(known), known, sources, experiment.name)
+            run = PlannedRun(variant.label, spec.seed, spec, run_key(spec, known), known, sources, experiment.name)
             runs.append(run)
             for stage in (stage for stage in stages if stage in known):
                 job = jobs.get(known[stage])

@@ -47,6 +47,9 @@ class Stage:
     """Numbers that it records step by step: name -> what a step is."""
     also_recorded: tuple[str, ...] = ()
     """Further numbers that it records step by step; reports cannot name them."""
+    limits: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """What numbers of other stages are to be read by: their name -> pairs of words and the name of a result of this stage.
+    Tables print them below the numbers."""
     highlights: Mapping[str, str] = field(default_factory=dict)
     """Results that `status` and the board print beside a row: name without the part before `/` -> name shown there."""
     charts: tuple[str, ...] = ()
@@ -77,6 +80,9 @@ class Stage:
     """Sections that a run may lack. A missing or empty one is not in the key."""
     unchanged: Callable[[Any], bool] | None = None
     """Whether the newest version gives a run bit for bit what the one before gave; such a run keeps the former key."""
+    follows: Callable[[Any], bool] | None = None
+    """Whether everything that decides it in a run decides another stage too; the run's key then leaves it out, so that it
+    could be added without giving every run another key."""
     command: dict[str, Any] | None = None
     """For a user's command: what is called, and which numbers are read from it. None for other stages."""
     code: str | None = None

@@ -104,7 +104,8 @@ def stage_keys(spec: Run, sources: Mapping[str, str]) -> dict[str, str]:
     return Keys().of(spec, sources)
 
 
-def run_key(keys: Mapping[str, str]) -> str:
-    """The key of the run whose stages have these keys."""
-    stages = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(keys))
+def run_key(spec: Run, keys: Mapping[str, str]) -> str:
+    """The key of a run whose stages have these keys."""
+    left_out = {name for name, stage in spec.pipeline.items() if stage.follows is not None and stage.follows(spec)}
+    stages = ",".join(f'"{name}":"{keys[name]}"' for name in sorted(keys) if name not in left_out)
     return hashlib.sha256(f'{{"schema":{SCHEMA},"stages":{{{stages}}}}}'.encode()).hexdigest()[:16]

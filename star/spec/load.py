@@ -168,7 +168,9 @@ def _distinct(
         SpecError: an axis changes nothing in any row, or two rows are the same run.
     """
     known = Keys()
-    keys = [run_key(known.of(own[0], _named_files(own[0]))) if own else f"quoted {i}" for i, own in enumerate(runs)]
+    keys = [
+        run_key(own[0], known.of(own[0], _named_files(own[0]))) if own else f"quoted {i}" for i, own in enumerate(runs)
+    ]
     idle = idle_axes(rows, spec.axes, keys)
     for i, (axis, values) in enumerate(spec.axes.items()):
         if idle and all(i in axes for axes in idle.values()):

@@ -332,7 +332,7 @@ def test_schedulers_come_beat_and_go(ledger: Ledger) -> None:
 def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
     spec = tiny()
     stages = stage_keys(spec, {"data": "x"})
-    key = run_key(stages)
+    key = run_key(spec, stages)
     row = RunRow(key, "r=0.25 · seed 0", 0, spec.model_dump(mode="json"), stages, None, 0.0)
     for _ in range(2):
         ledger.runs.add([row])

@@ -28,7 +28,7 @@ def child(folder: Path, text: str, parent: Path = TABLE3, name: str = "mine.yaml
 
 def keys(path: Path) -> dict[str, str]:
     known = Keys()
-    return {v.label: run_key(known.of(v.runs[0], {"data": "x"})) for v in load(path).variants}
+    return {v.label: run_key(v.runs[0], known.of(v.runs[0], {"data": "x"})) for v in load(path).variants}
 
 
 def test_what_it_does_not_say_is_as_it_was(tmp_path: Path) -> None:

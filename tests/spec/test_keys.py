@@ -28,6 +28,9 @@ def keys(**changes: Any) -> dict[str, str]:
         ({"optim__lr": 0.2}, {"train"}),
         ({"model__dim": 32}, {"train"}),
         ({"generate__cfg_scale": 2.0}, {"generate"}),
+        ({"generate__draw": 1}, {"generate"}),
+        ({"generate__num_images": 50}, {"generate", "floor"}),
+        ({"floor__num_images": 50}, {"floor"}),
         ({"score__neighbours": 4}, {"reference", "score"}),
         ({"probe__epochs": 4}, {"probe"}),
     ],
@@ -37,7 +40,7 @@ def test_a_field_changes_its_stage_and_what_follows_only(change: dict[str, Any],
     changed = {stage for stage in STAGES if before[stage] != after[stage]}
     follows = {stage for stage in STAGES if first & set(needed((stage,)))}
     assert changed == follows
-    assert run_key(before) != run_key(after)
+    assert run_key(tiny(), before) != run_key(tiny(**change), after)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def found(path: Path, fields: list[str], **options: Any) -> dict[str, list[Any]]
 
 def keys(path: Path, **options: Any) -> list[str]:
     known = Keys()
-    return [run_key(known.of(run, {"data": "x"})) for v in load(path, **options).variants for run in v.runs]
+    return [run_key(run, known.of(run, {"data": "x"})) for v in load(path, **options).variants for run in v.runs]
 
 
 def test_every_row_stands_at_every_point_of_the_axes(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def written(experiment: Any, folder: Path) -> Path:
 
 def keys(experiment: Any) -> list[str]:
     known = Keys()
-    return [run_key(known.of(run, {"data": "x"})) for variant in experiment.variants for run in variant.runs]
+    return [run_key(run, known.of(run, {"data": "x"})) for variant in experiment.variants for run in variant.runs]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)

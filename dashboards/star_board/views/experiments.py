@@ -115,6 +115,7 @@ def table(board: Board, request: Request) -> Response:
             "file": file.name if file.parent == board.settings.experiments.resolve() else None,
             "heads": heads(shown) if shown else [],
             "rows": [_row(shown, row) for row in shown.rows] if shown else [],
+            "limits": _limits(shown) if shown else [],
             "claims": [claim(one) for one in found.judgements],
             "agreement": claims_markup.agreement_text(found.agreement),
             "rejudged": claims_markup.rejudged_text(found.evidence.rejudged),
@@ -134,6 +135,17 @@ def heads(shown: Table) -> list[dict[str, Any]]:
         if column.published and column.metric:
             found.append({"title": f"paper {paper_name(column.published)}", "numeric": True, "paper": True})
     return found
+
+
+def _limits(shown: Table) -> list[list[str]]:
+    """Lines below a table, what its numbers are to be read by: a text for each head, words first."""
+    lines = []
+    for words, texts in shown.limits:
+        cells: list[str] = []
+        for column, text in zip(shown.columns, texts, strict=True):
+            cells += [text, *([""] if column.published and column.metric else [])]
+        lines.append([words, *cells[1:]])
+    return lines
 
 
 def _row(shown: Table, row: TableRow) -> dict[str, Any]:

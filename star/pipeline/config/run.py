@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from star.pipeline.floor import floored
 from star.pipeline.model import parameters
 from star.pipeline.score import scored
 from star.spec.base import resolve_layer
@@ -17,6 +18,7 @@ from star.spec.run_base import Run, Training
 if TYPE_CHECKING:
     from star.pipeline.config.attention import AttentionSpec
     from star.pipeline.config.dataset import DataSpec
+    from star.pipeline.config.floor import FloorSpec
     from star.pipeline.config.generate import GenerateSpec
     from star.pipeline.config.invariance import InvarianceSpec
     from star.pipeline.config.model import ModelSpec
@@ -39,6 +41,7 @@ class StarRun(Run):
         optim: OptimSpec
         generate: GenerateSpec
         score: ScoreSpec
+        floor: FloorSpec
         probe: ProbeSpec
         attention: AttentionSpec
         invariance: InvarianceSpec
@@ -67,8 +70,8 @@ class StarRun(Run):
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        """What `section` reads beside a section: the model, for layers given as fractions, and `validate_every`."""
-        return id(self.model), self.resources.validate_every
+        """What `section` reads beside a section: the model, for layers given as fractions, `validate_every`, numbers of images."""
+        return id(self.model), self.resources.validate_every, self.floor_images
 
     @property
     def outside_paths(self) -> Paths:
@@ -109,6 +112,8 @@ class StarRun(Run):
             values["contrastive_layer"] = self.contrastive_layer
         if name == "probe":
             values["layer"] = self.probe_layer
+        if name == "floor":
+            values["num_images"] = self.floor_images
         if name == "optim" and self.resources.validate_every:  # it makes the best weights, and a curve
             values["validate_every"] = self.resources.validate_every
         return values
@@ -118,8 +123,10 @@ class StarRun(Run):
         return json.dumps(self.score.identity(), sort_keys=True, separators=(",", ":")) if stage == "score" else None
 
     def measured_by(self, stage: str) -> str | None:
-        """For `score` of generated images: a note on the features and the numbers of images. Else None."""
-        return scored(self) if stage == "score" and self.generate.samples is None else None
+        """For `score` of generated images, and `floor`: a note on the features and the numbers of images. Else None."""
+        if self.generate.samples is not None:
+            return None
+        return scored(self) if stage == "score" else floored(self) if stage == "floor" else None
 
     def metric(self, name: str) -> str:
         """A metric's name with `{extractor}` replaced by the extractor of this run."""
@@ -170,6 +177,11 @@ class StarRun(Run):
             f"{spec.grid} x {spec.grid} codes of {spec.tokenizer.codebook_size}, "
             f"{' or '.join(map(str, steps))} steps of {spec.optim.batch_size} images."
         )
+
+    @property
+    def floor_images(self) -> int:
+        """How many held-out images the stage `floor` scores: as many as are sampled unless `floor.num_images` says."""
+        return min(self.floor.num_images or self.generate.num_images, self.data.test_images)
 
     @property
     def has_teacher(self) -> bool:

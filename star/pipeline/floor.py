@@ -1,0 +1,47 @@
+"""Stage `floor`: what the tokenizer alone costs, as distances of its reconstructions; the section `floor` of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from star.pipeline.score import extraction_flops
+from star.pipeline.tokenizer import coding_flops
+from star.spec.graph import Stage
+
+if TYPE_CHECKING:
+    from star.pipeline.config.run import StarRun
+
+_DISTANCES = ("frechet_distance", "spatial_frechet_distance")
+
+
+def _flops(run: StarRun) -> float:
+    return run.floor_images * (sum(coding_flops(run)) + 2 * extraction_flops(run))
+
+
+def floored(run: StarRun) -> str:
+    """What a floor is, for the notes below a table."""
+    return (
+        f"Floor: the tokenizer's reconstructions of {run.floor_images} held-out images, scored like samples; what is sampled "
+        "through this tokenizer cannot be expected to come nearer."
+    )
+
+
+FLOOR = Stage(
+    "floor",
+    1,
+    ("floor", "score"),
+    ("dataset", "tokenizer", "reference"),
+    config={"floor": "star.pipeline.config.floor:FloorSpec"},
+    run="star.stages.floor:floor",
+    results=(*(f"{{extractor}}/{who}{name}" for who in ("", "real_") for name in _DISTANCES), "psnr", "ssim"),
+    highlights={"frechet_distance": "distance"},
+    flops=_flops,
+    follows=lambda run: run.floor.num_images is None,
+    limits={
+        f"score/{{extractor}}/{name}": (
+            ("floor: reconstructions", f"floor/{{extractor}}/{name}"),
+            ("held-out images", f"floor/{{extractor}}/real_{name}"),
+        )
+        for name in _DISTANCES
+    },
+)
