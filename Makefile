@@ -85,7 +85,7 @@ install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 
 # what the tests, the linters and the services need besides
 .venv/tools: .venv/ready
-	$(install) '.[ray,services,test]'
+	$(install) '.[ray,services,tokenizer,test]'
 	touch $@
 
 clean:

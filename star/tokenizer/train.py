@@ -1,9 +1,13 @@
-"""Training the VQ model on images: reconstruction and commitment, with unused codes restarted from current latents."""
+"""Training the VQ model on images as VQGAN does: pixels, codes, a perceptual loss and a patch discriminator's verdict.
+
+Unused codes are restarted from current latents; the perceptual loss, the discriminator and the average are optional.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,14 @@ from star.checkpoint import Checkpoints
 from star.data.pixels import Images
 from star.errors import Stopped
 from star.pipeline.config.tokenizer import TokenizerSpec
+from star.tokenizer.discriminator import PatchDiscriminator, hinge
+from star.tokenizer.perceptual import Perceptual
 from star.tokenizer.vq import Quantized, VQModel
+
+JUDGE_RATE = 0.25
+"""The discriminator's learning rate over the tokenizer's."""
+SMALL = 64
+"""Images of smaller sides are judged in patches of 16 pixels in place of 34."""
 
 
 def to_tensor(images: Images) -> Tensor:
@@ -26,6 +37,93 @@ def to_tensor(images: Images) -> Tensor:
 def to_bytes(images: Tensor) -> Images:
     """Convert images (B, C, H, W), clamped to [-1, 1], to uint8 (B, H, W, C)."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+class _Parts:
+    """Everything that training changes, and the networks that it asks.
+
+    Args:
+        image_size: side of the images in pixels.
+    """
+
+    def __init__(self, spec: TokenizerSpec, channels: int, image_size: int, device: torch.device) -> None:
+        self.spec = spec
+        self.model = VQModel(spec, channels).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=spec.lr, betas=(0.9, 0.95), fused=True)
+        self.used = torch.zeros(spec.codebook_size, dtype=torch.bool, device=device)
+        """Codes that were used since the last restart."""
+        self.average = deepcopy(self.model).requires_grad_(False) if spec.ema_decay else None
+        self.perceptual = Perceptual(spec.perceptual_size).to(device) if spec.perceptual_weight else None
+        self.discriminator: PatchDiscriminator | None = None
+        self.judge_optimizer: torch.optim.AdamW | None = None
+        if spec.adversarial_weight:
+            layers = 2 if image_size < SMALL else 3
+            with torch.random.fork_rng(devices=[]):  # restarts draw the same with and without it
+                self.discriminator = PatchDiscriminator(channels, spec.discriminator_channels, layers).to(device)
+            self.judge_optimizer = torch.optim.AdamW(
+                self.discriminator.parameters(), lr=spec.lr * JUDGE_RATE, betas=(0.5, 0.95), fused=True
+            )
+
+    def _kept(self) -> dict[str, Any]:
+        kept = {"model": self.model, "optimizer": self.optimizer, "average": self.average}
+        return kept | {"discriminator": self.discriminator, "judge_optimizer": self.judge_optimizer}
+
+    def state(self) -> dict[str, Any]:
+        """The state for a checkpoint; restarts of unused codes draw from the global generator."""
+        parts = {name: part.state_dict() for name, part in self._kept().items() if part is not None}
+        return {**parts, "used": self.used, "random": torch.get_rng_state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over a checkpoint's state."""
+        for name, part in self._kept().items():
+            if part is not None:
+                part.load_state_dict(state[name])
+        self.used.copy_(state["used"])
+        torch.set_rng_state(state["random"])
+
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rates to a share of the spec's."""
+        self.optimizer.param_groups[0]["lr"] = self.spec.lr * factor
+        if self.judge_optimizer is not None:
+            self.judge_optimizer.param_groups[0]["lr"] = self.spec.lr * JUDGE_RATE * factor
+
+    def step(self, images: Tensor, step: int) -> dict[str, Tensor]:
+        """One step of the tokenizer and, from its start on, of the discriminator; returns the losses."""
+        spec = self.spec
+        quantized = self.model.quantized(images)
+        if spec.restart_every and step % spec.restart_every == 0 and step <= spec.steps * 3 // 4:
+            restart_unused(self.model, self.used, quantized)
+            self.used.zero_()
+            quantized = self.model.quantized(images)
+        self.used[quantized.codes.flatten()] = True
+        losses, decoded = vq_losses(spec, self.model, images, quantized)
+        if self.perceptual is not None:
+            losses["perceptual_loss"] = self.perceptual(decoded, images)
+            losses["loss"] = losses["loss"] + spec.perceptual_weight * losses["perceptual_loss"]
+        judged = self.discriminator is not None and step >= spec.adversarial_start
+        if judged:
+            assert self.discriminator is not None
+            losses["adversarial_loss"] = -self.discriminator.requires_grad_(False)(decoded).mean()
+            losses["loss"] = losses["loss"] + spec.adversarial_weight * losses["adversarial_loss"]
+        losses["loss"].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if judged:
+            losses["discriminator_loss"] = self._judge(images, decoded.detach())
+        if self.average is not None:
+            decay = min(spec.ema_decay, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        return losses | _spread(quantized.codes, spec.codebook_size, self.used)
+
+    def _judge(self, images: Tensor, decoded: Tensor) -> Tensor:
+        assert self.discriminator is not None and self.judge_optimizer is not None
+        self.discriminator.requires_grad_(True)
+        loss = hinge(self.discriminator(images), self.discriminator(decoded))
+        loss.backward()
+        self.judge_optimizer.step()
+        self.judge_optimizer.zero_grad(set_to_none=True)
+        return loss
 
 
 def train_vq(
@@ -39,11 +137,11 @@ def train_vq(
     every: int,
     stop: Callable[[], bool],
 ) -> VQModel:
-    """Train a VQ model and return it in evaluation mode.
+    """Train a VQ model and return it in evaluation mode: the average of its weights if the spec keeps one.
 
     Args:
         batch_at: step -> its images (B, S, S, C).
-        record: receives (step, losses).
+        record: receives (step, losses and use of the codebook).
         checkpoints: where the state is saved after every `every` steps; training resumes from it bit for bit (CPU).
         stop: asked after each step.
 
@@ -51,49 +149,32 @@ def train_vq(
         Stopped: `stop` returned true; the state is saved.
     """
     torch.manual_seed(spec.seed)
-    model = VQModel(spec, channels).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr, betas=(0.9, 0.95), fused=True)
-    used = torch.zeros(spec.codebook_size, dtype=torch.bool, device=device)
-    first = _resumed(checkpoints, model, optimizer, used)
+    parts = _Parts(spec, channels, batch_at(0).shape[1], device)
+    first, newest = 0, checkpoints.newest()
+    if newest is not None:
+        first = newest[0]
+        parts.load(newest[1])
     for step in range(first, spec.steps):
-        optimizer.param_groups[0]["lr"] = spec.lr * vq_rate(step, spec.steps)
-        images = to_tensor(batch_at(step)).to(device)
-        quantized = model.quantized(images)
-        if spec.restart_every and step % spec.restart_every == 0 and step <= spec.steps * 3 // 4:
-            restart_unused(model, used, quantized)
-            used.zero_()
-            quantized = model.quantized(images)
-        used[quantized.codes.flatten()] = True
-        losses = vq_losses(spec, model, images, quantized)
-        losses["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        parts.set_rate(vq_rate(step, spec.steps))
+        losses = parts.step(to_tensor(batch_at(step)).to(device), step)
         done, stopped = step + 1, stop()
         if done % 10 == 0 or done == spec.steps:
             record(done, {name: value.item() for name, value in losses.items()})
         if done % every == 0 or stopped:
-            # restarts of unused codes draw from the global generator
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "used": used}
-            checkpoints.save(done, {**state, "random": torch.get_rng_state()})
+            checkpoints.save(done, parts.state())
         if stopped:
             checkpoints.wait()
             raise Stopped(f"the state after step {done} is saved")
         progress(done, spec.steps)
     checkpoints.wait()
-    return model.eval()
+    return (parts.average or parts.model).eval()
 
 
-def _resumed(checkpoints: Checkpoints, model: VQModel, optimizer: torch.optim.Optimizer, used: Tensor) -> int:
-    """Load the newest checkpoint, if there is one; return the number of steps done."""
-    newest = checkpoints.newest()
-    if newest is None:
-        return 0
-    done, state = newest
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    used.copy_(state["used"])
-    torch.set_rng_state(state["random"])
-    return done
+def _spread(codes: Tensor, size: int, used: Tensor) -> dict[str, Tensor]:
+    """Use of the codebook: the share of codes used since the last restart, and the perplexity of this batch's codes."""
+    counts = torch.bincount(codes.flatten(), minlength=size).float()
+    share = counts / counts.sum()
+    return {"usage": used.float().mean(), "perplexity": torch.special.entr(share).sum().exp()}
 
 
 def vq_rate(step: int, total: int) -> float:
@@ -106,18 +187,24 @@ def vq_rate(step: int, total: int) -> float:
     )
 
 
-def vq_losses(spec: TokenizerSpec, model: VQModel, images: Tensor, quantized: Quantized) -> dict[str, Tensor]:
-    """The loss and its parts. The decoder's gradient passes the quantizer by the straight-through estimator."""
+def vq_losses(
+    spec: TokenizerSpec, model: VQModel, images: Tensor, quantized: Quantized
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The loss of pixels and codes with its parts, and the decoded images (B, C, S, S).
+
+    The decoder's gradient passes the quantizer by the straight-through estimator.
+    """
     latent, vectors, _ = quantized
     decoded = model.decode_vectors(latent + (vectors - latent).detach())
     reconstruction = F.l1_loss(decoded, images) if spec.reconstruction == "l1" else F.mse_loss(decoded, images)
     codebook = F.mse_loss(vectors, latent.detach())
     commitment = F.mse_loss(latent, vectors.detach())
-    return {
+    losses = {
         "loss": reconstruction + codebook + spec.commit_weight * commitment,
         "reconstruction_loss": reconstruction,
         "codebook_loss": codebook,
     }
+    return losses, decoded
 
 
 @torch.no_grad()

@@ -131,8 +131,8 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: TokenizerSpec, image_channels: int) -> None:
         super().__init__()
-        reverse = list(reversed(spec.channel_mult))
-        widths = [spec.channels * mult for mult in [reverse[0], *reverse]]
+        reverse, channels = list(reversed(spec.channel_mult)), spec.decoder_channels or spec.channels
+        widths = [channels * mult for mult in [reverse[0], *reverse]]
         last = len(reverse) - 1
         self.conv_in = nn.Conv2d(spec.z_channels, widths[0], 3, padding=1)
         self.mid = middle(widths[0])

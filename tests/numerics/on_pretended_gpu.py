@@ -81,7 +81,7 @@ def cases(broken: bool) -> dict[str, Callable[[], object]]:
 
     def train_tokenizer() -> None:
         quantized = tokenizer.quantized(images)
-        vq_losses(spec.tokenizer, tokenizer, images, quantized)["loss"].backward()
+        vq_losses(spec.tokenizer, tokenizer, images, quantized)[0]["loss"].backward()
 
     def generate() -> None:
         generate = spec.generate.model_copy(update={"cfg_scale": 2.0, "top_k": 20, "top_p": 0.9})

@@ -203,6 +203,7 @@ def test_training_equals_the_plain_one(name: str, tmp_path: Path, double: None) 
     state, expected = plainly(spec)
     assert sorted(recorded) == [10, 20, STEPS] and seen == [(step, STEPS) for step in range(1, STEPS + 1)]
     for step, losses in recorded.items():
+        assert losses.pop("usage") <= 1 and losses.pop("perplexity") <= spec.codebook_size
         assert losses == pytest.approx(expected[step], rel=1e-8), step
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, state[key].detach(), rtol=1e-6, atol=1e-8, msg=key)

@@ -81,7 +81,7 @@ class StarRun(Run):
             "data": [(data.path, data.manifest)],
             "codes": [(folder, data.manifest) for folder in data.codes_folders],
             "samples": [(self.generate.samples, "content")],
-            "tokenizer": [(self.tokenizer.weights, "content")],
+            "tokenizer": [(self.tokenizer.weights_file, "content")],
             "model": [(self.model.weights, "content")],
             "reference": [(self.score.reference, "content")],
         }
