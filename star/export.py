@@ -1,4 +1,4 @@
-"""Export a job's weights to a file: `python -m star.export JOB_DIR WEIGHTS FORMAT TARGET`.
+"""Export a job's weights to a file: `python -m star.export JOB_DIR WEIGHTS FORMAT TARGET PRECISION`.
 
 llamagen       a .pt file with the weights under `model`, as LlamaGen's sampling and extraction scripts load it
 safetensors    a .safetensors file, and a config.json beside it with the model's configuration
@@ -23,12 +23,13 @@ from star.weights import load_weights, save_weights
 from star.words import shown
 
 
-def export(job: JobDir, weights: str, form: str, target: Path) -> None:
+def export(job: JobDir, weights: str, form: str, target: Path, precision: str = "fp32") -> None:
     """Write the weights of a `train` or `tokenizer` job to `target`.
 
     Args:
         weights: `student`, `teacher` or `best`; ignored for a tokenizer, which has one kind.
         form: `safetensors` or `llamagen`.
+        precision: `fp32`, or `fp16`, which halves the file; what loads it computes in fp32 all the same.
 
     Raises:
         DataError: the job has no such weights.
@@ -44,6 +45,8 @@ def export(job: JobDir, weights: str, form: str, target: Path) -> None:
         there = ", ".join(sorted(found.stem for found in job.out.glob("*.pt"))) or "none: it is not done"
         raise DataError(f"--weights {weights}: {job.path.name} has no such weights; it has: {there}.")
     state = load_weights(path)
+    if precision == "fp16":
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     spec: Any = parse_run(content["spec"])
     own = _own_tokenizer(spec)
@@ -85,6 +88,8 @@ def _safetensors(state: dict[str, Tensor], spec: Any, tokenizer: bool, target: P
         )
         config = {"model_type": "llamagen-vq", "image_channels": spec.data.channels}
         config |= {name: getattr(spec.tokenizer, name) for name in names}
+        if spec.tokenizer.decoder_channels is not None:
+            config["decoder_channels"] = spec.tokenizer.decoder_channels
     else:
         names = ("n_layer", "n_head", "dim", "ffn_multiple_of", "rope_base", "norm_eps")
         config = {"model_type": "llamagen-gpt", **{name: getattr(spec.model, name) for name in names}}
@@ -95,10 +100,10 @@ def _safetensors(state: dict[str, Tensor], spec: Any, tokenizer: bool, target: P
     write_json(target.with_name("config.json"), config)
 
 
-def main(folder: str, weights: str, form: str, target: str) -> int:
+def main(folder: str, weights: str, form: str, target: str, precision: str = "fp32") -> int:
     """Export the weights; returns the exit code: 0, or 2 for an error, printed to stderr."""
     try:
-        export(JobDir(Path(folder)), weights, form, Path(target))
+        export(JobDir(Path(folder)), weights, form, Path(target), precision)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ from star.spec.builtin import builtin_stages
 SUFFIXES = {"llamagen": ".pt", "safetensors": ".safetensors"}
 
 
-def export_weights(path: Path, prefix: str, weights: str, form: str, target: Path | None) -> None:
+def export_weights(path: Path, prefix: str, weights: str, form: str, target: Path | None, precision: str) -> None:
     """Write the weights of a run (of the last of its stages that has some), or of a job, to a file."""
     home, ledger = look(path)
     kind, key = ledger.resolve(prefix)
@@ -42,7 +42,7 @@ def export_weights(path: Path, prefix: str, weights: str, form: str, target: Pat
             f"{stage} {key}: is not done, so there is nothing to export; `star-exp show {key[:6]}` says how far it is."
         )
     writable(target, "--out")
-    command = [sys.executable, "-m", "star.export", str(job.path), weights, form, str(target)]
+    command = [sys.executable, "-m", "star.export", str(job.path), weights, form, str(target), precision]
     if code := subprocess.run(command).returncode:
         sys.exit(code)
     click.echo(f"wrote {target}")

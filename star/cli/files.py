@@ -36,7 +36,7 @@ def read_experiment(
     from star.spec.seeds import with_seeds
 
     gc.disable()  # a large plan makes millions of objects, and none of them is garbage
-    experiment = load(file, profile, sets, None if seeds == AUTO else _numbers(seeds), name)
+    experiment = load(file, profile, sets, None if seeds == AUTO else numbers(seeds), name)
     experiment = grown(with_seeds(experiment, {}) if seeds == AUTO else experiment, Home(home))
     check(experiment)
     for note in experiment.notes:
@@ -109,7 +109,12 @@ def read_search(
     return load_search(file, profile, sets, name, recorded)
 
 
-def _numbers(text: str | None) -> list[int] | None:
+def numbers(text: str | None) -> list[int] | None:
+    """The seeds that `--seeds` lists; None without it.
+
+    Raises:
+        StarError: they are no different whole numbers in range.
+    """
     if text is None:
         return None
     parts = text.split(",")

@@ -91,9 +91,16 @@ def fetch(name: str, folder: Path | None, home: Path) -> None:
     help="Of a transformer; best is there where resources.validate_every looked for it.",
 )
 @click.option("--out", "target", type=click.Path(path_type=Path), help="File to write; named after the job by default.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 halves the file.",
+)
 @HOME
-def export_weights_(key: str, form: str, weights: str, target: Path | None, home: Path) -> None:
+def export_weights_(key: str, form: str, weights: str, target: Path | None, precision: str, home: Path) -> None:
     """Write the weights of a run, a train job or a tokenizer job; the start of KEY is enough."""
     from star.cli.export import export_weights
 
-    export_weights(home, key, weights, form, target)
+    export_weights(home, key, weights, form, target, precision)

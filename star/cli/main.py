@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from star.cli import images, results
+from star.cli import bundles, images, results
 from star.cli.board import board
 from star.cli.failures import be_silent, guarded
-from star.cli.files import AUTO, is_name, plans_of, read_experiment
+from star.cli.files import AUTO, read_experiment
 from star.cli.options import (
     BUDGET,
     EXECUTOR,
@@ -28,7 +28,6 @@ from star.cli.options import (
     SLOTS,
     Hours,
     KeyType,
-    experiment_changes,
     experiment_options,
 )
 from star.errors import StarError
@@ -301,57 +300,6 @@ def reindex(mlflow: bool, home: Path) -> None:
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE|NAME")
-@experiment_changes
-@OUT
-@click.option(
-    "--weights",
-    type=click.Choice(["none", "student", "best", "all"]),
-    default="none",
-    show_default=True,
-    help="Weights to take along; `all` takes every output.",
-)
-@click.option("--to", "target", type=click.Path(path_type=Path), help="File to write; NAME-PROFILE.tar.gz by default.")
-def export(
-    file: Path,
-    profile: str | None,
-    sets: tuple[str, ...],
-    seeds: str | None,
-    name: str | None,
-    home: Path,
-    out: Path,
-    weights: str,
-    target: Path | None,
-) -> None:
-    """Write an experiment as one file: YAML, specs, code and its changes, environment, numbers, logs, tables, chosen weights.
-
-    A NAME, of an experiment that ran, takes it as it was run.
-    """
-    from star.cli.home import export_bundle
-
-    if is_name(file):
-        asked = plans_of([file], home, profile, sets, seeds, name)
-        if len(asked) > 1:
-            raise StarError(
-                f"{file}: was run at {', '.join(one.experiment.profile for one in asked)}; choose with --profile."
-            )
-        export_bundle(asked[0], home, out, weights, target)
-    else:
-        export_bundle(read_experiment(file, profile, sets, seeds, name, home), home, out, weights, target)
-
-
-@cli.command(name="import")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@HOME
-@OUT
-def import_(bundle: Path, home: Path, out: Path) -> None:
-    """Take in an experiment that `export` wrote; what is here already stays as it is."""
-    from star.cli.home import import_bundle
-
-    import_bundle(bundle, home, out)
-
-
-@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the lines that teach SHELL to complete commands and keys: eval "$(star-exp completion bash)"."""
@@ -363,6 +311,7 @@ def completion(shell: str) -> None:
 
 
 for command in (
+    *(bundles.export, bundles.import_, bundles.verify),
     *(results.search, results.report, results.claims),
     *(images.evaluate, images.reference, images.weights, images.data),
     board,
