@@ -34,7 +34,6 @@ FLOOR = Stage(
     config={"floor": "star.pipeline.config.floor:FloorSpec"},
     run="star.stages.floor:floor",
     results=(*(f"{{extractor}}/{who}{name}" for who in ("", "real_") for name in _DISTANCES), "psnr", "ssim"),
-    highlights={"frechet_distance": "distance"},
     flops=_flops,
     follows=lambda run: run.floor.num_images is None,
     limits={

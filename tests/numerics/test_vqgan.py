@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from star.checkpoint import Checkpoints
 from star.errors import Stopped
-from star.pipeline.config.tokenizer import TokenizerSpec
+from star.pipeline.config.tokenizer import FOLDER, TokenizerSpec
 from star.pipeline.tokenizer import PERCEPTUAL
+from star.rundir import read_json
 from star.tokenizer.discriminator import PatchDiscriminator, hinge
+from star.tokenizer.load import load_vq
 from star.tokenizer.perceptual import Perceptual
 from star.tokenizer.train import to_tensor, train_vq
 from star.tokenizer.vq import VQModel
@@ -175,3 +179,31 @@ def test_a_wider_decoder_has_llamagens_names_and_its_own_widths() -> None:
     assert shapes["decoder.conv_in.weight"][0] == 64 and shapes["encoder.conv_in.weight"][0] == 8
     codes = wide.encode(to_tensor(PIXELS[:2]))
     assert codes.shape == (2, 49) and wide.decode(codes).shape == (2, 1, 28, 28)
+
+
+SHIPPED = sorted(FOLDER.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_weights_are_what_their_page_says(path: Path) -> None:
+    """Their contents, their size, that they load by name, and that they rebuild held-out images as well as they did."""
+    told = read_json(path.with_suffix(".json"))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == told["sha256"] and path.stat().st_size <= 2_000_000
+    spec = TokenizerSpec(weights=told["weights"], **told["spec"])
+    assert spec.weights == f"star:{path.stem}" and spec.weights_file == str(path)
+    assert "weights" not in spec.identity() and "steps" not in spec.identity()
+    model = load_vq(spec, told["image_channels"], Path(spec.weights_file))
+    pixels = np.fromfile(DATA / "t10k-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 28, 28, 1)[-1000:]
+    border = (told["image_size"] - 28) // 2
+    images = to_tensor(np.pad(pixels, ((0, 0), (border, border), (border, border), (0, 0))))
+    with torch.no_grad():
+        codes = model.encode(images)
+        error = ((model.decode(codes).clamp(-1, 1) - images) / 2).square().mean().item()
+    assert -10 * math.log10(error) == pytest.approx(told["measured"]["psnr"], abs=0.3)
+    assert len(codes.unique()) == told["spec"]["codebook_size"], "every code is used"
+
+
+def test_names_of_shipped_weights_are_checked() -> None:
+    assert SHIPPED, "none is there"
+    with pytest.raises(ValueError, match="no weights of that name come with this package; there are: star:fashion-8x8"):
+        TokenizerSpec(weights="star:fashion")

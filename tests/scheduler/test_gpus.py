@@ -111,7 +111,7 @@ def test_a_gpu_whose_memory_is_not_free_yet_is_waited_for(lab: Lab) -> None:
     """Somebody else's process still holds it for a second."""
     began = time.time()
     executor = LocalExecutor(2, gpus=lambda: [gpu(0, free=10 if time.time() - began > 1.5 else 3)], worker=WORKER)
-    file = lab.file(("table:", "targets: [tokenizer]\ntable:"), ("probe/accuracy", "tokenizer/psnr"))
+    file = lab.file(("targets: [score, probe]", "targets: [tokenizer]"), ("probe/accuracy", "tokenizer/psnr"))
     plan = lab.plan(file)
     assert lab.run(plan, executor).done == 2
     started = {row.after: row.time for row in lab.ledger.jobs.history(plan.runs[0].stages["tokenizer"])}

@@ -32,7 +32,7 @@ def lab(images: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def small(lab: Lab, *sets: str) -> Plan:
     """Two jobs, one after the other: dataset, tokenizer."""
-    file = lab.file(("table:", "targets: [tokenizer]\ntable:"), ("probe/accuracy", "tokenizer/psnr"))
+    file = lab.file(("targets: [score, probe]", "targets: [tokenizer]"), ("probe/accuracy", "tokenizer/psnr"))
     return lab.plan(file, sets)
 
 

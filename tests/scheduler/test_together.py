@@ -86,7 +86,7 @@ def test_the_mlflow_server_goes_away_while_runs_train(
         monkeypatch.setenv("LIGHT_SECONDS", "0.003")
         file = lab.file(
             ("[0.1, 0.2, 0.3, 0.4]", "[0.1]"),
-            ("table:", "targets: [tokenizer, reference]\ntable:"),
+            ("targets: [score, probe]", "targets: [tokenizer, reference]"),
             ("probe/accuracy", "tokenizer/psnr"),
         )
         line = [

@@ -52,9 +52,9 @@ MISTAKES = [
     ("spec: selfguided.mask_ratio}", "spec: selfguided.mask_ratio, better: lower}", ["line 11", "shows no metric"]),
     ("metric: probe/accuracy", "check: true, metric: probe/accuracy", ["line 13", "shows no spec field"]),
     (
-        "axes:",
-        "figures: [{name: codes, kind: codes, title: Codes, shift: 3}]\ntargets: [score, probe, invariance]\naxes:",
-        ["line 4", "figures.0.shift: 3 is not measured", "holds 1, 2"],
+        "targets: [score, probe]",
+        "targets: [score, probe, invariance]\nfigures: [{name: codes, kind: codes, title: Codes, shift: 3}]",
+        ["line 15", "figures.0.shift: 3 is not measured", "holds 1, 2"],
     ),
     ("caption: Two runs", "caption: Two runs\n  caption: Two", ["line 8", "written twice"]),
     ("caption: Two runs", "caption: [Two runs", ["not valid YAML"]),
