@@ -7,6 +7,7 @@ DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
 export STAR_HOME := runs
 
 # what reports/ holds: tables 3 to 6 and the figures with three seeds, table 1's B and L rows with one; and after them
+# star-exp run experiments/tokenizer.yaml, which wants `pip install star-exp[tokenizer]`,
 # star-exp run experiments/noise.yaml, star-exp search experiments/search_alpha_beta_r.yaml, star-exp search experiments/search_probe_and_fd.yaml --warm-start,
 # star-exp report --all --out reports
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
