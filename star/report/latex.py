@@ -21,6 +21,8 @@ BREAKS_BELOW = "300pt"
 """The narrow layout is used if the line is shorter than this."""
 HIGHEST, LINE, NOTE = 480, 8.0, 9.5
 """Heights in points: the most that a table may have, one of its lines, and one line of its notes."""
+PAGE, ROW = 680, 9.5
+"""The most that rows and notes of the wide layout may have on a page, by this estimate, and one row."""
 SHARE = 0.44
 """Largest share of the line that a column takes; longer texts wrap."""
 PREAMBLE = [
@@ -61,6 +63,9 @@ def latex(table: Table) -> str:
 def _floating(grids: list[Grid], caption: str, notes: str, star: bool) -> list[str]:
     """A floating table; it spans both columns if `star` is set or if it would be higher than a column."""
     wide = [line for one in grids for line in _stacked(one, WIDE)]
+    rows = sum(line.count(r"\\") + line.count("rule") for line in wide)
+    if rows * ROW + len(notes) / WIDE[0] * NOTE > PAGE:  # split in two it would not fit on a page
+        wide = [line for one in grids for line in _stacked(one, WIDE, small=True)]
     narrow = [line for one in grids for line in _stacked(one, NARROW)]
     kind, lines = "table*" if star else "table", []
     if star or wide == narrow:
@@ -77,9 +82,9 @@ def _floating(grids: list[Grid], caption: str, notes: str, star: bool) -> list[s
     return [*lines, rf"\end{{{kind}}}"]
 
 
-def _stacked(grid: Grid, widths: tuple[int, int, int]) -> list[str]:
+def _stacked(grid: Grid, widths: tuple[int, int, int], small: bool = False) -> list[str]:
     """As many tabulars as the line's width needs, the first column in each."""
-    usable = widths if len(grid.lines) > LONG or widths is NARROW else widths[:2]
+    usable = widths if small or len(grid.lines) > LONG or widths is NARROW else widths[:2]
     layouts = [_Layout(size, width) for size, width in zip(SIZES, usable, strict=False)]
     whole = (one for one in layouts if grid.needed(one.widest) <= one.width)
     chosen = next(whole, layouts[-1])
