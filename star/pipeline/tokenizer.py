@@ -28,7 +28,9 @@ def _flops(run: StarRun) -> float:
     spec = run.tokenizer
     images = 0 if spec.weights else spec.steps * spec.batch_size
     found = sum(coding_flops(run)) * (3 * images + min(run.data.test_images, 2000))
-    if spec.perceptual_weight:  # the wanted images forward; the made ones forward, and backward to the pixels
+    if (
+        spec.perceptual_weight and getattr(spec, "name", "vq") == "vq"
+    ):  # the wanted images forward; the made ones forward, and backward to the pixels
         found += 3 * images * PERCEPTUAL * (spec.perceptual_size / 260) ** 2
     return found
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from optuna.trial import TrialState
 
@@ -11,8 +12,8 @@ from star.ledger.states import DONE
 from star.search.segments import TrialSegment, TrialSegments
 from star.search.study import PROMOTED, RUN, WARM, Study
 from star.spec.builtin import given_fields
-from star.spec.diff import differences
-from star.spec.points import Point
+from star.spec.diff import ABSENT, differences
+from star.spec.points import Point, Search
 from star.spec.run_base import value_at
 from star.spec.run_class import parse_run
 
@@ -55,11 +56,11 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
         if row.stages.get(stage) not in trained or row.seed not in search.spec.seeds:
             continue
         now = {name: value for name, value in row.spec.items() if name not in ("resources", "seed")}
-        changed = {one.path for one in differences(base, now)} - set(given_fields()) - set(search.spec.space)
-        changed = {path for path in changed if not path.startswith("plugins.")}  # other code gives other keys
-        if changed - {until}:
+        if _others(base, now, search, later=False) - {until}:
             continue
-        run = parse_run(row.spec)
+        run = parse_run(row.spec)  # at their defaults: fields that came after the version that recorded it
+        if _others(base, run.model_dump(mode="json", exclude={"resources", "seed"}), search) - {until}:
+            continue
         if (
             until and until not in search.spec.space and value_at(run, until) != value_at(search.default, until)
         ):  # a run that was ended early is not complete
@@ -68,6 +69,17 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
         if search.contains(point) and point not in points:
             points.append(point)
     return points
+
+
+def _others(base: Mapping[str, Any], now: Mapping[str, Any], search: Search, later: bool = True) -> set[str]:
+    """Paths outside of the search's space in which a run's spec differs from the search's base.
+
+    Args:
+        later: count fields that the run's spec lacks.
+    """
+    found = {one.path for one in differences(base, now) if later or one.new is not ABSENT}
+    # code of plugins that is another gives other keys
+    return {path for path in found - set(given_fields()) - set(search.spec.space) if not path.startswith("plugins.")}
 
 
 def promote(study: Study, numbers: Sequence[int]) -> None:

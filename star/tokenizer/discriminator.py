@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class PatchDiscriminator(nn.Module):
             stride = 2 if i < layers else 1
             kernel = 4 if stride == 2 else 3
             convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=1, bias=False)
-            parts += [convolution, nn.GroupNorm(min(8, outputs), outputs), nn.LeakyReLU(SLOPE)]
+            parts += [convolution, nn.GroupNorm(gcd(8, outputs), outputs), nn.LeakyReLU(SLOPE)]
         parts.append(nn.Conv2d(width << layers, 1, 3, padding=1))
         self.layers = nn.Sequential(*parts)
 

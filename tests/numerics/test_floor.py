@@ -12,6 +12,7 @@ import torch
 from star.evaluate.features import activations, load_extractor
 from star.evaluate.ssim import ssim
 from star.rundir import read_json
+from star.stages.floor import _Likeness
 from star.tokenizer.load import load_vq
 from tests.helpers import DATA, ROOT, star_exp, tiny
 
@@ -43,6 +44,14 @@ def test_ssim_is_the_papers() -> None:
     assert colours.item() == pytest.approx(found.mean().item()), "channels count alike"
     with pytest.raises(ValueError, match="smaller than the window"):
         ssim(torch.zeros(1, 1, 10, 30), torch.zeros(1, 1, 10, 30))
+
+
+def test_images_smaller_than_the_window_have_no_ssim() -> None:
+    likeness = _Likeness()
+    likeness.add(np.zeros((2, 8, 8, 1), np.uint8), np.full((2, 8, 8, 1), 51, np.uint8))
+    assert likeness.result() == {"psnr": pytest.approx(10 * np.log10(25))}
+    likeness.add(np.zeros((1, 8, 8, 1), np.uint8), np.zeros((1, 8, 8, 1), np.uint8))
+    assert likeness.result() == {"psnr": pytest.approx(10 * np.log10(25 * 1.5))}, "over all pixels"
 
 
 def test_the_stage_scores_what_the_tokenizer_makes_of_held_out_images(home: Path, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_the_discriminator_sees_patches_and_hinge_has_its_margins() -> None:
     judge.layers[:2](image)[0, 0, 4, 4].backward()  # before any norm: the first layer sees 4 x 4 pixels
     assert image.grad is not None and int((image.grad.abs().sum((0, 1)) > 0).sum()) == 16
     assert PatchDiscriminator(1, 8, 3)(torch.zeros(2, 1, 64, 64)).shape == (2, 1, 8, 8)
+    assert PatchDiscriminator(1, 10)(image[:, :1]).shape == (1, 1, 8, 8), "any width"
     real, made = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5])
     assert hinge(real, made).item() == pytest.approx(0.5 * ((0 + 0.5) / 2 + (0 + 1.5) / 2))
 

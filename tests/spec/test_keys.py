@@ -31,6 +31,7 @@ def keys(**changes: Any) -> dict[str, str]:
         ({"generate__draw": 1}, {"generate"}),
         ({"generate__num_images": 50}, {"generate", "floor"}),
         ({"floor__num_images": 50}, {"floor"}),
+        ({"generate__image_size": 14}, {"generate", "floor"}),
         ({"score__neighbours": 4}, {"reference", "score"}),
         ({"probe__epochs": 4}, {"probe"}),
     ],

@@ -71,7 +71,7 @@ class StarRun(Run):
     @property
     def shared(self) -> tuple[Any, ...]:
         """What `section` reads beside a section: the model, for layers given as fractions, `validate_every`, numbers of images."""
-        return id(self.model), self.resources.validate_every, self.floor_images
+        return id(self.model), self.resources.validate_every, self.floor_images, self.generate.image_size
 
     @property
     def outside_paths(self) -> Paths:
@@ -114,6 +114,8 @@ class StarRun(Run):
             values["layer"] = self.probe_layer
         if name == "floor":
             values["num_images"] = self.floor_images
+            if self.generate.image_size not in (None, self.data.image_size):
+                values["image_size"] = self.generate.image_size
         if name == "optim" and self.resources.validate_every:  # it makes the best weights, and a curve
             values["validate_every"] = self.resources.validate_every
         return values
@@ -172,9 +174,10 @@ class StarRun(Run):
         if not trained:
             return ""
         spec, steps = trained[0], sorted({run.total_steps for run in trained})
+        codes = sorted({(run.grid, run.tokenizer.codebook_size) for run in trained})
         return (
             f"{spec.data.name}, {spec.data.train_images} training images of {spec.data.image_size} x {spec.data.image_size}, "
-            f"{spec.grid} x {spec.grid} codes of {spec.tokenizer.codebook_size}, "
+            f"{' or '.join(f'{grid} x {grid} codes of {size}' for grid, size in codes)}, "
             f"{' or '.join(map(str, steps))} steps of {spec.optim.batch_size} images."
         )
 
