@@ -331,18 +331,10 @@ def test_schedulers_come_beat_and_go(ledger: Ledger) -> None:
 
 def test_a_run_takes_in_stages_that_a_newer_version_gives_it(ledger: Ledger) -> None:
     """Its key is the same; what reads the ledger, such as `gc`, must know the new job as its."""
-    spec = tiny()
-    stages = stage_keys(spec, {"data": "x"})
-    key, older = run_key(spec, stages), {name: one for name, one in stages.items() if name != "floor"}
-    row = RunRow(key, "r=0.25 · seed 0", 0, spec.model_dump(mode="json"), older, None, 0.0)
-    ledger.runs.add([row])
-    began = ledger.runs.of([key])[key].created
-    ledger.runs.add([row])
-    assert ledger.runs.of([key])[key].created == began, "nothing new"
-    ledger.runs.add([replace(row, stages=stages)])
-    assert ledger.runs.stages()[key] == stages and ledger.runs.stages(since=began)[key] == stages
-    ledger.runs.add([row])
-    assert ledger.runs.stages()[key] == stages, "an older version takes nothing away"
+    row = RunRow("k", "r=0.25 · seed 0", 0, tiny().model_dump(mode="json"), {"train": "a"}, None, 0.0)
+    for stages in ({"train": "a"}, {"train": "a", "floor": "b"}, {"train": "a"}):  # an older version takes nothing away
+        ledger.runs.add([replace(row, stages=stages)])
+    assert ledger.runs.stages()["k"] == {"train": "a", "floor": "b"}
 
 
 def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
