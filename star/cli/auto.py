@@ -72,7 +72,8 @@ def next_step(evidence: Evidence, budget: float | None) -> Step:
     looks, judged = evidence.experiment.spec.looks, judge_all(evidence)
     hours = hours_per_seed(evidence)
     lines = [f"look     {_told(one, looks)}" for one in judged]
-    rows = {one.claim.id: open_rows(one) for one in judged}
+    seeded = {run.label for run in evidence.plan.runs if run.spec.has_seed}  # given images never have more
+    rows = {one.claim.id: [row for row in open_rows(one) if row in seeded] for one in judged}
     wanted = {one.claim.id: seeds for one in judged if (seeds := next_look(one, looks)) is not None}
     rests = [rest for one in judged if one.claim.id in wanted and (rest := rest_of(one, evidence, hours))]
     has = {variant.label: len(evidence.runs(variant.label)) for variant in evidence.experiment.variants if variant.runs}

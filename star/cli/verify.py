@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import click
 
 from star.cli.run import RunOptions, run_experiment
-from star.cli.store import connect, reader_of
+from star.cli.store import URI_VARIABLE, connect, reader_of
 from star.errors import DataError, SpecError
 from star.ledger.store import open_ledger, read_ledger
 from star.report.agree import DIFFERS, MISSING, Number, compare
@@ -56,6 +58,9 @@ def verify(bundle: Path, options: VerifyOptions) -> int:
     """
     if not bundle.is_file():
         raise DataError(f"{bundle}: there is no such file.")
+    os.environ.pop(
+        URI_VARIABLE, None
+    )  # a bundle's numbers are read from it alone, and written to no store of the user's
     with bundle.open("rb") as file:
         name = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = Home(options.home).path / "verify" / name
@@ -115,7 +120,8 @@ def _runs(plan: Plan, given: Home, again: Home, options: VerifyOptions) -> tuple
     if not data.exists() and not data.is_symlink():
         os.symlink(Home(options.home).data.resolve(), data)
     run = RunOptions(again.path, again.path / "reports", "local", options.slots, options.plain or options.as_json)
-    code = run_experiment(chosen, run)
+    with redirect_stdout(sys.stderr if options.as_json else sys.stdout):
+        code = run_experiment(chosen, run)
     redone = recorded_plan(again, chosen.name, chosen.profile)
     assert redone is not None
     keys = {(one.label, one.seed): one.stages for one in redone.runs}
