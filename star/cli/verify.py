@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,11 @@ from star.scheduler.bundle import unpack
 from star.scheduler.plan import Plan, PlannedRun
 from star.scheduler.recorded import recorded_plan
 from star.scheduler.reindex import deliver, reindex
+from star.scheduler.scripts import copy_of
 from star.spec.experiment import Experiment
 from star.spec.graph import needed_of
+from star.spec.run_base import Run
+from star.spec.scripts import scripts_of, source_of
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,10 @@ def _cells(provenance: Mapping[str, Any]) -> dict[str, float]:
 
 def _runs(plan: Plan, given: Home, again: Home, options: VerifyOptions) -> tuple[list[Number], int]:
     """Compute the chosen runs again in a home of their own; compare the results of all stages that lead to the targets."""
-    chosen = _chosen(plan.experiment, options)
+    chosen = _with_its_scripts(_chosen(plan.experiment, options), plan, given)
     again.path.mkdir(parents=True, exist_ok=True)
+    if given.scripts.is_dir():  # of plugins
+        shutil.copytree(given.scripts, again.scripts, dirs_exist_ok=True)
     data = again.path / "data"
     if not data.exists() and not data.is_symlink():
         os.symlink(Home(options.home).data.resolve(), data)
@@ -136,6 +142,11 @@ def _runs(plan: Plan, given: Home, again: Home, options: VerifyOptions) -> tuple
                 replace(number, name=f"{one.name}: {number.name}")
                 for number in compare(values, new, spread, options.tolerance)
             ]
+    now = {(one.label, one.seed, stage): key for one in redone.runs for stage, key in one.stages.items()}
+    others = {s for one in plan.runs for s, key in one.stages.items() if now.get((one.label, one.seed, s), key) != key}
+    for stage in sorted(others):
+        said = "other data, other code of yours, or a version of it that gives other results"
+        click.echo(f"note: {stage} has another key here than in the bundle: {said}", err=True)
     if not found:
         raise DataError(f"{plan.experiment.name}: the bundle holds no results of these runs.")
     return found, code
@@ -153,6 +164,23 @@ def _chosen(experiment: Experiment, options: VerifyOptions) -> Experiment:
             )
         variants.append(replace(variant, runs=tuple(runs)))
     return replace(chosen, variants=tuple(variants), seeding="given", written={})
+
+
+def _with_its_scripts(experiment: Experiment, plan: Plan, given: Home) -> Experiment:
+    """The experiment with its commands' files taken from the bundle: the author's folder is not here, or was changed since."""
+    sources = {(one.label, one.seed): one.sources for one in plan.runs}
+
+    def moved(run: Run, label: str) -> Run:
+        known = sources.get((label, run.seed), {})
+        scripts = {
+            name: script.model_copy(update={"folder": str(copy_of(given, known[source_of(name)]))})
+            for name, script in scripts_of(run).items()
+            if source_of(name) in known
+        }
+        return run.model_copy(update={"stages": {**scripts_of(run), **scripts}}) if scripts else run
+
+    variants = (replace(one, runs=tuple(moved(run, one.label) for run in one.runs)) for one in experiment.variants)
+    return replace(experiment, variants=tuple(variants))
 
 
 def _results(home: Home, keys: Mapping[str, str], stages: Sequence[str]) -> dict[str, float]:

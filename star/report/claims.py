@@ -116,16 +116,18 @@ def _what_would_decide(parts: list[Contrast]) -> str:
     missing = sorted({reason for part in parts for reason in part.missing})
     if missing:
         return f"missing: {'; '.join(missing)}"
+    waiting = [sample for part in parts if part.found is None for sample in part.samples]
+    if waiting:
+        few = min(waiting, key=lambda sample: len(sample.values))
+        return f"not judged yet: {few.row} has {len(few.values)} of the seeds that a look wants"
     if any(part.count < 2 for part in parts):
         return "one measurement has no spread; three seeds or more would tell"
     boundless = [part for part in parts if part.found and part.found.low is None]
     if boundless:
-        resampled = f"the bootstrap wants {MIN_BOOTSTRAP} seeds in each row"
-        return (
-            resampled
-            if any(part.spread for part in boundless)
-            else "the seeds agree to the last digit: no spread to judge by"
-        )
+        if any(part.spread and part.judge and part.judge.method == "bootstrap" for part in boundless):
+            return f"the bootstrap wants {MIN_BOOTSTRAP} seeds in each row"
+        what = "differences" if any(part.spread for part in boundless) else "seeds"
+        return f"the {what} agree to the last digit: no spread to judge by"
     return _seeds_needed(parts)
 
 

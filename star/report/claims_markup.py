@@ -126,7 +126,8 @@ def _part(part: Contrast) -> str:
     found = part.change
     name = part.metric.split("/")[-1].replace("_", " ")
     if found is None:
-        return f"{name}: {part.text}: missing {'; '.join(part.missing)}"
+        why = f"missing {'; '.join(part.missing)}" if part.missing else "not judged yet"
+        return f"{name}: {part.text}: {why}"
     text = f"{name}: {part.text}: {number(found.estimate)}"
     if found.low is not None and found.high is not None:
         text += f" [{number(found.low)}, {number(found.high)}]"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from star.report.block import Block
 from star.report.claims import ClaimResult, judge, judge_part, judged_on, strictness, verdict_of
 from star.report.contrasts import UNDECIDED, Contrast, contrasts_of
 from star.report.evidence import Evidence
@@ -88,11 +89,14 @@ def judge_looks(claim: Claim, evidence: Evidence) -> ClaimResult:
     spec = evidence.experiment.spec
     looks = tuple(spec.looks)
     method = claim.interval or spec.interval
+    first = set(seed_order(spec, looks[0]))
     decided: dict[int, Contrast] = {}
     found: ClaimResult | None = None
     for number, (seeds, level) in enumerate(zip(looks, levels(looks), strict=True), 1):
         then = evidence.up_to(seed_order(spec, seeds))
         parts = [part for predicate in claim.that for part in contrasts_of(predicate, then)]
+        for part in parts:
+            part.block = _of_the_look(part, first)
         ready = [i for i, part in enumerate(parts) if i not in decided and _is_ready(part, seeds)]
         if not ready:
             continue
@@ -112,6 +116,21 @@ def judge_looks(claim: Claim, evidence: Evidence) -> ClaimResult:
         found.look = Look(0, len(looks), looks[0], levels(looks)[0])
     found.judged_on = judged_on(claim, evidence)
     return found
+
+
+def _of_the_look(part: Contrast, first: set[int]) -> Block | None:
+    """The block of a contrast at a look: its own rows as they were then, the others with the seeds of the first look alone.
+
+    What other claims add to the others later must not change what this look has said.
+    """
+    if part.block is None:
+        return None
+    own = {sample.row for sample in part.samples}
+    rows = {
+        row: values if row in own else {seed: value for seed, value in values.items() if seed in first}
+        for row, values in part.block.values.items()
+    }
+    return Block({row: values for row, values in rows.items() if values})
 
 
 def _is_ready(part: Contrast, seeds: int) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from statistics import median
 
+from star.report.block import some_pairs
 from star.report.evidence import Evidence
 from star.report.grid import Grid, Head, Line, Mark
 from star.report.method import METHODS, judge_by
@@ -44,7 +44,7 @@ def _line(evidence: Evidence, table: Table, column: Column) -> Line | None:
     halves = []
     for method in METHODS:
         found = []
-        for first, second in combinations(told, 2):
+        for first, second in some_pairs(told):
             pair = [first, Sample(-1.0, second.values, second.seeds, second.row)]
             judge = judge_by(method, pair, block)
             interval = judge.interval()

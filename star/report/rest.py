@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,14 +58,14 @@ def rest_of(found: ClaimResult, evidence: Evidence, hours: Mapping[str, float]) 
 
 
 def hours_per_seed(evidence: Evidence) -> dict[str, float]:
-    """Row label -> device hours of one seed: the mean over its seeds of the jobs that belong to that run alone."""
-    users: dict[str, int] = {}
-    for run in evidence.plan.runs:
-        for key in run.stages.values():
-            users[key] = users.get(key, 0) + 1
+    """Row label -> device hours of one seed: the mean over its seeds of the jobs that no other seed of the row shares.
+
+    A job that rows share counts in each of them, so that a budget is not overrun.
+    """
+    users = Counter((run.label, key) for run in evidence.plan.runs for key in run.stages.values())
     found: dict[str, list[float]] = {}
     for run in evidence.plan.runs:
-        own = [sum(hours_of(evidence, run, stage)) for stage, key in run.stages.items() if users[key] == 1]
+        own = [sum(hours_of(evidence, run, stage)) for stage, key in run.stages.items() if users[run.label, key] == 1]
         if any(own):
             found.setdefault(run.label, []).append(sum(own))
     return {label: sum(values) / len(values) for label, values in found.items()}

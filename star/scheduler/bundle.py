@@ -274,3 +274,5 @@ def _extract(archive: tarfile.TarFile, name: str, target: Path) -> None:
     assert file is not None, "checked before"
     with target.open("wb") as out:
         shutil.copyfileobj(file, out)
+    if archive.getmember(name).mode & 0o100:  # a script's executable files stay executable
+        target.chmod(target.stat().st_mode | 0o100)

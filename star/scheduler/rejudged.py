@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from star.rundir import Home, read_json
 from star.scheduler.records import record_path
-from star.spec.experiment import Experiment, ExperimentSpec
+from star.spec.claims import BestAt, Monotone
+from star.spec.experiment import Experiment, ExperimentSpec, measured_rows
 
 
 def rejudged(home: Home, experiment: Experiment) -> list[str]:
@@ -55,6 +56,16 @@ def _changes(before: dict[str, Any], experiment: Experiment) -> list[str]:
         found.append(f"looks: {old.looks} became {now.looks}")
     if old.interval != now.interval:
         found.append(f"intervals: {old.interval} became {now.interval}")
+    named = {part.metric for claim in (*old.claims, *now.claims) for part in claim.that}
+    for name in sorted(named & (old.metrics.keys() | now.metrics.keys())):
+        if old.metrics.get(name) != now.metrics.get(name) and name in old.metrics:
+            found.append(f"metric {name}: {old.metrics[name]} became {now.metrics.get(name, 'nothing')}")
+    rows = list(dict.fromkeys(row["row"] for row in before.get("rows") or ()))
+    wholes = [c.id for c in now.claims if any(isinstance(p, BestAt | Monotone) and not p.rows for p in c.that)]
+    if wholes and rows != measured_rows(experiment):
+        found.append(
+            f"rows, of which {', '.join(wholes)} speaks: {', '.join(rows)} became {', '.join(measured_rows(experiment))}"
+        )
     claims = {claim.id: claim for claim in old.claims}
     for claim in now.claims:
         former = claims.pop(claim.id, None)

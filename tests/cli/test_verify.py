@@ -26,6 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     shutil.rmtree(home)
     file.unlink()
+    (folder / "draw.py").unlink()  # a reviewer has the bundle alone
     return folder / "seeds.tar.gz"
 
 
@@ -79,6 +80,32 @@ def test_runs_are_computed_again(bundle: Path, tmp_path: Path) -> None:
     )
     done = star_exp("verify", forged, "--rows", "*", "--plain", home=home, cwd=tmp_path)
     assert done.returncode == 1 and "differs" in done.stdout and "11 identical" in done.stdout
+
+
+def test_numbers_for_programs_are_all_that_is_printed(bundle: Path, tmp_path: Path) -> None:
+    done = star_exp("verify", bundle, "--rows", "far", "--seeds", "2", "--json", home=tmp_path / "home", cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)["counts"] == {"identical": 1}
+
+
+def test_a_store_of_the_users_is_neither_read_nor_written(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "shared.sqlite"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    done = star_exp("verify", bundle, home=tmp_path / "home", cwd=tmp_path)
+    assert done.returncode == 0 and "12 identical" in done.stdout and not store.exists()
+
+
+def test_the_bundles_script_runs_and_not_what_became_of_it(tmp_path: Path) -> None:
+    file, home = write(tmp_path), tmp_path / "home"
+    assert star_exp("run", file, "--plain", home=home, cwd=tmp_path).returncode == 0
+    assert star_exp("export", "seeds", "--to", tmp_path / "b.tar.gz", home=home, cwd=tmp_path).returncode == 0
+    script = tmp_path / "draw.py"
+    script.write_text(script.read_text().replace("args.mean +", "100 + args.mean +"))
+    done = star_exp(
+        "verify", tmp_path / "b.tar.gz", "--rows", "near", "--seeds", "1", "--plain", home=home, cwd=tmp_path
+    )
+    assert done.returncode == 0 and "1 identical" in done.stdout and "another key" not in done.stderr, done.stdout
 
 
 def test_how_numbers_agree() -> None:

@@ -106,6 +106,19 @@ def test_all_looks_together_seldom_decide_where_nothing_differs(method: str, pla
     assert wrong / verdicts <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / verdicts), f"{wrong} of {verdicts}"
 
 
+def test_what_a_look_has_said_does_not_change_with_other_rows(plans: Mapping[str, Plan]) -> None:
+    """Table 3's second claim compares two rows of six; the block is of all."""
+    rng, plan = np.random.default_rng(3), with_interval(plans["table3"], "block")
+    used = 0
+    for _ in range(20):
+        table = Table(plan, METRICS["table3"], lambda row, _metric, seed: 0.6 * (row == "MIM + view") + rng.normal())
+        counts = dict.fromkeys(table.rows, 3) | {"MIM + view": 5, "MIM + step": 5}
+        early, late = (judge_all(table.evidence(now))[1] for now in (counts, dict.fromkeys(table.rows, 5)))
+        assert early.verdict == late.verdict and early.parts[0].found == late.parts[0].found
+        used += early.parts[0].judge is not None and early.parts[0].judge.method == "block"
+    assert used > 3
+
+
 def measured(name: str) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
     """Means of the committed table by (row, metric), and each metric's spread over seeds."""
     text = (ROOT / "reports" / name / "fashion" / "provenance.json").read_text()

@@ -65,6 +65,23 @@ def test_what_was_changed_after_results_is_kept_and_shown(tmp_path: Path) -> Non
     assert rejudged(home, last.experiment) == after, "the same file again changes nothing"
 
 
+def test_a_changed_formula_and_other_rows_are_changes_too(tmp_path: Path) -> None:
+    claim = "\nclaims:\n  - {id: it, text: It, that: [{kind: best_at, metric: good, better: higher, row: plain}]}\n"
+    before = STUDY + "metrics: {good: '[probe/accuracy]', other: '[probe/accuracy] * 2'}\n" + claim
+    study, home = Study(tmp_path, before), Home(tmp_path / "home")
+    record(study.plan, home)
+    finish(study.plan, home, 1)
+    same = changed(study, before.replace("[probe/accuracy] * 2", "[probe/accuracy] * 3"))
+    assert rejudged(home, same.experiment) == [], "no claim names it"
+    formula = changed(study, before.replace("'[probe/accuracy]'", "'-1 * [probe/accuracy]'"))
+    said = "metric good: [probe/accuracy] became -1 * [probe/accuracy], in the file as it is now"
+    assert rejudged(home, formula.experiment) == [said]
+    start, end = before.index("  - label: c|d"), before.index("  - label: theirs")
+    fewer = before[:start] + before[end:]
+    said = "rows, of which it speaks: plain, a & b_1, c|d became plain, a & b_1, in the file as it is now"
+    assert rejudged(home, changed(study, fewer).experiment) == [said]
+
+
 def test_reports_and_claims_show_it(tmp_path: Path) -> None:
     study = Study(tmp_path, STUDY + CLAIM.format(interval="welch", margin=""))
     evidence = Evidence(
