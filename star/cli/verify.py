@@ -62,9 +62,8 @@ def verify(bundle: Path, options: VerifyOptions) -> int:
     """
     if not bundle.is_file():
         raise DataError(f"{bundle}: there is no such file.")
-    os.environ.pop(
-        URI_VARIABLE, None
-    )  # a bundle's numbers are read from it alone, and written to no store of the user's
+    # a bundle's numbers are read from it alone, and written to no store of the user's
+    os.environ.pop(URI_VARIABLE, None)
     with bundle.open("rb") as file:
         name = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = Home(options.home).path / "verify" / name
