@@ -21,9 +21,10 @@ from star.report.notes import conditions, versions
 from star.report.over_seeds import over_seeds
 from star.report.rest import rests_of, told_rest
 from star.report.table import Agreement, Table, agreements, build_table
+from star.report.trend_markup import trend_grids, trend_note
 from star.rundir import read_json, write_bytes
 from star.spec.experiment import Experiment
-from star.spec.reporting import CurvesFigure, FigureSpec
+from star.spec.reporting import CurvesFigure, FigureSpec, TrendFigure
 from star.tracking.writer import KEY_TAG, USED_BY
 
 MLFLOW_UI = "http://127.0.0.1:5000"
@@ -174,6 +175,10 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
         if isinstance(figure, CurvesFigure):
             values = curves.markdown(figure, evidence)
             lines += ["", *values] if values else []
+        if isinstance(figure, TrendFigure):
+            for grid in trend_grids(figure, evidence):
+                lines += ["", *markup.markdown(grid)]
+            lines += ["", trend_note(evidence)]
     return lines
 
 
@@ -204,6 +209,10 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
         path = report.pictures.get(figure.name)
         shown = f'<img alt="{escape(figure.title)}" src="{picture(path)}">' if path else "(not measured yet)"
         lines.append(f"<figure>{shown}<figcaption>{escape(figure.title)}</figcaption></figure>")
+        if isinstance(figure, TrendFigure):
+            for grid in trend_grids(figure, report.evidence):
+                lines += markup.html(grid, report.link)
+            lines.append(f"<p><small>{escape(trend_note(report.evidence))}</small></p>")
     return lines
 
 

@@ -12,7 +12,15 @@ from star.spec.experiment import ExperimentSpec, Variant
 from star.spec.explain import field_schema, meant
 from star.spec.graph import curve_names, file_of, needed_of
 from star.spec.measure import Measure, parse_formula, parse_measure
-from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, SamplesFigure, TableSpec
+from star.spec.reporting import (
+    AblationFigure,
+    AttentionFigure,
+    CodesFigure,
+    CurvesFigure,
+    SamplesFigure,
+    TableSpec,
+    TrendFigure,
+)
 from star.spec.run_base import value_at
 from star.spec.yamldoc import LocatedYaml
 
@@ -124,9 +132,12 @@ def _check_figure(check: _Checker, figure: Section, where: Where) -> None:
         check.measure(figure.metric, (*where, "metric"), curves=True, numbers=False)
     if isinstance(figure, AblationFigure):
         check.field(figure.x, (*where, "x"))
+    if isinstance(figure, TrendFigure):
+        _check_trend(check, figure, where)
+    if isinstance(figure, AblationFigure | TrendFigure):
         titles = [c.title for c in check.spec.table.columns if c.metric] if check.spec.table else []
         if not titles:
-            check.complain(where, "an ablation plots the measured columns of the table; give a table")
+            check.complain(where, f"kind {figure.kind} plots the measured columns of the table; give a table")
         for title in figure.columns:
             if title not in titles:
                 check.complain(
@@ -135,6 +146,23 @@ def _check_figure(check: _Checker, figure: Section, where: Where) -> None:
                 )
     if isinstance(figure, FROM_FILES):
         check.drawn(figure.kind, where)
+
+
+def _check_trend(check: _Checker, figure: TrendFigure, where: Where) -> None:
+    axes = check.spec.axes
+    for i, path in enumerate(figure.x):
+        if path not in axes:
+            known = f"{meant(path, list(axes))}; the axes are: {', '.join(axes) or 'none'}"
+            check.complain((*where, "x", i), f"{path!r} is no axis{known}")
+        if len(axes[path]) < 3 or not all(type(value) in (int, float) for value in axes[path]):
+            check.complain((*where, "x", i), f"a trend wants three numbers or more; {path} has {axes[path]!r}")
+    labels = [row.label for row in check.spec.rows if not row.paper_only]
+    check.labels([figure.row], labels, (*where, "row"))
+    check.labels(figure.than, labels, (*where, "than"))
+    if figure.row in figure.than:
+        check.complain((*where, "than"), f"compares {figure.row!r} with itself")
+    if figure.rows:
+        check.complain((*where, "rows"), "a trend names its rows in `row` and `than`; take it out")
 
 
 def _check_predicate(check: _Checker, predicate: Section, where: Where) -> None:

@@ -127,6 +127,11 @@ class ExperimentSpec(Section):
     axes: dict[str, list[Any]] = Field(
         default_factory=dict, description="dotted path -> values; each row stands at every point of their product"
     )
+    one_at_a_time: bool = Field(
+        False,
+        description="of several axes: each row stands at each value of one axis with the others at the value that it has otherwise, "
+        "which is one of theirs, in place of the whole product",
+    )
     rows: list[Row] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
     interval: Method = Field(
@@ -202,6 +207,8 @@ class ExperimentSpec(Section):
     def _rows_or_axes(self) -> ExperimentSpec:
         if not self.axes and not self.rows:
             raise FieldError("rows", "give rows, axes, or both")
+        if self.one_at_a_time and len(self.axes) < 2:
+            raise FieldError("one_at_a_time", f"is for several axes, and there are {len(self.axes)}; leave it out")
         if len(set(self.seeds)) != len(self.seeds):
             raise FieldError("seeds", "a seed stands twice")
         if self.looks != sorted(set(self.looks)):
@@ -243,6 +250,12 @@ class Variant:
             return value_at(self.runs[0], path) if self.runs else None
         except (KeyError, AttributeError):  # of a mapping that lacks it, or of None
             return None
+
+    @property
+    def own_label(self) -> str:
+        """The label that the file gives the row, without its values on the axes."""
+        starts = tuple(f"{axis_name(axis, self.axes)}=" for axis in self.axes)
+        return ", ".join(part for part in self.label.split(", ") if not (starts and part.startswith(starts)))
 
     def is_varied(self, path: str) -> bool:
         """Whether this row has a value of its own at `path`; False for an axis that changes nothing in this row."""

@@ -20,6 +20,7 @@ PARTS: dict[str, type[Section]] = {
     "stages, a parameter in the long form": scripts.Parameter,
     "figures, kind: curves": reporting.CurvesFigure,
     "figures, kind: ablation": reporting.AblationFigure,
+    "figures, kind: trend": reporting.TrendFigure,
     "figures, kind: attention": reporting.AttentionFigure,
     "figures, kind: codes": reporting.CodesFigure,
     "figures, kind: samples": reporting.SamplesFigure,

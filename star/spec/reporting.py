@@ -117,6 +117,16 @@ class AblationFigure(FigureSpec):
     columns: list[str] = Field(default_factory=list, description="titles of the columns to plot; all measured ones")
 
 
+class TrendFigure(FigureSpec):
+    """Differences of a row to others along axes, with 95% intervals, a line through them and where it would be zero."""
+
+    kind: Literal["trend"]
+    x: list[str] = Field(min_length=1, description="axes of the experiment, each with numbers, at least three")
+    row: str = Field(description="label of a row, as the file has it")
+    than: list[str] = Field(min_length=1, description="labels of the rows that it is compared with")
+    columns: list[str] = Field(default_factory=list, description="titles of the columns to plot; all measured ones")
+
+
 class AttentionFigure(FigureSpec):
     """Where models look: attention maps of one head average over images, layers or positions, a model per band of rows."""
 
@@ -144,5 +154,6 @@ class SamplesFigure(FigureSpec):
 
 
 Figure = Annotated[
-    CurvesFigure | AblationFigure | AttentionFigure | CodesFigure | SamplesFigure, Field(discriminator="kind")
+    CurvesFigure | AblationFigure | TrendFigure | AttentionFigure | CodesFigure | SamplesFigure,
+    Field(discriminator="kind"),
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from star.errors import SpecError
@@ -30,18 +30,50 @@ class Placed:
     """Index of the row in the file."""
     point: tuple[int, ...] | None
     """Index of its value on each axis; None for a row that no axis varies."""
+    center: tuple[int, ...] | None = None
+    """With one axis at a time: indices of the values that the row has otherwise."""
+
+    def stands_for(self, axis: int) -> bool:
+        """Whether this point stands for all values of an axis that changes nothing in its row."""
+        return self.point is None or self.point[axis] == (self.center[axis] if self.center else 0)
 
 
-def rows_of(spec: ExperimentSpec, doc: LocatedYaml, presets: Presets, name: str) -> list[Placed]:
-    """Every row at every point of the axes, in the file's order. A row that is only quoted stands once.
+def rows_of(
+    spec: ExperimentSpec, doc: LocatedYaml, presets: Presets, name: str, value: Callable[[Placed, str], Any]
+) -> list[Placed]:
+    """Every row at the points of the axes, in the file's order. A row that is only quoted stands once.
+
+    Args:
+        value: the value that a row has at a dotted path without the axes.
 
     Raises:
-        SpecError: an axis is no field, has no values or one twice, or is set by a row itself.
+        SpecError: an axis is no field, has no values or one twice, is set by a row itself, or lacks the value that
+            runs have otherwise while axes go one at a time.
     """
     _check_axes(spec, doc)
     only_axes = Row.model_construct(label="")
     written = _written(spec, doc, presets) or [Placed(only_axes, LocatedYaml({}), 0, None)]
+    if spec.one_at_a_time:
+        written = [replace(one, center=_center(one, spec.axes, doc, value)) for one in written]
     return [crossed for placed in written for crossed in _crossed(placed, spec.axes, doc, name)]
+
+
+def _center(
+    placed: Placed, axes: Axes, doc: LocatedYaml, value: Callable[[Placed, str], Any]
+) -> tuple[int, ...] | None:
+    if placed.row.paper_only:
+        return None
+    center = []
+    for axis, values in axes.items():
+        own = value(placed, axis)
+        if own not in values:
+            who = f"the row {placed.row.label!r} has" if placed.row.label else "runs have"
+            raise SpecError(
+                f"{doc.location(('axes', axis))}: axes.{axis}: with one_at_a_time the value that {who} otherwise, {own!r}, is one of the "
+                "axis's; add it, or set another in `base`."
+            )
+        center.append(list(values).index(own))
+    return tuple(center)
 
 
 def _check_axes(spec: ExperimentSpec, doc: LocatedYaml) -> None:
@@ -79,6 +111,8 @@ def _crossed(placed: Placed, axes: Axes, doc: LocatedYaml, name: str) -> list[Pl
         return [placed]
     found = []
     for point in itertools.product(*(range(len(values)) for values in axes.values())):
+        if placed.center and sum(i != middle for i, middle in zip(point, placed.center, strict=True)) > 1:
+            continue
         patch = placed.patch
         for (axis, values), i in zip(axes.items(), point, strict=True):
             location = doc.location(("axes", axis, i)) or SourceLocation(name)
@@ -88,7 +122,7 @@ def _crossed(placed: Placed, axes: Axes, doc: LocatedYaml, name: str) -> list[Pl
                     f"{location}: axes.{axis}: the row {placed.row.label!r} sets it too, at {placed.patch.locations[steps]}; keep one."
                 )
             patch = overlay(patch, nested(steps, values[i], location))
-        found.append(Placed(placed.row, patch, placed.number, point))
+        found.append(replace(placed, patch=patch, point=point))
     return found
 
 

@@ -10,7 +10,15 @@ from typing import Any
 from star.report.evidence import Evidence
 from star.report.table import Table
 from star.rundir import write_bytes
-from star.spec.reporting import AblationFigure, AttentionFigure, CodesFigure, CurvesFigure, FigureSpec, SamplesFigure
+from star.spec.reporting import (
+    AblationFigure,
+    AttentionFigure,
+    CodesFigure,
+    CurvesFigure,
+    FigureSpec,
+    SamplesFigure,
+    TrendFigure,
+)
 
 
 def draw(figure: FigureSpec, evidence: Evidence, table: Table | None) -> Any | None:
@@ -24,6 +32,10 @@ def draw(figure: FigureSpec, evidence: Evidence, table: Table | None) -> Any | N
 
         assert table is not None
         return draw_ablation(figure, table)
+    if isinstance(figure, TrendFigure):
+        from star.report.figures.trend import draw_trend
+
+        return draw_trend(figure, evidence)
     from star.report.figures import arrays
 
     drawn: dict[type[FigureSpec], Callable[..., Any]] = {
