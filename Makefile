@@ -16,7 +16,7 @@ EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write runs/reports/table4'
-	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: half an hour to an hour and a half; write runs/reports/'
+	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: an hour and a half on two recent cores; write runs/reports/'
 	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm, PostgreSQL and Chromium for them)'
 	@echo 'make gpu      on a machine with a GPU: set up, run the tests that need one, measure; write reports/gpu/'
 	@echo 'make secrets  fill secrets/ with random passwords for docker-compose.yml'
