@@ -85,6 +85,12 @@ def order_of_epoch(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, 1, epoch)).permutation(count)
 
 
+@lru_cache(maxsize=2)
+def part_of(count: int, wanted: int) -> NDArray[np.int64]:
+    """`wanted` of `count` images, the same for every seed; a smaller part lies within a larger one."""
+    return np.random.default_rng((0, 4)).permutation(count)[:wanted]
+
+
 def distinct_views(seed: int, step: int, count: int, num_views: int, available: int) -> NDArray[np.int64]:
     """Draw `num_views` distinct views of the `available` ones for each of `count` images: (count, num_views)."""
     draws = np.random.default_rng((seed, 2, step)).random((count, available))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from star.data.codes import CodeStore, distinct_views, order_of_epoch
+from star.data.codes import CodeStore, distinct_views, order_of_epoch, part_of
 from star.errors import DataError
 from star.objectives.batch import Batch, ClassDropout, draw_batch
 from star.objectives.term import Term
@@ -17,12 +17,14 @@ from star.pipeline.config.run import StarRun
 def batch_at(spec: StarRun, terms: Sequence[Term], data: CodeStore, step: int) -> Batch:
     """The global batch of optimizer step `step` (from 0): the same for every call and on every rank."""
     size, model = spec.optim.batch_size, spec.model
-    if len(data) < size:
+    total = min(len(data), spec.images_trained_on)
+    if total < size:
         raise DataError(
-            f"optim.batch_size: {size}, but only {len(data)} images were left after bad ones; give at most that."
+            f"optim.batch_size: {size}, but only {total} images were left after bad ones; give at most that."
         )
-    epoch, place = divmod(step, len(data) // size)
-    images = np.sort(order_of_epoch(spec.seed, epoch, len(data))[place * size : (place + 1) * size])
+    epoch, place = divmod(step, total // size)
+    images = order_of_epoch(spec.seed, epoch, total)[place * size : (place + 1) * size]
+    images = np.sort(images if total == len(data) else part_of(len(data), total)[images])
     views = distinct_views(spec.seed, step, size, spec.selfguided.num_views, data.num_views)
     codes, labels = torch.from_numpy(data.gather(images, views)), torch.from_numpy(data.labels[images])
     generator = torch.Generator().manual_seed(_mix(spec.seed, 3, step))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from star.data.codes import CodeStore
 from star.data.views import center, sides_before_crop
 from star.errors import DataError
 from star.evaluate import linear_probe
@@ -19,6 +20,7 @@ from star.model.gpt import RMSNorm
 from star.model.sample import noise_for
 from star.objectives.contrastive import Contrastive
 from star.objectives.precision import at_least_fp32
+from star.pipeline.config import RunSpec
 from star.pipeline.config.probe import ProbeSpec
 from star.train.batches import batch_at
 from star.train.guard import DivergedError, MicroBatch, check, finite_nll, is_out_of_memory
@@ -163,6 +165,23 @@ def test_any_dropout_has_its_seeds(which: str | None, tmp_path: Path) -> None:
     rates = dict.fromkeys(("model__token_dropout", "model__residual_dropout", "model__ffn_dropout"), 0.0)
     spec = tiny(optim__batch_size=4, **(rates | ({f"model__{which}": 0.1} if which else {})))
     assert (batch_at(spec, terms_of(spec), train, 0).seeds is not None) == (which is not None)
+
+
+def seen(spec: RunSpec, data: CodeStore, steps: int) -> set[int]:
+    """The images of the first steps."""
+    batches = [batch_at(spec, terms_of(spec), data, step).images for step in range(steps)]
+    return {int(image) for images in batches if images is not None for image in images}
+
+
+def test_a_part_of_the_images_is_trained_on(tmp_path: Path) -> None:
+    train, _, _ = stores(tmp_path)
+    count = len(train)
+    few, more, every = (
+        seen(tiny(optim__batch_size=4, optim__train_images=n).model_copy(update={"seed": seed}), train, 20)
+        for n, seed in ((4, 0), (8, 1), (None, 0))
+    )
+    assert (len(few), len(more), len(every)) == (4, 8, count) and few < more
+    assert few != set(range(4)), "drawn, not the first ones: folders list a class at a time"
 
 
 def test_what_is_coarse_is_normed_and_compared_in_float32() -> None:

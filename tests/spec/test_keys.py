@@ -26,6 +26,7 @@ def keys(**changes: Any) -> dict[str, str]:
         ({"data__train_images": 300}, {"dataset"}),
         ({"tokenizer__steps": 11}, {"tokenizer"}),
         ({"optim__lr": 0.2}, {"train"}),
+        ({"optim__train_images": 300}, {"train"}),
         ({"model__dim": 32}, {"train"}),
         ({"generate__cfg_scale": 2.0}, {"generate"}),
         ({"generate__draw": 1}, {"generate"}),

@@ -217,7 +217,12 @@ class StarRun(Run):
         if self.optim.steps is not None:
             return self.optim.steps
         assert self.optim.epochs is not None
-        return self.optim.epochs * (self.data.train_images // self.optim.batch_size)
+        return self.optim.epochs * (self.images_trained_on // self.optim.batch_size)
+
+    @property
+    def images_trained_on(self) -> int:
+        """Images that the transformer is trained on: all of the data's, or `optim.train_images` of them."""
+        return self.optim.train_images or self.data.train_images
 
     @property
     def last_step(self) -> int:

@@ -21,6 +21,11 @@ class OptimSpec(Section):
         None, description="optimizer steps; give this or epochs; 0 only with model.weights"
     )
     epochs: Count | None = Field(None, description="passes over the training images; give this or steps")
+    train_images: Count | None = Field(
+        None,
+        description="train on this many of data.train_images, a part that is drawn once and is within every larger one; the codes, the "
+        "probe and the reference images stay those of all; all by default",
+    )
     batch_size: Count = Field(256, description="images per step over all devices")
     lr: Positive = Field(1e-4, description="per 256 images: the rate used is lr * batch_size / 256")
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -47,8 +52,9 @@ class OptimSpec(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The fields in the key; `stop_at_step` only if set, so full runs keep their keys from before it existed."""
-        values = self.model_dump(mode="json", exclude={"stop_at_step"})
+        """The fields in the key; those that came later only if set, so runs without them keep their keys."""
+        unset = {"train_images"} if self.train_images is None else set()
+        values = self.model_dump(mode="json", exclude={"stop_at_step"} | unset)
         return values | ({"until": self.stop_at_step} if self.stop_at_step else {})  # its former name, which keys keep
 
 
@@ -59,8 +65,13 @@ def check(run: StarRun) -> None:
         raise FieldError("selfguided.contrastive_layer", str(error)) from None
     _check_objective(run)
     batch, ranks = run.optim.batch_size, run.resources.processes_of("train") * run.resources.nodes_of("train")
-    if batch > run.data.train_images:
-        raise FieldError("optim.batch_size", f"{batch} is more than data.train_images = {run.data.train_images}")
+    if run.optim.train_images is not None and run.optim.train_images > run.data.train_images:
+        raise FieldError(
+            "optim.train_images", f"{run.optim.train_images} is more than data.train_images = {run.data.train_images}"
+        )
+    if batch > run.images_trained_on:
+        whose = "data" if run.optim.train_images is None else "optim"
+        raise FieldError("optim.batch_size", f"{batch} is more than {whose}.train_images = {run.images_trained_on}")
     _check_length(run)
     if run.selfguided.contrastive and batch < 2:
         raise FieldError(
