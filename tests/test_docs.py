@@ -55,7 +55,7 @@ def test_the_search_of_the_docs_is_one(tmp_path: Path) -> None:
     (tmp_path / "search.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
     (tmp_path / "profiles").symlink_to(ROOT / "experiments" / "profiles")
     search = load_search(tmp_path / "search.yaml")
-    assert search.rungs(search.default) == [200] and len(search.spec.space) == 5
+    assert search.rungs(search.default) == [400] and len(search.spec.space) == 5
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "experiments").glob("search_*.yaml")))

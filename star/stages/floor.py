@@ -1,8 +1,8 @@
-"""Stage `floor`: distances of held-out images and of their reconstructions to the reference images."""
+"""Stage `floor`: distances of held-out images, of their reconstructions and of their crops' to the reference images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,51 +14,88 @@ from star.evaluate.ssim import WINDOW, ssim
 from star.evaluate.statistics import Reference, Statistics, compare
 from star.stages.context import Context, Pixels, Result, vq_of
 from star.stages.generate import brought_to
+from star.stages.own_tokenizer import CheckedTokenizer
 from star.stages.scoring import extractor_of
 from star.tokenizer.train import to_bytes, to_tensor
+from star.tokenizer.vq import VQModel
 
 
 def floor(ctx: Context) -> Result:
     """Score held-out images and their reconstructions as samples are scored; PSNR and SSIM compare the two.
 
-    No sampler can be expected to come nearer to the reference than its tokenizer's reconstructions do. Images are read
-    batch by batch: no more than a batch is in memory. Images smaller than SSIM's window have no SSIM.
+    No sampler can be expected to come nearer to the reference than its tokenizer's reconstructions do. One that has
+    learnt its training data to perfection draws crops, as training sees them, and not centred images: how far these are
+    is scored too, of one view of each image, drawn by a fixed seed. Images are read batch by batch: no more than a batch
+    is in memory. Images smaller than SSIM's window have no SSIM.
     """
     held_out = Pixels(ctx, "test")
     count = min(ctx.spec.floor_images, len(held_out))
     known = read_reference(ctx.inputs["reference"] / "reference.npz")
     assert known.pooled is not None
     reference, likeness = Reference(known.pooled, known.spatial), _Likeness()
-    result = _distances(ctx, reference, "", _rebuilt(ctx, held_out, count, likeness), count)
-    result |= _distances(ctx, reference, "real_", _real(ctx, held_out, count), count)
+    kinds = {
+        "": _rebuilt(ctx, held_out, count, likeness),
+        "crops_": _crops(ctx, held_out, count),
+        "real_": _real(ctx, held_out, count),
+    }
+    result: Result = {}
+    for i, (who, batches) in enumerate(kinds.items()):
+        tell = lambda done, before=i * count: ctx.progress(before + done, len(kinds) * count)  # noqa: E731
+        result |= _distances(ctx, reference, who, batches, count, tell)
     return result | likeness.result()
 
 
-def _distances(ctx: Context, reference: Reference, who: str, batches: Iterator[Images], count: int) -> Result:
-    spec, before = ctx.spec.score, count if who else 0
+def _distances(
+    ctx: Context,
+    reference: Reference,
+    who: str,
+    batches: Iterator[Images],
+    count: int,
+    tell: Callable[[int], None],
+) -> Result:
+    spec = ctx.spec.score
     found = Statistics(count, 16, spec.is_split_size, ctx.device)
-    tell = lambda done: ctx.progress(before + done, 2 * count)  # noqa: E731
     found.gather(extractor_of(ctx), batches, 0, spec.image_size, tell)
     values = compare(reference, found, spec.neighbours)
     return {f"{spec.extractor}/{who}{name}": value for name, value in values.items() if name.endswith("distance")}
 
 
-def _real(ctx: Context, held_out: Pixels, count: int) -> Iterator[Images]:
+def _rows(ctx: Context, count: int) -> Iterator[slice]:
     size = ctx.spec.resources.eval_batch_size
     for first in range(0, count, size):
-        yield held_out.plain(slice(first, min(first + size, count)))
+        yield slice(first, min(first + size, count))
+
+
+def _real(ctx: Context, held_out: Pixels, count: int) -> Iterator[Images]:
+    for rows in _rows(ctx, count):
+        yield held_out.plain(rows)
 
 
 def _rebuilt(ctx: Context, held_out: Pixels, count: int, likeness: _Likeness) -> Iterator[Images]:
     """The images encoded and decoded, at the side of the samples."""
-    model, side = vq_of(ctx), ctx.spec.generate.image_size or ctx.spec.data.image_size
+    model, side = vq_of(ctx), _side(ctx)
     for images in _real(ctx, held_out, count):
-        pixels = to_tensor(images)
-        with torch.no_grad():
-            decoded = brought_to(model.decode(model.encode(pixels.to(ctx.device))), side)
-        rebuilt = to_bytes(decoded)
-        likeness.add(rebuilt, images if images.shape[1] == side else to_bytes(brought_to(pixels, side)))
+        rebuilt = _through(ctx, model, images)
+        likeness.add(rebuilt, images if images.shape[1] == side else to_bytes(brought_to(to_tensor(images), side)))
         yield rebuilt
+
+
+def _crops(ctx: Context, held_out: Pixels, count: int) -> Iterator[Images]:
+    """One of the views of each image, encoded and decoded, at the side of the samples."""
+    model, draws = vq_of(ctx), np.random.default_rng((0, 7))
+    for rows in _rows(ctx, count):
+        views = held_out.views(rows)
+        yield _through(ctx, model, views[np.arange(len(views)), draws.integers(views.shape[1], size=len(views))])
+
+
+def _through(ctx: Context, model: VQModel | CheckedTokenizer, images: Images) -> Images:
+    with torch.no_grad():
+        decoded = model.decode(model.encode(to_tensor(images).to(ctx.device)))
+        return to_bytes(brought_to(decoded, _side(ctx)))
+
+
+def _side(ctx: Context) -> int:
+    return ctx.spec.generate.image_size or ctx.spec.data.image_size
 
 
 @dataclass

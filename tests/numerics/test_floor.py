@@ -65,18 +65,31 @@ def test_the_stage_scores_what_the_tokenizer_makes_of_held_out_images(home: Path
     found = read_json(job / "result.json")["metrics"]
     report = (home / "reports" / "tiny" / "tiny" / "report.md").read_text()
     assert f"| *floor: reconstructions* | *{found['efficientnet-lite0/frechet_distance']:.2f}* |" in report
+    assert f"| *reconstructions of crops* | *{found['efficientnet-lite0/crops_frechet_distance']:.2f}* |" in report
     assert "reconstructions of 150 held-out images" in report
     spec = tiny()
     folder = {name: next((home / "jobs").glob(f"{name}-*")) / "out" for name in ("dataset", "tokenizer", "reference")}
     pixels = np.fromfile(DATA / "t10k-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 28, 28, 1)
     real = pixels[np.load(folder["dataset"] / "test.npz")["indices"][:150]]
     vq = load_vq(spec.tokenizer, 1, folder["tokenizer"] / "vq.pt")
-    with torch.no_grad():
-        decoded = vq.decode(vq.encode(torch.from_numpy(real.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1))
-    rebuilt = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    def through(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            decoded = vq.decode(vq.encode(torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1))
+        made: np.ndarray = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return made
+
+    rebuilt = through(real)
+    # crop range 1.15: 28 pixels of 32, at a corner or the middle, perhaps mirrored, as `ten_crop` orders them
+    larger, places = np.pad(real, ((0, 0), (2, 2), (2, 2), (0, 0))), [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    views = [view[:, y : y + 28, x : x + 28] for view in (larger, larger[:, :, ::-1]) for y, x in places]
+    views = [views[i] for i in (0, 1, 2, 3, 4, 6, 5, 8, 7, 9)]  # Fashion-MNIST's order
+    batches, draws = [50, 50, 50], np.random.default_rng((0, 7))
+    drawn = np.concatenate([draws.integers(10, size=size) for size in batches])
+    crops = through(np.ascontiguousarray(np.stack(views, 1)[np.arange(150), drawn]))
     known = np.load(folder["reference"] / "reference.npz")
     network = load_extractor("efficientnet-lite0", spec.score.input_size, tmp_path, torch.device("cpu"))
-    for who, images in (("", rebuilt), ("real_", real)):
+    for who, images in (("", rebuilt), ("crops_", crops), ("real_", real)):
         points = torch.cat([one.pooled for one in activations(network, [images], torch.device("cpu"))]).double().numpy()
         root = scipy.linalg.sqrtm(np.cov(points.T) @ known["sigma"])
         trace = np.trace(np.cov(points.T)) + np.trace(known["sigma"]) - 2 * np.trace(root.real)
