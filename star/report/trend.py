@@ -131,16 +131,21 @@ def pairs(variants: Sequence[Variant], axis: str, row: str, than: str) -> list[t
 
     The other axes stay where the row has more than one value of this axis; of a grid, where it is first.
     """
-    lines: dict[tuple[str, ...], list[Variant]] = {}
-    for variant in (one for one in variants if one.runs and one.own_label == row):
-        lines.setdefault(tuple(str(variant.value(a)) for a in variant.axes if a != axis), []).append(variant)
-    line = max(lines.values(), key=len, default=[])
+    others = _line(variants, axis, than)
     found = []
-    for mine in sorted(line, key=lambda variant: float(variant.value(axis))):
-        for other in variants:
-            if other.runs and other.own_label == than and _same_point(mine, other):
-                found.append((mine, other))
+    for mine in sorted(_line(variants, axis, row), key=lambda variant: float(variant.value(axis))):
+        like = [one for one in variants if one.runs and one.own_label == than and _same_point(mine, one)]
+        if like:
+            found.append((mine, next((one for one in like if one in others), like[0])))
     return found
+
+
+def _line(variants: Sequence[Variant], axis: str, label: str) -> list[Variant]:
+    """A row at all values of an axis with the others at one point: where it has most values."""
+    lines: dict[tuple[str, ...], list[Variant]] = {}
+    for variant in (one for one in variants if one.runs and one.own_label == label):
+        lines.setdefault(tuple(str(variant.value(a)) for a in variant.axes if a != axis), []).append(variant)
+    return max(lines.values(), key=len, default=[])
 
 
 def _same_point(mine: Variant, other: Variant) -> bool:

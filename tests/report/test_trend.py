@@ -74,6 +74,12 @@ def test_each_row_is_compared_at_the_same_point(study: Study) -> None:
     assert by_ratio == [(f"ours, steps=12, mask_ratio={r}", "base, two, steps=12") for r in (0.1, 0.25, 0.5)]
 
 
+def test_a_row_that_an_axis_does_not_change_is_compared_once(study: Study) -> None:
+    """The other row stands at three mask ratios there: the one that belongs to its own line is taken."""
+    found = [(a.label, b.label) for a, b in pairs(study.experiment.variants, "optim.steps", "base", "ours")]
+    assert found == [(f"base, steps={n}", f"ours, steps={n}, mask_ratio=0.25") for n in (6, 12, 24)]
+
+
 def test_trends_of_an_experiment(study: Study) -> None:
     found = {(t.axis, t.than): t for t in trends(figure(study), study.evidence) if t.column.title == "FD"}
     assert len(found) == 4
