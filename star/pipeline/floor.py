@@ -22,8 +22,8 @@ def floored(run: StarRun) -> str:
     """What a floor is, for the notes below a table."""
     return (
         f"Floor: the tokenizer's reconstructions of {run.floor_images} held-out images, scored like samples; what is sampled "
-        "through this tokenizer cannot be expected to come nearer. Of crops, as training sees them: what a model that has learnt its "
-        "training data to perfection draws."
+        "through this tokenizer cannot be expected to come nearer. Reconstructions of crops are as far as a model would be that had learnt "
+        "its training data, which are crops, to perfection."
     )
 
 

@@ -60,5 +60,5 @@ def noise_grid(evidence: Evidence, table: Table) -> Grid | None:
 
 def _without(variant: Variant, axis: str) -> str:
     """A row's label without its value on an axis."""
-    start = f"{axis_name(axis, variant.axes)}="
-    return ", ".join(part for part in variant.label.split(", ") if not part.startswith(start)) or "all"
+    parts = [part for other, part in variant.places.items() if other != axis]
+    return ", ".join(filter(None, [variant.own_label, *parts])) or "all"

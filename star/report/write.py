@@ -21,7 +21,7 @@ from star.report.notes import conditions, versions
 from star.report.over_seeds import over_seeds
 from star.report.rest import rests_of, told_rest
 from star.report.table import Agreement, Table, agreements, build_table
-from star.report.trend_markup import trend_grids, trend_note
+from star.report.trend_markup import comma_separated, trend_grids, trend_notes
 from star.rundir import read_json, write_bytes
 from star.spec.experiment import Experiment
 from star.spec.reporting import CurvesFigure, FigureSpec, TrendFigure
@@ -130,6 +130,8 @@ def _texts(report: Report) -> dict[str, str]:
         texts["table.csv"] = render.comma_separated(table)
     if curves.curves_of(report.evidence):
         texts["curves.csv"] = curves.comma_separated(report.evidence)
+    if any(isinstance(figure, TrendFigure) for figure in report.figures):
+        texts["trends.csv"] = comma_separated(report.evidence)
     if report.judgements or report.agreement:
         texts["claims.json"] = (
             json.dumps(claims_markup.data(report.judgements, report.agreement, report.evidence.rejudged), indent=1)
@@ -178,7 +180,7 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
         if isinstance(figure, TrendFigure):
             for grid in trend_grids(figure, evidence):
                 lines += ["", *markup.markdown(grid)]
-            lines += ["", trend_note(evidence)]
+            lines += ["", *(f"{markup.plain(note)}  " for note in trend_notes(figure, evidence))]
     return lines
 
 
@@ -212,7 +214,8 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
         if isinstance(figure, TrendFigure):
             for grid in trend_grids(figure, report.evidence):
                 lines += markup.html(grid, report.link)
-            lines.append(f"<p><small>{escape(trend_note(report.evidence))}</small></p>")
+            told = "<br>".join(escape(note) for note in trend_notes(figure, report.evidence))
+            lines.append(f"<p><small>{told}</small></p>")
     return lines
 
 

@@ -12,8 +12,9 @@ from star.errors import NotFoundError, SpecError
 from star.rundir import Home, read_json
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun
 from star.scheduler.records import record_path, written_folder
-from star.spec.experiment import Experiment, ExperimentSpec, Row, Variant
+from star.spec.experiment import Experiment, ExperimentSpec, Row
 from star.spec.points import EARLY
+from star.spec.rows import variant_from
 from star.spec.run_base import Run
 from star.spec.run_class import parse_run
 
@@ -130,8 +131,7 @@ def _plan(home: Home, found: dict[str, Any], profile: str) -> Plan:
         by_label.setdefault(run.label, []).append(run.spec)
     rows = [Row.model_validate(row) for row in layout["rows"]]
     spec = ExperimentSpec.model_validate(layout["spec"])
-    axes = tuple(spec.axes)
-    variants = tuple(Variant(row.label, row, tuple(by_label.get(row.label, ())), axes) for row in rows)
+    variants = tuple(variant_from(row, tuple(by_label.get(row.label, ())), spec) for row in rows)
     jobs: dict[str, PlannedJob] = {}
     for run in runs:
         for stage, key in run.stages.items():

@@ -157,10 +157,16 @@ def _check_trend(check: _Checker, figure: TrendFigure, where: Where) -> None:
         if len(axes[path]) < 3 or not all(type(value) in (int, float) for value in axes[path]):
             check.complain((*where, "x", i), f"a trend wants three numbers or more; {path} has {axes[path]!r}")
     labels = [row.label for row in check.spec.rows if not row.paper_only]
+    if not labels:
+        check.complain((*where, "row"), "a trend compares rows, and the file has axes alone; give rows")
     check.labels([figure.row], labels, (*where, "row"))
     check.labels(figure.than, labels, (*where, "than"))
     if figure.row in figure.than:
         check.complain((*where, "than"), f"compares {figure.row!r} with itself")
+    for name in ("x", "than"):
+        values = getattr(figure, name)
+        if len(set(values)) < len(values):
+            check.complain((*where, name), f"names one twice: {', '.join(values)}")
     if figure.rows:
         check.complain((*where, "rows"), "a trend names its rows in `row` and `than`; take it out")
 
@@ -184,6 +190,8 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
         _check_grid(check, spec.table.grid, variants)
     for i, figure in enumerate(spec.figures):
         check.labels(figure.rows, labels, ("figures", i, "rows"))
+        if isinstance(figure, TrendFigure):
+            _check_varied(check, figure, variants, ("figures", i))
         if isinstance(figure, CodesFigure):
             shown = [variant for variant in variants if variant.runs and variant.label in (figure.rows or labels)]
             field = f"{check.drawn(figure.kind, ('figures', i))}.shifts"
@@ -201,6 +209,15 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
             for key, wanted in _named_rows(predicate):
                 check.labels(wanted, labels, (*where, key))
             _check_enough(check, predicate, labels, where)
+
+
+def _check_varied(check: _Checker, figure: TrendFigure, variants: Sequence[Variant], where: Where) -> None:
+    """Check that each axis of a trend changes something in a row that is compared."""
+    for i, axis in enumerate(figure.x):
+        for than in figure.than:
+            both = [one for one in variants if one.runs and one.own_label in (figure.row, than)]
+            if both and not any(one.is_varied(axis) for one in both):
+                check.complain((*where, "x", i), f"{axis} changes nothing in {figure.row!r} or {than!r}; leave it out")
 
 
 def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -> None:

@@ -129,7 +129,7 @@ class ExperimentSpec(Section):
     )
     one_at_a_time: bool = Field(
         False,
-        description="of several axes: each row stands at each value of one axis with the others at the value that it has otherwise, "
+        description="of several axes: each row stands at each value of one axis with the others at the value that rows have without them, "
         "which is one of theirs, in place of the whole product",
     )
     rows: list[Row] = Field(default_factory=list)
@@ -242,7 +242,11 @@ class Variant:
     runs: tuple[Run, ...]
     """One run per seed; empty if the row is only quoted."""
     axes: tuple[str, ...] = ()
-    """Dotted paths of the experiment's axes. The label leaves out an axis that changes nothing in this row."""
+    """Dotted paths of the experiment's axes."""
+    own_label: str = ""
+    """The label that the file gives the row, without its values on the axes."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Axis -> its part of the label, such as `lr=0.1`; without axes that change nothing in this row."""
 
     def value(self, path: str) -> Any:
         """The value of a field at a dotted path; None for a row that is only quoted, or has no such field."""
@@ -251,16 +255,9 @@ class Variant:
         except (KeyError, AttributeError):  # of a mapping that lacks it, or of None
             return None
 
-    @property
-    def own_label(self) -> str:
-        """The label that the file gives the row, without its values on the axes."""
-        starts = tuple(f"{axis_name(axis, self.axes)}=" for axis in self.axes)
-        return ", ".join(part for part in self.label.split(", ") if not (starts and part.startswith(starts)))
-
     def is_varied(self, path: str) -> bool:
         """Whether this row has a value of its own at `path`; False for an axis that changes nothing in this row."""
-        name = axis_name(path, self.axes)
-        return path not in self.axes or any(part.startswith(f"{name}=") for part in self.label.split(", "))
+        return path not in self.axes or path in self.places
 
 
 def axis_name(axis: str, axes: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from star.spec.own_parts import refuse_declared, texts_of, with_declared, with_p
 from star.spec.profiles import Presets, base_of
 from star.spec.renames import OF_FILES, OF_ROWS, told
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
-from star.spec.run_base import Run, value_at
+from star.spec.run_base import Run
 from star.spec.sweeps import Change, parse_set, swept
 from star.spec.written import as_written
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
@@ -61,15 +61,13 @@ def load(
     if not kind.needs_profile and profile is None and "profile" not in spec.model_fields_set:
         chosen = None
     base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
+    rows = rows_of(spec, doc, base, presets, str(path))
     patches = [change for change in changes if change.values is None]
     for patch in patches:
         base = overlay(base, patch.doc)
-    base = with_declared(base, spec.stages, spec.plugins, path)
-    plain = lambda row, axis: value_at(_resolve(kind, base, row, [0], str(path))[0], axis)  # noqa: E731
-    rows = rows_of(spec, doc, presets, str(path), plain)
-    for patch in patches:
         _refuse_varied(patch, rows)
     used_seeds = list(seeds) if seeds else spec.seeds
+    base = with_declared(base, spec.stages, spec.plugins, path)
     runs = [_resolve(kind, base, row, used_seeds, str(path)) for row in rows]
     _refuse_seeds(spec, runs, used_seeds, doc)
     kept, idle = _distinct(spec, rows, runs, doc, str(path))

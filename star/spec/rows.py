@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,46 +31,41 @@ class Placed:
     point: tuple[int, ...] | None
     """Index of its value on each axis; None for a row that no axis varies."""
     center: tuple[int, ...] | None = None
-    """With one axis at a time: indices of the values that the row has otherwise."""
+    """With one axis at a time: indices of the values that rows have without the axes."""
 
     def stands_for(self, axis: int) -> bool:
         """Whether this point stands for all values of an axis that changes nothing in its row."""
         return self.point is None or self.point[axis] == (self.center[axis] if self.center else 0)
 
 
-def rows_of(
-    spec: ExperimentSpec, doc: LocatedYaml, presets: Presets, name: str, value: Callable[[Placed, str], Any]
-) -> list[Placed]:
+def rows_of(spec: ExperimentSpec, doc: LocatedYaml, base: LocatedYaml, presets: Presets, name: str) -> list[Placed]:
     """Every row at the points of the axes, in the file's order. A row that is only quoted stands once.
 
     Args:
-        value: the value that a row has at a dotted path without the axes.
+        base: the partial spec under all rows.
 
     Raises:
         SpecError: an axis is no field, has no values or one twice, is set by a row itself, or lacks the value that
-            runs have otherwise while axes go one at a time.
+            runs have without it while axes go one at a time.
     """
     _check_axes(spec, doc)
     only_axes = Row.model_construct(label="")
     written = _written(spec, doc, presets) or [Placed(only_axes, LocatedYaml({}), 0, None)]
-    if spec.one_at_a_time:
-        written = [replace(one, center=_center(one, spec.axes, doc, value)) for one in written]
-    return [crossed for placed in written for crossed in _crossed(placed, spec.axes, doc, name)]
+    center = _center(spec, doc, base) if spec.one_at_a_time else None
+    return [crossed for placed in written for crossed in _crossed(replace(placed, center=center), spec.axes, doc, name)]
 
 
-def _center(
-    placed: Placed, axes: Axes, doc: LocatedYaml, value: Callable[[Placed, str], Any]
-) -> tuple[int, ...] | None:
-    if placed.row.paper_only:
-        return None
+def _center(spec: ExperimentSpec, doc: LocatedYaml, base: LocatedYaml) -> tuple[int, ...]:
     center = []
-    for axis, values in axes.items():
-        own = value(placed, axis)
+    for axis, values in spec.axes.items():
+        found, schema = base.value, field_schema(spec.run_class, axis)
+        for step in axis.split("."):
+            found = found.get(step) if isinstance(found, dict) else None
+        own = schema.get("default") if found is None else found
         if own not in values:
-            who = f"the row {placed.row.label!r} has" if placed.row.label else "runs have"
             raise SpecError(
-                f"{doc.location(('axes', axis))}: axes.{axis}: with one_at_a_time the value that {who} otherwise, {own!r}, is one of the "
-                "axis's; add it, or set another in `base`."
+                f"{doc.location(('axes', axis))}: axes.{axis}: with one_at_a_time, rows stay at the value that they have without the "
+                f"axis, and that is {own!r}, which is not among its values: add it, or set one of them in `base`."
             )
         center.append(list(values).index(own))
     return tuple(center)
@@ -110,9 +105,7 @@ def _crossed(placed: Placed, axes: Axes, doc: LocatedYaml, name: str) -> list[Pl
     if not axes or placed.row.paper_only:
         return [placed]
     found = []
-    for point in itertools.product(*(range(len(values)) for values in axes.values())):
-        if placed.center and sum(i != middle for i, middle in zip(point, placed.center, strict=True)) > 1:
-            continue
+    for point in _around(placed.center, axes) if placed.center else _product(axes):
         patch = placed.patch
         for (axis, values), i in zip(axes.items(), point, strict=True):
             location = doc.location(("axes", axis, i)) or SourceLocation(name)
@@ -124,6 +117,20 @@ def _crossed(placed: Placed, axes: Axes, doc: LocatedYaml, name: str) -> list[Pl
             patch = overlay(patch, nested(steps, values[i], location))
         found.append(replace(placed, patch=patch, point=point))
     return found
+
+
+def _product(axes: Axes) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*(range(len(values)) for values in axes.values()))
+
+
+def _around(center: tuple[int, ...], axes: Axes) -> list[tuple[int, ...]]:
+    """The center and all points that differ from it on one axis, in the order of the whole product."""
+    moved = (
+        (*center[:axis], i, *center[axis + 1 :])
+        for axis, values in enumerate(axes.values())
+        for i in range(len(values))
+    )
+    return sorted(set(moved))
 
 
 def idle_axes(rows: Sequence[Placed], axes: Axes, keys: Sequence[str]) -> dict[int, set[int]]:
@@ -148,17 +155,50 @@ def _is_idle(keys: Mapping[tuple[int, ...], str], axis: int) -> bool:
 
 def label_of(placed: Placed, axes: Axes, idle: set[int]) -> str:
     """The row's own label, and the values of the axes that vary it."""
-    parts = [placed.row.label] if placed.row.label else []
-    for i, (axis, values) in enumerate(axes.items()):
-        if placed.point is not None and i not in idle:
-            parts.append(f"{axis_name(axis, axes)}={values[placed.point[i]]}")
-    return ", ".join(parts)
+    return _joined(placed.row.label, _places(placed, axes, idle))
+
+
+def _places(placed: Placed, axes: Axes, idle: set[int]) -> dict[str, str]:
+    if placed.point is None:
+        return {}
+    kept = [
+        (axis, values[i])
+        for n, ((axis, values), i) in enumerate(zip(axes.items(), placed.point, strict=True))
+        if n not in idle
+    ]
+    return {axis: _part(axis, value, axes) for axis, value in kept}
+
+
+def _part(axis: str, value: Any, axes: Axes) -> str:
+    return f"{axis_name(axis, axes)}={value}"
+
+
+def _joined(label: str, places: Mapping[str, str]) -> str:
+    return ", ".join([*([label] if label else []), *places.values()])
 
 
 def variant_of(placed: Placed, runs: tuple[Run, ...], axes: Axes, idle: set[int]) -> Variant:
     """A row with its runs, under the label that names its point on the axes."""
-    label = label_of(placed, axes, idle)
-    return Variant(label, placed.row.model_copy(update={"label": label}), runs, tuple(axes))
+    places = _places(placed, axes, idle)
+    label = _joined(placed.row.label, places)
+    row = placed.row.model_copy(update={"label": label})
+    return Variant(label, row, runs, tuple(axes), placed.row.label, places)
+
+
+def variant_from(row: Row, runs: tuple[Run, ...], spec: ExperimentSpec) -> Variant:
+    """A row of a record, whose label names its point on the axes: told apart again by the file's labels and values."""
+    for own in sorted([written.label for written in spec.rows] or [""], key=len, reverse=True):
+        if not row.label.startswith(own):
+            continue
+        places, rest = {}, row.label[len(own) :].removeprefix(", ") if own else row.label
+        for axis, values in spec.axes.items():
+            for part in sorted((_part(axis, value, spec.axes) for value in values), key=len, reverse=True):
+                if rest == part or rest.startswith(f"{part}, "):
+                    places[axis], rest = part, rest[len(part) :].removeprefix(", ")
+                    break
+        if not rest and row.label == _joined(own, places):
+            return Variant(row.label, row, runs, tuple(spec.axes), own, places)
+    return Variant(row.label, row, runs, tuple(spec.axes), row.label)
 
 
 def told_of(rows: Sequence[Placed], axes: Axes, idle: Mapping[int, set[int]]) -> list[str]:

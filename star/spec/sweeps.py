@@ -56,7 +56,7 @@ def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list
     """An experiment's file with sweeps as axes, and notes for the user about it.
 
     The table gets a column for each sweep. What is about the file's own rows is left out: its claims, the table's
-    baseline and grid, and figures that name rows.
+    baseline and grid, and figures that name rows, as trends do.
     """
     if not sweeps or not isinstance(doc.value, dict):
         return doc, []
@@ -71,10 +71,15 @@ def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list
         doc = _without(doc, "table", ("baseline", "grid"))
         doc = _with_columns(doc, sweeps)
     if isinstance(figures := doc.value.get("figures"), list):
-        named = [isinstance(one, dict) and bool(one.get("rows") or one.get("series")) for one in figures]
+        named = [
+            isinstance(one, dict) and bool(one.get("rows") or one.get("series") or one.get("kind") == "trend")
+            for one in figures
+        ]
         out += [f"the figure {one['name']}" for one, is_named in zip(figures, named, strict=True) if is_named]
         doc = _with(doc, ("figures",), [(one, i) for i, one in enumerate(figures) if not named[i]])
     told = f"each row is run with every value of {', '.join(sweep.path for sweep in sweeps)}"
+    if doc.value.get("one_at_a_time") is True:
+        told += ", the other axes at the value that rows have without them"
     return doc, [f"{told}; left out, for they are about the file's own rows: {', '.join(out)}" if out else told]
 
 

@@ -20,6 +20,10 @@ def keys(**changes: Any) -> dict[str, str]:
     return stage_keys(tiny(**changes), {"data": "x"})
 
 
+def test_a_part_that_is_all_of_the_images_changes_no_key() -> None:
+    assert keys(optim__train_images=400) == keys() and tiny().data.train_images == 400
+
+
 @pytest.mark.parametrize(
     "change, first",
     [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from star.errors import SpecError
 from star.spec.keys import Keys, run_key
 from star.spec.load import load
+from star.spec.rows import variant_from
 from star.spec.run_base import value_at
 from tests.helpers import ROOT
 
@@ -87,6 +88,46 @@ def test_a_quoted_row_stands_once(tmp_path: Path) -> None:
 def test_two_axes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     path = write(tmp_path, "axes: {tokenizer.steps: [3, 4], optim.steps: [5]}\n")
     assert [v.label for v in load(path).variants] == [f"tokenizer.steps={n}, optim.steps=5" for n in (3, 4)]
+
+
+def test_one_axis_at_a_time(tmp_path: Path) -> None:
+    """Each row around the base's values; one that an axis does not touch stands once, at the base's value of it."""
+    axes = "one_at_a_time: true\naxes:\n  selfguided.mask_ratio: [0.1, 0.25]\n  optim.lr: [0.05, 0.1, 0.2]\n"
+    paths = ["selfguided.mask_ratio", "optim.lr"]
+    path = write(tmp_path, ROWS + axes + "base: {optim: {lr: 0.1}}\n")
+    made = found(path, paths)
+    assert [list(map(float, values)) for label, values in made.items() if label.startswith("ST-AR")] == [
+        [0.1, 0.1],
+        [0.25, 0.05],
+        [0.25, 0.1],
+        [0.25, 0.2],
+    ]
+    assert [label for label in made if label.startswith("baseline")] == [f"baseline, lr={n}" for n in (0.05, 0.1, 0.2)]
+    alone = write(tmp_path, axes + "base: {optim: {lr: 0.1}}\n")
+    assert len(load(alone).variants) == 4
+    path = write(tmp_path, ROWS + axes + "base: {optim: {lr: 0.1}}\n")
+    swept = load(path, sets=["optim.lr=[0.1, 0.4]"])
+    assert len(swept.variants) == 2 + 3 + 3
+    assert swept.notes[0].startswith("each row is run with every value of optim.lr, the other axes at the value")
+
+
+def test_many_axes_are_not_multiplied_out(tmp_path: Path) -> None:
+    fields = ["lr", "weight_decay", "beta1", "beta2", "grad_clip"]
+    axes = "".join(f"  optim.{name}: {[n / 1000 for n in range(30)]}\n" for name in fields[1:])
+    base = "base: {optim: {" + ", ".join(f"{name}: 0.001" for name in fields) + "}}\n"
+    assert len(load(write(tmp_path, f"one_at_a_time: true\naxes:\n{axes}{base}")).variants) == 1 + 4 * 29
+
+
+@pytest.mark.parametrize("axes", ["optim.lr: [0.1, 0.2]", "probe.base_lrs: [[0.1, 0.3], [0.1, 0.2]]"])
+def test_a_record_knows_rows_and_axes_from_labels(tmp_path: Path, axes: str) -> None:
+    """A row's own label may look like a value of an axis, or begin as another's does."""
+    rows = ROWS + "  - {label: 'ST-AR, lr=slow', spec: {optim: {beta1: 0.8}}}\n"
+    experiment = load(write(tmp_path, f"{rows}axes:\n  {axes}\n"))
+    assert len(experiment.variants) == 8
+    for variant in experiment.variants:
+        again = variant_from(variant.row, variant.runs, experiment.spec)
+        assert (again.label, again.own_label, again.places) == (variant.label, variant.own_label, variant.places)
+        assert again.own_label in ("baseline", "ST-AR", "MIM", "ST-AR, lr=slow") and len(again.places) == 1
 
 
 MISTAKES = [

@@ -10,7 +10,7 @@ from star.spec.base import Section
 
 
 class FloorSpec(Section):
-    """Distances of held-out images and of their reconstructions, to read the distances of samples by (LlamaGen's rFID)."""
+    """Distances of held-out images, of their reconstructions and of their crops', to read the distances of samples by (LlamaGen's rFID)."""
 
     num_images: Annotated[int, Field(ge=16)] | None = Field(
         None,

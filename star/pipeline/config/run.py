@@ -116,6 +116,8 @@ class StarRun(Run):
             values["num_images"] = self.floor_images
             if self.generate.image_size not in (None, self.data.image_size):
                 values["image_size"] = self.generate.image_size
+        if name == "optim" and self.images_trained_on == self.data.train_images:
+            values.pop("train_images", None)
         if name == "optim" and self.resources.validate_every:  # it makes the best weights, and a curve
             values["validate_every"] = self.resources.validate_every
         return values
@@ -175,8 +177,10 @@ class StarRun(Run):
             return ""
         spec, steps = trained[0], sorted({run.total_steps for run in trained})
         codes = sorted({(run.grid, run.tokenizer.codebook_size) for run in trained})
+        images = sorted({run.images_trained_on for run in trained})
+        whole = "" if images == [spec.data.train_images] else f" of {spec.data.train_images}"
         return (
-            f"{spec.data.name}, {spec.data.train_images} training images of {spec.data.image_size} x {spec.data.image_size}, "
+            f"{spec.data.name}, {' or '.join(map(str, images))}{whole} training images of {spec.data.image_size} x {spec.data.image_size}, "
             f"{' or '.join(f'{grid} x {grid} codes of {size}' for grid, size in codes)}, "
             f"{' or '.join(map(str, steps))} steps of {spec.optim.batch_size} images."
         )

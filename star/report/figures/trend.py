@@ -9,7 +9,7 @@ import numpy as np
 from star.report.evidence import Evidence
 from star.report.figures import style
 from star.report.markup import ARROWS
-from star.report.trend import Trend, axis_title, trends
+from star.report.trend import Trend, axis_title, is_logarithmic, trends
 from star.spec.reporting import TrendFigure
 
 
@@ -26,7 +26,8 @@ def draw_trend(figure: TrendFigure, evidence: Evidence) -> Any | None:
     for trend in found:
         axis = axes[columns.index(trend.column.title), figure.x.index(trend.axis)]
         shown = style.shown(trend.name)
-        _draw(trend, axis, names.index(trend.name), {"color": colours[shown], "marker": markers[shown]}, shown)
+        looks = {"color": colours[shown], "marker": markers[shown]}
+        _draw(trend, axis, sorted(evidence.experiment.spec.axes[trend.axis]), names.index(trend.name), looks, shown)
     for i, title in enumerate(columns):
         column = next(trend.column for trend in found if trend.column.title == title)
         axes[i, 0].set_ylabel(f"{title}{ARROWS[column.better]}, difference")
@@ -34,37 +35,45 @@ def draw_trend(figure: TrendFigure, evidence: Evidence) -> Any | None:
         axes[-1, j].set_xlabel(axis_title(path, evidence))
         for axis in axes[:, j]:
             axis.axhline(0, color="0.3", linewidth=0.8, zorder=0)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside lower center", ncols=style.LEGEND_COLUMNS)
-    counts = [len(point.values) for trend in found for point in trend.points]
-    axes[0, 0].set_title(f"{evidence.experiment.profile}, {style.counted(counts)}", loc="left")
+        ticks = sorted(evidence.experiment.spec.axes[path])
+        if is_logarithmic(ticks):
+            axes[-1, j].set_xscale("log")
+        axes[-1, j].set_xticks(ticks, [_short(x) for x in ticks])
+        axes[-1, j].minorticks_off()
+    told = [axis.get_legend_handles_labels() for axis in axes.flat]
+    legend = {name: handle for handles, labels in told for handle, name in zip(handles, labels, strict=True)}
+    drawing.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=style.LEGEND_COLUMNS)
+    counts = [len(point.values) for trend in found for point in trend.points if point.values]
+    if counts:
+        axes[0, 0].set_title(f"{evidence.experiment.profile}, {style.counted(counts)}", loc="left")
     return drawing
 
 
-def _draw(trend: Trend, axis: Any, number: int, looks: dict[str, Any], name: str) -> None:
-    points = trend.points
+def _draw(trend: Trend, axis: Any, ticks: list[float], number: int, looks: dict[str, Any], name: str) -> None:
+    points, logarithmic = trend.points, is_logarithmic(ticks)
     if not points:
         return
-    logarithmic = trend.line is not None and trend.line.logarithmic
-    where = [_beside(point.x, number, points[0].x, points[-1].x, logarithmic) for point in points]
+    where = [_beside(point.x, number, ticks[0], ticks[-1], logarithmic) for point in points]
     heights = [point.found.estimate for point in points]
     below = [0.0 if p.found.low is None else p.found.estimate - p.found.low for p in points]
     above = [0.0 if p.found.high is None else p.found.high - p.found.estimate for p in points]
     axis.errorbar(where, heights, yerr=[below, above], linestyle="", capsize=2, label=name, markersize=4, **looks)
     for x, point in zip(where, points, strict=True):
-        axis.plot([x] * len(point.values), point.values, linestyle="", marker="_", color=looks["color"], markersize=6)
-    ticks = [point.x for point in points]
-    if logarithmic:
-        axis.set_xscale("log")
+        axis.plot(
+            [x] * len(point.values),
+            list(point.values.values()),
+            linestyle="",
+            marker="_",
+            color=looks["color"],
+            markersize=6,
+        )
     if trend.line is not None:
-        reach = (np.geomspace if logarithmic else np.linspace)(ticks[0], ticks[-1], 60)
+        reach = (np.geomspace if logarithmic else np.linspace)(*trend.line.ends, 60)
         band = [trend.line.at(x) for x in reach]
         axis.plot(reach, [one.estimate for one in band], color=looks["color"], linewidth=1.0)
         axis.fill_between(
             reach, [one.low for one in band], [one.high for one in band], color=looks["color"], alpha=0.15, linewidth=0
         )
-    axis.set_xticks(ticks, [_short(x) for x in ticks])
-    axis.minorticks_off()
 
 
 def _beside(x: float, number: int, first: float, last: float, logarithmic: bool) -> float:
