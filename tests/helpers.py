@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+import yaml
 
 from star.data.codes import CodeStore
 from star.data.sharded import ShardedArray
@@ -138,7 +139,12 @@ def page_of_docs(text: str, folder: Path) -> Path:
     for name, content in re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", text, re.DOTALL):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
-    (folder / "study" / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    profile = yaml.safe_load((ROOT / "tests" / "profiles" / "tiny.yaml").read_text())
+    (folder / "study" / "profiles").mkdir()  # pages use presets of the larger ones
+    (folder / "study" / "profiles" / "tiny.yaml").write_text(
+        yaml.safe_dump(profile | {"presets": {"B": {}, "50ep": {}}})
+    )
+    (folder / "study" / "profiles" / "fashion.yaml").symlink_to(ROOT / "experiments" / "profiles" / "fashion.yaml")
     (folder / "runs" / "data").mkdir(parents=True)
     (folder / "runs" / "data" / "fashion-mnist").symlink_to(DATA)
     return folder

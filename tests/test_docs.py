@@ -11,7 +11,7 @@ import torch
 
 from star.data.codes import CodeStore, distinct_views
 from star.spec.load_search import load_search
-from tests.helpers import ROOT
+from tests.helpers import ROOT, page_of_docs, star_exp
 
 
 def test_the_foreign_transformer_of_the_docs_learns(home: Path) -> None:
@@ -61,6 +61,15 @@ def test_the_search_of_the_docs_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "experiments").glob("search_*.yaml")))
 def test_every_search_here_can_begin(file: str) -> None:
     assert load_search(ROOT / "experiments" / file).spec.trials >= 16
+
+
+@pytest.mark.parametrize("page", ["own-loss.md", "own-metric.md", "own-tokenizer.md"])
+def test_the_studies_of_pages_can_be_planned_as_they_are(page: str, tmp_path: Path) -> None:
+    """At the default profile: their own tests run them at the tiny one."""
+    folder = page_of_docs((ROOT / "docs" / page).read_text(), tmp_path)
+    for file in (folder / "study").glob("*.yaml"):
+        done = star_exp("plan", f"study/{file.name}", home=folder / "runs", cwd=folder)
+        assert done.returncode == 0, (file.name, done.stderr)
 
 
 @pytest.mark.parametrize("page", ["data.md", "homes.md"])

@@ -95,3 +95,12 @@ def test_one_that_was_trained_elsewhere_is_loaded(folder: Path, tmp_path: Path) 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = [json.loads(path.read_text()) for path in (folder / "runs" / "jobs").glob("tokenizer-*/result.json")]
     assert len(found) == 3 and len({one["metrics"]["mse"] for one in found}) == 2, "the same centres"
+
+
+def test_weights_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    """The default profile names a tokenizer for the VQ row; the other row has to take it away, as the page's does."""
+    path = page_of_docs(PAGE, tmp_path)
+    file = path / "study" / "tokenizers.yaml"
+    file.write_text(file.read_text().replace("name: patches, weights: null,", "name: patches,"))
+    done = star_exp("plan", "study/tokenizers.yaml", home=path / "runs", cwd=path)
+    assert done.returncode == 2 and "star:fashion-8x8 is a VQ model, and the tokenizer here is patches" in done.stderr

@@ -85,8 +85,20 @@ def load(
     )
     written = texts_of(spec.stages, spec.plugins, path, doc) | written
     notes += told_of(rows, spec.axes, idle)
+    notes += _told_of_idle(patches, runs)
     notes += _told_of_former(spec, extended, presets, patches)
     return Experiment(str(path), spec, presets.name, variants, written, tuple(notes), "given" if seeds else "file")
+
+
+def _told_of_idle(patches: Sequence[Change], runs: Sequence[tuple[Run, ...]]) -> list[str]:
+    """Notes on changes of the command line that have no effect in any row, as far as sections know such fields."""
+    notes = []
+    for patch in patches:
+        section, _, name = patch.path.partition(".")
+        idle = [getattr(getattr(own[0], section, None), "idle", {}) for own in runs if own]
+        if idle and all(name in one for one in idle):
+            notes.append(f"--set {patch.text} changes nothing: {idle[0][name]}")
+    return notes
 
 
 def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, patches: Sequence[Change]) -> list[str]:

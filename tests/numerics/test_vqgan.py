@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from star.checkpoint import Checkpoints
-from star.errors import Stopped
+from star.errors import SpecError, Stopped
 from star.pipeline.config.tokenizer import FOLDER, TokenizerSpec
 from star.pipeline.tokenizer import PERCEPTUAL
 from star.rundir import read_json
+from star.spec.load import load
 from star.tokenizer.discriminator import PatchDiscriminator, hinge
 from star.tokenizer.load import load_vq
 from star.tokenizer.perceptual import Perceptual
 from star.tokenizer.train import to_tensor, train_vq
 from star.tokenizer.vq import VQModel
-from tests.helpers import DATA
+from tests.helpers import DATA, ROOT
 
 SIDE = 28
 PIXELS = np.fromfile(DATA / "t10k-images-idx3-ubyte", np.uint8, offset=16)[: 64 * SIDE**2].reshape(-1, SIDE, SIDE, 1)
@@ -208,3 +209,30 @@ def test_names_of_shipped_weights_are_checked() -> None:
     assert SHIPPED, "none is there"
     with pytest.raises(ValueError, match="no weights of that name come with this package; there are: star:fashion-8x8"):
         TokenizerSpec(weights="star:fashion")
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["tokenizer.codebook_size=256"], "tokenizer.codebook_size: 256, but star:fashion-8x8 has 512; give that, or"),
+        (["tokenizer.channel_mult=[[1, 2]]"], "tokenizer.channel_mult: [1, 2], but star:fashion-8x8 has [1, 2, 4]"),
+        (
+            ["data={name: image-folder, path: /images}"],
+            "star:fashion-8x8 was trained on fashion-mnist, and these images are others; `tokenizer: {weights: null}` trains one",
+        ),
+    ],
+)
+def test_shipped_weights_are_for_their_images(sets: list[str], says: str) -> None:
+    with pytest.raises(SpecError) as error:
+        load(ROOT / "experiments" / "table4.yaml", sets=sets)
+    assert says in str(error.value)
+    if "data" in sets[0]:
+        spec = load(ROOT / "experiments" / "table4.yaml", sets=[*sets, "tokenizer.weights=null"]).variants[0].runs[0]
+        assert spec.tokenizer.weights is None and spec.tokenizer.steps == 1000
+
+
+def test_a_training_that_is_not_done_says_that_its_fields_do_nothing() -> None:
+    table = ROOT / "experiments" / "table4.yaml"
+    (note,) = load(table, sets=["tokenizer.steps=20"]).notes
+    assert note.startswith("--set tokenizer.steps=20 changes nothing: star:fashion-8x8 is a trained tokenizer")
+    assert not load(table, sets=["tokenizer.steps=20", "tokenizer.weights=null"]).notes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +20,17 @@ SHIPPED = "star:"
 """What names of weights begin with that come with this package."""
 FOLDER = Path(__file__).parents[2] / "tokenizer" / "weights"
 """The weights that come with this package, as safetensors, each with a JSON file that says how it was made."""
+
+
+TRAINING = frozenset({"reconstruction", "commit_weight", "steps", "batch_size", "lr", "restart_every", "seed"})
+"""Fields that only training reads."""
+PARTS: dict[str, set[str]] = {
+    "perceptual_weight": {"perceptual_size"},
+    "adversarial_weight": {"adversarial_start", "discriminator_channels"},
+    "ema_decay": set(),
+    "decoder_channels": set(),
+}
+"""Field that switches a part on -> the fields of that part."""
 
 
 def _weights(given: str) -> str:
@@ -92,17 +105,16 @@ class TokenizerSpec(Section):
         """Path of the file that `weights` names; None if it is trained."""
         return None if self.weights is None else shipped(self.weights)
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """Field -> why it has no effect, of the fields that training alone reads, if there is none."""
+        why = f"{self.weights} is a trained tokenizer; `tokenizer.weights=null` trains one"
+        return dict.fromkeys(TRAINING | set(PARTS) - {"decoder_channels"}, why) if self.weights else {}
+
     def identity(self) -> dict[str, Any]:
         """The fields in the key: without those of a training that is not done, and of parts that are switched off."""
-        training = {"reconstruction", "commit_weight", "steps", "batch_size", "lr", "restart_every", "seed"}
-        unused = {"weights"} | (training if self.weights else set())
-        parts = {
-            "perceptual_weight": {"perceptual_size"},
-            "adversarial_weight": {"adversarial_start", "discriminator_channels"},
-            "ema_decay": set(),
-            "decoder_channels": set(),
-        }
-        for switch, its in parts.items():
+        unused = {"weights"} | (TRAINING if self.weights else set())
+        for switch, its in PARTS.items():
             if not getattr(self, switch) or (self.weights and switch != "decoder_channels"):
                 unused |= {switch, *its}
         return self.model_dump(mode="json", exclude=unused)
@@ -113,8 +125,36 @@ def shipped(given: str) -> str:
     return str(FOLDER / f"{given.removeprefix(SHIPPED)}.safetensors") if given.startswith(SHIPPED) else given
 
 
+@cache
+def _page(name: str) -> dict[str, Any]:
+    """What is said of weights that come with this package."""
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return found
+
+
+def _check_shipped(run: StarRun, given: str) -> None:
+    """Check that a tokenizer that comes with this package is used for its images, and described as it is."""
+    page, remedy = _page(given.removeprefix(SHIPPED)), "`tokenizer: {weights: null}` trains one here instead"
+    whose = getattr(run.tokenizer, "name", "vq")
+    if whose != "vq":
+        raise FieldError("tokenizer.weights", f"{given} is a VQ model, and the tokenizer here is {whose}; give null")
+    if run.data.name != page["images"]:
+        raise FieldError(
+            "tokenizer.weights",
+            f"{given} was trained on {page['images']}, and these images are others; {remedy}, and its file's path uses it all the same",
+        )
+    if run.data.channels != page["image_channels"]:
+        raise FieldError("tokenizer.weights", f"{given} has {page['image_channels']} channels of images; {remedy}")
+    mine = run.tokenizer.model_dump(mode="json")
+    for name, value in page["spec"].items():
+        if mine[name] != value:
+            raise FieldError(f"tokenizer.{name}", f"{mine[name]!r}, but {given} has {value!r}; give that, or {remedy}")
+
+
 def check(run: StarRun) -> None:
     data, tokenizer = run.data, run.tokenizer
+    if tokenizer.weights and tokenizer.weights.startswith(SHIPPED):
+        _check_shipped(run, tokenizer.weights)
     if getattr(tokenizer, "name", "vq") == "vq":
         for field in ("channels", "decoder_channels"):
             width = getattr(tokenizer, field)
