@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -115,10 +115,13 @@ def _crossed(table: Table, down: str, across: str) -> Grid:
     variants = {variant.label: variant for variant in table.experiment.variants}
     places = {tuple(str(variants[row.label].value(path)) for path in (down, across)): row for row in table.rows}
     columns = list(dict.fromkeys(place[1] for place in places))
-    name = _field_name(table, across)
+    name = field_name(table.columns, across)
     first = next((column.latex for column in table.columns if column.spec == down), None)
     grid = Grid(
-        [Head(_field_name(table, down), latex=first, numeric=False), *(Head(f"{name} {value}") for value in columns)]
+        [
+            Head(field_name(table.columns, down), latex=first, numeric=False),
+            *(Head(f"{name} {value}") for value in columns),
+        ]
     )
     for i, column in enumerate(table.columns):
         if column.metric is None:
@@ -139,9 +142,9 @@ def _crossed(table: Table, down: str, across: str) -> Grid:
     return grid
 
 
-def _field_name(table: Table, path: str) -> str:
+def field_name(columns: Sequence[Column], path: str) -> str:
     """The title of the column that shows a field, or the field's own name."""
-    titled = next((column.title for column in table.columns if column.spec == path), None)
+    titled = next((column.title for column in columns if column.spec == path), None)
     return titled or path.rsplit(".", 1)[-1].replace("_", " ")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from star.report.evidence import Evidence
 from star.report.method import judge_by
 from star.report.stats import LEVEL, Estimate, Interval, Sample, t_quantile
-from star.spec.experiment import Variant, axis_name
+from star.spec.experiment import Variant
 from star.spec.reporting import Column, TrendFigure
 
 REACH = 8.0
@@ -283,10 +283,3 @@ def crossing_text(line: Line | None) -> str:
 def number_text(x: float) -> str:
     """A value of an axis with three significant digits, never as a power of ten."""
     return f"{float(f'{x:.3g}'):,.0f}" if abs(x) >= 100 else f"{x:.3g}"
-
-
-def axis_title(axis: str, evidence: Evidence) -> str:
-    """Name of an axis in figures and tables: the title of the column that shows it, or the field's own name."""
-    table = evidence.experiment.spec.table
-    titled = next((column.title for column in table.columns if column.spec == axis), None) if table else None
-    return titled or axis_name(axis, evidence.experiment.spec.axes).replace("_", " ")

@@ -7,9 +7,9 @@ import io
 from itertools import groupby
 
 from star.report.evidence import Evidence
-from star.report.grid import Grid, Head, Line, Mark, interval_text
+from star.report.grid import Grid, Head, Line, Mark, field_name, interval_text
 from star.report.method import NAMES
-from star.report.trend import Trend, axis_title, crossing_text, trends
+from star.report.trend import Trend, crossing_text, trends
 from star.spec.reporting import TrendFigure
 
 
@@ -22,7 +22,11 @@ def trend_grids(figure: TrendFigure, evidence: Evidence) -> list[Grid]:
 
 def _grid(group: list[Trend], evidence: Evidence) -> Grid:
     values = sorted({point.x for trend in group for point in trend.points})
-    heads = [Head(f"by {axis_title(group[0].axis, evidence)}", numeric=False), *(Head(f"{x:g}") for x in values)]
+    assert evidence.experiment.spec.table is not None
+    heads = [
+        Head(f"by {field_name(evidence.experiment.spec.table.columns, group[0].axis)}", numeric=False),
+        *(Head(f"{x:g}") for x in values),
+    ]
     heads += [Head("line, first to last"), Head("line fits, p"), Head("0 at", numeric=False)]
     return Grid(heads, [_line(trend, values) for trend in group if trend.points])
 

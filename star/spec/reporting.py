@@ -121,6 +121,7 @@ class TrendFigure(FigureSpec):
     """Differences of a row to others along axes, with 95% intervals, a line through them and where it would be zero."""
 
     kind: Literal["trend"]
+    rows: list[str] = Field(default_factory=list, description="of other figures: `row` and `than` name a trend's rows")
     x: list[str] = Field(min_length=1, description="axes of the experiment, each with numbers, at least three")
     row: str = Field(description="label of a row, as the file has it")
     than: list[str] = Field(min_length=1, description="labels of the rows that it is compared with")

@@ -8,8 +8,9 @@ import numpy as np
 
 from star.report.evidence import Evidence
 from star.report.figures import style
+from star.report.grid import field_name
 from star.report.markup import ARROWS
-from star.report.trend import Trend, axis_title, is_logarithmic, trends
+from star.report.trend import Trend, is_logarithmic, trends
 from star.spec.reporting import TrendFigure
 
 
@@ -18,6 +19,7 @@ def draw_trend(figure: TrendFigure, evidence: Evidence) -> Any | None:
     found = list(trends(figure, evidence))
     if not any(trend.points for trend in found):
         return None
+    assert evidence.experiment.spec.table is not None
     columns = list(dict.fromkeys(trend.column.title for trend in found))
     width = min(style.WIDTH, 1.0 + 2.2 * len(figure.x))
     drawing, axes = style.new(len(columns), len(figure.x), 0.5 + 1.6 * len(columns), width, sharey="row", sharex="col")
@@ -32,7 +34,7 @@ def draw_trend(figure: TrendFigure, evidence: Evidence) -> Any | None:
         column = next(trend.column for trend in found if trend.column.title == title)
         axes[i, 0].set_ylabel(f"{title}{ARROWS[column.better]}, difference")
     for j, path in enumerate(figure.x):
-        axes[-1, j].set_xlabel(axis_title(path, evidence))
+        axes[-1, j].set_xlabel(field_name(evidence.experiment.spec.table.columns, path))
         for axis in axes[:, j]:
             axis.axhline(0, color="0.3", linewidth=0.8, zorder=0)
         ticks = sorted(evidence.experiment.spec.axes[path])
