@@ -8,8 +8,9 @@ from itertools import groupby
 
 from star.report.evidence import Evidence
 from star.report.grid import Grid, Head, Line, Mark, field_name, interval_text
+from star.report.line import crossing_text
 from star.report.method import NAMES
-from star.report.trend import Trend, crossing_text, trends
+from star.report.trend import Trend, trends
 from star.spec.reporting import TrendFigure
 
 
@@ -23,8 +24,9 @@ def trend_grids(figure: TrendFigure, evidence: Evidence) -> list[Grid]:
 def _grid(group: list[Trend], evidence: Evidence) -> Grid:
     values = sorted({point.x for trend in group for point in trend.points})
     assert evidence.experiment.spec.table is not None
+    columns = evidence.experiment.spec.table.columns
     heads = [
-        Head(f"by {field_name(evidence.experiment.spec.table.columns, group[0].axis)}", numeric=False),
+        Head(f"by {field_name(columns, group[0].axis)}", numeric=False),
         *(Head(f"{x:g}") for x in values),
     ]
     heads += [Head("line, first to last"), Head("line fits, p"), Head("0 at", numeric=False)]

@@ -14,8 +14,8 @@ from scipy import stats
 from star.errors import SpecError
 from star.report import figures, write
 from star.report.figures.style import close
-from star.report.stats import Interval
-from star.report.trend import Point, crossing_text, fit, is_logarithmic, number_text, pairs, trends
+from star.report.line import crossing_text, fit, is_logarithmic, number_text
+from star.report.trend import pairs, trends
 from star.report.trend_markup import comma_separated, trend_grids, trend_notes
 from star.spec.reporting import TrendFigure
 from tests.report.stored import FD, Study
@@ -160,8 +160,8 @@ def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:
     assert trend_grids(figure(empty), empty.evidence) == []
 
 
-def points(values: dict[float, tuple[float, ...]]) -> list[Point]:
-    return [Point(x, Interval(sum(own) / len(own)), dict(enumerate(own))) for x, own in values.items()]
+def points(values: dict[float, tuple[float, ...]]) -> dict[float, dict[int, float]]:
+    return {x: dict(enumerate(own)) for x, own in values.items()}
 
 
 @settings(max_examples=60, deadline=None)

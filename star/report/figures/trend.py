@@ -9,8 +9,9 @@ import numpy as np
 from star.report.evidence import Evidence
 from star.report.figures import style
 from star.report.grid import field_name
+from star.report.line import is_logarithmic
 from star.report.markup import ARROWS
-from star.report.trend import Trend, is_logarithmic, trends
+from star.report.trend import Trend, trends
 from star.spec.reporting import TrendFigure
 
 
