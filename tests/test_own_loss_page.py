@@ -154,7 +154,7 @@ def test_a_layer_that_is_not_there_and_a_weight_that_was_forgotten(folder: Path)
     done = star_exp("plan", "study/forgotten.yaml", *SMALL, home=folder / "runs", cwd=folder)
     assert (
         done.returncode == 2
-        and "forgotten.yaml:7: terms.foresight: its weight is 0, so nothing of it is built" in done.stderr
+        and "forgotten.yaml:8: terms.foresight: its weight is 0, so nothing of it is built" in done.stderr
     )
 
 

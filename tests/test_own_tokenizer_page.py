@@ -90,8 +90,12 @@ def test_one_that_was_trained_elsewhere_is_loaded(folder: Path, tmp_path: Path) 
     key = job.name.partition("-")[2]
     done = star_exp("weights", "export", key, "--out", str(file), home=folder / "runs")
     assert done.returncode == 0, done.stderr
-    sets = ("--set", f"tokenizer.weights={file}", "--rows", "patches")
-    ran = star_exp("run", *RUN, "--name", "loaded", *sets, home=folder / "runs", cwd=folder)
+    study = folder / "study" / "loaded.yaml"
+    text = (folder / "study" / "tokenizers.yaml").read_text()
+    study.write_text(
+        text.replace("experiment: tokenizers", "experiment: loaded").replace("weights: null", f"weights: {file}")
+    )
+    ran = star_exp("run", "study/loaded.yaml", *RUN[1:], "--rows", "patches", home=folder / "runs", cwd=folder)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = [json.loads(path.read_text()) for path in (folder / "runs" / "jobs").glob("tokenizer-*/result.json")]
     assert len(found) == 3 and len({one["metrics"]["mse"] for one in found}) == 2, "the same centres"
