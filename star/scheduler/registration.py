@@ -32,7 +32,7 @@ from star.scheduler.records import record_path, written_folder
 from star.scheduler.rejudged import kept_changes
 from star.scheduler.scripts import keep_scripts
 from star.spec.builtin import given_fields
-from star.spec.diff import Difference, differences
+from star.spec.diff import ABSENT, Difference, differences
 from star.spec.experiment import Experiment
 
 Row = tuple[str, int]
@@ -98,8 +98,13 @@ def _explain(change: Change, now: Mapping[Row, PlannedRun], ledger: Ledger) -> N
 
 
 def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
-    """Return the differences between two runs' specs, without fields that are part of no key."""
-    found = differences(old.spec, new.spec.model_dump(mode="json"))
+    """Return the differences between two runs' specs, without fields that are part of no key, or newer than the old run and not set."""
+    given = new.spec.model_dump(mode="json", exclude_defaults=True)
+    found = [
+        one
+        for one in differences(old.spec, new.spec.model_dump(mode="json"))
+        if one.old is not ABSENT or _is_set(one.path, given)
+    ]
     return [
         one
         for one in found
@@ -107,6 +112,15 @@ def spec_differences(old: RunRow, new: PlannedRun) -> list[Difference]:
         and one.path not in given_fields()
         and not one.path.startswith(("stages.", "plugins."))
     ]
+
+
+def _is_set(path: str, given: Mapping[str, Any]) -> bool:
+    inner: Any = given
+    for name in path.split("."):
+        if not isinstance(inner, Mapping) or name not in inner:
+            return False
+        inner = inner[name]
+    return True
 
 
 def refuse_fork(plan: Plan, change: Change) -> None:

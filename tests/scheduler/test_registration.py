@@ -23,7 +23,7 @@ from star.scheduler.explain import why
 from star.scheduler.local import LocalExecutor
 from star.scheduler.plan import PlannedJob, make_plan
 from star.scheduler.policies import DEATH
-from star.scheduler.registration import compare, register
+from star.scheduler.registration import compare, register, spec_differences
 from tests.helpers import ROOT
 from tests.scheduler.lab import WORKER, Lab, command, workers
 from tests.services import until
@@ -313,3 +313,21 @@ def test_edited_code_keeps_results_and_says_who_made_them(
     assert [one.path for one in found.spec] == ["selfguided.mask_ratio"]
     assert "train code" in [one.path for one in found.provenance]
     assert found.results["probe/accuracy"] == (0.5, 0.5)
+
+
+def test_a_field_that_is_newer_than_the_runs_is_no_change(lab: Lab) -> None:
+    lab.register(lab.plan())
+    changed = lab.plan(sets=("probe.epochs=7",))
+    row = changed.runs[0]
+    (old,) = lab.ledger.runs.of(
+        [run.key for run in lab.plan().runs if (run.label, run.seed) == (row.label, row.seed)]
+    ).values()
+    spec = json.loads(json.dumps(old.spec))
+    del spec["optim"]["train_images"], spec["optim"]["schedule"]
+    found = spec_differences(replace(old, spec=spec), row)
+    assert [one.path for one in found] == ["probe.epochs"]
+    given = lab.plan(sets=("probe.epochs=7", "optim.train_images=8")).runs[0]
+    assert [one.path for one in spec_differences(replace(old, spec=spec), given)] == [
+        "optim.train_images",
+        "probe.epochs",
+    ]
