@@ -53,8 +53,8 @@ engines:
 	else echo 'no Slurm, PostgreSQL or Chromium here: tests on them will be skipped; on Debian: sudo apt-get install $(ENGINES)'; fi
 
 check: env
-	$(BIN)/ruff check star dashboards tests
-	$(BIN)/ruff format --check star dashboards tests
+	$(BIN)/ruff check star star_objectives dashboards tests
+	$(BIN)/ruff format --check star star_objectives dashboards tests
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml

@@ -125,6 +125,16 @@ class Tokenizer:
         """Decode (B, T) long to (B, C, H, W) floats; the platform clamps them to [-1, 1]."""
         raise NotImplementedError
 
+    def codebook(self) -> Any:
+        """The vector of every code, (codebook_size, d); needed only by loss terms that compare with it.
+
+        Raises:
+            star.errors.DataError: the tokenizer does not define it.
+        """
+        raise DataError(
+            f"tokenizer.name: {self.name} does not define codebook(), which gives the vector of every code."
+        )
+
     def fit(self, images: Callable[[int, int], Any], job: Job) -> None:
         """Train the tokenizer on `job.device`, where it is already.
 

@@ -8,7 +8,7 @@ from star.objectives.st_ar import st_ar
 from star.objectives.term import TeacherReads, Term
 from star.pipeline.config.selfguided import SelfGuidedSpec
 from star.pipeline.config.setting import Setting
-from star.spec.base import LayerRef
+from star.spec.base import FieldError, LayerRef
 from star.spec.plugin_parts import TermConfig
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "ClassDropout",
     "Features",
+    "FieldError",
     "LayerRef",
     "Objective",
     "SelfGuidedSpec",

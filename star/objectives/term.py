@@ -1,6 +1,6 @@
 """The contract of a term. If terms keep it, results do not depend on micro-batches, ranks or resuming.
 
-A step calls, in this order:
+`prepare` is called once, before the first step. A step calls, in this order:
 
 1. `draw`, on the CPU, for the whole global batch: every random choice, from the given generator and no other.
 2. `targets`, without gradient, for the images of this rank: what the student is compared with.
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from star.objectives.backbone import Backbone, Features, StudentOutput
 from star.objectives.batch import Batch
 from star.pipeline.config.setting import Setting
+from star.plugin import Job
 from star.spec.plugin_parts import TermConfig
 
 
@@ -50,7 +51,7 @@ class Term:
     def __init__(self, fields: TermConfig | None = None, setting: Setting | None = None) -> None:
         """Keep both arguments.
 
-        A subclass may set `layers`, and what `teacher` reads, here. What is the same for every run (`loss_names`,
+        A subclass may set `layers`, and what `teacher` reads, here. What is the same for every run (`after`, `loss_names`,
         `changes`, `averages_head`, whether there is a `teacher`) is set on the class.
         """
         self.fields, self.setting = fields, setting
@@ -59,6 +60,8 @@ class Term:
     """The name under which the term's draws and weights are kept."""
     version: ClassVar[int | None] = None
     """For a plugin's term: replaces the file's content in its key; raise it when results change."""
+    after: tuple[str, ...] = ()
+    """Stages whose output it reads beside the codes, such as `tokenizer`; their keys are then in the key of the training."""
     weight: float = 1.0
     """The factor of the losses; for a plugin's term, set by the run."""
     loss_names: tuple[str, ...] = ()
@@ -82,6 +85,20 @@ class Term:
         except Exception as error:
             error.add_note(f"in {what} of the term {self.name}")
             raise
+
+    def prepare(self, job: Job) -> None:
+        """Keep what the term needs of the stages in `after`: `job.inputs`, `job.tokenizer()`; called before `build`.
+
+        Raises:
+            star.errors.DataError: what is there is not what the term needs.
+        """
+
+    def flops(self) -> float:
+        """FLOPs that the term's own modules add to a step for each student sequence, forward and backward.
+
+        A multiply-add counts as two. What the teacher costs is known from `teacher`. Plans and tables show it.
+        """
+        return 0.0
 
     def check(self, images: int, views: int, length: int) -> None:
         """Check that a batch of this shape has something to average over; an empty mean is NaN.

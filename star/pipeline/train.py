@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 def train_flops(run: StarRun) -> float:
     """FLOPs of all optimizer steps: student and projector forward and backward, teacher forward without its head."""
-    selfguided = run.selfguided
+    selfguided, own = run.selfguided, run.own_costs
     student_views = min(selfguided.student_views, selfguided.num_views)
-    per_image = 3 * forward_flops(run) * student_views
-    if selfguided.teacher:  # only as many layers and views as the losses that are on read
-        layers = None if selfguided.mim else run.contrastive_layer
-        views = selfguided.num_views if selfguided.contrastive else student_views
-        per_image += forward_flops(run, layers, head=False) * views
+    per_image = (3 * forward_flops(run) + sum(cost.flops for cost in own)) * student_views
+    # the teacher runs only as many layers and views as the losses that are on read
+    layers = [cost.teacher_layers for cost in own]
+    layers += [run.model.n_layer] * selfguided.mim + [run.contrastive_layer] * selfguided.contrastive
+    if max(layers, default=0):
+        all_views = selfguided.contrastive or any(cost.all_views for cost in own)
+        per_image += forward_flops(run, max(layers), head=False) * (
+            selfguided.num_views if all_views else student_views
+        )
     if selfguided.contrastive:
         widths = [run.model.dim, *[selfguided.projector_hidden] * (selfguided.projector_layers - 1), run.model.dim]
         per_image += 6 * sum(a * b for a, b in pairwise(widths)) * selfguided.num_positions * student_views

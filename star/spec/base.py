@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +21,11 @@ GivenPath = Annotated[str, AfterValidator(lambda text: str(Path(text).expanduser
 
 
 def _layer_ref(value: int | str) -> int | str:
-    if isinstance(value, str) and not re.fullmatch(r"[1-9]\d*/[1-9]\d*", value):
-        raise ValueError("a layer is a whole number from 1, or a fraction of the depth such as 1/2")
-    if isinstance(value, int) and value < 1:
-        raise ValueError("a layer is a whole number from 1, or a fraction of the depth such as 1/2")
-    return value
+    if re.fullmatch(r"~?[1-9]\d*/[1-9]\d*", value) if isinstance(value, str) else value >= 1:
+        return value
+    raise ValueError(
+        "a layer is a whole number from 1, a fraction of the depth such as 1/2, or the nearest to one: ~2/3"
+    )
 
 
 LayerRef = Annotated[int | str, AfterValidator(_layer_ref)]
@@ -33,10 +34,14 @@ LayerRef = Annotated[int | str, AfterValidator(_layer_ref)]
 def resolve_layer(layer: int | str, n_layer: int) -> int:
     """Convert `layer` (a number, or a fraction of the depth) to a 1-based layer of a model with `n_layer` layers.
 
+    `~2/3` is the layer nearest to that fraction, the upper one if two are as near.
+
     Raises:
         ValueError: no layer matches; the message lists what is legal.
     """
-    exact = Fraction(layer) * n_layer if isinstance(layer, str) else Fraction(layer)
+    exact = Fraction(layer.removeprefix("~")) * n_layer if isinstance(layer, str) else Fraction(layer)
+    if isinstance(layer, str) and layer.startswith("~"):
+        exact = Fraction(max(1, floor(exact + Fraction(1, 2))))
     if exact.denominator == 1 and 1 <= exact <= n_layer:
         return int(exact)
     fractions = ", ".join(f"{Fraction(i, n_layer)}" for i in range(1, n_layer))

@@ -8,7 +8,7 @@ from typing import Any
 
 from star.spec.base import FieldError
 from star.spec.builtin import builtin_stages
-from star.spec.graph import Stage
+from star.spec.graph import Stage, needed_of
 from star.spec.plugin_parts import Plugin
 from star.spec.plugins import stages_of
 from star.spec.scripts import GIVEN, NAME, ScriptStage
@@ -27,6 +27,16 @@ def recorded_stages(spec: Mapping[str, Any]) -> dict[str, Stage]:
     scripts = {name: ScriptStage.model_validate(one) for name, one in (spec.get("stages") or {}).items()}
     plugins = {name: Plugin.model_validate(one) for name, one in (spec.get("plugins") or {}).items()}
     return with_curves({**builtin_stages(), **own_stages(scripts, plugins)}, plugins)
+
+
+def with_inputs(stages: Mapping[str, Stage], more: Iterable[str]) -> dict[str, Stage]:
+    """`stages`, of which those that train with terms read the stages `more` too; each stage after its inputs."""
+    found = dict(stages)
+    for name, stage in stages.items():
+        if "terms" in stage.optional:
+            inputs = tuple(dict.fromkeys((*stage.inputs, *(one for one in more if one in stages))))
+            found[name] = replace(stage, inputs=inputs)
+    return {name: found[name] for name in needed_of(found, found)}
 
 
 def with_curves(stages: Mapping[str, Stage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
@@ -58,6 +68,8 @@ def check_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugi
     """
     after = {name: tuple(stage.inputs) for name, stage in own_stages(scripts, plugins).items()}
     for plugin in plugins.values():
+        for name, term in plugin.terms.items():
+            _check_term(plugin.module, name, term.after, after)
         for name in plugin.stages:
             try:
                 _check(name, after, taken)
@@ -70,6 +82,26 @@ def check_stages(scripts: Mapping[str, ScriptStage], plugins: Mapping[str, Plugi
             _check(name, after, taken)
         except FieldError as error:
             raise FieldError(".".join(("stages", *error.path)), str(error)) from None
+
+
+def _check_term(module: str, name: str, reads: Iterable[str], after: Mapping[str, Iterable[str]]) -> None:
+    """Check that a term reads existing stages, of which none needs a training."""
+    inputs = {**{one: stage.inputs for one, stage in builtin_stages().items()}, **after}
+    trains = {one for one, stage in builtin_stages().items() if "terms" in stage.optional}
+    for before in reads:
+        if before not in inputs:
+            raise FieldError(
+                "plugins", f"{module}: term {name}: after: {before!r} is no stage; there are: {', '.join(inputs)}"
+            )
+        line, seen = [before], set()
+        while line:
+            here = line.pop()
+            if here in trains:
+                raise FieldError(
+                    "plugins", f"{module}: term {name}: after: {before!r} comes after {here}, in which the term is"
+                )
+            line += [one for one in inputs.get(here, ()) if one not in seen]
+            seen.add(here)
 
 
 def _check(name: str, after: Mapping[str, Iterable[str]], taken: Sequence[str]) -> None:

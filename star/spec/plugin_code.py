@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,10 @@ def files_of(folder: Path, module: str) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
+def _in(file: Path, places: Iterable[Path]) -> bool:
+    return any(file.is_relative_to(place) for place in places)
+
+
 class _Source(SourceFileLoader):
     """Always compiles the source: Python checks a cached .pyc by whole seconds alone, so it may be stale."""
 
@@ -97,14 +102,16 @@ def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType
     except (Exception, SystemExit) as error:  # a plugin's code may raise anything
         for known in [one for one in sys.modules if one == unique or one.startswith(f"{unique}.")]:
             del sys.modules[known]
-        at = where(error, folder)
+        at = where(error, folder, module)
         before = "" if at.startswith(f"{Path(name).name}:") else f"{name}: "
         raise PluginError(f"{before}{at}{type(error).__name__}: {error}.") from error
 
 
-def where(error: BaseException, folder: Path) -> str:
+def where(error: BaseException, folder: Path, module: str) -> str:
     """The last line of the plugin that led to an error, as `my_lab.py:12: `; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}: "
-    lines = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).is_relative_to(folder)]
+    top = module.partition(".")[0]
+    own = (folder / top, folder / f"{top}.py")  # beside an installed package lie others
+    lines = [line for line in traceback.extract_tb(error.__traceback__) if _in(Path(line.filename), own)]
     return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}: " if lines else ""

@@ -80,6 +80,7 @@ class Part(Section):
 class OwnTerm(Part):
     """What a plugin declares of a loss term."""
 
+    after: list[str] = Field(default_factory=list)
     loss_names: list[MetricName]
     changes: list[str] = Field(default_factory=list)
     teacher: bool = False

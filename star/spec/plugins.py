@@ -174,6 +174,11 @@ def config_of(plugin: Plugin, part: str, opaque: type[PluginConfig]) -> type[Plu
     return _CONFIGS.get((plugin.digest, part), opaque)
 
 
+def class_of(plugin: Plugin, part: str) -> Any:
+    """The class of a plugin's part; None if its code was not imported, as when a record is read."""
+    return _CLASSES.get((plugin.digest, part))
+
+
 def check_made(where_: str, plugin: Plugin, part: str, make: Callable[[Any], str | None], has_to_have: str) -> None:
     """Check that a part can be made for a run. If its code was not imported, nothing is checked.
 
@@ -185,13 +190,15 @@ def check_made(where_: str, plugin: Plugin, part: str, make: Callable[[Any], str
     Raises:
         FieldError: the part cannot be made, or something is wrong with it.
     """
-    found = _CLASSES.get((plugin.digest, part))
+    found = class_of(plugin, part)
     if found is None or not hasattr(found, has_to_have):
         return
     try:
         said = make(found)
+    except FieldError as error:
+        raise FieldError(".".join((where_, *error.path)), str(error)) from None
     except Exception as error:  # a plugin's code may raise anything
-        at = where(error, Path(plugin.folder))
+        at = where(error, Path(plugin.folder), plugin.module)
         raise FieldError(where_, f"{at}{found.__qualname__} cannot be made: {type(error).__name__}: {error}") from None
     if said is not None:
         raise FieldError(where_, said)
@@ -207,6 +214,7 @@ def _term(where: str, term: Any) -> OwnTerm:
         if loss in (*recorded, *OF_ALL):
             raise PluginError(f"{where}: loss_names: {loss!r} is recorded of every training; call it otherwise.")
     return OwnTerm(
+        after=list(getattr(term, "after", ())),
         loss_names=list(term.loss_names),
         changes=sorted(getattr(term, "changes", ())),
         teacher=term.teacher is not None,

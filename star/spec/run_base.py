@@ -63,6 +63,11 @@ class Run(Section):
         return self.declared_stages
 
     @property
+    def read_by_terms(self) -> tuple[str, ...]:
+        """Stages whose output the run's loss terms read, beside what the training reads anyway."""
+        return ()
+
+    @property
     def training(self) -> Training | None:
         """The training that a search may end early; None if the run must go to its end."""
         return None

@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 
 from star.spec.builtin import builtin_runs, builtin_stages
 from star.spec.graph import Stage, needed_of
-from star.spec.own_stages import own_stages, with_curves
+from star.spec.own_stages import own_stages, with_curves, with_inputs
 from star.spec.plugin_parts import Plugin
 from star.spec.plugins import is_imported, stage_configs
 from star.spec.resources import Resources, resources_class
@@ -95,7 +95,7 @@ def _made(
             for name in needed_of(stages, stages):  # with given images there is no training, and no stage after it
                 if name in stages and all(before in found for before in stages[name].inputs):
                     found[name] = stages[name]
-            return found
+            return with_inputs(found, self.read_by_terms) if self.read_by_terms else found
 
         def section(self, name: str) -> Any:
             return parts[name].key_of(getattr(self, name)) if name in parts else super().section(name)

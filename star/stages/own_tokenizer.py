@@ -48,6 +48,21 @@ class CheckedTokenizer:
             )
         return codes.long()
 
+    def codebook(self) -> Tensor:
+        """The vector of every code, (V, d).
+
+        Raises:
+            DataError: the model does not define `codebook`, or it returns another shape.
+        """
+        size = self.spec.tokenizer.codebook_size
+        with torch.no_grad():
+            found: Tensor = self.model.codebook()
+        if found.ndim != 2 or len(found) != size:
+            raise DataError(
+                f"tokenizer.name: {self.name}: codebook gave shape {tuple(found.shape)}; give ({size}, d), a row for each code."
+            )
+        return found.float()
+
     def decode(self, codes: Tensor) -> Tensor:
         """Decode codes (B, T) long to images (B, C, H, W).
 

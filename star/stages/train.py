@@ -6,7 +6,7 @@ import shutil
 
 from star.data.codes import CodeStore
 from star.rundir import read_metrics, write_bytes
-from star.stages.context import Context, Result
+from star.stages.context import Context, Result, job_of
 from star.train.terms import terms_of
 from star.train.trainer import RECORD_EVERY, Trainer
 from star.weights import save_weights
@@ -24,6 +24,9 @@ def train(ctx: Context) -> Result:
         resume_from_earlier(ctx)
     ctx.ranks.barrier()
     terms = terms_of(ctx.spec, ctx.plugins)
+    for term in terms:
+        with term.told("prepare"):
+            term.prepare(job_of(ctx, None, {}))
     told = (ctx.record, ctx.progress, ctx.stop)
     trainer = Trainer(ctx.spec, stores[0], stores[1], ctx.checkpoints, ctx.device, *told, ctx.ranks, terms)
     result = trainer.train()

@@ -220,6 +220,11 @@ class VQModel(nn.Module):
         """Codes (B, g*g) of images (B, C, S, S), in raster order."""
         return self.quantized(images).codes.flatten(1)
 
+    @torch.no_grad()
+    def codebook(self) -> Tensor:
+        """The vector of every code, (codebook_size, codebook_dim), on the unit sphere if `l2_normalize` is set."""
+        return self.quantize.on_sphere(self.quantize.embedding.weight)
+
     def decode_vectors(self, vectors: Tensor) -> Tensor:
         """Images (B, C, S, S) decoded from code vectors (B, g, g, codebook_dim)."""
         latent = vectors.permute(0, 3, 1, 2).to(self.post_quant_conv.weight.dtype)

@@ -18,10 +18,12 @@ from star.pipeline.config.model import ModelSpec
 from star.pipeline.config.selfguided import SelfGuidedSpec
 from star.ranks import Ranks, exit_now, join, leave
 from star.train.distributed import accumulating, full_tensor, parallelize
+from tests.numerics.published import FIELDS, term
 from tests.numerics.toy_terms import toy_terms
 
 IMAGES = 8
 METHODS = {
+    "published terms": SelfGuidedSpec(mim_weight=0.0, contrastive_weight=0.0),
     "own terms": SelfGuidedSpec(num_positions=3, projector_hidden=8),
     "st-ar": SelfGuidedSpec(num_positions=3, projector_hidden=8),
     "sums, own projector": SelfGuidedSpec(num_positions=3, projector_hidden=8, reduction="sum", teacher_projector=True),
@@ -37,7 +39,8 @@ def objective_and_batch(name: str) -> tuple[Objective, Batch]:
     torch.manual_seed(0)
     model = ModelSpec(n_layer=2, n_head=2, dim=16, ffn_multiple_of=16)
     student = GPT(model, vocab_size=32, num_classes=10, grid=3)
-    terms = [*st_ar(spec, 1), *(toy_terms() if name == "own terms" else ())]
+    more = {"own terms": toy_terms, "published terms": lambda: [term(one) for one in FIELDS]}.get(name, list)
+    terms = [*st_ar(spec, 1), *more()]
     objective = Objective(student, terms, spec.ema_decay, spec.ema_ramp).double()
     for parameter in objective.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)

@@ -6,7 +6,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,13 @@ import torch
 from star.checkpoint import Checkpoints
 from star.data.codes import CodeStore, distinct_views
 from star.errors import DataError, Stopped
+from star.pipeline.config.setting import Setting
 from star.train.guard import DivergedError, MicroBatch
 from star.train.optim import build_adamw, lr_at, peak_lr
+from star.train.terms import terms_of
 from star.train.trainer import Trainer, build_model
 from tests.helpers import ROOT, tiny, write_store
+from tests.numerics.published import FIELDS, term
 
 STEPS = 12
 
@@ -41,14 +44,16 @@ def trainer(
     folder: Path,
     losses: Losses,
     stop: Callable[[], bool] = lambda: False,
+    own: Sequence[str] = (),
     **changes: object,
 ) -> Trainer:
     spec = tiny(
         optim__steps=STEPS, resources__checkpoint_every=3, data__train_images=40, score__num_reference=40, **changes
     )
-    made = Trainer(
-        spec, *stores, folder, torch.device("cpu"), lambda step, metrics: None, lambda done, total: None, stop
-    )
+    published = [term(name, Setting.of(spec)) for name in own]
+    terms = [*terms_of(spec), *published] if published else None
+    told = (lambda step, metrics: None, lambda done, total: None, stop)
+    made = Trainer(spec, *stores, folder, torch.device("cpu"), *told, terms=terms)
     plain = made.train_step
 
     def watched() -> dict[str, torch.Tensor]:
@@ -60,17 +65,18 @@ def trainer(
     return made
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 7, 11])
+@pytest.mark.parametrize("stop_after, own", [(1, ()), (3, ()), (7, ()), (11, ()), *((5, (name,)) for name in FIELDS)])
 def test_a_stopped_run_goes_on_bit_for_bit(
-    stores: tuple[CodeStore, CodeStore], tmp_path: Path, stop_after: int
+    stores: tuple[CodeStore, CodeStore], tmp_path: Path, stop_after: int, own: tuple[str, ...]
 ) -> None:
+    """ST-AR's, and with each of the published terms beside it."""
     whole: Losses = {}
-    straight = trainer(stores, tmp_path / "a", whole)
+    straight = trainer(stores, tmp_path / "a", whole, own=own)
     result = straight.train()
     parts: Losses = {}
     with pytest.raises(Stopped):
-        trainer(stores, tmp_path / "b", parts, lambda: len(parts) == stop_after).train()
-    resumed = trainer(stores, tmp_path / "b", parts)
+        trainer(stores, tmp_path / "b", parts, lambda: len(parts) == stop_after, own).train()
+    resumed = trainer(stores, tmp_path / "b", parts, own=own)
     assert resumed.step == stop_after
     assert resumed.train() == result
     assert parts == whole and len(whole) == STEPS

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, create_model, model_validator
 
 from star.pipeline.config.dataset import SOURCES, DataSpec
-from star.pipeline.config.run import StarRun
+from star.pipeline.config.run import StarRun, TermCost
 from star.pipeline.config.setting import Setting
 from star.pipeline.config.tokenizer import TokenizerSpec
 from star.spec.assemble import section_field
 from star.spec.base import FieldError, Section
 from star.spec.plugin_parts import OpaqueSource, OpaqueTerm, OpaqueTokenizer, OwnTerm, Plugin
-from star.spec.plugins import check_made, config_of
+from star.spec.plugins import check_made, class_of, config_of
 
 OWN_TERMS = ("next_token", "mim", "contrastive", "hidden_keys")
 """Names of ST-AR's own terms."""
@@ -33,6 +33,16 @@ class RunWithPlugins(StarRun):
     def has_teacher(self) -> bool:
         """Whether an average of the model's weights is kept: for ST-AR itself, or for a plugin's term that reads it."""
         return super().has_teacher or any(plugin.terms[name].teacher for name, plugin, _ in self.own_terms)
+
+    @property
+    def read_by_terms(self) -> tuple[str, ...]:
+        """Stages whose output the terms of plugins read that the run is trained with."""
+        return tuple(dict.fromkeys(one for name, plugin, _ in self.own_terms for one in plugin.terms[name].after))
+
+    @property
+    def own_costs(self) -> list[TermCost]:
+        """What each plugin's term adds to the cost of training; empty where their code was not imported."""
+        return [found for name, plugin, _ in self.own_terms if (found := _cost(name, plugin, self)) is not None]
 
     @property
     def own_terms(self) -> list[tuple[str, Plugin, dict[str, Any]]]:
@@ -111,6 +121,18 @@ def _active(terms: Section, plugins: Mapping[str, Plugin]) -> Iterator[tuple[str
             yield name, plugin, values
 
 
+def _cost(name: str, plugin: Plugin, run: RunWithPlugins) -> TermCost | None:
+    made = class_of(plugin, name)
+    if made is None or not hasattr(made, "flops"):
+        return None
+    term = made(getattr(run.terms, name), Setting.of(run))
+    reads = term.teacher
+    if reads is None:
+        return TermCost(float(term.flops()))
+    depth = run.model.n_layer if reads.final else max(reads.layers, default=0)
+    return TermCost(float(term.flops()), depth, reads.all_views)
+
+
 def _check_term(name: str, plugin: Plugin, config: Section, setting: Setting) -> None:
     """Check that a term can be made for a run, if its code was imported.
 
@@ -126,6 +148,7 @@ def _check_term(name: str, plugin: Plugin, config: Section, setting: Setting) ->
 def promised(term: Any, declared: OwnTerm) -> str | None:
     """How a term that was made for a run differs from what its class declares, in words; None if it does not."""
     for what, now, then in (
+        ("after", list(getattr(term, "after", ())), declared.after),
         ("loss_names", list(term.loss_names), declared.loss_names),
         ("changes", sorted(term.changes), declared.changes),
         ("averages_head", bool(term.averages_head), declared.averages_head),

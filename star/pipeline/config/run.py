@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
     from star.pipeline.config.selfguided import SelfGuidedSpec
     from star.pipeline.config.tokenizer import TokenizerSpec
     from star.pipeline.config.train import OptimSpec
+
+
+@dataclass(frozen=True)
+class TermCost:
+    """What a plugin's term adds to the cost of training."""
+
+    flops: float
+    """Of a step, for each student sequence, forward and backward, without the teacher."""
+    teacher_layers: int = 0
+    """Layers that the teacher has to run."""
+    all_views: bool = False
+    """Whether the teacher has to see all views of an image, and not only the student's."""
 
 
 class StarRun(Run):
@@ -67,6 +80,11 @@ class StarRun(Run):
     def has_seed(self) -> bool:
         """Whether a known seed made the run's images; False if `generate.samples` gives them."""
         return self.generate.samples is None
+
+    @property
+    def own_costs(self) -> list[TermCost]:
+        """What terms of plugins add to the cost of training."""
+        return []
 
     @property
     def shared(self) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from star.spec.base import resolve_layer
+from star.spec.base import FieldError, resolve_layer
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,33 @@ class Setting:
     """Codes along one side of an image; T is its square."""
     codebook_size: int
     num_classes: int
+    ffn_hidden: int = 0
+    """Hidden width of a block's feed-forward layer; only costs are computed from it."""
+    codebook_dim: int = 8
+    """Channels of the tokenizer's vectors; only costs are computed from it."""
 
     @classmethod
     def of(cls, spec: Any) -> Setting:
         """The setting of a run, from its spec (a `RunSpec`)."""
-        model, codes = spec.model, spec.tokenizer.codebook_size
-        return cls(model.n_layer, model.dim, spec.grid, codes, spec.data.num_classes)
+        model, codes, classes = spec.model, spec.tokenizer, spec.data.num_classes
+        size = (codes.codebook_size, classes, model.ffn_hidden, codes.codebook_dim)
+        return cls(model.n_layer, model.dim, spec.grid, *size)
 
-    def layer(self, which: int | str) -> int:
+    @property
+    def length(self) -> int:
+        """T: codes of an image."""
+        return self.grid**2
+
+    def layer(self, which: int | str, field: str = "") -> int:
         """Convert a number, or a fraction of the depth such as 1/2, to a 1-based layer.
 
+        Args:
+            field: the config's field that says which, for the message.
+
         Raises:
-            ValueError: no layer matches.
+            FieldError: no layer matches.
         """
-        return resolve_layer(which, self.n_layer)
+        try:
+            return resolve_layer(which, self.n_layer)
+        except ValueError as error:
+            raise FieldError(field, str(error)) from None

@@ -1,0 +1,131 @@
+"""`plugins: [objectives]` in an experiment: keys, costs and refusals where it is read, and a run of every term."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from star.errors import SpecError
+from star.pipeline.train import train_flops
+from star.rundir import read_metrics
+from star.spec.keys import stage_content, stage_keys
+from star.spec.load import load
+from tests.helpers import ROOT, star_exp
+
+PLAIN = "selfguided: {mim_weight: 0, contrastive_weight: 0, num_views: 1}"
+YAML = f"""experiment: published
+title: Objectives side by side
+profile: tiny
+plugins: [objectives]
+targets: [train]
+rows:
+  - {{label: AR, spec: {{{PLAIN}}}}}
+  - {{label: noise, spec: {{{PLAIN}, terms: {{noise: {{weight: 1}}}}}}}}
+  - {{label: reAR, spec: {{{PLAIN}, terms: {{noise: {{weight: 1}}, codebook: {{weight: 1}}}}}}}}
+  - {{label: Mirai-E, spec: {{{PLAIN}, terms: {{foresight: {{weight: 2, layer: 1}}}}}}}}
+  - {{label: IAR, spec: {{{PLAIN}, terms: {{cluster: {{weight: 1, size: 4}}}}}}}}
+  - {{label: MTAR, spec: {{{PLAIN}, terms: {{mtp: {{weight: 0.1}}, tcr: {{weight: 0.2, tokens: 64}}}}}}}}
+  - {{label: ST-AR + foresight, spec: {{terms: {{foresight: {{weight: 2, layer: 1}}}}}}}}
+  - {{label: averaged, spec: {{{PLAIN}, terms: {{ema: {{weight: 1}}}}, generate: {{weights: teacher}}}}}}
+table:
+  caption: Objectives
+  columns:
+    - {{title: NLL, metric: train/val_nll}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    (tmp_path / "published.yaml").write_text(YAML)
+    return tmp_path / "published.yaml"
+
+
+def test_a_row_is_the_run_that_it_is_elsewhere_unless_it_has_a_term(file: Path) -> None:
+    with_plugin = {variant.label: variant.runs[0] for variant in load(file).variants}
+    plain = file.with_name("plain.yaml")
+    alone = "\n".join(line for line in YAML.splitlines() if "plugins:" not in line and "terms:" not in line)
+    plain.write_text(alone)
+    (ar,) = (variant.runs[0] for variant in load(plain).variants)
+    assert stage_keys(with_plugin["AR"], {}) == stage_keys(ar, {})
+    keys = {label: stage_keys(run, {})["train"] for label, run in with_plugin.items()}
+    assert len(set(keys.values())) == len(keys)
+
+
+def test_what_a_term_reads_is_in_the_key_of_those_runs_alone(file: Path) -> None:
+    reads = {}
+    for variant in load(file).variants:
+        run = variant.runs[0]
+        stages = list(run.pipeline)
+        assert stages.index("tokenizer") < stages.index("encode") < stages.index("train")
+        keys = stage_keys(run, {})
+        inputs = {name: keys[name] for name in run.pipeline["train"].inputs_of(run)}
+        content = stage_content(run.pipeline["train"], run, {}, inputs)
+        reads[variant.label] = set(content["inputs"])
+        told = content["spec"].get("terms", {})
+        assert all(one["plugin"] == "star_objectives 1" for one in told.values()), (
+            "its own number, not the files' content"
+        )
+        assert ("ema" in str(told)) == (variant.label in ("Mirai-E", "averaged")), "ST-AR's own section has the rate"
+    assert {label for label, found in reads.items() if found == {"encode", "tokenizer"}} == {"reAR", "IAR"}
+    assert all(found == {"encode"} for label, found in reads.items() if label not in ("reAR", "IAR"))
+
+
+def test_costs_are_the_arithmetic_of_what_each_term_runs(file: Path) -> None:
+    """LlamaGen-B at 256 codes; in units of the plain step, which is 153.4 GFLOP an image."""
+    at_b = """base:
+  model: {n_layer: 12, n_head: 12, dim: 768, ffn_multiple_of: 256}
+  data: {image_size: 256}
+  tokenizer: {channel_mult: [1, 1, 1, 1, 1], codebook_size: 16384, codebook_dim: 8}
+  selfguided: {projector_hidden: 2048, num_positions: 4}
+rows:
+"""
+    file.write_text(YAML.replace("rows:\n", at_b).replace("layer: 1}", "layer: 2/3}").replace("size: 4", "size: 128"))
+    flops = {variant.label: train_flops(variant.runs[0]) for variant in load(file).variants}
+    plain = flops["AR"]
+    foresight = 1 + 0.194 + 0.0735 * (256 + 240 + 240) / 256  # the teacher to block 8; pairs that stay in the image
+    assert plain / (30 * 8) == pytest.approx(153.4e9, rel=0.01)
+    for label, expected in (("noise", 1.0), ("reAR", 1.032), ("Mirai-E", foresight), ("IAR", 1.0), ("MTAR", 1.256)):
+        assert flops[label] / plain == pytest.approx(expected, rel=0.005), label
+    assert flops["averaged"] == plain, "nobody runs the average"
+    assert flops["ST-AR + foresight"] / plain == pytest.approx(2.583 + 2 * (foresight - 1.194), rel=0.005), (
+        "one teacher for both"
+    )
+
+
+@pytest.mark.parametrize(
+    "terms, told",
+    [
+        ("cluster: {weight: 1, size: 5}", "terms.cluster.size: 5 is no divisor of the codebook's 32 codes"),
+        ("foresight: {weight: 1, offsets: [left]}", "terms.foresight.offsets"),
+        (
+            "foresight: {weight: 1, layer: 2/3}",
+            "terms.foresight.layer: hits no layer of a model with 2; legal: 1 to 2 or the fractions 1/2",
+        ),
+        (
+            "codebook: {weight: 1, encode_layer: null, decode_layer: null}",
+            "terms.codebook.encode_layer: is null as decode_layer is",
+        ),
+        ("register: {weight: 1}", "terms.register"),
+    ],
+)
+def test_what_cannot_be_is_refused_where_it_is_read(file: Path, terms: str, told: str) -> None:
+    file.write_text(YAML.replace("cluster: {weight: 1, size: 4}", terms))
+    with pytest.raises(SpecError) as refused:
+        load(file)
+    assert told in str(refused.value) and "published.yaml:11" in str(refused.value), refused.value
+
+
+def test_every_term_trains(file: Path, home: Path) -> None:
+    done = star_exp("run", file, "--plain", home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen: dict[str, list[float]] = {}
+    for job in (home / "jobs").glob("train-*"):
+        for _, line in read_metrics(job / "metrics.jsonl"):
+            for name, value in line["metrics"].items():
+                seen.setdefault(name, []).append(value)
+    losses = {"codebook_encode_loss", "codebook_decode_loss", "foresight_loss", "cluster_loss", "mtp_loss", "tcr_loss"}
+    assert losses <= set(seen)
+    assert all(value > 0 for name in losses for value in seen[name])
+    assert max(seen["cluster_loss"]) <= 2.2, "there are eight clusters"
