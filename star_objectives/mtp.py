@@ -38,9 +38,11 @@ class Mtp(Term):
 
     def flops(self) -> float:
         assert self.setting is not None
-        dim, length, codes = self.setting.dim, self.setting.length, self.setting.codebook_size
-        block = 2 * (4 * dim**2 + 3 * dim * self.setting.ffn_hidden) * length + 2 * dim * length * (length + 1)
-        return 3.0 * (self.spec.blocks * block + 2 * dim * codes * (length - self.setting.grid))
+        dim, grid, codes = self.setting.dim, self.setting.grid, self.setting.codebook_size
+        predicted = self.setting.length - grid
+        states = predicted + 1  # the condition's too, which the others attend to
+        block = 2 * (4 * dim**2 + 3 * dim * self.setting.ffn_hidden) * states + 2 * dim * states * (states + 1)
+        return 3.0 * (self.spec.blocks * block + 2 * dim * codes * predicted)
 
     def build(self, student: Backbone) -> nn.Module:
         model = cast(GPT, student)
@@ -56,12 +58,12 @@ class Mtp(Term):
     def read(self, states: Features, batch: Batch, rows: slice) -> Tensor:
         """The cross entropy, summed over cells and sequences."""
         head: Any = self.head
-        x = states.final
+        x = states.final[:, : 1 - self.grid]  # the last row's states have nothing below
+        rope = self.model.rope[:, : x.shape[1]]
         seeds = None if batch.seeds is None else batch.seeds[rows].flatten()
         for number, block in enumerate(head["blocks"], start=len(self.model.layers) + 1):
-            x = block(x, self.model.rope, None, layer_seeds(seeds, number))
-        last = x.shape[1] - self.grid
-        logits = head["head"](head["norm"](x[:, 1 : last + 1]))
+            x = block(x, rope, None, layer_seeds(seeds, number))
+        logits = head["head"](head["norm"](x[:, 1:]))
         below = batch.codes[rows, : batch.student_views, self.grid :]
         return F.cross_entropy(at_least_fp32(logits).flatten(0, 1), below.flatten(), reduction="sum")
 

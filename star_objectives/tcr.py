@@ -55,65 +55,74 @@ class Tcr(Term):
 
     def flops(self) -> float:
         assert self.setting is not None
-        dim, length = self.setting.dim, self.setting.length
-        return 6.0 * 2 * (length - 1) * (dim * dim + dim * self.spec.outputs)
+        dim, states = self.setting.dim, self.setting.length - 1
+        compared = min(states, self._per_sequence(self.setting.sequences))
+        return 6.0 * 2 * compared * (dim * dim + dim * self.spec.outputs)
+
+    def _per_sequence(self, sequences: int) -> float:
+        share = self.spec.tokens / sequences
+        return share if self.spec.among == "batch" else max(2, int(share))
 
     def draw(self, batch: Batch, generator: torch.Generator) -> None:
-        """The states that are compared, (B, S, T) bool, never the condition's; and two dropout seeds of each sequence."""
-        count, _, length = batch.codes.shape
-        shape = (count, batch.student_views, length - 1)
-        order = torch.rand(shape, generator=generator)
-        sequences = count * batch.student_views
+        """The states that are compared, never the condition's, and two dropout seeds of each sequence, (B, S, 2).
+
+        States are places in all of the batch, (n,) long, or, among those of an image, in each sequence, (B, S, k).
+        """
+        count, views, length = *batch.codes.shape[:1], batch.student_views, batch.codes.shape[-1]
         if self.spec.among == "batch":
-            ranks = order.flatten().argsort().argsort().view(shape)
-            chosen = ranks < self.spec.tokens
+            drawn = torch.randperm(count * views * (length - 1), generator=generator)[: self.spec.tokens]
+            places = drawn // (length - 1) * length + drawn % (length - 1) + 1
         else:
-            chosen = order.argsort(-1).argsort(-1) < max(2, self.spec.tokens // sequences)
-        condition = torch.zeros(*shape[:2], 1, dtype=torch.bool)
-        batch.drawn[self.name] = torch.cat([condition, chosen], dim=-1)
-        batch.drawn[f"{self.name}_seeds"] = torch.randint(2**31 - 1, (*shape[:2], 2), generator=generator).int()
+            each = min(length - 1, int(self._per_sequence(count * views)))
+            places = torch.rand(count, views, length - 1, generator=generator).argsort(-1)[..., :each] + 1
+        batch.drawn[self.name] = places
+        batch.drawn[f"{self.name}_seeds"] = torch.randint(2**31 - 1, (count, views, 2), generator=generator).int()
 
     def build(self, student: Backbone) -> nn.Module:
         return _Head(student.dim, self.spec.outputs, self.spec.dropout)
 
     def read(self, states: Features, batch: Batch, rows: slice) -> Tensor:
-        """Both sides, (2, N, T, outputs), normalised."""
+        """Both sides of the states that are compared with each other, normalised: (2, groups, states of a group, outputs)."""
         head: Any = self.head
+        x, places = states.final, batch.drawn[self.name]
         seeds = batch.drawn[f"{self.name}_seeds"][rows].flatten(0, 1)
-        both = torch.stack([head(states.final, seeds[:, side]) for side in (0, 1)])
-        return F.normalize(at_least_fp32(both), dim=-1)
+        if self.spec.among == "batch":
+            self._check_whole(len(seeds), batch)
+            places = places[None]
+        else:
+            first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+            places = places[rows].flatten(0, 1) + first
+        both = [head(head.dropped(x, seeds[:, side]).flatten(0, 1)[places]) for side in (0, 1)]
+        return F.normalize(at_least_fp32(torch.stack(both)), dim=-1)
+
+    def _check_whole(self, sequences: int, batch: Batch) -> None:
+        whole = len(batch.codes) * batch.student_views
+        if sequences < whole:
+            raise DataError(
+                f"terms.tcr.among: batch compares all {whole} sequences of the batch, and a pass has {sequences}; give among: image, "
+                "or the whole batch to one pass of one process (resources.micro_batch_size: null)."
+            )
 
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
-        whole = batch.drawn[self.name]
-        if self.spec.among == "batch" and len(whole[rows]) < len(whole):
-            raise DataError(
-                f"terms.tcr.among: batch compares the whole batch of {len(whole)} images, and a pass has {len(whole[rows])}; give "
-                "among: image, or the whole batch to one pass of one process (resources.micro_batch_size: null)."
-            )
-        chosen, (one, other) = whole[rows].flatten(0, 1), out.read[self.name]
-        if self.spec.among == "batch":
-            one, other = one[chosen][None], other[chosen][None]
-        else:  # every sequence has as many
-            one, other = (side[chosen].unflatten(0, (len(side), -1)) for side in (one, other))
+        one, other = out.read[self.name]
         with autocast_if(one, False):
             similarity = one @ other.mT / self.spec.temperature
         right = torch.arange(similarity.shape[1], device=similarity.device).expand(similarity.shape[:2])
         summed = F.cross_entropy(similarity.flatten(0, 1), right.flatten(), reduction="sum")
-        compared = (
-            similarity.shape[1]
-            if self.spec.among == "batch"
-            else similarity.shape[1] * len(batch.codes) * batch.student_views
-        )
-        return {"tcr_loss": summed / compared}
+        return {"tcr_loss": summed / batch.drawn[self.name].numel()}
 
 
 class _Head(nn.Module):
-    """Dropout, then an MLP of two layers."""
+    """An MLP of two layers, and dropout before it."""
 
     def __init__(self, dim: int, outputs: int, dropout: float) -> None:
         super().__init__()
         self.dropout = SequenceDropout(dropout, site=0)
         self.first, self.second = nn.Linear(dim, dim), nn.Linear(dim, outputs)
 
-    def forward(self, x: Tensor, seeds: Tensor) -> Tensor:
-        return self.second(F.gelu(self.first(self.dropout(x, layer_seeds(seeds, 0)))))
+    def dropped(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """States (N, T, D) with dropout as the sequences' seeds (N,) have it."""
+        return self.dropout(x, layer_seeds(seeds, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.gelu(self.first(x)))

@@ -154,14 +154,20 @@ def test_tcr(among: str, tokens: int) -> None:
     """Every drawn state through two draws of dropout, told from the others by hand."""
     own = term("tcr", among=among, tokens=tokens)
     objective, batch, losses = computed(own)
-    head, chosen = own.head, batch.drawn["tcr"]
-    assert head is not None and not chosen[:, :, 0].any(), "the condition's state is none"
-    each = {"batch": None, "image": max(2, tokens // (2 * IMAGES))}[among]
-    assert chosen.sum() == (min(tokens, 2 * IMAGES * 8) if each is None else min(each, 8) * 2 * IMAGES)
+    head: Any = own.head
+    chosen = torch.zeros(IMAGES, 2, LENGTH, dtype=torch.bool)
+    if among == "batch":
+        chosen.flatten()[batch.drawn["tcr"]] = True
+        assert chosen.sum() == min(tokens, 2 * IMAGES * 8)
+    else:
+        chosen.scatter_(-1, batch.drawn["tcr"], True)
+        assert (chosen.sum(-1) == min(8, max(2, tokens // (2 * IMAGES)))).all()
+    assert not chosen[:, :, 0].any(), "the condition's state is none"
     sides: list[tuple[tuple[int, int], Tensor, Tensor]] = []
     for image, view in sequences(batch):
         x = states(objective.student, batch, image, view).final
-        one, other = (F.normalize(head(x, batch.drawn["tcr_seeds"][image, view, [side]])[0], dim=-1) for side in (0, 1))
+        seeds = batch.drawn["tcr_seeds"][image, view]
+        one, other = (F.normalize(head(head.dropped(x, seeds[[side]]))[0], dim=-1) for side in (0, 1))
         assert not torch.equal(one, other)
         sides += [((image, view), one[at], other[at]) for at in chosen[image, view].nonzero().flatten()]
     found = []
@@ -174,7 +180,7 @@ def test_tcr(among: str, tokens: int) -> None:
 
 def test_tcr_among_the_batch_refuses_a_part_of_it() -> None:
     objective, batch, _ = computed(term("tcr", among="batch"))
-    with pytest.raises(DataError, match="compares the whole batch of 6 images, and a pass has 2; give among: image"):
+    with pytest.raises(DataError, match="compares all 12 sequences of the batch, and a pass has 4; give among: image"):
         objective.losses(batch, objective.targets(batch), slice(0, 2))
 
 

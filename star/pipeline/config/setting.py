@@ -23,12 +23,15 @@ class Setting:
     """Hidden width of a block's feed-forward layer; only costs are computed from it."""
     codebook_dim: int = 8
     """Channels of the tokenizer's vectors; only costs are computed from it."""
+    sequences: int = 1
+    """Sequences that the student sees in a step; only costs are computed from it."""
 
     @classmethod
     def of(cls, spec: Any) -> Setting:
         """The setting of a run, from its spec (a `RunSpec`)."""
         model, codes, classes = spec.model, spec.tokenizer, spec.data.num_classes
-        size = (codes.codebook_size, classes, model.ffn_hidden, codes.codebook_dim)
+        sequences = spec.optim.batch_size * min(spec.selfguided.student_views, spec.selfguided.num_views)
+        size = (codes.codebook_size, classes, model.ffn_hidden, codes.codebook_dim, sequences)
         return cls(model.n_layer, model.dim, spec.grid, *size)
 
     @property
