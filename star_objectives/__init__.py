@@ -4,11 +4,14 @@ They keep the backbone and its sampling. Each is one file, on the contract that 
 """
 
 from .cluster import Cluster
+from .coarse import Coarse
 from .codebook import Codebook
 from .ema import Ema
 from .foresight import Foresight
 from .mtp import Mtp
 from .noise import Noise
+from .order import Order
+from .registers import Registers
 from .tcr import Tcr
 
-__all__ = ["Cluster", "Codebook", "Ema", "Foresight", "Mtp", "Noise", "Tcr"]
+__all__ = ["Cluster", "Coarse", "Codebook", "Ema", "Foresight", "Mtp", "Noise", "Order", "Registers", "Tcr"]

@@ -15,4 +15,5 @@ class Ema(Term):
     name = "ema"
     version = 1
     config = EmaConfig
+    agrees_with = frozenset({"order", "sequence"})
     teacher = TeacherReads()

@@ -25,6 +25,7 @@ class Noise(Term):
     name = "noise"
     version = 1
     config = NoiseConfig
+    agrees_with = frozenset({"order", "sequence"})
     changes = frozenset({"inputs"})
 
     def __init__(self, fields: NoiseConfig, setting: Setting) -> None:

@@ -19,6 +19,7 @@ title: Objectives side by side
 profile: tiny
 plugins: [objectives]
 targets: [train]
+base: {{data: {{image_size: 32}}}}
 rows:
   - {{label: AR, spec: {{{PLAIN}}}}}
   - {{label: noise, spec: {{{PLAIN}, terms: {{noise: {{weight: 1}}}}}}}}
@@ -26,6 +27,10 @@ rows:
   - {{label: Mirai-E, spec: {{{PLAIN}, terms: {{foresight: {{weight: 2, layer: 1}}}}}}}}
   - {{label: IAR, spec: {{{PLAIN}, terms: {{cluster: {{weight: 1, size: 4}}}}}}}}
   - {{label: MTAR, spec: {{{PLAIN}, terms: {{mtp: {{weight: 0.1}}, tcr: {{weight: 0.2, tokens: 64}}}}}}}}
+  - {{label: RAR, spec: {{{PLAIN}, terms: {{order: {{weight: 1}}}}}}}}
+  - {{label: NPP, spec: {{{PLAIN}, terms: {{coarse: {{weight: 1}}}}}}}}
+  - {{label: MuToR, spec: {{{PLAIN}, terms: {{registers: {{weight: 1, window: 2}}}}}}}}
+  - {{label: ST-AR + order, spec: {{terms: {{order: {{weight: 1}}}}}}}}
   - {{label: ST-AR + foresight, spec: {{terms: {{foresight: {{weight: 2, layer: 1}}}}}}}}
   - {{label: averaged, spec: {{{PLAIN}, terms: {{ema: {{weight: 1}}}}, generate: {{weights: teacher}}}}}}
 table:
@@ -67,7 +72,9 @@ def test_what_a_term_reads_is_in_the_key_of_those_runs_alone(file: Path) -> None
         assert all(one["plugin"] == "star_objectives 1" for one in told.values()), (
             "its own number, not the files' content"
         )
-        assert ("ema" in str(told)) == (variant.label in ("Mirai-E", "averaged")), "ST-AR's own section has the rate"
+        assert ("ema" in str(told)) == (variant.label in ("Mirai-E", "averaged", "RAR")), (
+            "ST-AR's own section has the rate"
+        )
     assert {label for label, found in reads.items() if found == {"encode", "tokenizer"}} == {"reAR", "IAR"}
     assert all(found == {"encode"} for label, found in reads.items() if label not in ("reAR", "IAR"))
 
@@ -79,14 +86,18 @@ def test_costs_are_the_arithmetic_of_what_each_term_runs(file: Path) -> None:
   data: {image_size: 256}
   tokenizer: {channel_mult: [1, 1, 1, 1, 1], codebook_size: 16384, codebook_dim: 8}
   selfguided: {projector_hidden: 2048, num_positions: 4}
-rows:
 """
-    file.write_text(YAML.replace("rows:\n", at_b).replace("layer: 1}", "layer: 2/3}").replace("size: 4", "size: 128"))
+    file.write_text(
+        YAML.replace("base: {data: {image_size: 32}}\n", at_b)
+        .replace("layer: 1}", "layer: 2/3}")
+        .replace("size: 4", "size: 128")
+    )
     flops = {variant.label: train_flops(variant.runs[0]) for variant in load(file).variants}
     plain = flops["AR"]
     foresight = 1 + 0.194 + 0.0735 * (256 + 240 + 240) / 256  # the teacher to block 8; pairs that stay in the image
     assert plain / (30 * 8) == pytest.approx(153.4e9, rel=0.01)
-    for label, expected in (("noise", 1.0), ("reAR", 1.032), ("Mirai-E", foresight), ("IAR", 1.0), ("MTAR", 1.256)):
+    read_ahead = {"reAR": 1.032, "Mirai-E": foresight, "MTAR": 1.256, "MuToR": 1.313}
+    for label, expected in ({"noise": 1.0, "IAR": 1.0, "RAR": 1.0, "NPP": 0.623} | read_ahead).items():
         assert flops[label] / plain == pytest.approx(expected, rel=0.005), label
     assert flops["averaged"] == plain, "nobody runs the average"
     assert flops["ST-AR + foresight"] / plain == pytest.approx(2.583 + 2 * (foresight - 1.194), rel=0.005), (
@@ -108,13 +119,26 @@ rows:
             "terms.codebook.encode_layer: is null as decode_layer is",
         ),
         ("register: {weight: 1}", "terms.register"),
+        (
+            "registers: {weight: 1, window: 6}",
+            "terms.registers.window: 6 leads 45 cells on, which leaves 19 of 64 places for 20",
+        ),
+        ("coarse: {weight: 1, patch: 3}", "terms.coarse.patch: 3 does not cut a grid of 8 x 8 codes"),
+        (
+            "order: {weight: 1}, coarse: {weight: 1}",
+            "coarse changes the sequence of what the student sees, and order goes by",
+        ),
+        (
+            "order: {weight: 1}, foresight: {weight: 1, layer: 1}",
+            "order changes the order of what the student sees, and foresight goes",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_where_it_is_read(file: Path, terms: str, told: str) -> None:
     file.write_text(YAML.replace("cluster: {weight: 1, size: 4}", terms))
     with pytest.raises(SpecError) as refused:
         load(file)
-    assert told in str(refused.value) and "published.yaml:11" in str(refused.value), refused.value
+    assert told in str(refused.value) and "published.yaml:12" in str(refused.value), refused.value
 
 
 def test_every_term_trains(file: Path, home: Path) -> None:
@@ -125,7 +149,15 @@ def test_every_term_trains(file: Path, home: Path) -> None:
         for _, line in read_metrics(job / "metrics.jsonl"):
             for name, value in line["metrics"].items():
                 seen.setdefault(name, []).append(value)
-    losses = {"codebook_encode_loss", "codebook_decode_loss", "foresight_loss", "cluster_loss", "mtp_loss", "tcr_loss"}
+    losses = {
+        "codebook_encode_loss",
+        "codebook_decode_loss",
+        "foresight_loss",
+        "cluster_loss",
+        "mtp_loss",
+        "tcr_loss",
+        "registers_loss",
+    }
     assert losses <= set(seen)
     assert all(value > 0 for name in losses for value in seen[name])
     assert max(seen["cluster_loss"]) <= 2.2, "there are eight clusters"

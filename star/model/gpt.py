@@ -6,7 +6,7 @@ The input sequence is the condition followed by codes 1 to T-1; output p (1-base
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,11 @@ def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
     The first half of a head's channel pairs rotates with the row, the second with the column. The condition's entry is
     zero, not (cos 0, sin 0) = (1, 0), so its query and key are zero. LlamaGen's checkpoints depend on it.
     """
+    return all_rotations(grid, head_dim, base)[:, : grid * grid]
+
+
+def all_rotations(grid: int, head_dim: int, base: float) -> Tensor:
+    """`rope_table` with the last cell too, (2, T + 1, head_dim), which is an input in other orders alone."""
     quarter = head_dim // 4
     rates = base ** -(torch.arange(quarter) / quarter)
     angles = torch.outer(torch.arange(grid), rates)  # (g, quarter)
@@ -33,7 +38,7 @@ def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
     cos = pairs.cos().repeat_interleave(2, dim=-1)
     sin = torch.stack([-pairs.sin(), pairs.sin()], dim=-1).flatten(-2)
     table = torch.stack([cos, sin])  # (2, T, d)
-    return torch.cat([torch.zeros(2, 1, head_dim), table], dim=1)[:, : grid * grid]
+    return torch.cat([torch.zeros(2, 1, head_dim), table], dim=1)
 
 
 class RMSNorm(nn.Module):
@@ -187,13 +192,33 @@ class GPT(nn.Module):
             layers: 1-based layers whose output is kept as `layer_features`.
             seeds: (B,) int32, the dropout seed of each sequence; no dropout when None.
         """
-        x = self.embed(codes, labels, seeds)
+        return self.run(self.embed(codes, labels, seeds), self.rope, attend, layers, seeds)
+
+    def run(
+        self,
+        x: Tensor,
+        rope: Tensor,
+        attend: Tensor | None = None,
+        layers: Sequence[int] = (),
+        seeds: Tensor | None = None,
+    ) -> Features:
+        """Hidden states of any embedded sequence.
+
+        Args:
+            x: (B, t, D).
+            rope: (2, t, d), the rotation of each place as in `rope_table`; (2, B, 1, t, d) if sequences differ.
+            attend, layers, seeds: as in `features`.
+        """
         layer_features = {}
         for number, block in enumerate(self.layers, start=1):
-            x = block(x, self.rope, attend, layer_seeds(seeds, number))
+            x = block(x, rope, attend, layer_seeds(seeds, number))
             if number in layers:
                 layer_features[number] = x
         return Features(layer_features, x, self.norm(x))
+
+    def through(self, arrange: Callable[[GPT], Features]) -> Features:
+        """Call a function of this model as one forward pass of it, for which FSDP gathers the weights."""
+        return arrange(self)
 
     def hidden_at(self, codes: Tensor, labels: Tensor, layer: int) -> Tensor:
         """The output of a 1-based layer, (B, T, D); the layers above it are not computed."""

@@ -113,9 +113,9 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate x (..., t, d) by rope (2, t, d), cosines and signed sines; a pair is two adjacent channels.
+    """Rotate x (..., t, d) by rope (2, ..., t, d), cosines and signed sines; a pair is two adjacent channels.
 
-    Computed in rope's precision.
+    Computed in rope's precision. Dimensions between the first and the last two have to fit those of x.
     """
     wide = x.to(rope.dtype)
     if on_cpu(wide, rope):
@@ -129,7 +129,7 @@ class _Rotation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rope: Tensor) -> Tensor:
-        turn = torch.complex(rope[0, :, ::2].contiguous(), rope[1, :, 1::2].contiguous())
+        turn = torch.complex(rope[0, ..., ::2].contiguous(), rope[1, ..., 1::2].contiguous())
         ctx.save_for_backward(turn)
         return _turned(x, turn)
 

@@ -1,6 +1,6 @@
 """The training objective: a list of terms, each with its random draws, its targets and its losses."""
 
-from star.objectives.backbone import Backbone, Features, StudentOutput
+from star.objectives.backbone import Arranged, Backbone, Features, Pass, StudentOutput
 from star.objectives.batch import Batch, ClassDropout, draw_batch
 from star.objectives.objective import Objective
 from star.objectives.projector import projector
@@ -12,6 +12,7 @@ from star.spec.base import FieldError, LayerRef
 from star.spec.plugin_parts import TermConfig
 
 __all__ = [
+    "Arranged",
     "Backbone",
     "Batch",
     "ClassDropout",
@@ -19,6 +20,7 @@ __all__ = [
     "FieldError",
     "LayerRef",
     "Objective",
+    "Pass",
     "SelfGuidedSpec",
     "Setting",
     "StudentOutput",

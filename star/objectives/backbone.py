@@ -66,6 +66,18 @@ class Pass:
     """The batch, and the slice of its images that the sequences are views of; None if only logits are needed."""
 
 
+@dataclass
+class Arranged:
+    """What a transformer runs on in place of the condition and the codes in raster order."""
+
+    embedded: Tensor
+    """(N, t, D): the input of the first layer."""
+    rope: Tensor
+    """(2, t, d), or (2, N, 1, t, d) if sequences differ: the rotation of each place, as `star.model.gpt.rope_table` has it."""
+    attend: Tensor | None = None
+    """(N, 1, t, t) bool: True where a query (row) sees a key (column); None: as the pass has it."""
+
+
 class StudentOutput(NamedTuple):
     """The student's output that the losses use."""
 
@@ -90,6 +102,28 @@ class StudentOutput(NamedTuple):
         return self.made["logits"]
 
 
+def states_of(model: Any, one: Pass, terms: Sequence[Term], layers: Sequence[int], averaged: bool = False) -> Features:
+    """Hidden states of a pass, arranged as a term has it if there is one; raster order if only logits are needed.
+
+    Args:
+        layers: 1-based layers whose output is kept.
+        averaged: whether `model` is the moving average, which a term's own modules follow.
+    """
+    own = {} if one.seeds is None else {"seeds": one.seeds}
+    arranging = [term for term in terms if term.changes & {"order", "sequence"}]
+
+    def states(model: Any) -> Features:
+        for term in arranging if one.images else ():
+            with term.told("arrange"):
+                found = term.arrange(model, one, term.head_average if averaged else term.head)
+            if found is not None:
+                attend = one.attend if found.attend is None else found.attend
+                return cast(Features, model.run(found.embedded, found.rope, attend, layers, **own))
+        return cast(Features, model.features(one.codes, one.labels, one.attend, layers if one.images else (), **own))
+
+    return cast(Features, model.through(states)) if arranging and one.images else states(model)
+
+
 class StudentWithHeads(nn.Module):
     """The student and the terms' heads: all that the optimizer trains, in one module that can be wrapped or sharded."""
 
@@ -102,8 +136,7 @@ class StudentWithHeads(nn.Module):
 
     def forward(self, one: Pass) -> StudentOutput:
         """What each term reads of the hidden states; the logits at once if there are no terms."""
-        own = {} if one.seeds is None else {"seeds": one.seeds}
-        states = self.student.features(one.codes, one.labels, one.attend, self.layers if one.images else (), **own)
+        states = states_of(self.student, one, self.terms, self.layers)
         found: dict[str, Tensor | None] = {}
         if one.images is not None:
             for term in self.terms:

@@ -30,6 +30,8 @@ class Batch:
     """Steps done as a share of the schedule's, from 0 to below 1."""
     inputs: Tensor | None = None
     """(B, S, T) long: the student's input codes; None if they are those that it predicts."""
+    predicted: Tensor | None = None
+    """(B, S, t, k) long: the k codes that each of the first t outputs predicts; None: output p predicts code p."""
     token_mask: Tensor | None = None
     """(B, S, T) bool, True where a student's input position is hidden; None without masking."""
     seeds: Tensor | None = None
@@ -104,7 +106,7 @@ def draw_batch(
     positions = torch.randperm(length, generator=generator)
     batch = Batch(codes, labels, positions, min(student_views, views), progress, images=images, views=stored_views)
     for term in terms:
-        before = batch.inputs, batch.token_mask
+        before = batch.inputs, batch.token_mask, batch.predicted
         with term.told("draw"):
             term.draw(batch, own_generator(generator, term.name) if term.own_generator else generator)
         _check_draw(term, batch, before)
@@ -113,8 +115,12 @@ def draw_batch(
     return batch
 
 
-def _check_draw(term: Term, batch: Batch, before: tuple[Tensor | None, Tensor | None]) -> None:
+def _check_draw(term: Term, batch: Batch, before: tuple[Tensor | None, ...]) -> None:
     """Raise ValueError if a term changed more than it declares, or set a tensor of the wrong shape or type."""
+    if batch.predicted is not before[2] and not term.changes & {"order", "sequence"}:
+        raise ValueError(
+            f'{term.name}: draw set batch.predicted; say so on the class: changes = frozenset({{"sequence"}})'
+        )
     for name, now, then, declared in (
         ("inputs", batch.inputs, before[0], "inputs"),
         ("token_mask", batch.token_mask, before[1], "attend"),

@@ -30,6 +30,7 @@ class Contrastive(Term):
     """
 
     name = "contrastive"
+    agrees_with = frozenset({"order"})
     gathers = True
 
     def __init__(self, spec: SelfGuidedSpec, layer: int) -> None:

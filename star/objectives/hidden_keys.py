@@ -14,6 +14,7 @@ class HiddenKeys(Term):
     """Hides a share of the code positions of each student sequence, drawn anew in each step; has no loss of its own."""
 
     name = "hidden_keys"
+    agrees_with = frozenset({"order"})
     changes = frozenset({"attend"})
     own_generator = False
 

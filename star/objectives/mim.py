@@ -17,6 +17,7 @@ class Mim(Term):
     """L_MIM: the mean distance over all positions (or only the hidden ones) of all student sequences."""
 
     name = "mim"
+    agrees_with = frozenset({"order"})
     loss_names = ("mim_loss",)
     teacher = TeacherReads(final=True)
 

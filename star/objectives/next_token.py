@@ -19,6 +19,7 @@ class NextToken(Term):
     """Cross entropy of the codes, a mean over all positions of all student sequences."""
 
     name = "next_token"
+    agrees_with = frozenset({"order", "sequence"})
     loss_names = ("ar_loss",)
 
     def build(self, student: Backbone) -> None:
@@ -27,15 +28,32 @@ class NextToken(Term):
 
     def read(self, states: Features, batch: Batch, rows: slice) -> Tensor:
         """The loss, summed over positions: in the student's pass, where the head's weight is at hand if it is sharded."""
-        hidden, head = states.final.flatten(0, 1), self._student.output
-        codes = batch.codes[rows, : batch.student_views].flatten()
-        if _is_plain(head):
-            return linear_cross_entropy(hidden, cast(nn.Linear, head).weight, codes)
-        return F.cross_entropy(at_least_fp32(head(hidden)), codes, reduction="sum")
+        head = self._student.output
+        if batch.predicted is not None:
+            return _several(head, states.final, batch.predicted[rows].flatten(0, 1))
+        hidden, codes = states.final.flatten(0, 1), batch.codes[rows, : batch.student_views].flatten()
+        return code_loss(head, hidden, codes)
 
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
-        count = len(batch.codes) * batch.student_views * batch.codes.shape[-1]
+        predicted = batch.codes[:, : batch.student_views] if batch.predicted is None else batch.predicted
+        count = predicted.numel()
         return {"ar_loss": out.read[self.name] / count}
+
+
+def code_loss(head: nn.Module, hidden: Tensor, codes: Tensor) -> Tensor:
+    """The cross entropy of codes (M,) under a head that reads hidden (M, D), summed; without all logits if the head is plain."""
+    if _is_plain(head):
+        return linear_cross_entropy(hidden, cast(nn.Linear, head).weight, codes)
+    return F.cross_entropy(at_least_fp32(head(hidden)), codes, reduction="sum")
+
+
+def _several(head: nn.Module, final: Tensor, predicted: Tensor) -> Tensor:
+    """The cross entropy of each of the k codes (N, t, k) that an output of final (N, t or more, D) predicts, summed."""
+    length, each = predicted.shape[1:]
+    if each == 1:
+        return code_loss(head, final[:, :length].flatten(0, 1), predicted.flatten())
+    logits = at_least_fp32(head(final[:, :length]))
+    return (each * logits.logsumexp(-1)).sum() - logits.gather(-1, predicted).sum()
 
 
 def _is_plain(head: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from star.objectives.backbone import Backbone, Features, Pass, StudentOutput, StudentWithHeads
+from star.objectives.backbone import Backbone, Features, Pass, StudentOutput, StudentWithHeads, states_of
 from star.objectives.batch import Batch
 from star.objectives.teacher import EMATeacher
 from star.objectives.term import Term
@@ -123,8 +123,10 @@ class Objective(nn.Module):
         layers = sorted({layer for read in reads for layer in read.layers})
         views = batch.codes.shape[1] if any(read.all_views for read in reads) else batch.student_views
         sequences, labels = batch.codes[rows, :views].flatten(0, 1), batch.labels[rows, :views].flatten()
-        if any(read.final for read in reads) or len(layers) != 1:
-            found = self.teacher.copy.features(sequences, labels, layers=layers)
+        arranged = any("order" in term.changes for term in self.terms)
+        if arranged or any(read.final for read in reads) or len(layers) != 1:
+            one = Pass(sequences, labels, images=(batch, rows))
+            found = states_of(self.teacher.copy, one, self.terms, layers, averaged=True)
         else:
             at = self.teacher.copy.hidden_at(sequences, labels, layers[0])
             found = TeacherStates({layers[0]: at}, at[:, :0], at[:, :0])  # no term reads the last states
@@ -200,6 +202,11 @@ def _read_by(term: Term, states: Features | None, batch: Batch) -> Features | No
     return TeacherStates(layers, states.pre_norm[:, own], states.final[:, own])
 
 
+def disagreement(changes: str, what: str, reads: str) -> str:
+    """Why two terms cannot be combined, of which one changes the `order` or `sequence` of what the student sees."""
+    return f"{changes} changes the {what} of what the student sees, and {reads} goes by codes in raster order; leave one out"
+
+
 def check_terms(terms: Sequence[Term]) -> None:
     """Check that terms can be combined.
 
@@ -221,3 +228,8 @@ def check_terms(terms: Sequence[Term]) -> None:
                 if name in seen:
                     raise ValueError(f"{seen[name].name} and {term.name} {what.format(name)}")
                 seen[name] = term
+    for term in terms:
+        for other in terms:
+            for what in sorted(other.changes & {"order", "sequence"}):
+                if term is not other and what not in term.agrees_with:
+                    raise ValueError(disagreement(other.name, what, term.name))

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from star.objectives.backbone import Backbone, Features, StudentOutput
+from star.objectives.backbone import Arranged, Backbone, Features, Pass, StudentOutput
 from star.objectives.batch import Batch
 from star.pipeline.config.setting import Setting
 from star.plugin import Job
@@ -73,7 +73,10 @@ class Term:
     gathers: bool = False
     """Whether `loss` needs the targets of the whole global batch and not only of its own images."""
     changes: frozenset[str] = frozenset()
-    """The parts of the student's pass that it changes: `inputs`, `attend`. Two terms may not change the same part."""
+    """The parts of the student's pass that it changes: `inputs`, `attend`, `order` (the same codes in another order) or
+    `sequence` (other tokens). Two terms may not change the same part."""
+    agrees_with: frozenset[str] = frozenset()
+    """Which of `order` and `sequence` other terms may change: those after which what this one reads is still right."""
     own_generator: bool = True
     """Whether it draws from a generator of its own; if False, from the step's, in the order of the terms."""
 
@@ -94,9 +97,9 @@ class Term:
         """
 
     def flops(self) -> float:
-        """FLOPs that the term's own modules add to a step for each student sequence, forward and backward.
+        """FLOPs that the term adds to a step for each student sequence, forward and backward; negative if it saves some.
 
-        A multiply-add counts as two. What the teacher costs is known from `teacher`. Plans and tables show it.
+        A multiply-add counts as two; a mean over the schedule. What the teacher costs is known from `teacher`.
         """
         return 0.0
 
@@ -127,6 +130,18 @@ class Term:
         """The attention mask of the N student sequences of images `rows`; None leaves the attention as it is.
 
         (N, 1, T, T) bool, True where a query (row) sees a key (column).
+        """
+        return None
+
+    def arrange(self, model: Any, one: Pass, head: nn.Module | None) -> Arranged | None:
+        """What the model runs on, for a term that changes `order` or `sequence`; None leaves the condition and codes in raster order.
+
+        Such a term's `draw` puts what each output predicts into `batch.predicted`. With `order` the teacher is arranged too.
+
+        Args:
+            model: the student or the teacher, with the members `embed`, `rope` and `run` of `star.model.gpt.GPT`.
+            one: the pass; `one.images` is not None.
+            head: the term's own modules, or for the teacher their average.
         """
         return None
 

@@ -83,6 +83,7 @@ class OwnTerm(Part):
     after: list[str] = Field(default_factory=list)
     loss_names: list[MetricName]
     changes: list[str] = Field(default_factory=list)
+    agrees_with: list[str] = Field(default_factory=list)
     teacher: bool = False
     averages_head: bool = False
 

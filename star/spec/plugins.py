@@ -43,7 +43,7 @@ _CLASSES: dict[tuple[str, str], Any] = {}
 """(digest of a plugin, name of a part) -> the part's own class, for plugins that this process has imported."""
 METHODS = {StageConfig: ("run",), SourceConfig: ("labels", "image"), TokenizerConfig: ("encode", "decode")}
 """Kind of config -> methods that a part with such a config has to define."""
-CHANGES = ("inputs", "attend")
+CHANGES = ("inputs", "attend", "order", "sequence")
 """What a loss term may change in the student's forward pass."""
 
 
@@ -217,6 +217,7 @@ def _term(where: str, term: Any) -> OwnTerm:
         after=list(getattr(term, "after", ())),
         loss_names=list(term.loss_names),
         changes=sorted(getattr(term, "changes", ())),
+        agrees_with=sorted(getattr(term, "agrees_with", ())),
         teacher=term.teacher is not None,
         averages_head=getattr(term, "averages_head", False),
         neutral=dict(term.config.neutral),

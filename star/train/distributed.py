@@ -42,7 +42,7 @@ def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[[
             fully_shard(block, mesh=mesh)
         # the teacher has no backward pass after which its weights would be resharded
         fully_shard(teacher, mesh=mesh, reshard_after_forward=True)
-        for method in ("features", "hidden_at"):
+        for method in ("features", "hidden_at", "through"):
             register_fsdp_forward_method(teacher, method)
     # averages of heads are not sharded: they are small, and a term may use their parts in any way
     return objective.learner

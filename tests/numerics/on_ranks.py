@@ -18,12 +18,15 @@ from star.pipeline.config.model import ModelSpec
 from star.pipeline.config.selfguided import SelfGuidedSpec
 from star.ranks import Ranks, exit_now, join, leave
 from star.train.distributed import accumulating, full_tensor, parallelize
-from tests.numerics.published import FIELDS, term
+from tests.numerics.published import ARRANGING, EVEN, FIELDS, term
 from tests.numerics.toy_terms import toy_terms
 
 IMAGES = 8
 METHODS = {
     "published terms": SelfGuidedSpec(mim_weight=0.0, contrastive_weight=0.0),
+    "order beside ST-AR": SelfGuidedSpec(num_positions=3, projector_hidden=8),
+    "coarse": SelfGuidedSpec(mim_weight=0.0, contrastive_weight=0.0),
+    "registers": SelfGuidedSpec(mim_weight=0.0, contrastive_weight=0.0),
     "own terms": SelfGuidedSpec(num_positions=3, projector_hidden=8),
     "st-ar": SelfGuidedSpec(num_positions=3, projector_hidden=8),
     "sums, own projector": SelfGuidedSpec(num_positions=3, projector_hidden=8, reduction="sum", teacher_projector=True),
@@ -38,13 +41,15 @@ def objective_and_batch(name: str) -> tuple[Objective, Batch]:
     spec = METHODS[name]
     torch.manual_seed(0)
     model = ModelSpec(n_layer=2, n_head=2, dim=16, ffn_multiple_of=16)
-    student = GPT(model, vocab_size=32, num_classes=10, grid=3)
     more = {"own terms": toy_terms, "published terms": lambda: [term(one) for one in FIELDS]}.get(name, list)
-    terms = [*st_ar(spec, 1), *more()]
+    arranging = [term(one, EVEN) for one in ARRANGING if name.startswith(one)]
+    grid = 4 if arranging else 3
+    student = GPT(model, vocab_size=32, num_classes=10, grid=grid)
+    terms = [*st_ar(spec, 1), *more(), *arranging]
     objective = Objective(student, terms, spec.ema_decay, spec.ema_ramp).double()
     for parameter in objective.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    codes, labels = torch.randint(32, (IMAGES, spec.num_views, 9)), torch.randint(10, (IMAGES,))
+    codes, labels = torch.randint(32, (IMAGES, spec.num_views, grid**2)), torch.randint(10, (IMAGES,))
     generator = torch.Generator().manual_seed(1)
     views, dropped = spec.student_views, ClassDropout(10)
     store = {"images": torch.arange(IMAGES), "stored_views": torch.arange(spec.num_views).expand(IMAGES, -1)}

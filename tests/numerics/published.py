@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from star.objectives.term import Term
 from star.pipeline.config.setting import Setting
 from star.pipeline.config.tokenizer import TokenizerSpec
 from star.tokenizer.vq import VQModel
-from star_objectives import Cluster, Codebook, Ema, Foresight, Mtp, Noise, Tcr
+from star_objectives import Cluster, Coarse, Codebook, Ema, Foresight, Mtp, Noise, Order, Registers, Tcr
 
 SETTING = Setting(n_layer=2, dim=16, grid=3, codebook_size=32, num_classes=10, ffn_hidden=48)
 FIELDS: dict[str, dict[str, Any]] = {
@@ -23,7 +24,14 @@ FIELDS: dict[str, dict[str, Any]] = {
     "tcr": {"weight": 0.2, "among": "image", "outputs": 6},
     "ema": {"weight": 1.0},
 }
-"""Each term and fields that suit the small model."""
+"""Each term that reads codes in raster order, or changes the input codes alone, and fields that suit the small model."""
+ARRANGING: dict[str, dict[str, Any]] = {
+    "order": {"weight": 1.0, "start": 0.1, "end": 0.9},
+    "coarse": {"weight": 1.0},
+    "registers": {"weight": 1.0, "window": 2},
+}
+"""Each term that has the model run on something else; they want an even grid."""
+EVEN = replace(SETTING, grid=4)
 
 
 def tokenizer() -> VQModel:
@@ -34,9 +42,12 @@ def tokenizer() -> VQModel:
 
 def term(name: str, setting: Setting = SETTING, **fields: Any) -> Term:
     """A term that is prepared as a job prepares it."""
-    kind = {one.name: one for one in (Cluster, Codebook, Ema, Foresight, Mtp, Noise, Tcr)}[name]
-    found: Term = kind(kind.config(**{**FIELDS[name], **fields}), setting)
-    found.weight = float({**FIELDS[name], **fields}["weight"])
+    kind = {one.name: one for one in (Cluster, Coarse, Codebook, Ema, Foresight, Mtp, Noise, Order, Registers, Tcr)}[
+        name
+    ]
+    values = {**FIELDS, **ARRANGING}[name] | fields
+    found: Term = kind(kind.config(**values), setting)
+    found.weight = float(values["weight"])
     job: Any = SimpleNamespace(tokenizer=tokenizer, inputs={})
     found.prepare(job)
     return found

@@ -24,19 +24,19 @@ IMAGES = 6
 METHOD = SelfGuidedSpec(num_positions=3, projector_hidden=8)
 
 
-def batch_of(terms: Sequence[Term], student_views: int = 2, progress: float = 0.0) -> Batch:
+def batch_of(terms: Sequence[Term], student_views: int = 2, progress: float = 0.0, grid: int = 3) -> Batch:
     torch.manual_seed(3)
-    codes, labels = torch.randint(32, (IMAGES, 2, 9)), torch.randint(10, (IMAGES,))
+    codes, labels = torch.randint(32, (IMAGES, 2, grid**2)), torch.randint(10, (IMAGES,))
     generator = torch.Generator().manual_seed(1)
     store = {"images": torch.arange(IMAGES), "stored_views": torch.arange(2).expand(IMAGES, 2)}
     return draw_batch(terms, codes, labels, student_views, ClassDropout(10), generator, progress=progress, **store)
 
 
-def objective_of(terms: Sequence[Term]) -> Objective:
+def objective_of(terms: Sequence[Term], grid: int = 3) -> Objective:
     torch.manual_seed(0)
     no_dropout = {"token_dropout": 0.0, "residual_dropout": 0.0, "ffn_dropout": 0.0}
     model = ModelSpec(n_layer=2, n_head=2, dim=16, ffn_multiple_of=16, **no_dropout)
-    objective = Objective(GPT(model, vocab_size=32, num_classes=10, grid=3), terms).double()
+    objective = Objective(GPT(model, vocab_size=32, num_classes=10, grid=grid), terms).double()
     for parameter in objective.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return objective

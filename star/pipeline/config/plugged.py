@@ -93,6 +93,7 @@ class RunWithPlugins(StarRun):
     @model_validator(mode="after")
     def _terms_go_together(self) -> RunWithPlugins:
         changed = {"attend": "hidden_keys"} if self.selfguided.masked else {}
+        self._check_order()
         for term, plugin, _ in self.own_terms:
             _check_term(term, plugin, getattr(self.terms, term), Setting.of(self))
             for what in plugin.terms[term].changes:
@@ -103,6 +104,20 @@ class RunWithPlugins(StarRun):
                     )
                 changed[what] = term
         return self
+
+    def _check_order(self) -> None:
+        """Check that terms which go by codes in raster order are not beside one that changes their order or replaces them."""
+        agrees = {name: set(plugin.terms[name].agrees_with) for name, plugin, _ in self.own_terms}
+        agrees |= {"st-ar": {"order"}} if self.selfguided.teacher or self.selfguided.masked else {}
+        for name, plugin, _ in self.own_terms:
+            for what in {"order", "sequence"}.intersection(plugin.terms[name].changes):
+                for other, found in agrees.items():
+                    if other != name and what not in found:
+                        raise FieldError(
+                            f"terms.{name}",
+                            f"{name} changes the {what} of what the student sees, and {other} goes by codes in raster order; "
+                            "give one of them weight 0",
+                        )
 
 
 def plugged(plugins: Mapping[str, Plugin]) -> dict[str, Any]:
@@ -151,6 +166,7 @@ def promised(term: Any, declared: OwnTerm) -> str | None:
         ("after", list(getattr(term, "after", ())), declared.after),
         ("loss_names", list(term.loss_names), declared.loss_names),
         ("changes", sorted(term.changes), declared.changes),
+        ("agrees_with", sorted(getattr(term, "agrees_with", ())), declared.agrees_with),
         ("averages_head", bool(term.averages_head), declared.averages_head),
     ):
         if now != then:
