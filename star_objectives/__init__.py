@@ -3,6 +3,7 @@
 They keep the backbone and its sampling. Each is one file, on the contract that users' own terms have (docs/own-loss.md).
 """
 
+from .align import Align
 from .cluster import Cluster
 from .coarse import Coarse
 from .codebook import Codebook
@@ -14,4 +15,4 @@ from .order import Order
 from .registers import Registers
 from .tcr import Tcr
 
-__all__ = ["Cluster", "Coarse", "Codebook", "Ema", "Foresight", "Mtp", "Noise", "Order", "Registers", "Tcr"]
+__all__ = ["Align", "Cluster", "Coarse", "Codebook", "Ema", "Foresight", "Mtp", "Noise", "Order", "Registers", "Tcr"]

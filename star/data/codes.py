@@ -38,6 +38,15 @@ class CodeStore:
         self.labels = labels[self._rows]
 
     @property
+    def num_rows(self) -> int:
+        """Number of stored rows, those that were left out included."""
+        return len(self._codes)
+
+    def rows_of(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The stored rows (B,) of the images with indices (B,): what else is stored by image is in the same rows."""
+        return self._rows[images]
+
+    @property
     def num_views(self) -> int:
         """Number of stored views per image."""
         return int(self._codes.shape[1])

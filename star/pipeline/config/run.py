@@ -19,6 +19,7 @@ from star.spec.run_base import Run, Training
 if TYPE_CHECKING:
     from star.pipeline.config.attention import AttentionSpec
     from star.pipeline.config.dataset import DataSpec
+    from star.pipeline.config.features import FeaturesSpec
     from star.pipeline.config.floor import FloorSpec
     from star.pipeline.config.generate import GenerateSpec
     from star.pipeline.config.invariance import InvarianceSpec
@@ -54,6 +55,7 @@ class StarRun(Run):
         optim: OptimSpec
         generate: GenerateSpec
         score: ScoreSpec
+        features: FeaturesSpec
         floor: FloorSpec
         probe: ProbeSpec
         attention: AttentionSpec
@@ -67,7 +69,8 @@ class StarRun(Run):
     def pipeline(self) -> Mapping[str, Stage]:
         """The run's stages by name: all, or only those that scoring needs if `generate.samples` gives images."""
         if self.generate.samples is None:
-            return self.declared_stages
+            left_out = set() if "features" in self.read_by_terms else {"features"}
+            return {name: stage for name, stage in self.declared_stages.items() if name not in left_out}
         kept = needed_of(["score"], self.declared_stages, self)
         return {name: stage for name, stage in self.declared_stages.items() if name in kept}
 
@@ -100,6 +103,7 @@ class StarRun(Run):
             "codes": [(folder, data.manifest) for folder in data.codes_folders],
             "samples": [(self.generate.samples, "content")],
             "tokenizer": [(self.tokenizer.weights_file, "content")],
+            "encoder": [(self.features.weights, "content")],
             "model": [(self.model.weights, "content")],
             "reference": [(self.score.reference, "content")],
         }

@@ -23,6 +23,8 @@ class Setting:
     """Hidden width of a block's feed-forward layer; only costs are computed from it."""
     codebook_dim: int = 8
     """Channels of the tokenizer's vectors; only costs are computed from it."""
+    feature_channels: int = 0
+    """Channels of the maps of the stage `features`; only costs are computed from it."""
     sequences: int = 1
     """Sequences that the student sees in a step; only costs are computed from it."""
 
@@ -31,7 +33,7 @@ class Setting:
         """The setting of a run, from its spec (a `RunSpec`)."""
         model, codes, classes = spec.model, spec.tokenizer, spec.data.num_classes
         sequences = spec.optim.batch_size * min(spec.selfguided.student_views, spec.selfguided.num_views)
-        size = (codes.codebook_size, classes, model.ffn_hidden, codes.codebook_dim, sequences)
+        size = (codes.codebook_size, classes, model.ffn_hidden, codes.codebook_dim, spec.features.channels, sequences)
         return cls(model.n_layer, model.dim, spec.grid, *size)
 
     @property
