@@ -19,7 +19,7 @@ title: Objectives side by side
 profile: tiny
 plugins: [objectives]
 targets: [train]
-base: {{data: {{image_size: 32}}}}
+base: {{data: {{image_size: 32, train_images: 80}}}}
 rows:
   - {{label: AR, spec: {{{PLAIN}}}}}
   - {{label: noise, spec: {{{PLAIN}, terms: {{noise: {{weight: 1}}}}}}}}
@@ -27,6 +27,8 @@ rows:
   - {{label: Mirai-E, spec: {{{PLAIN}, terms: {{foresight: {{weight: 2, layer: 1}}}}}}}}
   - {{label: IAR, spec: {{{PLAIN}, terms: {{cluster: {{weight: 1, size: 4}}}}}}}}
   - {{label: MTAR, spec: {{{PLAIN}, terms: {{mtp: {{weight: 0.1}}, tcr: {{weight: 0.2, tokens: 64}}}}}}}}
+  - {{label: REPA, spec: {{{PLAIN}, terms: {{align: {{weight: 0.5, layer: ~1/3}}}}}}}}
+  - {{label: Mirai-I, spec: {{{PLAIN}, terms: {{align: {{weight: 2, layer: ~2/3, pairing: consuming}}}}}}}}
   - {{label: RAR, spec: {{{PLAIN}, terms: {{order: {{weight: 1}}}}}}}}
   - {{label: NPP, spec: {{{PLAIN}, terms: {{coarse: {{weight: 1}}}}}}}}
   - {{label: MuToR, spec: {{{PLAIN}, terms: {{registers: {{weight: 1, window: 2}}}}}}}}
@@ -63,6 +65,7 @@ def test_what_a_term_reads_is_in_the_key_of_those_runs_alone(file: Path) -> None
     for variant in load(file).variants:
         run = variant.runs[0]
         stages = list(run.pipeline)
+        assert ("features" in stages) == (variant.label in ("REPA", "Mirai-I"))
         assert stages.index("tokenizer") < stages.index("encode") < stages.index("train")
         keys = stage_keys(run, {})
         inputs = {name: keys[name] for name in run.pipeline["train"].inputs_of(run)}
@@ -75,8 +78,8 @@ def test_what_a_term_reads_is_in_the_key_of_those_runs_alone(file: Path) -> None
         assert ("ema" in str(told)) == (variant.label in ("Mirai-E", "averaged", "RAR")), (
             "ST-AR's own section has the rate"
         )
-    assert {label for label, found in reads.items() if found == {"encode", "tokenizer"}} == {"reAR", "IAR"}
-    assert all(found == {"encode"} for label, found in reads.items() if label not in ("reAR", "IAR"))
+    more = {"reAR": {"tokenizer"}, "IAR": {"tokenizer"}, "REPA": {"features"}, "Mirai-I": {"features"}}
+    assert reads == {label: {"encode"} | more.get(label, set()) for label in reads}
 
 
 def test_costs_are_the_arithmetic_of_what_each_term_runs(file: Path) -> None:
@@ -86,9 +89,10 @@ def test_costs_are_the_arithmetic_of_what_each_term_runs(file: Path) -> None:
   data: {image_size: 256}
   tokenizer: {channel_mult: [1, 1, 1, 1, 1], codebook_size: 16384, codebook_dim: 8}
   selfguided: {projector_hidden: 2048, num_positions: 4}
+  features: {encoder: dinov2-b, weights: dinov2_vitb14_pretrain.pth}
 """
     file.write_text(
-        YAML.replace("base: {data: {image_size: 32}}\n", at_b)
+        YAML.replace("base: {data: {image_size: 32, train_images: 80}}\n", at_b)
         .replace("layer: 1}", "layer: 2/3}")
         .replace("size: 4", "size: 128")
     )
@@ -96,7 +100,7 @@ def test_costs_are_the_arithmetic_of_what_each_term_runs(file: Path) -> None:
     plain = flops["AR"]
     foresight = 1 + 0.194 + 0.0735 * (256 + 240 + 240) / 256  # the teacher to block 8; pairs that stay in the image
     assert plain / (30 * 8) == pytest.approx(153.4e9, rel=0.01)
-    read_ahead = {"reAR": 1.032, "Mirai-E": foresight, "MTAR": 1.256, "MuToR": 1.313}
+    read_ahead = {"REPA": 1.0735, "Mirai-I": 1.0732, "reAR": 1.032, "Mirai-E": foresight, "MTAR": 1.256, "MuToR": 1.313}
     for label, expected in ({"noise": 1.0, "IAR": 1.0, "RAR": 1.0, "NPP": 0.623} | read_ahead).items():
         assert flops[label] / plain == pytest.approx(expected, rel=0.005), label
     assert flops["averaged"] == plain, "nobody runs the average"
@@ -150,6 +154,7 @@ def test_every_term_trains(file: Path, home: Path) -> None:
             for name, value in line["metrics"].items():
                 seen.setdefault(name, []).append(value)
     losses = {
+        "align_loss",
         "codebook_encode_loss",
         "codebook_decode_loss",
         "foresight_loss",
@@ -161,3 +166,14 @@ def test_every_term_trains(file: Path, home: Path) -> None:
     assert losses <= set(seen)
     assert all(value > 0 for name in losses for value in seen[name])
     assert max(seen["cluster_loss"]) <= 2.2, "there are eight clusters"
+
+
+def test_an_encoder_that_is_no_package_wants_its_file(file: Path) -> None:
+    base = "base: {features: {encoder: dinov2-b}, data"
+    file.write_text(YAML.replace("base: {data", base))
+    with pytest.raises(
+        SpecError, match="features.weights: dinov2-b is no package; give the path of its published file"
+    ):
+        load(file)
+    file.write_text("\n".join(line for line in YAML.replace("base: {data", base).splitlines() if "align" not in line))
+    assert len(load(file).variants) == 12, "rows that read no maps need none"

@@ -16,7 +16,7 @@ from star.spec.builtin import builtin_runs, builtin_stages, pipeline
 from star.spec.claims import Claim, Method
 from star.spec.explain import meant
 from star.spec.graph import Stage, needed_of
-from star.spec.own_stages import check_stages, own_stages, with_curves
+from star.spec.own_stages import check_stages, own_stages, with_terms
 from star.spec.plugin_parts import Plugin
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
 from star.spec.reporting import Figure, Name, TableSpec
@@ -87,7 +87,7 @@ def pipeline_of(declared: Declared) -> Mapping[str, Stage]:
     if not declared.stages and not declared.plugins:
         return builtin_stages()
     own, builtin = declared.own, declared.run_class().declared_stages
-    return with_curves({**builtin, **own}, declared.plugins)
+    return with_terms({**builtin, **own}, declared.plugins)
 
 
 class Row(Section):

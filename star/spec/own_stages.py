@@ -26,7 +26,13 @@ def recorded_stages(spec: Mapping[str, Any]) -> dict[str, Stage]:
     """
     scripts = {name: ScriptStage.model_validate(one) for name, one in (spec.get("stages") or {}).items()}
     plugins = {name: Plugin.model_validate(one) for name, one in (spec.get("plugins") or {}).items()}
-    return with_curves({**builtin_stages(), **own_stages(scripts, plugins)}, plugins)
+    return with_terms({**builtin_stages(), **own_stages(scripts, plugins)}, plugins)
+
+
+def with_terms(stages: Mapping[str, Stage], plugins: Mapping[str, Plugin]) -> dict[str, Stage]:
+    """`stages`, of which those that train with terms have the plugins' terms: their curves, and what any of them reads."""
+    read = [stage for plugin in plugins.values() for term in plugin.terms.values() for stage in term.after]
+    return with_inputs(with_curves(stages, plugins), read)
 
 
 def with_inputs(stages: Mapping[str, Stage], more: Iterable[str]) -> dict[str, Stage]:

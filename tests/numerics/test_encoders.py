@@ -84,9 +84,21 @@ def test_dinov2_is_its_arithmetic() -> None:
     torch.testing.assert_close(model(images), plain_dino(model.state_dict(), images, 3))
     names = set(DinoV2(VitSize(12, 1, 3)).state_dict())
     assert names == {
-        *("cls_token", "pos_embed", "mask_token", "patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias"),
+        *(
+            "cls_token",
+            "pos_embed",
+            "mask_token",
+            "patch_embed.proj.weight",
+            "patch_embed.proj.bias",
+            "norm.weight",
+            "norm.bias",
+        ),
         *(f"blocks.0.{one}.{what}" for one in ("norm1", "norm2") for what in ("weight", "bias")),
-        *(f"blocks.0.{one}.{what}" for one in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2") for what in ("weight", "bias")),
+        *(
+            f"blocks.0.{one}.{what}"
+            for one in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+            for what in ("weight", "bias")
+        ),
         *("blocks.0.ls1.gamma", "blocks.0.ls2.gamma"),
     }, "those of the published files"
 
@@ -138,8 +150,12 @@ def stored(tmp_path: Path, channels: int = 5) -> dict[str, Path]:
     return {"encode": tmp_path / "encode", "features": tmp_path / "features"}
 
 
-@pytest.mark.parametrize("pairing, positions", [("predictive", None), ("consuming", None), ("predictive", 4), ("consuming", 99)])
-def test_align_compares_each_state_with_its_own_crops_vector(tmp_path: Path, pairing: str, positions: int | None) -> None:
+@pytest.mark.parametrize(
+    "pairing, positions", [("predictive", None), ("consuming", None), ("predictive", 4), ("consuming", 99)]
+)
+def test_align_compares_each_state_with_its_own_crops_vector(
+    tmp_path: Path, pairing: str, positions: int | None
+) -> None:
     from star.objectives.batch import ClassDropout, draw_batch
     from star.objectives.next_token import NextToken
     from star_objectives import Align
@@ -166,7 +182,9 @@ def test_align_compares_each_state_with_its_own_crops_vector(tmp_path: Path, pai
     for number, image in enumerate(images):
         row = image if image < 2 else image + 1  # the third row has no codes
         for view in range(2):
-            state = objective.student.features(batch.codes[number, view][None], batch.labels[number, view][None], layers=[1])
+            state = objective.student.features(
+                batch.codes[number, view][None], batch.labels[number, view][None], layers=[1]
+            )
             for cell in cells:
                 wanted = torch.from_numpy(maps[row, views[number, view], cell]).double()
                 made = head(state.layer_features[1][0, cell + (pairing == "consuming")])
