@@ -63,7 +63,7 @@ def test_every_search_here_can_begin(file: str) -> None:
     assert load_search(ROOT / "experiments" / file).spec.trials >= 16
 
 
-@pytest.mark.parametrize("page", ["own-loss.md", "own-metric.md", "own-tokenizer.md"])
+@pytest.mark.parametrize("page", ["objectives.md", "own-loss.md", "own-metric.md", "own-tokenizer.md"])
 def test_the_studies_of_pages_can_be_planned_as_they_are(page: str, tmp_path: Path) -> None:
     """At the default profile: their own tests run them at the tiny one."""
     folder = page_of_docs((ROOT / "docs" / page).read_text(), tmp_path)
