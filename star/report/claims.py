@@ -65,7 +65,9 @@ def judge(claim: Claim, evidence: Evidence) -> ClaimResult:
 
 def judged_on(claim: Claim, evidence: Evidence) -> str:
     """The claim's distances and scores, if runs use another network than Inception's; else empty."""
-    texts = [evidence.experiment.spec.metrics.get(part.metric, part.metric) for part in claim.that]
+    own, against = evidence.experiment.spec.metrics, evidence.experiment.spec.against
+    named = [against[part.metric].value if part.metric in against else part.metric for part in claim.that]
+    texts = [own.get(name, name) for name in named]
     names = [SHORT[name] for name in SHORT if any(f"{{extractor}}/{name}" in text for text in texts)]
     others = {run.spec.metric("{extractor}") for run in evidence.plan.runs} - {"inception"}
     if not names or not others:

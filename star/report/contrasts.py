@@ -95,6 +95,7 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
     metric = predicate.metric
     whole = (
         metric not in evidence.experiment.spec.metrics
+        and metric not in evidence.experiment.spec.against
         and parse_measure(metric, evidence.experiment.spec.pipeline).is_curve
     )
     names = [metric]

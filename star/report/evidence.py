@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Collection, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 from star.ledger.states import DONE, QUEUED, Job
 from star.ledger.store import Ledger
+from star.report.against import samples_against
 from star.report.block import Block
+from star.report.samples import Samples, Source
 from star.scheduler.plan import Plan, PlannedRun
 from star.spec.graph import file_of, needed_of
 from star.spec.measure import FOREIGN, Formula, Measure, curve_value, parse_formula, parse_measure
@@ -23,48 +24,6 @@ IDLE = "no such stage"
 """State of a number that cannot exist: the run has no such stage, or the finished stage has no such number."""
 Curves = dict[int, dict[int, float]]
 """Curves of one row: seed -> step -> value."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The number of one seed and its provenance."""
-
-    run: str
-    seed: int
-    metric: str
-    stages: dict[str, str]
-    """Stage -> key, of the jobs that made the number."""
-    code: str
-    value: float
-    scoring: str | None = None
-    """How images were scored, if they were; numbers that were scored differently are not compared."""
-
-
-@dataclass
-class Samples:
-    """The numbers of one metric in one row."""
-
-    sources: list[Source] = field(default_factory=list)
-    """One per measurement, in the order of the seeds; seeds that share their jobs share a measurement."""
-    missing: dict[int, str] = field(default_factory=dict)
-    """Seed -> why its number is missing."""
-    idle: bool = False
-    """Whether the number cannot exist: given images, for example, have no training."""
-
-    @property
-    def scorings(self) -> set[str]:
-        """How the images behind these numbers were scored."""
-        return {source.scoring for source in self.sources if source.scoring}
-
-    @property
-    def values(self) -> list[float]:
-        """The values of all sources."""
-        return [source.value for source in self.sources]
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of all sources."""
-        return [source.seed for source in self.sources]
 
 
 @cache
@@ -126,6 +85,8 @@ class Evidence:
         return self._numbers[label, metric]
 
     def _samples(self, label: str, metric: str) -> Samples:
+        if metric in self.experiment.spec.against:
+            return samples_against(self, label, metric, self.experiment.spec.against[metric])
         formula = self._formulas.get(metric)
         found, seen = Samples(), set()
         for run in self.runs(label):
@@ -244,7 +205,7 @@ class Evidence:
         value = self._value(run, measure, name)
         if isinstance(value, str):
             return value
-        made = self._job_of(run, name) if stage is None else {stage: run.stages[stage]}
+        made = self._job_of(run, name) if stage is None else {stage: run.stages[stage]} if stage in run.stages else {}
         code = "not ours" if stage is None else str(self.provenance(run, stage).get("code", "unknown"))
         shown = f"{name}@{measure.at}" if measure.at else name
         scoring = run.spec.compared_by(stage) if stage is not None else None
@@ -258,6 +219,8 @@ class Evidence:
     def _value(self, run: PlannedRun, measure: Measure, name: str) -> float | str:
         """The tracked number, or why there is no valid one."""
         stage, tracked = measure.stage, self.tracked.get(run.key)
+        if measure.is_cost and stage is not None:
+            return self._flops(run, stage)
         if tracked is None or (stage is not None and stage not in run.stages):
             return self.state(run, stage)
         if stage is not None and self._foreign(run, stage):
@@ -272,6 +235,14 @@ class Evidence:
             # a job that is done, and of which all is tracked, has no such number: a baseline has no MIM loss
             return IDLE if job is not None and job.state == DONE else self.state(run, stage)
         return value if math.isfinite(value) else "not a number"
+
+    def _flops(self, run: PlannedRun, stage: str) -> float:
+        """Operations of a run's job as planned when it was entered; 0 for a stage that the run does without."""
+        key = run.stages.get(stage)
+        if key is None:
+            return 0.0
+        job = self.jobs.get(key)
+        return job.flops if job is not None else self.plan.jobs[key].flops if key in self.plan.jobs else 0.0
 
     def _points(self, run: TrackedRun, metric: str) -> dict[int, float]:
         if metric not in self._curves:

@@ -124,7 +124,15 @@ class StudyReport:
             columns.append(Column(title=title, metric=objective.metric, better=better, **shown))  # type: ignore[arg-type]
         note = "Trial 0 is the default." if chosen and chosen[0][0] == DEFAULT else None
         table = TableSpec(caption=f"{self.search.spec.title}: {caption}", columns=columns, note=note)
-        about = {"table": table, "metrics": {}, "figures": [], "claims": [], "published_values": None, "title": caption}
+        about = {
+            "table": table,
+            "metrics": {},
+            "against": {},
+            "figures": [],
+            "claims": [],
+            "published_values": None,
+            "title": caption,
+        }
         experiment = self.search.experiment(rows, seeds, self.search.targets, cells, **about)
         plan = make_plan(experiment, self.home, self.ledger)
         return build(Evidence(plan, self.ledger, self.reader), self.mlflow_ui)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from star.report.evidence import Evidence, Samples
+from star.report.evidence import Evidence
 from star.report.method import judge_by
 from star.report.notes import notes_of
 from star.report.published import row_for
+from star.report.samples import Samples
 from star.report.stats import Interval, Sample, half_interval, holm, kendall
 from star.spec.experiment import Experiment, Variant
 from star.spec.reporting import Column, TableSpec

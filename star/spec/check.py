@@ -14,6 +14,7 @@ from star.spec.graph import curve_names, file_of, needed_of
 from star.spec.measure import Measure, parse_formula, parse_measure
 from star.spec.reporting import (
     AblationFigure,
+    Against,
     AttentionFigure,
     CodesFigure,
     CurvesFigure,
@@ -41,7 +42,7 @@ class _Checker:
 
     def measure(self, text: str, where: Where, curves: bool = False, numbers: bool = True) -> None:
         """Check a metric's name. `curves` also allows whole curves; without `numbers`, only whole curves are legal."""
-        if text in self.spec.metrics and numbers:
+        if (text in self.spec.metrics or text in self.spec.against) and numbers:
             return
         if not numbers and text not in curve_names(self.pipeline):
             legal = list(curve_names(self.pipeline))
@@ -49,7 +50,7 @@ class _Checker:
         try:
             found = parse_measure(text, self.pipeline)
         except ValueError as error:
-            own = list(self.spec.metrics)
+            own = [*self.spec.metrics, *self.spec.against]
             hint = f"; this file's own are {', '.join(own)}{meant(text, own)}" if own else ""
             self.complain(where, f"{error}{hint}")
         if found.is_curve and not curves:
@@ -100,6 +101,8 @@ def check_report(spec: ExperimentSpec, doc: LocatedYaml, name: str) -> None:
             check.complain(("metrics", own), str(error))
         for measure in formula.measures.values():
             check.reached(measure, ("metrics", own))
+    for own, against in spec.against.items():
+        _check_against(check, own, against)
     if spec.table is not None:
         _check_table(check, spec.table)
     for i, figure in enumerate(spec.figures):
@@ -107,6 +110,20 @@ def check_report(spec: ExperimentSpec, doc: LocatedYaml, name: str) -> None:
     for i, claim in enumerate(spec.claims):
         for j, predicate in enumerate(claim.that):
             _check_predicate(check, predicate, ("claims", i, "that", j, "metric"))
+
+
+def _check_against(check: _Checker, name: str, against: Against) -> None:
+    """Check that what is compared is a formula or a tracked number."""
+    where: Where = ("against", name)
+    if name in check.spec.metrics:
+        check.complain(where, f"{name!r} is one of `metrics` too; give it another name")
+    for field, metric in (("value", against.value), ("along", against.along)):
+        if metric is not None:
+            if metric in check.spec.against:
+                check.complain(
+                    (*where, field), f"{metric!r} is a comparison itself; give a formula or a tracked number"
+                )
+            check.measure(metric, (*where, field))
 
 
 def _check_table(check: _Checker, table: TableSpec) -> None:
@@ -184,11 +201,24 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
     """
     check = _Checker(spec, doc, name)
     labels = [variant.label for variant in variants]
+    for own, against in spec.against.items():
+        check.labels(against.rows, labels, ("against", own, "rows"))
     if spec.table and spec.table.baseline is not None:
         check.labels([spec.table.baseline], labels, ("table", "baseline"))
     if spec.table and spec.table.grid:
         _check_grid(check, spec.table.grid, variants)
-    for i, figure in enumerate(spec.figures):
+    _check_figure_rows(check, variants)
+    for i, claim in enumerate(spec.claims):
+        for j, predicate in enumerate(claim.that):
+            where: Where = ("claims", i, "that", j)
+            for key, wanted in _named_rows(predicate):
+                check.labels(wanted, labels, (*where, key))
+            _check_enough(check, predicate, labels, where)
+
+
+def _check_figure_rows(check: _Checker, variants: Sequence[Variant]) -> None:
+    labels = [variant.label for variant in variants]
+    for i, figure in enumerate(check.spec.figures):
         check.labels(figure.rows, labels, ("figures", i, "rows"))
         if isinstance(figure, TrendFigure):
             _check_varied(check, figure, variants, ("figures", i))
@@ -203,12 +233,6 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
             check.labels(list(figure.series), labels, ("figures", i, "series"))
             if figure.series and figure.published is None:
                 check.complain(("figures", i, "series"), "belongs to published curves; name them with `published`")
-    for i, claim in enumerate(spec.claims):
-        for j, predicate in enumerate(claim.that):
-            where: Where = ("claims", i, "that", j)
-            for key, wanted in _named_rows(predicate):
-                check.labels(wanted, labels, (*where, key))
-            _check_enough(check, predicate, labels, where)
 
 
 def _check_varied(check: _Checker, figure: TrendFigure, variants: Sequence[Variant], where: Where) -> None:

@@ -19,7 +19,7 @@ from star.spec.graph import Stage, needed_of
 from star.spec.own_stages import check_stages, own_stages, with_terms
 from star.spec.plugin_parts import Plugin
 from star.spec.renames import OF_FILES, OF_ROWS, under_new_names
-from star.spec.reporting import Figure, Name, TableSpec
+from star.spec.reporting import Against, Figure, Name, TableSpec
 from star.spec.run_base import Run, value_at
 from star.spec.run_class import ScriptRun, run_class
 from star.spec.scripts import ScriptStage
@@ -158,6 +158,10 @@ class ExperimentSpec(Section):
     metrics: dict[Name, str] = Field(
         default_factory=dict,
         description='own numbers: name -> formula over tracked ones, such as "[probe/accuracy] * 100"',
+    )
+    against: dict[Name, Against] = Field(
+        default_factory=dict,
+        description="own numbers: name -> a metric of each run, set against the same seed's runs of other rows",
     )
     published_values: str | None = Field(
         None, description="YAML file of published values, beside this file; ST-AR's by default"

@@ -14,6 +14,7 @@ from star.spec.resources import Resources, SlurmSpec, StageResources
 PARTS: dict[str, type[Section]] = {
     "the file": ExperimentSpec,
     "rows": Row,
+    "against": reporting.Against,
     "table": reporting.TableSpec,
     "table.columns": reporting.Column,
     "stages, each": scripts.ScriptStage,

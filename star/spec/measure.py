@@ -1,8 +1,9 @@
 """What a report may call a metric: a tracked number, a point of a tracked curve, or a formula over those.
 
-`stage/name` is a result; `stage/curve@where` is one number of a curve, where `where` is `last`, `first`, `max`, `min`, `mean`, a step, or
-a share of the last step such as `3/4`; `mlflow:NAME` is a number that somebody else logged to the tracked run. A formula has such
-names in brackets: `100 * ([probe/accuracy_by_position@max] - [probe/accuracy])`.
+`stage/name` is a result, `stage/flops` the operations that its job was planned with; `stage/curve@where` is one number of a
+curve, where `where` is `last`, `first`, `max`, `min`, `mean`, a step, or a share of the last step such as `3/4`; `mlflow:NAME`
+is a number that somebody else logged to the tracked run. A formula has such names in brackets:
+`100 * ([probe/accuracy_by_position@max] - [probe/accuracy])`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from star.spec.explain import meant
 from star.spec.graph import Stage, curve_names, result_names
 
 FOREIGN = "mlflow:"
+COST = "flops"
+"""Name of the operations that a job was planned with, as a result of every stage."""
 NAMED = ("last", "first", "max", "min", "mean")
 _BRACKETS = re.compile(r"\[([^\[\]]+)\]")
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
@@ -51,6 +54,8 @@ class Measure:
     """Where to read a curve, such as `last` or `3/4`; None for a result or a whole curve."""
     is_curve: bool = False
     """Whether it is a whole curve."""
+    is_cost: bool = False
+    """Whether it is `STAGE/flops`, which is known of every job, and is 0 for a stage that a run does without."""
 
     @property
     def stage(self) -> str | None:
@@ -88,6 +93,9 @@ def parse_measure(text: str, stages: Mapping[str, Stage] | None = None) -> Measu
         return Measure(text)
     name, at_sign, where = text.partition("@")
     stages = builtin_stages() if stages is None else stages
+    stage, _, result = name.partition("/")
+    if result == COST and stage in stages and result not in stages[stage].results:
+        return Measure(name, is_cost=True)
     curves, results = list(curve_names(stages)), result_names(stages)
     if at_sign:
         if name not in curves:

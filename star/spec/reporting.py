@@ -12,6 +12,26 @@ Better = Literal["lower", "higher"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
+class Against(Section):
+    """A metric of each run, set against that of the same seed's run of another row, or of several that cost as much."""
+
+    value: str = Field(description="the metric: stage/name, stage/curve@where, or a formula of `metrics`")
+    rows: list[str] = Field(min_length=1, description="labels of the rows to compare with; several want `along`")
+    along: str | None = Field(
+        None,
+        description="a metric, such as train/flops, along which rows are interpolated: on straight lines over its logarithm, no further",
+    )
+    kind: Literal["difference", "ratio"] = "difference"
+
+    @model_validator(mode="after")
+    def _several(self) -> Against:
+        if (len(self.rows) > 1) != (self.along is not None):
+            raise FieldError(
+                "along", "several rows are interpolated along a metric, and one row is not; give both or neither"
+            )
+        return self
+
+
 class Column(Section):
     """One column: a spec field, a row's own cell, or a measured number."""
 

