@@ -18,8 +18,10 @@ ROUNDS = 20
 class ClusterConfig(TermConfig):
     """How codes are grouped by their vectors in the tokenizer's codebook; `weight` 1.0 as published."""
 
-    size: int = Field(
-        128, ge=2, description="codes of a cluster, a divisor of tokenizer.codebook_size; 128 for 16,384 codes"
+    size: int | None = Field(
+        None,
+        ge=2,
+        description="codes of a cluster, a divisor of tokenizer.codebook_size; null: the one nearest to its root, 128 of 16,384",
     )
 
 
@@ -36,13 +38,15 @@ class Cluster(Term):
     loss_names = ("cluster_loss",)
 
     def __init__(self, fields: ClusterConfig, setting: Setting) -> None:
-        if setting.codebook_size % fields.size:
-            raise FieldError("size", f"{fields.size} is no divisor of the codebook's {setting.codebook_size} codes")
-        self.spec = fields
+        codes = setting.codebook_size
+        if fields.size is not None and codes % fields.size:
+            raise FieldError("size", f"{fields.size} is no divisor of the codebook's {codes} codes")
+        divisors = [size for size in range(2, codes + 1) if codes % size == 0]
+        self.size = fields.size or min(divisors, key=lambda size: abs(size - codes**0.5))
 
     def prepare(self, job: Job) -> None:
         vectors = job.tokenizer().codebook().double().cpu().numpy()
-        self.clusters = torch.from_numpy(balanced_clusters(vectors, self.spec.size))
+        self.clusters = torch.from_numpy(balanced_clusters(vectors, self.size))
 
     def targets(self, states: Features | None, batch: Batch, rows: slice) -> Tensor:
         """The cluster of each code, (images, S, T)."""
@@ -52,9 +56,9 @@ class Cluster(Term):
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
         assert targets is not None
         logits = at_least_fp32(out.logits)
-        count = len(self.clusters) // self.spec.size
+        count = len(self.clusters) // self.size
         # codes in the order of their clusters: sums over neighbours
-        grouped = logits[..., self.clusters.argsort(stable=True)].unflatten(-1, (count, self.spec.size)).logsumexp(-1)
+        grouped = logits[..., self.clusters.argsort(stable=True)].unflatten(-1, (count, self.size)).logsumexp(-1)
         summed = torch.nn.functional.cross_entropy(grouped.flatten(0, 1), targets.flatten(), reduction="sum")
         return {"cluster_loss": summed / batch.codes[:, : batch.student_views].numel()}
 

@@ -110,7 +110,7 @@ class Trainer:
         self._resume()
 
     def train(self) -> dict[str, float]:
-        """Run the remaining steps; return the final results: `val_nll`, the validation loss."""
+        """Run the remaining steps; return the validation loss `val_nll`, and how many `parameters` were trained, heads included."""
         total, resources = self.spec.last_step, self.spec.resources
         while self.step < total:
             metrics = self.train_step()
@@ -135,7 +135,7 @@ class Trainer:
             self.save()
         nll = self._validate()
         self.checkpoints.wait()
-        return {"val_nll": nll}
+        return {"val_nll": nll, "parameters": float(sum(one.numel() for one in self.objective.trained_parameters()))}
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step; returns this rank's share of the losses, and the gradient's norm."""

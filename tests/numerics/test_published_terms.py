@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from star.objectives.batch import Batch
 from star.objectives.next_token import NextToken
 from star.objectives.objective import Objective
 from star.objectives.term import Term
-from star_objectives.cluster import balanced_clusters
+from star_objectives.cluster import Cluster, balanced_clusters
 from tests.numerics.published import FIELDS, SETTING, term, tokenizer
 from tests.numerics.test_terms import IMAGES, batch_of, gradients, objective_of
 
@@ -115,6 +116,10 @@ def test_cluster() -> None:
             mates = clusters == clusters[batch.codes[image, view, cell]]
             found.append(-math.log(chances[cell, mates].sum().item()))
     assert losses["cluster_loss"].item() == pytest.approx(sum(found) / len(found), abs=1e-12)
+    sizes = {
+        codes: Cluster(Cluster.config(), replace(SETTING, codebook_size=codes)).size for codes in (256, 512, 16384)
+    }
+    assert sizes == {256: 16, 512: 16, 16384: 128}
     with pytest.raises(ValueError, match="5 is no divisor of the codebook's 32 codes"):
         term("cluster", size=5)
 
