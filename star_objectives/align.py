@@ -87,11 +87,12 @@ class Align(Term):
     def targets(self, states: Features | None, batch: Batch, rows: slice) -> Tensor:
         """The encoder's vectors (images, S, K, C) of the student's views."""
         assert batch.images is not None and batch.views is not None
-        images = self.codes.rows_of(batch.images[rows].cpu().numpy())
-        views = batch.views[rows, : batch.student_views].cpu().numpy()
-        cells = batch.drawn[self.name]
-        found = torch.from_numpy(self.maps[images[:, None], views]).to(cells.device)
-        return found[:, :, cells].float()
+        images = self.codes.rows_of(batch.images[rows].numpy())
+        views, cells = batch.views[rows, : batch.student_views].numpy(), batch.drawn[self.name]
+        found = torch.from_numpy(self.maps[images[:, None], views])
+        if cells.device.type == "cuda":
+            found = found.pin_memory()
+        return found.to(cells.device, non_blocking=True)[:, :, cells].float()
 
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
         assert targets is not None

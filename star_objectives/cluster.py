@@ -11,6 +11,8 @@ from star.objectives import Batch, Features, FieldError, Setting, StudentOutput,
 from star.objectives.precision import at_least_fp32
 from star.plugin import Job
 
+from .costs import head_flops
+
 ROUNDS = 20
 """Of k-means; clusters of codebooks settle sooner."""
 
@@ -38,11 +40,16 @@ class Cluster(Term):
     loss_names = ("cluster_loss",)
 
     def __init__(self, fields: ClusterConfig, setting: Setting) -> None:
-        codes = setting.codebook_size
+        self.setting, codes = setting, setting.codebook_size
         if fields.size is not None and codes % fields.size:
             raise FieldError("size", f"{fields.size} is no divisor of the codebook's {codes} codes")
         divisors = [size for size in range(2, codes + 1) if codes % size == 0]
         self.size = fields.size or min(divisors, key=lambda size: abs(size - codes**0.5))
+
+    def flops(self) -> float:
+        """The head once more: the next-code loss never holds the logits that this one reads."""
+        assert self.setting is not None
+        return 3 * head_flops(self.setting, self.setting.length)
 
     def prepare(self, job: Job) -> None:
         vectors = job.tokenizer().codebook().double().cpu().numpy()

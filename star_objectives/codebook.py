@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from star.objectives import Backbone, Batch, Features, FieldError, LayerRef, Setting, StudentOutput, Term, TermConfig
 from star.objectives.mim import mim_loss
+from star.objectives.precision import at_least_fp32
 from star.plugin import Job
 
 from .projectors import hidden_width, mlp_flops
@@ -76,8 +78,9 @@ class Codebook(Term):
         nothing = out.final.new_zeros(())
         found = {"codebook_encode_loss": nothing, "codebook_decode_loss": nothing}
         if "encode" in read:
-            kept = self._kept(batch, rows)
-            summed = mim_loss(read["encode"], self.vectors[codes[:, :-1]], token_mask=kept)
+            each = 1 - F.cosine_similarity(at_least_fp32(read["encode"]), self.vectors[codes[:, :-1]], dim=-1)
+            kept = self._kept(batch, rows)  # multiplied: picking would wait for a GPU
+            summed = (each if kept is None else each * kept).sum()
             found["codebook_encode_loss"] = summed / (sequences * (length - 1))
         if "decode" in read:
             found["codebook_decode_loss"] = mim_loss(read["decode"], self.vectors[codes]) / (sequences * length)

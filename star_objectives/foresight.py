@@ -56,11 +56,14 @@ class Foresight(Term):
     def __init__(self, fields: ForesightConfig, setting: Setting) -> None:
         if len(set(fields.offsets)) < len(fields.offsets):
             raise FieldError("offsets", f"{', '.join(fields.offsets)}: one is there twice")
+        if fields.halve_at < fields.start_at:
+            raise FieldError("halve_at", f"{fields.halve_at:g} is before start_at = {fields.start_at:g}")
         self.spec, self.setting = fields, setting
         layer = setting.layer(fields.layer, "layer")
         self.layers = (layer,)
         self.teacher = TeacherReads(layers=(layer,))
         self.pairs = [_pairs(offset, setting.grid, fields.wrap) for offset in fields.offsets]
+        self.others = torch.cat([other for _, other in self.pairs])
 
     def flops(self) -> float:
         dim = self._width
@@ -78,14 +81,22 @@ class Foresight(Term):
         """Each offset's projected states one after another, (N, pairs of all offsets, D)."""
         assert isinstance(self.head, nn.ModuleList)
         found = states.layer_features[self.layers[0]]
+        self._to(found.device)
         each = zip(self.head, self.pairs, strict=True)
-        return torch.cat([head(found[:, own.to(found.device)]) for head, (own, _) in each], dim=1)
+        return torch.cat([head(found[:, own]) for head, (own, _) in each], dim=1)
+
+    def _to(self, device: torch.device) -> None:
+        """Move the pairs' indices, once: copying them in each step would wait for a GPU."""
+        if self.others.device != device:
+            self.pairs = [(own.to(device), other.to(device)) for own, other in self.pairs]
+            self.others = self.others.to(device)
 
     def targets(self, states: Features | None, batch: Batch, rows: slice) -> Tensor:
         """The teacher's states in the same order, (images, S, pairs of all offsets, D)."""
         assert states is not None
         found = states.layer_features[self.layers[0]]
-        return found[:, :, torch.cat([other for _, other in self.pairs]).to(found.device)]
+        self._to(found.device)
+        return found[:, :, self.others]
 
     def weight_at(self, progress: float) -> float:
         if progress < self.spec.start_at:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from star.model.dropout import layer_seeds
 from star.model.gpt import GPT, Block, RMSNorm
 from star.objectives import Backbone, Batch, Features, Setting, StudentOutput, Term, TermConfig
-from star.objectives.precision import at_least_fp32
+from star.objectives.next_token import code_loss
 
 
 class MtpConfig(TermConfig):
@@ -63,9 +62,9 @@ class Mtp(Term):
         seeds = None if batch.seeds is None else batch.seeds[rows].flatten()
         for number, block in enumerate(head["blocks"], start=len(self.model.layers) + 1):
             x = block(x, rope, None, layer_seeds(seeds, number))
-        logits = head["head"](head["norm"](x[:, 1:]))
+        normed = head["norm"](x[:, 1:])
         below = batch.codes[rows, : batch.student_views, self.grid :]
-        return F.cross_entropy(at_least_fp32(logits).flatten(0, 1), below.flatten(), reduction="sum")
+        return code_loss(head["head"], normed.flatten(0, 1), below.flatten())
 
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:
         count = len(batch.codes) * batch.student_views * (batch.codes.shape[-1] - self.grid)

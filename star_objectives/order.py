@@ -16,7 +16,7 @@ class OrderConfig(TermConfig):
     """When orders are random; any weight above 0 switches it on."""
 
     start: float = Field(
-        0.5, ge=0, le=1, description="share of the schedule up to which every image has a random order"
+        0.5, ge=0, lt=1, description="share of the schedule up to which every image has a random order"
     )
     end: float = Field(0.75, ge=0, le=1, description="share from which none has; in between the chance falls linearly")
 

@@ -29,8 +29,10 @@ class RegistersConfig(TermConfig):
     """How many, and how far they look; with `weight` 1 the sum is twice the paper's mean of both losses."""
 
     share: float = Field(0.3125, gt=0, le=1, description="registers of a sequence, as a share of its codes: 80 of 256")
-    window: int = Field(
-        4, ge=2, description="rows and columns in which the predicted cell lies, the code's own included"
+    window: int | None = Field(
+        None,
+        ge=2,
+        description="rows and columns in which the predicted cell lies, the code's own included; null: 4, or 2 of a grid below 8 x 8",
     )
 
 
@@ -52,12 +54,13 @@ class Registers(Term):
     def __init__(self, fields: RegistersConfig, setting: Setting) -> None:
         self.spec, self.setting = fields, setting
         self.count = max(1, round(fields.share * setting.length))
-        furthest = (fields.window - 1) * (setting.grid + 1)
+        self.window = fields.window or (4 if setting.grid >= 8 else 2)
+        furthest = (self.window - 1) * (setting.grid + 1)
         if self.count > setting.length - furthest:
             left = max(0, setting.length - furthest)
             raise FieldError(
                 "window",
-                f"{fields.window} leads {furthest} cells on, which leaves {left} of {setting.length} places for {self.count} "
+                f"{self.window} leads {furthest} cells on, which leaves {left} of {setting.length} places for {self.count} "
                 "registers; give a smaller window or share",
             )
 
@@ -71,8 +74,8 @@ class Registers(Term):
         """Each register's code t, and its cell t + d, both (B, S, R) long and counted from 1."""
         assert self.setting is not None
         count, views, length = len(batch.codes), batch.student_views, self.setting.length
-        offset = torch.randint(1, self.spec.window**2, (count, views, 1), generator=generator)  # 0 is (1, 1)
-        further = offset // self.spec.window * self.setting.grid + offset % self.spec.window
+        offset = torch.randint(1, self.window**2, (count, views, 1), generator=generator)  # 0 is (1, 1)
+        further = offset // self.window * self.setting.grid + offset % self.window
         order = torch.rand(count, views, length, generator=generator)
         order = order.masked_fill(torch.arange(1, length + 1) + further > length, 2.0).argsort(-1)
         places = order[..., : self.count] + 1

@@ -46,6 +46,7 @@ class Tcr(Term):
 
     def __init__(self, fields: TcrConfig, setting: Setting) -> None:
         self.spec, self.setting = fields, setting
+        self.whole_batch = "give among: image" if fields.among == "batch" else ""
 
     def check(self, images: int, views: int, length: int) -> None:
         if length < 3:
@@ -55,9 +56,10 @@ class Tcr(Term):
 
     def flops(self) -> float:
         assert self.setting is not None
-        dim, states = self.setting.dim, self.setting.length - 1
-        compared = min(states, self._per_sequence(self.setting.sequences))
-        return 6.0 * 2 * compared * (dim * dim + dim * self.spec.outputs)
+        dim, states, sequences = self.setting.dim, self.setting.length - 1, self.setting.sequences
+        compared = min(states, self._per_sequence(sequences))
+        others = compared * (sequences if self.spec.among == "batch" else 1)
+        return 6.0 * compared * (2 * (dim * dim + dim * self.spec.outputs) + others * self.spec.outputs)
 
     def _per_sequence(self, sequences: int) -> float:
         share = self.spec.tokens / sequences
@@ -99,8 +101,8 @@ class Tcr(Term):
         whole = len(batch.codes) * batch.student_views
         if sequences < whole:
             raise DataError(
-                f"terms.tcr.among: batch compares all {whole} sequences of the batch, and a pass has {sequences}; give among: image, "
-                "or the whole batch to one pass of one process (resources.micro_batch_size: null)."
+                f"terms.tcr.among: batch compares all {whole} sequences of the batch, and a pass has {sequences}, for want of memory or as "
+                "resources say; give among: image."
             )
 
     def loss(self, out: StudentOutput, targets: Tensor | None, batch: Batch, rows: slice) -> dict[str, Tensor]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from star.errors import SpecError
+from star.errors import SpecError, StarError
 from star.pipeline.train import train_flops
 from star.rundir import read_metrics
-from star.spec.keys import stage_content, stage_keys
+from star.spec.keys import Keys, stage_content, stage_keys
 from star.spec.load import load
 from tests.helpers import ROOT, star_exp
 
@@ -32,6 +32,7 @@ rows:
   - {{label: RAR, spec: {{{PLAIN}, terms: {{order: {{weight: 1}}}}}}}}
   - {{label: NPP, spec: {{{PLAIN}, terms: {{coarse: {{weight: 1}}}}}}}}
   - {{label: MuToR, spec: {{{PLAIN}, terms: {{registers: {{weight: 1, window: 2}}}}}}}}
+  - {{label: ST-AR}}
   - {{label: ST-AR + order, spec: {{terms: {{order: {{weight: 1}}}}}}}}
   - {{label: ST-AR + foresight, spec: {{terms: {{foresight: {{weight: 2, layer: 1}}}}}}}}
   - {{label: averaged, spec: {{{PLAIN}, terms: {{ema: {{weight: 1}}}}, generate: {{weights: teacher}}}}}}
@@ -54,8 +55,9 @@ def test_a_row_is_the_run_that_it_is_elsewhere_unless_it_has_a_term(file: Path) 
     plain = file.with_name("plain.yaml")
     alone = "\n".join(line for line in YAML.splitlines() if "plugins:" not in line and "terms:" not in line)
     plain.write_text(alone)
-    (ar,) = (variant.runs[0] for variant in load(plain).variants)
-    assert stage_keys(with_plugin["AR"], {}) == stage_keys(ar, {})
+    others = {variant.label: variant.runs[0] for variant in load(plain).variants}
+    assert set(others) == {"AR", "ST-AR"}
+    assert all(stage_keys(with_plugin[label], {}) == stage_keys(run, {}) for label, run in others.items())
     keys = {label: stage_keys(run, {})["train"] for label, run in with_plugin.items()}
     assert len(set(keys.values())) == len(keys)
 
@@ -101,9 +103,10 @@ def test_costs_are_the_arithmetic_of_what_each_term_runs(file: Path) -> None:
     foresight = 1 + 0.194 + 0.0735 * (256 + 240 + 240) / 256  # the teacher to block 8; pairs that stay in the image
     assert plain / (30 * 8) == pytest.approx(153.4e9, rel=0.01)
     read_ahead = {"REPA": 1.0735, "Mirai-I": 1.0732, "reAR": 1.032, "Mirai-E": foresight, "MTAR": 1.256, "MuToR": 1.313}
-    for label, expected in ({"noise": 1.0, "IAR": 1.0, "RAR": 1.0, "NPP": 0.623} | read_ahead).items():
+    for label, expected in ({"noise": 1.0, "IAR": 1.126, "RAR": 1.0, "NPP": 0.623} | read_ahead).items():
         assert flops[label] / plain == pytest.approx(expected, rel=0.005), label
-    assert flops["averaged"] == plain, "nobody runs the average"
+    assert flops["averaged"] == plain, "nobody runs the average (test_published_terms.py)"
+    assert flops["ST-AR + order"] == flops["ST-AR"], "which reads the teacher's last states anyway"
     assert flops["ST-AR + foresight"] / plain == pytest.approx(2.583 + 2 * (foresight - 1.194), rel=0.005), (
         "one teacher for both"
     )
@@ -176,4 +179,72 @@ def test_an_encoder_that_is_no_package_wants_its_file(file: Path) -> None:
     ):
         load(file)
     file.write_text("\n".join(line for line in YAML.replace("base: {data", base).splitlines() if "align" not in line))
-    assert len(load(file).variants) == 12, "rows that read no maps need none"
+    assert len(load(file).variants) == 13, "rows that read no maps need none"
+
+
+def test_maps_of_another_grid_are_other_maps(file: Path) -> None:
+    """Their number, and the side to which images are resized, follow from the grid."""
+    file.write_text(YAML.replace("rows:\n", "axes: {tokenizer.channel_mult: [[1, 1, 1], [1, 1]]}\nrows:\n"))
+    runs = [variant.runs[0] for variant in load(file).variants if "REPA" in variant.label]
+    assert [run.grid for run in runs] == [8, 16]
+    assert len({stage_keys(run, {})["features"] for run in runs}) == 2
+    assert (
+        len({Keys().of(run, {})["features"] for run in runs} | {stage_keys(run, {})["features"] for run in runs}) == 2
+    )
+
+
+def test_what_only_switches_a_term_on_is_one_key(file: Path) -> None:
+    keys = {}
+    for weight in ("1", "0.5"):
+        file.write_text(YAML.replace("noise: {weight: 1}}", f"noise: {{weight: {weight}}}}}"))
+        keys[weight] = {variant.label: stage_keys(variant.runs[0], {}) for variant in load(file).variants}
+    assert keys["1"] == keys["0.5"]
+
+
+@pytest.mark.parametrize(
+    "resources, told",
+    [
+        ("{micro_batch_size: 4}", "here are 2 passes (resources.micro_batch_size); give among: image, or one pass"),
+        ("{train: {processes: 2}}", "here are 2 processes (resources.train); give among: image, or one pass"),
+    ],
+)
+def test_what_compares_the_whole_batch_wants_it_in_one_pass(file: Path, resources: str, told: str) -> None:
+    base = f"base: {{resources: {resources}, data"
+    file.write_text(YAML.replace("base: {data", base))
+    with pytest.raises(SpecError) as refused:
+        load(file)
+    assert told in str(refused.value) and "terms.tcr: it compares all images of a step" in str(refused.value)
+    file.write_text(YAML.replace("base: {data", base).replace("tokens: 64", "tokens: 64, among: image"))
+    load(file)
+
+
+def test_a_run_with_an_averaged_teacher_keeps_its_weights_twice(file: Path) -> None:
+    runs = {variant.label: variant.runs[0] for variant in load(file).variants}
+    disk = {label: run.pipeline["train"].disk_of(run) for label, run in runs.items()}
+    assert disk["Mirai-E"] == disk["averaged"] == disk["ST-AR"] == 2 * disk["AR"]
+
+
+@pytest.mark.parametrize(
+    "body, told",
+    [
+        ("def flops(self):\n        return None", "its flops() gave None; give a number"),
+        ("def flops(self):\n        return float('nan')", "its flops() gave nan; give a number"),
+        ("def flops(self):\n        return self.width", "AttributeError: 'Hum' object has no attribute 'width'"),
+        ("changes = frozenset({'sequence'})", "changes the order or the sequence, and has no arrange"),
+        ("agrees_with = 'order'", "agrees_with: 'order' is a text; give a tuple: ('order',)"),
+        ("agrees_with = frozenset({'ordre'})", "agrees_with: 'ordre' is nothing to agree with; give"),
+        ("after = ('generate',)", "term hum: after: 'generate' comes after train, in which the term is"),
+        ("after = ('maps',)", "term hum: after: 'maps' is no stage; there are"),
+    ],
+)
+def test_what_a_term_says_wrong_is_told_where_it_is_planned(file: Path, body: str, told: str) -> None:
+    file.with_name("hum.py").write_text(
+        "from star.objectives import Term, TermConfig\n\n\nclass HumConfig(TermConfig):\n    pass\n\n\n"
+        f"class Hum(Term):\n    name = 'hum'\n    config = HumConfig\n    {body}\n"
+    )
+    file.write_text(
+        YAML.replace("[objectives]", "[objectives, hum.py]").replace("noise: {weight: 1}}", "hum: {weight: 1}}")
+    )
+    with pytest.raises(StarError) as refused:
+        load(file)
+    assert told in str(refused.value), refused.value

@@ -37,21 +37,24 @@ class Batch:
     seeds: Tensor | None = None
     """(B, S) int32: the dropout seed of each student sequence; None if the student has its own dropout, or none."""
     images: Tensor | None = None
-    """(B,) long: the images' rows in the code store, for targets that are stored beside it."""
+    """(B,) long, on the CPU: the images' rows in the code store, for targets that are stored beside it."""
     views: Tensor | None = None
-    """(B, M) long: the index of each view among its image's stored views."""
+    """(B, M) long, on the CPU: the index of each view among its image's stored views."""
     drawn: dict[str, Tensor] = field(default_factory=dict)
     """Other draws of terms, each under the term's name."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device. Copies to a GPU are asynchronous, from pinned memory, and do not wait for it."""
+        """The same batch on a device, but for `images` and `views`, which name what is on disk.
+
+        Copies to a GPU are asynchronous, from pinned memory, and do not wait for it.
+        """
 
         def moved(x: Tensor) -> Tensor:
             if device.type != "cuda" or x.device.type != "cpu":
                 return x.to(device)
             return x.contiguous().pin_memory().to(device, non_blocking=True)
 
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("images", "views")}
         tensors: dict[str, Any] = {name: moved(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **tensors, drawn={name: moved(value) for name, value in self.drawn.items()})
 
@@ -121,6 +124,13 @@ def _check_draw(term: Term, batch: Batch, before: tuple[Tensor | None, ...]) -> 
         raise ValueError(
             f'{term.name}: draw set batch.predicted; say so on the class: changes = frozenset({{"sequence"}})'
         )
+    if (found := batch.predicted) is not None and found is not before[2]:
+        sizes = (len(batch.codes), batch.student_views)
+        if found.ndim != 4 or tuple(found.shape[:2]) != sizes or found.dtype != torch.long:
+            raise ValueError(
+                f"{term.name}: draw set batch.predicted of shape {tuple(found.shape)} and {found.dtype}; give {sizes} + (outputs, codes of "
+                "each), long"
+            )
     for name, now, then, declared in (
         ("inputs", batch.inputs, before[0], "inputs"),
         ("token_mask", batch.token_mask, before[1], "attend"),

@@ -121,6 +121,8 @@ class Objective(nn.Module):
         if self.teacher is None or not reads:
             return None
         layers = sorted({layer for read in reads for layer in read.layers})
+        if not layers and not any(read.final for read in reads):
+            return None  # its average is kept, and nobody reads a state of it
         views = batch.codes.shape[1] if any(read.all_views for read in reads) else batch.student_views
         sequences, labels = batch.codes[rows, :views].flatten(0, 1), batch.labels[rows, :views].flatten()
         arranged = any("order" in term.changes for term in self.terms)

@@ -72,6 +72,8 @@ class Term:
     """What `targets` needs of the EMA teacher; None when it needs none."""
     gathers: bool = False
     """Whether `loss` needs the targets of the whole global batch and not only of its own images."""
+    whole_batch: str = ""
+    """What to do where a step is more than one pass of one process, if `loss` then cannot be computed, such as `give among: image`."""
     changes: frozenset[str] = frozenset()
     """The parts of the student's pass that it changes: `inputs`, `attend`, `order` (the same codes in another order) or
     `sequence` (other tokens). Two terms may not change the same part."""

@@ -21,10 +21,10 @@ def train_flops(run: StarRun) -> float:
     layers = [cost.teacher_layers for cost in own]
     layers += [run.model.n_layer] * selfguided.mim + [run.contrastive_layer] * selfguided.contrastive
     if max(layers, default=0):
+        # several layers are read of a whole pass, as is another order
+        depth = max(layers) if len(set(layers)) == 1 and not run.is_arranged else run.model.n_layer
         all_views = selfguided.contrastive or any(cost.all_views for cost in own)
-        per_image += forward_flops(run, max(layers), head=False) * (
-            selfguided.num_views if all_views else student_views
-        )
+        per_image += forward_flops(run, depth, head=False) * (selfguided.num_views if all_views else student_views)
     if selfguided.contrastive:
         widths = [run.model.dim, *[selfguided.projector_hidden] * (selfguided.projector_layers - 1), run.model.dim]
         per_image += 6 * sum(a * b for a, b in pairwise(widths)) * selfguided.num_positions * student_views
@@ -33,7 +33,7 @@ def train_flops(run: StarRun) -> float:
 
 def _checkpoints(run: StarRun) -> float:
     """Bytes of the checkpoints that are kept (student, teacher, two moments, in float32) and of the best weights."""
-    copies = (4 if run.selfguided.teacher else 3) * run.resources.keep_checkpoints
+    copies = (4 if run.has_teacher else 3) * run.resources.keep_checkpoints
     return 4.0 * parameters(run) * (copies + (1 if run.resources.validate_every else 0))
 
 
@@ -64,7 +64,7 @@ TRAIN = Stage(
     keeps="checkpoints",
     width="machines",
     flops=train_flops,
-    disk=lambda run: 4.0 * parameters(run) * (2 if run.selfguided.teacher else 1),
+    disk=lambda run: 4.0 * parameters(run) * (2 if run.has_teacher else 1),
     working_disk=_checkpoints,
     optional=("terms",),
 )

@@ -24,7 +24,7 @@ def inputs_of(ledger: Ledger, runs: Iterable[Mapping[str, str]]) -> dict[str, li
     Args:
         runs: stage -> job key, for each run.
     """
-    fixed = {name for name, stage in builtin_stages().items() if not stage.only_if}
+    fixed = {name for name, stage in builtin_stages().items() if not stage.only_if and "terms" not in stage.optional}
     own = {key for stages in runs for stage, key in stages.items() if stage not in fixed}
     contents = ledger.jobs.contents_of(own) if own else {}
     return {key: list((content.get("inputs") or {}).values()) for key, content in contents.items()}

@@ -45,6 +45,8 @@ METHODS = {StageConfig: ("run",), SourceConfig: ("labels", "image"), TokenizerCo
 """Kind of config -> methods that a part with such a config has to define."""
 CHANGES = ("inputs", "attend", "order", "sequence")
 """What a loss term may change in the student's forward pass."""
+ARRANGES = {"order", "sequence"}
+"""Those of `CHANGES` that make it run on something else than codes in raster order."""
 
 
 def read_plugin(name: str, folder: Path) -> Plugin:
@@ -154,7 +156,7 @@ def _check_written(where: str, found: Any) -> None:
             raise PluginError(
                 f"{where}: has no {method}; docs/own-metric.md, own-tokenizer.md and data.md show what it is given."
             )
-    for name in ("loss_names", "changes", "after", "results", "attach"):
+    for name in ("loss_names", "changes", "agrees_with", "after", "results", "attach"):
         value = getattr(found, name, ())
         if isinstance(value, str):
             raise PluginError(f"{where}: {name}: {value!r} is a text; give a tuple: ({value!r},).")
@@ -162,6 +164,14 @@ def _check_written(where: str, found: Any) -> None:
     if wrong:
         raise PluginError(
             f"{where}: changes: {wrong[0]!r} is nothing that a term changes; give {' or '.join(CHANGES)}."
+        )
+    wrong = [what for what in getattr(found, "agrees_with", ()) if what not in ARRANGES]
+    if wrong:
+        raise PluginError(f"{where}: agrees_with: {wrong[0]!r} is nothing to agree with; give {' or '.join(ARRANGES)}.")
+    arrange = getattr(found, "arrange", None)
+    if ARRANGES & set(getattr(found, "changes", ())) and getattr(arrange, "__module__", "") == "star.objectives.term":
+        raise PluginError(
+            f"{where}: changes the order or the sequence, and has no arrange; docs/own-loss.md says what it returns."
         )
     if not isinstance(getattr(found, "curves", {}), Mapping):
         raise PluginError(

@@ -171,6 +171,12 @@ def test_another_sequence_suits_neither_st_ar_nor_another_order(name: str, besid
         ("coarse", {}, SETTING, "2 does not cut a grid of 3 x 3"),
         ("coarse", {"patch": 4}, EVEN, "4 does not cut a grid of 4 x 4"),
         ("registers", {"window": 4}, EVEN, "4 leads 15 cells on, which leaves 1 of 16 places for 5 registers"),
+        (
+            "registers",
+            {"window": None, "share": 0.9},
+            EVEN,
+            "2 leads 5 cells on, which leaves 11 of 16 places for 14 registers",
+        ),
         ("order", {"start": 0.6, "end": 0.5}, EVEN, "0.5 is before start = 0.6"),
     ],
 )

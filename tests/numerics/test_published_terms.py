@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from star.errors import DataError
 from star.objectives.batch import Batch
@@ -17,7 +18,7 @@ from star.objectives.next_token import NextToken
 from star.objectives.objective import Objective
 from star.objectives.term import Term
 from star_objectives.cluster import Cluster, balanced_clusters
-from tests.numerics.published import FIELDS, SETTING, term, tokenizer
+from tests.numerics.published import ARRANGING, EVEN, FIELDS, SETTING, term, tokenizer
 from tests.numerics.test_terms import IMAGES, batch_of, gradients, objective_of
 
 GRID, LENGTH = 3, 9
@@ -185,7 +186,10 @@ def test_tcr(among: str, tokens: int) -> None:
 
 def test_tcr_among_the_batch_refuses_a_part_of_it() -> None:
     objective, batch, _ = computed(term("tcr", among="batch"))
-    with pytest.raises(DataError, match="compares all 12 sequences of the batch, and a pass has 4; give among: image"):
+    with pytest.raises(
+        DataError,
+        match="all 12 sequences of the batch, and a pass has 4, .*; give among: image",
+    ):
         objective.losses(batch, objective.targets(batch), slice(0, 2))
 
 
@@ -231,3 +235,59 @@ def test_the_average_is_kept_and_read_by_nobody() -> None:
     for old, now in zip(before, objective.teacher.copy.parameters(), strict=True):
         assert not torch.equal(old, now) or decay == 1
     assert SETTING.length == LENGTH
+
+
+def test_nobody_runs_the_average_that_is_only_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, batch, _ = computed(term("ema"))
+    assert objective.teacher is not None
+    ran: list[int] = []
+    objective.teacher.copy.layers[0].register_forward_hook(lambda *_: ran.append(1))
+    objective.losses(batch, objective.targets(batch))
+    assert not ran
+    other, batch, _ = computed(term("ema"), term("foresight"))
+    assert other.teacher is not None
+    other.teacher.copy.layers[0].register_forward_hook(lambda *_: ran.append(1))
+    other.targets(batch)
+    assert ran == [1]
+
+
+def flops_of(*terms: Term, grid: int = GRID) -> int:
+    """Counted on a step of all sequences, in float64, where products are PyTorch's own."""
+    objective, batch = objective_of([NextToken(), *terms], grid), batch_of([NextToken(), *terms], grid=grid)
+    with FlopCounterMode(display=False) as counted:
+        objective.losses(batch, objective.targets(batch))["loss"].backward()
+    return int(counted.get_total_flops())
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_cost_that_a_term_tells_is_what_is_counted(name: str) -> None:
+    """Beside the teacher's block: attention is counted whole, of which a causal one is half."""
+    own = term(name)
+    added = (flops_of(own) - flops_of()) / (2 * IMAGES)
+    block = 2 * (4 * 16**2 + 3 * 16 * 48) * LENGTH + 4 * 16 * LENGTH**2
+    added -= block if name == "foresight" else 0
+    assert own.flops() == pytest.approx(added, rel=0.06, abs=1), name
+
+
+@pytest.mark.parametrize("name", ["registers", "coarse"])
+def test_the_cost_of_another_sequence_is_what_is_counted(name: str) -> None:
+    own = term(name, EVEN)
+    added = (flops_of(own, grid=4) - flops_of(grid=4)) / (2 * IMAGES)
+    told = own.flops() / (0.5 if name == "coarse" else 1)  # of the half in which it is on
+    assert told == pytest.approx(added, rel=0.25), name
+
+
+@pytest.mark.parametrize("name", [*FIELDS, *ARRANGING])
+def test_terms_compute_losses_in_float32_under_autocast(name: str) -> None:
+    setting, grid = (EVEN, 4) if name in ARRANGING else (SETTING, GRID)
+    terms = [NextToken(), term(name, setting)]
+    objective, batch = objective_of(terms, grid).float(), batch_of(terms, grid=grid)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = objective.losses(batch, objective.targets(batch))
+    losses["loss"].backward()
+    exact = objective_of(terms, grid).float()
+    wanted = exact.losses(batch, exact.targets(batch))
+    for loss, value in losses.items():
+        assert value.dtype == torch.float32 and value.isfinite(), loss
+        torch.testing.assert_close(value, wanted[loss], atol=0.05, rtol=0.05)
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in objective.trained_parameters())

@@ -61,11 +61,14 @@ class Align(Term):
 
     def targets(self, states: Features | None, batch: Batch, rows: slice) -> Tensor:
         assert batch.images is not None and batch.views is not None
-        views = batch.views[rows, : batch.student_views]
+        views, images = (
+            batch.views[rows, : batch.student_views].to(batch.codes.device),
+            batch.images.to(batch.codes.device),
+        )
         place = torch.arange(batch.codes.shape[-1], device=views.device)[:, None] * torch.arange(
             1, 1 + self.outputs, device=views.device
         )
-        return torch.sin(batch.images[rows, None, None, None] + 0.7 * views[..., None, None] + place)
+        return torch.sin(images[rows, None, None, None] + 0.7 * views[..., None, None] + place)
 
     def weight_at(self, progress: float) -> float:
         return 2.0 if progress < 0.5 else 1.0

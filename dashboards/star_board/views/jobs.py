@@ -34,12 +34,15 @@ def job(board: Board, request: Request) -> Response:
     def make() -> dict[str, Any]:
         folder = board.home.job(found.stage, found.key)
         result = read_json(folder.result) or {}
+        read = (read_json(folder.job) or {}).get("inputs")  # exact: what a training reads depends on its terms
         with board.model.lock:
             now = board.model.jobs[found.key]
             used = board.model.users(found.key)
             keys = used[0].jobs if used else {}
             inputs = [
-                (name, keys[name], board.model.jobs.get(keys[name])) for name in _inputs(declared_of(board, now), keys)
+                (name, keys[name], board.model.jobs.get(keys[name]))
+                for name in (_inputs(declared_of(board, now), keys) if read is None else read)
+                if name in keys
             ]
             owner = board.model.schedulers.get(now.owner or "")
             about = describe(board.model, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +39,11 @@ class RunWithPlugins(StarRun):
     def read_by_terms(self) -> tuple[str, ...]:
         """Stages whose output the terms of plugins read that the run is trained with."""
         return tuple(dict.fromkeys(one for name, plugin, _ in self.own_terms for one in plugin.terms[name].after))
+
+    @property
+    def is_arranged(self) -> bool:
+        """Whether a plugin's term has student and teacher see the codes in another order."""
+        return any("order" in plugin.terms[name].changes for name, plugin, _ in self.own_terms)
 
     @property
     def own_costs(self) -> list[TermCost]:
@@ -84,6 +90,8 @@ class RunWithPlugins(StarRun):
         for term, plugin, _ in self.own_terms:
             declared = plugin.terms[term]
             kept = declared.key_of(getattr(self.terms, term))
+            if not declared.loss_names:
+                kept["weight"] = 1.0  # it only switches the term on
             # without ST-AR's own teacher, only the term reads these
             if (declared.teacher or declared.averages_head) and not self.selfguided.teacher:
                 kept["ema"] = [self.selfguided.ema_decay, self.selfguided.ema_ramp]
@@ -95,7 +103,7 @@ class RunWithPlugins(StarRun):
         changed = {"attend": "hidden_keys"} if self.selfguided.masked else {}
         self._check_order()
         for term, plugin, _ in self.own_terms:
-            _check_term(term, plugin, getattr(self.terms, term), Setting.of(self))
+            _check_term(term, plugin, self)
             for what in plugin.terms[term].changes:
                 if what in changed:
                     raise FieldError(
@@ -148,16 +156,39 @@ def _cost(name: str, plugin: Plugin, run: RunWithPlugins) -> TermCost | None:
     return TermCost(float(term.flops()), depth, reads.all_views)
 
 
-def _check_term(name: str, plugin: Plugin, config: Section, setting: Setting) -> None:
+def _check_term(name: str, plugin: Plugin, run: RunWithPlugins) -> None:
     """Check that a term can be made for a run, if its code was imported.
 
     Raises:
         FieldError: it cannot, or is not what its class declares.
     """
-    declared = plugin.terms[name]
-    check_made(
-        f"terms.{name}", plugin, name, lambda term: promised(term(config, setting), declared), has_to_have="build"
+    declared, config, setting = plugin.terms[name], getattr(run.terms, name), Setting.of(run)
+
+    def made(term: Any) -> str | None:
+        found = term(config, setting)
+        return promised(found, declared) or _countable(found) or _in_one_pass(found, run)
+
+    check_made(f"terms.{name}", plugin, name, made, has_to_have="build")
+
+
+def _in_one_pass(term: Any, run: RunWithPlugins) -> str | None:
+    """Why a term cannot be computed because a step is more than one pass of one process, in words; None if it can."""
+    own, remedy = run.resources, getattr(term, "whole_batch", "")
+    processes = own.processes_of("train") * own.nodes_of("train")
+    passes = -(-run.optim.batch_size // min(own.micro_batch_size or run.optim.batch_size, run.optim.batch_size))
+    if not remedy or processes == passes == 1:
+        return None
+    what = (
+        f"{processes} processes (resources.train)" if processes > 1 else f"{passes} passes (resources.micro_batch_size)"
     )
+    return f"it compares all images of a step, which has to be one pass of one process, and here are {what}; {remedy}, or one pass"
+
+
+def _countable(term: Any) -> str | None:
+    """What is wrong with the cost that a term tells, in words; None if nothing is."""
+    told = term.flops()
+    is_number = isinstance(told, int | float) and math.isfinite(told)
+    return None if is_number else f"its flops() gave {told!r}; give a number: what it adds to a step for each sequence"
 
 
 def promised(term: Any, declared: OwnTerm) -> str | None:

@@ -85,14 +85,19 @@ class StarRun(Run):
         return self.generate.samples is None
 
     @property
+    def is_arranged(self) -> bool:
+        """Whether a term has student and teacher see the codes in another order."""
+        return False
+
+    @property
     def own_costs(self) -> list[TermCost]:
         """What terms of plugins add to the cost of training."""
         return []
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        """What `section` reads beside a section: the model, for layers given as fractions, `validate_every`, numbers of images."""
-        return id(self.model), self.resources.validate_every, self.floor_images, self.generate.image_size
+        """What `section` reads beside a section: the model, for layers given as fractions, `validate_every`, images, the grid."""
+        return id(self.model), self.resources.validate_every, self.floor_images, self.generate.image_size, self.grid
 
     @property
     def outside_paths(self) -> Paths:
@@ -134,6 +139,8 @@ class StarRun(Run):
             values["contrastive_layer"] = self.contrastive_layer
         if name == "probe":
             values["layer"] = self.probe_layer
+        if name == "features":
+            values["grid"] = self.grid
         if name == "floor":
             values["num_images"] = self.floor_images
             if self.generate.image_size not in (None, self.data.image_size):
