@@ -66,7 +66,8 @@ def trainer(
 
 
 @pytest.mark.parametrize(
-    "stop_after, own", [(1, ()), (3, ()), (7, ()), (11, ()), *((5, (name,)) for name in FIELDS), (5, ("order",))]
+    "stop_after, own",
+    [(1, ()), (3, ()), (7, ()), (11, ()), *((5, (name,)) for name in FIELDS), (5, ("order",)), (5, ("registers",))],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(
     stores: tuple[CodeStore, CodeStore], tmp_path: Path, stop_after: int, own: tuple[str, ...]
