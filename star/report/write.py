@@ -12,19 +12,20 @@ from urllib.parse import quote
 from star.report import claims_markup, curves, markup, render
 from star.report.claims import ClaimResult
 from star.report.evidence import Evidence
-from star.report.grid import difference_grid, difference_note, main_grid
+from star.report.grid import Grid, difference_grid, difference_note, main_grid
 from star.report.latex import latex
 from star.report.looks import judge_all
 from star.report.markup import Link
 from star.report.noise import noise_grid
 from star.report.notes import conditions, versions
 from star.report.over_seeds import over_seeds
+from star.report.ranking_markup import ranking_grids, ranking_notes
 from star.report.rest import rests_of, told_rest
 from star.report.table import Agreement, Table, agreements, build_table
 from star.report.trend_markup import comma_separated, trend_grids, trend_notes
 from star.rundir import read_json, write_bytes
 from star.spec.experiment import Experiment
-from star.spec.reporting import CurvesFigure, FigureSpec, TrendFigure
+from star.spec.reporting import CurvesFigure, FigureSpec, RankingFigure, TrendFigure
 from star.tracking.writer import KEY_TAG, USED_BY
 
 MLFLOW_UI = "http://127.0.0.1:5000"
@@ -177,11 +178,20 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
         if isinstance(figure, CurvesFigure):
             values = curves.markdown(figure, evidence)
             lines += ["", *values] if values else []
-        if isinstance(figure, TrendFigure):
-            for grid in trend_grids(figure, evidence):
-                lines += ["", *markup.markdown(grid)]
-            lines += ["", *(f"{markup.plain(note)}  " for note in trend_notes(figure, evidence))]
+        grids, notes = below_figure(figure, evidence)
+        for grid in grids:
+            lines += ["", *markup.markdown(grid)]
+        lines += ["", *(f"{markup.plain(note)}  " for note in notes)] if notes else []
     return lines
+
+
+def below_figure(figure: FigureSpec, evidence: Evidence) -> tuple[list[Grid], list[str]]:
+    """Tables below a figure, and the notes on them; both empty for figures without."""
+    if isinstance(figure, TrendFigure):
+        return trend_grids(figure, evidence), trend_notes(figure, evidence)
+    if isinstance(figure, RankingFigure):
+        return ranking_grids(figure, evidence), ranking_notes(figure, evidence)
+    return [], []
 
 
 def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
@@ -195,8 +205,8 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
         ):
             lines += markup.html(grid, report.link)
     else:
-        notes = (conditions(report.evidence), *versions(report.evidence))
-        lines.append("<p><small>" + "<br>".join(escape(note) for note in notes) + "</small></p>")
+        about = (conditions(report.evidence), *versions(report.evidence))
+        lines.append("<p><small>" + "<br>".join(escape(note) for note in about) + "</small></p>")
     if report.judgements:
         lines += ["<h3>Claims</h3>", *claims_markup.html(report.judgements)]
         rest = [
@@ -211,11 +221,11 @@ def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
         path = report.pictures.get(figure.name)
         shown = f'<img alt="{escape(figure.title)}" src="{picture(path)}">' if path else "(not measured yet)"
         lines.append(f"<figure>{shown}<figcaption>{escape(figure.title)}</figcaption></figure>")
-        if isinstance(figure, TrendFigure):
-            for grid in trend_grids(figure, report.evidence):
-                lines += markup.html(grid, report.link)
-            told = "<br>".join(escape(note) for note in trend_notes(figure, report.evidence))
-            lines.append(f"<p><small>{told}</small></p>")
+        grids, notes = below_figure(figure, report.evidence)
+        for grid in grids:
+            lines += markup.html(grid, report.link)
+        if notes:
+            lines.append("<p><small>" + "<br>".join(escape(note) for note in notes) + "</small></p>")
     return lines
 
 

@@ -18,6 +18,7 @@ from star.spec.reporting import (
     AttentionFigure,
     CodesFigure,
     CurvesFigure,
+    RankingFigure,
     SamplesFigure,
     TableSpec,
     TrendFigure,
@@ -161,8 +162,20 @@ def _check_figure(check: _Checker, figure: Section, where: Where) -> None:
                     (*where, "columns"),
                     f"{title!r} is no measured column{meant(title, titles)}; legal: {', '.join(titles)}",
                 )
+    if isinstance(figure, RankingFigure):
+        _check_ranking(check, figure, where)
     if isinstance(figure, FROM_FILES):
         check.drawn(figure.kind, where)
+
+
+def _check_ranking(check: _Checker, figure: RankingFigure, where: Where) -> None:
+    columns = check.spec.table.columns if check.spec.table else []
+    titles = [column.title for column in columns if column.metric and column.better]
+    if figure.column not in titles:
+        known = f"{meant(figure.column, titles)}; legal: {', '.join(titles)}" if titles else "; the table has none"
+        check.complain(
+            (*where, "column"), f"{figure.column!r} is no measured column that says which values are better{known}"
+        )
 
 
 def _check_trend(check: _Checker, figure: TrendFigure, where: Where) -> None:

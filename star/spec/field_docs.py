@@ -22,6 +22,7 @@ PARTS: dict[str, type[Section]] = {
     "figures, kind: curves": reporting.CurvesFigure,
     "figures, kind: ablation": reporting.AblationFigure,
     "figures, kind: trend": reporting.TrendFigure,
+    "figures, kind: ranking": reporting.RankingFigure,
     "figures, kind: attention": reporting.AttentionFigure,
     "figures, kind: codes": reporting.CodesFigure,
     "figures, kind: samples": reporting.SamplesFigure,

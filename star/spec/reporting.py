@@ -148,6 +148,13 @@ class TrendFigure(FigureSpec):
     columns: list[str] = Field(default_factory=list, description="titles of the columns to plot; all measured ones")
 
 
+class RankingFigure(FigureSpec):
+    """Rows in the order of a column, from the best down, with the ranks that differences leave open, and what would decide."""
+
+    kind: Literal["ranking"]
+    column: str = Field(description="title of a measured column of the table that says which values are `better`")
+
+
 class AttentionFigure(FigureSpec):
     """Where models look: attention maps of one head average over images, layers or positions, a model per band of rows."""
 
@@ -175,6 +182,6 @@ class SamplesFigure(FigureSpec):
 
 
 Figure = Annotated[
-    CurvesFigure | AblationFigure | TrendFigure | AttentionFigure | CodesFigure | SamplesFigure,
+    CurvesFigure | AblationFigure | TrendFigure | RankingFigure | AttentionFigure | CodesFigure | SamplesFigure,
     Field(discriminator="kind"),
 ]

@@ -16,6 +16,7 @@ from star.spec.reporting import (
     CodesFigure,
     CurvesFigure,
     FigureSpec,
+    RankingFigure,
     SamplesFigure,
     TrendFigure,
 )
@@ -36,6 +37,10 @@ def draw(figure: FigureSpec, evidence: Evidence, table: Table | None) -> Any | N
         from star.report.figures.trend import draw_trend
 
         return draw_trend(figure, evidence)
+    if isinstance(figure, RankingFigure):
+        from star.report.figures.ranking import draw_ranking
+
+        return draw_ranking(figure, evidence)
     from star.report.figures import arrays
 
     drawn: dict[type[FigureSpec], Callable[..., Any]] = {
