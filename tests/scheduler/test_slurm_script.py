@@ -211,7 +211,7 @@ def test_a_record_of_before_is_read() -> None:
 MISTAKES = [
     (
         "resources.probe.processes=2",
-        "resources.probe.processes: a job of probe is one process; several may share: encode, train,",
+        "resources.probe.processes: a job of probe is one process; several may share: encode, features, train,",
     ),
     (
         "resources.encode.nodes=2",
