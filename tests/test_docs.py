@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,10 @@ def test_every_search_here_can_begin(file: str) -> None:
 
 @pytest.mark.parametrize("page", ["objectives.md", "own-loss.md", "own-metric.md", "own-tokenizer.md"])
 def test_the_studies_of_pages_can_be_planned_as_they_are(page: str, tmp_path: Path) -> None:
-    """At the default profile: their own tests run them at the tiny one."""
+    """At the default profile, as a reader has it, with profiles in `experiments` alone: their own tests run them at the tiny one."""
     folder = page_of_docs((ROOT / "docs" / page).read_text(), tmp_path)
+    shutil.rmtree(folder / "study" / "profiles")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
     for file in (folder / "study").glob("*.yaml"):
         done = star_exp("plan", f"study/{file.name}", home=folder / "runs", cwd=folder)
         assert done.returncode == 0, (file.name, done.stderr)

@@ -128,7 +128,8 @@ class Notifier:
             if job.state == FAILED and (job.key, job.attempt) not in self._told:
                 self._told.add((job.key, job.attempt))
                 if not self._first:
-                    why = f"{job.error_class}: {(job.error or 'no word').splitlines()[0]}"
+                    first = (job.error or "no word").splitlines()[0].removeprefix(f"{job.error_class}: ")
+                    why = f"{job.error_class}: {first}"
                     text = f"{self.about['experiment']}: {job.stage} {job.key} ({job.label}) failed: {why}"
                     self.send("job_failed", text, job=job.key, stage=job.stage, label=job.label, error=why)
         self._first = False

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def samples_against(evidence: Evidence, label: str, name: str, spec: Against) -> Samples:
-    """A row's numbers of the metric `name`, one per seed that the other rows have too. The other rows have none."""
-    if label in spec.rows:
+    """A row's numbers of the metric `name`, one per seed that the other rows have too. The other rows' differences are no numbers."""
+    if label in spec.rows and spec.kind == "difference":
         return Samples(idle=True)
     own = evidence.numbers(label, spec.value)
     found = Samples(missing=dict(own.missing), idle=own.idle)

@@ -219,7 +219,7 @@ class Evidence:
     def _value(self, run: PlannedRun, measure: Measure, name: str) -> float | str:
         """The tracked number, or why there is no valid one."""
         stage, tracked = measure.stage, self.tracked.get(run.key)
-        if measure.is_cost and stage is not None:
+        if measure.is_cost and stage is not None and tracked is not None:
             return self._flops(run, stage)
         if tracked is None or (stage is not None and stage not in run.stages):
             return self.state(run, stage)
@@ -236,13 +236,13 @@ class Evidence:
             return IDLE if job is not None and job.state == DONE else self.state(run, stage)
         return value if math.isfinite(value) else "not a number"
 
-    def _flops(self, run: PlannedRun, stage: str) -> float:
-        """Operations of a run's job as planned when it was entered; 0 for a stage that the run does without."""
+    def _flops(self, run: PlannedRun, stage: str) -> float | str:
+        """Operations of a run's job as planned when it was entered, or why there is none; 0 for a stage that the run lacks."""
         key = run.stages.get(stage)
         if key is None:
             return 0.0
-        job = self.jobs.get(key)
-        return job.flops if job is not None else self.plan.jobs[key].flops if key in self.plan.jobs else 0.0
+        job = self.jobs.get(key) or self.plan.jobs.get(key)
+        return self.state(run, stage) if job is None else job.flops
 
     def _points(self, run: TrackedRun, metric: str) -> dict[int, float]:
         if metric not in self._curves:

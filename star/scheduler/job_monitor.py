@@ -190,8 +190,9 @@ class JobMonitor:
             reason += f" ({before + 1} times)"
         fields: dict[str, Any] = {"error_class": failure.name, "error": failure.text}
         if self._moved(graph, job, after, kind, reason, **fields):
+            message = failure.message.removeprefix(f"{failure.name}: ")
             self.say(
-                f"{after.upper():<8} {where}  {failure.name}: {failure.message}\n         {advice(kind, job.stage, job.key)}"
+                f"{after.upper():<8} {where}  {failure.name}: {message}\n         {advice(kind, job.stage, job.key)}"
             )
 
     def _moved(self, graph: JobGraph, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:

@@ -16,6 +16,10 @@ NONE = "none"
 """The name of the profile if there is none."""
 
 
+EXPERIMENTS = Path("experiments")
+"""Where profiles are that a study elsewhere need not copy; relative to where a command is given."""
+
+
 @dataclass(frozen=True)
 class Presets:
     """A profile's file: its base and its named partial specs."""
@@ -54,7 +58,7 @@ def base_of(
     """What a file's rows or trials share (profile, its presets in `use`, the file's base), and the profile's presets.
 
     Args:
-        folders: a name is looked for in the `profiles/` of each, the file's own folder first.
+        folders: a name is looked for in the `profiles/` of each, the file's own folder first, and last in that of EXPERIMENTS.
         profile: name or path; None if the runs need no profile.
         location: where the profile was chosen; None on the command line.
     """
@@ -75,7 +79,7 @@ def profile_base(path: Path) -> dict[str, Any]:
 
 
 def _read_profile(folders: Sequence[Path], name: str, location: SourceLocation | None) -> Presets:
-    kept = [folder / "profiles" for folder in folders]
+    kept = [folder / "profiles" for folder in (*folders, EXPERIMENTS)]
     is_path = name.endswith((".yaml", ".yml"))
     places = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in kept]
     if location is not None:  # a path in a file is relative to that file

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from star.errors import SpecError
 from star.report.against import interpolated
+from star.report.grid import main_grid
+from star.report.table import build_table
 from star.spec.load import load
 from tests.report.stored import FD, STUDY, Study
 
@@ -70,6 +72,7 @@ def test_flops_are_those_of_the_plan_and_none_of_a_stage_that_is_not_there(tmp_p
     assert times[0] == pytest.approx(
         evidence.numbers("a & b_1", "cost").values[0] / evidence.numbers("plain", "cost").values[0]
     )
+    assert evidence.numbers("plain", "times").values == [1.0, 1.0, 1.0]
     assert 1.2 < times[0] < 1.4, "per sequence, as both have two views: a teacher and a projector"
 
 
@@ -124,3 +127,14 @@ def test_what_cannot_be_compared_is_refused_with_its_place(tmp_path: Path, old: 
     with pytest.raises(SpecError) as refused:
         load(tmp_path / "study.yaml")
     assert told in str(refused.value) and "study.yaml:" in str(refused.value), refused.value
+
+
+def test_a_row_that_was_not_run_has_no_cost(tmp_path: Path) -> None:
+    found = Study(tmp_path, STUDY + METRICS)
+    found.put("plain", "probe/accuracy", 0.5, 0.6, 0.7)
+    evidence = found.evidence
+    assert evidence.numbers("plain", "cost").values and not evidence.numbers("a & b_1", "cost").values
+    assert evidence.numbers("a & b_1", "times").missing == {0: "not run", 1: "not run", 2: "not run"}
+    table = build_table(evidence)
+    written = [mark for line in main_grid(table).lines for mark in line.cells]
+    assert any("not run" in mark.text for mark in written)

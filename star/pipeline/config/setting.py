@@ -53,4 +53,7 @@ class Setting:
         try:
             return resolve_layer(which, self.n_layer)
         except ValueError as error:
-            raise FieldError(field, str(error)) from None
+            near = f"{which!r} {error}"
+            raise FieldError(
+                field, near if not isinstance(which, str) or "~" in which else f"{near}, or the nearest: ~{which}"
+            ) from None
