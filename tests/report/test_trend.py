@@ -145,7 +145,7 @@ def test_a_trend_that_is_not_whole_says_so(tmp_path: Path) -> None:
 
 def test_the_figure(study: Study) -> None:
     drawn = figures.draw(figure(study).model_copy(update={"columns": ["FD"]}), study.evidence, None)
-    assert [axis.get_ylabel() for axis in drawn.axes] == ["FD↓, difference", ""]
+    assert [axis.get_ylabel() for axis in drawn.axes] == ["FD↓,\ndifference", ""]
     assert [axis.get_xscale() for axis in drawn.axes] == ["log", "linear"]
     assert [axis.get_xlabel() for axis in drawn.axes] == ["Steps", "mask ratio"]
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["ours - base", "ours - base, two"]

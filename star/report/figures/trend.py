@@ -33,7 +33,7 @@ def draw_trend(figure: TrendFigure, evidence: Evidence) -> Any | None:
         _draw(trend, axis, sorted(evidence.experiment.spec.axes[trend.axis]), names.index(trend.name), looks, shown)
     for i, title in enumerate(columns):
         column = next(trend.column for trend in found if trend.column.title == title)
-        axes[i, 0].set_ylabel(f"{title}{ARROWS[column.better]}, difference")
+        axes[i, 0].set_ylabel(f"{title}{ARROWS[column.better]},\ndifference")
     for j, path in enumerate(figure.x):
         axes[-1, j].set_xlabel(field_name(evidence.experiment.spec.table.columns, path))
         for axis in axes[:, j]:
