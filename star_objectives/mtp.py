@@ -12,6 +12,8 @@ from star.model.gpt import GPT, Block, RMSNorm
 from star.objectives import Backbone, Batch, Features, Setting, StudentOutput, Term, TermConfig
 from star.objectives.next_token import code_loss
 
+from .costs import block_flops, causal, head_flops
+
 
 class MtpConfig(TermConfig):
     """`weight` 0.1 as published."""
@@ -37,11 +39,10 @@ class Mtp(Term):
 
     def flops(self) -> float:
         assert self.setting is not None
-        dim, grid, codes = self.setting.dim, self.setting.grid, self.setting.codebook_size
-        predicted = self.setting.length - grid
+        predicted = self.setting.length - self.setting.grid
         states = predicted + 1  # the condition's too, which the others attend to
-        block = 2 * (4 * dim**2 + 3 * dim * self.setting.ffn_hidden) * states + 2 * dim * states * (states + 1)
-        return 3.0 * (self.spec.blocks * block + 2 * dim * codes * predicted)
+        block = block_flops(self.setting, states, causal(states))
+        return 3.0 * (self.spec.blocks * block + head_flops(self.setting, predicted))
 
     def build(self, student: Backbone) -> nn.Module:
         model = cast(GPT, student)

@@ -119,7 +119,7 @@ def test_costs_are_the_arithmetic_of_what_each_term_runs(file: Path) -> None:
         ("foresight: {weight: 1, offsets: [left]}", "terms.foresight.offsets"),
         (
             "foresight: {weight: 1, layer: 2/3}",
-            "terms.foresight.layer: hits no layer of a model with 2; legal: 1 to 2 or the fractions 1/2",
+            "terms.foresight.layer: '2/3' hits no layer of a model with 2; legal: 1 to 2 or the fractions 1/2, or the nearest: ~2/3",
         ),
         (
             "codebook: {weight: 1, encode_layer: null, decode_layer: null}",
