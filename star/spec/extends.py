@@ -57,12 +57,26 @@ def _read(path: Path, children: tuple[Path, ...]) -> Extended:
         )
     patch = LocatedYaml({key: value for key, value in own.items() if key not in (EXTENDS, ADD)}, doc.locations)
     whole = overlay(parent.doc, patch)
+    whole = replace(whole, value=_without_nulls(whole.value, patch.value, parent.doc.value))
     if ADD in own:
         whole = _added(whole, doc.at(ADD), ())
     whole = replace(
         whole, locations={p: location for p, location in whole.locations.items() if p[:1] not in ((EXTENDS,), (ADD,))}
     )
     return Extended(replace(whole, anchors=doc.anchors), (path.parent, *parent.folders))
+
+
+def _without_nulls(whole: dict[str, Any], own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """`whole` without what the other file has and `own` says null for. In `base`, null is a value of a run's field."""
+    kept = {}
+    for key, value in whole.items():
+        if key in own and key in other and key != "base":
+            if own[key] is None:
+                continue
+            if isinstance(own[key], dict) and isinstance(other[key], dict):
+                value = _without_nulls(value, own[key], other[key])
+        kept[key] = value
+    return kept
 
 
 def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Path, ...]) -> Extended:

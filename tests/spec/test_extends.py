@@ -51,6 +51,17 @@ figures: []
     assert mine.spec.table is not None and mine.spec.table.caption == "Mine" and mine.spec.table.published == "table3"
 
 
+def test_null_takes_a_section_or_an_entry_away_and_is_a_value_in_base(tmp_path: Path) -> None:
+    first = child(tmp_path, "metrics: {here: '[probe/accuracy] * 2', there: '[probe/accuracy]'}\n", name="first.yaml")
+    text = "base: {tokenizer: {weights: null}}\nseeds: null\nclaims: null\nfigures: null\nmetrics: {here: null}\n"
+    mine = load(child(tmp_path, text, parent=first))
+    assert set(mine.spec.metrics) == {"there"} and mine.spec.table is not None
+    assert (mine.spec.seeds, mine.spec.claims, mine.spec.figures) == ([0], [], [])
+    assert mine.variants[0].runs[0].tokenizer.weights is None
+    with pytest.raises(SpecError, match="clams: unknown key"):
+        load(child(tmp_path, "clams: null\n"))
+
+
 def test_rows_columns_and_claims_are_added(tmp_path: Path) -> None:
     text = """add:
   rows: [{label: l2, spec: {selfguided: {mim_distance: l2}}}]
