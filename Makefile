@@ -4,6 +4,8 @@ BIN := .venv/bin
 ENGINES := slurmctld slurmd slurm-client postgresql chromium fonts-dejavu-core
 DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
 
+LOCK ?= requirements.lock
+
 export STAR_HOME := runs
 
 # what reports/ holds: tables 3 to 6 and the figures with three seeds, table 1's B and L rows with one; and after them
@@ -12,13 +14,14 @@ export STAR_HOME := runs
 # star-exp report --all --out reports
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
-.PHONY: help table4 paper test gpu mutants check engines secrets data env clean
+.PHONY: help table4 paper test gpu mutants check docs engines secrets data env clean
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write runs/reports/table4'
 	@echo 'make paper    set up, run tables 1 (rows B and L), 3 to 6 and the figures with three seeds: an hour and a half on two recent cores; write runs/reports/'
 	@echo 'make test     set up, fetch Fashion-MNIST, check the code, run the tests (as root on Debian: install Slurm, PostgreSQL and Chromium for them)'
 	@echo 'make gpu      on a machine with a GPU: set up, run the tests that need one, measure; write reports/gpu/'
+	@echo 'make docs     the documentation as a site, in site/'
 	@echo 'make secrets  fill secrets/ with random passwords for docker-compose.yml'
 	@echo 'make clean    remove the environment and everything computed (runs/)'
 
@@ -53,11 +56,17 @@ engines:
 	else echo 'no Slurm, PostgreSQL or Chromium here: tests on them will be skipped; on Debian: sudo apt-get install $(ENGINES)'; fi
 
 check: env
-	$(BIN)/ruff check star star_objectives dashboards tests
-	$(BIN)/ruff format --check star star_objectives dashboards tests
+	$(BIN)/ruff check star star_objectives dashboards tests docs/site_hooks.py
+	$(BIN)/ruff format --check star star_objectives dashboards tests docs/site_hooks.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(MAKE) --no-print-directory docs
+
+# the documentation as a site, in site/; a link that leads nowhere fails
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # random passwords for docker-compose.yml, once; the S3 keys are for its profile `s3` alone
 secrets:
@@ -74,9 +83,9 @@ env: .venv/tools
 $(DATA): | .venv/ready
 	$(BIN)/star-exp data fetch fashion-mnist
 
-# The lock names exact versions; torch's is the same line for the CPU and the CUDA build. Python compiles what it imports
+# The lock names exact versions (`make LOCK= test` takes the newest that pyproject.toml allows); torch's is the same line for the CPU and the CUDA build. Python compiles what it imports
 # at the first import: half of what is installed never is.
-install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock --editable
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(addprefix --constraint ,$(LOCK)) --editable
 
 .venv/ready: requirements.lock pyproject.toml
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or 3.12 is needed: install one, or name it with `make PYTHON=/path/to/python3.12 ...`'; exit 1; }
@@ -90,4 +99,4 @@ install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site
