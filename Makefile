@@ -62,6 +62,7 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(MAKE) --no-print-directory docs
 
 # the documentation as a site, in site/; a link that leads nowhere fails

@@ -1,0 +1,31 @@
+"""What the project says of itself to package indexes, forges and citers is one thing."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+
+import yaml
+
+from tests.helpers import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_citation_and_package_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert f"({PROJECT['version']})" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "LICENSE").read_text().startswith(f"{PROJECT['license']} License")
+
+
+def test_what_is_shipped_of_others_has_its_licence() -> None:
+    static = ROOT / "dashboards" / "star_board" / "static"
+    foreign = [path for path in static.iterdir() if ".min." in path.name or path.name.startswith("idiomorph")]
+    licences = " ".join(path.name for path in static.glob("LICENSE.*"))
+    assert len(foreign) >= 4 and all(path.name.split(".")[0].split("-")[0].lower() in licences for path in foreign)
+
+
+def test_packages_are_typed() -> None:
+    for package in ("star", "star_board", "star_objectives", "star_services"):
+        assert (files(package) / "py.typed").is_file()
