@@ -14,6 +14,7 @@ from star.cli import bundles, images, results
 from star.cli.board import board
 from star.cli.failures import be_silent, guarded
 from star.cli.files import AUTO, read_experiment
+from star.cli.init import init
 from star.cli.options import (
     BUDGET,
     EXECUTOR,
@@ -313,6 +314,7 @@ def completion(shell: str) -> None:
 for command in (
     *(bundles.export, bundles.import_, bundles.verify),
     *(results.search, results.report, results.claims),
+    init,
     *(images.evaluate, images.reference, images.weights, images.data),
     board,
 ):
