@@ -6,7 +6,9 @@ import json
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
+from scipy.stats import t
 
 from star.report.block import Block
 from star.report.method import judge_by
@@ -14,9 +16,9 @@ from star.report.stats import Interval, Sample
 from tests.helpers import ROOT
 
 
-def cells(column: str) -> dict[str, dict[int, float]]:
-    """Row -> seed -> value of a column, of the comparison of ST-AR with its baselines."""
-    text = (ROOT / "reports" / "star_vs_baseline" / "fashion" / "provenance.json").read_text()
+def cells(column: str, experiment: str = "star_vs_baseline") -> dict[str, dict[int, float]]:
+    """Row -> seed -> value of a column; of the comparison of ST-AR with its baselines, unless said."""
+    text = (ROOT / "reports" / experiment / "fashion" / "provenance.json").read_text()
     runs = json.loads(text)["runs"]
     return {
         cell["row"]: {runs[source["run"]]["seed"]: source["value"] for source in cell["sources"]}
@@ -25,10 +27,12 @@ def cells(column: str) -> dict[str, dict[int, float]]:
     }
 
 
-def difference(column: str, row: str, other: str, scale: float = 1.0) -> Interval:
+def difference(
+    column: str, row: str, other: str, scale: float = 1.0, experiment: str = "star_vs_baseline", seeds: int = 3
+) -> Interval:
     """As the report judges it: by the experiment's interval, `block`."""
-    found = cells(column)
-    assert all(len(values) == 3 for values in found.values())
+    found = cells(column, experiment)
+    assert all(len(values) == seeds for values in found.values())
     samples = [
         Sample(sign, list(found[name].values()), list(found[name]), name) for sign, name in ((1.0, row), (-1.0, other))
     ]
@@ -105,3 +109,33 @@ def test_what_is_said_of_the_search() -> None:
     found = re.search(r"^.*? (\d+) trials .*better by ([\d.]+) .*within the noise of seeds", report)
     assert found and f"{found[1]} trials and 12 repetitions" in results()
     assert f"probe {float(found[2]):.1f} points higher, which is within the noise" in results()
+
+
+def of_the_bench(column: str, row: str, other: str = "AR", scale: float = 1.0) -> Interval:
+    return difference(column, row, other, scale, "objectives", 5)
+
+
+def equal_cost(column: str, row: str, digits: int, scale: float = 1.0) -> str:
+    """Mean over seeds and half of its t interval, as docs/objectives.md says it."""
+    values = np.array(list(cells(column, "objectives")[row].values())) * scale
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
+
+
+def test_what_is_said_of_the_bench() -> None:
+    text = " ".join((ROOT / "docs" / "objectives.md").read_text().split())
+    light, fd, probe = "ST-AR, mask ratio 0.05", "FD above the floor", "Probe %"
+    for row in ("ST-AR + codebook", "ST-AR + foresight", light):
+        assert f"{row} by {-of_the_bench(fd, row).estimate:.0f}" in text
+        assert f"{row} by {equal_cost('at equal FLOPs', row, 0)}" in text
+    assert f"two views by {equal_cost('at equal FLOPs', 'two views', 0)}" in text
+    assert f"AR trained twice as long is {-of_the_bench(fd, 'AR 2x').estimate:.0f} lower" in text
+    for row, other in ((light, "AR"), (light, "two views"), ("ST-AR + foresight", light)):
+        gain = of_the_bench(probe, row, other, 100)
+        assert f"{gain.estimate:.1f} ({ends(gain, 1)})" in text, (row, other)
+    for row in (light, "foresight (Mirai-E)", "ST-AR + foresight"):
+        assert f"at equal operations {equal_cost('at equal FLOPs, points', row, 1, 100)}" in text, row
+    for row, values in cells("at equal FLOPs", "objectives").items():
+        if len(values) == 5:
+            mean, half = (float(one) for one in equal_cost("at equal FLOPs", row, 3).split(" ± "))
+            assert mean + half > 0, f"{row}: ahead of AR at equal operations, and the page says that none is"
