@@ -21,8 +21,10 @@ BREAKS_BELOW = "300pt"
 """The narrow layout is used if the line is shorter than this."""
 HIGHEST, LINE, NOTE = 480, 8.0, 9.5
 """Heights in points: the most that a table may have, one of its lines, and one line of its notes."""
-PAGE, ROW = 680, 9.5
-"""The most that rows and notes of the wide layout may have on a page, by this estimate, and one row."""
+PAGE, ROW, ROWS = 680, 9.5, (9.5, 8.0, 6.5)
+"""The most that rows and notes of the wide layout may have on a page, by this estimate, one row, and one at each size."""
+BOLD = 8
+"""Characters of a full line that bold letters and many digits may want more than they are counted for."""
 SHARE = 0.44
 """Largest share of the line that a column takes; longer texts wrap."""
 PREAMBLE = [
@@ -37,6 +39,11 @@ class _Layout:
 
     size: str
     width: int
+
+    @property
+    def row(self) -> float:
+        """Height of one row in points."""
+        return ROWS[SIZES.index(self.size)]
 
     @property
     def widest(self) -> int:
@@ -63,9 +70,11 @@ def latex(table: Table) -> str:
 def _floating(grids: list[Grid], caption: str, notes: str, star: bool) -> list[str]:
     """A floating table; it spans both columns if `star` is set or if it would be higher than a column."""
     wide = [line for one in grids for line in _stacked(one, WIDE)]
-    rows = sum(line.count(r"\\") + line.count("rule") for line in wide)
-    if rows * ROW + len(notes) / WIDE[0] * NOTE > PAGE:  # split in two it would not fit on a page
+    if _rows_of(wide) * ROW + len(notes) / WIDE[0] * NOTE > PAGE:  # split in two it would not fit on a page
         wide = [line for one in grids for line in _stacked(one, WIDE, small=True)]
+        height = sum(_rows_of(_stacked(one, WIDE, small=True)) * _fitting(one, WIDE, small=True).row for one in grids)
+        if height + len(notes) / WIDE[0] * NOTE > PAGE:
+            return _several(grids, caption, notes)
     narrow = [line for one in grids for line in _stacked(one, NARROW)]
     kind, lines = "table*" if star else "table", []
     if star or wide == narrow:
@@ -82,12 +91,38 @@ def _floating(grids: list[Grid], caption: str, notes: str, star: bool) -> list[s
     return [*lines, rf"\end{{{kind}}}"]
 
 
-def _stacked(grid: Grid, widths: tuple[int, int, int], small: bool = False) -> list[str]:
-    """As many tabulars as the line's width needs, the first column in each."""
+def _rows_of(lines: list[str]) -> int:
+    return sum(line.count(r"\\") + line.count("rule") for line in lines)
+
+
+def _several(grids: list[Grid], caption: str, notes: str) -> list[str]:
+    """A floating table for each tabular, where one with all of them would be higher than a page."""
+    parts = []
+    for grid in grids:
+        layout = _fitting(grid, WIDE, small=True)
+        for part in grid.parts(layout.width - BOLD, layout.widest):
+            size = rf"{layout.size}\setlength{{\tabcolsep}}{{4pt}}"
+            parts.append([rf"\begingroup{size}", *_tabular(part, layout), r"\par\endgroup"])
+    lines = [rf"\ifdim\linewidth<{BREAKS_BELOW}\def\tablekind{{table*}}\else\def\tablekind{{table}}\fi"]
+    for i, part in enumerate(parts, start=1):
+        lines += [r"\begin{\tablekind}", r"\centering", rf"\caption{{{caption} ({i} of {len(parts)})}}", *part]
+        if notes and i == len(parts):
+            text = escaped(notes, breaking=True)
+            lines.append(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize\raggedright {text}}}")
+        lines.append(r"\end{\tablekind}")
+    return lines
+
+
+def _fitting(grid: Grid, widths: tuple[int, int, int], small: bool) -> _Layout:
+    """The largest letters with which a grid fits the line, or else the smallest that are legal here."""
     usable = widths if small or len(grid.lines) > LONG or widths is NARROW else widths[:2]
     layouts = [_Layout(size, width) for size, width in zip(SIZES, usable, strict=False)]
-    whole = (one for one in layouts if grid.needed(one.widest) <= one.width)
-    chosen = next(whole, layouts[-1])
+    return next((one for one in layouts if grid.needed(one.widest) <= one.width), layouts[-1])
+
+
+def _stacked(grid: Grid, widths: tuple[int, int, int], small: bool = False) -> list[str]:
+    """As many tabulars as the line's width needs, the first column in each."""
+    chosen = _fitting(grid, widths, small)
     lines = [rf"\begingroup{chosen.size}\setlength{{\tabcolsep}}{{4pt}}"]
     for part in grid.parts(chosen.width, chosen.widest):
         lines += [r"\par\medskip", *_tabular(part, chosen)]

@@ -191,14 +191,16 @@ COMMITTED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "report
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("name", ["study", "long words", *COMMITTED])
+@pytest.mark.parametrize("name", ["study", "long words", "many rows", *COMMITTED])
 def test_latex_compiles_and_fits_the_line(name: str, page: str, table: Table, tmp_path: Path) -> None:
     if name == "long words":
         for row in table.rows:
             row.label = f"{row.label}-{'a_rather_long_label_without_a_space' * 2} and some words more"
             row.cells[0].text = row.label
         table.notes.append("A file: /some/folder/that/is/very/deep/and/has/no/space/anywhere/in/its/name/images.npz")
-    text = latex(table) if name in ("study", "long words") else (ROOT / name).read_text()
+    if name == "many rows":
+        table.rows *= 5
+    text = latex(table) if name in ("study", "long words", "many rows") else (ROOT / name).read_text()
     said = compiled(tmp_path, PAGES[page], text)
     assert "Overfull" not in said and "too large" not in said, said
 
