@@ -97,16 +97,16 @@ def _rows_of(lines: list[str]) -> int:
 
 def _several(grids: list[Grid], caption: str, notes: str) -> list[str]:
     """A floating table for each tabular, where one with all of them would be higher than a page."""
-    parts = []
+    tabulars: list[list[str]] = []
     for grid in grids:
         layout = _fitting(grid, WIDE, small=True)
         for part in grid.parts(layout.width - BOLD, layout.widest):
             size = rf"{layout.size}\setlength{{\tabcolsep}}{{4pt}}"
-            parts.append([rf"\begingroup{size}", *_tabular(part, layout), r"\par\endgroup"])
+            tabulars.append([rf"\begingroup{size}", *_tabular(part, layout), r"\par\endgroup"])
     lines = [rf"\ifdim\linewidth<{BREAKS_BELOW}\def\tablekind{{table*}}\else\def\tablekind{{table}}\fi"]
-    for i, part in enumerate(parts, start=1):
-        lines += [r"\begin{\tablekind}", r"\centering", rf"\caption{{{caption} ({i} of {len(parts)})}}", *part]
-        if notes and i == len(parts):
+    for i, tabular in enumerate(tabulars, start=1):
+        lines += [r"\begin{\tablekind}", r"\centering", rf"\caption{{{caption} ({i} of {len(tabulars)})}}", *tabular]
+        if notes and i == len(tabulars):
             text = escaped(notes, breaking=True)
             lines.append(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize\raggedright {text}}}")
         lines.append(r"\end{\tablekind}")
