@@ -84,8 +84,8 @@ env: .venv/tools
 $(DATA): | .venv/ready
 	$(BIN)/star-exp data fetch fashion-mnist
 
-# The lock names exact versions (`make LOCK= test` takes the newest that pyproject.toml allows); torch's is the same line for the CPU and the CUDA build. Python compiles what it imports
-# at the first import: half of what is installed never is.
+# The lock names exact versions; torch's is the same line for the CPU and the CUDA build. `make LOCK= test` takes the newest
+# that pyproject.toml allows. Python compiles what it imports at the first import: half of what is installed never is.
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(addprefix --constraint ,$(LOCK)) --editable
 
 .venv/ready: requirements.lock pyproject.toml

@@ -21,7 +21,7 @@ def _ours() -> Path:
 def init(folder: Path) -> None:
     """Write the example experiments and profiles to FOLDER/experiments (here by default). Files that differ are kept."""
     ours, target = _ours(), folder / "experiments"
-    sources = sorted(path for path in ours.rglob("*.yaml"))
+    sources = sorted(ours.rglob("*.yaml"))
     if not sources:
         raise DataError(f"{ours}: holds no experiments; install star-exp again, or clone its repository.")
     written, kept = 0, []
