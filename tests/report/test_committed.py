@@ -135,6 +135,20 @@ def test_what_is_said_of_the_bench() -> None:
         assert f"{gain.estimate:.1f} ({ends(gain, 1)})" in text, (row, other)
     for row in (light, "foresight (Mirai-E)", "ST-AR + foresight"):
         assert f"at equal operations {equal_cost('at equal FLOPs, points', row, 1, 100)}" in text, row
+    behind = {row: of_the_bench(fd, row).estimate for row in ("order (RAR)", "registers (MuToR-2D)", "dropout 0.2")}
+    order, registers, dropout = (f"{value:.0f}" for value in behind.values())
+    assert f"ends {order} behind" in text and f"is {registers} behind; dropout of 0.2 is {dropout} behind" in text
+    means = {
+        column: {row: np.mean(list(one.values())) for row, one in cells(column, "objectives").items()}
+        for column in (fd, probe)
+    }
+    repa, mirai, longest = (means[fd][row] for row in ("align-lite2 (REPA)", "align-lite2 (Mirai-I)", "AR 5x"))
+    assert f"has {repa:.0f} and {mirai:.0f} where AR with five times has {longest:.0f}" in text
+    assert f"({100 * means[probe]['AR 5x']:.1f}% and {100 * means[probe]['align-lite2 (REPA)']:.1f}%)" in text
+    lower = [f"{-of_the_bench(probe, row, 'AR', 100).estimate:.1f}" for row in ("tcr", "codebook")]
+    assert f"lower the probe, by {lower[0]} and {lower[1]}" in text
+    assert f"highest mean probe, {100 * means[probe]['ST-AR + foresight']:.1f}%" in text
+    assert f"between two and four by {-of_the_bench(fd, 'AR 4x', 'AR 2x').estimate:.0f}" in text
     for row, values in cells("at equal FLOPs", "objectives").items():
         if len(values) == 5:
             mean, half = (float(one) for one in equal_cost("at equal FLOPs", row, 3).split(" ± "))
