@@ -82,9 +82,9 @@ def test_a_chain_is_handed_over_and_the_login_node_left(
     assert lab.ledger.schedulers.all() == {} and len(handed) == 20
     arrays = {str(job.handle["job"]).partition("_")[0] for job in handed if job.handle}
     assert len(arrays) == 8, "one by one what all rows share, and an array of each stage of the four rows"
-    shown = star_exp("status", home=lab.path).stdout
+    # Slurm first names the nodes that are away, and what a job waits for when its scheduler comes round to it
+    until(lambda: "pending (Dependency)" in star_exp("status", home=lab.path).stdout, "status names the dependency")
     slurm("scontrol", "update", f"nodename={nodes}", "state=resume")
-    assert "pending (Dependency)" in shown, shown
     until(lambda: len(lab.times_done()) == 20, "Slurm does it all")
     assert {row["state"] for row in json.loads(star_exp("status", "--json", home=lab.path).stdout)["open_jobs"]} <= {
         "done"
