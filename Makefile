@@ -1,10 +1,8 @@
-# `make table4` and `make test` set up everything they need. Python 3.11 or 3.12 is all that must be there.
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+# `make table4` and `make test` set up everything they need. Python 3.11 to 3.14 is all that must be there.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.14 python3.11; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 ENGINES := slurmctld slurmd slurm-client postgresql chromium fonts-dejavu-core
 DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
-
-LOCK ?= requirements.lock
 
 export STAR_HOME := runs
 
@@ -14,7 +12,7 @@ export STAR_HOME := runs
 # star-exp report --all --out reports
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
-.PHONY: help table4 paper test gpu mutants check docs engines secrets data env clean
+.PHONY: help table4 paper test gpu mutants check docs engines secrets data env lock clean
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write runs/reports/table4'
@@ -84,20 +82,47 @@ env: .venv/tools
 $(DATA): | .venv/ready
 	$(BIN)/star-exp data fetch fashion-mnist
 
-# The lock names exact versions; torch's is the same line for the CPU and the CUDA build. `make LOCK= test` takes the newest
-# that pyproject.toml allows. Python compiles what it imports at the first import: half of what is installed never is.
-install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(addprefix --constraint ,$(LOCK)) --editable
+# Everything is installed by the hashes in requirements/, so a file that is not the one that was tried is refused. torch is
+# PyPI's build (on Linux with CUDA's libraries, gigabytes), or the small one for CPUs where the index is named that has it:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make table4. `make test LOCK=` takes the newest that
+# pyproject.toml allows. Python compiles what it imports at the first import: half of what is installed never is.
+LOCK ?= yes
+pip = $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+locked = $(pip) --no-deps --require-hashes --requirement requirements
+count = $$(grep -c == requirements/$(1).lock) packages
 
-.venv/ready: requirements.lock pyproject.toml
-	@test -n '$(PYTHON)' || { echo 'Python 3.11 or 3.12 is needed: install one, or name it with `make PYTHON=/path/to/python3.12 ...`'; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(install) '.[slurm,search,postgres]'
-	touch $@
+.venv/ready: uv.lock requirements/run.lock pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 to 3.14 is needed: install one, or name it with `make PYTHON=/path/to/python3.13 ...`'; exit 1; }
+	@case "$$(uname -s)" in Linux|Darwin) ;; *) echo 'star runs on Linux, and on macOS without a GPU; on Windows, use it in WSL'; exit 1;; esac
+	@echo "an environment for $$($(PYTHON) -V), in .venv"
+	@$(PYTHON) -m venv .venv
+ifeq ($(LOCK),)
+	$(pip) --editable '.[slurm,search,postgres]'
+else
+	@echo '1 of 3: torch'
+	@$(locked)/torch.lock
+	@! $(BIN)/pip show torch | grep -q '^Requires:.*cuda' || { echo "CUDA's libraries: $(call count,cuda)"; $(locked)/cuda.lock; }
+	@echo "2 of 3: $(call count,run), a minute"
+	@$(locked)/run.lock --quiet
+	@echo '3 of 3: star itself'
+	@$(pip) --no-deps --no-build-isolation --quiet --editable .
+endif
+	@touch $@
 
 # what the tests, the linters and the services need besides
 .venv/tools: .venv/ready
-	$(install) '.[ray,services,tokenizer,test]'
-	touch $@
+ifeq ($(LOCK),)
+	$(pip) --editable '.[ray,services,tokenizer,test]'
+else
+	@echo "for the tests: $(call count,all) in all, half a minute"
+	@$(locked)/all.lock --quiet
+endif
+	@touch $@
+
+# after a change of what pyproject.toml needs; `uv lock --upgrade` first, for newer versions
+lock:
+	uv lock
+	python3 requirements/write.py
 
 clean:
 	rm -rf .venv runs site

@@ -378,7 +378,7 @@ def test_the_file_keeps_its_promises() -> None:
     assert [name for name, one in COMPOSE["services"].items() if "build" in one] == ["mlflow"], "one image, built once"
     assert set(COMPOSE["volumes"]) == {"postgres", "artifacts", "home", "storage"}
     assert "optuna" in images and "ports" not in COMPOSE["services"]["optuna"], "it has no authentication"
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "requirements" / "all.lock").read_text()
     for package in ("psycopg-binary", "optuna-dashboard", "uvicorn", "mlflow", "boto3"):
         assert re.search(rf"^{package}==", lock, re.M), package
 

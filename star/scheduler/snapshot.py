@@ -70,7 +70,7 @@ def _write(path: Path, contents: dict[str, bytes], digest: str) -> None:
     commit = commit_of(PACKAGE, contents)
     diff = commit.diff if commit else ""
     (new / DIFF).write_text(diff)
-    lock = PACKAGE.parent / "requirements.lock"
+    lock = PACKAGE.parent / "uv.lock"
     packages = sorted({f"{found.name}=={found.version}" for found in importlib.metadata.distributions()})
     (new / "environment.txt").write_text("\n".join(packages) + "\n")
     origin = {
