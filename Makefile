@@ -100,8 +100,8 @@ ifeq ($(LOCK),)
 	$(pip) --editable '.[slurm,search,postgres]'
 else
 	@echo '1 of 3: torch'
-	@$(locked)/torch.lock
-	@! $(BIN)/pip show torch | grep -q '^Requires:.*cuda' || { echo "CUDA's libraries: $(call count,cuda)"; $(locked)/cuda.lock; }
+	@$(locked)/cpu.lock 2>/dev/null || { echo "pip's indexes have no build of torch for CPUs alone: PyPI's"; $(locked)/torch.lock; }
+	@! $(BIN)/pip show torch | grep '^Requires:.*cuda' >/dev/null || { echo "CUDA's libraries: $(call count,cuda)"; $(locked)/cuda.lock; }
 	@echo "2 of 3: $(call count,run), a minute"
 	@$(locked)/run.lock --quiet
 	@echo '3 of 3: star itself'

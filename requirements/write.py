@@ -1,7 +1,7 @@
 """Write the files that pip installs from, out of uv.lock: `make lock` calls this. It needs uv.
 
-- torch.lock: torch, by the hashes of PyPI's build and of the CPU build of download.pytorch.org; pip takes what its index has
-- cuda.lock: what PyPI's build for Linux needs besides
+- cpu.lock: torch's build for CPUs, of download.pytorch.org
+- torch.lock: torch's build of PyPI; cuda.lock: what it needs besides on Linux
 - run.lock: what running needs, for `make table4`
 - all.lock: all extras, for the tests and the image
 """
@@ -37,10 +37,10 @@ def main() -> None:
     run = exported("--group=build", "--group=cpu", *(f"--extra={name}" for name in RUN))
     everything = exported("--group=build", "--group=cpu", "--all-extras")
     cuda = exported("--group=build", "--group=cuda", "--all-extras")
-    hashes = sorted({*re.findall(r"sha256:\w+", everything.pop("torch")), *re.findall(r"sha256:\w+", cuda["torch"])})
+    builds = [block for block in re.split(r"^(?=\S)", everything.pop("torch"), flags=re.M) if "+cpu" in block]
     del run["torch"]
-    version = cuda.pop("torch").split()[0]
-    write("torch.lock", {"torch": " \\\n".join([version, *(f"    --hash={one}" for one in hashes)]) + "\n"})
+    write("cpu.lock", {"torch": "".join(builds)})
+    write("torch.lock", {"torch": cuda.pop("torch")})
     write("cuda.lock", {name: lines for name, lines in cuda.items() if name not in everything})
     write("run.lock", run)
     write("all.lock", everything)
