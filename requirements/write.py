@@ -39,7 +39,8 @@ def main() -> None:
     cuda = exported("--group=build", "--group=cuda", "--all-extras")
     builds = [block for block in re.split(r"^(?=\S)", everything.pop("torch"), flags=re.M) if "+cpu" in block]
     del run["torch"]
-    write("cpu.lock", {"torch": "".join(builds)})
+    # without its marker, or pip on macOS would be content with none
+    write("cpu.lock", {"torch": re.sub(r" ; [^\\]*", " ", "".join(builds))})
     write("torch.lock", {"torch": cuda.pop("torch")})
     write("cuda.lock", {name: lines for name, lines in cuda.items() if name not in everything})
     write("run.lock", run)

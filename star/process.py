@@ -12,6 +12,11 @@ SET_PARENT_DEATH_SIGNAL = 1
 _library = ctypes.CDLL(None)
 
 
+def processes_can_be_told_apart() -> bool:
+    """Whether this system says when a process started, as Linux does; without it a job could be taken for another."""
+    return process_born(os.getpid()) is not None
+
+
 def die_with_parent(signal: int) -> None:
     """Let this process get `signal` when its parent is gone (Linux): in its own session it would go on alone."""
     _library.prctl(SET_PARENT_DEATH_SIGNAL, int(signal), 0, 0, 0)

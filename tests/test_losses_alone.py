@@ -1,4 +1,4 @@
-"""The losses, the model and the training step need torch and pydantic, and nothing of the platform."""
+"""The losses, the model and the training step need torch and pydantic, and nothing of the platform; the losses no Unix."""
 
 from __future__ import annotations
 
@@ -25,6 +25,23 @@ terms = st_ar(SelfGuidedSpec(), contrastive_layer=2)
 batch = draw_batch(terms, torch.zeros(2, 2, 16).long(), torch.zeros(2).long(), 2, ClassDropout(10, 0.1), torch.Generator())
 print("drawn", tuple(batch.codes.shape))
 """
+
+
+WINDOWS = """
+import sys
+sys.modules.update(dict.fromkeys(("fcntl", "pwd", "grp", "termios", "resource"), None))
+import star.objectives, star.model.gpt, star.model.sample, star.tokenizer
+sys.platform = "win32"
+import star.cli.main
+"""
+
+
+def test_windows_has_the_losses_and_is_told_where_the_rest_runs() -> None:
+    done = subprocess.run([sys.executable, "-c", WINDOWS], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "star-exp runs on Linux: on Windows use it in WSL, where it is what it is on Linux.\n",
+    )
 
 
 def test_nothing_of_the_platform_is_imported() -> None:

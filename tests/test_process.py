@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from star.errors import ExecutorError
 from star.process import is_alive, process_born
+from star.rundir import Home
+from star.scheduler.executors import make_executor
 
 
 def test_a_process_is_known_as_long_as_it_lives() -> None:
@@ -58,3 +61,10 @@ def test_the_numbers_of_a_container_are_its_own() -> None:
     if found.returncode:
         pytest.skip(found.stderr.strip())
     assert is_alive(1, found.stdout.strip()) is None
+
+
+def test_a_system_without_proc_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS, for one: neither the scheduler nor its jobs could say which process they are."""
+    monkeypatch.setattr("star.process.process_born", lambda pid: None)
+    with pytest.raises(ExecutorError, match=r"--executor local: .* run on Linux.* planning, reports"):
+        make_executor("local", Home(tmp_path))

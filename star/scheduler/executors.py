@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from star.errors import ExecutorError
+from star.process import processes_can_be_told_apart
 from star.rundir import Home
 from star.scheduler.executor import Executor
 
@@ -30,8 +32,13 @@ def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
 
     Raises:
         ExecutorError: there is none of that name, what it needs is not installed or not reachable, or a user-defined
-            one fails or lacks a part of the contract.
+            one fails or lacks a part of the contract; or this is no Linux.
     """
+    if not processes_can_be_told_apart():
+        raise ExecutorError(
+            f"--executor {name}: jobs and their scheduler run on Linux, where /proc tells processes apart; there is none on this "
+            f"{platform.system()}. Use a Linux machine, or a container; planning, reports, imports and the losses work here too."
+        )
     try:
         if name == "local":
             from star.scheduler.local import LocalExecutor
