@@ -101,7 +101,7 @@ def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
         return BUSY
     if first:
         job.failure.unlink(missing_ok=True)  # so that one found there afterwards is this attempt's
-    meeting = ["--standalone"]
+    meeting = ["--standalone", "--local-addr=127.0.0.1"]  # or a host name that nobody resolves would keep them waiting
     if nodes > 1:
         meeting = [
             f"--nnodes={nodes}",

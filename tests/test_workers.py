@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -194,6 +195,22 @@ def test_two_ranks_killed_at_random(made: Path, tmp_path: Path) -> None:
     best = torch.load(job.out / "best.pt", weights_only=True)
     assert {key: value.shape for key, value in best.items()} == {key: value.shape for key, value in expected.items()}
     assert json.loads(job.result.read_text())["provenance"]["processes"] == 2
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may name a host")
+def test_ranks_meet_on_a_host_whose_name_nobody_resolves(made: Path, tmp_path: Path) -> None:
+    """A container, or a laptop between two networks: the ranks would wait for each other's name for many minutes."""
+    job = job_of(made, tmp_path / "job", "train", processes=2)
+    named = ["unshare", "--uts", "sh", "-c", 'hostname nowhere.invalid && exec "$@"', "sh"]
+    with job.log.open("wb") as log:
+        worker = subprocess.Popen([*named, sys.executable, "-m", "star.worker", str(job.path)], stdout=log, stderr=log)
+    try:
+        until(lambda: signs(job) > 0 or worker.poll() is not None, timeout=120)
+        assert worker.poll() is None, job.log.read_text()[-3000:]
+    finally:
+        for process in family(worker.pid):
+            process.kill()
+        worker.wait(timeout=60)
 
 
 def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(made: Path, tmp_path: Path) -> None:
