@@ -46,7 +46,7 @@ def reference(images: Path, file: Path, home: Path, weights: Path | None, **opti
 
 @click.group()
 def weights() -> None:
-    """Weights of the network that FID is computed with."""
+    """Weights: of a run, for other programs; of the network that FID is computed with."""
 
 
 @weights.command(name="fetch")

@@ -136,7 +136,11 @@ def experiment_changes(command: click.decorators.FC) -> click.decorators.FC:
             metavar="PATH=VALUE",
             help="Change the base of every row, such as optim.steps=200.",
         ),
-        click.option("--seeds", metavar="0,1,2", help="Seeds in place of the file's."),
+        click.option(
+            "--seeds",
+            metavar="0,1,2",
+            help="Seeds in place of the file's; or `auto`: as many as its open claims need, looked at as `looks` plans.",
+        ),
         click.option("--name", help="Make it an experiment of its own, with this name."),
         HOME,
     ]

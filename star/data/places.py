@@ -31,8 +31,8 @@ def missing(spec: DataSpec, data_home: Path) -> str | None:
         )
     if spec.name not in SOURCES:
         return None if folder.exists() else f"data.path: {shown(folder)} is not there; give what {spec.name} reads."
-    wanted = "*.parquet files" if spec.name == "parquet" else "one subfolder per class"
-    return None if folder.is_dir() else f"data.path: {shown(folder)} is no folder; give one with {wanted}."
+    wanted = "*.parquet files" if spec.name == "parquet" else "one subfolder per class, or train/ and val/ of such"
+    return None if folder.is_dir() else f"data.path: {shown(folder)} is no folder here; give one with {wanted}."
 
 
 def codes_absent(folder: Path) -> str | None:

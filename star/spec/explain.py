@@ -50,7 +50,9 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
     kind, value = item["type"], _shown(item["input"])
     if kind == "extra_forbidden":
         legal = list(_section(_at(schema, loc[:-1]), schema).get("properties", {}))
-        return f"unknown key{meant(str(loc[-1]), legal)}; legal here: {', '.join(legal)}."
+        around = next((name for name in ("base", "spec") if name in legal), None)
+        inside = f"; a section of runs stands in `{around}`" if around and isinstance(item["input"], dict) else ""
+        return f"unknown key{meant(str(loc[-1]), legal, similar=0.6) or inside}; legal here: {', '.join(legal)}."
     if kind == "missing":
         return f"is missing; give {legal_values(_at(schema, loc), schema)}."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -65,9 +67,9 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
     return f"{value} is not legal{meant(item['input'], target.get('enum', []))}; give {legal_values(target, schema)}."
 
 
-def meant(value: Any, legal: list[Any]) -> str:
-    """` (did you mean X?)` if a legal value is similar, else an empty text."""
-    close = difflib.get_close_matches(str(value), [str(option) for option in legal], n=1, cutoff=0.5)
+def meant(value: Any, legal: list[Any], similar: float = 0.5) -> str:
+    """` (did you mean X?)` if a legal value is at least so `similar`, from 0 to 1, else an empty text."""
+    close = difflib.get_close_matches(str(value), [str(option) for option in legal], n=1, cutoff=similar)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -89,8 +89,8 @@ def _read_profile(folders: Sequence[Path], name: str, location: SourceLocation |
         legal = sorted({found.stem for folder in kept for found in folder.glob("*.yaml")})
         where = " and ".join(map(str, dict.fromkeys(kept)))
         raise SpecError(
-            f"{location or '--profile'}: {name!r} is no profile{meant(name, legal)}; {where} has: {', '.join(legal) or 'none'}"
-            f"{'' if legal else '; `star-exp init` writes those that come with star'}."
+            f"{location or '--profile'}: there is no profile {name!r}{meant(name, legal)}; {where} have {', '.join(legal) or 'none'}"
+            f"{'' if legal else ': `star-exp init` writes those that come with star, or give a YAML file'}."
         )
     doc = read(path)
     return Presets(validated(ProfileSpec, doc, str(path)), doc, str(path))

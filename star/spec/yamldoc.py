@@ -123,6 +123,12 @@ def text_of(path: Path, shown: str | None = None) -> str:
         if path.exists() and not path.is_file():
             raise SpecError(f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; give a YAML file.")
         content = path.read_bytes()
+    except FileNotFoundError:
+        near = [Path("experiments") / path.name, path, Path("experiments") / path]
+        found = next(
+            (place for one in near for place in (one, one.with_name(f"{one.name}.yaml")) if place.is_file()), None
+        )
+        raise SpecError(f"{name}: there is no such file{f'; did you mean {found}?' if found else '.'}") from None
     except (OSError, ValueError) as error:
         raise SpecError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     try:

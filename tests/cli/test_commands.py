@@ -83,7 +83,8 @@ def test_published_values_are_looked_for_before_anything_runs(tmp_path: Path, ol
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: there is no such file."),
+        (["plan", "table4"], "table4: there is no such file; did you mean experiments/table4.yaml?"),
         (["run", str(TINY), "--profile", "tinny"], "did you mean tiny?"),
         (["run", str(TINY), "--seeds", "a"], "--seeds a: give different whole numbers"),
         (["run", str(TINY)], "run `star-exp data fetch fashion-mnist`"),

@@ -188,7 +188,9 @@ def test_without_the_data_the_plan_is_what_it_was(given: Path, tmp_path: Path, l
     given.rename(tmp_path / "unmounted")
     again = make_plan(load(file), home, None)
     assert again.runs[0].stages == plan.runs[0].stages and again.runs[0].spec == plan.runs[0].spec
-    assert again.missing == [f"data.path: {given} is no folder; give one with one subfolder per class."]
+    assert again.missing == [
+        f"data.path: {given} is no folder here; give one with one subfolder per class, or train/ and val/ of such."
+    ]
     assert make_plan(load(file), Home(tmp_path / "other"), None).runs[0].sources["data"] == "absent"
 
 

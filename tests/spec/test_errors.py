@@ -58,6 +58,12 @@ MISTAKES = [
     ),
     ("caption: Two runs", "caption: Two runs\n  caption: Two", ["line 8", "written twice"]),
     ("caption: Two runs", "caption: [Two runs", ["not valid YAML"]),
+    ("table:", "selfguided: {temperature: 1}\ntable:", ["selfguided: unknown key; a section of runs stands in `base`"]),
+    (
+        "axes:\n  selfguided.mask_ratio: [0.25, 0.5]\n",
+        "rows:\n  - {label: a, selfguided: {temperature: 1}}\n",
+        ["line 7", "rows.0.selfguided: unknown key; a section of runs stands in `spec`"],
+    ),
 ]
 
 
