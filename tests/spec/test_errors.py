@@ -62,7 +62,7 @@ MISTAKES = [
     (
         "axes:\n  selfguided.mask_ratio: [0.25, 0.5]\n",
         "rows:\n  - {label: a, selfguided: {temperature: 1}}\n",
-        ["line 7", "rows.0.selfguided: unknown key; a section of runs stands in `spec`"],
+        ["line 5", "rows.0.selfguided: unknown key; a section of runs stands in `spec`"],
     ),
 ]
 
