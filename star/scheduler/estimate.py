@@ -16,7 +16,7 @@ from operator import attrgetter
 from star.ledger.states import Taken
 from star.spec.run_base import Run
 
-FLOPS_PER_SECOND = 4e10
+FLOPS_PER_SECOND = 6e10
 """Assumed FLOP/s of one CPU core, where neither the ledger nor `resources.gpu` gives a speed."""
 STARTUP = 0.5
 """Seconds that a job takes beside its operations, where its speed is not that of measured jobs, which includes them."""

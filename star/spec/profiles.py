@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def _read_profile(folders: Sequence[Path], name: str, location: SourceLocation |
     places = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in kept]
     if location is not None:  # a path in a file is relative to that file
         places.append(Path(location.source).parent / name)
-    path = next((place for place in places if place.is_file()), None)
+    path = next(filter(os.path.isfile, places), None)
     if path is None:
         legal = sorted({found.stem for folder in kept for found in folder.glob("*.yaml")})
         where = " and ".join(map(str, dict.fromkeys(kept)))

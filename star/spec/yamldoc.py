@@ -5,6 +5,7 @@ The scalars follow YAML 1.2's core schema: `1e-4` is a number, `on` and `no` are
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -124,10 +125,8 @@ def text_of(path: Path, shown: str | None = None) -> str:
             raise SpecError(f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; give a YAML file.")
         content = path.read_bytes()
     except FileNotFoundError:
-        near = [Path("experiments") / path.name, path, Path("experiments") / path]
-        found = next(
-            (place for one in near for place in (one, one.with_name(f"{one.name}.yaml")) if place.is_file()), None
-        )
+        near = (f"experiments/{path.name}", f"{path}.yaml", f"experiments/{path.name}.yaml")
+        found = next(filter(os.path.isfile, near), None)
         raise SpecError(f"{name}: there is no such file{f'; did you mean {found}?' if found else '.'}") from None
     except (OSError, ValueError) as error:
         raise SpecError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None

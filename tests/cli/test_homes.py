@@ -319,7 +319,7 @@ PLACES = [
     (["status", "--home", "x" * 300], "File name too long"),
     (["run", str(MANY), "--plain", "--out", "FILE"], "is a file; give a folder"),
     (["run", str(MANY), "--plain", "--name", "x" * 240], "--name x"),
-    (["plan", str(MANY), "--profile", "x" * 300], "File name too long"),
+    (["plan", str(MANY), "--profile", "x" * 300], "--profile: there is no profile 'xxx"),
     (["export", str(MANY), "--to", "FOLDER"], "is a folder; name the file to write"),
     (["export", str(MANY), "--to", "FILE/x.tar.gz"], "cannot be written"),
     (["export", str(MANY), "--to", "FIFO"], "is no regular file"),

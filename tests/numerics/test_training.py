@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -151,6 +152,7 @@ def test_a_disk_that_takes_no_more_is_said_and_leaves_no_half_checkpoint(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001.pt", "step-000000003.pt"]
 
 
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_trains_the_same(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
     eager: Losses = {}
     compiled: Losses = {}
