@@ -23,6 +23,9 @@ STARTUP = 0.5
 LIKE = 5
 """Number of measured jobs that an estimate rests on: those of the most similar size."""
 
+FAR = 10
+"""A job so many times larger than those that were measured is not estimated by their speed, which start-up may have set."""
+
 _flops = attrgetter("flops")
 
 
@@ -47,10 +50,11 @@ class History:
             stage: sorted((one for one in taken if one.flops > 0), key=_flops) for stage, taken in self._taken.items()
         }
 
-    def seconds(self, stage: str, flops: float) -> float | None:
+    def seconds(self, stage: str, flops: float, assumed: float = FLOPS_PER_SECOND) -> float | None:
         """Expected seconds of a job of `flops` operations, from start to end; None if no such job was measured.
 
-        The speed is that of the jobs of the most similar size: small products are slower than large ones.
+        The speed is that of the jobs of the most similar size: small products are slower than large ones. A job more than
+        FAR times as large takes as long as they, and what it has beyond at the `assumed` FLOP/s, if that is faster.
         """
         taken = self._taken.get(stage)
         if not taken:
@@ -61,7 +65,13 @@ class History:
         place = bisect_left(sized, flops, key=_flops)
         near = sized[max(0, place - LIKE) : place + LIKE]
         near = sorted(near, key=lambda one: abs(math.log(one.flops / flops)))[:LIKE]
-        return flops * sum(one.seconds for one in near) / sum(one.flops for one in near) if near else None
+        if not near:
+            return None
+        size, took = (
+            sum(values) / len(near) for values in zip(*((one.flops, one.seconds) for one in near), strict=True)
+        )
+        alike = flops * took / size
+        return alike if flops <= FAR * size else min(alike, took + (flops - size) / assumed)
 
 
 def gpu_hours(spec: Run, flops: float) -> float:
@@ -80,8 +90,9 @@ def stage_seconds(stage: str, spec: Run, history: History, flops: float) -> floa
     workers = resources.processes_of(stage) * resources.nodes_of(stage)
     if resources.flops_per_second:
         return STARTUP + flops / (resources.flops_per_second * workers)
-    known = history.seconds(stage, flops)
-    return STARTUP + flops / (FLOPS_PER_SECOND * resources.threads_of(stage) * workers) if known is None else known
+    assumed = FLOPS_PER_SECOND * resources.threads_of(stage) * workers
+    known = history.seconds(stage, flops, assumed)
+    return STARTUP + flops / assumed if known is None else known
 
 
 def wall_time(seconds: Sequence[float], slots: Sequence[int], inputs: Sequence[Sequence[int]], available: int) -> float:

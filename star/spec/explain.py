@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from star.errors import SpecError
+from star.spec.builtin import builtin_runs
 from star.spec.yamldoc import LocatedYaml
 
 Loc = tuple[str | int, ...]
@@ -50,9 +51,8 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
     kind, value = item["type"], _shown(item["input"])
     if kind == "extra_forbidden":
         legal = list(_section(_at(schema, loc[:-1]), schema).get("properties", {}))
-        around = next((name for name in ("base", "spec") if name in legal), None)
-        inside = f"; a section of runs stands in `{around}`" if around and isinstance(item["input"], dict) else ""
-        return f"unknown key{meant(str(loc[-1]), legal, similar=0.6) or inside}; legal here: {', '.join(legal)}."
+        legal += ["extends", "add"] if "experiment" in legal else []  # they are read before the rest of the file
+        return f"unknown key{_hint(str(loc[-1]), legal, schema)}; legal here: {', '.join(legal)}."
     if kind == "missing":
         return f"is missing; give {legal_values(_at(schema, loc), schema)}."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -65,6 +65,39 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
         return f"{item['ctx']['error']}."
     target = _at(schema, loc)
     return f"{value} is not legal{meant(item['input'], target.get('enum', []))}; give {legal_values(target, schema)}."
+
+
+def _hint(key: str, legal: list[str], schema: dict[str, Any]) -> str:
+    """What was probably meant by a key that is not legal: another section's field, another section, another spelling."""
+    around = next((name for name in ("base", "spec") if name in legal), None)
+    if around is not None:  # in an experiment, or one of its rows
+        runs = _schema(builtin_runs().plain)
+        if key in runs["properties"] or key == "terms":
+            return f" (a section of runs: write it in `{around}`)"
+        owners = _owners(key, runs)
+        return f" (write {' or '.join(owners)} in `{around}`)" if owners else meant(key, legal, similar=0.6)
+    section, dot, field = key.partition(".")
+    if dot and section in legal:
+        return f" (dots are not read here: write {section}: {{{field}: ...}})"
+    if key == "terms" and "selfguided" in legal:
+        return " (no plugin of this file defines terms: name one, plugins: [FILE.py])"
+    return _elsewhere(key, schema) or meant(key, legal, similar=0.6)
+
+
+def _elsewhere(key: str, schema: dict[str, Any]) -> str:
+    owners = _owners(key, schema)
+    return f" (did you mean {' or '.join(owners)}?)" if owners else ""
+
+
+def _owners(key: str, schema: dict[str, Any]) -> list[str]:
+    """Dotted paths of the fields of this name in the sections of a run."""
+    sections = schema.get("properties", {})
+    if "seed" not in sections:  # no run
+        return []
+    found = [
+        f"{name}.{key}" for name in sections if key in _section(_at(schema, (name,)), schema).get("properties", {})
+    ]
+    return found if len(found) < 4 else []
 
 
 def meant(value: Any, legal: list[Any], similar: float = 0.5) -> str:
@@ -89,9 +122,8 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
             where = ".".join(steps[:size])
             if not legal:
                 raise SpecError(f"{path}: {where} is a single value and has no field {step!r}")
-            raise SpecError(
-                f"{path}: {where or 'a run'} has no field {step!r}{meant(step, legal)}; legal: {', '.join(legal)}"
-            )
+            hint = _elsewhere(step, schema) or meant(step, legal)
+            raise SpecError(f"{path}: {where or 'a run'} has no field {step!r}{hint}; legal: {', '.join(legal)}")
     return _at(schema, tuple(steps))
 
 

@@ -41,6 +41,8 @@ _CONFIGS: dict[tuple[str, str], type[PluginConfig]] = {}
 """(digest of a plugin, name of a part) -> the part's config class, for plugins that this process has imported."""
 _CLASSES: dict[tuple[str, str], Any] = {}
 """(digest of a plugin, name of a part) -> the part's own class, for plugins that this process has imported."""
+TERM = "star.objectives.term"
+"""The module whose class `Term` a plugin's terms are made from; what they do not write themselves is written there."""
 METHODS = {StageConfig: ("run",), SourceConfig: ("labels", "image"), TokenizerConfig: ("encode", "decode")}
 """Kind of config -> methods that a part with such a config has to define."""
 CHANGES = ("inputs", "attend", "order", "sequence")
@@ -218,6 +220,11 @@ def _term(where: str, term: Any) -> OwnTerm:
     lacking = [name for name in ("loss_names", "teacher", "version") if not hasattr(term, name)]
     if lacking:
         raise PluginError(f"{where}: has no {lacking[0]}; derive it from star.objectives.Term.")
+    writes = getattr(getattr(term, "loss", None), "__module__", TERM) != TERM
+    if writes and not term.loss_names:
+        raise PluginError(f"{where}: has a loss and no loss_names; name what it returns: loss_names = ('my_loss',).")
+    if term.loss_names and not writes:
+        raise PluginError(f"{where}: has loss_names {tuple(term.loss_names)} and no method loss, which returns them.")
     trains = [stage for stage in builtin_stages().values() if "terms" in stage.optional]
     recorded = {one for stage in trains for one in (*stage.results, *stage.curves, "lr")}
     for loss in term.loss_names:

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from star.ledger.states import Taken
-from star.scheduler.estimate import FLOPS_PER_SECOND, LIKE, STARTUP, History, stage_seconds, wall_time
+from star.scheduler.estimate import FAR, FLOPS_PER_SECOND, LIKE, STARTUP, History, stage_seconds, wall_time
 from tests.helpers import tiny
 
 
@@ -40,7 +40,17 @@ def test_no_other_job_is_nearer_in_size(sizes: list[float], flops: float) -> Non
     history = History([Taken("train", "here", size, 1.0) for size in sizes], "here")
     nearest = sorted(sizes, key=lambda size: abs(math.log(size / flops)))[:LIKE]
     assume(len({abs(math.log(size / flops)) for size in sizes}) == len(sizes))  # of two equally near, either may count
-    assert history.seconds("train", flops) == pytest.approx(flops * len(nearest) / sum(nearest), rel=1e-6)
+    slow = 1e-300  # an assumed speed that says nothing: the measured one counts at any distance
+    assert history.seconds("train", flops, slow) == pytest.approx(flops * len(nearest) / sum(nearest), rel=1e-6)
+
+
+def test_a_tiny_job_does_not_say_how_long_a_large_one_takes() -> None:
+    """Nearly all of its seconds are start-up."""
+    history = History([Taken("train", "here", 1e8, 5.0)], "here")
+    assert history.seconds("train", FAR * 1e8) == pytest.approx(FAR * 5.0)
+    assert history.seconds("train", 7.6e12) == pytest.approx(5.0 + 7.6e12 / FLOPS_PER_SECOND, rel=0.01)
+    fast = History([Taken("train", "here", 1e12, 1.0)], "here")
+    assert fast.seconds("train", 1e15) == pytest.approx(1000.0), "a machine that was faster than assumed stays so"
 
 
 def test_a_stage_whose_operations_nobody_knows_takes_what_it_took() -> None:

@@ -58,11 +58,32 @@ MISTAKES = [
     ),
     ("caption: Two runs", "caption: Two runs\n  caption: Two", ["line 8", "written twice"]),
     ("caption: Two runs", "caption: [Two runs", ["not valid YAML"]),
-    ("table:", "selfguided: {temperature: 1}\ntable:", ["selfguided: unknown key; a section of runs stands in `base`"]),
+    ("table:", "ad: {rows: []}\ntable:", ["ad: unknown key (did you mean add?)"]),
+    (
+        "table:",
+        "base: {momentum: 1, optim: {mask_ratio: 0.1}}\ntable:",
+        ["optim.mask_ratio: unknown key (did you mean selfguided.mask_ratio?)"],
+    ),
+    (
+        "table:",
+        "base: {selfguided.temperature: 1}\ntable:",
+        ["(dots are not read here: write selfguided: {temperature: ...})"],
+    ),
+    (
+        "table:",
+        "base: {terms: {doubt: {weight: 1}}}\ntable:",
+        ["(no plugin of this file defines terms: name one, plugins: [FILE.py])"],
+    ),
+    ("spec: selfguided.mask_ratio}", "spec: mask_ratio}", ["'mask_ratio' (did you mean selfguided.mask_ratio?)"]),
+    (
+        "table:",
+        "selfguided: {temperature: 1}\ntable:",
+        ["selfguided: unknown key (a section of runs: write it in `base`)"],
+    ),
     (
         "axes:\n  selfguided.mask_ratio: [0.25, 0.5]\n",
         "rows:\n  - {label: a, selfguided: {temperature: 1}}\n",
-        ["line 5", "rows.0.selfguided: unknown key; a section of runs stands in `spec`"],
+        ["line 5", "rows.0.selfguided: unknown key (a section of runs: write it in `spec`)"],
     ),
 ]
 

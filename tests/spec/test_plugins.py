@@ -41,6 +41,9 @@ class Hum:
     teacher = None
     version = None
 
+    def loss(self, out, targets, batch, rows):
+        return {}
+
 
 class LoudnessConfig(StageConfig):
     images: int = Field(10, ge=1)
@@ -109,6 +112,8 @@ def keys_of(path: Path, **options: Any) -> dict[str, dict[str, str]]:
         ('"loudness"', '"channels"', ["Loudness: name: 'channels' means something else in a run"]),
         ('"hum"', '"model_dump"', ["Hum: name: 'model_dump' means something else in a run"]),
         ('("hum_loss",)', '"hum_loss"', ["Hum: loss_names: 'hum_loss' is a text; give a tuple: ('hum_loss',)."]),
+        ("    def loss(", "    def los(", ["Hum: has loss_names ('hum_loss',) and no method loss"]),
+        ('("hum_loss",)', "()", ["Hum: has a loss and no loss_names; name what it returns"]),
         ("    teacher = None\n", "", ["Hum: has no teacher; derive it from star.objectives.Term."]),
         ("Field(8, ge=2)", "Field(1, ge=2)", ["Hum: config: its defaults are not legal", "size"]),
         ("size: int = Field(8, ge=2)", "size: tuple[int, ...] = (1, 2)", ["config: its defaults are not legal, or no plain JSON"]),
