@@ -14,6 +14,7 @@ from star.cli import bundles, images, results
 from star.cli.board import board
 from star.cli.failures import be_silent, guarded
 from star.cli.files import AUTO, read_experiment
+from star.cli.groups import GROUPS
 from star.cli.init import init
 from star.cli.options import (
     BUDGET,
@@ -36,6 +37,12 @@ from star.errors import StarError
 
 class _Group(click.Group):
     """A group whose commands end on Ctrl-C as docs/resume.md says; click would call it an abort and a failure."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by what they are for."""
+        for title, lines in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(lines.items()), col_spacing=3)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; end with exit code 130 on Ctrl-C, and when the reader of the output has gone."""
@@ -93,6 +100,10 @@ def run(
     """Compute what FILE asks for and is not there yet; then write its report."""
     if hours is not None and seeds != AUTO:
         raise StarError(f"--budget-hours {hours:g}: is for --seeds auto, which adds seeds until it is spent.")
+    if executor != "local":
+        from star.scheduler.executors import check_name
+
+        check_name(executor)
     experiment = read_experiment(file, profile, sets, seeds, name, home)
     if dry_run:
         from star.cli.dry_run import show_scripts
@@ -181,7 +192,11 @@ def watch(name: str | None, home: Path, experiment: str | None, every: float) ->
 @click.argument("key", type=KeyType(), required=False)
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option(
-    "--step", type=click.IntRange(min=0, max=2**62), default=0, show_default=True, help="Of a curve of one's own."
+    "--step",
+    type=click.IntRange(min=0, max=2**62),
+    default=0,
+    show_default=True,
+    help="The value's step, if it is one of a curve.",
 )
 @click.option(
     "--from",
@@ -191,7 +206,7 @@ def watch(name: str | None, home: Path, experiment: str | None, every: float) ->
 )
 @HOME
 def log(key: str | None, pairs: tuple[str, ...], step: int, table: Path | None, home: Path) -> None:
-    """Keep numbers of one's own of a run, or of all runs of a job: in its folder, in MLflow, in bundles. Tables name them mlflow:NAME."""
+    """Attach numbers of your own to a run, or to all runs of a job: in its folder, in MLflow, in bundles. Tables name them mlflow:NAME."""
     from star.cli.own import log_numbers
 
     log_numbers(home, key, pairs, step, table)

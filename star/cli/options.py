@@ -113,10 +113,10 @@ ROWS = click.option(
     "--rows",
     multiple=True,
     metavar="PATTERN",
-    help="Only rows whose label matches, such as 'LlamaGen-[BL]*'; may be given several times.",
+    help="Only rows whose whole label matches, such as 'LlamaGen-[BL]*'; may be given several times.",
 )
 FILE = click.argument("file", type=click.Path(path_type=Path))
-REPLACE = click.option("--replace", is_flag=True, help="Also where the report that lies there holds more numbers.")
+REPLACE = click.option("--replace", is_flag=True, help="Overwrite a report that holds more numbers than this one.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
@@ -134,7 +134,7 @@ def experiment_changes(command: click.decorators.FC) -> click.decorators.FC:
             "sets",
             multiple=True,
             metavar="PATH=VALUE",
-            help="Change the base of every row, such as optim.steps=200.",
+            help="Change the base of every row, such as optim.steps=200; may be given several times.",
         ),
         click.option(
             "--seeds",

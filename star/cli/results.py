@@ -26,7 +26,11 @@ from star.errors import StarError
 @OUT
 @REPLACE
 @click.option("--all", "everything", is_flag=True, help="All experiments in experiments/, and one index of them.")
-@click.option("--spread", type=click.Choice(["std", "interval"]), help="After each mean; the file's choice by default.")
+@click.option(
+    "--spread",
+    type=click.Choice(["std", "interval"]),
+    help="What ± is: a standard deviation, or half a 95% interval; the file's choice by default.",
+)
 @click.option(
     "--mlflow-ui",
     metavar="URL",

@@ -133,7 +133,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     if experiment is not None and not listed:
         known = sorted({row.name for row in ledger.runs.experiments()})
         raise NotFoundError(
-            f"--experiment {experiment}: there is none of that name; there are: {', '.join(known) or 'none'}."
+            f"{experiment}: there is no experiment of that name here; there are: {', '.join(known) or 'none'}."
         )
     stages = ledger.runs.stages()
     places = ledger.jobs.all_places()

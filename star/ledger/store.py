@@ -39,10 +39,8 @@ class Ledger:
         if len(found) != 1 or not start:
             some = ", ".join(f"{kind} {key}" for kind, key in found[:5])
             count = "many" if len(found) > 5 else len(found)
-            raise NotFoundError(
-                f"{prefix!r} is the start of {count} keys{': ' + some if some else ''}; "
-                "give one of those that `star-exp status` prints."
-            )
+            what = f"begins {count} keys: {some}; give more of it" if some else "begins no key of a run or a job"
+            raise NotFoundError(f"{prefix!r} {what}; `star-exp status` prints them.")
         return found[0]
 
     def bind(self, home: Home) -> None:

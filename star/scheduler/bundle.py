@@ -178,7 +178,7 @@ def unpack(source: Path, home: Home, reports: Path) -> Taken:
             taken, there = _take(archive, names, home, reports)
     except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{source}: is no bundle of `star-exp export`, or is damaged ({str(error).splitlines()[0]})."
+            f"{source}: is no bundle of `star-exp export`, or is damaged ({str(error).splitlines()[0].removesuffix(': ').rstrip(':')})."
         ) from None
     return Taken(str(manifest["experiment"]), str(manifest["profile"]), taken, there)
 

@@ -67,9 +67,8 @@ class History:
         near = sorted(near, key=lambda one: abs(math.log(one.flops / flops)))[:LIKE]
         if not near:
             return None
-        size, took = (
-            sum(values) / len(near) for values in zip(*((one.flops, one.seconds) for one in near), strict=True)
-        )
+        size: float = sum(one.flops for one in near) / len(near)
+        took: float = sum(one.seconds for one in near) / len(near)
         alike = flops * took / size
         return alike if flops <= FAR * size else min(alike, took + (flops - size) / assumed)
 

@@ -17,6 +17,7 @@ from star.errors import ExecutorError
 from star.process import processes_can_be_told_apart
 from star.rundir import Home
 from star.scheduler.executor import Executor
+from star.spec.explain import meant
 
 EXECUTORS = ("local", "slurm", "ray")
 GROUP = "star.executors"
@@ -74,11 +75,22 @@ def _own(name: str, home: Home, slots: int | None) -> Executor:
     return made
 
 
+def check_name(name: str) -> None:
+    """Say that there is no such executor, before anything is read or computed for it.
+
+    Raises:
+        ExecutorError: there is none of that name, or no such file.
+    """
+    if name not in EXECUTORS:
+        _is_there(name) if ".py" in name else _installed(name)
+
+
 def _installed(name: str) -> Make:
     entries = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
     if name not in entries:
         raise ExecutorError(
-            f"--executor {name}: there is none of that name; give {', '.join([*EXECUTORS, *entries])}, or a class in a file: mine.py:Mine."
+            f"--executor {name}: there is none of that name{meant(name, [*EXECUTORS, *entries])}; "
+            f"give {', '.join([*EXECUTORS, *entries])}, or a class in a file: mine.py:Mine."
         )
     try:
         make: Make = entries[name].load()
@@ -87,14 +99,19 @@ def _installed(name: str) -> Make:
     return make
 
 
-def _in_file(name: str) -> Make:
-    """Load the class that `FILE.py:CLASS` names."""
+def _is_there(name: str) -> tuple[Path, str]:
+    """The file and the class that `FILE.py:CLASS` names."""
     file, _, attribute = name.rpartition(":")
-    path = Path(file)
-    if not attribute or not path.is_file():
+    if not attribute or not Path(file).is_file():
         raise ExecutorError(
             f"--executor {name}: give a file and a class in it, such as mine.py:Mine; {file or name} is no file."
         )
+    return Path(file), attribute
+
+
+def _in_file(name: str) -> Make:
+    """Load the class that `FILE.py:CLASS` names."""
+    path, attribute = _is_there(name)
     spec = importlib.util.spec_from_file_location(f"star_own_{path.stem}", path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)

@@ -50,7 +50,7 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
         if not rows:
             known = sorted({row.name for row in ledger.runs.experiments()})
             raise NotFoundError(
-                f"--experiment {experiment}: there is none of that name; there are: {', '.join(known) or 'none'}."
+                f"{experiment}: there is no experiment of that name here; there are: {', '.join(known) or 'none'}."
             )
         runs |= {row.run for row in rows}
     targets = {row.run: needed(tuple(row.targets)) for row in ledger.runs.experiments()}

@@ -87,7 +87,8 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
     if (name, profile) not in known and all(one != name for one, _ in known):
         legal = ", ".join(sorted({one for one, study in known if not known[one, study]})) or "none"
         raise NotFoundError(
-            f"{name}: no experiment of that name was run in {home.path}, which has: {legal}. A file is named with its ending: {name}.yaml."
+            f"{name}: no experiment of that name was run in {home.path}, which has: {legal}. "
+            f"To run one, name its file: `star-exp run experiments/{name}.yaml`."
         )
     profiles = [one for other, one in known if other == name and profile in (None, one)]
     if not profiles:

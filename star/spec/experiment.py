@@ -122,7 +122,9 @@ class ExperimentSpec(Section):
     profile: str = Field(
         "fashion", description="the profile to run at unless --profile says otherwise; runs of commands alone need none"
     )
-    use: list[str] = Field(default_factory=list, description="presets of the profile for every row")
+    use: list[str] = Field(
+        default_factory=list, description="presets of the profile for every row", examples=[["B", "50ep"]]
+    )
     base: dict[str, Any] = Field(default_factory=dict, description="a partial spec over the profile's")
     axes: dict[str, list[Any]] = Field(
         default_factory=dict, description="dotted path -> values; each row stands at every point of their product"
@@ -133,7 +135,7 @@ class ExperimentSpec(Section):
         "which is one of theirs, in place of the whole product",
     )
     rows: list[Row] = Field(default_factory=list)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, examples=[[0, 1, 2]])
     interval: Method = Field(
         "welch",
         description="of differences between rows over seeds: `welch` lets each row have its own spread, `paired` takes differences "

@@ -206,8 +206,14 @@ def _resolved(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def legal_values(part: dict[str, Any], schema: dict[str, Any]) -> str:
-    """What a JSON schema allows, in words."""
+    """What a JSON schema allows, in words, with its example if it has one."""
     part = _resolved(part, schema)
+    if "examples" in part:
+        return f"{_legal_values(part, schema)}, such as {part['examples'][0]}".replace("'", "")
+    return _legal_values(part, schema)
+
+
+def _legal_values(part: dict[str, Any], schema: dict[str, Any]) -> str:
     if "anyOf" in part:
         return " or ".join(legal_values(option, schema) for option in part["anyOf"])
     if "enum" in part:

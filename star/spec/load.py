@@ -47,6 +47,10 @@ def load(
     if is_search(extended.doc):
         location = extended.doc.location(("search",))
         raise SpecError(f"{location}: this is a search, not a table; `star-exp search {path}` runs it.")
+    if "presets" in extended.doc.value and "experiment" not in extended.doc.value:
+        raise SpecError(
+            f"{path}: this is a profile, at which experiments run: `star-exp run FILE --profile {path.stem}`."
+        )
     read = with_plugins(extended.doc, path)
     kind = validated(Declared, read, str(path)).run_class()
     changes = [parse_set(text, kind) for text in sets]

@@ -91,7 +91,7 @@ def _read_profile(folders: Sequence[Path], name: str, location: SourceLocation |
         where = " and ".join(map(str, dict.fromkeys(kept)))
         raise SpecError(
             f"{location or '--profile'}: there is no profile {name!r}{meant(name, legal)}; {where} have {', '.join(legal) or 'none'}"
-            f"{'' if legal else ': `star-exp init` writes those that come with star, or give a YAML file'}."
+            f"{'' if legal else ': `star-exp init` writes those that come with star; or go to the folder that has experiments/'}."
         )
     doc = read(path)
     return Presets(validated(ProfileSpec, doc, str(path)), doc, str(path))

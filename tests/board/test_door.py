@@ -183,9 +183,9 @@ def test_keys_that_look_like_options_are_keys(board: BoardServer) -> None:
     assert form_key.status == 200
     key = board.ask("/ask/run?file=tiny.yaml", headers=cookie).form_key()
     answer = board.post("/do/retry", cookie, key="--failed", form_key=key)
-    assert answer.status == 200 and "Not done" in answer.text and "is the start of 0 keys" in answer.text
+    assert answer.status == 200 and "Not done" in answer.text and "begins no key" in answer.text
     answer = board.post("/do/cancel", cookie, experiment="--help", form_key=key)
-    assert "there is none of that name" in answer.text
+    assert "there is no experiment of that name" in answer.text
 
 
 def test_the_token_is_nowhere(shown: Path) -> None:

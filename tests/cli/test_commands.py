@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from star.cli.groups import GROUPS
+from star.cli.main import cli
 from star.cli.view import View
 from star.ledger.states import Allocation, NewJob
 from star.ledger.store import open_ledger
@@ -167,3 +169,10 @@ def test_files_that_score_needs_are_checked_before_anything_is_computed(home: Pa
     # what never scores needs none of them
     probe = star_exp("plan", TINY.parent / "tiny_probe.yaml", "--set", "score.extractor=inception", home=home)
     assert probe.returncode == 0 and "missing" not in probe.stdout
+
+
+def test_help_lists_each_command_once_in_a_line_that_fits() -> None:
+    named = [name for lines in GROUPS.values() for name in lines]
+    assert sorted(named) == sorted(cli.commands)
+    shown = star_exp("--help").stdout
+    assert all(f"  {name} " in shown for name in named) and max(map(len, shown.splitlines())) < 80

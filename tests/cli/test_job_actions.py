@@ -216,8 +216,8 @@ def test_retry_cancel_and_rerun_say_what_they_did(lab: Lab) -> None:
     assert f"queued   probe {key}" in shown and "no scheduler is at work" in shown
     for mistake, says in (
         (["retry"], "give keys, or --experiment NAME, or --failed"),
-        (["cancel", "--experiment", "mani"], "there is none of that name; there are: many"),
-        (["rerun", "zzz"], "is the start of 0 keys"),
+        (["cancel", "--experiment", "mani"], "there is no experiment of that name here; there are: many"),
+        (["rerun", "zzz"], "begins no key of a run or a job"),
     ):
         done = star_exp(*mistake, home=lab.path)
         assert done.returncode == 2 and says in done.stderr, done.stderr

@@ -352,7 +352,7 @@ def test_runs_experiments_and_prefixes(ledger: Ledger) -> None:
     assert ledger.resolve(key[:6]) == ("run", key)
     assert ledger.resolve(f"train-{KEY}") == ("job", KEY)
     for unknown in ("ffffff", "", "%", "_"):
-        with pytest.raises(NotFoundError, match="is the start of"):
+        with pytest.raises(NotFoundError, match="begins "):
             ledger.resolve(unknown)
 
 

@@ -53,6 +53,7 @@ def test_an_experiment_runs_on_it(images: Path, tmp_path: Path, how: str) -> Non
 @pytest.mark.parametrize(
     ("name", "says"),
     [
+        ("slrm", "there is none of that name .did you mean slurm..; give local, slurm, ray"),
         ("nowhere", "there is none of that name; give local, slurm, ray, or a class in a file"),
         ("gone.py:Mine", "gone.py is no file"),
         ("bad.py", "give a file and a class in it"),
