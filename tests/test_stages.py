@@ -74,6 +74,7 @@ PLATFORM = (
 OTHER_WORDS = {
     "star/cli/images.py": "reference",  # what images are compared with
     "star/cli/evaluate.py": "reference",
+    "star/cli/groups.py": "reference",
     "star/spec/extends.py": "reference",  # the former name of a field of an experiment
     "star/spec/renames.py": "reference",
     "star/spec/plugins.py": "encode",  # a method of a plugin's tokenizer
