@@ -92,6 +92,36 @@ def test_what_is_said_of_the_claims() -> None:
     assert "one is supported, one is contradicted and nine are undecided" in readme()
 
 
+def test_what_is_said_of_more_seeds() -> None:
+    """The bounds are those of the looks at which the claims were decided."""
+    text, parts = results(), {}
+    for path in (ROOT / "reports" / "more_seeds").glob("*/fashion/claims.json"):
+        for claim in json.loads(path.read_text())["claims"]:
+            parts |= {(claim["id"], part["text"]): part for part in claim["parts"]}
+            parts[claim["id"], "verdict"] = (claim["verdict"], claim["look"]["seeds"])
+
+    def said(claim: str, part: str, scale: float, digits: int) -> tuple[str, str]:
+        low, high = sorted(abs(scale * one) for one in parts[claim, part]["interval"])
+        return f"{abs(scale * parts[claim, part]['estimate']):.{digits}f}", f"({low:.{digits}f} to {high:.{digits}f})"
+
+    assert parts["view-over-step", "verdict"] == ("contradicted", 8) and "contradicted after 8 seeds" in text
+    assert "adds {} points less {}".format(*said("view-over-step", "MIM + view > MIM + step", 100, 1)) in text
+    assert parts["all-losses-best-probe", "verdict"] == ("contradicted", 12) and "contradicted after 12" in text
+    best = said("all-losses-best-probe", "MIM + step + view (ST-AR) > MIM + step", 100, 1)
+    assert "the probe is {} points higher than with all three {}".format(*best) in text
+    assert parts["wider-attention", "verdict"] == ("undecided", 8) and "after 8 seeds ST-AR looks" in text
+    far = said("wider-attention", "ST-AR > baseline", 1, 1)
+    assert f"{far[0]} cells farther" in text and far[1] in text
+    table = (ROOT / "reports" / "more_seeds" / "table3" / "fashion" / "report.md").read_text()
+    (gain,) = re.findall(r"^\| MIM \+ step \|.*\*\*\+([\d.]+) \\\[[^|]*\|$", table, re.MULTILINE)
+    assert f"has the largest gain of the table, {float(gain):.1f} points" in text
+    counts = Counter(value[0] for (_, part), value in parts.items() if part == "verdict")
+    assert (
+        counts == {"contradicted": 2, "undecided": 1}
+        and "three claims are contradicted, one is supported and seven are open" in text
+    )
+
+
 @pytest.mark.parametrize("experiment", ["table4", "star_vs_baseline"])
 def test_the_committed_tables_are_shown(experiment: str) -> None:
     text = (ROOT / "reports" / experiment / "fashion" / "report.md").read_text()

@@ -186,7 +186,7 @@ def compiled(folder: Path, page: str, table: str) -> str:
     return done.stdout
 
 
-COMMITTED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "reports").glob("*/*/*.tex"))
+COMMITTED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "reports").rglob("*.tex"))
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
