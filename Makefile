@@ -54,8 +54,8 @@ engines:
 	else echo 'no Slurm, PostgreSQL or Chromium here: tests on them will be skipped; on Debian: sudo apt-get install $(ENGINES)'; fi
 
 check: env
-	$(BIN)/ruff check star star_objectives dashboards tests docs/site_hooks.py
-	$(BIN)/ruff format --check star star_objectives dashboards tests docs/site_hooks.py
+	$(BIN)/ruff check star star_objectives dashboards tests docs/site_hooks.py requirements
+	$(BIN)/ruff format --check star star_objectives dashboards tests docs/site_hooks.py requirements
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
