@@ -93,7 +93,7 @@ count = $$(grep -c == requirements/$(1).lock) packages
 
 .venv/ready: uv.lock requirements/run.lock pyproject.toml
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 to 3.14 is needed: install one, or name it with `make PYTHON=/path/to/python3.13 ...`'; exit 1; }
-	@case "$$(uname -s)" in Linux|Darwin) ;; *) echo 'star runs on Linux, and on macOS without a GPU; on Windows, use it in WSL'; exit 1;; esac
+	@case "$$(uname -s)" in Linux|Darwin) ;; *) echo 'star runs on Linux: on Windows use it in WSL, where it is what it is on Linux'; exit 1;; esac
 	@echo "an environment for $$($(PYTHON) -V), in .venv"
 	@$(PYTHON) -m venv .venv
 ifeq ($(LOCK),)
