@@ -218,7 +218,7 @@ def test_names_of_shipped_weights_are_checked() -> None:
         (["tokenizer.channel_mult=[[1, 2]]"], "tokenizer.channel_mult: [1, 2], but star:fashion-8x8 has [1, 2, 4]"),
         (
             ["data={name: image-folder, path: /images}"],
-            "star:fashion-8x8, the profile's, was trained on fashion-mnist and not on these images; `tokenizer: {weights: null}`",
+            "star:fashion-8x8 was trained on fashion-mnist and not on these images; `tokenizer: {weights: null}`",
         ),
     ],
 )

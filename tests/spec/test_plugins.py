@@ -30,10 +30,7 @@ from star.plugin import Stage, StageConfig, TermConfig
 class HumConfig(TermConfig):
     size: int = Field(8, ge=2)
 
-
 class Hum:
-    """Enough of a term to be declared."""
-
     name = "hum"
     config = HumConfig
     loss_names = ("hum_loss",)
@@ -44,10 +41,8 @@ class Hum:
     def loss(self, out, targets, batch, rows):
         return {}
 
-
 class LoudnessConfig(StageConfig):
     images: int = Field(10, ge=1)
-
 
 class Loudness(Stage):
     name = "loudness"

@@ -141,7 +141,7 @@ def _check_shipped(run: StarRun, given: str) -> None:
     if run.data.name != page["images"]:
         raise FieldError(
             "tokenizer.weights",
-            f"{given}, the profile's, was trained on {page['images']} and not on these images; {remedy}; its file's path uses it anyway",
+            f"{given} was trained on {page['images']} and not on these images; {remedy}; its file's path uses it anyway",
         )
     if run.data.channels != page["image_channels"]:
         raise FieldError("tokenizer.weights", f"{given} has {page['image_channels']} channels of images; {remedy}")
