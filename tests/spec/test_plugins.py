@@ -22,7 +22,7 @@ from star.spec.run_class import parse_run
 from star.tracking.writer import flattened
 from tests.helpers import ROOT
 
-PLUGIN = '''from pydantic import Field
+PLUGIN = """from pydantic import Field
 
 from star.plugin import Stage, StageConfig, TermConfig
 
@@ -53,7 +53,7 @@ class Loudness(Stage):
 
     def run(self, config, job):
         return {"mean": 0.0}
-'''
+"""
 YAML = """experiment: own
 title: Of one's own
 profile: tiny
