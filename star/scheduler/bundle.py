@@ -25,6 +25,7 @@ from star.rundir import REMOVED, Home, JobDir, read_json
 from star.scheduler.declared import stage_of
 from star.scheduler.own import append, whole_lines
 from star.scheduler.plan import Plan
+from star.scheduler.portable import portable_job, portable_record
 from star.scheduler.records import record_path, written_folder
 from star.scheduler.scripts import script_digest
 from star.scheduler.snapshot import digest_of
@@ -52,10 +53,11 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
         raise DataError(
             f"{plan.experiment.name}: was never run in {home.path}; `star-exp run {plan.experiment.file}` does."
         )
-    files: dict[str, bytes | Path] = {
-        f"experiments/{record.name}": record,
-    }
     written = written_folder(home, plan.experiment.name, plan.experiment.profile)
+    copy = f"experiments/{written.name}/{plan.experiment.name}.yaml"
+    files: dict[str, bytes | Path] = {
+        f"experiments/{record.name}": _json(portable_record(read_json(record) or {}, copy)),
+    }
     for path in _files(written):
         files[f"experiments/{written.name}/{path.relative_to(written).as_posix()}"] = path
     if not written.exists() and Path(plan.experiment.file).exists():  # recorded by an older version
@@ -84,8 +86,10 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
 
 def _job_files(folder: JobDir, stage: str, weights: str) -> dict[str, bytes | Path]:
     inside = f"jobs/{folder.path.name}"
-    kept = (folder.job, folder.result, folder.metrics, folder.log)
+    kept = (folder.result, folder.metrics, folder.log)
     files: dict[str, bytes | Path] = {f"{inside}/{path.name}": path for path in kept if path.exists()}
+    if told := read_json(folder.job):
+        files[f"{inside}/{folder.job.name}"] = _json(portable_job(told))
     if folder.own.exists():  # read once: another process may append to it meanwhile
         files[f"{inside}/{folder.own.name}"] = b"".join(whole_lines(folder.own.read_bytes()))
     outputs = {path.relative_to(folder.out): path for path in _files(folder.out)}
@@ -100,6 +104,10 @@ def _job_files(folder: JobDir, stage: str, weights: str) -> dict[str, bytes | Pa
     if len(chosen) < len(outputs) or not folder.has_output():
         files[f"{inside}/out/{REMOVED}"] = b""
     return files
+
+
+def _json(value: dict[str, object]) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def _goes_along(name: Path, weights: str, out: Path) -> bool:
@@ -126,7 +134,7 @@ def _write(target: Path, files: dict[str, bytes | Path], about: dict[str, str]) 
     new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with tarfile.open(new, "w:gz", compresslevel=6) as archive:
-            _add(archive, MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+            _add(archive, MANIFEST, _json(manifest))
             for name, content in files.items():
                 if isinstance(content, Path):
                     archive.add(content, name)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from star.errors import ExecutorError
@@ -212,7 +213,7 @@ class Starter:
             "flops": planned.flops,
             "code": self.snapshot.version,
             "snapshot": str(self.snapshot.path),
-            "command": shlex.join(sys.argv),
+            "command": _command(),
         }
         write_json(folder.job, description, durable=False)
         with folder.log.open("a") as log:
@@ -251,6 +252,12 @@ class Starter:
         if len(mine) < len(starts):
             self.was_late = True
         return mine
+
+
+def _command() -> str:
+    """Return the command line of this process; where its program lies concerns nobody who reads a result."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["star-exp" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _same_place(job: Job, claim: Allocation) -> bool:
