@@ -20,18 +20,38 @@ if TYPE_CHECKING:
     from star.report.study import StudyReport
 
 TITLE = "All results"
+OTHERS = "Other reports in this folder"
+OTHERS_NOTE = "Written from other homes, or under other names; their claims and costs are not counted above."
 
 
 def write_index(reports: list[Report], out: Path, studies: Sequence[StudyReport] = ()) -> Iterator[Path]:
     """Write index.md and a self-contained index.html into `out`, where the reports were written; yields their paths."""
     out.mkdir(parents=True, exist_ok=True)
-    pages = {"index.md": "\n".join(_markdown(reports, studies)) + "\n", "index.html": _html(reports, studies)}
+    others = _others(out, {*(_folder(report) for report in reports), *(study.folder for study in studies)})
+    pages = {
+        "index.md": "\n".join(_markdown(reports, studies, others)) + "\n",
+        "index.html": _html(reports, studies, others),
+    }
     for name, text in pages.items():
         write_bytes(out / name, text.encode())
         yield out / name
 
 
-def _markdown(reports: list[Report], studies: Sequence[StudyReport]) -> list[str]:
+def _folder(report: Report) -> str:
+    return f"{report.experiment.name}/{report.experiment.profile}/"
+
+
+def _others(out: Path, shown: set[str]) -> dict[str, str]:
+    """Return path -> title of the reports in `out` that are not `shown` here: another home wrote them."""
+    found = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("report.md"))}
+    return {
+        name: path.read_text().partition("\n")[0].removeprefix("# ")
+        for name, path in found.items()
+        if name.removesuffix("report.md") not in shown
+    }
+
+
+def _markdown(reports: list[Report], studies: Sequence[StudyReport], others: dict[str, str]) -> list[str]:
     titles = [*(report.experiment.spec.title for report in reports), *(study.search.spec.title for study in studies)]
     links = zip(titles, _anchors(titles), strict=True)
     lines = [f"# {TITLE}", "", *(f"- [{markup.plain(title)}](#{anchor})" for title, anchor in links), ""]
@@ -39,16 +59,18 @@ def _markdown(reports: list[Report], studies: Sequence[StudyReport]) -> list[str
     if judgements:
         lines += ["## Claims of all experiments", "", _counted(judgements), "", *markup.markdown(_verdicts(reports))]
     for report in reports:
-        lines += ["", *markdown(report, 2, f"{report.experiment.name}/{report.experiment.profile}/")]
+        lines += ["", *markdown(report, 2, _folder(report))]
     if studies:  # imported late, because it imports Optuna
         from star.report.study_text import markdown as study_markdown
     for study in studies:
         lines += ["", *study_markdown(study, 2, study.folder)]
     lines += ["", "## Cost", "", _costs_note(reports), "", *markup.markdown(_costs(reports))]
-    return [*lines, "", "## Missing", "", *(f"- {line}" for line in _missing(reports) or ["nothing"])]
+    lines += ["", "## Missing", "", *(f"- {line}" for line in _missing(reports) or ["nothing"])]
+    linked = [f"- [{markup.plain(title)}]({path}), {path.removesuffix('/report.md')}" for path, title in others.items()]
+    return lines + ["", f"## {OTHERS}", "", OTHERS_NOTE, "", *linked] if others else lines
 
 
-def _html(reports: list[Report], studies: Sequence[StudyReport]) -> str:
+def _html(reports: list[Report], studies: Sequence[StudyReport], others: dict[str, str]) -> str:
     titles = {report.experiment.name: report.experiment.spec.title for report in reports}
     titles |= {study.search.name: study.search.spec.title for study in studies}
     links = "".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for name, title in titles.items())
@@ -65,7 +87,13 @@ def _html(reports: list[Report], studies: Sequence[StudyReport]) -> str:
         lines += study_html(study, _embedded)
     lines += ["<h2>Cost</h2>", f"<p>{escape(_costs_note(reports))}</p>", *markup.html(_costs(reports), lambda runs: "")]
     missing = "".join(f"<li>{escape(line)}</li>" for line in _missing(reports) or ["nothing"])
-    return render.page(TITLE, [*lines, "<h2>Missing</h2>", f"<ul>{missing}</ul>"])
+    lines += ["<h2>Missing</h2>", f"<ul>{missing}</ul>"]
+    linked = "".join(
+        f'<li><a href="{escape(path)}">{escape(title)}</a>, {escape(path)}</li>' for path, title in others.items()
+    )
+    return render.page(
+        TITLE, [*lines, f"<h2>{OTHERS}</h2>", f"<p>{OTHERS_NOTE}</p>", f"<ul>{linked}</ul>"] if others else lines
+    )
 
 
 def _embedded(path: Path) -> str:

@@ -19,7 +19,9 @@ def names_of_folders(bundle: Path, home: Path) -> list[str]:
     with tarfile.open(bundle) as archive:
         members = [one for one in archive.getmembers() if one.isfile() and not one.name.startswith("code/")]
         contents = {one.name: archive.extractfile(one).read() for one in members}  # type: ignore[union-attr]
-    contents = {name: re.sub(rb'"command": ".*"', b"", content) for name, content in contents.items()}  # as it was typed
+    contents = {
+        name: re.sub(rb'"command": ".*"', b"", content) for name, content in contents.items()
+    }  # as it was typed
     return [name for name, content in contents.items() if any(path in content for path in private)]
 
 

@@ -342,6 +342,18 @@ def test_reports_with_one_title_have_their_own_places(tmp_path: Path) -> None:
     assert "- [A study](#a-study)\n- [A study](#a-study-1)\n" in text
 
 
+def test_an_index_lists_what_another_home_wrote_beside_it(tmp_path: Path) -> None:
+    report = build(filled(tmp_path).evidence)
+    out = tmp_path / "reports"
+    list(write([(report, out / "study" / "tiny")]))
+    list(write([(report, out / "more_seeds" / "study" / "tiny")]))
+    list(write_index([report], out))
+    own, _, other = (out / "index.md").read_text().partition("## Other reports in this folder\n")
+    assert "](study/tiny/" not in other and "more_seeds" not in own
+    assert "- [A study](more_seeds/study/tiny/report.md), more_seeds/study/tiny" in other
+    assert '<a href="more_seeds/study/tiny/report.md">A study</a>' in (out / "index.html").read_text()
+
+
 def test_few_images_bias_distances_and_the_table_says_so() -> None:
     few = tiny(generate__num_images=64, score__num_reference=40, data__train_images=40)
     assert (
