@@ -24,6 +24,9 @@ from star.spec.script_files import contents_of, listing_of
 from star.spec.scripts import ScriptStage, scripts_of, source_of
 from star.words import shown
 
+Locate = Callable[[str], object]
+"""Dotted path -> where its value was written, such as `FILE:LINE`; None where nobody wrote it."""
+
 
 @dataclass
 class ExternalInputs:
@@ -50,6 +53,7 @@ class ExternalInputs:
     def __post_init__(self) -> None:
         self.manifests = Manifests(self.home)
         self._cache: dict[str, Any] = {}
+        self._location: Locate = lambda path: None
         self.is_needed = True
         """Whether the plan needs the stage whose inputs are being looked up."""
 
@@ -58,12 +62,27 @@ class ExternalInputs:
         """The folder of data sets that this program fetches."""
         return self.home.data
 
-    def of(self, spec: Run) -> tuple[dict[str, str], Run]:
+    def of(self, spec: Run, location: Locate = lambda path: None) -> tuple[dict[str, str], Run]:
         """Return the fingerprints of a run's inputs, by source, and the run adapted to what was found (`settle`).
+
+        Args:
+            location: returns where the value at a dotted path was written, for messages about it.
 
         Raises:
             DataError: an input is not what the spec says.
         """
+        self._location = location
+        try:
+            return self._of(spec)
+        except DataError as error:
+            raise DataError(self._placed(str(error))) from None
+
+    def _placed(self, message: str) -> str:
+        """Return a message, behind file and line if it begins with the dotted path of a value that was written there."""
+        place = self._location(message.partition(": ")[0])
+        return message if place is None else f"{place}: {message}"
+
+    def _of(self, spec: Run) -> tuple[dict[str, str], Run]:
         scripts = scripts_of(spec)
         found: dict[str, str] = {}
         for name, stage in spec.pipeline.items():
@@ -113,8 +132,8 @@ class ExternalInputs:
 
     def lacks(self, reason: str) -> None:
         """Add `reason` to `missing`, unless no target needs the stage."""
-        if self.is_needed and reason not in self.missing:
-            self.missing.append(reason)
+        if self.is_needed and (placed := self._placed(reason)) not in self.missing:
+            self.missing.append(placed)
 
     def note(self, text: str) -> None:
         """Add a sentence to `notes`, once."""

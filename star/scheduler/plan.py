@@ -151,7 +151,7 @@ def make_plan(experiment: Experiment, home: Home, ledger: Ledger | None) -> Plan
         lambda: recorded_rows(home, experiment.name, experiment.profile),
     )
     for variant in (variant for variant in experiment.variants if variant.runs):
-        sources, sized = external.of(variant.runs[0])
+        sources, sized = external.of(variant.runs[0], variant.location)
         manifests.update(dict.fromkeys(external.inputs(sized)))
         for one in variant.runs:  # they differ in their seeds alone
             spec = one if sized is variant.runs[0] else sized.model_copy(update={"seed": one.seed})

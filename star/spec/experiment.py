@@ -23,6 +23,7 @@ from star.spec.reporting import Against, Figure, Name, TableSpec
 from star.spec.run_base import Run, value_at
 from star.spec.run_class import ScriptRun, run_class
 from star.spec.scripts import ScriptStage
+from star.spec.yamldoc import LocatedYaml, SourceLocation
 
 PLUGINS = (
     "a list of files of your own, from the experiment's folder, or of installed plugins, such as `[my_lab.py]`; what they declare can be "
@@ -253,6 +254,12 @@ class Variant:
     """The label that the file gives the row, without its values on the axes."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Axis -> its part of the label, such as `lr=0.1`; without axes that change nothing in this row."""
+    written: LocatedYaml | None = field(default=None, repr=False, compare=False)
+    """The values of its runs with the places where they were written; None where no file says them."""
+
+    def location(self, path: str) -> SourceLocation | None:
+        """Where the value at a dotted path was written; None for a default."""
+        return None if self.written is None else self.written.locations.get(tuple(path.split(".")))
 
     def value(self, path: str) -> Any:
         """The value of a field at a dotted path; None for a row that is only quoted, or has no such field."""

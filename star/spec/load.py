@@ -72,10 +72,13 @@ def load(
         _refuse_varied(patch, rows)
     used_seeds = list(seeds) if seeds else spec.seeds
     base = with_declared(base, spec.stages, spec.plugins, path)
-    runs = [_resolve(kind, base, row, used_seeds, str(path)) for row in rows]
+    resolved = [_resolve(kind, base, row, used_seeds, str(path)) for row in rows]
+    runs = [own for own, _ in resolved]
     _refuse_seeds(spec, runs, used_seeds, doc)
     kept, idle = _distinct(spec, rows, runs, doc, str(path))
-    variants = tuple(variant_of(rows[i], runs[i], spec.axes, idle.get(rows[i].number, set())) for i in kept)
+    variants = tuple(
+        variant_of(rows[i], runs[i], spec.axes, idle.get(rows[i].number, set()), resolved[i][1]) for i in kept
+    )
     check_rows(spec, variants, doc, str(path))
     written = as_written(
         path,
@@ -151,12 +154,15 @@ def _refuse_seeds(
         )
 
 
-def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int], name: str) -> tuple[Run, ...]:
+def _resolve(
+    kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int], name: str
+) -> tuple[tuple[Run, ...], LocatedYaml]:
+    """The runs of a row, one per seed, and their values with the places where they were written."""
     whole = overlay(base, placed.patch)
     refuse_declared(placed.patch, "rows")
     given = kind.given_instead(whole.value)
     if placed.row.paper_only and not (given and Path(given).expanduser().exists()):
-        return ()
+        return (), whole
     for path, value in kind.filled_in(whole.value).items():
         whole = overlay(whole, nested(tuple(path.split(".")), value, SourceLocation(name)))
     first = validated(kind, whole, name)
@@ -171,8 +177,8 @@ def _resolve(kind: type[Run], base: LocatedYaml, placed: Placed, seeds: list[int
             f"{whole.location(('seed',))}: seed: seeds belong to the experiment; write `seeds: [0, 1]` beside `rows`, or give --seeds."
         )
     if not first.has_seed:
-        return (first,)
-    return tuple(first.model_copy(update={"seed": seed}) for seed in seeds)
+        return (first,), whole
+    return tuple(first.model_copy(update={"seed": seed}) for seed in seeds), whole
 
 
 def _distinct(

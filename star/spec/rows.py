@@ -177,12 +177,12 @@ def _joined(label: str, places: Mapping[str, str]) -> str:
     return ", ".join([*([label] if label else []), *places.values()])
 
 
-def variant_of(placed: Placed, runs: tuple[Run, ...], axes: Axes, idle: set[int]) -> Variant:
+def variant_of(placed: Placed, runs: tuple[Run, ...], axes: Axes, idle: set[int], written: LocatedYaml) -> Variant:
     """A row with its runs, under the label that names its point on the axes."""
     places = _places(placed, axes, idle)
     label = _joined(placed.row.label, places)
     row = placed.row.model_copy(update={"label": label})
-    return Variant(label, row, runs, tuple(axes), placed.row.label, places)
+    return Variant(label, row, runs, tuple(axes), placed.row.label, places, written)
 
 
 def variant_from(row: Row, runs: tuple[Run, ...], spec: ExperimentSpec) -> Variant:

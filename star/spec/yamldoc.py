@@ -149,7 +149,7 @@ def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) ->
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{name}:{line}: not valid YAML: {error.problem or error}.") from None
+        raise SpecError(f"{name}:{line}: not valid YAML: {error.problem or error}{_begun(error, line)}.") from None
     except yaml.YAMLError as error:
         raise SpecError(f"{name}: not valid YAML: {str(error).splitlines()[0]}.") from None
     except RecursionError:
@@ -161,6 +161,15 @@ def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) ->
     if isinstance(value, dict) and value.pop(ANCHORS, None) is not None:
         locations = {path: location for path, location in locations.items() if path[:1] != (ANCHORS,)}
     return LocatedYaml(value, locations, {**loader.known, **loader.found})
+
+
+def _begun(error: yaml.MarkedYAMLError, line: int) -> str:
+    """Where the bracket or quotation mark stands that is still open, if on an earlier line: often that is the mistake."""
+    mark, context = error.context_mark, error.context or ""
+    what = "bracket" if "flow" in context else "quotation mark" if "quoted" in context else None
+    if mark is None or what is None or mark.line + 1 == line:
+        return ""
+    return f"; the {what} of line {mark.line + 1}, column {mark.column + 1}, is open there"
 
 
 def text_at_top(text: str, key: str) -> tuple[str, int] | None:

@@ -145,11 +145,14 @@ def test_a_small_set_is_at_most_what_was_asked_for(given: Path, tmp_path: Path, 
         "one and the same set"
     )
     strict = experiment(tmp_path, f"name: image-folder, path: {given}, exact_counts: true", "strict")
-    with pytest.raises(DataError, match="data.train_images: 1000 asked for, but the train split has"):
+    with pytest.raises(
+        DataError, match=r"^\S+strict.yaml:\d+: data.train_images: 1000 asked for, but the train split has"
+    ):
         planned(strict, tmp_path / "home")
     large = load(file, sets=["optim.batch_size=64"])
     with pytest.raises(
-        DataError, match=r"optim.batch_size: 64 is more than data.train_images = \d+, of which .* holds no more"
+        DataError,
+        match=r"^--set optim.batch_size=64: optim.batch_size: 64 is more than data.train_images = \d+, of which .* holds no more",
     ):
         make_plan(large, Home(tmp_path / "home"), None)
 
@@ -188,8 +191,9 @@ def test_without_the_data_the_plan_is_what_it_was(given: Path, tmp_path: Path, l
     given.rename(tmp_path / "unmounted")
     again = make_plan(load(file), home, None)
     assert again.runs[0].stages == plan.runs[0].stages and again.runs[0].spec == plan.runs[0].spec
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if str(given) in text)
     assert again.missing == [
-        f"data.path: {given} is no folder here; give one with one subfolder per class, or train/ and val/ of such."
+        f"{file}:{line}: data.path: {given} is no folder here; give one with one subfolder per class, or train/ and val/ of such."
     ]
     assert make_plan(load(file), Home(tmp_path / "other"), None).runs[0].sources["data"] == "absent"
 

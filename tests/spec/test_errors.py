@@ -57,7 +57,11 @@ MISTAKES = [
         ["line 15", "figures.0.shift: 3 is not measured", "holds 1, 2"],
     ),
     ("caption: Two runs", "caption: Two runs\n  caption: Two", ["line 8", "written twice"]),
-    ("caption: Two runs", "caption: [Two runs", ["not valid YAML"]),
+    (
+        "caption: Two runs",
+        "caption: [Two runs",
+        ["not valid YAML", "but got ':'; the bracket of line 7, column 12, is open there"],
+    ),
     ("table:", "ad: {rows: []}\ntable:", ["ad: unknown key (did you mean add?)"]),
     (
         "table:",

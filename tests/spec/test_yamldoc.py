@@ -26,6 +26,23 @@ def test_an_alias_bomb_ends_soon(under: str) -> None:
     assert time.monotonic() - started < 20  # a second here; hours without the limit
 
 
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("a: 1\nb: {c: [1, 2}\n", "x.yaml:2: not valid YAML: expected ',' or ']', but got '}'."),
+        (
+            "a: {b: 1\nc: 2\n",
+            "x.yaml:2: not valid YAML: expected ',' or '}', but got ':'; the bracket of line 1, column 4, is open there.",
+        ),
+        ('a:\n  - "b\nc: d\n', "stream; the quotation mark of line 2, column 5, is open there."),
+    ],
+)
+def test_what_is_still_open_is_told_with_its_place(text: str, told: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse(text, "x.yaml")
+    assert str(caught.value).endswith(told)
+
+
 @pytest.mark.parametrize("letter", ["\0", "\x07", "\x1b", "\ufffe", "\x7f"])
 def test_a_letter_that_may_not_stand_there_is_told_with_its_line(letter: str) -> None:
     with pytest.raises(SpecError, match=rf"x.yaml:3: not valid YAML: the character U\+{ord(letter):04X} may not stand"):
