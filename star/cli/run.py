@@ -24,6 +24,7 @@ from star.ledger.states import Job
 from star.ledger.store import Ledger, open_ledger
 from star.process import is_alive
 from star.rundir import Home
+from star.scheduler.executor import Executor
 from star.scheduler.executors import make_executor
 from star.scheduler.loop import Outcome, Scheduler
 from star.scheduler.metrics_sync import MetricsSync, Shipment
@@ -83,7 +84,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         rest = len(plan.jobs) - len(plan.to_do)
         view.say(
             f"{experiment.name}: {len(plan.runs)} runs; {len(plan.jobs)} jobs, {len(plan.to_do)} to do, "
-            f"{rest} done or not needed; {_where(executor.name, executor.limits())}"
+            f"{rest} done or not needed; {_where(executor)}"
         )
         for note in plan.found:
             view.say(f"found    {note}")
@@ -148,9 +149,10 @@ def _is_delivered(shipment: Shipment, home: Home, ledger: Ledger) -> bool:
         return False
 
 
-def _where(name: str, limits: tuple[int, dict[str, int]] | None) -> str:
-    if limits is None:
-        return name
+def _where(executor: Executor) -> str:
+    limits = executor.limits()
+    if limits is None:  # who meant a cluster's Ray and got a private one reads it here
+        return executor.name if executor.queues else f"{executor.name} of this command alone, which ends with it"
     slots, gpus = limits
     return f"{slots} slots" + (f", {len(gpus)} GPUs" if gpus else "")
 

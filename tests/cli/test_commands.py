@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -176,3 +177,19 @@ def test_help_lists_each_command_once_in_a_line_that_fits() -> None:
     assert sorted(named) == sorted(cli.commands)
     shown = star_exp("--help").stdout
     assert all(f"  {name} " in shown for name in named) and max(map(len, shown.splitlines())) < 80
+
+
+@pytest.mark.parametrize(
+    "name, queues, limits, told",
+    [
+        ("local", False, (2, {}), "2 slots"),
+        ("local", False, (8, {"GPU-1": 80}), "8 slots, 1 GPUs"),
+        ("slurm", True, None, "slurm"),
+        ("ray", True, None, "ray"),
+        ("ray", False, None, "ray of this command alone, which ends with it"),
+    ],
+)
+def test_a_run_says_where_its_jobs_run(name: str, queues: bool, limits: object, told: str) -> None:
+    from star.cli.run import _where
+
+    assert _where(SimpleNamespace(name=name, queues=queues, limits=lambda: limits)) == told  # type: ignore[arg-type]
