@@ -34,6 +34,11 @@ def number(value: object) -> str:
     return f"{value:.4g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.3e}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: `1 job`, `12 jobs`, `1,200 jobs`; the plural is the noun with an s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def shown(text: object) -> str:
     """A text or path that every terminal and file can hold: bytes of a name that are not UTF-8 appear as \\xNN."""
     return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -46,6 +46,7 @@ from star.scratch import near
 from star.spec.builtin import builtin_stages
 from star.torch_setup import keep_freed_memory, repeatable
 from star.usage import Usage
+from star.words import counted
 
 PRELOAD = (
     "star.ranks",
@@ -298,7 +299,7 @@ def _device(wanted: str) -> Any:
     count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if wanted != "cpu" and 0 < torch.cuda.device_count() < count:
         raise StarError(
-            f"resources: {count} processes asked for, but this machine has {torch.cuda.device_count()} GPUs; "
+            f"resources: {count} processes asked for, but this machine has {counted(torch.cuda.device_count(), 'GPU')}; "
             "give at most that, or device: cpu."
         )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

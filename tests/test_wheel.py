@@ -89,7 +89,7 @@ def test_init_and_a_run(site: Path, tmp_path: Path) -> None:
     (tmp_path / "experiments" / "table4.yaml").write_text("mine")
     (tmp_path / "experiments" / "table6.yaml").unlink()
     again = typed(site, tmp_path, "init")
-    assert "wrote 1 files" in again and "kept, though they differ" in again and "experiments/table4.yaml" in again
+    assert "wrote 1 file " in again and "kept, though they differ" in again and "experiments/table4.yaml" in again
     assert (tmp_path / "experiments" / "table4.yaml").read_text() == "mine"
     profile = tmp_path / "experiments" / "profiles" / "tiny.yaml"
     tiny = yaml.safe_load((ROOT / "tests" / "profiles" / "tiny.yaml").read_text())

@@ -26,7 +26,7 @@ from star.scheduler.records import written_folder
 from star.scheduler.reindex import deliver, reindex
 from star.spec.experiment import Experiment
 from star.sqlite_file import damage, put_aside
-from star.words import shown
+from star.words import counted, shown
 
 
 def collect_garbage(path: Path, delete: bool, intermediates: bool, left_out: bool, as_json: bool) -> None:
@@ -75,8 +75,8 @@ def rebuild(path: Path, mlflow: bool) -> None:
         ledger = open_ledger(home)
         found = reindex(home, ledger)
     click.echo(
-        f"ledger: {found.jobs} jobs in the folders, {found.new_jobs} of them new to it, {found.corrected} states corrected, "
-        f"{found.experiments} experiments"
+        f"ledger: {counted(found.jobs, 'job')} in the folders, {found.new_jobs} of them new to it, "
+        f"{counted(found.corrected, 'state')} corrected, {counted(found.experiments, 'experiment')}"
     )
     for name in found.unreadable:
         click.echo(f"warning: {name}/job.json cannot be read; the folder was left out", err=True)
@@ -88,7 +88,7 @@ def rebuild(path: Path, mlflow: bool) -> None:
     check_tracking(home)
     take_over(home, ledger, ledger.runs.stages())
     count = deliver(home, ledger, lambda: connect(home), mlflow)
-    click.echo(f"MLflow: {count} experiments are carried over")
+    click.echo(f"MLflow: carried over {counted(count, 'experiment')}")
 
 
 def _replace_damaged(file: Path, home: Home, what: str | None) -> None:
@@ -104,7 +104,7 @@ def export_bundle(asked: Experiment | Plan, path: Path, reports: Path, weights: 
     target = writable(target or Path(f"{plan.experiment.name}-{plan.experiment.profile}.tar.gz"), "--to")
     take_over(home, ledger, {run.key: run.stages for run in plan.runs})
     count = pack(plan, home, reports, weights, target)
-    click.echo(f"wrote {target}: {count} files, {amount(target.stat().st_size, 'B')}")
+    click.echo(f"wrote {target}: {counted(count, 'file')}, {amount(target.stat().st_size, 'B')}")
     if plan.to_do:
         click.echo(f"warning: {len(plan.to_do)} of {len(plan.jobs)} jobs are not done, and not in it", err=True)
 

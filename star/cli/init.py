@@ -8,6 +8,7 @@ import click
 
 import star
 from star.errors import DataError
+from star.words import counted
 
 
 def _ours() -> Path:
@@ -33,7 +34,7 @@ def init(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source.read_bytes())
         written += 1
-    click.echo(f"wrote {written} files to {target}; {len(sources) - written} were there already")
+    click.echo(f"wrote {counted(written, 'file')} to {target}; {len(sources) - written} were there already")
     if kept:
         click.echo(f"kept, though they differ from those of star-exp {star.__version__}: {', '.join(kept)}")
     where = "" if folder == Path() else f"cd {folder}; "

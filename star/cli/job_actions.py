@@ -18,6 +18,7 @@ from star.scheduler.executors import make_executor
 from star.scheduler.explain import Reason, compare, why
 from star.scheduler.job_actions import Chosen, cancel, choose, forget, rerun, retry
 from star.spec.diff import Difference
+from star.words import counted
 
 
 def show_diff(path: Path, first: str, second: str, as_json: bool) -> None:
@@ -136,7 +137,7 @@ def rerun_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None:
     for job in moved:
         click.echo(f"queued   {job.stage} {job.key}  {job.label}")
     click.echo(
-        f"{len(moved)} jobs are queued; what they had made is in {home.aside}. `star-exp run FILE` computes them."
+        f"queued {counted(len(moved), 'job')}; what they had made is in {home.aside}. `star-exp run FILE` computes them."
     )
 
 

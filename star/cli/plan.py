@@ -18,6 +18,7 @@ from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.scheduler.registration import compare
 from star.spec.experiment import Experiment
 from star.spec.resources import PEAK_TFLOPS
+from star.words import counted
 
 LINES = 400
 """Most runs, and most jobs, that are printed one by one; --json has them all."""
@@ -42,7 +43,7 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
         lines = [*_lines(plan), "", _total(plan, seconds, slots)]
         if change and change.forked:
             lines.append(
-                f"fork: {len(change.forked)} runs differ from before: {'; '.join(map(str, change.differences))}"
+                f"fork: {counted(len(change.forked), 'run')} changed: {'; '.join(map(str, change.differences))}"
             )
         lines += [f"found: {note}" for note in plan.found]
         lines += [f"assumed: {note}" for note in plan.assumed]
@@ -62,7 +63,7 @@ def _total(plan: Plan, seconds: float, slots: int) -> str:
     )
     hours = plan.gpu_hours()
     if hours is None:
-        return f"{jobs}, about {_duration(seconds)} on {slots} slots, {disk}"
+        return f"{jobs}, about {_duration(seconds)} on {counted(slots, 'slot')}, {disk}"
     gpus = {(run.spec.resources.gpu, run.spec.resources.utilisation) for run in plan.runs}
     basis = " or ".join(
         f"{gpu} at {share:.0%} of its {PEAK_TFLOPS[gpu]:g} TFLOP/s (dense bf16)" for gpu, share in sorted(gpus) if gpu
@@ -77,7 +78,7 @@ def _hours(hours: float) -> str:
 def _lines(plan: Plan) -> Iterator[str]:
     experiment = plan.experiment
     yield f"{experiment.name}: {experiment.spec.title} · profile {experiment.profile}"
-    yield f"{len(experiment.variants)} rows, {len(plan.runs)} runs ({len({run.key for run in plan.runs})} distinct)\n"
+    yield f"{counted(len(experiment.variants), 'row')}, {counted(len(plan.runs), 'run')} ({len({run.key for run in plan.runs})} distinct)\n"
     shown = plan.runs[:LINES]
     width = max(len(run.label) for run in shown)
     for run in shown:
@@ -94,7 +95,7 @@ def _lines(plan: Plan) -> Iterator[str]:
             costs[job.stage, job.action] += int(job.flops)
         for (stage, action), count in counts.items():
             cost = amount(float(costs[stage, action]), "FLOP")
-            yield f"  {stage:<10} {f'{count} jobs':<16} {'':>4}  {action:<10} {cost:>11}"
+            yield f"  {stage:<10} {counted(count, 'job'):<16} {'':>4}  {action:<10} {cost:>11}"
         return
     for job in jobs:
         hours = f"{gpu_hours(job.spec, job.flops):,.1f}" if job.spec.resources.gpu else "-"

@@ -33,6 +33,7 @@ from star.scheduler.recorded import names_of
 from star.scheduler.registration import compare, refuse_fork, register
 from star.scheduler.snapshot import take
 from star.spec.experiment import Experiment
+from star.words import counted
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     with View(plan, home, options.plain) as view:
         rest = len(plan.jobs) - len(plan.to_do)
         view.say(
-            f"{experiment.name}: {len(plan.runs)} runs; {len(plan.jobs)} jobs, {len(plan.to_do)} to do, "
+            f"{experiment.name}: {counted(len(plan.runs), 'run')}; {counted(len(plan.jobs), 'job')}, {len(plan.to_do)} to do, "
             f"{rest} done or not needed; {_where(executor)}"
         )
         for note in plan.found:
@@ -154,7 +155,7 @@ def _where(executor: Executor) -> str:
     if limits is None:  # who meant a cluster's Ray and got a private one reads it here
         return executor.name if executor.queues else f"{executor.name} of this command alone, which ends with it"
     slots, gpus = limits
-    return f"{slots} slots" + (f", {len(gpus)} GPUs" if gpus else "")
+    return counted(slots, "slot") + (f", {counted(len(gpus), 'GPU')}" if gpus else "")
 
 
 def keep_budget(plan: Plan, budget: float | None) -> None:
@@ -230,14 +231,14 @@ def _conclude(outcome: Outcome, plan: Plan, whole: Experiment, options: RunOptio
             click.echo(f"note: {kept}", err=True)
     if outcome.failed or outcome.cancelled or outcome.blocked:
         click.echo(
-            f"{outcome.done} jobs done, {len(outcome.failed)} failed, {len(outcome.cancelled)} cancelled, "
+            f"{counted(outcome.done, 'job')} done, {len(outcome.failed)} failed, {len(outcome.cancelled)} cancelled, "
             f"{len(outcome.blocked)} wait for those"
         )
         return 1
     if behind:
         return 1
     click.echo(
-        f"all done: {outcome.done} jobs computed, {len(plan.jobs) - len(plan.to_do)} were there already"
+        f"all done: {counted(outcome.done, 'job')} computed, {len(plan.jobs) - len(plan.to_do)} were there already"
         if outcome.done
         else "all done: nothing was left to compute"
     )

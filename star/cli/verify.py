@@ -33,6 +33,7 @@ from star.spec.experiment import Experiment
 from star.spec.graph import needed_of
 from star.spec.run_base import Run
 from star.spec.scripts import scripts_of, source_of
+from star.words import counted
 
 
 @dataclass(frozen=True)
@@ -216,4 +217,4 @@ def _tell(bundle: Path, plan: Plan, home: Home, found: Sequence[Number], options
         if one.degree != "identical" or options.rows:
             click.echo(f"{one.name:<{width}}  {one.given:>12.6g}  {again:>12}  {one.degree}{spread}")
     told = ", ".join(f"{count} {degree}" for degree, count in counts.most_common())
-    click.echo(f"{plan.experiment.name} ({plan.experiment.profile}): {len(found)} numbers: {told}")
+    click.echo(f"{plan.experiment.name} ({plan.experiment.profile}): {counted(len(found), 'number')}: {told}")

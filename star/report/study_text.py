@@ -16,6 +16,7 @@ from star.report.study import StudyReport, Verdict
 from star.search.best import DEFAULT, told
 from star.search.choosing import sampler_name
 from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, WARM, WHY, counts
+from star.words import counted
 
 
 def summary(report: StudyReport) -> list[str]:
@@ -33,7 +34,7 @@ def summary(report: StudyReport) -> list[str]:
         training = report.search.default.training
         kind = {"halving": "successive halving", "hyperband": "Hyperband"}[pruner.name]
         how += f", {kind} from {pruner.min_steps} of {training.steps if training else 0} steps (the best 1 in {pruner.reduction} go on)"
-    lines = [f"{len(trials)} trials ({', '.join(parts)}) to {goals}; {how}."]
+    lines = [f"{counted(len(trials), 'trial')} ({', '.join(parts)}) to {goals}; {how}."]
     warm = sum(WARM in trial.user_attrs for trial in report.trials)
     if warm:
         lines.append(f"Begun with {warm} points of earlier experiments.")

@@ -22,6 +22,7 @@ from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
 from star.scheduler.forks import ForkServer
 from star.scheduler.worker_process import worker_environment
 from star.spec.resources import Resources
+from star.words import counted
 
 SILENCE = 90.0
 """Seconds without a heartbeat after which a worker on another machine counts as gone."""
@@ -86,7 +87,7 @@ class LocalExecutor:
             return None
         size = f" of {wanted:g} GiB" if wanted else ""
         return (
-            f"resources.{stage}.processes: {count} GPUs{size} asked for, but this machine has {large}; "
+            f"resources.{stage}.processes: {counted(count, 'GPU')}{size} asked for, but this machine has {large}; "
             "give fewer, less gpu_memory_gb, or device: cpu."
         )
 

@@ -23,6 +23,7 @@ from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
 from star.scheduler.plan import Plan, PlannedJob
 from star.scheduler.snapshot import Snapshot
 from star.scheduler.start import Starter
+from star.words import counted
 
 TICK = 0.25
 """Seconds between calls of `tick`."""
@@ -128,7 +129,7 @@ class Scheduler:
         for line in self.starter.news():
             self.say(line)
         self.say(
-            f"handed {len(started)} jobs to {self.executor.name}; the same command, or `star-exp status`, finds them again"
+            f"handed {counted(len(started), 'job')} to {self.executor.name}; the same command, or `star-exp status`, finds them again"
         )
         return not any(job.state == QUEUED for job in graph.states.values())
 
@@ -165,7 +166,7 @@ class Scheduler:
         if self.executor.queues:
             count = len(graph.running)
             self.say(
-                f"left: {count} jobs go on in {self.executor.name}; the same command finds them again, "
+                f"left to {self.executor.name}: {counted(count, 'job')}; the same command finds them again, "
                 "`star-exp cancel` stops them"
             )
             return

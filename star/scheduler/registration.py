@@ -34,6 +34,7 @@ from star.scheduler.scripts import keep_scripts
 from star.spec.builtin import given_fields
 from star.spec.diff import ABSENT, Difference, differences
 from star.spec.experiment import Experiment
+from star.words import counted
 
 Row = tuple[str, int]
 """Label and seed."""
@@ -133,7 +134,7 @@ def refuse_fork(plan: Plan, change: Change) -> None:
         return
     what = "; ".join(map(str, change.differences[:5])) or "see `star-exp why KEY`"
     more = f"; and {len(change.differences) - 5} more" if len(change.differences) > 5 else ""
-    rows = "1 row" if len(change.forked) == 1 else f"{len(change.forked)} rows"
+    rows = counted(len(change.forked), "row")
     raise SpecError(
         f"{plan.experiment.file}: {plan.experiment.name} at profile {plan.experiment.profile} was run with other values: "
         f"{what}{more} ({rows}, {change.computed} with results). Its results would leave the table, though not the disk: "
@@ -161,12 +162,12 @@ def register(
     if not fork:
         refuse_fork(whole, change)
     if change.added:
-        say(f"extended by {len(change.added)} runs")
+        say(f"extended by {counted(len(change.added), 'run')}")
     if change.forked:
-        say(f"forked   {len(change.forked)} runs: {'; '.join(map(str, change.differences[:5]))}")
+        say(f"forked   {counted(len(change.forked), 'run')}: {'; '.join(map(str, change.differences[:5]))}")
     if change.removed:
         say(
-            f"left out {len(change.removed)} runs that the experiment had; their results stay, their running jobs go on "
+            f"left out {counted(len(change.removed), 'run')} that the experiment had; their results stay, their running jobs go on "
             f"(`star-exp cancel {next(iter(change.removed.values()))}` would stop one)"
         )
     keep_scripts(plan, home)

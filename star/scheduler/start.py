@@ -24,6 +24,7 @@ from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFU
 from star.scheduler.scripts import copy_of
 from star.scheduler.snapshot import Snapshot
 from star.spec.scripts import scripts_of, source_of
+from star.words import counted
 
 
 class Starter:
@@ -130,7 +131,7 @@ class Starter:
             wave = [planned for planned in left if not waiting & set(planned.inputs.values())]
             if not wave:
                 self._news.append(
-                    f"left     {len(left)} jobs queued: what they need runs elsewhere; the same command hands them over"
+                    f"left     {counted(len(left), 'job')} queued: what they need runs elsewhere; the same command hands them over"
                 )
                 break
             starts = []

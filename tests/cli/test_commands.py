@@ -183,7 +183,7 @@ def test_help_lists_each_command_once_in_a_line_that_fits() -> None:
     "name, queues, limits, told",
     [
         ("local", False, (2, {}), "2 slots"),
-        ("local", False, (8, {"GPU-1": 80}), "8 slots, 1 GPUs"),
+        ("local", False, (8, {"GPU-1": 80}), "8 slots, 1 GPU"),
         ("slurm", True, None, "slurm"),
         ("ray", True, None, "ray"),
         ("ray", False, None, "ray of this command alone, which ends with it"),

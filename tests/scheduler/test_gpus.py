@@ -121,7 +121,7 @@ def test_a_gpu_whose_memory_is_not_free_yet_is_waited_for(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("change", "stage", "says"),
     [
-        ("resources.gpu_memory_gb={tokenizer: 11}", "tokenizer", "1 GPUs of 11 GiB asked for, but this machine has 0"),
+        ("resources.gpu_memory_gb={tokenizer: 11}", "tokenizer", "1 GPU of 11 GiB asked for, but this machine has 0"),
         ("resources.nodes={train: 2}", "train", "runs on Slurm or Ray"),
     ],
 )

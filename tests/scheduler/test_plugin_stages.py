@@ -119,7 +119,7 @@ def test_it_goes_on_from_what_it_kept(tmp_path: Path, number: signal.Signals) ->
     until(lambda: scheduler.poll() is not None or any(json.loads(state)[0] >= 3 for state in states()), "three steps")
     for worker in living_workers(home):
         worker.send_signal(number)
-    assert "all done: 1 jobs computed" in scheduler.communicate(timeout=120)[0] and scheduler.returncode == 0
+    assert "all done: 1 job computed" in scheduler.communicate(timeout=120)[0] and scheduler.returncode == 0
     (found,) = results(home).values()
     assert found["total"] == 825 and found["first"] >= 3, "the next attempt began where this one was"
     (folder,) = (home / "jobs").glob("count-*")
