@@ -9,7 +9,7 @@ from itertools import groupby
 from star.report.letters import printed
 from star.report.method import NAMES
 from star.report.stats import LEVEL, Interval
-from star.report.table import Cell, Row, Table
+from star.report.table import Cell, Difference, Row, Table
 from star.spec.reporting import Column
 
 
@@ -148,24 +148,24 @@ def field_name(columns: Sequence[Column], path: str) -> str:
     return titled or path.rsplit(".", 1)[-1].replace("_", " ")
 
 
-def difference_grid(table: Table) -> Grid | None:
-    """Differences to the baseline row with their 95% intervals; None if there are none."""
+def difference_grids(table: Table) -> list[Grid]:
+    """Differences with their 95% intervals, a grid for each baseline row that rows are compared with."""
     shown = [i for i, column in enumerate(table.columns) if column.metric is not None]
-    rows = [row for row in table.rows if any(cell.difference for cell in row.cells)]
-    if not rows:
-        return None
-    grid = Grid([Head(f"Minus {table.spec.baseline}", numeric=False)])
-    grid.heads += [Head(table.columns[i].title, table.columns[i].better, table.columns[i].latex) for i in shown]
-    for row in rows:
-        marks = [_difference(row.cells[i], table.columns[i]) for i in shown]
-        grid.lines.append(Line([Mark(row.label), *marks]))
-    return grid
+    grids = []
+    for baseline in table.spec.baselines:
+        grid = Grid([Head(f"Minus {baseline}", numeric=False)])
+        grid.heads += [Head(table.columns[i].title, table.columns[i].better, table.columns[i].latex) for i in shown]
+        for row in (row for row in table.rows if any(baseline in cell.differences for cell in row.cells)):
+            marks = [_difference(row.cells[i].differences.get(baseline), table.columns[i]) for i in shown]
+            grid.lines.append(Line([Mark(row.label), *marks]))
+        grids += [grid] if grid.lines else []
+    return grids
 
 
 def difference_note(table: Table) -> str:
     """Caption of the differences: how their intervals are made and what is bold; without intervals nothing is bold."""
-    cells = [cell for row in table.rows for cell in row.cells if cell.difference]
-    if all(cell.difference is None or cell.difference.low is None for cell in cells):
+    found = [one.found for row in table.rows for cell in row.cells for one in cell.differences.values()]
+    if all(one.low is None for one in found):
         return "Differences, without intervals: those want at least two seeds that differ"
     method = NAMES[table.experiment.spec.interval]
     return (
@@ -241,10 +241,10 @@ def paper_mark(column: Column, cell: Cell) -> Mark:
     return Mark(f"{value:.{max(column.digits, printed)}f}", italic=True)
 
 
-def _difference(cell: Cell, column: Column) -> Mark:
-    if cell.difference is None:
+def _difference(one: Difference | None, column: Column) -> Mark:
+    if one is None:
         return Mark("")
-    return Mark(interval_text(cell.difference, column.digits), bold=cell.p is not None and cell.p < 1 - LEVEL)
+    return Mark(interval_text(one.found, column.digits), bold=one.p is not None and one.p < 1 - LEVEL)
 
 
 def interval_text(found: Interval, digits: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from star.report.grid import Grid, Line, Mark, difference_grid, difference_note, main_grid
+from star.report.grid import Grid, Line, Mark, difference_grids, difference_note, main_grid
 from star.report.letters import printed
 from star.report.markup import LATEX_ARROWS, escaped, latex_mark
 from star.report.table import Table
@@ -53,14 +53,14 @@ class _Layout:
 
 def latex(table: Table) -> str:
     """The content of the file `table.tex`, as the table's `latex` options say."""
-    options, grid, differences = table.spec.latex, main_grid(table), difference_grid(table)
+    options, grid, differences = table.spec.latex, main_grid(table), difference_grids(table)
     if "rows" in options:
         told = [
             f"% {line.removeprefix('% ')}" for line in [*PREAMBLE, " & ".join(_heads(grid))]
         ]  # commented out: the file is read at the start of a row in a tabular
         return "\n".join([*told, *_rows(grid, None)]) + "\n"
     notes = [] if "no-notes" in options else [*table.notes, *([f"{difference_note(table)}."] if differences else [])]
-    grids = [grid, differences] if differences else [grid]
+    grids = [grid, *differences]
     return (
         "\n".join([*PREAMBLE, *_floating(grids, escaped(table.spec.caption), " ".join(notes), "star" in options)])
         + "\n"

@@ -74,8 +74,11 @@ def notes_of(evidence: Evidence, table: Table) -> list[str]:
         if given:
             told = "images of" if variant.runs else "quoted; not there:"
             notes.append(f"{variant.label}: {told} {given}" + (", one measurement." if variant.runs else "."))
-    for told in dict.fromkeys(cell.told for row in table.rows for cell in row.cells if cell.told):
-        columns = {i for row in table.rows for i, cell in enumerate(row.cells) if cell.told == told}
+    judged = [
+        (one.told, i) for row in table.rows for i, cell in enumerate(row.cells) for one in cell.differences.values()
+    ]
+    for told in dict.fromkeys(told for told, _ in judged if told):
+        columns = {i for other, i in judged if other == told}
         notes.append(f"Differences in {', '.join(table.columns[i].title for i in sorted(columns))}: {told}.")
     if layout.published:
         notes.append(f"“Paper”: {published_of(experiment).source}.")

@@ -7,7 +7,7 @@ import io
 from html import escape
 
 from star.report import markup
-from star.report.grid import difference_grid, difference_note, main_grid
+from star.report.grid import difference_grids, difference_note, main_grid
 from star.report.markup import Link
 from star.report.table import Cell, Table
 from star.spec.reporting import Column
@@ -32,12 +32,11 @@ img { max-width: min(100%, 46rem); height: auto; }
 def html_parts(table: Table, link: Link) -> list[str]:
     """The table with its differences and notes, as lines of HTML."""
     lines = markup.html(main_grid(table), link)
-    differences = difference_grid(table)
+    differences = difference_grids(table)
     if differences:
-        lines += [
-            f"<p>{escape(difference_note(table))}:</p>",
-            *markup.html(differences, link),
-        ]
+        lines.append(f"<p>{escape(difference_note(table))}:</p>")
+    for grid in differences:
+        lines += markup.html(grid, link)
     return lines + ["<p><small>" + "<br>".join(escape(note) for note in table.notes) + "</small></p>"]
 
 
@@ -71,7 +70,10 @@ def comma_separated(table: Table) -> str:
 
 def _names(table: Table, column: Column) -> list[str]:
     names = ["std", "n", "state", *(["paper"] if column.published else [])]
-    names += ["difference", "low", "high", "p"] if table.spec.baseline else []
+    baselines = table.spec.baselines
+    for baseline in baselines:
+        to = f" to {baseline}" if len(baselines) > 1 else ""
+        names += [f"{name}{to}" for name in ("difference", "low", "high", "p")]
     return [f"{column.title} {name}" for name in names]
 
 
@@ -83,9 +85,9 @@ def _values(table: Table, column: Column, cell: Cell) -> list[object]:
         cell.state or ("done" if cell.values else ""),
     ]
     values += [cell.published] if column.published else []
-    if table.spec.baseline:
-        found = cell.difference
-        values += [found.estimate, found.low, found.high, cell.p] if found else [None, None, None, None]
+    for baseline in table.spec.baselines:
+        one = cell.differences.get(baseline)
+        values += [one.found.estimate, one.found.low, one.found.high, one.p] if one else [None, None, None, None]
     return values
 
 

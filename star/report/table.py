@@ -19,6 +19,17 @@ INCEPTION_TITLES = {"FD": "FID", "sFD": "sFID"}
 
 
 @dataclass
+class Difference:
+    """A row's difference to a baseline row under one column."""
+
+    found: Interval
+    p: float | None
+    """p of no difference, adjusted after Holm for all comparisons of the column."""
+    told: str
+    """What it was judged by in place of what the experiment asks for, and why; empty if it was not."""
+
+
+@dataclass
 class Cell:
     """The content of one row under one column."""
 
@@ -28,12 +39,8 @@ class Cell:
     published: float | str | None = None
     rank: int | None = None
     """1 for the best of its column, 2 for the second best; values that print the same have the same rank."""
-    difference: Interval | None = None
-    """Difference to the baseline row."""
-    p: float | None = None
-    """p of no difference to the baseline row, adjusted after Holm for all comparisons of the column."""
-    told: str = ""
-    """What the difference was judged by in place of what the experiment asks for, and why; empty if it was not."""
+    differences: dict[str, Difference] = field(default_factory=dict)
+    """Label of a baseline row -> difference to it."""
     scale: float = 1.0
     """Factor from the tracked to the printed value."""
 
@@ -229,22 +236,23 @@ def rank(column: Column, cells: list[Cell]) -> None:
 
 
 def _compare(rows: list[Row], evidence: Evidence, layout: TableSpec) -> None:
-    """Set the differences to the baseline row, column by column, and which of them are beyond doubt together."""
-    baseline = next((row for row in rows if row.label == layout.baseline), None)
-    if baseline is None:
-        return
+    """Set the differences to baseline rows, column by column, and which of them are beyond doubt together."""
+    labels = layout.baselines
+    by_label = {row.label: row for row in rows}
     for i, column in enumerate(layout.columns):
-        compared = [row for row in rows if row is not baseline and _comparable(row.cells[i], baseline.cells[i])]
-        for row in compared:
-            assert column.metric is not None
-            cell, block = row.cells[i], evidence.block(row.label, column.metric)
-            samples = [_sample(1.0, row, i), _sample(-1.0, baseline, i)]
-            judge = judge_by(evidence.experiment.spec.interval, samples, block)
-            cell.difference, cell.told = judge.interval().times(cell.scale), judge.told
-            cell.p = judge.estimate().p()
-        adjusted = holm([row.cells[i].p for row in compared])
-        for row, p in zip(compared, adjusted, strict=True):
-            row.cells[i].p = p
+        made: list[Difference] = []
+        for place, baseline in enumerate(by_label[label] for label in labels if label in by_label):
+            # of two baselines the second minus the first says all, and counts as one comparison
+            compared = (row for row in rows if row.label not in labels[: place + 1])
+            for row in (row for row in compared if _comparable(row.cells[i], baseline.cells[i])):
+                assert column.metric is not None
+                samples = [_sample(1.0, row, i), _sample(-1.0, baseline, i)]
+                judge = judge_by(evidence.experiment.spec.interval, samples, evidence.block(row.label, column.metric))
+                found = Difference(judge.interval().times(row.cells[i].scale), judge.estimate().p(), judge.told)
+                row.cells[i].differences[baseline.label] = found
+                made.append(found)
+        for one, p in zip(made, holm([one.p for one in made]), strict=True):
+            one.p = p
 
 
 def _comparable(cell: Cell, other: Cell) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from star.report import claims_markup, curves, markup, render
 from star.report.claims import ClaimResult
 from star.report.evidence import Evidence
-from star.report.grid import Grid, difference_grid, difference_note, main_grid
+from star.report.grid import Grid, difference_grids, difference_note, main_grid
 from star.report.latex import latex
 from star.report.looks import judge_all
 from star.report.markup import Link
@@ -152,9 +152,11 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
     lines = [f"{'#' * level} {markup.plain(report.experiment.spec.title)}", ""]
     if report.table is not None:
         lines += markup.markdown(main_grid(report.table))
-        differences = difference_grid(report.table)
+        differences = difference_grids(report.table)
         if differences:
-            lines += ["", f"{difference_note(report.table)}:", "", *markup.markdown(differences)]
+            lines += ["", f"{difference_note(report.table)}:"]
+        for grid in differences:
+            lines += ["", *markup.markdown(grid)]
         lines += ["", *(f"{markup.plain(note)}  " for note in report.table.notes)]
         for grid in filter(None, [noise_grid(evidence, report.table), over_seeds(evidence, report.table)]):
             lines += ["", *markup.markdown(grid)]

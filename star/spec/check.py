@@ -216,8 +216,8 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
     labels = [variant.label for variant in variants]
     for own, against in spec.against.items():
         check.labels(against.rows, labels, ("against", own, "rows"))
-    if spec.table and spec.table.baseline is not None:
-        check.labels([spec.table.baseline], labels, ("table", "baseline"))
+    if spec.table:
+        check.labels(spec.table.baselines, labels, ("table", "baseline"))
     if spec.table and spec.table.grid:
         _check_grid(check, spec.table.grid, variants)
     _check_figure_rows(check, variants)

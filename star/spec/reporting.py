@@ -74,7 +74,9 @@ class TableSpec(Section):
     )
     columns: list[Column] = Field(min_length=1)
     note: str | None = None
-    baseline: str | None = Field(None, description="label of the row that the others' differences are taken from")
+    baseline: str | list[str] | None = Field(
+        None, description="label of the row that the others' differences are taken from, or a list of such"
+    )
     noise: str | None = Field(
         None,
         description="spec path of an axis that measures a model anew, such as `generate.draw`: the report tells the noise of measuring "
@@ -94,6 +96,11 @@ class TableSpec(Section):
         max_length=2,
         description="two spec paths, [down, across]: each measured column as a grid of their values, in place of a line per row",
     )
+
+    @property
+    def baselines(self) -> list[str]:
+        """Labels of the rows that the others' differences are taken from."""
+        return list(dict.fromkeys([self.baseline] if isinstance(self.baseline, str) else self.baseline or []))
 
     @model_validator(mode="after")
     def _heads(self) -> TableSpec:

@@ -17,7 +17,7 @@ import pytest
 
 from star.pipeline.score import scored
 from star.report import markup, render
-from star.report.grid import difference_grid, main_grid
+from star.report.grid import difference_grids, main_grid
 from star.report.index import write_index
 from star.report.latex import PREAMBLE, latex
 from star.report.markup import escaped
@@ -73,11 +73,30 @@ def test_spread_as_an_interval(tmp_path: Path) -> None:
 
 
 def test_differences_to_the_baseline(table: Table) -> None:
-    grid = difference_grid(table)
-    assert grid is not None
+    (grid,) = difference_grids(table)
     assert [line.cells[0].text for line in grid.lines] == ["a & b_1", "c|d"]
     assert grid.lines[1].cells[1].text == "-6.00 [-8.27, -3.73]" and grid.lines[1].cells[1].bold
     assert grid.lines[1].cells[2].text == ""
+
+
+def test_differences_to_two_baselines_are_judged_together(tmp_path: Path) -> None:
+    """Two grids; the one baseline minus the other stands once; Holm over the comparisons of both."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, two = (
+        build_table(filled(folder, (STUDY + TABLE).replace("baseline: plain", f"baseline: {given}")).evidence)
+        for folder, given in ((tmp_path / "a", "plain"), (tmp_path / "b", '[plain, "a & b_1"]'))
+    )
+    first, second = difference_grids(two)
+    assert [first.heads[0].title, second.heads[0].title] == ["Minus plain", "Minus a & b_1"]
+    assert [line.cells[0].text for line in first.lines] == ["a & b_1", "c|d"]
+    assert [line.cells[0].text for line in second.lines] == ["c|d"]
+    assert second.lines[0].cells[1].text.startswith("+5.00 [")
+    alone, among = one.rows[2].cells[1].differences["plain"], two.rows[2].cells[1].differences["plain"]
+    assert alone.found == among.found and alone.p is not None
+    assert among.p == pytest.approx(1.5 * alone.p), "the smallest p of three comparisons, and of two"
+    head = render.comma_separated(two).splitlines()[0]
+    assert "FD p to plain" in head and "FD difference to a & b_1" in head
 
 
 def test_equal_prints_are_equally_good(tmp_path: Path) -> None:
@@ -271,7 +290,7 @@ def test_rows_that_are_scored_otherwise_are_not_ranked(tmp_path: Path) -> None:
     study = filled(tmp_path, text)
     table = build_table(study.evidence)
     assert [row.cells[1].rank for row in table.rows] == [None] * 4
-    assert table.rows[1].cells[1].difference is not None and table.rows[2].cells[1].difference is None
+    assert table.rows[1].cells[1].differences and not table.rows[2].cells[1].differences
     assert any("scored in different ways" in note for note in table.notes)
 
 

@@ -160,7 +160,7 @@ def _row(shown: Table, row: TableRow) -> dict[str, Any]:
 
 
 def _difference(cell: Cell, column: Column) -> str:
-    return interval_text(cell.difference, column.digits) if cell.difference else ""
+    return next((interval_text(one.found, column.digits) for one in cell.differences.values()), "")
 
 
 def claim(one: Any) -> dict[str, Any]:
@@ -207,8 +207,9 @@ def cell(board: Board, request: Request) -> Response:
             "mark": cell_mark(found.table, row, column, shown),  # type: ignore[arg-type]
             "column": column,
             "published": shown.published,
-            "difference": _difference(shown, column),
-            "baseline": found.table.spec.baseline if found.table else None,
+            "differences": {
+                baseline: interval_text(one.found, column.digits) for baseline, one in shown.differences.items()
+            },
             "seeds": seeds,
             "missing": missing,
             "pictures": pictures,
