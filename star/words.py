@@ -35,8 +35,8 @@ def number(value: object) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number and its noun: `1 job`, `12 jobs`, `1,200 jobs`; the plural is the noun with an s."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    """A number and its noun: `1 job`, `12 jobs`; the plural is the noun with an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def shown(text: object) -> str:

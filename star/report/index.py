@@ -45,7 +45,7 @@ def _others(out: Path, shown: set[str]) -> dict[str, str]:
     """Return path -> title of the reports in `out` that are not `shown` here: another home wrote them."""
     found = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("report.md"))}
     return {
-        name: path.read_text().partition("\n")[0].removeprefix("# ")
+        name: path.read_text(errors="replace").partition("\n")[0].removeprefix("# ")
         for name, path in found.items()
         if name.removesuffix("report.md") not in shown
     }
