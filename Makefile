@@ -2,12 +2,15 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.14 python3.11; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 ENGINES := slurmctld slurmd slurm-client postgresql chromium fonts-dejavu-core
-DATA := runs/data/fashion-mnist/train-images-idx3-ubyte
-
-export STAR_HOME := runs
+export STAR_HOME ?= runs
+THEIRS := data/fashion-mnist/train-images-idx3-ubyte
+DATA := $(STAR_HOME)/$(THEIRS)
+# the tests read the checkout's own, whatever home is chosen
+TESTS := runs/$(THEIRS)
+test gpu mutants: export STAR_HOME := runs
 
 # what reports/ holds: tables 3 to 6 and the figures with three seeds, table 1's B and L rows with one; and after them
-# star-exp run experiments/tokenizer.yaml, which wants `pip install star-exp[tokenizer]`,
+# star-exp run experiments/tokenizer.yaml, which wants `pip install '.[tokenizer]'`,
 # star-exp run experiments/noise.yaml, star-exp search experiments/search_alpha_beta_r.yaml, star-exp search experiments/search_probe_and_fd.yaml --warm-start,
 # star-exp report --all --out reports
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
@@ -31,16 +34,16 @@ paper: $(DATA)
 	$(BIN)/star-exp run experiments/table1.yaml --rows 'LlamaGen-[BL][, ]*'
 	$(BIN)/star-exp report --all
 
-test: $(DATA) check engines
+test: $(TESTS) check engines
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # on a machine with a GPU
-gpu: $(DATA) env
+gpu: $(TESTS) env
 	$(BIN)/pytest tests/gpu
 	$(BIN)/python -m tests.gpu.figures
 
 # what the tests of the numerics notice: hours; the result is docs/mutants.md
-mutants: $(DATA) env
+mutants: $(TESTS) env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
 	$(BIN)/python -m tests.mutation --by-hand || true
 	$(BIN)/python -m tests.mutation
@@ -79,8 +82,8 @@ data: $(DATA)
 
 env: .venv/tools
 
-$(DATA): | .venv/ready
-	$(BIN)/star-exp data fetch fashion-mnist
+$(sort $(DATA) $(TESTS)): | .venv/ready
+	$(BIN)/star-exp data fetch fashion-mnist --home $(@:/$(THEIRS)=)
 
 # Everything is installed by the hashes in requirements/, so a file that is not the one that was tried is refused. torch is
 # PyPI's build (on Linux with CUDA's libraries, gigabytes), or the small one for CPUs where the index is named that has it:

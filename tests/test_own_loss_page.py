@@ -37,12 +37,12 @@ def test_the_experiment_of_the_page(folder: Path) -> None:
     assert (report / "loss.png").exists() and "| with small clusters |" in (report / "report.md").read_text()
     lines = (folder / "runs" / "jobs").glob("train-*/metrics.jsonl")
     curves = [[json.loads(line)["metrics"] for line in path.read_text().splitlines()] for path in lines]
-    theirs = [curve for curve in curves if "cluster_loss" in curve[0]]
+    theirs = [curve for curve in curves if "grouped_loss" in curve[0]]
     assert len(curves) == 3 and len(theirs) == 2
     for curve in theirs:
-        first, last = (curve[at]["cluster_loss"] for at in (0, -2))
+        first, last = (curve[at]["grouped_loss"] for at in (0, -2))
         assert 0 < last < first, "it is trained on"
-        whole = curve[0]["loss"] - 0.5 * curve[0]["cluster_loss"]
+        whole = curve[0]["loss"] - 0.5 * curve[0]["grouped_loss"]
         assert whole == pytest.approx(
             curve[0]["ar_loss"]
             + curve[0]["mim_loss"]
@@ -64,7 +64,7 @@ def test_what_a_change_computes_again(folder: Path) -> None:
         after = planned(folder, "study/clusters.yaml")
         assert [row for row in before if before[row] != after[row]] == ["with clusters", "with small clusters"]
         done = star_exp("run", "study/clusters.yaml", *SMALL, home=folder / "runs", cwd=folder)
-        assert done.returncode == 2 and "terms.cluster.plugin" in done.stderr and "--fork" in done.stderr
+        assert done.returncode == 2 and "terms.grouped.plugin" in done.stderr and "--fork" in done.stderr
     finally:
         file.write_text(text)
 
@@ -72,7 +72,7 @@ def test_what_a_change_computes_again(folder: Path) -> None:
 def test_a_term_with_a_version_keeps_its_key_when_a_neutral_field_is_added(folder: Path) -> None:
     file = folder / "study" / "my_lab.py"
     text = file.read_text()
-    first = text.replace('    name = "cluster"\n', '    name = "cluster"\n    version = 1\n')
+    first = text.replace('    name = "grouped"\n', '    name = "grouped"\n    version = 1\n')
     grown = first.replace("    size:", '    neutral = {"sharpness": 1.0}\n    sharpness: float = 1.0\n    size:')
     found = {}
     try:
@@ -80,7 +80,7 @@ def test_a_term_with_a_version_keeps_its_key_when_a_neutral_field_is_added(folde
             ("plain", text, ()),
             ("first", first, ()),
             ("grown", grown, ()),
-            ("sharper", grown, ("--set", "terms.cluster.sharpness=2.0")),
+            ("sharper", grown, ("--set", "terms.grouped.sharpness=2.0")),
             ("second", first.replace("version = 1", "version = 2"), ()),
         ):
             file.write_text(content)

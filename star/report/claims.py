@@ -45,6 +45,12 @@ class ClaimResult:
         return f"{self.claim.text} (judged on {self.judged_on})" if self.judged_on else self.claim.text
 
     @property
+    def counts(self) -> str:
+        """Seeds of its comparisons as text: one number, or the smallest and the largest, such as `3 to 12`."""
+        found = [part.count for part in self.parts]
+        return str(found[0]) if min(found) == max(found) else f"{min(found)} to {max(found)}"
+
+    @property
     def count(self) -> int:
         """The smallest number of seeds behind any of the claim's contrasts."""
         return min(part.count for part in self.parts)

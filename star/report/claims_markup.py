@@ -22,7 +22,7 @@ def markdown(judgements: list[ClaimResult]) -> list[str]:
     lines = ["| claim | verdict | n | rests on |", "|---|---|---:|---|"]
     for one in judgements:
         rests = "<br>".join(map(markup.plain, told(one)))
-        lines.append(f"| {markup.plain(one.text)} | **{one.verdict}** | {one.count} | {rests} |")
+        lines.append(f"| {markup.plain(one.text)} | **{one.verdict}** | {one.counts} | {rests} |")
     return lines
 
 
@@ -37,7 +37,7 @@ def html(judgements: list[ClaimResult]) -> list[str]:
         rests = "<br>".join(map(escape, told(one)))
         lines.append(
             f'<tr><td class="w">{escape(one.text)}</td><td class="{one.verdict}"><b>{one.verdict}</b></td>'
-            f'<td class="n">{one.count}</td><td class="w"><small>{rests}</small></td></tr>'
+            f'<td class="n">{one.counts}</td><td class="w"><small>{rests}</small></td></tr>'
         )
     return [*lines, "</tbody>", "</table>"]
 
@@ -49,7 +49,7 @@ def told(judgement: ClaimResult) -> list[str]:
 
 def plain(judgement: ClaimResult) -> list[str]:
     """A verdict as lines for a terminal, with what it rests on."""
-    lines = [f"{judgement.verdict:<12} {judgement.claim.id}: {judgement.text} (n = {judgement.count})"]
+    lines = [f"{judgement.verdict:<12} {judgement.claim.id}: {judgement.text} (n = {judgement.counts})"]
     lines += [f"{'':<13}{_part(part)}" for part in shown(judgement)]
     return lines + [f"{'':<13}{line}" for line in (look_text(judgement), judgement.note) if line]
 

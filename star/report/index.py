@@ -125,7 +125,7 @@ def _verdicts(reports: list[Report]) -> Grid:
             cells = [
                 Mark(one.text),
                 Mark(one.verdict, bold=True),
-                Mark(str(one.count)),
+                Mark(one.counts),
                 Mark(report.experiment.name),
             ]
             grid.lines.append(Line(cells))

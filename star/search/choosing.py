@@ -34,7 +34,7 @@ def make_sampler(search: Search, number: int) -> BaseSampler:
             return samplers.CmaEsSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
     except ImportError as error:
         raise SpecError(
-            f"{search.file}: sampler.name: {name} needs {error.name}, which is not installed; `pip install 'star-exp[search]'` "
+            f"{search.file}: sampler.name: {name} needs {error.name}, which is not installed; `pip install '.[search]'` "
             "brings it, or choose tpe."
         ) from None
     if name == "nsgaii":

@@ -230,9 +230,12 @@ class ExperimentSpec(Section):
 class ProfileSpec(Section):
     """The scale to run at: a partial spec, and named partial specs that rows may use."""
 
-    description: str
-    base: dict[str, Any]
-    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    description: str = Field(description="for people: data, sizes, machine")
+    base: dict[str, Any] = Field(description="sections of a run, which every row starts from")
+    presets: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="name -> sections of a run; rows and experiments take some by `use: [B, 50ep]`",
+    )
 
 
 def measured_rows(experiment: Experiment) -> list[str]:

@@ -67,6 +67,9 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
     return f"{value} is not legal{meant(item['input'], target.get('enum', []))}; give {legal_values(target, schema)}."
 
 
+NO_TERMS = " (no plugin of this file defines terms: name one, plugins: [FILE.py])"
+
+
 def _hint(key: str, legal: list[str], schema: dict[str, Any]) -> str:
     """What was probably meant by a key that is not legal: another section's field, another section, another spelling."""
     around = next((name for name in ("base", "spec") if name in legal), None)
@@ -80,7 +83,7 @@ def _hint(key: str, legal: list[str], schema: dict[str, Any]) -> str:
     if dot and section in legal:
         return f" (dots are not read here: write {section}: {{{field}: ...}})"
     if key == "terms" and "selfguided" in legal:
-        return " (no plugin of this file defines terms: name one, plugins: [FILE.py])"
+        return NO_TERMS
     return _elsewhere(key, schema) or meant(key, legal, similar=0.6)
 
 
@@ -122,7 +125,8 @@ def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:
             where = ".".join(steps[:size])
             if not legal:
                 raise SpecError(f"{path}: {where} is a single value and has no field {step!r}")
-            hint = _elsewhere(step, schema) or meant(step, legal)
+            without_terms = step == "terms" and "selfguided" in legal
+            hint = NO_TERMS if without_terms else _elsewhere(step, schema) or meant(step, legal)
             raise SpecError(f"{path}: {where or 'a run'} has no field {step!r}{hint}; legal: {', '.join(legal)}")
     return _at(schema, tuple(steps))
 

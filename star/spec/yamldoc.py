@@ -149,7 +149,9 @@ def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) ->
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{name}:{line}: not valid YAML: {error.problem or error}{_begun(error, line)}.") from None
+        raise SpecError(
+            f"{name}:{line}: not valid YAML: {error.problem or error}{_begun(error, line)}{_unquoted(error)}."
+        ) from None
     except yaml.YAMLError as error:
         raise SpecError(f"{name}: not valid YAML: {str(error).splitlines()[0]}.") from None
     except RecursionError:
@@ -170,6 +172,11 @@ def _begun(error: yaml.MarkedYAMLError, line: int) -> str:
     if mark is None or what is None or mark.line + 1 == line:
         return ""
     return f"; the {what} of line {mark.line + 1}, column {mark.column + 1}, is open there"
+
+
+def _unquoted(error: yaml.MarkedYAMLError) -> str:
+    """What to do about a brace inside a text without quotes, as in `{metric: score/{extractor}/...}`."""
+    return "; a text that holds a brace wants quotes" if "got '{'" in (error.problem or "") else ""
 
 
 def text_at_top(text: str, key: str) -> tuple[str, int] | None:

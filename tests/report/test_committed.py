@@ -52,6 +52,12 @@ def ends(found: Interval, digits: int) -> str:
     return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
 
 
+def either_way(found: Interval) -> str:
+    """An interval that holds zero, of a number that is positive where FD is lower."""
+    assert found.low is not None and found.high is not None and found.low < 0 < found.high
+    return f"{found.high:.0f} lower to {-found.low:.0f} higher"
+
+
 def test_what_is_said_of_st_ars_probe() -> None:
     text, light = results(), "ST-AR, mask ratio 0.05"
     literal = difference("Probe %", "ST-AR", "baseline", 100)
@@ -73,9 +79,9 @@ def test_what_is_said_of_the_distance() -> None:
         difference("FD", other, row)
         for other, row in (("baseline", "ST-AR"), ("baseline", light), ("baseline, two views", light))
     )
-    assert f"its FD {literal.estimate:.0f} lower ({ends(literal, 0)})" in text
+    assert f"its FD {literal.estimate:.0f} lower ({either_way(literal)})" in text
     assert f"FD is {gain.estimate:.0f} lower than the baseline's ({ends(gain, 0)})" in text
-    assert f"as low as that of two views ({more.estimate:.0f} lower, {ends(more, 0)})" in text
+    assert f"as low as that of two views ({more.estimate:.0f} lower; {either_way(more)})" in text
     assert f"FD is {gain.estimate:.0f} lower than the baseline's ({ends(gain, 0)})" in readme()
     nll = difference("Validation NLL", light, "baseline, two views")
     assert f"at equal codes seen it is {nll.estimate:.2f} higher" in text
@@ -114,12 +120,33 @@ def test_what_is_said_of_more_seeds() -> None:
     assert f"{far[0]} cells farther" in text and far[1] in text
     table = (ROOT / "reports" / "more_seeds" / "table3" / "fashion" / "report.md").read_text()
     (gain,) = re.findall(r"^\| MIM \+ step \|.*\*\*\+([\d.]+) \\\[[^|]*\|$", table, re.MULTILINE)
-    assert f"has the largest gain of the table, {float(gain):.1f} points" in text
+    assert f"MIM with the inter-step loss has the largest gain of the table, {float(gain):.1f} points" in text
+    assert parts["half-depth-best", "verdict"] == ("contradicted", 12) and "contradicted after 12 seeds; at" in text
+    lower = said("half-depth-best", "depth 1/2 < depth 3/4", 1, 1)
+    assert "at three quarters of the depth FD is {} lower {}".format(*lower) in text
     counts = Counter(value[0] for (_, part), value in parts.items() if part == "verdict")
-    assert (
-        counts == {"contradicted": 2, "undecided": 1}
-        and "three claims are contradicted, one is supported and seven are open" in text
-    )
+    assert counts == {"contradicted": 3, "undecided": 3}, "and table 4's two, of three seeds"
+    assert "four claims are contradicted, one is supported and six are open" in text
+    assert "Up to twelve seeds decide three more, against the paper" in readme()
+
+
+def test_what_is_said_of_the_probe_at_every_step() -> None:
+    text = results()
+    found = json.loads((ROOT / "reports" / "more_seeds" / "figure4" / "fashion" / "claims.json").read_text())["claims"]
+    late, every = sorted(found, key=lambda claim: claim["id"] == "probe-every-step")
+    assert {claim["look"]["seeds"] for claim in found} == {5} and {claim["verdict"] for claim in found} == {"undecided"}
+    wanted = [int(re.findall(r"about (\d+) seeds", claim["note"])[0]) for claim in (late, every)]
+    assert "given up after 5 seeds, for at that rate they would want {} and {}".format(*wanted) in text
+    at = {
+        (part["text"].split(", ")[1][:3], part["metric"].rpartition("@")[2]): [
+            100 * one for one in (part["estimate"], *part["interval"])
+        ]
+        for part in every["parts"]
+    }
+    first, last, usual = at["300", "8"], at["300", "64"], at["50 ", "64"]
+    assert f"is {-first[0]:.1f} points behind ({-first[1]:.1f} behind to {first[2]:.1f} ahead)" in text
+    assert f"it is {last[0]:.1f} points ahead ({last[1]:.1f} to {last[2]:.1f})" in text
+    assert f"with the usual steps {usual[0]:.1f} ({usual[1]:.1f} to {usual[2]:.1f})" in text
 
 
 @pytest.mark.parametrize("experiment", ["table4", "star_vs_baseline"])

@@ -143,9 +143,7 @@ def test_a_sampler_that_is_not_installed(
 ) -> None:
     lab = SearchLab(tmp_path, ("name: tpe", f"name: {name}"))
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(
-        SpecError, match=rf"{name} needs {module}, which is not installed; `pip install 'star-exp\[search\]'`"
-    ):
+    with pytest.raises(SpecError, match=rf"{name} needs {module}, which is not installed; `pip install '.\[search\]'`"):
         Study(load_search(lab.file), Home(tmp_path))
     assert not (tmp_path / "studies.sqlite").exists()
 

@@ -37,7 +37,7 @@ MISTAKES = [
         ["line 5", "hits no layer", "1/2"],
     ),
     ("axes:", "base: {optim: {steps: 3.5}}\naxes:", ["line 4", "optim.steps", "3.5", "whole number"]),
-    ("axes:", "base: {optim: {epochs: 2}}\naxes:", ["line 4", "exactly one of steps and epochs"]),
+    ("axes:", "base: {optim: {epochs: 2}}\naxes:", ["line 4", "both steps and epochs are given"]),
     ("axes:", "base: {model: {dim: 18}}\naxes:", ["line 4", "model.dim", "heads"]),
     ("axes:", "base: {data: {image_size: 30}}\naxes:", ["line 4", "data.image_size", "multiple of 4"]),
     ("axes:", "base: {data: {name: fashion_mnist}}\naxes:", ["line 4", "data.name", "did you mean fashion-mnist?"]),

@@ -170,7 +170,7 @@ def claim(one: Any) -> dict[str, Any]:
         "claim": one.claim,
         "text": one.text,
         "verdict": one.verdict,
-        "count": one.count,
+        "count": one.counts,
         "told": told,
         "note": one.note,
     }

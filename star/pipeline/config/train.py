@@ -47,8 +47,13 @@ class OptimSpec(Section):
 
     @model_validator(mode="after")
     def _length(self) -> OptimSpec:
-        if (self.steps is None) == (self.epochs is None):
-            raise FieldError("", "give exactly one of steps and epochs (null takes one away)")
+        if self.steps is None and self.epochs is None:
+            raise FieldError(
+                "",
+                "nothing says how long to train; name a preset that does, such as `use: [B, 50ep]`, or give optim.steps or optim.epochs",
+            )
+        if self.steps is not None and self.epochs is not None:
+            raise FieldError("", "both steps and epochs are given; null takes one away")
         return self
 
     def identity(self) -> dict[str, Any]:
