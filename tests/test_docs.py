@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from star.data.codes import CodeStore, distinct_views
 from star.spec.load_search import load_search
@@ -73,6 +74,22 @@ def test_the_studies_of_pages_can_be_planned_as_they_are(page: str, tmp_path: Pa
     for file in (folder / "study").glob("*.yaml"):
         done = star_exp("plan", f"study/{file.name}", home=folder / "runs", cwd=folder)
         assert done.returncode == 0, (file.name, done.stderr)
+
+
+def test_the_studies_on_images_of_ones_own_can_be_planned_as_they_are(tmp_path: Path) -> None:
+    folder = page_of_docs((ROOT / "docs" / "data.md").read_text().replace("/my/", f"{tmp_path}/"), tmp_path)
+    shutil.rmtree(folder / "study" / "profiles")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        (tmp_path / "images" / f"class {i % 7}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "images" / f"class {i % 7}" / f"{i}.png")
+    (tmp_path / "arrays").mkdir()
+    for split in ("train", "test"):
+        np.savez(tmp_path / "arrays" / f"{split}.npz", x=pixels, y=np.arange(len(pixels)) % 3)
+    for file, said in (("mine", "7 classes; 65 images to train on"), ("arrays", "3 classes; 70 images to train on")):
+        done = star_exp("plan", f"study/{file}.yaml", home=folder / "runs", cwd=folder)
+        assert done.returncode == 0 and said in done.stdout and "missing" not in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", ["data.md", "homes.md"])

@@ -8,7 +8,7 @@ from star.data.folders import EXTENSIONS, Tree
 from star.data.splits import WHOLE, Found, Splits, choose, is_held_out, role
 from star.errors import DataError
 from star.pipeline.config.dataset import DataSpec
-from star.words import shown
+from star.words import counted, shown
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class ClassFolders:
         if len(classes) != spec.num_classes:
             some = ", ".join(map(shown, classes[:5])) + (", ..." if len(classes) > 5 else "")
             raise DataError(
-                f"data.num_classes: {spec.num_classes}, but {place} has {len(classes)} class folders: {some}. If these are "
-                f"the classes, write num_classes: {len(classes)}; if not, give another data.path or data.train_split."
+                f"data.num_classes: {spec.num_classes}, but {place} has {counted(len(classes), 'class folder')}: {some}. If these "
+                f"are the classes, write num_classes: {len(classes)} beside the path; if not, give another data.path or data.train_split."
             )
         found = cls(tree, splits, classes, spec.test_fraction)
         found._check_test(where)

@@ -163,7 +163,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
             {"train_split": "fit"},
             "data.train_split: .* has no part 'fit'; it has: train",
         ),
-        (["a/1.png"], {}, "num_classes: 2, but .* has 1 class folders: a. If these are the classes"),
+        (["a/1.png"], {}, "num_classes: 2, but .* has 1 class folder: a. If these are the classes"),
     ],
 )
 def test_which_folders_are_which_split(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from star.data.sources import FashionMNIST
-from tests.helpers import DATA, ROOT, star_exp
+from tests.helpers import DATA, ROOT, page_of_docs, star_exp
 
 PAGE = (ROOT / "docs" / "data.md").read_text().partition("## Your format")[2]
 RUN = ("study/arrays.yaml", "--profile", "tiny", "--plain")
@@ -21,10 +20,7 @@ RUN = ("study/arrays.yaml", "--profile", "tiny", "--plain")
 def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's files, and as its arrays the bags, shirts and boots of Fashion-MNIST, in three equal channels."""
     path = tmp_path_factory.mktemp("page")
-    for name, text in re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
-        (path / name).parent.mkdir(exist_ok=True)
-        (path / name).write_text(text.replace("/my/arrays", str(path / "arrays")))
-    (path / "study" / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    page_of_docs(PAGE.replace("/my/arrays", str(path / "arrays")), path)
     (path / "arrays").mkdir()
     for split, count in (("train", 600), ("test", 120)):
         theirs = FashionMNIST(DATA, split)  # type: ignore[arg-type]

@@ -38,6 +38,16 @@ MISTAKES = [
     ),
     ("axes:", "base: {optim: {steps: 3.5}}\naxes:", ["line 4", "optim.steps", "3.5", "whole number"]),
     ("axes:", "base: {optim: {epochs: 2}}\naxes:", ["line 4", "both steps and epochs are given"]),
+    (
+        "axes:",
+        "base: {optim: {steps: null}}\naxes:",
+        ["line 4", "optim: nothing says how long to train; name a preset"],
+    ),
+    (
+        "spec: selfguided.mask_ratio",
+        "spec: terms.mine.weight",
+        ["terms.mine.weight: a run has no field 'terms' (no plugin of this file"],
+    ),
     ("axes:", "base: {model: {dim: 18}}\naxes:", ["line 4", "model.dim", "heads"]),
     ("axes:", "base: {data: {image_size: 30}}\naxes:", ["line 4", "data.image_size", "multiple of 4"]),
     ("axes:", "base: {data: {name: fashion_mnist}}\naxes:", ["line 4", "data.name", "did you mean fashion-mnist?"]),
