@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from star.cli.run import keep_budget
+from star.cli.run import keep_budget, warn_of_limits
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.ledger.store import read_ledger
@@ -40,8 +40,10 @@ def show_scripts(experiment: Experiment, path: Path, executor: str, budget: floa
             f"--dry-run: {error.name} is not installed; `pip install '.[slurm]'` in star's clone brings it."
         ) from None
     home, code = Home(path), place_of(Home(path))
-    plan = make_plan(experiment, home, read_ledger(home))
+    ledger = read_ledger(home)
+    plan = make_plan(experiment, home, ledger)
     keep_budget(plan, budget)
+    warn_of_limits(plan, ledger)
     left = {job.key: job for job in plan.to_do}
     numbers: dict[str, str] = {}
     parts: list[Part] = []

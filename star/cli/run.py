@@ -24,6 +24,7 @@ from star.ledger.states import Job
 from star.ledger.store import Ledger, open_ledger
 from star.process import is_alive
 from star.rundir import Home
+from star.scheduler.estimate import History
 from star.scheduler.executor import Executor
 from star.scheduler.executors import make_executor
 from star.scheduler.loop import Outcome, Scheduler
@@ -32,6 +33,7 @@ from star.scheduler.plan import Plan, make_plan
 from star.scheduler.recorded import names_of
 from star.scheduler.registration import compare, refuse_fork, register
 from star.scheduler.snapshot import take
+from star.scheduler.time_limits import beyond_limits
 from star.spec.experiment import Experiment
 from star.words import counted
 
@@ -64,6 +66,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
     if plan.missing and plan.to_do:
         raise DataError(" ".join(plan.missing))
     keep_budget(plan, options.budget)
+    warn_of_limits(plan, ledger, options.executor)
     gc.enable()  # `read_experiment` has switched it off; what follows runs for long
     if not options.fork:
         refuse_fork(whole, compare(whole, ledger))
@@ -156,6 +159,14 @@ def _where(executor: Executor) -> str:
         return executor.name if executor.queues else f"{executor.name} of this command alone, which ends with it"
     slots, gpus = limits
     return counted(slots, "slot") + (f", {counted(len(gpus), 'GPU')}" if gpus else "")
+
+
+def warn_of_limits(plan: Plan, ledger: Ledger | None, executor: str = "slurm") -> None:
+    """Say which jobs are expected to need more time than Slurm would give them; nothing for another executor."""
+    if executor != "slurm":
+        return
+    for told in beyond_limits(plan, History(ledger.jobs.taken() if ledger else ())):
+        click.echo(f"warning: {told}", err=True)
 
 
 def keep_budget(plan: Plan, budget: float | None) -> None:

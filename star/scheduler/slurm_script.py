@@ -32,9 +32,8 @@ class Part:
 
     @property
     def timeouts(self) -> int:
-        """How often Slurm may restart a job that ran out of time: 20 by default, 0 for a stage that keeps nothing."""
-        given = self.first.resources.slurm_of(self.first.stage).timeouts
-        return (20 if given is None else given) if self.first.resources.stages[self.first.stage].keeps else 0
+        """How often Slurm may restart a job that ran out of time."""
+        return self.first.resources.timeouts_of(self.first.stage)
 
     @property
     def python(self) -> str:

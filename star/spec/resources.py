@@ -190,6 +190,11 @@ class Resources(Section):
         """Time limit of a job of `stage` on Slurm, in minutes."""
         return self.of(stage).minutes
 
+    def timeouts_of(self, stage: str) -> int:
+        """How often Slurm may restart a job that ran out of time: 20 by default, 0 for a stage that keeps nothing."""
+        given = self.slurm_of(stage).timeouts
+        return (20 if given is None else given) if self.stages[stage].keeps else 0
+
     @property
     def flops_per_second(self) -> float | None:
         """FLOP/s that one GPU is expected to sustain: `utilisation` times its dense bf16 peak; None without `gpu`."""

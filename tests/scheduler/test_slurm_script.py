@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from star.errors import SpecError
 from star.ledger.states import Allocation
 from star.pipeline.config import ResourceSpec
-from star.rundir import JobDir
+from star.rundir import Home, JobDir
+from star.scheduler.estimate import History
 from star.scheduler.executor import Start
+from star.scheduler.plan import make_plan
 from star.scheduler.slurm_script import ARRAY, parts_of
+from star.scheduler.time_limits import beyond_limits
 from star.spec.load import load
 from tests.helpers import ROOT, star_exp
 
@@ -264,5 +267,33 @@ def test_a_dry_run_prints_the_scripts_and_writes_nothing(images: Path, tmp_path:
     assert "20 of 20 jobs; nothing was submitted" in done.stdout
     assert done.stdout.count("#SBATCH --partition=cpu") == 1 and done.stdout.count("#SBATCH --array=0-3%4") == 4
     assert len(re.findall(r"dependency=aftercorr:JOB\d", done.stdout)) == 3
+    assert not done.stderr
     refused = star_exp("run", ROOT / "tests" / "many.yaml", "--dry-run", home=home)
     assert refused.returncode == 2 and "give --executor slurm" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "sets, told",
+    [
+        ([], []),
+        (
+            ["resources.gpu=H100", "optim.steps=1000000000000"],
+            ["train of mask_ratio=0.1 · seed 0 is expected to take 38 h", "60 minutes, and 20 times more;"],
+        ),
+        (["resources.gpu=H100", "optim.steps=1000000000000", "resources.train={minutes: 200}"], []),
+        (["resources.gpu=H100", "optim.steps=1000000000000", "resources.train={processes: 2}"], []),
+        (
+            [
+                "resources.gpu=H100",
+                "optim.steps=1000000000000",
+                "resources.train={minutes: 1}",
+                "resources.slurm={timeouts: 0}",
+            ],
+            ["gives it 1 minute; give"],
+        ),
+    ],
+)
+def test_a_job_that_wants_more_time_than_slurm_gives_is_told(sets: list[str], told: list[str], home: Path) -> None:
+    plan = make_plan(load(ROOT / "tests" / "many.yaml", sets=sets), Home(home), None)
+    found = beyond_limits(plan, History(()))
+    assert len(found) == bool(told) and all(part in found[0] for part in told), found
