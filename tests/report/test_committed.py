@@ -69,6 +69,11 @@ def test_what_is_said_of_st_ars_probe() -> None:
         f"the probe is {gain.estimate:.1f} points higher than the baseline's (95% interval {ends(gain, 1)})" in readme()
     )
     assert f"{more.estimate:.1f} higher than that of a baseline which sees as many codes ({ends(more, 1)})" in readme()
+    report = (ROOT / "reports" / "star_vs_baseline" / "fashion" / "report.md").read_text()
+    bold, plain = (f"+{one.estimate:.2f} \\[+{one.low:.2f}, +{one.high:.2f}\\]" for one in (gain, more))
+    assert f"**{bold}**" in report and f"| {plain} |" in report, (
+        "over all comparisons the first stands, the second does not"
+    )
     assert (literal.low or 0) < 0 < (gain.low or 0) and (more.low or 0) > 0, "what is decided, and what is not"
 
 
