@@ -65,7 +65,7 @@ def test_reindex_corrects_what_the_ledger_believes(lab: Lab) -> None:
     plan = lab.plan()
     shutil.rmtree(lab.home.job("probe", plan.runs[0].stages["probe"]).path)
     done = star_exp("reindex", home=lab.path)
-    assert "1 states corrected" in done.stdout and lab.job(plan, "probe").state == QUEUED
+    assert "1 state corrected" in done.stdout and lab.job(plan, "probe").state == QUEUED
 
 
 def test_a_bundle_makes_the_same_table_elsewhere(lab: Lab, tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_a_look_is_not_older_than_what_it_is_of(given: Path, tmp_path: Path, mon
         patched.setattr(manifests.time, "time", lambda: now() + 10)
         assert planned(file, tmp_path / "home").found[0].startswith(f"data.path: {given}: 2 classes")
     shutil.rmtree(given / "b")
-    with pytest.raises(DataError, match="has 1 class folders: a"):
+    with pytest.raises(DataError, match="has 1 class folder: a"):
         planned(file, tmp_path / "home")
 
 
