@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def duration(seconds: float | None) -> str:
@@ -37,6 +38,14 @@ def number(value: object) -> str:
 def counted(count: int, noun: str) -> str:
     """A number and its noun: `1 job`, `12 jobs`; the plural is the noun with an s."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def meant(value: object, legal: Sequence[object], similar: float = 0.5) -> str:
+    """` (did you mean X?)` if a legal value is at least so `similar`, from 0 to 1, else an empty text."""
+    import difflib  # only a mistake needs it
+
+    close = difflib.get_close_matches(str(value), [str(option) for option in legal], n=1, cutoff=similar)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def shown(text: object) -> str:

@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from star.errors import SpecError
 from star.spec.base import FieldError, Section
 from star.spec.experiment import Experiment, Variant
-from star.spec.explain import meant, validated
+from star.spec.explain import validated
 from star.spec.reporting import CurvesFigure
 from star.spec.yamldoc import parse, read
+from star.words import meant
 
 Value = str | int | float | bool | None
 BUILT_IN = "st-ar.yaml"

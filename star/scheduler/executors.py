@@ -17,7 +17,7 @@ from star.errors import ExecutorError
 from star.process import processes_can_be_told_apart
 from star.rundir import Home
 from star.scheduler.executor import Executor
-from star.spec.explain import meant
+from star.words import meant
 
 EXECUTORS = ("local", "slurm", "ray")
 GROUP = "star.executors"

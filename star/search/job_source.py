@@ -14,7 +14,7 @@ from star.errors import DataError, SpecError
 from star.ledger.states import Job
 from star.scheduler.plan import PlannedJob, PlannedRun
 from star.search.best import DEFAULT, Repeated, told
-from star.search.segments import TrialSegment, TrialSegments, is_training
+from star.search.segments import TrialSegment, TrialSegments, is_training, refuse_missing
 from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
 from star.spec.points import Point
 from star.spec.run_base import Run
@@ -54,6 +54,9 @@ class Trials:
     Args:
         budget: hours of GPUs (or CPU slots) for the whole search, running trials and the final repetition included.
         say: receives one line for each event.
+
+    Raises:
+        DataError: data that every trial needs is missing.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Trials:
             [("default", self.search.default)], self.search.spec.seeds, self.search.targets
         )
         self._default = segments.plan(default)
+        refuse_missing(self._default)
         segments.share(self._default)
         self._begun: float = study.optuna.user_attrs.get("begun") or time.time()
         study.optuna.set_user_attr("begun", self._begun)

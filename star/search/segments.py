@@ -79,8 +79,7 @@ class TrialSegments:
         Raises:
             DataError: data that the jobs need is missing.
         """
-        if plan.missing and plan.to_do:
-            raise DataError(" ".join(plan.missing))
+        refuse_missing(plan)
         for job in plan.jobs.values():
             if is_training(job) and resume_from:
                 job.resume_from = tuple(resume_from.get(job.spec.seed, ()))
@@ -119,6 +118,16 @@ class TrialSegments:
         own = [job for job in plan.jobs.values() if job.key not in self.shared]
         seconds = [stage_seconds(job.stage, job.spec, history, job.flops) * _width(job) for job in own]
         return math.fsum(seconds) / 3600
+
+
+def refuse_missing(plan: Plan) -> None:
+    """Check that the data that a plan's jobs need is there.
+
+    Raises:
+        DataError: it is not.
+    """
+    if plan.missing and plan.to_do:
+        raise DataError(" ".join(plan.missing))
 
 
 def is_training(job: PlannedJob) -> bool:

@@ -9,7 +9,7 @@ from star.errors import SpecError
 from star.spec.base import Section
 from star.spec.claims import BestAt, Compares, DeclineAfter, Monotone, NoDeclineAfter
 from star.spec.experiment import ExperimentSpec, Variant
-from star.spec.explain import field_schema, meant
+from star.spec.explain import field_schema
 from star.spec.graph import curve_names, file_of, needed_of
 from star.spec.measure import Measure, parse_formula, parse_measure
 from star.spec.reporting import (
@@ -25,6 +25,7 @@ from star.spec.reporting import (
 )
 from star.spec.run_base import value_at
 from star.spec.yamldoc import LocatedYaml
+from star.words import meant
 
 Where = tuple[str | int, ...]
 FROM_FILES = (AttentionFigure, CodesFigure, SamplesFigure)

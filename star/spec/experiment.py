@@ -14,7 +14,6 @@ from star.errors import SpecError
 from star.spec.base import FieldError, Section
 from star.spec.builtin import builtin_runs, builtin_stages, pipeline
 from star.spec.claims import Claim, Method
-from star.spec.explain import meant
 from star.spec.graph import Stage, needed_of
 from star.spec.own_stages import check_stages, own_stages, with_terms
 from star.spec.plugin_parts import Plugin
@@ -24,6 +23,7 @@ from star.spec.run_base import Run, value_at
 from star.spec.run_class import ScriptRun, run_class
 from star.spec.scripts import ScriptStage
 from star.spec.yamldoc import LocatedYaml, SourceLocation
+from star.words import meant
 
 PLUGINS = (
     "a list of files of your own, from the experiment's folder, or of installed plugins, such as `[my_lab.py]`; what they declare can be "

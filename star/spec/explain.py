@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from star.errors import SpecError
 from star.spec.builtin import builtin_runs
 from star.spec.yamldoc import LocatedYaml
+from star.words import meant
 
 Loc = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -101,12 +101,6 @@ def _owners(key: str, schema: dict[str, Any]) -> list[str]:
         f"{name}.{key}" for name in sections if key in _section(_at(schema, (name,)), schema).get("properties", {})
     ]
     return found if len(found) < 4 else []
-
-
-def meant(value: Any, legal: list[Any], similar: float = 0.5) -> str:
-    """` (did you mean X?)` if a legal value is at least so `similar`, from 0 to 1, else an empty text."""
-    close = difflib.get_close_matches(str(value), [str(option) for option in legal], n=1, cutoff=similar)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def field_schema(model: type[BaseModel], path: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from star.spec.builtin import builtin_stages
-from star.spec.explain import meant
 from star.spec.graph import Stage, curve_names, result_names
+from star.words import meant
 
 FOREIGN = "mlflow:"
 COST = "flops"

@@ -10,8 +10,9 @@ from typing import Any
 
 from star.errors import SpecError
 from star.spec.experiment import ProfileSpec
-from star.spec.explain import meant, validated
+from star.spec.explain import validated
 from star.spec.yamldoc import LocatedYaml, SourceLocation, overlay, read
+from star.words import meant
 
 NONE = "none"
 """The name of the profile if there is none."""

@@ -5,6 +5,7 @@ The scalars follow YAML 1.2's core schema: `1e-4` is a number, `on` and `no` are
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -125,9 +126,7 @@ def text_of(path: Path, shown: str | None = None) -> str:
             raise SpecError(f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; give a YAML file.")
         content = path.read_bytes()
     except FileNotFoundError:
-        near = (f"experiments/{path.name}", f"{path}.yaml", f"experiments/{path.name}.yaml")
-        found = next(filter(os.path.isfile, near), None)
-        raise SpecError(f"{name}: there is no such file{f'; did you mean {found}?' if found else '.'}") from None
+        raise SpecError(f"{name}: there is no such file{_near(path) or '.'}") from None
     except (OSError, ValueError) as error:
         raise SpecError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     try:
@@ -135,6 +134,19 @@ def text_of(path: Path, shown: str | None = None) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise SpecError(f"{name}:{line}: cannot be read: it is not UTF-8 text; save it as that.") from None
+
+
+def _near(path: Path) -> str:
+    """`; did you mean X?` if there is a YAML file of that name with its ending or folder, or of one like it there or in experiments/."""
+    exact = (f"experiments/{path.name}", f"{path}.yaml", f"experiments/{path.name}.yaml", str(path.with_suffix(".yaml")))
+    for found in filter(os.path.isfile, exact):
+        return f"; did you mean {found}?"
+    for folder in (path.parent, Path("experiments")):
+        files = {one.stem: one for one in sorted(folder.glob("*.y*ml"))} if folder.is_dir() else {}
+        close = difflib.get_close_matches(path.stem, files, n=1, cutoff=0.6)
+        if close:
+            return f"; did you mean {files[close[0]]}?"
+    return ""
 
 
 def parse(text: str, name: str, known: Mapping[str, yaml.Node] | None = None) -> LocatedYaml:

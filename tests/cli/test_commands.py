@@ -88,6 +88,9 @@ def test_published_values_are_looked_for_before_anything_runs(tmp_path: Path, ol
     [
         (["run", "nowhere.yaml"], "nowhere.yaml: there is no such file."),
         (["plan", "table4"], "table4: there is no such file; did you mean experiments/table4.yaml?"),
+        (["plan", "tabel4.yaml"], "tabel4.yaml: there is no such file; did you mean experiments/table4.yaml?"),
+        (["run", "experiments/table4.yml"], "did you mean experiments/table4.yaml?"),
+        (["search", "experiments/serach_probe_and_fd"], "did you mean experiments/search_probe_and_fd.yaml?"),
         (["run", str(TINY), "--profile", "tinny"], "did you mean tiny?"),
         (["run", str(TINY), "--seeds", "a"], "--seeds a: give different whole numbers"),
         (["run", str(TINY)], "run `star-exp data fetch fashion-mnist`"),
@@ -102,6 +105,12 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: li
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and says in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "home" / "jobs").exists()
+
+
+def test_a_search_without_its_data_begins_no_trial(tmp_path: Path) -> None:
+    done = star_exp("search", "experiments/search_probe_and_fd.yaml", "--plain", home=tmp_path / "home")
+    assert done.returncode == 2 and "run `star-exp data fetch fashion-mnist`" in done.stderr
+    assert "trial" not in done.stdout and not (tmp_path / "home" / "jobs").exists()
 
 
 def test_status_and_help_import_nothing_heavy() -> None:
