@@ -8,6 +8,8 @@ DATA := $(STAR_HOME)/$(THEIRS)
 # the tests read the checkout's own, whatever home is chosen
 TESTS := runs/$(THEIRS)
 test gpu mutants: export STAR_HOME := runs
+# where it is set, as in many containers, each of the many processes would compile torch again: that takes longer than most jobs
+unexport PYTHONDONTWRITEBYTECODE
 
 # what reports/ holds: tables 3 to 6 and the figures with three seeds, table 1's B and L rows with one; and after them
 # star-exp run experiments/tokenizer.yaml, which wants `pip install '.[tokenizer]'`,

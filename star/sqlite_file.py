@@ -55,10 +55,16 @@ def _has_wal(path: Path) -> bool:
         return False
 
 
-def copy_to_read(path: Path) -> Path:
-    """Copy a database into memory, or else a temporary folder; returns the copy, deleted when this process ends."""
+def folder_in_memory() -> Path:
+    """A new folder in memory, or else among the temporary ones; deleted when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="star-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def copy_to_read(path: Path) -> Path:
+    """Copy a database into memory, or else a temporary folder; returns the copy, deleted when this process ends."""
+    folder = folder_in_memory()
     # what is not committed is rolled back in the copy
     for file in (path, _beside(path, "-wal"), _beside(path, "-journal")):
         if file.exists():

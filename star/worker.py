@@ -49,6 +49,7 @@ from star.usage import Usage
 from star.words import counted
 
 PRELOAD = (
+    "torch._dynamo",  # which the first optimizer of a process imports
     "star.ranks",
     "star.spec.run_class",
     *(stage.run.partition(":")[0] for stage in builtin_stages().values() if stage.run),

@@ -353,6 +353,22 @@ def test_a_worker_computes_float32_in_float32_and_the_same_again(monkeypatch: py
         torch.use_deterministic_algorithms(before[2])
 
 
+@pytest.mark.parametrize("first", ["", "import torch._inductor"])
+def test_the_compiler_is_told_and_not_imported(first: str) -> None:
+    """To import it takes longer than a small job."""
+    code = f"""
+import sys, torch
+{first}
+from star.torch_setup import repeatable
+repeatable(1)
+print("torch._inductor" in sys.modules, torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+import torch._inductor.config
+print(torch._inductor.config.deterministic)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(bool(first)), "True", "True", "True"]
+
+
 def test_threads_that_wait_sleep_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would spin, which takes a busy machine's cores from those that they wait for; who wants that says so."""
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):

@@ -138,7 +138,12 @@ def text_of(path: Path, shown: str | None = None) -> str:
 
 def _near(path: Path) -> str:
     """`; did you mean X?` if there is a YAML file of that name with its ending or folder, or of one like it there or in experiments/."""
-    exact = (f"experiments/{path.name}", f"{path}.yaml", f"experiments/{path.name}.yaml", str(path.with_suffix(".yaml")))
+    exact = (
+        f"experiments/{path.name}",
+        f"{path}.yaml",
+        f"experiments/{path.name}.yaml",
+        str(path.with_suffix(".yaml")),
+    )
     for found in filter(os.path.isfile, exact):
         return f"; did you mean {found}?"
     for folder in (path.parent, Path("experiments")):

@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from urllib.parse import urlparse
 from sqlalchemy import make_url
 
 from star.errors import DamagedError, LedgerError
-from star.sqlite_file import connect_to_read, is_damage, url_of
+from star.sqlite_file import connect_to_read, folder_in_memory, is_damage, url_of
 from star.words import shown
 
 MLFLOW_EXPERIMENT = "star"
@@ -237,22 +236,26 @@ def _make_store(path: Path) -> None:
     """Create a SQLite store, under its name only when its tables are complete.
 
     MLflow creates them by dozens of migrations without a transaction: a kill in the middle, or two schedulers at
-    a time, would leave a store that cannot be opened again.
+    a time, would leave a store that cannot be opened again. In memory, because each change waits for the disk: seconds.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new-{os.getpid()}-{time.monotonic_ns()}")  # MLflow never opens one name twice
+    new = path.with_name(f"{path.name}.new")
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            for left in path.parent.glob(f"{path.name}.new-*"):
-                left.unlink(missing_ok=True)
+            made = folder_in_memory() / path.name  # a new name each time: MLflow never opens one twice
             # not by its client, which would put the current folder into SQL, where a quote in its name breaks
-            SqlAlchemyStore(url_of(_plain(new)), (path.absolute().parent / "mlartifacts").as_uri())
+            SqlAlchemyStore(url_of(made), (path.absolute().parent / "mlartifacts").as_uri())
+            with made.open("rb") as source, new.open("wb") as target:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fsync(target.fileno())
             os.replace(new, path)
+            shutil.rmtree(made.parent, ignore_errors=True)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -167,15 +167,10 @@ def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.sqlite"
     code = "import sys; from star.tracking.writer import Tracker; print(Tracker(sys.argv[1], None).experiment)"
     command = [sys.executable, "-c", code, f"sqlite:///{path}"]
-    victim = subprocess.Popen(command)
-    while not any(
-        left.stat().st_size > 100_000 for left in tmp_path.glob("mlflow.sqlite.new-*[0-9]")
-    ):  # not its journal
-        assert victim.poll() is None, "finished before it could be killed"
-        time.sleep(0.01)
-    victim.kill()
-    victim.wait()
-    assert not path.exists()
+    kills = "import os, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"  # all is written, nothing is named
+    victim = subprocess.run([sys.executable, "-c", kills + code, f"sqlite:///{path}"])
+    assert victim.returncode == -signal.SIGKILL and not path.exists()
+    assert (tmp_path / "mlflow.sqlite.new").stat().st_size > 100_000
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (process.communicate(timeout=200)[0] for process in both)
     assert first == second != ""
