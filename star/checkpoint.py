@@ -57,7 +57,7 @@ class Checkpoints:
             error, self._error = self._error, None
             raise DataError(
                 f"{self.folder}: a checkpoint could not be written: {error}. Free some space and run again."
-            )
+            ) from error  # which says whether the disk is full
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
         """The newest undamaged checkpoint as (step, state); None if there is none."""

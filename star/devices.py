@@ -1,4 +1,4 @@
-"""The GPUs of this machine, and which of them a job gets.
+"""The cores and GPUs of this machine, and which GPUs a job gets.
 
 A GPU is identified by its UUID: its number changes with CUDA_VISIBLE_DEVICES, with a reboot, and between tools. A job
 that says how much memory it needs may share a GPU with others as long as all fit; one that does not has its GPUs alone.
@@ -6,9 +6,11 @@ that says how much memory it needs may share a GPU with others as long as all fi
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from star.errors import ExecutorError
@@ -29,6 +31,25 @@ class Gpu:
     driver: str = ""
     use: int | None = None
     """Utilization in per cent over the driver's last sampling period; None where the driver does not report it."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those of its affinity, and of its control groups' quota, as containers set it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *_quotas()]))
+
+
+def _quotas(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """The quota of each control group (version 2) around this process, in whole cores."""
+    text = groups.read_text() if groups.exists() else ""
+    for line in text.splitlines():
+        if line.startswith("0::"):
+            folder = root / line[3:].lstrip("/")
+            for group in (folder, *folder.parents):
+                limit = group / "cpu.max"
+                quota, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
+                if quota != "max":
+                    yield math.ceil(int(quota) / int(period))
 
 
 def visible_gpus() -> list[Gpu]:

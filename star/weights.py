@@ -34,7 +34,7 @@ def save_weights(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:  # a full disk: leave no partial file
+    except (OSError, RuntimeError):  # a full disk, of which torch says either: leave no partial file
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

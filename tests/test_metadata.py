@@ -26,6 +26,12 @@ def test_what_is_shipped_of_others_has_its_licence() -> None:
     assert len(foreign) >= 4 and all(path.name.split(".")[0].split("-")[0].lower() in licences for path in foreign)
 
 
+def test_the_image_holds_every_package() -> None:
+    copied = (ROOT / "dashboards" / "compose" / "Dockerfile").read_text()
+    packages = [path.parent.name for path in ROOT.glob("star*/__init__.py")]
+    assert len(packages) >= 2 and all(f"COPY {name} {name}\n" in copied for name in (*packages, "dashboards"))
+
+
 def test_packages_are_typed() -> None:
     for package in ("star", "star_board", "star_objectives", "star_services"):
         assert (files(package) / "py.typed").is_file()

@@ -25,7 +25,6 @@ from star.rundir import DONE, PREEMPTED, STOPPED, USER_ERROR, JobDir, read_json
 from star.scheduler.policies import advice, attempts
 from star.scheduler.worker_process import worker_environment
 from star.spec.builtin import goes_on
-from star.torch_setup import repeatable
 from star.worker import _Progress, check_result
 from tests.helpers import ROOT, context, job_in, start_worker, tiny, work
 from tests.stage_code import CODE
@@ -334,39 +333,6 @@ def test_a_stage_that_needs_no_gpu_runs_where_it_sees_none(
     training = job_in(tmp_path / "train", "train", spec, encode=made / "encode")
     assert work(training) == USER_ERROR
     assert "no usable GPU" in (read_json(training.failure) or {})["message"]
-
-
-def test_a_worker_computes_float32_in_float32_and_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
-        monkeypatch.setenv(name, "")  # so that it is taken away again afterwards
-        monkeypatch.delenv(name)
-    before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
-    try:
-        torch.backends.cudnn.allow_tf32 = True
-        torch.use_deterministic_algorithms(False)
-        repeatable(1)
-        assert not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
-        assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
-        torch.use_deterministic_algorithms(before[2])
-
-
-@pytest.mark.parametrize("first", ["", "import torch._inductor"])
-def test_the_compiler_is_told_and_not_imported(first: str) -> None:
-    """To import it takes longer than a small job."""
-    code = f"""
-import sys, torch
-{first}
-from star.torch_setup import repeatable
-repeatable(1)
-print("torch._inductor" in sys.modules, torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
-import torch._inductor.config
-print(torch._inductor.config.deterministic)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(bool(first)), "True", "True", "True"]
 
 
 def test_threads_that_wait_sleep_soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from star.data import inception_file
+from star.devices import usable_cores
 from star.errors import StarError
 from star.rundir import Home
 
@@ -27,7 +28,7 @@ def score_files(
         "samples": None if samples is None else str(samples),
         "write": None if write is None else str(write),
         "weights": str(file / inception_file.INCEPTION_FILE if file.is_dir() else file),
-        "threads": os.cpu_count() or 1,
+        "threads": usable_cores(),
         "cache": str(place.references),
         "parent": os.getpid(),
         **options,

@@ -148,7 +148,7 @@ def forget_experiments(path: Path, names: Sequence[str], over: bool) -> None:
         raise SpecError("forget: give names of experiments, or --over for all of which nothing is queued or runs.")
     for name, profile in forget(home, ledger, names, over):
         click.echo(
-            f"forgotten: {name} ({profile}); its results stay: `star-exp gc --left-out` removes what no experiment needs"
+            f"forgotten: {name} ({profile}); its results stay: `star-exp gc --left-out --delete` removes what no experiment needs"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from star.cli.run import keep_budget
+from star.devices import usable_cores
 from star.ledger.store import read_ledger
 from star.rundir import Home
 from star.scheduler.estimate import History, gpu_hours
@@ -34,7 +34,7 @@ def show_plan(experiment: Experiment, path: Path, budget: float | None, as_json:
     ledger = read_ledger(home)
     plan = make_plan(experiment, home, ledger)
     history = History(ledger.jobs.taken() if ledger else ())
-    slots = os.cpu_count() or 1
+    slots = usable_cores()
     seconds = plan.seconds(history, slots)
     if as_json:
         click.echo(json.dumps(_as_json(plan, seconds)))

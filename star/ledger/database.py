@@ -136,21 +136,31 @@ class Database:
         return insert(table)
 
     def version(self) -> str | None:
-        """The database's migration; None if it holds no ledger, "" if the ledger is older than migrations.
+        """The database's migration; None if it is empty, "" if the ledger is older than migrations.
 
         Raises:
+            LedgerError: it holds another program's tables.
             DamagedError: tables or the version are missing.
         """
 
         def work(connection: Connection) -> str | None:
-            dialect = self.engine.dialect
-            if dialect.has_table(connection, "alembic_version"):
+            tables = set(self.engine.dialect.get_table_names(connection))
+            own = {table.name for table in metadata.sorted_tables}
+            if tables and not tables & {
+                "history",
+                "tracked",
+            }:  # every ledger had these; MLflow too has jobs, runs, experiments
+                raise LedgerError(
+                    f"{self.name} holds another program's tables ({', '.join(sorted(tables)[:3])}{', ...' * (len(tables) > 3)}); "
+                    f"give an empty database in {URL_VARIABLE}, or put the file away."
+                )
+            if "alembic_version" in tables:
                 found = connection.execute(text("select version_num from alembic_version")).scalar()
-                lacks = {table.name for table in metadata.sorted_tables} - set(dialect.get_table_names(connection))
+                lacks = own - tables
                 if found is None or (found == HEAD and lacks):
                     raise self.damaged(f"it lacks {', '.join(sorted(lacks))}" if lacks else "its version is lost")
                 return str(found)
-            return "" if dialect.has_table(connection, "jobs") else None
+            return "" if "jobs" in tables else None
 
         return self.read(work)
 

@@ -48,7 +48,7 @@ def check(database: Database) -> None:
 
 
 def _refuse_newer(database: Database, version: str | None) -> None:
-    if version and version > HEAD:
+    if version and version not in {f"{number:04d}" for number in range(1, int(HEAD) + 1)}:
         raise LedgerError(
             f"the ledger {database.name} was written by a newer star (its tables are {version}, this one knows "
             f"{HEAD}), or is of another program; "

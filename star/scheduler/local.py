@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from star.devices import GIB, Gpu, ListGpus, choose, visible_gpus
+from star.devices import GIB, Gpu, ListGpus, choose, usable_cores, visible_gpus
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.process import is_alive, process_born
@@ -32,7 +32,7 @@ class LocalExecutor:
     """Starts workers on this machine; finds those of an earlier scheduler by process id and start time.
 
     Args:
-        slots: CPU slots; a job takes one for each thread of each process. All cores by default.
+        slots: CPU slots; a job takes one for each thread of each process. All cores that this process may use by default.
         gpus: lists the machine's GPUs.
         worker: the module that is run.
     """
@@ -42,7 +42,7 @@ class LocalExecutor:
     chains = False
 
     def __init__(self, slots: int | None = None, gpus: ListGpus = visible_gpus, worker: str = WORKER) -> None:
-        self.slots = slots or os.cpu_count() or 1
+        self.slots = slots or usable_cores()
         self.list_gpus, self.worker = gpus, worker
         self.host = socket.gethostname()
         self._servers: dict[tuple[Path, int], ForkServer] = {}

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from star.devices import GIB
+from star.devices import GIB, usable_cores
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.rundir import Home
@@ -59,11 +59,12 @@ class RayExecutor:
     def _connect(self, slots: int | None) -> None:
         options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
         if self.own:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of this machine
             options |= {
                 "address": "local",
                 "_node_ip_address": "127.0.0.1",
                 "include_dashboard": False,
-                "num_cpus": slots or os.cpu_count(),
+                "num_cpus": slots or usable_cores(),
             }
         try:
             if not ray.is_initialized():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from star.train.guard import DivergedError, MicroBatch
 from star.train.optim import build_adamw, lr_at, peak_lr
 from star.train.terms import terms_of
 from star.train.trainer import Trainer, build_model
+from star.worker import _is_disk_full
 from tests.helpers import ROOT, tiny, write_store
 from tests.numerics.published import FIELDS, term
 
@@ -131,6 +133,19 @@ def test_memory_that_runs_out_halves_the_pass_and_keeps_the_loss(tmp_path: Path)
     again.size = 1
     with pytest.raises(DataError, match="memory runs out with one image per forward pass"):
         again.halve()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_known_as_one(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=True)
+    try:
+        kept = Checkpoints(tmp_path, keep=2)
+        kept.save(1, {"weights": torch.zeros(1_000_000)})
+        with pytest.raises(DataError) as found:
+            kept.wait()
+        assert _is_disk_full(found.value) and list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_a_disk_that_takes_no_more_is_said_and_leaves_no_half_checkpoint(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_processes_side_by_side_write_what_one_writes(
     for cpus in (1, 3):
         folder = tmp_path / str(cpus)
         folder.mkdir()
-        monkeypatch.setattr("os.cpu_count", lambda cpus=cpus: cpus)
+        monkeypatch.setattr("star.report.figures.parallel.usable_cores", lambda cpus=cpus: cpus)
         tasks = [(figure, evidence, build_table(evidence), folder) for figure in study.experiment.spec.figures]
         assert [path and path.stem for path in write_together(tasks)] == NAMES
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
@@ -108,7 +108,7 @@ def test_processes_side_by_side_write_what_one_writes(
 def test_a_figure_that_cannot_be_written_is_an_error(
     cpus: int, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    monkeypatch.setattr("star.report.figures.parallel.usable_cores", lambda: cpus)
     figure = study.experiment.spec.figures[0]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         list(write_together([(figure, study.evidence, None, tmp_path / "nowhere")] * 2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from star.devices import usable_cores
 from star.errors import ExecutorError
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from star.scheduler.declared import stage_of
@@ -145,7 +145,7 @@ def machines(model: Model) -> Iterator[dict[str, Any]]:
         yield {
             "host": host,
             "slots": sum(job.slots for job in jobs),
-            "of": os.cpu_count() if host == here else None,
+            "of": usable_cores() if host == here else None,
             "jobs": len(jobs),
             "gpus": gpus,
         }

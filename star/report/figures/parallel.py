@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from star.devices import usable_cores
 from star.report.evidence import Evidence
 from star.report.figures import write
 from star.report.table import Table
@@ -29,7 +29,7 @@ def write_together(tasks: Sequence[Task]) -> Iterator[Path | None]:
     The processes are forks, so they need not read the tracking store again. Only Linux forks safely; on other systems
     figures are drawn one after the other.
     """
-    processes = min(os.cpu_count() or 1, len(tasks)) if sys.platform == "linux" else 1
+    processes = min(usable_cores(), len(tasks)) if sys.platform == "linux" else 1
     if processes < 2:
         yield from (write(*task) for task in tasks)
         return
