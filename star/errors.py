@@ -47,4 +47,4 @@ class DamagedError(LedgerError):
 
 
 class ExecutorError(StarError):
-    """Slurm or Ray is not available, refuses a job, or may not be used as it is set up."""
+    """An executor (Slurm, Ray, one's own) is not available, refuses a job, or may not be used as it is set up."""

@@ -1,4 +1,4 @@
-"""Where and how wide a run is computed: never part of a key."""
+"""Where and how wide a run is computed: part of no key, except what a subclass says."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ class StageResources(Section):
     """What a job of one stage gets."""
 
     threads: Count = Field(1, description="CPU slots of each process")
-    processes: Count = Field(1, description="processes under torchrun on each machine, one GPU each")
+    processes: Count = Field(
+        1,
+        description="processes on each machine, one GPU each (star's stages under torchrun)",
+    )
     nodes: Count = Field(1, description="machines, on Slurm and Ray")
     device: Device | None = Field(None, description="null: resources.device")
     gpu_memory_gb: Positive | None = Field(
@@ -84,7 +87,7 @@ NOTHING = StageResources()
 
 
 class Resources(Section):
-    """Where and how wide: never part of a key. Each stage has a section of its own name."""
+    """Where and how wide: part of no key, except what a subclass says. Each stage has a section of its own name."""
 
     stages: ClassVar[Mapping[str, Stage]] = {}
     """The stages that have a section."""
