@@ -29,6 +29,7 @@ from star.evaluate.precision_recall import Manifold, manifold
 from star.evaluate.reference_file import read_reference, write_reference
 from star.evaluate.statistics import GENERATED_KEPT, METRICS, SPLIT_SIZE, Reference, Statistics, compare
 from star.launch import follow_parent
+from star.words import shown
 
 REFERENCE_KEPT = 10_000
 """Reference images that precision and recall use, as in ADM's files."""
@@ -256,6 +257,8 @@ def _write(session: Session) -> None:
     source = Path(session.request.reference).resolve()
     if target.is_dir():
         raise DataError(f"{target}: is a folder; name the file to write.")
+    if target.exists() and target.resolve() != source:
+        raise DataError(f"{target}: is there already; name another file, or take it away first.")
     if target.resolve() == source or source in target.resolve().parents:
         raise DataError(f"{target}: is what the images are read from; name another file.")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +272,7 @@ def _write(session: Session) -> None:
     for note in session.notes:
         sys.stderr.write(f"note: {note}\n")
     sys.stdout.write(
-        f"wrote {target}: {session.request.features} moments of {len(images)} images, {len(kept)} images\n"
+        f"wrote {shown(target)}: {session.request.features} moments of {len(images)} images, {len(kept)} images\n"
     )
 
 

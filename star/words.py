@@ -49,5 +49,6 @@ def meant(value: object, legal: Sequence[object], similar: float = 0.5) -> str:
 
 
 def shown(text: object) -> str:
-    """A text or path that every terminal and file can hold: bytes of a name that are not UTF-8 appear as \\xNN."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A text or path that every terminal and file can hold, in one line: control characters and bytes that are no UTF-8 as \\xNN."""
+    whole = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(f"\\x{ord(one):02x}" if ord(one) < 32 or 127 <= ord(one) < 160 else one for one in whole)

@@ -92,6 +92,9 @@ def _rows(table: Path, pairs: Sequence[str], default: int) -> Iterator[Numbers]:
         )
     for name in names:
         _name(name, f"{shown(table)}:1")
+    twice = next((name for name in reader.fieldnames or () if (reader.fieldnames or []).count(name) > 1), None)
+    if twice is not None:
+        raise SpecError(f"{shown(table)}:1: has two columns {shown(twice)!r}; keep one.")
     found = 0
     for row in reader:
         where = f"{shown(table)}:{reader.line_num}"

@@ -80,7 +80,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"{experiment.name}: {experiment.spec.title} · profile {experiment.profile}"
     yield f"{counted(len(experiment.variants), 'row')}, {counted(len(plan.runs), 'run')} ({len({run.key for run in plan.runs})} distinct)\n"
     shown = plan.runs[:LINES]
-    width = max(len(run.label) for run in shown)
+    width = max((len(run.label) for run in shown), default=0)
     for run in shown:
         yield _run_line(plan, run, width)
     if len(plan.runs) > LINES:

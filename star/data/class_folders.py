@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from star.data.folders import EXTENSIONS, Tree
@@ -97,6 +98,11 @@ class ClassFolders:
             if beside := len(self.tree.folders.get(place, [])):
                 images = "1 image lies" if beside == 1 else f"{beside} images lie"
                 notes.append(f"{images} in {_place(place)} itself, in no class folder, and left aside")
+        for part, said in ((train, "is trained on"), (test, "is held out")):
+            absent = sorted(set(self.classes) - {name for _, name in part})
+            if absent and part:
+                more = f" (nor of {len(absent) - 1} more)" if len(absent) > 1 else ""
+                notes.append(f"no image of the class {shown(absent[0])} {said}{more}")
         return Found(len(self.classes), len(train), len(test), _place(base), _place(self.splits.test), notes)
 
 
@@ -118,7 +124,19 @@ def _splits(tree: Tree, spec: DataSpec, where: str) -> Splits:
     splits = choose({name: role(name) for name in top} if named or any(top.values()) else {}, spec, where)
     if splits.train is None:
         _refuse_flat(list(top), where)
+    elif spec.test_split is None and splits.test is None:
+        _refuse_empty(tree, top, where)
     return splits
+
+
+def _refuse_empty(tree: Tree, top: Mapping[str, bool], where: str) -> None:
+    """Raise DataError if there is a held-out split without images: a share of the training images would stand for it."""
+    for name in sorted({place.partition("/")[0] for place in tree.folders if place} - set(top)):
+        if role(name) in ("validation", "test"):
+            raise DataError(
+                f"data.path: {where}/{shown(name)} reads as a split and holds no image: fill it, take it away, or hold out a share of the "
+                "training images with data.test_split: the training part's name."
+            )
 
 
 def _refuse_deeper(tree: Tree, where: str) -> None:

@@ -83,9 +83,11 @@ def _unpack(source: Path, scratch: Path, target: Path) -> None:
         if hashlib.sha256(content).hexdigest() != expected:
             raise DataError(f"{found} is not Fashion-MNIST's {name}: its SHA-256 differs")
         (scratch / name).write_bytes(content)
-    if target.exists():  # a half-copied folder that somebody made by hand
-        shutil.rmtree(target)
-    scratch.rename(target)
+    if not target.exists():
+        scratch.rename(target)
+        return
+    for name in SHA256:  # a folder that somebody has begun by hand: what else is in it stays
+        (scratch / name).replace(target / name)
 
 
 def _from_debian(scratch: Path) -> Path:

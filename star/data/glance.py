@@ -40,6 +40,13 @@ def glance_at_rows(files: ParquetFiles, spec: DataSpec) -> Found:
     used = len(np.unique(labels[(labels >= 0) & (labels < spec.num_classes)]))
     if used < spec.num_classes:
         found.notes.append(f"data.num_classes is {spec.num_classes}, and rows have {used} of them")
+    for source, said in zip(sources, ("is trained on", "is held out"), strict=True):
+        absent = sorted(set(np.unique(labels).tolist()) - set(source.labels.tolist()))
+        absent = [label for label in absent if 0 <= label < spec.num_classes]
+        if absent and len(source.labels):
+            found.notes.append(
+                f"no row of class {absent[0]} {said}{f' (nor of {len(absent) - 1} more)' * (len(absent) > 1)}"
+            )
     found.classes = used
     first = len(sources[0].labels)
     return _looked_at(found, len(labels), lambda i: sources[i >= first].source(i - first * (i >= first)), spec)

@@ -77,11 +77,14 @@ def open_images(path: Path, threads: int = 1) -> ImageSet:
 
 
 def absent_members(path: Path, names: tuple[str, ...]) -> list[str]:
-    """Those of `names` that an .npz does not hold; all of them if the file is not a zip archive."""
+    """Those of `names` that an .npz does not hold; all of them if it is no zip archive, or a damaged one."""
     if not zipfile.is_zipfile(path):
         return list(names)
-    with zipfile.ZipFile(path) as archive:
-        there = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = archive.namelist()
+    except UNREADABLE:
+        return list(names)
     return [name for name in names if f"{name}.npy" not in there]
 
 

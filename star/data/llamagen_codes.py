@@ -104,7 +104,7 @@ class LlamaGenCodes:
 
     def _check_one(self, path: Path, label: int) -> None:
         own = _loaded(path)
-        if own.size != 1 or int(own.reshape(-1)[0]) != label:
+        if own.size != 1 or own.dtype.kind not in "iuf" or own.reshape(-1)[0] != label:
             raise DataError(
                 f"{path}: says class {own.reshape(-1)[:3].tolist()}, the images' folder {label}; are the codes of these images?"
             )
@@ -113,6 +113,8 @@ class LlamaGenCodes:
 def _loaded(path: Path) -> NDArray[np.int64]:
     try:
         array: NDArray[np.int64] = np.load(path)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays (.npz); give one array")
     except (OSError, ValueError, EOFError) as error:
         reason = "it holds Python objects, no numbers" if "allow_pickle" in str(error) else misnamed(path) or error
         raise DataError(f"{shown(path)}: cannot be read as codes: {reason}.") from None

@@ -86,6 +86,14 @@ def _look(spec: StarRun, outside: Outside) -> _Seen:
         found = manifests.found(root, how, asked)
         if found is None:
             found = _found(tree, data)
+            if data.name != "parquet":
+                train, test, _ = ClassFolders.of(tree, data).files()
+                twins = manifests.twins(root, how, (name for name, _ in train), (name for name, _ in test))
+                if twins:
+                    one, other = map(shown, twins[0])
+                    found.notes.append(
+                        f"{len(twins)} of the {found.test:,} held-out images are also trained on, first {other} = {one}"
+                    )
             manifests.keep_found(root, how, asked, found)
     said = f"{found.classes} classes; {found.train:,} images to train on ({found.train_from}), {found.test:,} held out"
     outside.note("; ".join([f"data.path: {shown(root)}: {said} ({found.test_from})", *found.notes]))

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -42,6 +42,8 @@ class Manifests:
         self.folder = home.manifests
         self._now: dict[Path, str] = {}
         """Path of a manifest -> the present state of its input; only of inputs that this object has looked at."""
+        self._sums: dict[Path, dict[str, str]] = {}
+        """Path of a manifest -> SHA-256 of each file (or its size, where `how` is that), of inputs whose files were read."""
 
     def file(self, path: Path) -> str:
         """SHA-256 of a file's content, 64 hexadecimal digits.
@@ -93,6 +95,15 @@ class Manifests:
             with suppress(OSError):
                 write_json(place, known, durable=False)
 
+    def twins(self, path: Path, how: str, first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
+        """Pairs of files of `path` with one content, one of the names `first` and one of `second`; none where sizes alone are known."""
+        place = self._place(path, how)
+        if how == "sizes":
+            return []
+        sums = self._sums.get(place) or {name: known for name, (_, known) in _remembered(place).items()}
+        of = {sums[name]: name for name in first if name in sums}
+        return [(of[sums[name]], name) for name in second if sums.get(name) in of]
+
     def files(self, path: Path, how: str) -> list[Path]:
         """The manifest files of `path` that exist."""
         place = self._place(path, how)
@@ -114,7 +125,7 @@ class Manifests:
         if how == "sizes":
             sums = {name: str(entry[0]) for name, entry in entries.items()}
         else:
-            sums = _sums(path, entries, _remembered(place))
+            sums = self._sums[place] = _sums(path, entries, _remembered(place))
         fingerprint = sums[""] if "" in sums else _fingerprint(sums)
         if settled:
             self._keep(place, path, how, state, fingerprint, entries, sums)

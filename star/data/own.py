@@ -26,23 +26,23 @@ class OwnImages:
 
     def __init__(self, source: Any, split: Split, data: DataSpec) -> None:
         self.source, self.split, self.data = source, split, data
-        labels = np.asarray(_asked(data, lambda: source.labels(split)))
+        labels = _asked(data, lambda: np.asarray(source.labels(split)))
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
                 f"data.name: {data.name}: labels({split!r}) has shape {labels.shape} and type {labels.dtype}; give (N,) whole numbers."
             )
-        self.labels = labels.astype(np.int64)
-        wrong = self.labels[(self.labels < 0) | (self.labels >= data.num_classes)]
+        wrong = labels[(labels < 0) | (labels >= data.num_classes)]
         if len(wrong):
             raise DataError(
                 f"data.num_classes: {data.num_classes}, but {data.name} has an image of class {wrong[0]} in {split}; classes count "
                 "from 0."
             )
+        self.labels = labels.astype(np.int64)
         self.numbers, self.total = np.arange(len(labels)), len(labels)
 
     def _image(self, index: int) -> Images:
         what = f"image {index} of {self.split}"
-        image = np.asarray(_asked(self.data, lambda: self.source.image(self.split, int(index)), what))
+        image: Images = _asked(self.data, lambda: np.asarray(self.source.image(self.split, int(index))), what)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.data.channels or 0 in image.shape:
             raise DataError(
                 f"data.name: {self.data.name}: image {index} of {self.split} has shape {image.shape} and type {image.dtype}; give "

@@ -46,12 +46,13 @@ class ParquetImages(Decoded):
                     row += 1
                     number_of += 1
         self.places = np.array(places, dtype=np.int64).reshape(-1, 3)
-        self.labels = np.array([-1 if label is None else label for label in labels], dtype=np.int64)
+        most = np.iinfo(np.int64).max  # an unsigned label may be larger, and is no class either
+        self.labels = np.array([-1 if label is None else min(label, most) for label in labels], dtype=np.int64)
         self.numbers, self.total = np.array(numbers, dtype=np.int64), number_of
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= spec.num_classes))
         if len(wrong) and spec.bad_images == "error":
             first = int(wrong[0])
-            label = "null" if labels[first] is None else self.labels[first]
+            label = "null" if labels[first] is None else labels[first]
             raise DataError(
                 f"{self._name(first)}: {spec.label_column} is {label}, and the classes are 0 to data.num_classes - 1 = "
                 f"{spec.num_classes - 1} ({len(wrong)} of {len(labels)} rows are like it). Without labels it can be no {split} "
@@ -66,6 +67,11 @@ class ParquetImages(Decoded):
         with self.lock:
             cell = self._group(number, group)[inside].as_py()
         content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if content is None and isinstance(cell, dict) and cell.get("path"):
+            raise DataError(
+                f"{name}: {self.image_column} holds only the path {shown(cell['path'])}, not the image; write the data set with its images "
+                "in it (of Hugging Face's: embed_external_files)."
+            )
         if content is None:
             raise DataError(f"{name}: {self.image_column} is null.")
         if not isinstance(content, bytes):

@@ -14,7 +14,7 @@ from star.data.splits import WHOLE, Found, Split, Splits, choose, is_held_out, r
 from star.errors import DataError
 from star.pipeline.config.dataset import DataSpec
 from star.sniff import misnamed
-from star.words import shown
+from star.words import counted, shown
 
 SHARD = re.compile(r"(.*?)[-_]?(\d+)-of-(\d+)([-_][0-9a-f]+)?\.parquet", re.IGNORECASE)
 
@@ -62,6 +62,13 @@ class ParquetFiles:
                     f"data.train_split: {where} has files of {', '.join(map(shown, sorted(parts)[:5]))}, and nothing says which are to be "
                     f"trained on; name one, or {WHOLE} for all of them together."
                 )
+        lost = [name for name in tree.lost if name.lower().endswith(".parquet")]
+        if lost:
+            raise DataError(
+                f"data.path: {where}: {counted(len(lost), 'link')} that should be a parquet file and leads nowhere, first "
+                f"{shown(lost[0])}: fetch what it led to, or take it out."
+            )
+        splits.notes.extend(tree.notes())
         return cls(tree.root, files, splits, parts)
 
     def of_split(self, split: Split) -> tuple[list[Path], bool]:
@@ -139,6 +146,9 @@ def opened(path: Path, spec: DataSpec) -> Any:
             f"{shown(path)}: cannot be read as parquet: {misnamed(path) or str(error).rstrip('.')}."
         ) from None
     names = file.schema_arrow.names
+    for name in (spec.image_column, spec.label_column):
+        if names.count(name) > 1:
+            raise DataError(f"{shown(path)}: has {names.count(name)} columns {name!r}; keep one.")
     for field in ("image_column", "label_column"):
         if getattr(spec, field) not in names:
             raise DataError(

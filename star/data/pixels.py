@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,10 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
         raise
     except Exception as error:  # decoders may raise anything; all of it means the same
         known = misnamed(source) if isinstance(source, Path) else None
-        reason = known or str(error).replace(f"{source!r}", "the file") or type(error).__name__
+        told = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "these bytes", str(error)).replace(
+            f"{source!r}", "the file"
+        )
+        reason = known or told or type(error).__name__
         raise DataError(f"{shown(name)}: cannot be read as an image: {shown(reason)}.") from None
 
 
@@ -119,13 +123,18 @@ def _say(image: ImageFile, note: Note) -> None:
     arguments = [one for tile in image.tile for one in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
     wide = any(isinstance(one, str) and "16" in one for one in arguments)
     wide |= image.format == "PPM" and any(isinstance(one, int) and one > 255 for one in arguments)
-    if wide and image.mode in PLAIN_MODES:
+    if wide and image.mode in PLAIN_MODES and image.format != "BMP":  # whose 16 bits are a whole pixel's
         note("colours of 16 bits are cut to their upper 8")
     if "transparency" in image.info and image.mode in ("P", "L", "RGB", "1"):
         note("transparency is dropped")
     if getattr(image, "is_animated", False):
         note("of several frames or pages only the first is read")
-    if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # its readers may raise anything; the pixels do not depend on it
+        orientation = 1
+        note("EXIF that cannot be read is ignored")
+    if orientation not in (0, 1):
         if image.format == "TIFF":
             note("TIFF's orientation is applied")  # by the decoder, as in torchvision
         else:

@@ -18,6 +18,9 @@ TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation")
 TEST = ("test", "testing", "eval", "evaluation", "dev")
 """Usual names; case is ignored. Validation is preferred, as test sets such as ImageNet's have no labels."""
+BESIDE = ("set", "data", "dataset", "split", "images", "image", "imgs", "img", "seg")
+"""Words that stand beside such a name and change nothing."""
+MOST_WORDS = 3
 WHOLE = "."
 """The value of `data.train_split` that means the folder itself, whatever its subfolders are called."""
 
@@ -50,8 +53,11 @@ class Found:
 
 def role(name: str) -> str | None:
     """`train`, `validation` or `test`, as a part's name says; None if it says none of these."""
-    match = re.fullmatch(r"([a-z]+)[\W_]*\d*", name.lower())  # also train2017, val-1
-    small = match[1] if match else ""
+    words = [
+        word for word in re.split(r"[\W_\d]+", name.lower()) if word
+    ]  # also train2017, val-1, training_set, seg_train
+    told = [word for word in words if word not in BESIDE]
+    small = told[0] if len(told) == 1 and len(words) <= MOST_WORDS else ""
     for found, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         if small in names:
             return found

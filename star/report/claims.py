@@ -47,13 +47,13 @@ class ClaimResult:
     @property
     def counts(self) -> str:
         """Seeds of its comparisons as text: one number, or the smallest and the largest, such as `3 to 12`."""
-        found = [part.count for part in self.parts]
+        found = [part.count for part in self.parts] or [0]
         return str(found[0]) if min(found) == max(found) else f"{min(found)} to {max(found)}"
 
     @property
     def count(self) -> int:
         """The smallest number of seeds behind any of the claim's contrasts."""
-        return min(part.count for part in self.parts)
+        return min((part.count for part in self.parts), default=0)
 
 
 def judge(claim: Claim, evidence: Evidence) -> ClaimResult:
@@ -92,7 +92,7 @@ def verdict_of(claim: Claim, parts: list[Contrast]) -> ClaimResult:
         return ClaimResult(claim, parts, CONTRADICTED)
     open_parts = [part for part in parts if part.decides and part.verdict != SUPPORTED]
     blocked = [part for part in parts if not part.decides and part.found is None]
-    if not open_parts and not blocked:
+    if parts and not open_parts and not blocked:
         return ClaimResult(claim, parts, SUPPORTED)
     return ClaimResult(claim, parts, UNDECIDED, _what_would_decide(open_parts + blocked))
 

@@ -13,7 +13,7 @@ from star.errors import SpecError
 from star.spec.base import FieldError, Section
 from star.spec.experiment import Experiment, Variant
 from star.spec.explain import validated
-from star.spec.reporting import CurvesFigure
+from star.spec.reporting import CurvesFigure, TableSpec
 from star.spec.yamldoc import parse, read
 from star.words import meant
 
@@ -94,12 +94,7 @@ def check(experiment: Experiment) -> None:
     if layout is None:
         return
     if layout.published is None:
-        for variant in experiment.variants:
-            if variant.row.published or layout.match:
-                raise SpecError(
-                    f"{experiment.file}: row {variant.label!r} stands beside a published one, but the table names no published table "
-                    "to look in; give `table.published`."
-                )
+        _refuse_published(experiment, layout)
         return
     published = published_of(experiment)
     _known(layout.published, list(published.tables), f"{experiment.file}: table.published", "published table")
@@ -109,6 +104,22 @@ def check(experiment: Experiment) -> None:
         _known(name, legal, f"{experiment.file}: table", f"column of the published {layout.published}")
     for variant in experiment.variants:
         row_for(experiment, variant)
+
+
+def _refuse_published(experiment: Experiment, layout: TableSpec) -> None:
+    """Check that nothing stands beside published values where the table names none."""
+    for column in layout.columns:
+        if column.published is not None:
+            raise SpecError(
+                f"{experiment.file}: the column {column.title!r} stands beside a published one, but the table names no published "
+                "table to look in; give `table.published`."
+            )
+    for variant in experiment.variants:
+        if variant.row.published or layout.match:
+            raise SpecError(
+                f"{experiment.file}: row {variant.label!r} stands beside a published one, but the table names no published table "
+                "to look in; give `table.published`."
+            )
 
 
 def _known(name: str, legal: list[str], where: str, what: str) -> None:
@@ -137,9 +148,10 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
             f"{experiment.file}: row {variant.label!r} stands beside {len(found)} rows of the published {table.published}; "
             "say more in its `published`."
         )
-    if not found and variant.row.paper_only:
+    if not found and variant.row.published:
+        what = "is quoted" if variant.row.paper_only else "stands beside a published one"
         raise SpecError(
-            f"{experiment.file}: row {variant.label!r} is quoted, but the published {table.published} has no row with "
+            f"{experiment.file}: row {variant.label!r} {what}, but the published {table.published} has no row with "
             f"{wanted}; fix its `published`."
         )
     return found[0] if found else None

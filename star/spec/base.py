@@ -13,10 +13,26 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
-GivenPath = Annotated[str, AfterValidator(lambda text: str(Path(text).expanduser().absolute()))]
+def at_home(text: str) -> Path:
+    """The path with `~` and `~user` filled in.
+
+    Raises:
+        ValueError: there is no such user; or the text is empty, which would be the current folder.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text}: there is no user of that name; a folder of your own begins with ~/") from None
+    if not text.strip():
+        raise ValueError("is empty; give a path, or leave it out")
+    return path
+
+
+GivenPath = Annotated[str, AfterValidator(lambda text: str(at_home(text).absolute()))]
 """A file or folder that the user names. It is made absolute when it is read, because workers run elsewhere."""
 
 

@@ -219,6 +219,12 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
         check.labels(against.rows, labels, ("against", own, "rows"))
     if spec.table:
         check.labels(spec.table.baselines, labels, ("table", "baseline"))
+        for label in spec.table.baselines:
+            if not any(one.runs for one in variants if one.label == label):
+                check.complain(("table", "baseline"), f"{label!r} is only quoted: nothing can be compared with it")
+        _check_cells(check, spec.table, variants)
+    if spec.table and spec.table.noise:
+        _check_noise(check, spec.table.noise, variants)
     if spec.table and spec.table.grid:
         _check_grid(check, spec.table.grid, variants)
     _check_figure_rows(check, variants)
@@ -227,7 +233,25 @@ def check_rows(spec: ExperimentSpec, variants: Sequence[Variant], doc: LocatedYa
             where: Where = ("claims", i, "that", j)
             for key, wanted in _named_rows(predicate):
                 check.labels(wanted, labels, (*where, key))
-            _check_enough(check, predicate, labels, where)
+            _check_enough(check, predicate, [one.label for one in variants if one.runs], where)
+
+
+def _check_noise(check: _Checker, axis: str, variants: Sequence[Variant]) -> None:
+    """Check that what varies as noise of measuring changes no training."""
+    for run in (one.runs[0] for one in variants if one.runs):
+        trained = needed_of([run.training.stage], run.pipeline) if run.training else ()
+        if any(axis.partition(".")[0] in run.pipeline[stage].sections for stage in trained):
+            text = f"{axis} changes what is trained, and so is no noise of measuring; give an axis of a later stage, such as generate.draw"
+            check.complain(("table", "noise"), text)
+
+
+def _check_cells(check: _Checker, table: TableSpec, variants: Sequence[Variant]) -> None:
+    """Check that a column of cells shows what some row has."""
+    known = list(dict.fromkeys(name for one in variants for name in one.row.cells))
+    for i, column in enumerate(table.columns):
+        if column.cell is not None and column.cell not in known:
+            text = f"no row has such a cell{meant(column.cell, known)}; the cells are: {', '.join(known) or 'none'}"
+            check.complain(("table", "columns", i, "cell"), f"{column.cell!r}: {text}")
 
 
 def _check_figure_rows(check: _Checker, variants: Sequence[Variant]) -> None:
@@ -244,6 +268,10 @@ def _check_figure_rows(check: _Checker, variants: Sequence[Variant]) -> None:
                 text = f"{figure.shift} is not measured; {field} holds {', '.join(map(str, shifts)) or 'none'}"
                 check.complain(("figures", i, "shift"), text)
         if isinstance(figure, CurvesFigure):
+            runs = [one.runs[0] for one in variants if one.runs and one.label in (figure.rows or labels)]
+            remedies = [remedy for run in runs if (remedy := run.not_recorded(figure.metric))]
+            if runs and len(remedies) == len(runs):
+                check.complain(("figures", i, "metric"), f"{figure.metric!r} is not recorded; {remedies[0]}")
             check.labels(list(figure.series), labels, ("figures", i, "series"))
             if figure.series and figure.published is None:
                 check.complain(("figures", i, "series"), "belongs to published curves; name them with `published`")
@@ -276,12 +304,19 @@ def _check_grid(check: _Checker, grid: list[str], variants: Sequence[Variant]) -
         places[place] = variant.label
 
 
-def _check_enough(check: _Checker, predicate: Section, labels: list[str], where: Where) -> None:
-    """Check that a predicate compares enough different rows."""
-    if isinstance(predicate, Compares) and predicate.row in predicate.than:
-        check.complain((*where, "than"), f"compares {predicate.row!r} with itself")
+def _check_enough(check: _Checker, predicate: Section, measured: list[str], where: Where) -> None:
+    """Check that a predicate compares enough different rows, all of them measured."""
+    for key, wanted in _named_rows(predicate):
+        for label in wanted:
+            if label not in measured:
+                check.complain((*where, key), f"{label!r} is only quoted: it has no values of seeds to judge by")
+    if isinstance(predicate, Compares):
+        if predicate.row in predicate.than:
+            check.complain((*where, "than"), f"compares {predicate.row!r} with itself")
+        if len(set(predicate.than)) < len(predicate.than):
+            check.complain((*where, "than"), "names a row twice")
     if isinstance(predicate, BestAt | Monotone):
-        rows = predicate.rows or labels
+        rows = predicate.rows or measured
         least = 3 if isinstance(predicate, Monotone) else 2
         if len(set(rows) | ({predicate.row} if isinstance(predicate, BestAt) else set())) < least:
             check.complain((*where, "rows"), f"wants {least} different rows or more")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from star.spec.base import FieldError, Section
+from star.spec.base import FieldError, Finite, NonNegative, Section
 from star.spec.reporting import Better, Name
 
 Margin = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?%$")]
@@ -40,7 +40,7 @@ class Compares(Predicate):
     metric: str = Field(description="stage/name, a curve (at every step), stage/curve@where, or one of `metrics`")
     row: str
     than: list[str] = Field(min_length=1, description="rows to compare with, one by one")
-    margin: float | Margin = Field(
+    margin: Finite | Margin = Field(
         0.0,
         description='by how much at least, in units of the metric or, as in "5%", of the other; negative: at most so much worse',
     )
@@ -88,7 +88,7 @@ class NoDeclineAfter(Predicate):
     metric: str = Field(description="a curve, as stage/name")
     row: str
     after: Where = Field(description='a share of the last step, such as "3/4"; the recorded step nearest to it')
-    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    tolerance: NonNegative = 0.0
 
 
 class DeclineAfter(Predicate):

@@ -282,6 +282,11 @@ def axis_name(axis: str, axes: Iterable[str]) -> str:
     return axis if any(other != axis and other.rsplit(".", 1)[-1] == name for other in axes) else name
 
 
+def _is_called(label: str, pattern: str) -> bool:
+    """Whether a pattern of `--rows` means a row; a label is its own pattern, whatever brackets it has."""
+    return label == pattern or fnmatchcase(label, pattern)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """An experiment's file, resolved at a profile."""
@@ -304,10 +309,10 @@ class Experiment:
             SpecError: a pattern matches no row.
         """
         for pattern in patterns:
-            if not any(fnmatchcase(variant.label, pattern) for variant in self.variants):
+            if not any(_is_called(variant.label, pattern) for variant in self.variants):
                 labels = "; ".join(variant.label for variant in self.variants)
                 raise SpecError(f"--rows {pattern}: matches no row of {self.file}; the rows are: {labels}.")
-        kept = [v for v in self.variants if not patterns or any(fnmatchcase(v.label, one) for one in patterns)]
+        kept = [v for v in self.variants if not patterns or any(_is_called(v.label, one) for one in patterns)]
         return replace(self, variants=tuple(kept))
 
     @property

@@ -154,6 +154,8 @@ def _added(doc: LocatedYaml, more: LocatedYaml, path: Path_) -> LocatedYaml:
             raise SpecError(
                 f"{more.location((key,))}: {where}.{key}: adds a list to a list; say {'.'.join(map(str, place))} by itself."
             )
+        if there is None:
+            _refuse_lost_default(doc, place, more.location((key,)))
         kept = {p: location for p, location in doc.locations.items() if p[: len(place)] == place}
         behind = {
             (*place, len(there or ()) + int(p[1]), *p[2:]): location
@@ -163,6 +165,24 @@ def _added(doc: LocatedYaml, more: LocatedYaml, path: Path_) -> LocatedYaml:
         grown = nested(place, [*(there or ()), *value], more.location((key,)) or SourceLocation(where))
         doc = overlay(doc, LocatedYaml(grown.value, {**grown.locations, **doc.locations, **kept, **behind}))
     return doc
+
+
+def _refuse_lost_default(doc: LocatedYaml, place: Path_, location: SourceLocation | None) -> None:
+    """Check that what is added stands in place of nothing that holds where the other file says nothing."""
+    from star.spec.experiment import ExperimentSpec
+
+    name = str(place[0])
+    field = ExperimentSpec.model_fields.get(name) if len(place) == 1 and "experiment" in doc.value else None
+    default = field.get_default(call_default_factory=True) if field else None
+    if isinstance(default, list) and default:
+        raise SpecError(
+            f"{location}: {ADD}.{name}: the other file has none, and its default, {default}, would be lost; write all under `{name}:`."
+        )
+    if name == "rows" and len(place) == 1 and doc.value.get("axes"):
+        raise SpecError(
+            f"{location}: {ADD}.rows: the other file has axes and no rows, and its own would be lost; write `rows:` with one for them, "
+            "such as `{label: base}`, before yours."
+        )
 
 
 def _value(doc: LocatedYaml, path: Path_) -> Any:

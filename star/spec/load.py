@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from star.errors import SpecError
+from star.spec.base import at_home
 from star.spec.check import check_report, check_rows
 from star.spec.experiment import Declared, Experiment, ExperimentSpec
-from star.spec.explain import validated
+from star.spec.explain import field_schema, validated
 from star.spec.extends import Extended, read_extended
 from star.spec.graph import needed_of
 from star.spec.keys import Keys, run_key
 from star.spec.own_parts import refuse_declared, texts_of, with_declared, with_plugins
 from star.spec.profiles import Presets, base_of
-from star.spec.renames import OF_FILES, OF_ROWS, told
+from star.spec.renames import OF_FILES, OF_ROWS, renamed, told
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
 from star.spec.run_base import Run
-from star.spec.sweeps import Change, parse_set, swept
+from star.spec.sweeps import Change, changes_of, swept
 from star.spec.written import as_written
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
@@ -46,14 +47,20 @@ def load(
     extended = read_extended(path)
     if is_search(extended.doc):
         location = extended.doc.location(("search",))
+        if "experiment" in extended.doc.value:
+            raise SpecError(
+                f"{location}: the file has both `experiment` and `search`; keep one, and the other in a file of its own."
+            )
         raise SpecError(f"{location}: this is a search, not a table; `star-exp search {path}` runs it.")
+    if not isinstance(extended.doc.value, dict):
+        raise SpecError(f"{path}:1: holds no mapping of keys to values; an experiment begins with `experiment: NAME`.")
     if "presets" in extended.doc.value and "experiment" not in extended.doc.value:
         raise SpecError(
             f"{path}: this is a profile, at which experiments run: `star-exp run FILE --profile {path.stem}`."
         )
     read = with_plugins(extended.doc, path)
     kind = validated(Declared, read, str(path)).run_class()
-    changes = [parse_set(text, kind) for text in sets]
+    changes = changes_of(sets, kind)
     doc, notes = swept(read, [change for change in changes if change.values is not None])
     spec = validated(ExperimentSpec, doc, str(path))
     check_report(spec, doc, str(path))
@@ -61,10 +68,10 @@ def load(
         spec = validated(
             ExperimentSpec, overlay(doc, nested(("experiment",), name, SourceLocation(f"--name {name}"))), str(path)
         )
-    chosen: str | None = profile or spec.profile
+    chosen: str | None = spec.profile if profile is None else profile
     if not kind.needs_profile and profile is None and "profile" not in spec.model_fields_set:
         chosen = None
-    base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
+    base, presets = base_of(doc, extended.folders, chosen, None if profile is not None else doc.location(("profile",)))
     rows = rows_of(spec, doc, base, presets, str(path))
     patches = [change for change in changes if change.values is None]
     for patch in patches:
@@ -93,6 +100,7 @@ def load(
     written = texts_of(spec.stages, spec.plugins, path, doc) | written
     notes += told_of(rows, spec.axes, idle)
     notes += _told_of_idle(patches, runs)
+    notes += dict.fromkeys(remark for variant in variants for run in variant.runs[:1] for remark in run.remarks())
     notes += _told_of_former(spec, extended, presets, patches)
     return Experiment(str(path), spec, presets.name, variants, written, tuple(notes), "given" if seeds else "file")
 
@@ -161,7 +169,8 @@ def _resolve(
     whole = overlay(base, placed.patch)
     refuse_declared(placed.patch, "rows")
     given = kind.given_instead(whole.value)
-    if placed.row.paper_only and not (given and Path(given).expanduser().exists()):
+    if placed.row.paper_only and not (given and _may_be_there(given)):
+        _refuse_unknown(kind, whole)
         return (), whole
     for path, value in kind.filled_in(whole.value).items():
         whole = overlay(whole, nested(tuple(path.split(".")), value, SourceLocation(name)))
@@ -179,6 +188,27 @@ def _resolve(
     if not first.has_seed:
         return (first,), whole
     return tuple(first.model_copy(update={"seed": seed}) for seed in seeds), whole
+
+
+def _may_be_there(given: str) -> bool:
+    try:
+        return at_home(given).exists()
+    except ValueError:  # which the field itself then says
+        return True
+
+
+def _refuse_unknown(kind: type[Run], doc: LocatedYaml) -> None:
+    """Check that a quoted row sets fields that there are: a slip in the name of its samples would leave it quoted for ever.
+
+    Raises:
+        SpecError: a run has no such field.
+    """
+    for path in doc.locations:
+        if 0 < len(path) <= 2 and path[0] not in ("stages", "plugins", "terms"):
+            try:
+                field_schema(kind, renamed(".".join(map(str, path))))
+            except SpecError as error:
+                raise SpecError(f"{doc.location(path)}: {error}.") from None
 
 
 def _distinct(
@@ -202,6 +232,12 @@ def _distinct(
             )
     kept = [i for i, row in enumerate(rows) if all(row.stands_for(axis) for axis in idle.get(row.number, ()))]
     labels = {i: label_of(rows[i], spec.axes, idle.get(rows[i].number, set())) for i in kept}
+    for i in kept:
+        if list(labels.values()).count(labels[i]) > 1:
+            path: tuple[str | int, ...] = ("rows", rows[i].number, "label") if spec.rows else ("axes",)
+            raise SpecError(
+                f"{doc.location(path) or name}: rows: two rows are called {labels[i]!r}; give one of them another label."
+            )
     first: dict[str, int] = {}
     for i in kept:
         if keys[i] in first:

@@ -13,7 +13,7 @@ from star.spec.own_parts import texts_of, with_declared, with_plugins
 from star.spec.points import Search
 from star.spec.profiles import base_of
 from star.spec.search import SearchSpec
-from star.spec.sweeps import parse_set
+from star.spec.sweeps import changes_of
 from star.spec.written import as_written
 from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
@@ -38,6 +38,10 @@ def load_search(
     """
     extended = read_extended(path)
     doc = with_plugins(extended.doc, path, recorded)
+    if isinstance(doc.value, dict) and "experiment" in doc.value and "search" in doc.value:
+        raise SpecError(
+            f"{doc.location(('search',))}: the file has both `experiment` and `search`; keep one, and the other in a file of its own."
+        )
     if isinstance(doc.value, dict) and "experiment" in doc.value:
         raise SpecError(
             f"{doc.location(('experiment',))}: this is an experiment, not a search; `star-exp run {path}` runs it."
@@ -45,13 +49,15 @@ def load_search(
     if name is not None:
         doc = overlay(doc, nested(("search",), name, SourceLocation(f"--name {name}")))
     spec = validated(SearchSpec, doc, str(path))
-    chosen: str | None = profile or spec.profile
+    chosen: str | None = spec.profile if profile is None else profile
     kind = spec.declared.run_class()
     if not kind.needs_profile and profile is None and "profile" not in spec.model_fields_set:
         chosen = None
-    base, presets = base_of(doc, extended.folders, chosen, None if profile else doc.location(("profile",)))
-    changes = [parse_set(text, kind) for text in sets]
+    base, presets = base_of(doc, extended.folders, chosen, None if profile is not None else doc.location(("profile",)))
+    changes = changes_of(sets, kind)
     for change in changes:
+        if change.path == "seed":
+            raise SpecError(f"--set {change.text}: seeds belong to the search; write `seeds: [0, 1]` into the file.")
         if change.path in spec.space:
             raise SpecError(
                 f"--set {change.text}: {change.path} is what the search varies; take it out of space, or change its range."

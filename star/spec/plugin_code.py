@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from star.errors import StarError
+from star.spec.base import at_home
 from star.words import shown
 
 GROUP = "star.plugins"
@@ -30,7 +31,10 @@ def place_of(name: str, folder: Path) -> tuple[Path, str]:
         PluginError: there is no such file or installed plugin, or the file's name is no name of a module.
     """
     if name.endswith(".py"):
-        given = folder / Path(name).expanduser()
+        try:
+            given = folder / at_home(name)
+        except ValueError as error:
+            raise PluginError(str(error)) from None
         path = given.parent.resolve() / given.name  # a link keeps its name
         if not path.is_file():
             raise PluginError(f"{name}: {shown(path)} is no file; give a path from {shown(folder.resolve())}.")

@@ -49,7 +49,8 @@ class Presets:
         if name not in self.spec.presets:
             legal = sorted(self.spec.presets)
             raise SpecError(
-                f"{location}: {name!r} is no preset of {self.file}{meant(name, legal)}; it has: {', '.join(legal) or 'none'}."
+                f"{location}: {name!r} is no preset of {self.file or 'no profile, which is what commands alone have'}{meant(name, legal)}; "
+                f"it has: {', '.join(legal) or 'none'}."
             )
         return self.doc.at("presets", name)
 

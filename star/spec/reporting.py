@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from star.spec.base import Count, FieldError, Section
+from star.spec.base import Count, FieldError, Finite, Section
 
 Better = Literal["lower", "higher"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+def _not_zero(scale: float) -> float:
+    if scale == 0:
+        raise ValueError("0 leaves nothing to print; give another factor")
+    return scale
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+Scale = Annotated[Finite, AfterValidator(_not_zero)]
 
 
 class Against(Section):
@@ -47,7 +56,7 @@ class Column(Section):
     check: bool = Field(False, description="a spec field as a check mark: on when it is neither 0 nor false")
     better: Better | None = Field(None, description="which values are best")
     published: str | None = Field(None, description="the published table's column to compare with")
-    scale: float = Field(1.0, description="factor before printing: 100 for per cent")
+    scale: Scale = Field(1.0, description="factor before printing: 100 for per cent")
     digits: Annotated[int, Field(ge=0, le=6)] = 2
 
     @model_validator(mode="after")
@@ -130,7 +139,7 @@ class CurvesFigure(FigureSpec):
 
     kind: Literal["curves"]
     metric: str = Field(description="a curve, as stage/name")
-    scale: float = Field(1.0, description="factor before printing: 100 for per cent")
+    scale: Scale = Field(1.0, description="factor before printing: 100 for per cent")
     digits: Annotated[int, Field(ge=0, le=6)] = 2
     published: str | None = Field(None, description="published curves to show in a panel beside")
     series: dict[str, str] = Field(default_factory=dict, description="row -> the published curve that is its own")

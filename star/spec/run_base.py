@@ -126,6 +126,10 @@ class Run(Section):
         """What to change if this run does not record a curve that its stages can record; None if it does."""
         return None
 
+    def remarks(self) -> list[str]:
+        """Sentences on what is legal, and probably not meant."""
+        return []
+
     def with_smaller_passes(self, times: int) -> Self:
         """The run with images per pass halved `times` times, to need less memory. Neither key nor result changes."""
         return self

@@ -6,16 +6,19 @@ declares, and the platform treats it as any other: keys, plan, resume, tables.
 
 from __future__ import annotations
 
+import math
 import operator
+import posixpath
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from star.spec.base import FieldError, Section
+from star.spec.base import FieldError, Finite, Section, at_home
 from star.spec.graph import Stage
 
 Scalar = bool | int | float | str
@@ -44,10 +47,10 @@ class Parameter(Section):
     neutral: Scalar | None = Field(
         None, description="the value at which it is outside the key: as if it were not there"
     )
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
+    ge: Finite | None = None
+    gt: Finite | None = None
+    le: Finite | None = None
+    lt: Finite | None = None
     choices: list[Scalar] | None = Field(None, min_length=1)
     description: str | None = None
 
@@ -63,6 +66,10 @@ class Parameter(Section):
             raise FieldError("type", "give a type (int, float, str, bool) or a default")
         for name in ("default", "neutral"):
             value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise FieldError(
+                    name, f"{value} is no finite number; leave it out, and let the script know what that means"
+                )
             if value is not None and not self._is_legal(value):
                 raise FieldError(name, f"{value!r} is not of the type {self.kind}")
         if self.kind == "float":  # 1 and 1.0 are one value, and one key
@@ -105,6 +112,11 @@ class Parameter(Section):
         limits: dict[str, Any] = {name: getattr(self, name) for name in COMPARE if getattr(self, name) is not None}
         if self.kind == "float":
             limits["allow_inf_nan"] = False
+        if self.kind == "int":  # of a whole number as whole numbers: above 0.5 is from 1
+            whole = {
+                name: math.floor(bound) if name in ("gt", "le") else math.ceil(bound) for name, bound in limits.items()
+            }
+            limits = dict(whole)
         info: Any = Field(... if self.default is None else self.default, description=self.description, **limits)
         return (Literal[tuple(self.choices)] if self.choices else TYPES[self.kind]), info
 
@@ -194,6 +206,18 @@ class ScriptStage(Section):
         return self
 
     @model_validator(mode="after")
+    def _places(self) -> ScriptStage:
+        for field, place in (
+            ("folder", self.folder),
+            *((f"reads.{name}", place) for name, place in self.reads.items()),
+        ):
+            try:
+                at_home(place or ".")
+            except ValueError as error:
+                raise FieldError(field, str(error)) from None
+        return self
+
+    @model_validator(mode="after")
     def _numbers(self) -> ScriptStage:
         for name, pattern in self.patterns.items():
             try:
@@ -205,9 +229,17 @@ class ScriptStage(Section):
             except re.error as error:
                 raise FieldError(f"results.{name}", f"{pattern!r} is no regular expression: {error}") from None
         for field, place in (("results_file", self.results_file), ("curves_file", self.curves_file)):
-            if not re.fullmatch(r"(\{(out|checkpoints)\}/)?[^{}]+", place):
+            inside = re.fullmatch(r"(\{(out|checkpoints)\}/)?([^{}]+)", place)
+            if not inside or inside[3].startswith(("/", "~")) or ".." in Path(inside[3]).parts:
                 raise FieldError(field, f"{place!r}: give a path in {{out}}, or one that begins with {{checkpoints}}/")
         for name in (*self.results, *self.curves):
+            if posixpath.normpath(name) != name or ".." in name.split("/"):
+                where = "results" if name in self.results else "curves"
+                raise FieldError(
+                    where, f"{name!r} is no name that MLflow takes: parts with one / between them, none of them a dot"
+                )
+            if name in self.curves and name in ("step", "of"):
+                raise FieldError("curves", f"{name!r} says in a line where the script is; give the number another name")
             if name in OF_ALL or (name in self.results and name in self.curves):
                 told = "every stage has" if name in OF_ALL else "is a result and a curve"
                 place = "results" if name in self.results else "curves"

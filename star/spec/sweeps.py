@@ -52,6 +52,23 @@ def parse_set(text: str, kind: type[Run]) -> Change:
     return Change(text, path, nested(tuple(path.split(".")), parsed, location), values)
 
 
+def changes_of(sets: Sequence[str], kind: type[Run]) -> list[Change]:
+    """Parse all `path=value` of a command line.
+
+    Raises:
+        SpecError: as `parse_set`, or one field is given two values.
+    """
+    changes = [parse_set(text, kind) for text in sets]
+    given: dict[str, Change] = {}
+    for change in changes:
+        before = given.setdefault(change.path, change)
+        if before is not change and before.doc.value != change.doc.value and "{" not in change.text:
+            raise SpecError(
+                f"--set {change.text}: {change.path} is given twice, here and in --set {before.text}; keep one."
+            )
+    return changes
+
+
 def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list[str]]:
     """An experiment's file with sweeps as axes, and notes for the user about it.
 
@@ -75,7 +92,7 @@ def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list
             isinstance(one, dict) and bool(one.get("rows") or one.get("series") or one.get("kind") == "trend")
             for one in figures
         ]
-        out += [f"the figure {one['name']}" for one, is_named in zip(figures, named, strict=True) if is_named]
+        out += [f"the figure {one.get('name')}" for one, is_named in zip(figures, named, strict=True) if is_named]
         doc = _with(doc, ("figures",), [(one, i) for i, one in enumerate(figures) if not named[i]])
     told = f"each row is run with every value of {', '.join(sweep.path for sweep in sweeps)}"
     if doc.value.get("one_at_a_time") is True:
@@ -92,7 +109,10 @@ def _with_columns(doc: LocatedYaml, sweeps: Sequence[Change]) -> LocatedYaml:
     paths = [sweep.path for sweep in sweeps if sweep.path not in known]
     if any(column.get("label") for column in columns):  # labels of rows name the swept values
         return doc
-    new = [({"title": path.rsplit(".", 1)[-1].replace("_", " "), "spec": path}, None) for path in paths]
+    names = [path.rsplit(".", 1)[-1].replace("_", " ") for path in paths]
+    taken = [*names, *(column.get("title") for column in columns)]
+    titles = [name if taken.count(name) == 1 else path for name, path in zip(names, paths, strict=True)]
+    new = [({"title": title, "spec": path}, None) for title, path in zip(titles, paths, strict=True)]
     first = next((i for i, column in enumerate(columns) if "metric" in column), len(columns))
     old = [(column, i) for i, column in enumerate(columns)]
     return _with(doc, ("table", "columns"), [*old[:first], *new, *old[first:]])

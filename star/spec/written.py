@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from star.errors import SpecError
 from star.spec.extends import Extended
-from star.spec.yamldoc import LocatedYaml, dump, overlay
+from star.spec.yamldoc import LocatedYaml, dump, overlay, text_of
 
 
 def _moved(path: Path, declared: object) -> dict[str, Any] | None:
@@ -71,9 +72,13 @@ def as_written(
     files = {} if place is None else {f"profiles/{place.stem}.yaml": place.read_text("utf-8-sig")}
     if published_values is not None:
         values = path.parent / published_values
-        files[values.name] = values.read_text("utf-8-sig")
-        if values.name != published_values:
-            changed["published_values"] = values.name
+        kept = values.name if values.name != f"{given}.yaml" else f"published-{values.name}"
+        try:
+            files[kept] = text_of(values)
+        except SpecError as error:
+            raise SpecError(f"{doc.location(('published_values',)) or path}: published_values: {error}") from None
+        if kept != published_values:
+            changed["published_values"] = kept
     if not changed and len(extended.folders) == 1:
         return {f"{given}.yaml": path.read_text("utf-8-sig"), **files}
     parts = [", ".join(changed) and f"what the command line, or its place, changed: {', '.join(changed)}"]

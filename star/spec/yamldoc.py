@@ -20,6 +20,9 @@ from star.errors import SpecError
 
 ANCHORS = "anchors"
 """A key at the top of any file under which shared values may be written; its own value is ignored."""
+MOST = 2**63 - 1
+"""Largest number of a file: more than anything is counted in, and less than what overflows."""
+LARGE = "is beyond any number here; give one below 2**63"
 MOST_VALUES = 200_000
 """Most values of one file: a few kilobytes of aliases can stand for billions."""
 Path_ = tuple[str | int, ...]
@@ -48,8 +51,16 @@ class _CoreLoader(yaml.SafeLoader):
         return node
 
 
-def _constructor(read_scalar: Callable[[str], Any]) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
-    return lambda loader, node: read_scalar(node.value)
+def _constructor(pattern: str, read_scalar: Callable[[str], Any]) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
+    def read(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+        if not re.fullmatch(pattern, node.value):  # a tag was written, such as `!!bool yes`
+            raise ValueError(node.value)
+        value = read_scalar(node.value)
+        if type(value) is int and abs(value) > MOST:
+            raise ValueError(LARGE)
+        return value
+
+    return read
 
 
 _SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -63,7 +74,7 @@ _SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 for _name, (_pattern, _read) in _SCALARS.items():
     _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), None)
-    _CoreLoader.add_constructor(f"tag:yaml.org,2002:{_name}", _constructor(_read))
+    _CoreLoader.add_constructor(f"tag:yaml.org,2002:{_name}", _constructor(_pattern, _read))
 
 
 @dataclass(frozen=True)
@@ -267,10 +278,9 @@ def _build(
         if isinstance(value, str):
             value.encode()  # a lone surrogate, such as "\ud800", is no text
         return value
-    except (yaml.YAMLError, ValueError):
-        raise SpecError(
-            f"{name}:{line}: {_dotted(path) or 'the file'}: {node.value!r} with tag {node.tag!r} is no plain value."
-        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        why = LARGE if str(error) == LARGE else f"with tag {node.tag!r} is no plain value"
+        raise SpecError(f"{name}:{line}: {_dotted(path) or 'the file'}: {str(node.value)[:40]!r} {why}.") from None
 
 
 class _CoreDumper(yaml.SafeDumper):

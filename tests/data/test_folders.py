@@ -241,4 +241,4 @@ def test_what_a_choice_leaves_aside_is_said(tmp_path: Path) -> None:
     beside = [
         f"1 image lies in {where}, in no class folder, and left aside" for where in ("the folder itself", "val/ itself")
     ]
-    assert found.notes[1:] == beside
+    assert found.notes[1:] == [*beside, "no image of the class b is held out"]

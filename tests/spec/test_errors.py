@@ -172,7 +172,7 @@ def test_the_papers_tables_resolve(name: str, profile: str) -> None:
 def test_given_paths_do_not_depend_on_where_a_worker_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
-    sets = ["score.reference=real.npz", "tokenizer.weights=~/vq.pt", "data.path=/absolute"]
+    sets = ["score.reference=real.npz", "tokenizer.weights=~/vq.pt", "data.path=/absolute", "data.name=image-folder"]
     spec = load(TINY, sets=sets).variants[0].runs[0]
     assert spec.score.reference == str(tmp_path / "real.npz")
     assert (spec.tokenizer.weights, spec.data.path) == ("/home/somebody/vq.pt", "/absolute")

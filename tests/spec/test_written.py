@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from star.spec.keys import Keys, run_key
 from star.spec.load import load
-from star.spec.yamldoc import dump, parse
+from star.spec.yamldoc import MOST, dump, parse
 from tests.helpers import ROOT
 
 FILES = sorted(path for path in (ROOT / "experiments").glob("*.yaml") if not path.name.startswith("search"))
@@ -59,7 +59,7 @@ def test_a_profile_and_a_reference_from_elsewhere_come_along(tmp_path: Path) -> 
 
 
 LETTERS = st.characters(exclude_categories=["Cs", "Cc", "Cn", "Co"])
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(LETTERS)
+LEAVES = st.none() | st.booleans() | st.integers(-MOST, MOST) | st.floats(allow_nan=False) | st.text(LETTERS)
 NAMES = st.text("abc<x1e", min_size=1).filter(lambda key: key != "<<")
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=8

@@ -119,6 +119,12 @@ def check(run: StarRun) -> None:
                 f"name: {data.name} needs the path of its folder{'' if data.name in SOURCES else ' or file'}",
             )
         return
+    for field in ("path", "train_split", "test_split"):
+        if getattr(data, field) is not None:
+            raise FieldError(
+                f"data.{field}",
+                "fashion-mnist is fetched and reads none; give data.name too: image-folder, parquet or FILE.py:CLASS",
+            )
     for split, there in (("train", 60_000), ("test", 10_000)):
         asked = getattr(data, f"{split}_images")
         if asked > there:

@@ -171,6 +171,24 @@ class StarRun(Run):
             return "set resources.validate_every, or give train/val_nll"
         return None
 
+    def remarks(self) -> list[str]:
+        """Sentences on what is legal, and probably not meant: parts that are still to begin when all is over."""
+        own, vq, probe = self.optim, self.tokenizer, self.probe
+        found = []
+        if 0 < self.total_steps <= own.warmup_steps:
+            found.append(
+                f"optim.warmup_steps: {own.warmup_steps} of {self.total_steps} steps: the learning rate never leaves the warm-up"
+            )
+        if probe.epochs <= probe.warmup_epochs:
+            found.append(
+                f"probe.warmup_epochs: {probe.warmup_epochs} of {probe.epochs} epochs: the learning rate never leaves the warm-up"
+            )
+        if vq.weights is None and vq.adversarial_weight and vq.steps <= vq.adversarial_start:
+            found.append(
+                f"tokenizer.adversarial_start: {vq.adversarial_start} of {vq.steps} steps: the discriminator never begins"
+            )
+        return found
+
     def with_smaller_passes(self, times: int) -> Self:
         """The run with images per pass of training, evaluation and sampling halved `times` times, to 1 at least."""
         own = self.resources

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from star.spec.base import Count, FieldError, NonNegative, Positive, Section
+from star.spec.base import Count, FieldError, NonNegative, Positive, Section, at_home
 
 if TYPE_CHECKING:
     from star.pipeline.config.run import StarRun
@@ -35,7 +35,7 @@ PARTS: dict[str, set[str]] = {
 
 def _weights(given: str) -> str:
     if not given.startswith(SHIPPED):
-        return str(Path(given).expanduser().absolute())
+        return str(at_home(given).absolute())
     names = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
     if given.removeprefix(SHIPPED) not in names:
         legal = ", ".join(f"{SHIPPED}{name}" for name in names) or "none"
