@@ -94,7 +94,8 @@ def verdict_of(claim: Claim, parts: list[Contrast]) -> ClaimResult:
     blocked = [part for part in parts if not part.decides and part.found is None]
     if parts and not open_parts and not blocked:
         return ClaimResult(claim, parts, SUPPORTED)
-    return ClaimResult(claim, parts, UNDECIDED, _what_would_decide(open_parts + blocked))
+    needs = _what_would_decide(open_parts + blocked) if parts else "rows to compare: the experiment measures none"
+    return ClaimResult(claim, parts, UNDECIDED, needs)
 
 
 def judge_part(part: Contrast, method: str, level: float, strict: float) -> None:

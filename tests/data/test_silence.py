@@ -1,0 +1,168 @@
+"""Data that would be taken in silence for what it is not, or end in a traceback."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from star.data.class_folders import ClassFolders
+from star.data.fetch import SHA256, fashion_mnist
+from star.data.folders import Tree
+from star.data.glance import glance_at_rows
+from star.data.image_sets import absent_members
+from star.data.llamagen_codes import _loaded
+from star.data.manifests import Manifests
+from star.data.parquet import ParquetImages
+from star.data.parquet_files import ParquetFiles, opened
+from star.data.pixels import decoded_squares
+from star.errors import DataError
+from star.rundir import Home
+from star.words import shown
+from tests.data.test_folders import picture, spec_of, touch
+from tests.data.test_imports import encoded, write_parquet
+
+
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        ("training_set", "test_set"),
+        ("train_images", "val_images"),
+        ("seg_train", "seg_test"),
+        ("Train Data", "Dev Data"),
+    ],
+)
+def test_usual_names_with_a_word_beside_are_splits(train: str, test: str, tmp_path: Path) -> None:
+    touch(tmp_path, f"{train}/a/1.png", f"{train}/b/1.png", f"{test}/a/1.png", f"{test}/b/1.png")
+    splits = ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path)).splits
+    assert (splits.train, splits.test) == (train, test)
+
+
+def test_classes_of_such_words_stay_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "train_station/1.png", "test_tube/1.png")
+    assert ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path)).classes == ["test_tube", "train_station"]
+
+
+def test_an_empty_held_out_part_is_no_share_by_hash(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png")
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="val reads as a split and holds no image"):
+        ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path))
+    assert ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path, test_split="train")).splits.train == "train"
+
+
+def test_classes_on_one_side_alone_are_noted(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png")
+    assert "no image of the class b is held out" in ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path)).found().notes
+    (tmp_path / "p").mkdir()
+    write_parquet(tmp_path / "p" / "train.parquet", [encoded(1)] * 4, [0, 0, 0, 0])
+    write_parquet(tmp_path / "p" / "val.parquet", [encoded(1)] * 2, [0, 1])
+    spec = spec_of(tmp_path / "p", name="parquet")
+    assert (
+        "no row of class 1 is trained on"
+        in glance_at_rows(ParquetFiles.from_tree(Tree.of(tmp_path / "p", (".parquet",)), spec), spec).notes
+    )
+
+
+def test_images_on_both_sides_are_known(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / "images" / "train" / "a" / f"{i}.png", 10 * i)
+    shutil.copytree(tmp_path / "images" / "train", tmp_path / "images" / "val")
+    picture(tmp_path / "images" / "val" / "a" / "0.png", 200)
+    manifests = Manifests(Home(tmp_path / "home"))
+    tree = Tree.of(tmp_path / "images", states=True)
+    manifests.tree(tree)
+    train, test = ([name for name, _ in tree.images(part)] for part in ("train", "val"))
+    twins = manifests.twins(tree.root, "content", train, test)
+    assert twins == [(f"train/a/{i}.png", f"val/a/{i}.png") for i in (1, 2, 3)]
+    assert manifests.twins(tree.root, "sizes", train, test) == []
+
+
+def test_a_parquet_link_that_leads_nowhere_is_no_missing_file_in_silence(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train_0.parquet", [encoded(1)] * 4, [0, 1, 0, 1])
+    write_parquet(tmp_path / "val_0.parquet", [encoded(1)] * 4, [0, 1, 0, 1])
+    touch(tmp_path, "train_3.parquet.incomplete")
+    spec = spec_of(tmp_path, name="parquet")
+    files = ParquetFiles.from_tree(Tree.of(tmp_path, (".parquet",)), spec)
+    assert any("train_3.parquet.incomplete" in note for note in files.found(spec).notes)
+    (tmp_path / "train_2.parquet").symlink_to("nowhere")
+    with pytest.raises(
+        DataError, match=r"1 link that should be a parquet file and leads nowhere, first train_2.parquet"
+    ):
+        ParquetFiles.from_tree(Tree.of(tmp_path, (".parquet",)), spec)
+
+
+def test_parquet_columns_that_are_not_what_they_seem(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, name="parquet")
+    pq.write_table(
+        pa.Table.from_arrays([pa.array([b"x"]), pa.array([0]), pa.array([1])], names=["image", "label", "label"]),
+        tmp_path / "two.parquet",
+    )
+    with pytest.raises(DataError, match="has 2 columns 'label'; keep one"):
+        opened(tmp_path / "two.parquet", spec)
+    (tmp_path / "two.parquet").unlink()
+    table = pa.table({"image": [encoded(1)] * 12, "label": pa.array([2**63 + 5] * 12, pa.uint64())})
+    pq.write_table(table, tmp_path / "large.parquet", write_statistics=False)
+    with pytest.raises(DataError, match=f"label is {2**63 + 5}, and the classes are 0 to"):
+        ParquetImages(ParquetFiles.from_tree(Tree.of(tmp_path, (".parquet",)), spec), "train", spec, 1)
+    cells = [{"bytes": None, "path": "/x/0.png"}] * 12
+    pq.write_table(pa.table({"image": cells, "label": [0, 1] * 6}), tmp_path / "large.parquet")
+    images = ParquetImages(ParquetFiles.from_tree(Tree.of(tmp_path, (".parquet",)), spec), "train", spec, 1)
+    with pytest.raises(DataError, match="holds only the path /x/0.png, not the image"):
+        images.source(0)
+
+
+def test_good_pixels_with_a_bad_exif_are_read(tmp_path: Path) -> None:
+    content = encoded(100)
+    rubbish = b"eXIf" + b"Exif\0\0rubbish"
+    chunk = struct.pack(">I", len(rubbish) - 4) + rubbish + struct.pack(">I", zlib.crc32(rubbish))
+    said: set[str] = set()
+    pixels = decoded_squares(content[:33] + chunk + content[33:], 3, "x.png", [16], "resize", said.add)[0]
+    assert np.array_equal(pixels, decoded_squares(content, 3, "x.png", [16], "resize", set().add)[0])
+    assert said == {"EXIF that cannot be read is ignored"}
+    with pytest.raises(DataError, match="cannot identify image file these bytes"):
+        decoded_squares(b"<html>", 3, "row 3", [16], "resize", said.add)
+
+
+def test_a_bitmap_of_16_bits_a_pixel_loses_nothing() -> None:
+    header = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 16, 0, 32, 0, 0, 0, 0)
+    bmp = b"BM" + struct.pack("<IHHI", 54 + 32, 0, 0, 54) + header + bytes(32)
+    assert Image.open(io.BytesIO(bmp)).size == (4, 4)
+    said: set[str] = set()
+    decoded_squares(bmp, 3, "x.bmp", [4], "resize", said.add)
+    assert not any("16 bits" in one for one in said)
+
+
+def test_what_lies_beside_fetched_files_stays(images: Path, tmp_path: Path) -> None:
+    for name in list(SHA256)[1:]:
+        shutil.copy(images / name, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("mine")
+    fashion_mnist(tmp_path, images)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and {path.name for path in tmp_path.iterdir()} == {
+        *SHA256,
+        "notes.txt",
+    }
+
+
+def test_archives_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    at = content.rfind(b"PK\x01\x02")
+    content[at : at + 4] = b"XXXX"
+    (tmp_path / "bad.npz").write_bytes(bytes(content))
+    assert absent_members(tmp_path / "bad.npz", ("mu",)) == ["mu"] and absent_members(tmp_path / "a.npz", ("mu",)) == []
+    shutil.copy(tmp_path / "a.npz", tmp_path / "0.npy")
+    with pytest.raises(DataError, match="an archive of arrays"):
+        _loaded(tmp_path / "0.npy")
+
+
+def test_a_name_stays_in_its_line() -> None:
+    assert shown("a\nb\x1b[31m\x85 é") == r"a\x0ab\x1b[31m\x85 é" and shown("caf\udce9") == r"caf\xe9"

@@ -1,0 +1,222 @@
+"""Mistakes that would be taken in silence, or end in a traceback: each has one sentence with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from star.errors import SpecError
+from star.report import published
+from star.report.claims import verdict_of
+from star.report.contrasts import UNDECIDED
+from star.spec.claims import Claim
+from star.spec.load import load
+from star.spec.load_search import load_search
+from tests.helpers import ROOT, TINY
+
+PROFILE = ROOT / "tests" / "profiles" / "tiny.yaml"
+HEAD = f"experiment: x\ntitle: X\nprofile: {PROFILE}\n"
+ROWS = """rows:
+  - {label: ours}
+  - {label: other, spec: {selfguided: {temperature: 0.5}}}
+  - {label: theirs, paper_only: true, published: {mask_ratio: 0.25}}
+"""
+TABLE = "table: {caption: c, published: table4, columns: [{title: P, metric: probe/accuracy}]}\n"
+CLAIM = "claims: [{{id: c, text: t, that: [{}]}}]\n"
+STAGE = """experiment: s
+title: S
+rows: [{{label: one}}]
+stages:
+  fit: {{command: "python fit.py --w {{w}}", parameters: {{w: {w}}}, {more}}}
+table: {{caption: c, columns: [{{title: A, metric: fit/acc}}]}}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "x.yaml").write_text(text)
+    (folder / "fit.py").write_text("")
+    return folder / "x.yaml"
+
+
+def compares(**fields: object) -> str:
+    return CLAIM.format(yaml.safe_dump(fields, default_flow_style=True).strip())
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (
+            ROWS
+            + TABLE
+            + compares(kind="best_at", metric="probe/accuracy", better="higher", row="ours", rows=["ours"]),
+            "wants 2",
+        ),
+        (
+            ROWS + TABLE + compares(kind="monotone", metric="probe/accuracy", direction="increasing"),
+            "wants 3 different rows",
+        ),
+        (
+            ROWS + TABLE + compares(kind="less", metric="probe/accuracy", row="ours", than=["theirs"]),
+            "'theirs' is only quoted",
+        ),
+        (
+            ROWS + TABLE + compares(kind="less", metric="probe/accuracy", row="ours", than=["other", "other"]),
+            "names a row twice",
+        ),
+        (
+            ROWS
+            + TABLE
+            + compares(kind="less", metric="probe/accuracy", row="ours", than=["other"], margin=float("inf")),
+            "margin",
+        ),
+        (ROWS + TABLE.replace("columns", "baseline: theirs, columns"), "'theirs' is only quoted"),
+        (ROWS + TABLE.replace("metric: probe/accuracy", "cell: sise"), "'sise': no row has such a cell"),
+        (ROWS + TABLE.replace("accuracy}", "accuracy, scale: 0}"), "scale"),
+        (ROWS.replace("true,", "true, spec: {generat: {samples: a}},") + TABLE, "did you mean generate"),
+        (
+            "axes: {optim.lr: [0.1, 0.2]}\n" + TABLE.replace("columns", "noise: optim.lr, columns"),
+            "is no noise of measuring",
+        ),
+        (
+            ROWS + TABLE + "figures: [{name: f, kind: curves, title: t, metric: train/val_nll_by_step}]\n",
+            "is not recorded",
+        ),
+        ("base: {selfguided: {inter_step: !!bool yes}}\n" + ROWS + TABLE, "'yes' with tag"),
+        (f"base: {{optim: {{steps: {10**30}}}}}\n" + ROWS + TABLE, "is beyond any number here"),
+        ("base: {data: {path: /my/images}}\n" + ROWS + TABLE, "give data.name too"),
+        (
+            "base: {data: {name: image-folder, path: ~nobody-of-that-name/images}}\n" + ROWS + TABLE,
+            "there is no user of that name",
+        ),
+        (
+            "axes: {selfguided.mask_ratio: [0.25, 0.5]}\nrows:\n  - {label: ours}\n"
+            "  - {label: 'ours, mask_ratio=0.25', spec: {selfguided: {mim_weight: 0, contrastive_weight: 0, num_views: 1}}}\n"
+            + TABLE,
+            "two rows are called 'ours, mask_ratio=0.25'",
+        ),
+        ("search: y\n" + ROWS + TABLE, "has both `experiment` and `search`"),
+        (
+            ROWS + TABLE + "published_values: nowhere.yaml\n",
+            "x.yaml:9: published_values: .*nowhere.yaml: there is no such file",
+        ),
+    ],
+)
+def test_a_sentence_with_its_place(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=says) as found:
+        load(written(tmp_path, HEAD + text))
+    assert str(found.value).startswith(str(tmp_path))
+
+
+def test_a_column_beside_no_published_table(tmp_path: Path) -> None:
+    table = TABLE.replace("published: table4, ", "").replace("accuracy}", "accuracy, published: fid}")
+    with pytest.raises(SpecError, match="give `table.published`"):
+        published.check(load(written(tmp_path, HEAD + "rows: [{label: ours}]\n" + table)))
+
+
+def test_a_row_beside_no_published_one(tmp_path: Path) -> None:
+    text = ROWS.replace("- {label: ours}", "- {label: ours, published: {mask_ratio: 0.123}}")
+    with pytest.raises(SpecError, match="'ours' stands beside a published one, but the published table4 has no row"):
+        published.check(load(written(tmp_path, HEAD + text + TABLE)))
+
+
+@pytest.mark.parametrize(
+    "w, more, says",
+    [
+        (1, "results: [acc], results_file: /tmp/all.json", "results_file"),
+        (1, "results: [acc], results_file: ../all.json", "results_file"),
+        (1, "results: [acc, a//b]", "is no name that MLflow takes"),
+        (1, "results: [acc], curves: {of: x}", "says in a line where the script is"),
+        (".inf", "results: [acc]", "is no finite number"),
+        (1, "results: [acc], folder: ~nobody-of-that-name/x", "there is no user of that name"),
+    ],
+)
+def test_commands(w: object, more: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=says):
+        load(written(tmp_path, STAGE.format(w=w, more=more)))
+
+
+def test_a_broken_limit_of_a_whole_number(tmp_path: Path) -> None:
+    path = written(tmp_path, STAGE.format(w="{default: 3, ge: 0.5, lt: 3.5}", more="results: [acc]"))
+    assert load(path).variants[0].runs[0].section("fit")["w"] == 3
+    with pytest.raises(SpecError, match="fit.w"):
+        load(path, sets=["fit.w=4"])
+    with pytest.raises(SpecError, match="fit.w"):
+        load(path, sets=["fit.w=0"])
+
+
+@pytest.mark.parametrize(
+    "sets, says",
+    [
+        (["optim.lr=0.1", "optim.lr=0.2"], "optim.lr is given twice"),
+        (["data.path=~nobody-of-that-name/x"], "no user of that name"),
+    ],
+)
+def test_options(sets: list[str], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        load(TINY, sets=sets)
+    with pytest.raises(SpecError, match="no profile ''"):
+        load(TINY, profile="")
+    with pytest.raises(SpecError, match="seeds belong to the search"):
+        load_search(ROOT / "tests" / "tiny_search.yaml", sets=["seed=3"])
+
+
+def test_sweeps_of_two_fields_of_one_name_have_two_columns() -> None:
+    spec = load(TINY, sets=["optim.steps=[5, 6]", "tokenizer.steps=[3, 4]"]).spec
+    assert spec.table is not None and [column.title for column in spec.table.columns][1:3] == [
+        "optim.steps",
+        "tokenizer.steps",
+    ]
+
+
+def test_a_row_is_meant_by_its_label_whatever_brackets_it_has(tmp_path: Path) -> None:
+    experiment = load(written(tmp_path, HEAD + ROWS.replace("ours", "'rates [0.1]'") + TABLE))
+    assert [variant.label for variant in experiment.only(["rates [0.1]"]).variants] == ["rates [0.1]"]
+
+
+def test_a_file_of_one_number_is_no_experiment(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="x.yaml:1: holds no mapping"):
+        load(written(tmp_path, "42\n"))
+
+
+@pytest.mark.parametrize(
+    "add, says",
+    [
+        ("seeds: [1, 2]", r"its default, \[0\], would be lost"),
+        ("rows: [{label: more}]", "axes and no rows, and its own would be lost"),
+    ],
+)
+def test_what_is_added_replaces_no_default(add: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=says):
+        load(written(tmp_path, f"experiment: y\nextends: {TINY}\nadd: {{{add}}}\n"))
+
+
+def test_parts_that_never_begin_are_noted(tmp_path: Path) -> None:
+    notes = load(TINY, sets=["optim.warmup_steps=30", "probe.warmup_epochs=3"]).notes
+    assert [note.partition(":")[0] for note in notes] == ["optim.warmup_steps", "probe.warmup_epochs"]
+    assert load(TINY).notes == ()
+
+
+def test_published_values_of_the_experiments_own_name_do_not_replace_it(tmp_path: Path) -> None:
+    (tmp_path / "values").mkdir()
+    (tmp_path / "values" / "x.yaml").write_text("source: nobody\ntables: {}\n")
+    kept = load(
+        written(
+            tmp_path,
+            HEAD
+            + "rows: [{label: ours}]\npublished_values: values/x.yaml\n"
+            + TABLE.replace("published: table4, ", ""),
+        )
+    ).written
+    assert (
+        yaml.safe_load(kept["x.yaml"])["published_values"] == "published-x.yaml"
+        and "nobody" in kept["published-x.yaml"]
+    )
+
+
+def test_a_claim_of_nothing_is_undecided() -> None:
+    claim = Claim.model_validate(
+        {"id": "c", "text": "t", "that": [{"kind": "less", "metric": "a/b", "row": "x", "than": ["y"]}]}
+    )
+    assert verdict_of(claim, []).verdict == UNDECIDED and verdict_of(claim, []).count == 0
