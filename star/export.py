@@ -24,15 +24,17 @@ from star.words import shown
 
 
 def export(job: JobDir, weights: str, form: str, target: Path, precision: str = "fp32") -> None:
-    """Write the weights of a `train` or `tokenizer` job to `target`.
+    """Write the weights of a `train` or `tokenizer` job to `target`; for safetensors also config.json beside it, replacing one there.
 
     Args:
         weights: `student`, `teacher` or `best`; ignored for a tokenizer, which has one kind.
-        form: `safetensors` or `llamagen`.
-        precision: `fp32`, or `fp16`, which halves the file; what loads it computes in fp32 all the same.
+        form: `safetensors`, or `llamagen` for a .pt file with the weights under `model`.
+        precision: `fp32` leaves weights as they are kept; `fp16` halves the file, and what loads it computes in fp32 all the same.
 
     Raises:
-        DataError: the job has no such weights.
+        DataError: the job has no such weights, its output was deleted, or the file is damaged.
+        pydantic.ValidationError: the job is of a run that this version does not know.
+        OSError: the job cannot be read, or `target` cannot be written.
     """
     content = json.loads(job.job.read_text())
     tokenizer = content["stage"] == TOKENIZER.name

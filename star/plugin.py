@@ -65,11 +65,21 @@ class Job:
 
         Args:
             weights: `student`, `teacher` or `best`.
+
+        Raises:
+            star.errors.DataError: the training left no such weights.
+            KeyError: `train` is not in `after`.
         """
         return self.load_model(weights)
 
     def tokenizer(self) -> Any:
-        """The image tokenizer on the device, a `star.tokenizer.vq.VQModel` or a plugin's; `after` needs `tokenizer`."""
+        """The image tokenizer on the device, in evaluation mode; needs `tokenizer` in `after`.
+
+        A `star.tokenizer.vq.VQModel`, or `encode`, `decode` and `codebook` of a plugin's, whose results are checked.
+
+        Raises:
+            KeyError: `tokenizer` is not in `after`.
+        """
         return self.load_tokenizer()
 
 

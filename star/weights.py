@@ -26,7 +26,11 @@ SHOWN = 3
 
 
 def save_weights(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically: to a temporary file beside `path`, synced, then renamed over it."""
+    """Write tensors and plain values atomically: to a temporary file beside `path`, synced, then renamed over it.
+
+    Raises:
+        OSError, RuntimeError: it cannot be written, such as on a full disk, of which torch says either; no partial file is left.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

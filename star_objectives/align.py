@@ -1,4 +1,7 @@
-"""Alignment with a frozen encoder, as REPA on LlamaGen (iFSQ, arXiv 2601.17124) and Mirai-I (arXiv 2601.14671) have it."""
+"""Alignment with a frozen encoder: REPA (arXiv 2410.06940) on LlamaGen as GEAR (2606.32039) and iFSQ (2601.17124) have it, and Mirai-I.
+
+Mirai-I is of arXiv 2601.14671.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from .projectors import published, published_flops
 
 
 class AlignConfig(TermConfig):
-    """REPA on LlamaGen-B: layer ~1/3, weight 0.5, predictive; Mirai-I: ~2/3, 2.0, consuming. `features` names the encoder."""
+    """REPA on LlamaGen-B in GEAR: layer ~1/3, weight 0.5, predictive; iFSQ's L: weight 2.0. Mirai-I: ~2/3, 2.0, consuming.
+
+    `features` names the encoder.
+    """
 
     layer: LayerRef = Field("~1/3", description="1-based layer, or fraction of the depth, whose states are aligned")
     pairing: Literal["predictive", "consuming"] = Field(

@@ -1,4 +1,4 @@
-"""Fetch Fashion-MNIST's 70,000 images from the first of three places that works; check them, then rename into place."""
+"""Fetch Fashion-MNIST's 70,000 images: from a given folder, else from Debian's package or the original address; check, then rename."""
 
 from __future__ import annotations
 

@@ -89,7 +89,13 @@ def absent_members(path: Path, names: tuple[str, ...]) -> list[str]:
 
 
 class FolderImages:
-    """All image files below a folder, listed by star.data.folders: links are followed, hidden files are ignored."""
+    """All image files below a folder, listed by star.data.folders: links are followed, hidden files are ignored.
+
+    Images of several subfolders come in a random order, the same each time. What is not 8-bit RGB is converted; `notes` says how.
+
+    Raises:
+        DataError: there are no images, or the first cannot be decoded.
+    """
 
     def __init__(self, path: Path, threads: int) -> None:
         self.path, self.threads = path, threads

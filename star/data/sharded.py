@@ -102,7 +102,11 @@ class ShardedArray:
 
 
 def damaged_shards(path: Path) -> list[int]:
-    """Numbers of the shards of a finished array whose content does not match their checksum."""
+    """Numbers of the shards of a finished array whose content does not match the CRC-32 in the .json beside it.
+
+    Raises:
+        OSError, ValueError, KeyError: one of the two files is missing or damaged.
+    """
     known = json.loads(path.with_suffix(".json").read_text())
     array, size = np.load(path, mmap_mode="r"), known["rows_per_shard"]
     return [

@@ -197,7 +197,7 @@ class InceptionV3(nn.Module):
 
 
 def load_inception(path: Path) -> InceptionV3:
-    """Load the network with the published weights.
+    """Load the network with the published weights, on the CPU, in training mode: `star.evaluate.features.prepared` readies it.
 
     Raises:
         DataError: the file is missing, or is not exactly the published one.

@@ -1,4 +1,4 @@
-"""The inception score of images that come in batches: exp of the mean KL divergence of p(y|x) from p(y), per split."""
+"""The inception score (Salimans et al. 2016) of images in batches: exp of the mean KL divergence of p(y|x) from p(y), per split."""
 
 from __future__ import annotations
 

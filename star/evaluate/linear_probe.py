@@ -59,8 +59,13 @@ def train_probe(
 ) -> ProbeResult:
     """Train all heads on `train`, choose each position's learning rate on held-out images of it, then test on `test`.
 
-    MAE's batch norm takes its statistics from batches of 16,384. Here the features are frozen, so the statistics are
-    constants: those of all images trained on.
+    The protocol is MAE's (He et al. 2022, main_linprobe.py). Its batch norm takes its statistics from each GPU's part of a batch, 512
+    images by default. Here the features are frozen, so the statistics are constants: those of all images trained on.
+
+    Args:
+        positions: the 1-based positions whose features the sources give, in their order; they are only passed on.
+        seed: of the held-out images, the first weights and the order of batches.
+        progress: receives (epochs done, epochs).
 
     Raises:
         DataError: features are not finite.

@@ -88,7 +88,7 @@ class Statistics:
 
     @property
     def points(self) -> Tensor:
-        """The kept pooled features of the images seen, (n, D) float32."""
+        """The kept pooled features, (n, D) float32. With a known `total`, rows of images that were not gathered here are zero."""
         assert self._points is not None, "no images were gathered"
         return self._points if self.total is not None else self._points[: self.pooled.seen]
 

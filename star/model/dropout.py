@@ -29,7 +29,7 @@ def spread(place: Tensor) -> Tensor:
 
 
 def mixed(x: Tensor) -> Tensor:
-    """A bijective hash of int32 (a multiply-xorshift finalizer) that maps neighbouring values far apart."""
+    """A bijective hash of int32 that maps neighbouring values far apart: lowbias32 (Wellons, Prospecting for Hash Functions, 2018)."""
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * 0x7FEB352D
     x = x ^ ((x >> 15) & 0x1FFFF)
@@ -43,7 +43,7 @@ def layer_seeds(seeds: Tensor | None, number: int) -> Tensor | None:
 
 
 class SequenceDropout(nn.Module):
-    """Dropout with probability `p`, in training only: without seeds it is the identity, whatever the module's mode.
+    """Dropout with probability `p` of sequences that come with seeds; without seeds the identity. The module's mode is not read.
 
     Args:
         p: probability, 0 to 1.

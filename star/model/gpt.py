@@ -19,10 +19,15 @@ from star.pipeline.config.model import ModelSpec
 
 
 def rope_table(grid: int, head_dim: int, base: float) -> Tensor:
-    """Cosines and signed sines of the 2-D rotary embedding, (2, T, head_dim), for `rotate`; place 0 is the condition.
+    """Cosines and signed sines of LlamaGen's 2-D rotary embedding, (2, T, head_dim) float32, for `rotate`; place 0 is the condition.
 
     The first half of a head's channel pairs rotates with the row, the second with the column. The condition's entry is
     zero, not (cos 0, sin 0) = (1, 0), so its query and key are zero. LlamaGen's checkpoints depend on it.
+
+    Args:
+        grid: g, cells along a side; T = g * g.
+        head_dim: channels of a head, a multiple of 4.
+        base: of the rates base^(-i / (head_dim / 4)); 10000 in LlamaGen.
     """
     return all_rotations(grid, head_dim, base)[:, : grid * grid]
 
@@ -141,7 +146,13 @@ class Features:
 
 
 class GPT(nn.Module):
-    """Class-conditional next-code transformer."""
+    """LlamaGen's class-conditional next-code transformer (Sun et al. 2024), with weights from the global generator.
+
+    Args:
+        vocab_size: V, codes in the codebook.
+        num_classes: classes; the label of this number is the null label.
+        grid: g, codes along a side; T = g * g.
+    """
 
     def __init__(self, spec: ModelSpec, vocab_size: int, num_classes: int, grid: int) -> None:
         super().__init__()

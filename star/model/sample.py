@@ -136,9 +136,13 @@ def in_bfloat16(model: GPT) -> GPT:
 
 
 def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Logits (B, V) with -inf outside the top_k largest and outside the smallest set of mass above top_p.
+    """Logits (B, V) with -inf outside the top_k largest, then outside the smallest set of the rest's mass above top_p.
 
-    If the mass of the likeliest codes is exactly top_p, one more is kept, as in LlamaGen.
+    Codes level with the k-th are kept too. If the mass of the likeliest codes is exactly top_p, one more is kept, as in LlamaGen.
+
+    Args:
+        top_k: 0 keeps all.
+        top_p: above 0 to 1; 1 keeps all.
     """
     if top_k:
         threshold = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
@@ -168,7 +172,7 @@ def _largest(probabilities: Tensor, mass: float) -> tuple[Tensor, Tensor]:
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The code (B,) at which the cumulative probability passes `uniform` (B,)."""
+    """The code (B,) long at which the cumulative probability of logits (B, V) passes `uniform` (B,), float64 in [0, 1)."""
     cumulative = F.softmax(logits, dim=-1, dtype=torch.float64).cumsum(-1)
     # scaled by the total, which rounding leaves slightly off 1; `right` so that codes of probability 0 are never drawn
     return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp(
@@ -177,7 +181,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def noise_for(seed: int, first: int, count: int, length: int) -> Tensor:
-    """The uniform numbers (count, length) of images first, first + 1, ...: each image has its own generator.
+    """The uniform numbers (count, length), float64 in [0, 1), of images first, first + 1, ...: each image has its own generator.
 
     The generators are NumPy's, because torch's CPU generator uses only the lowest 32 bits of a seed.
     """

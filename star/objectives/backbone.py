@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Features(Protocol):
-    """Hidden states of one pass, (N, T, D) each."""
+    """Hidden states of one pass, (N, T, D) each; (N, t, D) with the t places of `Arranged` where a term changes the `sequence`."""
 
     layer_features: Mapping[int, Tensor]
     pre_norm: Tensor
@@ -25,7 +25,10 @@ class Features(Protocol):
 
 
 class Backbone(Protocol):
-    """A next-code transformer: any nn.Module with these members, such as `star.model.gpt.GPT`."""
+    """A next-code transformer: any nn.Module with these members, such as `star.model.gpt.GPT`.
+
+    Terms that change the `order` or `sequence` also need its members `embed`, `rope`, `run` and `through`.
+    """
 
     dim: int
     """D: channels of the hidden states."""

@@ -150,6 +150,9 @@ def _check_draw(term: Term, batch: Batch, before: tuple[Tensor | None, ...]) -> 
 
 
 def own_generator(generator: torch.Generator, name: str) -> torch.Generator:
-    """A generator for one term: its draws depend on run, step and the term's name, not on the other terms."""
+    """A new CPU generator for one term, from the seed that `generator` was given and the term's name.
+
+    What was drawn from `generator` before does not matter: seed a new one for each step, or each step has the same own draws.
+    """
     # torch's CPU generator uses only the lowest 32 bits of a seed
     return torch.Generator().manual_seed((generator.initial_seed() ^ zlib.crc32(name.encode())) & 0xFFFFFFFF)

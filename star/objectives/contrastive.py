@@ -53,7 +53,7 @@ class Contrastive(Term):
             )
 
     def build(self, student: Backbone) -> nn.Module:
-        """The projector f of section 3.3.2, which only the student has."""
+        """The student's projector f of section 3.3.2; with `teacher_projector` its moving average projects the teacher's features."""
         return projector(student.dim, student.dim, self.spec.projector_hidden, self.spec.projector_layers)
 
     def read(self, states: Features, batch: Batch, rows: slice) -> Tensor:
@@ -63,7 +63,7 @@ class Contrastive(Term):
         return found
 
     def targets(self, states: Features | None, batch: Batch, rows: slice) -> Tensor:
-        """The teacher's features (images, M, K, D) at the drawn positions."""
+        """The teacher's features (images, M, K, D) at the drawn positions; with `teacher_projector` through the projector's average."""
         assert states is not None
         keys = states.layer_features[self.layers[0]][:, :, batch.positions[: self.spec.num_positions]]
         return keys if self.head_average is None else self.head_average(keys)
@@ -92,12 +92,20 @@ class Contrastive(Term):
 def inter_step_loss(
     queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool, form: str
 ) -> Tensor:
-    """Eq. 6: anchor (b, m, i) against the teacher at (v, m, j), over all i != j; summed over anchors and pairs.
+    """Eq. 6: anchor (b, m, i) against the teacher at (v, m, j), over all i != j; summed over anchors and pairs, not yet over B.
+
+    The paper prints no norm, temperature or log; `normalize=False`, `temperature=1` and `form="ratio"` give its form.
 
     Args:
         queries: (B, S, K, D) projected student features.
-        keys: (V, M, K, D) teacher features of the global batch.
+        keys: (V, M, K, D) teacher features of the global batch, M at least S.
         first: index in the global batch of the first image of `queries`.
+        temperature: above 0; divides the similarities.
+        normalize: scale both sides to unit norm before the dot product.
+        form: `infonce`, minus the log of the ratio; anything else, minus the ratio as printed.
+
+    Returns:
+        () in float32, or in float64 if a side has it.
     """
     queries, keys = _sides(queries, keys, normalize)
     similarity = _dots("bmid,vmjd->bmijv", queries, keys[:, : queries.shape[1]]) / temperature
@@ -108,7 +116,10 @@ def inter_step_loss(
 def inter_view_loss(
     queries: Tensor, keys: Tensor, first: int, temperature: float, normalize: bool, form: str
 ) -> Tensor:
-    """Eq. 7: anchor (b, m, k) against the teacher at (v, n, k), over all m != n; arguments as in `inter_step_loss`."""
+    """Eq. 7: anchor (b, m, k) against the teacher at (v, n, k), m of S views and n of M, over all m != n; summed, ().
+
+    Arguments are as in `inter_step_loss`.
+    """
     queries, keys = _sides(queries, keys, normalize)
     similarity = _dots("bmkd,vnkd->bmnkv", queries, keys) / temperature
     own, other = _unequal(queries.shape[1], keys.shape[1], queries.device)

@@ -54,10 +54,10 @@ class Mim(Term):
 
 
 def mim_loss(student: Tensor, teacher: Tensor, distance: str = "cosine", token_mask: Tensor | None = None) -> Tensor:
-    """Eq. 4: distance between hidden states (..., T, D), summed over positions.
+    """Eq. 4 without its mean: the distance between hidden states (..., T, D), summed over all positions, () in at least float32.
 
     Args:
-        distance: `cosine` (1 - cos), `l2` (mean square over channels) or `smooth_l1` (mean over channels).
+        distance: `cosine` (1 - cos), `l2` (mean square over channels); anything else is `smooth_l1` (mean over channels).
         token_mask: (..., T) bool; the sum is over positions where it is True. All positions when None.
     """
     student, teacher = at_least_fp32(student), at_least_fp32(teacher)

@@ -10,10 +10,16 @@ from torch import Tensor, nn
 
 
 class EMATeacher(nn.Module):
-    """A frozen copy of `source` that follows it as an exponential moving average.
+    """A frozen copy of `source` that follows it as an exponential moving average (section 3.3 of arXiv:2509.15185).
 
-    Its weights are float32 whatever the student computes in: in bfloat16, updates at a decay of 0.9999 would round to
-    nothing. It stays in evaluation mode.
+    Its weights keep the types that the source has when it is made. Give a float32 source, and let autocast narrow what the
+    student computes: in bfloat16, updates at a decay of 0.9999 would round to nothing. Buffers are copied once, not averaged. It
+    stays in evaluation mode.
+
+    Args:
+        source: an nn.Module; `update` gets one with the same parameters in the same order.
+        decay: d, 0 to below 1.
+        ramp: use min(decay, (1 + t) / (10 + t)) after optimizer step t (from 0).
     """
 
     def __init__(self, source: Any, decay: float, ramp: bool) -> None:

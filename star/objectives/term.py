@@ -113,7 +113,10 @@ class Term:
         """
 
     def draw(self, batch: Batch, generator: torch.Generator) -> None:
-        """Put the random choices of a step into `batch.drawn`, `batch.inputs` or `batch.token_mask`."""
+        """Put the random choices of a step, made on the CPU, into `batch.drawn`, `batch.inputs`, `batch.token_mask` or `batch.predicted`.
+
+        All but `drawn` need the part in `changes`, and `draw_batch` raises ValueError without it.
+        """
 
     def build(self, student: Backbone) -> nn.Module | None:
         """Make the term's own modules, kept as `head`.
@@ -131,7 +134,8 @@ class Term:
     def attend(self, batch: Batch, rows: slice) -> Tensor | None:
         """The attention mask of the N student sequences of images `rows`; None leaves the attention as it is.
 
-        (N, 1, T, T) bool, True where a query (row) sees a key (column).
+        (N, 1, T, T) bool, True where a query (row) sees a key (column). A term that returns one has to have `attend` in `changes`:
+        of several masks only the first is used.
         """
         return None
 

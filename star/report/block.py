@@ -171,7 +171,7 @@ class Block:
 
 
 def some_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """All pairs of rows, or PAIRS of them, evenly chosen, where there are more."""
+    """All pairs of rows, or of neighbours alone from MANY rows on; evenly thinned where they are many, to fewer than 2 * PAIRS."""
     found = list(combinations(rows, 2)) if len(rows) < MANY else list(pairwise(rows))
     step = max(1, len(found) // PAIRS)
     return found[::step]

@@ -48,7 +48,11 @@ class Judge:
 
 
 def judge_by(asked: str, samples: Sequence[Sample], block: Block | None = None) -> Judge:
-    """Choose the method for a contrast: `asked`, or the next simpler one that its values allow.
+    """Choose the method for a contrast: `asked`, or a simpler one if its values do not allow it.
+
+    `block` becomes `welch` where rows may spread unequally, nothing can tell, or seeds do not connect them; with fewer than three
+    rows in the block, or weights that do not sum to 0, it becomes `paired`. `paired` becomes `welch` with fewer than two common
+    seeds. A single row is judged by `welch` in place of both, which `told` does not mention.
 
     Args:
         asked: `welch`, `paired`, `block` or `bootstrap`.

@@ -26,7 +26,10 @@ MIN_BOOTSTRAP = 5
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bounds at `level`; none if a row has too few seeds or, for method `t`, no row a spread."""
+    """An estimate with its two-sided bounds at confidence `level`, in (0, 1).
+
+    Without bounds where seeds are too few, or have no spread, to tell them; the functions that make it say when.
+    """
 
     estimate: float
     low: float | None = None
@@ -77,7 +80,7 @@ class Sample:
 
 
 def welch(samples: Sequence[Sample]) -> Estimate:
-    """Estimate sum_i w_i mean_i with a spread of its own for each row; without error if a row has one seed."""
+    """Estimate sum_i w_i mean_i with a spread of its own for each row; without error if a row has one seed, or no row a spread."""
     estimate = math.fsum(sample.weight * mean(sample.values) for sample in samples)
     counts = [len(sample.values) for sample in samples]
     if min(counts) < 2:

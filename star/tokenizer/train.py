@@ -26,7 +26,7 @@ from star.tokenizer.vq import Quantized, VQModel
 JUDGE_RATE = 0.25
 """The discriminator's learning rate over the tokenizer's."""
 SMALL = 64
-"""Images of smaller sides are judged in patches of 16 pixels in place of 34."""
+"""Images of smaller sides are judged in patches of 26 pixels in place of 54: the convolutions' receptive fields."""
 
 
 def to_tensor(images: Images) -> Tensor:
@@ -190,9 +190,10 @@ def vq_rate(step: int, total: int) -> float:
 def vq_losses(
     spec: TokenizerSpec, model: VQModel, images: Tensor, quantized: Quantized
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The loss of pixels and codes with its parts, and the decoded images (B, C, S, S).
+    """The loss of pixels and codes with its parts, () each, and the decoded images (B, C, S, S).
 
-    The decoder's gradient passes the quantizer by the straight-through estimator.
+    VQ-VAE's (van den Oord et al. 2017): loss = reconstruction_loss + codebook_loss + commit_weight * commitment, all means. The
+    decoder's gradient passes the quantizer by the straight-through estimator.
     """
     latent, vectors, _ = quantized
     decoded = model.decode_vectors(latent + (vectors - latent).detach())
@@ -227,7 +228,12 @@ def restart_unused(model: VQModel, used: Tensor, quantized: Quantized) -> None:
 def reconstruction_report(
     model: Any, codebook_size: int, batches: list[Images], device: torch.device
 ) -> dict[str, float]:
-    """Reconstruction of unseen images: mean squared error and PSNR on the scale [0, 1]; codebook usage, perplexity."""
+    """Reconstruction of unseen images, given in batches (B, S, S, C) uint8.
+
+    Returns:
+        `mse` on the scale [0, 1]; `psnr` in dB; `codebook_usage`, the share of codes used, 0 to 1; `codebook_perplexity`, 1 to
+        `codebook_size`.
+    """
     squared, pixels = 0.0, 0
     counts = torch.zeros(codebook_size, dtype=torch.float64)
     for batch in batches:

@@ -15,7 +15,12 @@ from star.pipeline.config.run import StarRun
 
 
 def batch_at(spec: StarRun, terms: Sequence[Term], data: CodeStore, step: int) -> Batch:
-    """The global batch of optimizer step `step` (from 0): the same for every call and on every rank."""
+    """The global batch of optimizer step `step` (from 0), on the CPU: the same for every call and on every rank.
+
+    Raises:
+        DataError: fewer images are left than a batch has.
+        ValueError: as `draw_batch`.
+    """
     size, model = spec.optim.batch_size, spec.model
     total = min(len(data), spec.images_trained_on)
     if total < size:

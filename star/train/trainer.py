@@ -50,7 +50,11 @@ def build_model(spec: StarRun) -> GPT:
 
 
 def initial_model(spec: StarRun) -> GPT:
-    """The transformer that training starts from: fresh, or the weights that the spec names."""
+    """The transformer that training starts from: fresh, or the weights that the spec names. Seeds torch's global generator.
+
+    Raises:
+        DataError: the weights cannot be read, or do not fit the section `model`.
+    """
     torch.manual_seed(spec.seed)
     model = build_model(spec)
     if spec.model.weights:
@@ -60,7 +64,12 @@ def initial_model(spec: StarRun) -> GPT:
 
 
 def build_objective(spec: StarRun, terms: Sequence[Term]) -> Objective:
-    """A run's objective before its first step."""
+    """A run's objective before its first step.
+
+    Raises:
+        DataError: as `initial_model`.
+        ValueError: the terms cannot be combined.
+    """
     return Objective(cast(Any, initial_model(spec)), terms, spec.selfguided.ema_decay, spec.selfguided.ema_ramp)
 
 
@@ -110,7 +119,13 @@ class Trainer:
         self._resume()
 
     def train(self) -> dict[str, float]:
-        """Run the remaining steps; return the validation loss `val_nll`, and how many `parameters` were trained, heads included."""
+        """Run the remaining steps; return the validation loss `val_nll`, and how many `parameters` were trained, heads included.
+
+        Raises:
+            Stopped: `stop` was true on a rank, and the state is saved; or memory ran out on one of several ranks, and all start again.
+            DivergedError: a loss is not finite, or far above that of guessing.
+            DataError: memory runs out with one image a pass, a checkpoint cannot be written, or images are fewer than a batch.
+        """
         total, resources = self.spec.last_step, self.spec.resources
         while self.step < total:
             metrics = self.train_step()
@@ -138,7 +153,15 @@ class Trainer:
         return {"val_nll": nll, "parameters": float(sum(one.numel() for one in self.objective.trained_parameters()))}
 
     def train_step(self) -> dict[str, Tensor]:
-        """One optimizer step; returns this rank's share of the losses, and the gradient's norm."""
+        """One optimizer step from state `step`, which is left for `train` to count.
+
+        Returns:
+            This rank's share of `loss` and of each loss of the terms, and `grad_norm` of the whole gradient before clipping; () each.
+
+        Raises:
+            Stopped: memory ran out on one of several ranks.
+            DataError: memory runs out with one image a pass, or images are fewer than a batch.
+        """
         rate = lr_at(self.step, self.spec.total_steps, self.spec.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -186,7 +209,13 @@ class Trainer:
 
     @torch.no_grad()
     def validation_nll(self) -> float:
-        """Next-code loss in nats per code on the test images' centre crops, with their labels, unmasked."""
+        """The student's next-code loss in nats per code on the test images' centre crops, with their labels, unmasked, without autocast.
+
+        All ranks must call it. It leaves the objective in evaluation mode.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
         self.objective.eval()
         size, total = self.spec.resources.sample_batch_size, 0.0
         starts = list(range(0, len(self.test), size))
@@ -202,7 +231,11 @@ class Trainer:
         return finite_nll(total / (len(self.test) * self.test.length), self.step)
 
     def save(self) -> None:
-        """Save all the next step depends on; the random state is the step's number. All ranks call it, one writes."""
+        """Save all that the next step depends on, in the background; the random state is the step's number. All ranks call it, one writes.
+
+        Raises:
+            DataError: the save before could not be written.
+        """
         state = full_state_dict(self.objective, self.optimizer)
         if self.ranks.is_main:
             self.checkpoints.save(self.step, state)
