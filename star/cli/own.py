@@ -72,7 +72,9 @@ def _given(key: str, pairs: Sequence[str], step: int) -> Numbers:
         name, equals, text = pair.rpartition("=")
         if not equals:
             raise SpecError(f"log: {pair!r} is no NAME=VALUE; write it as my/score=0.5.")
-        values[_name(name, pair)] = _number(text, pair)
+        if _name(name, pair) in values:
+            raise SpecError(f"log: {name} is given twice; keep one, or give each its --step.")
+        values[name] = _number(text, pair)
     return Numbers(key, step, values, f"log {key}")
 
 
@@ -83,6 +85,8 @@ def _rows(table: Path, pairs: Sequence[str], default: int) -> Iterator[Numbers]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"--from {shown(table)}: cannot be read as a table: {error}.") from None
+    if max(map(len, text.splitlines()), default=0) > csv.field_size_limit():
+        raise SpecError(f"--from {shown(table)}: a line is longer than any table of numbers has; is it one?")
     reader = csv.DictReader(text.splitlines())
     names = [name for name in reader.fieldnames or () if name not in (KEY, STEP)]
     if KEY not in (reader.fieldnames or ()) or not names:

@@ -274,7 +274,11 @@ def show_claims(
     shown, verdicts = {}, []
     silent = [experiment.file for experiment in experiments if not experiment.spec.claims]
     if len(silent) == len(experiments):
-        raise SpecError(f"{silent[0]}: declares no claims; add `claims:` with an id, a text and predicates.")
+        swept = any("its claims" in note for note in experiments[0].notes)
+        why = (
+            "its claims are about its own rows, and a sweep by --set leaves them out" if swept else "declares no claims"
+        )
+        raise SpecError(f"{silent[0]}: {why}; add `claims:` with an id, a text and predicates.")
     if silent:
         click.echo(f"without claims: {', '.join(silent)}", err=True)
     for one, experiment in zip(asked, experiments, strict=True):
@@ -287,9 +291,12 @@ def show_claims(
         rests = rests_of(judgements, evidence)
         agreement = agreements(build_table(evidence)) if experiment.spec.table else []
         found = claims_markup.data(judgements, agreement, evidence.rejudged)
-        shown[f"{experiment.name}@{experiment.profile}"] = found | (
-            {"would_decide": [r.data() for r in rests]} if rest else {}
-        )
+        name = f"{experiment.name}@{experiment.profile}"
+        if name in shown:
+            raise SpecError(
+                f"{experiment.file}: is called {name} as another one here is; give them one after the other."
+            )
+        shown[name] = found | ({"would_decide": [r.data() for r in rests]} if rest else {})
         if not as_json:
             lines = [
                 f"{experiment.name} ({experiment.profile})",

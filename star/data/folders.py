@@ -15,7 +15,10 @@ from star.words import shown
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of image files, as in torchvision; case is ignored."""
-LEFT_BY_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+LEFT_BY_SYSTEMS = {
+    *("__macosx", "thumbs.db", "desktop.ini", "system volume information", "lost+found"),
+    *("$recycle.bin", "#recycle", "@recycle", "@eadir"),
+}
 """Names (in lower case) that operating systems and archives leave behind; ignored, like names that begin with a dot."""
 State = tuple[int, int, int, int]
 """A file's size in bytes, modification and change times in nanoseconds, and inode."""

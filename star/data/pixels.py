@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]
 Note = Callable[[str], None]
 """Receives a message for each thing that was done to an image beyond decoding it."""
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF", "JPEG2000", "TGA")
+"""What is read under any ending (JPEG with the MPO of cameras). PostScript is not: Pillow would have Ghostscript run it."""
 PLAIN_MODES = {"RGB", "L", "1", "P", "PA", "RGBA", "RGBa", "LA", "La", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 """Modes that Pillow converts to 8-bit RGB without choosing a range of values."""
 SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
@@ -62,12 +64,19 @@ def decoded_squares(
 ) -> list[Images]:
     """The centre squares (side, side, C) of one image for each of `sides`, decoded once.
 
-    The memory used depends on the largest side.
+    A JPEG of more than 2^25 pixels is decoded at a fraction of its size if the largest side allows it; others are held whole.
+
+    Args:
+        enlarge: `resize`, or `pad`, which gives images smaller than `side` a zero border instead.
 
     Raises:
         DataError: as `decoded`.
     """
     picture = _decoded(source, channels, name, note, 2 * max(sides))
+    if min(picture.size) < max(sides):
+        note(
+            f"images of fewer than {max(sides)} pixels a side {'get a border' if enlarge == 'pad' else 'are enlarged'}"
+        )
     return [array(_square(picture, side, enlarge), channels) for side in sides]
 
 
@@ -82,7 +91,7 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
     warnings.filterwarnings("ignore", "Palette images with Transparency", module="PIL")  # reported as a note
     Image.MAX_IMAGE_PIXELS = None  # replaced by our limits, which depend on whether the image can be shrunk
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
             if width * height > IN_MEMORY and least is not None and image.format == "JPEG":
                 image.draft(None, (max(least, width // 8), max(least, height // 8)))

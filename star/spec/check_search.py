@@ -59,9 +59,10 @@ class _Checker:
         default = self.search.point_of(self.search.default)
         for name, value in default.items():
             if not fits(self.search.spec.space[name], value):
+                steps = ", on one of its steps" if self.search.spec.space[name].step else ""
                 self._complain(
                     ("space", name),
-                    f"the base's own {value!r} is the first trial and must lie in it; widen it, or change base",
+                    f"the base's own {value!r} is the first trial and must lie in it{steps}; change it, or base",
                 )
         for name in self.search.spec.space:
             self._ends(name, default)
@@ -180,7 +181,8 @@ class _Checker:
                 parameter = self.search.spec.space[name]
                 legal = f"from {parameter.low:g} to {parameter.high:g}" if parameter.low is not None else "a choice"
                 legal = f"one of {', '.join(map(str, parameter.choices))}" if parameter.choices else legal
-                self._complain(("start", index, name), f"{value!r} lies outside of its range; give {legal}")
+                step = f" in steps of {parameter.step:g}" if parameter.low is not None and parameter.step else ""
+                self._complain(("start", index, name), f"{value!r} is not in its range; give {legal}{step}")
         whole = completed(self.search, {**default, **start})
         for name in start:
             if name not in whole:

@@ -34,6 +34,8 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "le": operator.le,
     "lt": operator.lt,
 }
+SHELL = ("&&", "||", "|", ">", ">>", "<", "2>&1", ";")
+"""Words that mean something to a shell alone."""
 OF_ALL = ("seconds", "cpu_hours", "gpu_hours")
 """Numbers that the platform itself records of every job."""
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -253,6 +255,9 @@ class ScriptStage(Section):
             shlex.split(self.command)
         except ValueError as error:
             raise FieldError("command", f"cannot be split into words: {str(error).lower()}") from None
+        shell = next((word for word in shlex.split(self.command) if word in SHELL), None)
+        if shell is not None:
+            raise FieldError("command", f'no shell reads it, which {shell} would need; write `bash -c "..."` around it')
         try:
             named = list(self.placeholders())
         except ValueError as error:

@@ -164,5 +164,22 @@ def test_archives_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
         _loaded(tmp_path / "0.npy")
 
 
+def test_small_images_are_told_and_postscript_is_not_run(tmp_path: Path) -> None:
+    for enlarge, said in (("resize", "are enlarged"), ("pad", "get a border")):
+        notes: set[str] = set()
+        decoded_squares(encoded(100), 3, "x.png", [64], enlarge, notes.add)
+        assert notes == {f"images of fewer than 64 pixels a side {said}"}
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        decoded_squares(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", 3, "x.png", [16], "resize"
+        )
+
+
+def test_folders_that_systems_leave_are_no_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/1.png", "#recycle/1.png")
+    (tmp_path / "lost+found").mkdir()
+    assert ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path)).classes == ["a", "b"]
+
+
 def test_a_name_stays_in_its_line() -> None:
     assert shown("a\nb\x1b[31m\x85 é") == r"a\x0ab\x1b[31m\x85 é" and shown("caf\udce9") == r"caf\xe9"

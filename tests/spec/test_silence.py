@@ -137,6 +137,13 @@ def test_commands(w: object, more: str, says: str, tmp_path: Path) -> None:
         load(written(tmp_path, STAGE.format(w=w, more=more)))
 
 
+def test_a_shells_word_in_a_command_that_no_shell_reads(tmp_path: Path) -> None:
+    text = STAGE.format(w=1, more="results: [acc]")
+    with pytest.raises(SpecError, match="no shell reads it, which && would need"):
+        load(written(tmp_path, text.replace("--w {w}", "--w {w} && python fit.py")))
+    load(written(tmp_path, text.replace("--w {w}", "--w {w} 'a && b'")))
+
+
 def test_a_broken_limit_of_a_whole_number(tmp_path: Path) -> None:
     path = written(tmp_path, STAGE.format(w="{default: 3, ge: 0.5, lt: 3.5}", more="results: [acc]"))
     assert load(path).variants[0].runs[0].section("fit")["w"] == 3
