@@ -65,7 +65,7 @@ MISTAKES = {
     "a start outside": (
         PRUNER,
         PRUNER + "\nstart: [{selfguided.mim_weight: 5}]",
-        r":12: start.0.selfguided.mim_weight: 5 lies outside",
+        r":12: start.0.selfguided.mim_weight: 5 is not in its range",
     ),
     "an infinite range": ("high: 4", "high: .inf", r":5: space.selfguided.mim_weight.high: inf is not legal"),
     "a comparison after a number": (
