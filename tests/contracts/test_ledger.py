@@ -281,21 +281,6 @@ def test_an_executor_that_alone_knows_its_machines_has_a_room_of_its_own(ledger:
     assert Allocation("@farm", 1).host is None
 
 
-@pytest.mark.parametrize(
-    "theirs", ["create table jobs (id integer)", "create table alembic_version (version_num text)"]
-)
-def test_another_programs_database_is_left_alone(database: str, theirs: str) -> None:
-    other = Database(database)
-    with other.transaction() as connection:
-        connection.execute(text(theirs))
-        if "alembic" in theirs:
-            connection.execute(text("insert into alembic_version values ('0001')"))
-    for use in (check, migrate):
-        with pytest.raises(LedgerError, match="holds another program's tables"):
-            use(other)
-    assert len(other.engine.dialect.get_table_names(other.engine.connect())) == 1
-
-
 def test_a_newer_ledger_is_refused(database: str, ledger: Ledger) -> None:
     with ledger.database.transaction() as connection:
         connection.execute(text("update alembic_version set version_num = '9999'"))
