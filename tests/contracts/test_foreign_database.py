@@ -22,4 +22,5 @@ def test_another_programs_database_is_left_alone(database: str, theirs: str) -> 
     for use in (check, migrate):
         with pytest.raises(LedgerError, match="holds another program's tables"):
             use(other)
-    assert len(other.engine.dialect.get_table_names(other.engine.connect())) == 1
+    with other.transaction() as connection:
+        assert len(other.engine.dialect.get_table_names(connection)) == 1
