@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from importlib.resources import files
 
@@ -30,6 +33,15 @@ def test_the_image_holds_every_package() -> None:
     copied = (ROOT / "dashboards" / "compose" / "Dockerfile").read_text()
     packages = [path.parent.name for path in ROOT.glob("star*/__init__.py")]
     assert len(packages) >= 2 and all(f"COPY {name} {name}\n" in copied for name in (*packages, "dashboards"))
+
+
+def test_nothing_is_told_to_the_makers_of_mlflow() -> None:
+    code = "import star.tracking.writer; from mlflow.telemetry.utils import is_telemetry_disabled; print(is_telemetry_disabled())"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_packages_are_typed() -> None:

@@ -53,9 +53,8 @@ class Found:
 
 def role(name: str) -> str | None:
     """`train`, `validation` or `test`, as a part's name says; None if it says none of these."""
-    words = [
-        word for word in re.split(r"[\W_\d]+", name.lower()) if word
-    ]  # also train2017, val-1, training_set, seg_train
+    # also train2017, val-1, training_set, seg_train
+    words = [word for word in re.split(r"[\W_\d]+", name.lower()) if word]
     told = [word for word in words if word not in BESIDE]
     small = told[0] if len(told) == 1 and len(words) <= MOST_WORDS else ""
     for found, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):

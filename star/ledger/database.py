@@ -146,10 +146,8 @@ class Database:
         def work(connection: Connection) -> str | None:
             tables = set(self.engine.dialect.get_table_names(connection))
             own = {table.name for table in metadata.sorted_tables}
-            if tables and not tables & {
-                "history",
-                "tracked",
-            }:  # every ledger had these; MLflow too has jobs, runs, experiments
+            # every ledger had these two; MLflow too has jobs, runs and experiments
+            if tables and not tables & {"history", "tracked"}:
                 raise LedgerError(
                     f"{self.name} holds another program's tables ({', '.join(sorted(tables)[:3])}{', ...' * (len(tables) > 3)}); "
                     f"give an empty database in {URL_VARIABLE}, or put the file away."

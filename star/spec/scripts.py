@@ -255,7 +255,9 @@ class ScriptStage(Section):
             shlex.split(self.command)
         except ValueError as error:
             raise FieldError("command", f"cannot be split into words: {str(error).lower()}") from None
-        shell = next((word for word in shlex.split(self.command) if word in SHELL), None)
+        shell = next(
+            (word for word in shlex.split(re.sub(r"\\.", "_", self.command), posix=False) if word in SHELL), None
+        )  # quoted, it is a text
         if shell is not None:
             raise FieldError("command", f'no shell reads it, which {shell} would need; write `bash -c "..."` around it')
         try:

@@ -141,7 +141,7 @@ def test_a_shells_word_in_a_command_that_no_shell_reads(tmp_path: Path) -> None:
     text = STAGE.format(w=1, more="results: [acc]")
     with pytest.raises(SpecError, match="no shell reads it, which && would need"):
         load(written(tmp_path, text.replace("--w {w}", "--w {w} && python fit.py")))
-    load(written(tmp_path, text.replace("--w {w}", "--w {w} 'a && b'")))
+    load(written(tmp_path, text.replace("--w {w}", "--w {w} 'a && b' --separator '|'")))
 
 
 def test_a_broken_limit_of_a_whole_number(tmp_path: Path) -> None:
