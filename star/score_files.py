@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from star.data.image_sets import ImageSet, open_images
+from star.data.image_sets import ImageSet, first_images, open_images
 from star.data.pixels import Images
 from star.errors import DataError, StarError
-from star.evaluate.features import features_of, load_extractor
+from star.evaluate.features import activations, features_of, load_extractor
 from star.evaluate.frechet import Moments
 from star.evaluate.precision_recall import Manifold, manifold
-from star.evaluate.reference_file import read_reference, write_reference
+from star.evaluate.reference_file import ReferenceFile, read_reference, write_reference
 from star.evaluate.statistics import GENERATED_KEPT, METRICS, SPLIT_SIZE, Reference, Statistics, compare
 from star.launch import follow_parent
 from star.words import shown
@@ -81,6 +81,27 @@ class Session:
     notes: list[str] = field(default_factory=list)
     _network: nn.Module | None = None
 
+    def check_moments(self, known: ReferenceFile, path: Path) -> None:
+        """Check that given moments have as many features as the network, and note if they may be of another one.
+
+        Raises:
+            DataError: the numbers of features differ.
+        """
+        black = np.zeros((1, 64, 64, 3), dtype=np.uint8)
+        found = next(activations(self.network, [black], self.device))
+        for name, given in (("pooled", known.pooled), ("spatial", known.spatial)):
+            made = getattr(found, name).shape[1]
+            if given is not None and len(given.mean) != made:
+                raise DataError(
+                    f"{path}: its {name} moments are of {len(given.mean)} features, those of {self.request.features} are of {made}; give a "
+                    "file made with the same network and input size."
+                )
+        if not known.named and known.spatial is None:
+            self.notes.append(
+                f"reference: {path} does not name its network, and is taken for ADM's Inception; moments of pytorch-fid or clean-fid, "
+                "which resize otherwise, give another distance"
+            )
+
     @property
     def network(self) -> nn.Module:
         """The feature network, loaded when first used."""
@@ -101,6 +122,7 @@ class Session:
                 f"{path}: {len(images)} images are too few; precision and recall with k = {self.request.neighbours} need more than "
                 f"{self.request.neighbours}, and a distance that means something thousands."
             )
+        first_images(images)
         self.notes += [f"{name}: {note}" for note in images.notes]
         return images
 
@@ -202,6 +224,8 @@ def _reference(session: Session, path: Path, samples: ImageSet) -> tuple[Referen
                 f"{session.request.features}; give the options of {known.extractor}, or images."
             )
         session.notes.append(f"reference: moments of {known.extractor} left aside, made anew from the file's images")
+    if given and known is not None:
+        session.check_moments(known, path)
     if given and known is not None and not known.has_images:
         assert known.pooled is not None
         return Reference(known.pooled, known.spatial), None

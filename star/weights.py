@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DistributedDataParallel and torch.compile add to keys."""
 SHOWN = 3
 """Most keys that an error message names."""
+log = logging.getLogger(__name__)
 
 
 def save_weights(path: Path, state: dict[str, Any]) -> None:
@@ -105,7 +107,7 @@ def _reason(error: Exception) -> str:
 
 
 def load_state(path: Path, first: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file of any of LAYOUTS, without the prefixes in WRAPPERS.
+    """The state dict in a file of any of LAYOUTS, without the prefixes in WRAPPERS; logs which, if the file has several.
 
     Args:
         first: the layout to prefer if a file has several (`ema` for LlamaGen's tokenizers).
@@ -114,10 +116,12 @@ def load_state(path: Path, first: str | None = None) -> dict[str, Tensor]:
         DataError: the file cannot be read, or holds no weights.
     """
     content = load_weights(path)
-    for layout in dict.fromkeys(([first] if first else []) + list(LAYOUTS)):
-        if isinstance(content, dict) and isinstance(content.get(layout), dict):
-            content = content[layout]
-            break
+    order = dict.fromkeys(([first] if first else []) + list(LAYOUTS))
+    there = [layout for layout in order if isinstance(content, dict) and isinstance(content.get(layout), dict)]
+    if there:
+        content = content[there[0]]
+    if len(there) > 1:
+        log.warning("%s: the weights are those under `%s`, not `%s`", shown(path), there[0], "`, `".join(there[1:]))
     if (
         not isinstance(content, dict)
         or not content
@@ -177,10 +181,10 @@ def _check_numbers(state: dict[str, Tensor], path: Path) -> None:
             raise DataError(
                 f"{shown(path)}: {key} is a {'meta' if value.is_meta else 'sparse'} tensor; save it dense, with its values."
             )
-        if not value.is_floating_point():
+        if not value.is_floating_point() or value.element_size() < 2:
             raise DataError(
-                f"{shown(path)}: {key} holds {str(value.dtype).removeprefix('torch.')}, and weights are floating-point numbers; give a "
-                "checkpoint that is not quantised."
+                f"{shown(path)}: {key} holds {str(value.dtype).removeprefix('torch.')}, and weights are floating-point numbers of 16 "
+                "bits or more; give a checkpoint that is not quantised."
             )
         bad = int((~value.float().isfinite()).sum())
         if bad:

@@ -73,7 +73,9 @@ def test_layouts(tmp_path: Path, layout: str | None, prefix: str) -> None:
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
 
 
-def test_a_tokenizers_ema_comes_first_and_its_statistics_are_not_needed(tmp_path: Path) -> None:
+def test_a_tokenizers_ema_comes_first_and_its_statistics_are_not_needed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     spec = tiny().tokenizer
     state = VQModel(spec, 1).state_dict()
     other = {key: value + 1 for key, value in state.items()}
@@ -82,6 +84,8 @@ def test_a_tokenizers_ema_comes_first_and_its_statistics_are_not_needed(tmp_path
     assert not loaded.training
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in state.items())
     assert torch.equal(load_state(tmp_path / "vq.pt")["quant_conv.bias"], other["quant_conv.bias"])
+    said = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    assert said == ["the weights are those under `ema`, not `model`", "the weights are those under `model`, not `ema`"]
 
 
 def test_what_does_not_fit(tmp_path: Path) -> None:
@@ -244,6 +248,10 @@ def test_safetensors_are_known_by_their_content(tmp_path: Path) -> None:
             r"1 of the 16 numbers of norm.weight are NaN or infinite",
         ),
         (lambda x: x.to(torch.int8), "norm.weight holds int8, and weights are floating-point"),
+        (
+            lambda x: x.to(torch.float8_e4m3fn),
+            "norm.weight holds float8_e4m3fn, and weights are floating-point .* 16 bits",
+        ),
         (lambda x: x.to(torch.complex64), "norm.weight holds complex64, and weights are floating-point"),
     ],
 )

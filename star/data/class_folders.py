@@ -11,6 +11,9 @@ from star.errors import DataError
 from star.pipeline.config.dataset import DataSpec
 from star.words import counted, shown
 
+NAMED = 4
+"""Most class names that the plan shows."""
+
 
 @dataclass(frozen=True)
 class ClassFolders:
@@ -103,7 +106,9 @@ class ClassFolders:
             if absent and part:
                 more = f" (nor of {len(absent) - 1} more)" if len(absent) > 1 else ""
                 notes.append(f"no image of the class {shown(absent[0])} {said}{more}")
-        return Found(len(self.classes), len(train), len(test), _place(base), _place(self.splits.test), notes)
+        names = list(map(shown, self.classes))
+        ends = ", ".join(names if len(names) <= NAMED else [*names[: NAMED - 2], "...", names[-1]])
+        return Found(len(names), len(train), len(test), _place(base), _place(self.splits.test), notes, ends)
 
 
 def _place(name: str | None) -> str:

@@ -38,7 +38,9 @@ class Tree:
     strays: list[str] = field(default_factory=list)
     """Files whose endings are not those of images."""
     lost: list[str] = field(default_factory=list)
-    """Symbolic links that are broken or form a loop."""
+    """Symbolic links that are broken or lead to themselves."""
+    back: list[str] = field(default_factory=list)
+    """Symbolic links to a folder above them, which are not followed."""
 
     @classmethod
     def of(cls, root: Path, endings: tuple[str, ...] = EXTENSIONS, states: bool = False) -> Tree:
@@ -54,6 +56,7 @@ class Tree:
         _scan(tree, str(root), "", endings, states, frozenset())
         tree.strays.sort()
         tree.lost.sort()
+        tree.back.sort()
         return tree
 
     def top(self) -> dict[str, bool]:
@@ -96,6 +99,13 @@ class Tree:
         if self.lost:
             links = "1 link leads" if len(self.lost) == 1 else f"{len(self.lost)} links lead"
             said.append(f"{links} nowhere, and left aside: {_some(self.lost)}")
+        if self.back:
+            links = (
+                "1 link leads back to a folder"
+                if len(self.back) == 1
+                else f"{len(self.back)} links lead back to folders"
+            )
+            said.append(f"{links} above, and left aside: {_some(self.back)}")
         return said
 
 
@@ -141,5 +151,7 @@ def _scan(
         chain = above | {(here.st_dev, here.st_ino)}
         for name in below:
             target = os.stat(os.path.join(path, name))
-            if (target.st_dev, target.st_ino) not in chain:
+            if (target.st_dev, target.st_ino) in chain:
+                tree.back.append(prefix + name)
+            else:
                 _scan(tree, os.path.join(path, name), prefix + name, endings, ask, chain)

@@ -76,16 +76,34 @@ def open_images(path: Path, threads: int = 1) -> ImageSet:
     )
 
 
-def absent_members(path: Path, names: tuple[str, ...]) -> list[str]:
-    """Those of `names` that an .npz does not hold; all of them if it is no zip archive, or a damaged one."""
+def first_images(images: ImageSet) -> Images:
+    """The first images of a set, up to 64, as uint8 (B, H, W, 3).
+
+    Raises:
+        DataError: none of their values is above 1: they are of another range, or masks.
+    """
+    first = next(images.batches(64))
+    if first.max() <= 1:
+        raise DataError(
+            f"{shown(images.path)}: its first {len(first)} images have no value above 1, and images are uint8 from 0 to 255: scale them "
+            "first."
+        )
+    return first
+
+
+def member_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each array in an .npz, without reading it; none if it is no zip archive, or a damaged one."""
     if not zipfile.is_zipfile(path):
-        return list(names)
+        return {}
     try:
         with zipfile.ZipFile(path) as archive:
-            there = archive.namelist()
+            shapes = {}
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    shapes[name.removesuffix(".npy")] = _header(file)[0]
+            return shapes
     except UNREADABLE:
-        return list(names)
-    return [name for name in names if f"{name}.npy" not in there]
+        return {}
 
 
 class FolderImages:

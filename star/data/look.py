@@ -23,6 +23,10 @@ from star.pipeline.config.run import StarRun
 from star.spec.outside import ABSENT, Outside
 from star.words import shown
 
+NOTES = 1
+"""Raised when a folder that did not change is to be looked at again, because other things are said of it."""
+FEATURES = {"inception": 2048, "efficientnet-lite0": 1280}
+"""score.extractor -> its pooled features."""
 FEWEST = 16
 """Least number of reference images that a spec may ask for."""
 
@@ -95,7 +99,8 @@ def _look(spec: StarRun, outside: Outside) -> _Seen:
                         f"{len(twins)} of the {found.test:,} held-out images are also trained on, first {other} = {one}"
                     )
             manifests.keep_found(root, how, asked, found)
-    said = f"{found.classes} classes; {found.train:,} images to train on ({found.train_from}), {found.test:,} held out"
+    names = f" ({found.names})" if found.names else ""
+    said = f"{found.classes} classes{names}; {found.train:,} images to train on ({found.train_from}), {found.test:,} held out"
     outside.note("; ".join([f"data.path: {shown(root)}: {said} ({found.test_from})", *found.notes]))
     if found.broken and data.bad_images == "error":
         outside.lacks(
@@ -119,8 +124,8 @@ def _found(tree: Tree, data: DataSpec) -> Found:
 
 
 def _asked(data: DataSpec) -> str:
-    """The data spec, as JSON, without the fields that do not change what is found in a folder."""
-    return data.model_dump_json(exclude={"path", "codes", "train_images", "test_images", "exact_counts"})
+    """What the manifests know a finding by: the data spec as JSON, without the fields that change nothing of it."""
+    return f"{NOTES} " + data.model_dump_json(exclude={"path", "codes", "train_images", "test_images", "exact_counts"})
 
 
 def _named(fingerprint: str, how: str) -> str:
@@ -226,12 +231,18 @@ def reference_file(spec: StarRun, outside: Outside) -> str | None:
         return None
     fingerprint = outside.file("reference", "score.reference", score.reference, "a reference file such as ADM's")
     if outside.is_needed and Path(score.reference).is_file():
-        from star.data.image_sets import absent_members
+        from star.data.image_sets import member_shapes
 
-        absent = absent_members(Path(score.reference), ("mu", "sigma", "mu_s", "sigma_s", "arr_0"))
+        shapes = member_shapes(Path(score.reference))
+        absent = [name for name in ("mu", "sigma", "mu_s", "sigma_s", "arr_0") if name not in shapes]
         if absent:
             raise DataError(
                 f"score.reference: {score.reference} lacks {', '.join(absent)}; give an .npz in the layout of ADM's reference files."
+            )
+        if shapes["mu"] != (FEATURES[score.extractor],):
+            raise DataError(
+                f"score.reference: {score.reference} has moments (mu) of shape {shapes['mu']}, and {score.extractor} has "
+                f"{FEATURES[score.extractor]} features; give a file made with the run's score.extractor."
             )
     return fingerprint
 
@@ -248,10 +259,11 @@ def samples(spec: StarRun, outside: Outside) -> str | None:
             outside.lacks(f"generate.samples: {given} is not there; give an .npz, an .npy or a folder of images.")
             known: str | None = outside.manifests.known(path)
             return known or outside.before("samples", "generate.samples", given)
-        from star.data.image_sets import open_images
+        from star.data.image_sets import first_images, open_images
 
         try:
             found = open_images(path)
+            first_images(found)
         except DataError as error:
             raise DataError(f"generate.samples: {error}") from None
         side = spec.generate.image_size or spec.data.image_size

@@ -163,7 +163,10 @@ def opened(path: Path, spec: DataSpec) -> Any:
     image = file.schema_arrow.field(spec.image_column).type
     if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
         image = image.field("bytes").type
-    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image) or pa.types.is_null(image)):
+    if pa.types.is_dictionary(image):
+        image = image.value_type
+    of_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)
+    if not any(is_such(image) for is_such in of_bytes):
         raise DataError(
             f"data.image_column: {shown(path)}: {spec.image_column} holds {image}, and an image is encoded bytes, or a struct with such "
             "a field `bytes`; give a column of those."

@@ -36,6 +36,8 @@ ROWS = 256
 """Image rows that are converted at a time."""
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0
 """TIFF's tag PhotometricInterpretation and its value WhiteIsZero; Pillow inverts such images only at 8 bits."""
+SRGB = (b"sRGB", "sRGB".encode("utf-16-be"))
+"""What the description of a colour profile holds if it is sRGB's; versions 2 and 4 of the format write it differently."""
 ORIENTATION = 0x0112
 """EXIF's orientation tag; 1 is upright."""
 LONG = 8
@@ -138,6 +140,9 @@ def _say(image: ImageFile, note: Note) -> None:
         note("transparency is dropped")
     if getattr(image, "is_animated", False):
         note("of several frames or pages only the first is read")
+    profile = image.info.get("icc_profile") or b""
+    if profile[16:20] == b"RGB " and not any(name in profile for name in SRGB):
+        note("colour profiles other than sRGB are not applied, as in torchvision")
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # its readers may raise anything; the pixels do not depend on it

@@ -32,6 +32,8 @@ class ReferenceFile:
     pooled: Moments | None
     spatial: Moments | None
     has_images: bool
+    named: bool
+    """Whether the file names its network; those of others do not, and are taken for Inception's."""
 
 
 def read_reference(path: Path) -> ReferenceFile:
@@ -47,7 +49,8 @@ def read_reference(path: Path) -> ReferenceFile:
     try:
         with np.load(path) as file:
             found = {name: _moments(path, file, *keys) for name, keys in PAIRS.items()}
-            extractor = str(file["extractor"]) if "extractor" in file else "inception"
+            named = "extractor" in file
+            extractor = str(file["extractor"]) if named else "inception"
             images = "arr_0" in file
             keys = ", ".join(file.files)
     except DataError:
@@ -57,7 +60,7 @@ def read_reference(path: Path) -> ReferenceFile:
         raise DataError(f"{path}: cannot be read as a reference file: {reason}.") from None
     if found["pooled"] is None and not images:
         raise DataError(f"{path}: has neither mu and sigma nor images (arr_0); it has: {keys or 'nothing'}.")
-    return ReferenceFile(extractor, found["pooled"], found["spatial"], images)
+    return ReferenceFile(extractor, found["pooled"], found["spatial"], images, named)
 
 
 def write_reference(path: Path, extractor: str, pooled: Moments, spatial: Moments, images: Images) -> None:

@@ -13,8 +13,9 @@ from star.errors import SpecError
 from star.spec.base import FieldError, Section
 from star.spec.experiment import Experiment, Variant
 from star.spec.explain import validated
+from star.spec.extends import read_extended
 from star.spec.reporting import CurvesFigure, TableSpec
-from star.spec.yamldoc import parse, read
+from star.spec.yamldoc import Path_, parse, read
 from star.words import meant
 
 Value = str | int | float | bool | None
@@ -77,7 +78,8 @@ def check(experiment: Experiment) -> None:
     for variant in experiment.variants:
         if variant.row.paper_only and layout and not (variant.row.published and layout.published):
             raise SpecError(
-                f"{experiment.file}: row {variant.label!r} is quoted: say from where, with `published:` in the row and in the table."
+                f"{_row(experiment, variant)}: row {variant.label!r} is quoted: say from where, with `published:` in the row and in "
+                "the table."
             )
     for i, figure in enumerate(experiment.spec.figures):
         if isinstance(figure, CurvesFigure) and figure.published is not None:
@@ -85,39 +87,49 @@ def check(experiment: Experiment) -> None:
             _known(
                 figure.published,
                 list(published.curves),
-                f"{experiment.file}: figures.{i}.published",
+                _at(experiment, "figures", i, "published"),
                 "published curves",
             )
             series = list(published.curves[figure.published].series)
-            for name in figure.series.values():
-                _known(name, series, f"{experiment.file}: figures.{i}.series", f"curve of {figure.published}")
+            for own, name in figure.series.items():
+                where = _at(experiment, "figures", i, "series", own)
+                _known(name, series, where, f"curve of {figure.published}")
     if layout is None:
         return
     if layout.published is None:
         _refuse_published(experiment, layout)
         return
     published = published_of(experiment)
-    _known(layout.published, list(published.tables), f"{experiment.file}: table.published", "published table")
+    _known(layout.published, list(published.tables), _at(experiment, "table", "published"), "published table")
     legal = sorted({column for row in published.tables[layout.published] for column in row})
-    asked = [column.published for column in layout.columns if column.published] + list(layout.match)
-    for name in asked + [name for variant in experiment.variants for name in variant.row.published]:
-        _known(name, legal, f"{experiment.file}: table", f"column of the published {layout.published}")
+    asked: list[tuple[str, Path_]] = [
+        (column.published, ("table", "columns", i, "published"))
+        for i, column in enumerate(layout.columns)
+        if column.published
+    ]
+    asked += [(name, ("table", "match", name)) for name in layout.match]
+    asked += [
+        (name, ("rows", i, "published", name)) for i, row in enumerate(experiment.spec.rows) for name in row.published
+    ]
+    for name, path in asked:
+        if name not in legal:
+            _known(name, legal, _at(experiment, *path), f"column of the published {layout.published}")
     for variant in experiment.variants:
         row_for(experiment, variant)
 
 
 def _refuse_published(experiment: Experiment, layout: TableSpec) -> None:
     """Check that nothing stands beside published values where the table names none."""
-    for column in layout.columns:
+    for i, column in enumerate(layout.columns):
         if column.published is not None:
             raise SpecError(
-                f"{experiment.file}: the column {column.title!r} stands beside a published one, but the table names no published "
+                f"{_at(experiment, 'table', 'columns', i, 'published')}: the column {column.title!r} stands beside a published one, but the table names no published "
                 "table to look in; give `table.published`."
             )
     for variant in experiment.variants:
         if variant.row.published or layout.match:
             raise SpecError(
-                f"{experiment.file}: row {variant.label!r} stands beside a published one, but the table names no published table "
+                f"{_row(experiment, variant)}: row {variant.label!r} stands beside a published one, but the table names no published table "
                 "to look in; give `table.published`."
             )
 
@@ -125,6 +137,21 @@ def _refuse_published(experiment: Experiment, layout: TableSpec) -> None:
 def _known(name: str, legal: list[str], where: str, what: str) -> None:
     if name not in legal:
         raise SpecError(f"{where}: {name!r} is no {what}{meant(name, legal)}; legal: {', '.join(legal) or 'none'}.")
+
+
+def _at(experiment: Experiment, *path: str | int) -> str:
+    """`FILE:LINE: dotted.path` of what an experiment's file holds; without the line if the file is gone since."""
+    try:
+        location = read_extended(Path(experiment.file)).doc.location(path)
+    except SpecError:
+        location = None
+    return f"{location or experiment.file}: {'.'.join(map(str, path))}"
+
+
+def _row(experiment: Experiment, variant: Variant) -> str:
+    labels = [row.label for row in experiment.spec.rows]
+    own = variant.own_label or variant.label
+    return _at(experiment, "rows", labels.index(own)) if own in labels else experiment.file
 
 
 def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
@@ -145,13 +172,13 @@ def row_for(experiment: Experiment, variant: Variant) -> dict[str, Any] | None:
     found = [row for row in rows if all(row.get(key, False) == value for key, value in wanted.items())]
     if len(found) > 1:
         raise SpecError(
-            f"{experiment.file}: row {variant.label!r} stands beside {len(found)} rows of the published {table.published}; "
+            f"{_row(experiment, variant)}: row {variant.label!r} stands beside {len(found)} rows of the published {table.published}; "
             "say more in its `published`."
         )
     if not found and variant.row.published:
         what = "is quoted" if variant.row.paper_only else "stands beside a published one"
         raise SpecError(
-            f"{experiment.file}: row {variant.label!r} {what}, but the published {table.published} has no row with "
+            f"{_row(experiment, variant)}: row {variant.label!r} {what}, but the published {table.published} has no row with "
             f"{wanted}; fix its `published`."
         )
     return found[0] if found else None

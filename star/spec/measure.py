@@ -24,6 +24,8 @@ FOREIGN = "mlflow:"
 COST = "flops"
 """Name of the operations that a job was planned with, as a result of every stage."""
 NAMED = ("last", "first", "max", "min", "mean")
+MOST_TERMS = 200
+"""Most signs of one kind in a formula, which is worked out by recursion."""
 _BRACKETS = re.compile(r"\[([^\[\]]+)\]")
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,
@@ -124,6 +126,8 @@ def parse_formula(text: str, stages: Mapping[str, Stage] | None = None) -> Formu
     Raises:
         ValueError: the text is no such formula, or one of its measures is not legal.
     """
+    if max(map(text.count, "+-*/([")) > MOST_TERMS:
+        raise ValueError(f"{text[:40]!r}... has more than {MOST_TERMS} terms; make it of fewer")
     measures: dict[str, Measure] = {}
 
     def variable(match: re.Match[str]) -> str:
@@ -188,11 +192,21 @@ def _check(node: ast.AST, measures: Mapping[str, Measure], text: str) -> None:
         legal = not node.keywords and (len(node.args) >= 2 if several else len(node.args) == 1)
     if not legal:
         raise ValueError(
-            f"{text!r}: {ast.unparse(node)!r} is not allowed in a formula; it may have numbers, metrics in brackets, + - * / **, "
+            f"{text!r}: {_as_written(node, measures)!r} is not allowed in a formula; it may have numbers, metrics in brackets, + - * / **, "
             f"min and max of several, {', '.join(list(_FUNCTIONS)[2:])} of one"
         )
     for child in _operands(node):
         _check(child, measures, text)
+
+
+def _as_written(node: ast.AST, measures: Mapping[str, Measure]) -> str:
+    """A part of a formula as its author wrote it, with names in brackets in place of variables."""
+
+    def name(match: re.Match[str]) -> str:
+        found = measures.get(match[0])
+        return match[0] if found is None else f"[{found.name}{f'@{found.at}' if found.at else ''}]"
+
+    return re.sub(r"\bv\d+\b", name, ast.unparse(node))
 
 
 def _operands(node: ast.AST) -> list[ast.expr]:

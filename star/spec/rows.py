@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ from star.spec.yamldoc import LocatedYaml, SourceLocation, nested, overlay
 
 Axes = Mapping[str, Sequence[Any]]
 """Dotted path -> values."""
+MOST_ROWS = 100_000
+"""Most rows of an experiment: what a mistake in an axis would multiply to does not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,13 @@ def rows_of(spec: ExperimentSpec, doc: LocatedYaml, base: LocatedYaml, presets: 
     only_axes = Row.model_construct(label="")
     written = _written(spec, doc, presets) or [Placed(only_axes, LocatedYaml({}), 0, None)]
     center = _center(spec, doc, base) if spec.one_at_a_time else None
+    sizes = [len(values) for values in spec.axes.values()]
+    count = (sum(sizes) if center else math.prod(sizes)) * sum(not placed.row.paper_only for placed in written)
+    if count > MOST_ROWS:
+        raise SpecError(
+            f"{doc.location(('axes',)) or name}: axes: {' x '.join(map(str, sizes))} values give {count:,} rows, and {MOST_ROWS:,} are "
+            "the most; give fewer values, one_at_a_time, or a search."
+        )
     return [crossed for placed in written for crossed in _crossed(replace(placed, center=center), spec.axes, doc, name)]
 
 

@@ -73,7 +73,7 @@ def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list
     """An experiment's file with sweeps as axes, and notes for the user about it.
 
     The table gets a column for each sweep. What is about the file's own rows is left out: its claims, the table's
-    baseline and grid, and figures that name rows, as trends do.
+    baseline and grid, comparisons (`against`) with their columns, and figures that name rows, as trends do.
     """
     if not sweeps or not isinstance(doc.value, dict):
         return doc, []
@@ -83,13 +83,19 @@ def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list
         )
     out = ["its claims"] if doc.value.get("claims") else []
     doc = _with(doc, ("claims",), [])
+    compared = doc.value.get("against")
+    lost: set[str] = set()
+    if isinstance(compared, dict) and compared:
+        doc, lost = _without_against(doc, compared)
+        out += [f"against.{name}" for name in compared]
     if isinstance(table := doc.value.get("table"), dict):
         out += [f"table.{key}" for key in ("baseline", "grid") if table.get(key) is not None]
         doc = _without(doc, "table", ("baseline", "grid"))
         doc = _with_columns(doc, sweeps)
     if isinstance(figures := doc.value.get("figures"), list):
         named = [
-            isinstance(one, dict) and bool(one.get("rows") or one.get("series") or one.get("kind") == "trend")
+            isinstance(one, dict)
+            and bool(one.get("rows") or one.get("series") or one.get("kind") == "trend" or _shows(one, lost))
             for one in figures
         ]
         out += [f"the figure {one.get('name')}" for one, is_named in zip(figures, named, strict=True) if is_named]
@@ -98,6 +104,25 @@ def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list
     if doc.value.get("one_at_a_time") is True:
         told += ", the other axes at the value that rows have without them"
     return doc, [f"{told}; left out, for they are about the file's own rows: {', '.join(out)}" if out else told]
+
+
+def _without_against(doc: LocatedYaml, compared: dict[str, Any]) -> tuple[LocatedYaml, set[str]]:
+    """`doc` without its comparisons and the table's columns of them, and the titles of these columns."""
+    doc = LocatedYaml({key: value for key, value in doc.value.items() if key != "against"}, doc.locations)
+    table = doc.value.get("table")
+    columns = table.get("columns") if isinstance(table, dict) else None
+    if not isinstance(columns, list):
+        return doc, set()
+    of = [isinstance(column, dict) and str(column.get("metric")) in compared for column in columns]
+    kept = [(column, i) for i, column in enumerate(columns) if not of[i]]
+    lost = {str(column.get("title")) for column, compares in zip(columns, of, strict=True) if compares}
+    return _with(doc, ("table", "columns"), kept), lost
+
+
+def _shows(figure: dict[str, Any], titles: set[str]) -> bool:
+    columns = figure.get("columns")
+    named = [figure.get("column"), *(columns if isinstance(columns, list) else [])]
+    return any(str(title) in titles for title in named)
 
 
 def _with_columns(doc: LocatedYaml, sweeps: Sequence[Change]) -> LocatedYaml:

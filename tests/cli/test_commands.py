@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -164,11 +165,14 @@ def test_the_plan_of_table_1_at_the_papers_scale(tmp_path: Path) -> None:
 
 def test_files_that_score_needs_are_checked_before_anything_is_computed(home: Path) -> None:
     (home / "text.npz").write_text("no archive")
+    moments = {"mu": np.zeros(64), "sigma": np.eye(64), "mu_s": np.zeros(64), "sigma_s": np.eye(64)}
+    np.savez(home / "small.npz", arr_0=np.zeros((4, 28, 28, 3), dtype=np.uint8), **moments)
     cases = [
         (["score.extractor=inception"], "star-exp weights fetch inception"),
         (["score.extractor=inception", f"score.weights={home / 'text.npz'}"], "another network's FID is not FID"),
         ([f"score.reference={home / 'absent.npz'}"], "absent.npz is not there"),
         ([f"score.reference={home / 'text.npz'}"], "lacks mu, sigma, mu_s, sigma_s, arr_0"),
+        ([f"score.reference={home / 'small.npz'}"], "has moments (mu) of shape (64,), and efficientnet-lite0 has 1280"),
     ]
     before = sorted((home / "jobs").iterdir())
     for sets, message in cases:

@@ -121,12 +121,14 @@ def request(home: Path, reference: Path, other: Path, write: bool = False, **cha
 
 def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "two.npy", np.zeros((2, 8, 8, 3), dtype=np.uint8))
+    np.save(tmp_path / "ones.npy", np.ones((9, 8, 8, 3), dtype=np.uint8))
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez(tmp_path / "nan.npz", mu=np.full(4, np.nan), sigma=np.eye(4))
     np.savez(tmp_path / "other size.npz", mu=np.zeros(1280), sigma=np.eye(1280), extractor="efficientnet-lite0@224")
     name = {"extractor": "efficientnet-lite0@32"}
     np.savez(tmp_path / "negative.npz", mu=np.zeros(1280), sigma=-np.eye(1280), **name)
     np.savez(tmp_path / "skewed.npz", mu=np.zeros(1280), sigma=np.triu(np.ones((1280, 1280))), **name)
+    np.savez(tmp_path / "small.npz", mu=np.zeros(512), sigma=np.eye(512), **name)
     np.savez(tmp_path / "far.npz", mu=np.full(1280, 1e200), sigma=np.eye(1280), **name)
     (tmp_path / "two.npz").write_bytes((tmp_path / "two.npy").read_bytes())
     first, second = sets / "first.npz", sets / "second"
@@ -141,6 +143,8 @@ def test_mistakes_are_one_sentence(sets: Path, tmp_path: Path, capsys: pytest.Ca
         (tmp_path / "negative.npz", second, {}, "negative variances"),
         (tmp_path / "skewed.npz", second, {}, "not symmetric"),
         (tmp_path / "far.npz", second, {}, "too far apart"),
+        (tmp_path / "small.npz", second, {}, "its pooled moments are of 512 features, those of efficientnet-lite0@32"),
+        (tmp_path / "ones.npy", second, {}, "no value above 1, and images are uint8 from 0 to 255"),
         (tmp_path / "absent.npz", second, {}, "is not there"),
         (first, second, inception, "star-exp weights fetch inception"),
         (first, second, inception | {"weights": str(sets / "noise.npy")}, "another network's FID is not FID"),

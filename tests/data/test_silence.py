@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from star.data.class_folders import ClassFolders
 from star.data.fetch import SHA256, fashion_mnist
 from star.data.folders import Tree
 from star.data.glance import glance_at_rows
-from star.data.image_sets import absent_members
+from star.data.image_sets import first_images, member_shapes, open_images
 from star.data.llamagen_codes import _loaded
 from star.data.manifests import Manifests
 from star.data.parquet import ParquetImages
@@ -158,7 +158,7 @@ def test_archives_that_are_damaged_or_of_another_kind(tmp_path: Path) -> None:
     at = content.rfind(b"PK\x01\x02")
     content[at : at + 4] = b"XXXX"
     (tmp_path / "bad.npz").write_bytes(bytes(content))
-    assert absent_members(tmp_path / "bad.npz", ("mu",)) == ["mu"] and absent_members(tmp_path / "a.npz", ("mu",)) == []
+    assert member_shapes(tmp_path / "bad.npz") == {} and member_shapes(tmp_path / "a.npz") == {"mu": (3,)}
     shutil.copy(tmp_path / "a.npz", tmp_path / "0.npy")
     with pytest.raises(DataError, match="an archive of arrays"):
         _loaded(tmp_path / "0.npy")
@@ -183,3 +183,49 @@ def test_folders_that_systems_leave_are_no_classes(tmp_path: Path) -> None:
 
 def test_a_name_stays_in_its_line() -> None:
     assert shown("a\nb\x1b[31m\x85 é") == r"a\x0ab\x1b[31m\x85 é" and shown("caf\udce9") == r"caf\xe9"
+
+
+def test_a_link_to_a_folder_above_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    tree = Tree.of(tmp_path)
+    assert tree.back == ["a/up"] and tree.everything() == ["a/1.png", "b/1.png"]
+    assert tree.notes() == ["1 link leads back to a folder above, and left aside: a/up"]
+
+
+def test_the_plan_names_classes(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/1.png" for name in "abcde"))
+    assert ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path, num_classes=5)).found().names == "a, b, ..., e"
+
+
+def test_images_of_zeros_and_ones_are_refused(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 2, (80, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", arr_0=pixels)
+    with pytest.raises(DataError, match="first 64 images have no value above 1, and images are uint8 from 0 to 255"):
+        first_images(open_images(tmp_path / "a.npz"))
+    np.savez(tmp_path / "a.npz", arr_0=2 * pixels)
+    assert first_images(open_images(tmp_path / "a.npz")).shape == (64, 8, 8, 3)
+
+
+def test_colour_profiles_are_told(tmp_path: Path) -> None:
+    def said(profile: bytes) -> set[str]:
+        Image.new("RGB", (16, 16)).save(tmp_path / "x.png", icc_profile=profile)
+        notes: set[str] = set()
+        decoded_squares(tmp_path / "x.png", 3, "x.png", [16], "resize", notes.add)
+        return notes
+
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert said(srgb) == set()
+    assert said(bytes(16) + b"GRAYXYZ ") == set()
+    # a profile such as a phone's: of RGB, and described as something else
+    other = srgb.replace("sRGB".encode("utf-16-be"), "Disp".encode("utf-16-be")).replace(b"sRGB", b"Disp")
+    assert said(other) == {"colour profiles other than sRGB are not applied, as in torchvision"}
+
+
+@pytest.mark.parametrize("kind", [pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary())])
+def test_parquet_columns_of_every_kind_of_bytes(kind: pa.DataType, tmp_path: Path) -> None:
+    column = pa.array([encoded(i) for i in range(12)], pa.binary()).cast(kind)
+    pq.write_table(pa.table({"image": column, "label": [0, 1] * 6}), tmp_path / "train.parquet")
+    spec = spec_of(tmp_path, name="parquet")
+    images = ParquetImages(ParquetFiles.from_tree(Tree.of(tmp_path, (".parquet",)), spec), "train", spec, 1)
+    assert images.source(0)[0] in [encoded(i) for i in range(12)]

@@ -227,3 +227,52 @@ def test_a_claim_of_nothing_is_undecided() -> None:
         {"id": "c", "text": "t", "that": [{"kind": "less", "metric": "a/b", "row": "x", "than": ["y"]}]}
     )
     assert verdict_of(claim, []).verdict == UNDECIDED and verdict_of(claim, []).count == 0
+
+
+def test_a_sweep_leaves_out_comparisons_with_rows_of_the_file() -> None:
+    experiment = load(ROOT / "experiments" / "objectives.yaml", sets=["optim.lr=[0.001, 0.002]"])
+    assert not experiment.spec.against and experiment.spec.table is not None
+    assert [column.title for column in experiment.spec.table.columns] == [
+        *("Objective", "Published FID (baseline): source", "Parameters trained (M)", "FD above the floor", "Probe %"),
+        "Validation NLL",
+    ]
+    assert [figure.name for figure in experiment.spec.figures] == ["ranking-probe", "samples"]
+    assert "against.times" in experiment.notes[0] and experiment.notes[0].endswith("the figure ranking")
+
+
+def test_axes_that_multiply_to_more_than_memory_holds(tmp_path: Path) -> None:
+    values = list(range(1, 1001))
+    text = f"axes: {{optim.steps: {values}, model.dim: {values}}}\n" + TABLE
+    with pytest.raises(SpecError, match=r"x.yaml:4: axes: 1000 x 1000 values give 1,000,000 rows"):
+        load(written(tmp_path, HEAD + text))
+
+
+@pytest.mark.parametrize(
+    "formula, says",
+    [
+        (" + ".join(["[probe/accuracy]"] * 1500), "has more than 200 terms"),
+        ("2 * [probe/accuracy] if 1 else 0", r"'2 \* \[probe/accuracy\] if 1 else 0' is not allowed"),
+        ("min([probe/accuracy_by_position@last])", r"'min\(\[probe/accuracy_by_position@last\]\)' is not allowed"),
+    ],
+)
+def test_formulas(formula: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=f"x.yaml:4: metrics.mine: .*{says}"):
+        load(written(tmp_path, HEAD + f'metrics: {{mine: "{formula}"}}\nrows: [{{label: ours}}]\n' + TABLE))
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (("published: table4", "published: table44"), r"x.yaml:8: table.published: 'table44'"),
+        (("mask_ratio: 0.25", "mask_rati: 0.25"), r"x.yaml:7: rows.2.published.mask_rati: .*did you mean mask_ratio"),
+        (
+            ("accuracy}", "accuracy, published: fidd}"),
+            r"x.yaml:8: table.columns.0.published: 'fidd' .*did you mean fid",
+        ),
+        (("{mask_ratio: 0.25}", "{mask_ratio: 0.99}"), r"x.yaml:7: rows.2: row 'theirs' is quoted, but"),
+    ],
+)
+def test_published_values_have_their_line(change: tuple[str, str], says: str, tmp_path: Path) -> None:
+    experiment = load(written(tmp_path, HEAD + (ROWS + TABLE).replace(*change)))
+    with pytest.raises(SpecError, match=says):
+        published.check(experiment)

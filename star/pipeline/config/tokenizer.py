@@ -91,7 +91,7 @@ class TokenizerSpec(Section):
     restart_every: Annotated[int, Field(ge=0)] = Field(
         50, description="steps between restarts of unused codes; 0 never"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="the tokenizer is shared by the seeds of an experiment, so it has its own"
     )
 
