@@ -122,9 +122,10 @@ def _refuse_published(experiment: Experiment, layout: TableSpec) -> None:
     """Check that nothing stands beside published values where the table names none."""
     for i, column in enumerate(layout.columns):
         if column.published is not None:
+            where = _at(experiment, "table", "columns", i, "published")
             raise SpecError(
-                f"{_at(experiment, 'table', 'columns', i, 'published')}: the column {column.title!r} stands beside a published one, but the table names no published "
-                "table to look in; give `table.published`."
+                f"{where}: the column {column.title!r} stands beside a published one, but the table names no published table to look in; "
+                "give `table.published`."
             )
     for variant in experiment.variants:
         if variant.row.published or layout.match:
