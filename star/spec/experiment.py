@@ -25,6 +25,8 @@ from star.spec.scripts import ScriptStage
 from star.spec.yamldoc import LocatedYaml, SourceLocation
 from star.words import meant
 
+DEFAULT_PROFILE = "fashion"
+"""The profile of a file that names none."""
 PLUGINS = (
     "a list of files of your own, from the experiment's folder, or of installed plugins, such as `[my_lab.py]`; what they declare can be "
     "used by runs, and their contents are in the key of what does"
@@ -121,7 +123,8 @@ class ExperimentSpec(Section):
     )
     title: str
     profile: str = Field(
-        "fashion", description="the profile to run at unless --profile says otherwise; runs of commands alone need none"
+        DEFAULT_PROFILE,
+        description="the profile to run at unless --profile says otherwise; runs of commands alone need none",
     )
     use: list[str] = Field(
         default_factory=list, description="presets of the profile for every row", examples=[["B", "50ep"]]

@@ -68,10 +68,7 @@ def load(
         spec = validated(
             ExperimentSpec, overlay(doc, nested(("experiment",), name, SourceLocation(f"--name {name}"))), str(path)
         )
-    chosen: str | None = spec.profile if profile is None else profile
-    if not kind.needs_profile and profile is None and "profile" not in spec.model_fields_set:
-        chosen = None
-    base, presets = base_of(doc, extended.folders, chosen, None if profile is not None else doc.location(("profile",)))
+    base, presets = base_of(doc, extended.folders, kind, profile)
     rows = rows_of(spec, doc, base, presets, str(path))
     patches = [change for change in changes if change.values is None]
     for patch in patches:

@@ -49,11 +49,8 @@ def load_search(
     if name is not None:
         doc = overlay(doc, nested(("search",), name, SourceLocation(f"--name {name}")))
     spec = validated(SearchSpec, doc, str(path))
-    chosen: str | None = spec.profile if profile is None else profile
     kind = spec.declared.run_class()
-    if not kind.needs_profile and profile is None and "profile" not in spec.model_fields_set:
-        chosen = None
-    base, presets = base_of(doc, extended.folders, chosen, None if profile is not None else doc.location(("profile",)))
+    base, presets = base_of(doc, extended.folders, kind, profile)
     changes = changes_of(sets, kind)
     for change in changes:
         if change.path == "seed":

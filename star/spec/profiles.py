@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import SpecError
-from star.spec.experiment import ProfileSpec
+from star.spec.experiment import DEFAULT_PROFILE, ProfileSpec
 from star.spec.explain import validated
+from star.spec.run_base import Run
 from star.spec.yamldoc import LocatedYaml, SourceLocation, overlay, read
 from star.words import meant
 
@@ -56,19 +57,29 @@ class Presets:
 
 
 def base_of(
-    doc: LocatedYaml, folders: Sequence[Path], profile: str | None, location: SourceLocation | None
+    doc: LocatedYaml, folders: Sequence[Path], kind: type[Run], given: str | None
 ) -> tuple[LocatedYaml, Presets]:
     """What a file's rows or trials share (profile, its presets in `use`, the file's base), and the profile's presets.
 
     Args:
         folders: a name is looked for in the `profiles/` of each, the file's own folder first, and last in that of EXPERIMENTS.
-        profile: name or path; None if the runs need no profile.
-        location: where the profile was chosen; None on the command line.
+        kind: the class of the runs. Those of commands alone have a profile only if one is asked for.
+        given: name or path of the profile on the command line; None: the file's own choice.
+
+    Raises:
+        SpecError: there is no such profile or preset, or it describes other runs than these.
     """
-    if profile is None:
+    chosen = doc.value.get("profile", DEFAULT_PROFILE if kind.needs_profile else None) if given is None else given
+    location = None if given is not None else doc.location(("profile",))
+    if chosen is None:
         presets = Presets(ProfileSpec(description="", base={}), LocatedYaml({"base": {}, "presets": {}}), None)
     else:
-        presets = _read_profile(folders, profile, location)
+        presets = _read_profile(folders, chosen, location)
+        if not kind.needs_profile and (foreign := set(presets.spec.base) - set(kind.model_fields)):
+            raise SpecError(
+                f"{location or '--profile'}: {chosen} gives {', '.join(sorted(foreign))} to runs that have no such sections: these are of "
+                "commands alone, and need no profile; leave it out, or give one with the sections of your own stages."
+            )
     base = presets.base()
     for i, preset in enumerate(doc.value.get("use", ())):
         base = overlay(base, presets.get(preset, doc.location(("use", i))))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from star.spec.base import Count, FieldError, Positive, Section
-from star.spec.experiment import PLUGINS, Declared, pipeline_of, taken_names
+from star.spec.experiment import DEFAULT_PROFILE, PLUGINS, Declared, pipeline_of, taken_names
 from star.spec.graph import Stage
 from star.spec.own_stages import check_stages
 from star.spec.plugin_parts import Plugin
@@ -117,7 +117,7 @@ class SearchSpec(Section):
         pattern=r"^[a-z0-9][a-z0-9_-]{0,99}$", description="its name, also of its folder under reports/"
     )
     title: str
-    profile: str = Field("fashion", description="the profile to run at unless --profile says otherwise")
+    profile: str = Field(DEFAULT_PROFILE, description="the profile to run at unless --profile says otherwise")
     use: list[str] = Field(default_factory=list, description="presets of the profile for every trial")
     base: dict[str, Any] = Field(default_factory=dict, description="a partial spec over the profile's")
     space: dict[str, Parameter] = Field(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import SpecError
+from star.spec.experiment import DEFAULT_PROFILE
 from star.spec.extends import Extended
 from star.spec.yamldoc import LocatedYaml, dump, overlay, text_of
 
@@ -58,7 +59,7 @@ def as_written(
     if doc.value.get(kind) != given:
         changed[kind] = given
     place = None if profile is None else Path(profile)
-    if place is not None and doc.value.get("profile", "fashion") != place.stem:
+    if place is not None and doc.value.get("profile", DEFAULT_PROFILE) != place.stem:
         changed["profile"] = place.stem
     if seeds:
         changed["seeds"] = list(seeds)

@@ -14,6 +14,7 @@ from star.report.contrasts import UNDECIDED
 from star.spec.claims import Claim
 from star.spec.load import load
 from star.spec.load_search import load_search
+from star.spec.run_base import value_at
 from tests.helpers import ROOT, TINY
 
 PROFILE = ROOT / "tests" / "profiles" / "tiny.yaml"
@@ -276,3 +277,14 @@ def test_published_values_have_their_line(change: tuple[str, str], says: str, tm
     experiment = load(written(tmp_path, HEAD + (ROWS + TABLE).replace(*change)))
     with pytest.raises(SpecError, match=says):
         published.check(experiment)
+
+
+def test_a_profile_of_other_runs_than_commands_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, STAGE.format(w=1, more="results: [acc]"))
+    assert load(path).profile == "none"
+    with pytest.raises(
+        SpecError, match=f"--profile: {PROFILE} gives data, .* tokenizer to runs that have no such sections"
+    ):
+        load(path, profile=str(PROFILE))
+    (tmp_path / "own.yaml").write_text("description: mine\nbase: {fit: {w: 3}}\n")
+    assert value_at(load(path, profile=str(tmp_path / "own.yaml")).variants[0].runs[0], "fit.w") == 3
