@@ -129,10 +129,15 @@ def test_what_is_said_of_more_seeds() -> None:
     assert parts["half-depth-best", "verdict"] == ("contradicted", 12) and "contradicted after 12 seeds; at" in text
     lower = said("half-depth-best", "depth 1/2 < depth 3/4", 1, 1)
     assert "at three quarters of the depth FD is {} lower {}".format(*lower) in text
+    assert parts["more-steps-better", "verdict"] == ("supported", 8) and "is supported after 8 seeds" in text
+    line = "decreasing over num_positions=2, num_positions=4, num_positions=8, num_positions=16"
+    assert "from 2 to 16 FD falls by {} {}".format(*said("more-steps-better", line, 1, 1)) in text
+    between = [part["verdict"] for (claim, at), part in parts.items() if claim == "more-steps-better" and "<" in at]
+    assert between == ["undecided"] * 3
     counts = Counter(value[0] for (_, part), value in parts.items() if part == "verdict")
-    assert counts == {"contradicted": 3, "undecided": 3}, "and table 4's two, of three seeds"
-    assert "four claims are contradicted, one is supported and six are open" in text
-    assert "Up to twelve seeds decide three more, against the paper" in readme()
+    assert counts == {"contradicted": 3, "supported": 1, "undecided": 3}, "and table 4's two, of three seeds"
+    assert "four claims are contradicted, two are supported and five are open" in text
+    assert "Up to twelve seeds decide four more, three of them against the paper" in readme()
 
 
 def test_what_is_said_of_the_probe_at_every_step() -> None:
