@@ -70,12 +70,12 @@ class Curves:
         return known[1]
 
 
-def thinned(points: dict[int, float], most: int = SHOWN) -> tuple[list[int], list[float | None]]:
-    """Steps and values of a curve, thinned to about `most` points; a value that is not finite is None."""
+def thinned(points: dict[int, float]) -> tuple[list[int], list[float | None]]:
+    """Steps and values of a curve, thinned to about `SHOWN` points; a value that is not finite is None."""
     steps = sorted(points)
-    if len(steps) > most > 0:
+    if len(steps) > SHOWN:
         kept: set[int] = {steps[0], steps[-1]}
-        size = -(-2 * len(steps) // most)
+        size = -(-2 * len(steps) // SHOWN)
         for first in range(0, len(steps), size):
             part = [step for step in steps[first : first + size] if isfinite(points[step])]
             if part:

@@ -141,12 +141,12 @@ class Pages:
             return held
 
 
-def answer(request: Request, page: _Page, status: int = 200) -> Response:
+def answer(request: Request, page: _Page) -> Response:
     """The answer with a cached page; 204 if the viewer's X-Have says that it has this page."""
     if request.headers.get("x-have") == page.digest:
         return Response(status_code=204)
     headers = {"X-Digest": page.digest, "Vary": "Accept-Encoding, X-Have"}
     if "gzip" in request.headers.get("accept-encoding", ""):
         headers["Content-Encoding"] = "gzip"
-        return Response(page.body, status, headers, "text/html")
-    return Response(gzip.decompress(page.body), status, headers, "text/html")
+        return Response(page.body, 200, headers, "text/html")
+    return Response(gzip.decompress(page.body), 200, headers, "text/html")

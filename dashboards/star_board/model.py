@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import LedgerError, NotFoundError
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
+from star.ledger.states import CANCELLED, DONE, ENDED, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.process import is_alive
 from star.rundir import Home, read_json
@@ -30,7 +30,6 @@ WHOLE_EVERY, PROGRESS_EVERY, SPEEDS_EVERY = 60.0, 1.0, 20.0
 """Seconds between full reads of the experiments (a row may be replaced by a known run, which changes no count), between
 reads of running jobs' progress, and between reads of the stages' speeds.
 """
-STUCK = (FAILED, CANCELLED, LOST)
 LATE = 3.0
 """Seconds for which the newest transitions are read again: PostgreSQL may commit a lower id after a higher one."""
 SKEW = 600.0
@@ -170,7 +169,7 @@ class Model:
         jobs = {key: self.jobs[key] for row in group.rows for key in row.jobs.values() if key in self.jobs}
         counts = Counter(job.state for job in jobs.values())
         # jobs that wait for a failed one run only after it is retried
-        ahead = {key for row in group.rows if row.state not in STUCK for key in row.jobs.values()}
+        ahead = {key for row in group.rows if row.state not in ENDED for key in row.jobs.values()}
         left: Counter[str] = Counter()
         spent, now = 0.0, time.time()
         for key, job in jobs.items():
@@ -262,7 +261,7 @@ class Model:
 
     def _compare_all(self) -> None:
         """Compare every job's state with the ledger's, and take over whatever was missed."""
-        places = self.ledger.jobs.all_places()
+        places = self.ledger.jobs.places()
         known = {key: self.jobs.get(key) for key in places}
         missed = [
             key

@@ -136,7 +136,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
             f"{experiment}: there is no experiment of that name here; there are: {', '.join(known) or 'none'}."
         )
     stages = ledger.runs.stages()
-    places = ledger.jobs.all_places()
+    places = ledger.jobs.places()
     unfinished = ledger.jobs.of_state(RUNNING, FAILED, CANCELLED, LOST)
     for job in unfinished:  # a job that has a result is done, though its scheduler is gone, or has not noticed yet
         if job.key in places and job.state == RUNNING and home.job(job.stage, job.key).result.exists():

@@ -214,11 +214,6 @@ def square(image: Images, side: int, enlarge: str) -> Images:
     return array(_square(_picture(image), side, enlarge), image.shape[-1])
 
 
-def center_crop(image: Images, side: int) -> Images:
-    """ADM's centre crop of (H, W, C): halve with a box filter while twice too large, bicubic to `side`, cut the centre."""
-    return array(_center(_picture(image), side), image.shape[-1])
-
-
 def _picture(image: Images) -> Picture:
     from PIL import Image
 
@@ -237,6 +232,7 @@ def _square(picture: Picture, side: int, enlarge: str) -> Picture:
 
 
 def _center(picture: Picture, side: int) -> Picture:
+    """ADM's centre crop: halve with a box filter while twice too large, bicubic to `side`, cut the centre."""
     from PIL import Image
 
     while min(picture.size) >= 2 * side:

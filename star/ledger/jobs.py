@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, or_, select, text, update
@@ -19,11 +20,8 @@ from star.ledger.states import (
     ADOPTED,
     AGAIN,
     ASKED,
-    CANCELLED,
     DONE,
-    FAILED,
     LOCAL,
-    LOST,
     QUEUED,
     RUNNING,
     STARTED,
@@ -112,15 +110,9 @@ class Jobs:
         found = self._select(COLUMNS, keys, order=True)
         return {row.key: _job(row) for row in found}
 
-    def places(self, keys: Iterable[str]) -> dict[str, Place]:
-        """State, attempt, owner and wish of the jobs with the given keys; cheaper than `of`."""
+    def places(self, keys: Iterable[str] | None = None) -> dict[str, Place]:
+        """State, attempt, owner and wish of all jobs, or of those with the given keys; cheaper than `of`."""
         found = self._select([jobs.c.key, jobs.c.state, jobs.c.attempt, jobs.c.owner, jobs.c.wish], keys)
-        return {row.key: Place(row.state, row.attempt, row.owner, row.wish) for row in found}
-
-    def all_places(self) -> dict[str, Place]:
-        """State, attempt, owner and wish of every job."""
-        query = select(jobs.c.key, jobs.c.state, jobs.c.attempt, jobs.c.owner, jobs.c.wish)
-        found = self.database.read(lambda connection: connection.execute(query).all())
         return {row.key: Place(row.state, row.attempt, row.owner, row.wish) for row in found}
 
     def contents(self, stage: str) -> dict[str, Any]:
@@ -132,8 +124,12 @@ class Jobs:
         """Key -> the content that the key was made of, for the given jobs that have it in the ledger."""
         return {row.key: row.content for row in self._select([jobs.c.key, jobs.c.content], keys) if row.content}
 
-    def move(self, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
-        """Change `job`'s state to `after`; False if state, attempt or owner are no longer what `job` says."""
+    def move(self, job: Job, after: str, why: str, reason: str, **fields: Any) -> Job | None:
+        """Change `job`'s state to `after`.
+
+        Returns:
+            The job as it is now; None if state, attempt or owner are no longer what `job` says.
+        """
         assert after in TRANSITIONS[job.state], f"{job.state} -> {after} is no transition"
         assert after != RUNNING, "a job begins to run by `claim`"
         values: dict[str, Any] = {
@@ -150,7 +146,8 @@ class Jobs:
             values["finished"] = time.time()
         elif why == AGAIN:
             values |= {"error": None, "error_class": None}
-        return self._change(job, after, job.attempt, why, reason, None, values | fields)
+        values |= fields
+        return replace(job, **values) if self._change(job, after, job.attempt, why, reason, None, values) else None
 
     def claim(
         self, job: Job, owner: str, reason: str, wants: Allocation, limits: tuple[int, dict[str, int]] | None = None
@@ -164,7 +161,7 @@ class Jobs:
         Returns:
             The job as it is now; None if another scheduler was first, or if the machine has no room any more.
         """
-        values = {
+        values: dict[str, Any] = {
             "state": RUNNING,
             "why": STARTED,
             "attempt": job.attempt + 1,
@@ -201,7 +198,7 @@ class Jobs:
 
         if not self._change(job, RUNNING, job.attempt + 1, STARTED, reason, owner, values, room):
             return None
-        return Job(**{**job.__dict__, **values})
+        return replace(job, **values)
 
     def held(self, executor: str, host: str | None) -> tuple[int, dict[str, int]]:
         """CPU slots and bytes per GPU that running jobs hold on a machine, or, if `host` is None, of the executor."""
@@ -218,7 +215,7 @@ class Jobs:
         assert job.state == RUNNING, f"a {job.state} job has no owner to take it from"
         if not self._change(job, RUNNING, job.attempt, ADOPTED, reason, owner, {"owner": owner}):
             return None
-        return Job(**{**job.__dict__, "owner": owner})
+        return replace(job, owner=owner)
 
     def set_handle(self, job: Job, handle: dict[str, Any] | None) -> None:
         """Store the handle by which the executor finds the running attempt."""
@@ -256,13 +253,13 @@ class Jobs:
             lambda connection: {stage: speed for stage, speed in connection.execute(query) if speed}
         )
 
-    def taken(self, limit: int = 1000) -> list[Taken]:
-        """What the newest `limit` jobs took that were done in one attempt, newest first."""
+    def taken(self) -> list[Taken]:
+        """What the newest thousand jobs took that were done in one attempt, newest first."""
         query = (
             select(jobs.c.stage, jobs.c.host, jobs.c.flops, jobs.c.finished - jobs.c.started)
             .where(*MEASURED)
             .order_by(jobs.c.finished.desc())
-            .limit(limit)
+            .limit(1000)
         )
         return self.database.read(lambda connection: [Taken(*row) for row in connection.execute(query)])
 
@@ -341,7 +338,3 @@ def _entry(
         "reason": reason,
         "owner": owner,
     }
-
-
-ENDED = (FAILED, LOST, CANCELLED)
-"""States that a job leaves only if a user asks for it."""

@@ -24,6 +24,8 @@ class JobState(StrEnum):
 
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = JobState
+ENDED = (FAILED, CANCELLED, LOST)
+"""States that a job leaves only if a user asks for it."""
 TRANSITIONS: dict[str, set[str]] = {
     QUEUED: {RUNNING, DONE, FAILED, CANCELLED},
     RUNNING: {DONE, FAILED, QUEUED, LOST, CANCELLED},

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 TITLE = "All results"
 OTHERS = "Other reports in this folder"
+COSTS_NOTE = (
+    "Hours of GPUs, or of CPU cores where there was none, over all seeds of a row; stages that several rows of an experiment share stand "
+    "apart, and experiments share runs, so that the whole is less than the sum."
+)
 OTHERS_NOTE = "Written from other homes, or under other names; their claims and costs are not counted above."
 
 
@@ -64,7 +68,7 @@ def _markdown(reports: list[Report], studies: Sequence[StudyReport], others: dic
         from star.report.study_text import markdown as study_markdown
     for study in studies:
         lines += ["", *study_markdown(study, 2, study.folder)]
-    lines += ["", "## Cost", "", _costs_note(reports), "", *markup.markdown(_costs(reports))]
+    lines += ["", "## Cost", "", COSTS_NOTE, "", *markup.markdown(_costs(reports))]
     lines += ["", "## Missing", "", *(f"- {line}" for line in _missing(reports) or ["nothing"])]
     linked = [f"- [{markup.plain(title)}]({path}), {path.removesuffix('/report.md')}" for path, title in others.items()]
     return lines + ["", f"## {OTHERS}", "", OTHERS_NOTE, "", *linked] if others else lines
@@ -85,7 +89,7 @@ def _html(reports: list[Report], studies: Sequence[StudyReport], others: dict[st
         from star.report.study_text import html as study_html
     for study in studies:
         lines += study_html(study, _embedded)
-    lines += ["<h2>Cost</h2>", f"<p>{escape(_costs_note(reports))}</p>", *markup.html(_costs(reports), lambda runs: "")]
+    lines += ["<h2>Cost</h2>", f"<p>{escape(COSTS_NOTE)}</p>", *markup.html(_costs(reports), lambda runs: "")]
     missing = "".join(f"<li>{escape(line)}</li>" for line in _missing(reports) or ["nothing"])
     lines += ["<h2>Missing</h2>", f"<ul>{missing}</ul>"]
     linked = "".join(
@@ -140,13 +144,6 @@ def _costs(reports: list[Report]) -> Grid:
     whole = cost.total(report.evidence for report in reports)
     grid.lines.append(Line([Mark(whole.label, bold=True), Mark(str(whole), bold=True)]))
     return grid
-
-
-def _costs_note(reports: list[Report]) -> str:
-    return (
-        "Hours of GPUs, or of CPU cores where there was none, over all seeds of a row; stages that several rows of an "
-        "experiment share stand apart, and experiments share runs, so that the whole is less than the sum."
-    )
 
 
 def _missing(reports: list[Report]) -> list[str]:

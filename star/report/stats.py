@@ -58,13 +58,13 @@ class Estimate:
         half = self.error * t_quantile((1 + level) / 2, self.freedom)
         return Interval(self.value, self.value - half, self.value + half, level)
 
-    def p(self, bound: float = 0.0) -> float | None:
-        """Two-sided p of the hypothesis that the truth is `bound`; None without an error."""
+    def p(self) -> float | None:
+        """Two-sided p of the hypothesis that the truth is 0; None without an error."""
         if not self.error:
             return None
         from scipy.special import stdtr
 
-        return 2 * float(stdtr(self.freedom, -abs(self.value - bound) / self.error))
+        return 2 * float(stdtr(self.freedom, -abs(self.value) / self.error))
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,11 @@ def effect_size(first: Sequence[float], second: Sequence[float]) -> float | None
     return (mean(first) - mean(second)) / pooled * (1 - 3 / (4 * freedom - 1)) if pooled else None
 
 
-def effect_of_one(values: Sequence[float], against: float = 0.0) -> float | None:
-    """Hedges' g of values against a fixed number; None for fewer than two values or no spread."""
+def effect_of_one(values: Sequence[float]) -> float | None:
+    """Hedges' g of values against 0; None for fewer than two values or no spread."""
     if len(values) < 2 or not stdev(values):
         return None
-    return (mean(values) - against) / stdev(values) * (1 - 3 / (4 * (len(values) - 1) - 1))
+    return mean(values) / stdev(values) * (1 - 3 / (4 * (len(values) - 1) - 1))
 
 
 def seeds_to_decide(

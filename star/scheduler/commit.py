@@ -26,24 +26,22 @@ class Commit:
     """Unified diff with paths from the repository's root; "" where nothing differs."""
 
 
-def commit_of(folder: Path, contents: Mapping[str, bytes], witness: str = "__init__.py") -> Commit | None:
+def commit_of(folder: Path, contents: Mapping[str, bytes]) -> Commit | None:
     """Return the commit that a folder's files are based on, and their diff against it.
 
     Args:
         contents: path in the folder (with `/`) -> bytes, of all readable files.
-        witness: a file that the commit must hold. Without it the folder only happens to lie inside a repository, as a
-            package installed into a project's virtual environment does, and that repository's commit says nothing
-            about it.
 
     Returns:
-        None where no repository tracks the folder, nothing was committed yet, or git is missing or fails.
+        None where no repository tracks the folder's `__init__.py` (a package in a project's virtual environment only happens
+        to lie inside a repository, whose commit says nothing about it), nothing was committed yet, or git is missing or fails.
     """
     try:
         name = _git(folder, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
         prefix = os.fsdecode(_git(folder, "rev-parse", "--show-prefix")).rstrip("\n")
         listed = _git(folder, "ls-tree", "-r", "-z", name, "--", ".")
         tracked = dict(_entry(line) for line in listed.split(b"\0") if line.startswith(b"100"))  # files
-        if witness not in tracked:
+        if "__init__.py" not in tracked:
             return None
         texts = [
             _difference(folder, prefix + file, tracked.get(file), contents.get(file))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from star.errors import SpecError
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, Job
+from star.ledger.states import DONE, ENDED, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.spec.diff import Difference, differences
@@ -132,7 +132,7 @@ def waiting_for(job: Job, inputs: Sequence[Job | None], at_work: bool) -> str:
         at_work: whether a scheduler may be alive.
     """
     missing = [one for one in inputs if one is not None and one.state != DONE]
-    stuck = [one for one in missing if one.state in (FAILED, CANCELLED, LOST)]
+    stuck = [one for one in missing if one.state in ENDED]
     if stuck:
         return f"{stuck[0].stage} {stuck[0].state}: it must be retried first"
     if missing:

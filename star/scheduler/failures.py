@@ -142,12 +142,12 @@ def failures_since_asked(history: Sequence[Any], kind: str) -> int:
     return count
 
 
-def last_lines(log: Path, count: int = TAIL, size: int = 8192) -> str:
-    """Return the last `count` lines that the newest attempt printed, from the last `size` bytes of its log."""
+def last_lines(log: Path, count: int = TAIL) -> str:
+    """Return the last `count` lines that the newest attempt printed, from the last 8 KiB of its log."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
-            file.seek(max(0, file.tell() - size))
+            file.seek(max(0, file.tell() - 8192))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""

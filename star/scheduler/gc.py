@@ -44,7 +44,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
         left_out: also jobs of runs that an experiment once had: rows that were left out, or replaced by a fork.
     """
     users = _users(ledger, left_out)
-    places = ledger.jobs.all_places()
+    places = ledger.jobs.places()
     found: list[Waste] = []
     snapshots: set[str] = set()
     for name in sorted(home.job_folders()):
@@ -106,7 +106,7 @@ def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
     Needed is what the experiments' rows need; without `left_out`, also what any run that was ever asked for needs.
     """
     users: dict[str, set[str]] = {}
-    stages, places = ledger.runs.stages(), ledger.jobs.all_places()
+    stages, places = ledger.runs.stages(), ledger.jobs.places()
     wanted = [(stages[row.run], needed(tuple(row.targets))) for row in ledger.runs.experiments()]
     if not left_out:
         wanted += [(keys, tuple(stage for stage in keys if keys[stage] in places)) for keys in stages.values()]

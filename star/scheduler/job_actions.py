@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from star.errors import ExecutorError, NotFoundError, SpecError
-from star.ledger.states import AGAIN, CANCELLED, DONE, FAILED, LOCAL, LOST, QUEUED, RUNNING, Job
+from star.ledger.states import AGAIN, CANCELLED, DONE, ENDED, LOCAL, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir
 from star.scheduler.declared import inputs_of
@@ -18,8 +18,6 @@ from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
 from star.scheduler.policies import CANCEL
 from star.scheduler.records import record_path, written_folder
 from star.spec.builtin import builtin_stages, needed
-
-ENDED = (FAILED, CANCELLED, LOST)
 
 
 @dataclass
@@ -148,7 +146,7 @@ def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list
     wanted = set(names)
     for name in sorted(wanted - set(known)):
         raise NotFoundError(f"{name}: there is no experiment of that name; there are: {', '.join(known) or 'none'}.")
-    stages, places = ledger.runs.stages(), ledger.jobs.all_places()
+    stages, places = ledger.runs.stages(), ledger.jobs.places()
     open_jobs: dict[tuple[str, str], int] = {}
     for row in rows:
         keys = {stages[row.run][stage] for stage in needed(tuple(row.targets)) if stage in stages[row.run]}

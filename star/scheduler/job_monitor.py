@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from star.errors import ExecutorError
@@ -198,13 +197,9 @@ class JobMonitor:
     def _moved(self, graph: JobGraph, job: Job, after: str, why: str, reason: str, **fields: Any) -> bool:
         """Change a job's state, and return whether that worked; if another process was first, read what it did."""
         moved = self.ledger.jobs.move(job, after, why, reason, **fields)
-        if moved:
-            gone: dict[str, Any] = {"state": after, "why": why, "wish": None, "host": None, "slots": 0, "gpus": None}
-            graph.see(replace(job, **{**gone, "not_before": None, "finished": time.time(), **fields}))
-        else:
-            for now in self.ledger.jobs.of([job.key]).values():
-                graph.see(now)
-        return moved
+        for now in [moved] if moved else self.ledger.jobs.of([job.key]).values():
+            graph.see(now)
+        return moved is not None
 
     def _cancel(self, job: Job) -> None:
         if (job.key, job.attempt) not in self._cancelled:

@@ -12,19 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import SpecError
-from star.ledger.states import (
-    AGAIN,
-    CANCELLED,
-    DONE,
-    FAILED,
-    FOUND,
-    GONE,
-    LOST,
-    QUEUED,
-    RUNNING,
-    NewJob,
-    RunRow,
-)
+from star.ledger.states import AGAIN, DONE, ENDED, FOUND, GONE, QUEUED, RUNNING, NewJob, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json, write_bytes, write_json
 from star.scheduler.plan import TO_DO, Plan, PlannedJob, PlannedRun
@@ -263,7 +251,7 @@ def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:
         if key not in wanted:
             if has_result and job.state != DONE:  # its worker outlived the scheduler that started it
                 ledger.jobs.move(job, DONE, FOUND, "result found in its folder")
-        elif job.state in (FAILED, LOST, CANCELLED):
+        elif job.state in ENDED:
             ledger.jobs.move(job, QUEUED, AGAIN, "asked for again")
         elif job.state == DONE and not home.job(job.stage, key).is_complete():  # it may have ended since planning
             ledger.jobs.move(job, QUEUED, GONE, "its result, or an output that is needed again, has gone")

@@ -48,14 +48,14 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
     for key, job in ledger.jobs.of(found).items():
         has_result = home.job(job.stage, key).result.exists()
         if has_result and job.state != DONE:
-            outcome.corrected += ledger.jobs.move(job, DONE, FOUND, "result found in its folder")
+            outcome.corrected += bool(ledger.jobs.move(job, DONE, FOUND, "result found in its folder"))
         elif not has_result and job.state == DONE:
-            outcome.corrected += ledger.jobs.move(job, QUEUED, GONE, "its result has gone")
-    for key, place in ledger.jobs.all_places().items():
+            outcome.corrected += bool(ledger.jobs.move(job, QUEUED, GONE, "its result has gone"))
+    for key, place in ledger.jobs.places().items():
         if place.state == DONE and key not in found:
             lost = ledger.jobs.of([key])[key]
             if not home.job(lost.stage, key).result.exists():
-                outcome.corrected += ledger.jobs.move(lost, QUEUED, GONE, "its folder has gone")
+                outcome.corrected += bool(ledger.jobs.move(lost, QUEUED, GONE, "its folder has gone"))
     for shipment in shipments(home):
         ledger.runs.add([run for _, run in shipment.runs])
         if not ledger.runs.experiments(shipment.experiment, shipment.profile):

@@ -20,23 +20,20 @@ def make_sampler(search: Search, number: int) -> BaseSampler:
     spec, name = search.spec.sampler, sampler_name(search)
     seed = (spec.seed * 1_000_003 + number) % 2**32
     samplers = optuna.samplers
-    try:
-        if name == "tpe":
-            branches = any(parameter.when for parameter in search.spec.space.values())
-            return samplers.TPESampler(seed=seed, n_startup_trials=spec.startup, multivariate=True, group=branches)
-        if name == "gp":
-            import scipy  # noqa: F401
-
-            return samplers.GPSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
-        if name == "cmaes":
+    if name == "tpe":
+        branches = any(parameter.when for parameter in search.spec.space.values())
+        return samplers.TPESampler(seed=seed, n_startup_trials=spec.startup, multivariate=True, group=branches)
+    if name == "gp":
+        return samplers.GPSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
+    if name == "cmaes":
+        try:
             import cmaes  # noqa: F401
-
-            return samplers.CmaEsSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
-    except ImportError as error:
-        raise SpecError(
-            f"{search.file}: sampler.name: {name} needs {error.name}, which is not installed; `pip install '.[search]'` "
-            "brings it, or choose tpe."
-        ) from None
+        except ImportError:
+            raise SpecError(
+                f"{search.file}: sampler.name: cmaes needs the package of that name, which is not installed; `pip install '.[search]'` "
+                "brings it, or choose tpe."
+            ) from None
+        return samplers.CmaEsSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)
     if name == "nsgaii":
         return samplers.NSGAIISampler(seed=seed, population_size=max(2, spec.startup))
     return samplers.RandomSampler(seed=seed)

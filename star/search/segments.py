@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from star.errors import DataError
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, Job
+from star.ledger.states import DONE, ENDED, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json, read_metrics
 from star.scheduler.estimate import History, stage_seconds
@@ -19,8 +19,6 @@ from star.scheduler.registration import add
 from star.spec.experiment import Experiment
 from star.spec.graph import needed_of
 from star.spec.measure import Measure, curve_value
-
-ENDED = (FAILED, CANCELLED, LOST)
 
 
 @dataclass

@@ -51,7 +51,7 @@ def _points(study: Study, segments: TrialSegments) -> list[Point]:
     points: list[Point] = []
     training = search.default.training
     stage, until = (training.stage, training.until) if training else (str(search.measures[0].stage), "")
-    trained = {key for key, place in segments.ledger.jobs.all_places().items() if place.state == DONE}
+    trained = {key for key, place in segments.ledger.jobs.places().items() if place.state == DONE}
     for row in segments.ledger.runs.of().values():
         if row.stages.get(stage) not in trained or row.seed not in search.spec.seeds:
             continue

@@ -16,12 +16,11 @@ Loc = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], doc: LocatedYaml, name: str, prefix: Loc = ()) -> M:
+def validated(model: type[M], doc: LocatedYaml, name: str) -> M:
     """Validate `doc` as a `model`.
 
     Args:
         name: what to call the source of a value without a location.
-        prefix: path of `doc` inside the file, for the dotted path in messages.
 
     Raises:
         SpecError: one line for each mistake.
@@ -29,10 +28,10 @@ def validated(model: type[M], doc: LocatedYaml, name: str, prefix: Loc = ()) -> 
     try:
         return model.model_validate(doc.value)
     except ValidationError as error:
-        raise SpecError("\n".join(_sentences(error, model, doc, name, prefix))) from None
+        raise SpecError("\n".join(_sentences(error, model, doc, name))) from None
 
 
-def _sentences(error: ValidationError, model: type[BaseModel], doc: LocatedYaml, name: str, prefix: Loc) -> list[str]:
+def _sentences(error: ValidationError, model: type[BaseModel], doc: LocatedYaml, name: str) -> list[str]:
     lines: dict[Loc, str] = {}
     schema = _schema(model)
     for item in error.errors(include_url=False):
@@ -42,7 +41,7 @@ def _sentences(error: ValidationError, model: type[BaseModel], doc: LocatedYaml,
         known = _known_part(schema, loc, keep_last=item["type"] == "extra_forbidden")
         written = _without_tags(schema, known)
         location = doc.location(written) or name
-        path = ".".join(str(step) for step in (*prefix, *written)) or "the file"
+        path = ".".join(str(step) for step in written) or "the file"
         lines.setdefault(known, f"{location}: {path}: {_complaint(item, schema, known)}")
     return list(lines.values())
 

@@ -122,11 +122,11 @@ def _given_samples(ctx: Context, path: Path) -> Result:
     return {}
 
 
-def save_grid(path: Path, images: Images, labels: np.ndarray, classes: int, columns: int = 12, rows: int = 10) -> None:
-    """Save a picture of samples: a row for each of the first `rows` classes, with at most `columns` images."""
+def save_grid(path: Path, images: Images, labels: np.ndarray, classes: int) -> None:
+    """Save a picture of samples: a row for each of the first ten classes, with at most twelve images."""
     from PIL import Image
 
-    shown = [images[labels == label][:columns] for label in range(min(classes, rows))]
+    shown = [images[labels == label][:12] for label in range(min(classes, 10))]
     width = min(len(line) for line in shown)
     if width:
         grid = np.concatenate([np.concatenate(list(line[:width]), axis=1) for line in shown], axis=0)

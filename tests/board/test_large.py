@@ -44,7 +44,7 @@ def ledger(large: Path) -> Ledger:
 
 
 def test_pages_are_small_and_whole(board: BoardServer, ledger: Ledger) -> None:
-    states = Counter(place.state for place in ledger.jobs.all_places().values())
+    states = Counter(place.state for place in ledger.jobs.places().values())
     text = board.ask("/").text
     for state, count in states.items():
         assert re.search(rf"{count:,} <span class=\"state s-{state}\">", text), state

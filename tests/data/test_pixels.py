@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from star.data import pixels
-from star.data.pixels import center_crop, decoded, decoded_squares
+from star.data.pixels import decoded, decoded_squares, square
 from star.errors import DataError
 
 RAMP = np.linspace(0, 65535, 400).reshape(20, 20).astype(np.uint16)
@@ -94,14 +94,14 @@ def test_the_crop_is_adms(shape: tuple[int, int], side: int) -> None:
     size = (round(expected.size[0] * factor), round(expected.size[1] * factor))
     whole = np.asarray(expected.resize(size, Image.Resampling.BICUBIC))
     top, left = (whole.shape[0] - side) // 2, (whole.shape[1] - side) // 2
-    np.testing.assert_array_equal(center_crop(image, side), whole[top : top + side, left : left + side])
+    np.testing.assert_array_equal(square(image, side, "resize"), whole[top : top + side, left : left + side])
 
 
 def test_a_thin_pictures_crop_is_that_of_the_whole_resized(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 400, 3), dtype=np.uint8)
-    quick = center_crop(image, 30)
+    quick = square(image, 30, "resize")
     monkeypatch.setattr(pixels, "LONG", 1e9)
-    assert np.abs(quick.astype(int) - center_crop(image, 30)).max() <= 1
+    assert np.abs(quick.astype(int) - square(image, 30, "resize")).max() <= 1
 
 
 def test_a_huge_jpeg_is_shrunk_while_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from star.data.image_folder import ImageFolder
-from star.data.pixels import center_crop
+from star.data.pixels import square
 from star.data.sources import open_source
 from star.data.views import CENTER, center, ordered_views, ten_crop
 from star.errors import DataError
@@ -99,8 +99,8 @@ def test_fashion_mnist_keeps_the_order_of_its_first_runs() -> None:
 def test_centre_crop_keeps_the_middle() -> None:
     image = np.zeros((100, 300, 3), dtype=np.uint8)
     image[:, 100:200] = 250
-    assert center_crop(image, 25).shape == (25, 25, 3)
-    assert center_crop(image, 25).min() > 200
+    assert square(image, 25, "resize").shape == (25, 25, 3)
+    assert square(image, 25, "resize").min() > 200
 
 
 def test_fashion_mnist_is_what_it_is(images: Path) -> None:

@@ -137,13 +137,10 @@ def test_several_objectives_have_no_pruner(tmp_path: Path) -> None:
         load_search(lab.file)
 
 
-@pytest.mark.parametrize("name, module", [("cmaes", "cmaes"), ("gp", "scipy")])
-def test_a_sampler_that_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str
-) -> None:
-    lab = SearchLab(tmp_path, ("name: tpe", f"name: {name}"))
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SpecError, match=rf"{name} needs {module}, which is not installed; `pip install '.\[search\]'`"):
+def test_a_sampler_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = SearchLab(tmp_path, ("name: tpe", "name: cmaes"))
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    with pytest.raises(SpecError, match=r"cmaes needs .* which is not installed; `pip install '.\[search\]'`"):
         Study(load_search(lab.file), Home(tmp_path))
     assert not (tmp_path / "studies.sqlite").exists()
 

@@ -15,8 +15,8 @@ import seaborn
 
 matplotlib.use("Agg")
 
-from matplotlib import font_manager, pyplot  # noqa: E402
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
+from matplotlib import font_manager, pyplot
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 WIDTH = 6.75
 """Text width of a page in inches."""
