@@ -29,6 +29,7 @@ from star.evaluate.precision_recall import Manifold, manifold
 from star.evaluate.reference_file import ReferenceFile, read_reference, write_reference
 from star.evaluate.statistics import GENERATED_KEPT, METRICS, SPLIT_SIZE, Reference, Statistics, compare
 from star.launch import follow_parent
+from star.train.guard import is_out_of_memory
 from star.words import shown
 
 REFERENCE_KEPT = 10_000
@@ -160,18 +161,13 @@ def main(text: str) -> int:
     except StarError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    except torch.OutOfMemoryError:
-        sys.stderr.write(
-            f"error: --batch-size {request.batch_size}: the GPU's memory is too small for it; give less.\n"
-        )
-        return 2
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):
-            raise
-        sys.stderr.write(f"error: --batch-size {request.batch_size}: there is not enough memory for it; give less.\n")
-        return 2
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or request.write or request.reference}: {error.strerror or error}.\n")
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"error: --batch-size {request.batch_size}: there is not enough memory for it; give less.\n")
         return 2
     return 0
 

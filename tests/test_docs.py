@@ -87,7 +87,10 @@ def test_the_studies_on_images_of_ones_own_can_be_planned_as_they_are(tmp_path: 
     (tmp_path / "arrays").mkdir()
     for split in ("train", "test"):
         np.savez(tmp_path / "arrays" / f"{split}.npz", x=pixels, y=np.arange(len(pixels)) % 3)
-    for file, said in (("mine", "7 classes; 65 images to train on"), ("arrays", "3 classes; 70 images to train on")):
+    for file, said in (
+        ("mine", "7 classes (class 0, class 1, ..., class 6); 65 images to train on"),
+        ("arrays", "3 classes; 70 images to train on"),
+    ):
         done = star_exp("plan", f"study/{file}.yaml", home=folder / "runs", cwd=folder)
         assert done.returncode == 0 and said in done.stdout and "missing" not in done.stdout, done.stdout + done.stderr
 

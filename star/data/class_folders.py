@@ -108,7 +108,7 @@ class ClassFolders:
                 notes.append(f"no image of the class {shown(absent[0])} {said}{more}")
         names = list(map(shown, self.classes))
         ends = ", ".join(names if len(names) <= NAMED else [*names[: NAMED - 2], "...", names[-1]])
-        return Found(len(names), len(train), len(test), _place(base), _place(self.splits.test), notes, ends)
+        return Found(len(names), len(train), len(test), _place(base), _place(self.splits.test), notes, names=ends)
 
 
 def _place(name: str | None) -> str:

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from star.data.codes import LEFT_OUT
 from star.data.places import codes_part
-from star.data.views import NUM_VIEWS
 from star.errors import DataError
-from star.pipeline.dataset import codes_folders
+from star.pipeline.dataset import NUM_VIEWS, codes_folders
 from star.sniff import misnamed
 from star.words import shown
 

@@ -20,13 +20,12 @@ from star.errors import DataError
 from star.pipeline.config.dataset import DataSpec
 from star.pipeline.config.plugged import RunWithPlugins
 from star.pipeline.config.run import StarRun
+from star.pipeline.score import FEATURES
 from star.spec.outside import ABSENT, Outside
 from star.words import shown
 
 NOTES = 1
-"""Raised when a folder that did not change is to be looked at again, because other things are said of it."""
-FEATURES = {"inception": 2048, "efficientnet-lite0": 1280}
-"""score.extractor -> its pooled features."""
+"""Version of what is said of a folder; increase it so that unchanged folders are looked at again."""
 FEWEST = 16
 """Least number of reference images that a spec may ask for."""
 

@@ -47,10 +47,10 @@ class Found:
     """Where the training images lie, such as `train/`."""
     test_from: str
     notes: list[str] = field(default_factory=list)
-    names: str = ""
-    """The first and last names of the classes in the order of their numbers; empty if they have none."""
     broken: str = ""
     """A message on checked images that cannot be used; empty if there are none."""
+    names: str = ""
+    """The first and last names of the classes in the order of their numbers; empty if they have none."""
 
 
 def role(name: str) -> str | None:

@@ -7,7 +7,6 @@ import numpy as np
 from star.data.pixels import Images
 from star.pipeline.config.dataset import DataSpec
 
-NUM_VIEWS = 10
 FIRST_ORDER = (0, 1, 2, 3, 4, 6, 5, 8, 7, 9)
 """Order of `ten_crop`'s views if `DataSpec.first_view_order` is set."""
 CENTER = 4

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from star.model.gpt import GPT, Block
-
-SHARES = ("distance", "condition_share", "self_share", "neighbour_share")
+from star.pipeline.attention import SHARES
 
 
 @dataclass

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from star.data.pixels import Images
-from star.evaluate.inception import load_inception
+from star.evaluate.inception import SPATIAL_CHANNELS, load_inception
 from star.evaluate.precise import full_float32
 from star.weights import load_weights
 
-SPATIAL_CHANNELS = 7
-"""Channels of the spatial feature map that are kept, as in ADM's sFID."""
 LAST_STRIDE_16_BLOCK = 10
 """Index of EfficientNet-Lite0's last block at a sixteenth of the input's side (112 channels)."""
 FOLDED = (

@@ -21,7 +21,7 @@ from star.weights import fit, load_state
 SIDE = 299
 POOLED, CLASSES = 2048, 1008
 SPATIAL_CHANNELS = 7
-"""Channels of the 17 x 17 map `mixed_6/conv` that sFID uses."""
+"""Channels of a spatial feature map that are kept, as in ADM's sFID: there of the 17 x 17 map `mixed_6/conv`."""
 
 
 class BasicConv2d(nn.Module):

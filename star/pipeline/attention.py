@@ -15,7 +15,8 @@ def _flops(run: StarRun) -> float:
     return min(run.attention.images, run.data.test_images) * forward_flops(run, head=False)
 
 
-_NUMBERS = ("distance", "condition_share", "self_share", "neighbour_share")
+SHARES = ("distance", "condition_share", "self_share", "neighbour_share")
+"""What is measured of attention, as `star.evaluate.attention` says."""
 ATTENTION = Stage(
     "attention",
     1,
@@ -23,8 +24,8 @@ ATTENTION = Stage(
     ("train", "encode", "tokenizer"),
     config={"attention": "star.pipeline.config.attention:AttentionSpec"},
     run="star.stages.attention:attention",
-    results=(*_NUMBERS, *(f"last_layer_{name}" for name in _NUMBERS)),
-    curves={f"{name}_by_{step}": step for step in ("layer", "position") for name in _NUMBERS},
+    results=(*SHARES, *(f"last_layer_{name}" for name in SHARES)),
+    curves={f"{name}_by_{step}": step for step in ("layer", "position") for name in SHARES},
     charts=("distance_by_layer", "distance_by_position", "condition_share_by_layer"),
     files=("attention.npz",),
     drawn={"attention": "attention.npz"},

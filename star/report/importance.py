@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial
 
+from star.search.importances import FEWEST, importances_of, parameters_of
 from star.search.study import SAME_AS, Study
 
 SETS = 20
 """Number of bootstrapped sets of trials."""
-TREES = 32
-FEWEST = 6
-"""Fewest trials from which importances are computed: with fewer a random forest says nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ def importances(study: Study) -> dict[str, list[Importance]]:
     spec, found = study.search.spec, {}
     whole = [(trial, trial.values[0]) for trial in study.complete()]
     if len(whole) >= FEWEST:
-        found[f"at the end, {len(whole)} trials"] = _shares(study, whole)
+        found[f"at the end, {len(whole)} trials"] = _shares(whole)
     step = spec.pruner.min_steps
     trials = [trial for trial in study.trials() if SAME_AS not in trial.user_attrs]
     early = (
@@ -46,39 +43,18 @@ def importances(study: Study) -> dict[str, list[Importance]]:
         else []
     )
     if len(early) >= FEWEST:
-        found[f"at step {step}, {len(early)} trials"] = _shares(study, early)
+        found[f"at step {step}, {len(early)} trials"] = _shares(early)
     return found
 
 
-def _shares(study: Study, points: Sequence[tuple[FrozenTrial, float]]) -> list[Importance]:
+def _shares(points: Sequence[tuple[FrozenTrial, float]]) -> list[Importance]:
     import numpy as np
 
-    draws, names = np.random.default_rng(0), _everywhere(points)
-    shares: dict[str, list[float]] = {name: [] for name in names}
+    draws, names = np.random.default_rng(0), parameters_of([trial for trial, _ in points])
+    found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(SETS):
         drawn = [points[i] for i in draws.integers(0, len(points), len(points))]
-        for name, share in _fanova(study, drawn, names).items():
-            shares[name].append(share)
-    return [Importance(name, fmean(values), pstdev(values)) for name, values in shares.items() if values]
-
-
-def _everywhere(points: Sequence[tuple[FrozenTrial, float]]) -> list[str]:
-    """Names of the parameters that all trials have."""
-    return [name for name in points[0][0].params if all(name in trial.params for trial, _ in points)]
-
-
-def _fanova(study: Study, points: Sequence[tuple[FrozenTrial, float]], names: list[str]) -> dict[str, float]:
-    if len({value for _, value in points}) < 2:
-        return {}
-    copied = optuna.create_study(direction=study.search.spec.objectives[0].direction)
-    for trial, value in points:
-        distributions = {name: study.distributions[name] for name in names}
-        params = {name: trial.params[name] for name in names}
-        copied.add_trial(
-            create_trial(state=TrialState.COMPLETE, params=params, distributions=distributions, value=value)
-        )
-    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=0)
-    try:
-        return dict(optuna.importance.get_param_importances(copied, evaluator=evaluator, params=names))
-    except RuntimeError:  # a set in which no parameter varies
-        return {}
+        trials, values = zip(*drawn, strict=True)
+        for name, share in importances_of(trials, values, names).items():
+            found[name].append(share)
+    return [Importance(name, fmean(shares), pstdev(shares)) for name, shares in found.items() if shares]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -149,19 +150,20 @@ def limits_of(evidence: Evidence, table: Table) -> list[tuple[str, list[str]]]:
     lines: dict[str, list[str]] = {}
     for stage in evidence.experiment.spec.pipeline.values():
         for metric, pairs in stage.limits.items():
-            for words, limit in pairs:
-                found = {
-                    value * column.scale
-                    for column in table.columns
-                    if column.metric == metric
-                    for row in table.rows
-                    for value in evidence.numbers(row.label, limit).values
-                }
-                for i, column in enumerate(table.columns):
-                    if column.metric == metric and found:
-                        ends = dict.fromkeys(f"{end:.{column.digits}f}" for end in (min(found), max(found)))
-                        lines.setdefault(words, [""] * len(table.columns))[i] = " to ".join(ends)
-    return list(lines.items())
+            shown = any(column.metric == metric for column in table.columns)
+            for words, limit in pairs if shown else ():
+                found = {value for row in table.rows for value in evidence.numbers(row.label, limit).values}
+                cells = [_ends(found, column) if column.metric == metric else "" for column in table.columns]
+                before = lines.get(words, [""] * len(cells))
+                lines[words] = [new or old for new, old in zip(cells, before, strict=True)]
+    return [(words, cells) for words, cells in lines.items() if any(cells)]
+
+
+def _ends(values: Collection[float], column: Column) -> str:
+    """The least and the largest value as a column prints them; empty if there are none."""
+    if not values:
+        return ""
+    return " to ".join(dict.fromkeys(f"{end * column.scale:.{column.digits}f}" for end in (min(values), max(values))))
 
 
 def agreements(table: Table) -> list[Agreement]:

@@ -8,13 +8,11 @@ from functools import cached_property
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from star.rundir import Home
-from star.search.study import SAME_AS, open_storage, studies_url
-
-FEWEST = 6
-"""Fewest complete trials from which importances are computed."""
+from star.search.importances import FEWEST, importances_of, parameters_of
+from star.search.study import complete_of, open_storage, studies_url
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,13 @@ class StudyView:
         """Numbers of the trials that no other beats in every objective."""
         return [trial.number for trial in self.optuna.best_trials]
 
+    def complete(self) -> list[FrozenTrial]:
+        """Complete trials; those with the same run as an earlier trial are left out."""
+        return complete_of(self.trials)
+
     def best(self) -> FrozenTrial | None:
         """The best complete trial; None if there is none, or if there are several objectives."""
-        done = [
-            trial for trial in self.trials if trial.state == TrialState.COMPLETE and SAME_AS not in trial.user_attrs
-        ]
+        done = self.complete()
         if not done or len(self.objectives) > 1:
             return None
         sign = 1.0 if self.objectives[0].direction == "maximize" else -1.0
@@ -71,17 +71,10 @@ class StudyView:
 
     def importances(self) -> dict[str, float]:
         """Share of each parameter in the first objective's variance (fANOVA); empty while there are too few trials."""
-        done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
-        if len(done) < FEWEST or len({trial.values[0] for trial in done}) < 2:
+        done = self.complete()
+        if len(done) < FEWEST:
             return {}
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0)
-        try:
-            found = optuna.importance.get_param_importances(
-                self.optuna, evaluator=evaluator, target=lambda trial: trial.values[0]
-            )
-        except (RuntimeError, ValueError):  # no parameter that all trials have, or none that varies
-            return {}
-        return {name: float(share) for name, share in found.items()}
+        return importances_of(done, [trial.values[0] for trial in done], parameters_of(done))
 
 
 def studies(home: Home) -> list[StudyView]:

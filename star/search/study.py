@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,20 @@ if (
 log = logging.getLogger(__name__)
 SCHEMA = "star_studies"
 """Schema of Optuna's tables in a PostgreSQL database, which holds the ledger too."""
-SAME_AS, IMPOSSIBLE, WARM, PROMOTED, WHY, RUN = "same_as", "impossible", "warm_start", "promoted", "why", "run"
+SAME_AS = "same_as"
+"""Attribute of a trial: the earlier trial with the same run."""
+IMPOSSIBLE = "impossible"
+"""Attribute of a trial: that its values give no legal run."""
+WARM = "warm_start"
+"""Attribute of a trial: the runs of earlier experiments that it was made from."""
+PROMOTED = "promoted"
+"""Attribute of a trial: the trial that it continues."""
+WHY = "why"
+"""Attribute of a trial: why it ended."""
+RUN = "run"
+"""Attribute of a trial: the key of its run."""
 HOURS, EARLY_HOURS = "hours", "early_hours"
-"""Names of a trial's user attributes.
-
-The earlier trial with the same run; that its values give no legal run; the runs of earlier experiments it was made
-from; the trial that it continues; why it ended; the key of its run; its device hours, and those of measurements
-before its end.
-"""
+"""Attributes of a trial: its device hours, and those of measurements before its end."""
 
 
 def studies_url(home: Home) -> str:
@@ -133,7 +139,7 @@ class Study:
 
     def complete(self) -> list[FrozenTrial]:
         """Complete trials; those with the same run as an earlier trial are left out."""
-        return [t for t in self.trials() if t.state == TrialState.COMPLETE and SAME_AS not in t.user_attrs]
+        return complete_of(self.trials())
 
     def counted(self) -> int:
         """Number of trials that count towards the total; see `counts`."""
@@ -222,6 +228,11 @@ def identity(search: Search) -> dict[str, Any]:
     spec = search.spec.model_dump(mode="json", include={"space", "seeds", "pruner"})
     objectives = [[objective.metric, objective.direction] for objective in search.spec.objectives]
     return {"base": base, "objectives": objectives, **spec}
+
+
+def complete_of(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete ones of some trials; those with the same run as an earlier trial are left out."""
+    return [trial for trial in trials if trial.state == TrialState.COMPLETE and SAME_AS not in trial.user_attrs]
 
 
 def counts(trial: FrozenTrial) -> bool:

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError, create_model
 
-from star.spec.base import Section
+from star.spec.base import Section, Seed
 from star.spec.graph import Stage
 from star.spec.plugin_parts import Plugin
 from star.spec.resources import Resources, resources_class
-from star.spec.run_base import Run, Seed
+from star.spec.run_base import Run
 
 __all__ = ["Runs", "resources_class", "run_of", "section_field"]
 R = TypeVar("R", bound=Run)

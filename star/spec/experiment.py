@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from star.errors import SpecError
-from star.spec.base import FieldError, Section
+from star.spec.base import FieldError, Section, Seed
 from star.spec.builtin import builtin_runs, builtin_stages, pipeline
 from star.spec.claims import Claim, Method
 from star.spec.graph import Stage, needed_of
@@ -139,7 +139,7 @@ class ExperimentSpec(Section):
         "which is one of theirs, in place of the whole product",
     )
     rows: list[Row] = Field(default_factory=list)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, examples=[[0, 1, 2]])
+    seeds: list[Seed] = Field([0], min_length=1, examples=[[0, 1, 2]])
     interval: Method = Field(
         "welch",
         description="of differences between rows over seeds: `welch` lets each row have its own spread, `paired` takes differences "

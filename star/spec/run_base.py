@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from star.spec.base import Section
 from star.spec.graph import Stage
@@ -14,8 +14,6 @@ from star.spec.resources import Resources
 
 if TYPE_CHECKING:
     from star.spec.plugin_parts import Plugin
-
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Training(NamedTuple):

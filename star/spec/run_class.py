@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field, create_model
 
+from star.spec.base import Seed
 from star.spec.builtin import builtin_runs, builtin_stages
 from star.spec.graph import Stage, needed_of
 from star.spec.own_stages import own_stages, with_curves, with_inputs
 from star.spec.plugin_parts import Plugin
 from star.spec.plugins import is_imported, stage_configs
 from star.spec.resources import Resources, resources_class
-from star.spec.run_base import Run, Seed, Training
+from star.spec.run_base import Run, Training
 from star.spec.scripts import ScriptStage, scripts_of
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from star.spec.base import Count, FieldError, Positive, Section
+from star.spec.base import Count, FieldError, Positive, Section, Seed
 from star.spec.experiment import DEFAULT_PROFILE, PLUGINS, Declared, pipeline_of, taken_names
 from star.spec.graph import Stage
 from star.spec.own_stages import check_stages
@@ -16,7 +16,6 @@ from star.spec.scripts import ScriptStage
 
 Scalar = bool | int | float | str | None
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Parameter(Section):
@@ -76,7 +75,7 @@ class Sampler(Section):
     name: Literal["default", "tpe", "gp", "cmaes", "nsgaii", "random"] = Field(
         "default", description="default: TPE for one objective, NSGA-II for several"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
     startup: Annotated[int, Field(ge=1)] = Field(10, description="trials at random before a model is made of them")
 
 

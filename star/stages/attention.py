@@ -10,8 +10,9 @@ from torch import Tensor
 
 from star.data.codes import CodeStore
 from star.data.pixels import Images
-from star.evaluate.attention import SHARES, measure_attention, uniform
+from star.evaluate.attention import measure_attention, uniform
 from star.evaluate.linear_probe import probe_positions
+from star.pipeline.attention import SHARES
 from star.stages.context import Context, Result, gpt_of, vq_of
 from star.tokenizer.train import to_bytes
 

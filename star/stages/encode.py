@@ -13,7 +13,8 @@ from star.data.codes import LEFT_OUT
 from star.data.llamagen_codes import LlamaGenCodes
 from star.data.pixels import Images
 from star.data.sharded import ShardedArray
-from star.data.views import NUM_VIEWS, center
+from star.data.views import center
+from star.pipeline.dataset import NUM_VIEWS
 from star.stages.context import Context, Pixels, Result, shared_shards, vq_of
 from star.tokenizer.train import to_tensor
 

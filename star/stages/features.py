@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from star.data.sharded import ShardedArray
-from star.data.views import NUM_VIEWS
 from star.evaluate.encoders import load_encoder
+from star.pipeline.dataset import NUM_VIEWS
 from star.stages.context import Context, Pixels, Result, shared_shards
 from star.tokenizer.train import to_tensor
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from star.checkpoint import Checkpoints
 from star.data.pixels import Images
-from star.data.views import NUM_VIEWS, center, ordered_views
+from star.data.views import center, ordered_views
+from star.pipeline.dataset import NUM_VIEWS
 from star.stages.context import Context, Pixels, Result, job_of
 from star.stages.own_tokenizer import CheckedTokenizer, own_tokenizer
 from star.tokenizer.load import load_vq

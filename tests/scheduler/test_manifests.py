@@ -138,7 +138,7 @@ def test_a_small_set_is_at_most_what_was_asked_for(given: Path, tmp_path: Path, 
     plan = planned(file, tmp_path / "home")
     data = plan.runs[0].spec.data
     assert data.train_images + data.test_images == 30 and data.test_images > 0
-    assert plan.found[0].startswith(f"data.path: {given}: 2 classes; {data.train_images} images to train on")
+    assert plan.found[0].startswith(f"data.path: {given}: 2 classes (a, b); {data.train_images} images to train on")
     asked = experiment(tmp_path, f"name: image-folder, path: {given}, train_images: {data.train_images}", "exact")
     asked.write_text(asked.read_text().replace("train_images: 1000, ", ""))
     assert planned(asked, tmp_path / "home").runs[0].stages["dataset"] == plan.runs[0].stages["dataset"], (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from star.spec.base import Count, FieldError, GivenPath, Positive, Section
+from star.spec.base import Count, FieldError, GivenPath, Positive, Section, Seed
 
 if TYPE_CHECKING:
     from star.pipeline.config.run import StarRun
@@ -28,7 +28,7 @@ class GenerateSpec(Section):
     cfg_until: Count | None = Field(
         None, description="guidance is switched off after this position; LlamaGen's cfg_interval i is i + 2 here"
     )
-    draw: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+    draw: Seed = Field(
         0,
         description="which random numbers sample: several draws from one model tell the noise of sampling from that of training",
     )

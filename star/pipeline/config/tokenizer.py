@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from star.spec.base import Count, FieldError, NonNegative, Positive, Section, at_home
+from star.spec.base import Count, FieldError, NonNegative, Positive, Section, Seed, at_home
 
 if TYPE_CHECKING:
     from star.pipeline.config.run import StarRun
@@ -91,9 +91,7 @@ class TokenizerSpec(Section):
     restart_every: Annotated[int, Field(ge=0)] = Field(
         50, description="steps between restarts of unused codes; 0 never"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        0, description="the tokenizer is shared by the seeds of an experiment, so it has its own"
-    )
+    seed: Seed = Field(0, description="the tokenizer is shared by the seeds of an experiment, so it has its own")
 
     @property
     def downsample(self) -> int:
