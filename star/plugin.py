@@ -46,8 +46,11 @@ class Job:
     stop: Callable[[], bool]
     """Whether to stop: then save what the next attempt needs into `checkpoints`, and raise `star.errors.Stopped`."""
     sections: Mapping[str, Any]
+    """What `section` returns, by name."""
     load_model: Callable[[str], Any]
+    """What `model` calls."""
     load_tokenizer: Callable[[], Any]
+    """What `tokenizer` calls."""
 
     def section(self, name: str) -> Any:
         """A section of the run's spec that the stages before this one read, such as `data` or `model`.
@@ -114,10 +117,10 @@ class Source:
 
 
 class Tokenizer:
-    """A custom image tokenizer: a mixin of a torch.nn.Module.
+    """A custom image tokenizer: `class Mine(Tokenizer, torch.nn.Module)`.
 
     It is made with its config, `tokenizer.codebook_size` and `data.channels`. Its state dict is what is kept of it.
-    With `tokenizer.weights` it is loaded from there; else `fit` trains it.
+    With `tokenizer.weights` it is loaded from there; else `fit` trains it, and without a `fit` it is used as it was made.
     """
 
     name: ClassVar[str]

@@ -38,7 +38,11 @@ class _Seen(NamedTuple):
 
 
 def images(spec: StarRun, outside: Outside) -> str:
-    """The fingerprint of a run's images."""
+    """The fingerprint of a run's images.
+
+    Raises:
+        DataError: there are none, a split is empty, the layout is ambiguous, or files cannot be read.
+    """
     return _images(spec, outside).fingerprint
 
 
@@ -161,7 +165,11 @@ def _resized(spec: StarRun, train: int, test: int) -> StarRun:
 
 
 def codes(spec: StarRun, outside: Outside) -> str | None:
-    """The fingerprint of imported codes; None if the run imports none."""
+    """The fingerprint of imported codes; None if the run imports none.
+
+    Raises:
+        DataError: they cannot be read.
+    """
     data = spec.data
     if data.codes is None:
         return None
@@ -247,7 +255,11 @@ def reference_file(spec: StarRun, outside: Outside) -> str | None:
 
 
 def samples(spec: StarRun, outside: Outside) -> str | None:
-    """The fingerprint of another model's images in `generate.samples`; None if a spec gives none."""
+    """The fingerprint of another model's images in `generate.samples`; None if a spec gives none.
+
+    Raises:
+        DataError: they are no images, too few, or of another size than the data's.
+    """
     if spec.generate.samples is None:
         return None
     given = spec.generate.samples

@@ -22,7 +22,11 @@ from star.words import shown
 
 
 class OwnImages:
-    """One split of a plugin's data set."""
+    """One split of a plugin's data set.
+
+    Raises:
+        DataError: its labels are no whole numbers (N,), or no classes.
+    """
 
     def __init__(self, source: Any, split: Split, data: DataSpec) -> None:
         self.source, self.split, self.data = source, split, data

@@ -79,7 +79,11 @@ class ParquetFiles:
         return [self.root / name for name in self.parts[part]], self.splits.test is not None
 
     def found(self, spec: DataSpec) -> Found:
-        """What the data set holds, from the files' footers alone, which are also checked."""
+        """What the data set holds, from the files' footers alone.
+
+        Raises:
+            DataError: as `opened`, or a label is no class.
+        """
         counts = {}
         for split in ("train", "test"):
             files, whole = self.of_split(split)
@@ -135,7 +139,11 @@ def _check_shards(files: Sequence[str], where: str) -> None:
 
 
 def opened(path: Path, spec: DataSpec) -> Any:
-    """Open a parquet file and check its image and label columns."""
+    """Open a parquet file and check its image and label columns.
+
+    Raises:
+        DataError: it is no parquet file, or a column is missing, doubled or of the wrong type.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -58,6 +58,11 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def codes_part(folder: Path, kind: str) -> Path:
+    """The folder `*_codes` or `*_labels` (by `kind`) of an extraction.
+
+    Raises:
+        DataError: there is none, or there are several.
+    """
     found = [path for path in _parts(folder) if path.name.endswith(f"_{kind}")]
     if len(found) != 1:
         raise DataError(

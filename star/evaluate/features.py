@@ -142,7 +142,7 @@ def activations(
     transferring larger images to it.
 
     Args:
-        side: resize the images to this side in pixels first, rounded to 0 to 255.
+        side: resize the images to this side in pixels first, and round to whole values from 0 to 255.
     """
 
     @torch.no_grad()

@@ -107,9 +107,9 @@ class RunningMoments:
 
 
 def frechet_distance(reference: Moments, generated: Moments) -> float:
-    """The Frechet distance |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) as FID has it (Heusel et al. 2017), that is squared.
+    """The squared Frechet distance of two Gaussians, |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), as FID (Heusel et al. 2017).
 
-    It is never complex and never below 0.
+    At least 0: what rounding takes below it is cut.
 
     Raises:
         DataError: the moments differ in dimension, are not finite, or hold a matrix that is not a covariance; or the

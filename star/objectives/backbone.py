@@ -93,7 +93,7 @@ class StudentOutput(NamedTuple):
     made: dict[str, Tensor]
     """The logits, once something has asked for them."""
     mode: tuple[bool, bool, torch.dtype | None]
-    """Of the pass: whether gradients were recorded, whether autocast was on, its type. The logits are made so, whoever asks."""
+    """Of the forward pass: gradients enabled, autocast enabled, autocast's dtype. `logits`, made later, are made with the same."""
 
     @property
     def logits(self) -> Tensor:

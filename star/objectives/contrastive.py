@@ -1,4 +1,4 @@
-"""The contrastive losses between positions (Eq. 6) and between views (Eq. 7), as two losses of one term.
+"""The contrastive losses between positions (Eq. 6 of ST-AR, arXiv:2509.15185) and between views (Eq. 7): two losses of one term.
 
 They share the drawn positions, the projector, the teacher's features and one weight (beta of Eq. 8).
 
@@ -102,10 +102,13 @@ def inter_step_loss(
         first: index in the global batch of the first image of `queries`.
         temperature: above 0; divides the similarities.
         normalize: scale both sides to unit norm before the dot product.
-        form: `infonce`, minus the log of the ratio; anything else, minus the ratio as printed.
+        form: `infonce`, minus the log of the ratio; `ratio`, minus the ratio as printed.
 
     Returns:
         () in float32, or in float64 if a side has it.
+
+    Raises:
+        ValueError: `form` is neither.
     """
     queries, keys = _sides(queries, keys, normalize)
     similarity = _dots("bmid,vmjd->bmijv", queries, keys[:, : queries.shape[1]]) / temperature
@@ -149,6 +152,8 @@ def _against_batch(similarity: Tensor, first: int, form: str) -> Tensor:
 
     The paper prints -exp/sum exp (`ratio`); contrastive learning usually minimises -log(exp/sum exp) (`infonce`).
     """
+    if form not in ("infonce", "ratio"):
+        raise ValueError(f"form {form!r} is not legal; give infonce or ratio")
     own = torch.arange(first, first + len(similarity), device=similarity.device).view(-1, *[1] * (similarity.ndim - 1))
     log_ratio = similarity.gather(-1, own.expand(*similarity.shape[:-1], 1)).squeeze(-1) - similarity.logsumexp(-1)
     return -log_ratio if form == "infonce" else -log_ratio.exp()

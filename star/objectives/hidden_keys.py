@@ -1,4 +1,4 @@
-"""Hidden keys (Eq. 3): code positions that the student may not attend to."""
+"""Hidden keys (Eq. 3 of ST-AR, arXiv:2509.15185): code positions that the student may not attend to."""
 
 from __future__ import annotations
 

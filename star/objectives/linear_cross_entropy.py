@@ -1,8 +1,8 @@
 """Cross entropy of a linear head, without ever holding the logits of all positions.
 
 Over 16,384 codes the logits of one position take 32 KB in bfloat16 and twice that in float32, and a step would hold several
-such arrays. Here
-the logits of a block of positions are made, turned into their part of the loss and of the gradients, and forgotten.
+such arrays. Here the logits of a block of positions are made, turned into their part of the loss and of the gradients, and
+forgotten.
 """
 
 from __future__ import annotations

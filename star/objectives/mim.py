@@ -1,4 +1,7 @@
-"""Masked feature learning (Eq. 4): the student's last hidden states with hidden keys, against the teacher's without."""
+"""Masked feature learning (Eq. 4 of ST-AR, arXiv:2509.15185).
+
+The student's last hidden states, with hidden keys, against the teacher's without.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +60,19 @@ def mim_loss(student: Tensor, teacher: Tensor, distance: str = "cosine", token_m
     """Eq. 4 without its mean: the distance between hidden states (..., T, D), summed over all positions, () in at least float32.
 
     Args:
-        distance: `cosine` (1 - cos), `l2` (mean square over channels); anything else is `smooth_l1` (mean over channels).
+        distance: `cosine` (1 - cos), `l2` (mean square over channels), `smooth_l1` (mean over channels).
         token_mask: (..., T) bool; the sum is over positions where it is True. All positions when None.
+
+    Raises:
+        ValueError: `distance` is none of these.
     """
     student, teacher = at_least_fp32(student), at_least_fp32(teacher)
     if distance == "cosine":
         each = 1 - F.cosine_similarity(student, teacher, dim=-1)
     elif distance == "l2":
         each = (student - teacher).square().mean(-1)
-    else:
+    elif distance == "smooth_l1":
         each = F.smooth_l1_loss(student, teacher, reduction="none").mean(-1)
+    else:
+        raise ValueError(f"distance {distance!r} is not legal; give cosine, l2 or smooth_l1")
     return (each if token_mask is None else each[token_mask]).sum()

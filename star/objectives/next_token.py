@@ -1,4 +1,4 @@
-"""Next-code prediction (Eq. 2): what every run trains on."""
+"""Next-code prediction (Eq. 2 of ST-AR, arXiv:2509.15185): what every run trains on."""
 
 from __future__ import annotations
 

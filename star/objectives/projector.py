@@ -8,7 +8,7 @@ from star.model.kernels import Linear
 
 
 def projector(inputs: int, outputs: int, hidden: int = 2048, layers: int = 3) -> nn.Sequential:
-    """Make an MLP of linear layers with biases and SiLU between them (section 3.3.2).
+    """Make an MLP of linear layers with biases and SiLU between them (section 3.3.2 of ST-AR, arXiv:2509.15185).
 
     Args:
         inputs, outputs, hidden: numbers of channels.

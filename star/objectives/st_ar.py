@@ -11,7 +11,7 @@ from star.pipeline.config.selfguided import SelfGuidedSpec
 
 
 def st_ar(spec: SelfGuidedSpec, contrastive_layer: int) -> list[Term]:
-    """The terms of Eq. 8: L_AR + alpha L_MIM + beta/2 (L_step + L_view). A term whose weight is 0 is not built.
+    """The terms of Eq. 8 of ST-AR (arXiv:2509.15185): L_AR + alpha L_MIM + beta/2 (L_step + L_view). A term whose weight is 0 is not built.
 
     Args:
         contrastive_layer: 1-based layer whose output is contrasted.

@@ -73,12 +73,12 @@ class Term:
     gathers: bool = False
     """Whether `loss` needs the targets of the whole global batch and not only of its own images."""
     whole_batch: str = ""
-    """What to do where a step is more than one pass of one process, if `loss` then cannot be computed, such as `give among: image`."""
+    """Set if `loss` needs the whole batch in one forward pass: the remedy shown where a step is split, such as `give among: image`."""
     changes: frozenset[str] = frozenset()
     """The parts of the student's pass that it changes: `inputs`, `attend`, `order` (the same codes in another order) or
     `sequence` (other tokens). Two terms may not change the same part."""
     agrees_with: frozenset[str] = frozenset()
-    """Which of `order` and `sequence` other terms may change: those after which what this one reads is still right."""
+    """Changes by other terms (`order`, `sequence`) under which this term still works."""
     own_generator: bool = True
     """Whether it draws from a generator of its own; if False, from the step's, in the order of the terms."""
 

@@ -88,7 +88,11 @@ class TrialSegments:
         return TrialSegment(plan, plan.experiment.targets)
 
     def value(self, segment: TrialSegment, measure: Measure) -> float:
-        """The mean over seeds of a number that all runs of a segment have; NaN if one of them is NaN."""
+        """The mean over seeds of a number that all runs of a segment have; NaN if one of them is NaN.
+
+        Raises:
+            DataError: a run lacks the number.
+        """
         return fmean(value_of(self.home, run, measure) for run in segment.runs)
 
     def hours(self, segment: TrialSegment, since: float = 0.0) -> tuple[float, float]:

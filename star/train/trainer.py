@@ -83,6 +83,10 @@ class Trainer:
         stop: asked after each step; when true on any rank, the state is saved and `Stopped` raised.
         ranks: the processes that train together; each has a trainer.
         terms: the terms of the objective; those that the spec names when None.
+
+    Raises:
+        DataError: weights do not fit the spec, or codes and spec differ.
+        ValueError: the terms cannot be combined.
     """
 
     def __init__(
