@@ -91,7 +91,7 @@ def searches_of(names: Sequence[Path], home: Path, profile: str | None) -> dict[
 def describes_search(file: Path) -> bool:
     """Whether `file` describes a search and not an experiment."""
     from star.spec.extends import read_extended
-    from star.spec.load import is_search
+    from star.spec.file_kind import is_search
 
     return is_search(read_extended(file).doc)
 

@@ -13,7 +13,8 @@ from star.spec.base import at_home
 from star.spec.check import check_report, check_rows
 from star.spec.experiment import Declared, Experiment, ExperimentSpec
 from star.spec.explain import field_schema, validated
-from star.spec.extends import Extended, read_extended
+from star.spec.extends import Extended
+from star.spec.file_kind import read_as
 from star.spec.graph import needed_of
 from star.spec.keys import Keys, run_key
 from star.spec.own_parts import refuse_declared, texts_of, with_declared, with_plugins
@@ -44,20 +45,7 @@ def load(
     Raises:
         SpecError: with file, line, dotted path, value and what is legal.
     """
-    extended = read_extended(path)
-    if is_search(extended.doc):
-        location = extended.doc.location(("search",))
-        if "experiment" in extended.doc.value:
-            raise SpecError(
-                f"{location}: the file has both `experiment` and `search`; keep one, and the other in a file of its own."
-            )
-        raise SpecError(f"{location}: this is a search, not a table; `star-exp search {path}` runs it.")
-    if not isinstance(extended.doc.value, dict):
-        raise SpecError(f"{path}:1: holds no mapping of keys to values; an experiment begins with `experiment: NAME`.")
-    if "presets" in extended.doc.value and "experiment" not in extended.doc.value:
-        raise SpecError(
-            f"{path}: this is a profile, at which experiments run: `star-exp run FILE --profile {path.stem}`."
-        )
+    extended = read_as("experiment", path)
     read = with_plugins(extended.doc, path)
     kind = validated(Declared, read, str(path)).run_class()
     changes = changes_of(sets, kind)
@@ -123,11 +111,6 @@ def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, 
     )
     former |= dict.fromkeys(f"{old} is now {new}" for old, new in OF_FILES.items() if old in extended.doc.value)
     return [f"{one}; this version reads the former way, the next one will not" for one in former]
-
-
-def is_search(doc: LocatedYaml) -> bool:
-    """Whether a file describes a search and not an experiment."""
-    return isinstance(doc.value, dict) and "search" in doc.value
 
 
 def _refuse_varied(change: Change, rows: Sequence[Placed]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from star.errors import SpecError
 from star.spec.check_search import check_search
 from star.spec.explain import validated
-from star.spec.extends import read_extended
+from star.spec.file_kind import read_as
 from star.spec.own_parts import texts_of, with_declared, with_plugins
 from star.spec.points import Search
 from star.spec.profiles import base_of
@@ -36,16 +36,8 @@ def load_search(
     Raises:
         SpecError: with file, line, dotted path, value and what is legal.
     """
-    extended = read_extended(path)
+    extended = read_as("search", path)
     doc = with_plugins(extended.doc, path, recorded)
-    if isinstance(doc.value, dict) and "experiment" in doc.value and "search" in doc.value:
-        raise SpecError(
-            f"{doc.location(('search',))}: the file has both `experiment` and `search`; keep one, and the other in a file of its own."
-        )
-    if isinstance(doc.value, dict) and "experiment" in doc.value:
-        raise SpecError(
-            f"{doc.location(('experiment',))}: this is an experiment, not a search; `star-exp run {path}` runs it."
-        )
     if name is not None:
         doc = overlay(doc, nested(("search",), name, SourceLocation(f"--name {name}")))
     spec = validated(SearchSpec, doc, str(path))

@@ -154,7 +154,7 @@ def test_an_objective_stands_once(tmp_path: Path) -> None:
 
 
 def test_a_search_is_no_table() -> None:
-    with pytest.raises(SpecError, match="this is a search, not a table; `star-exp search"):
+    with pytest.raises(SpecError, match="this is a search, not an experiment; `star-exp search"):
         load(SEARCH)
 
 
