@@ -35,6 +35,17 @@ def misnamed(path: Path) -> str | None:
         return None
     if not head:
         return "it is empty; fetch it again"
-    if head[8:9] == b"{" and 1 < int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return None  # .safetensors begin with a number, which may look like anything
+    if is_safetensors(path):
+        return None  # they begin with a number, which may look like anything
     return next((told for start, told in KNOWN if re.match(start, head, re.DOTALL)), None)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is safetensors by its content, whatever its name: the length of a JSON header, then the header.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and 1 < int.from_bytes(head[:8], "little") < path.stat().st_size

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from star.errors import DataError
-from star.sniff import misnamed
+from star.sniff import is_safetensors, misnamed
 from star.words import shown
 
 LAYOUTS = ("model", "module", "state_dict", "ema")
@@ -61,7 +61,7 @@ def load_weights(path: Path, mapped: bool = False) -> dict[str, Any]:
     if path.is_file() and (known := misnamed(path)):
         raise DataError(f"{shown(path)}: cannot be read as weights: {known}.")
     try:
-        if _is_safetensors(path):
+        if is_safetensors(path):
             return dict(load_file(path))
         # LlamaGen's checkpoints hold their training arguments as a Namespace, which is data
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -77,16 +77,6 @@ def load_weights(path: Path, mapped: bool = False) -> dict[str, Any]:
     ) as error:  # a pickle made of something else
         raise DataError(f"{shown(path)}: cannot be read as weights: it is damaged ({type(error).__name__}).") from None
     return state
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether a file is safetensors by its content, whatever its name: the length of a JSON header, then the header."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError:
-        return path.suffix == ".safetensors"
-    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,6 @@ read.
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections import Counter
@@ -20,7 +19,6 @@ from typing import Any
 from star.errors import LedgerError, NotFoundError
 from star.ledger.states import CANCELLED, DONE, ENDED, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
 from star.ledger.store import Ledger, read_ledger
-from star.process import is_alive
 from star.rundir import Home, read_json
 from star.spec.builtin import needed
 
@@ -141,12 +139,7 @@ class Model:
 
     def at_work(self) -> list[SchedulerInfo]:
         """Schedulers that are alive, or may be alive on another machine."""
-        return [one for one in self.schedulers.values() if self.alive(one) is not False]
-
-    @staticmethod
-    def alive(watcher: SchedulerInfo) -> bool | None:
-        """Whether a scheduler's process is alive; None for one on another machine."""
-        return is_alive(watcher.pid, watcher.born) if watcher.host == socket.gethostname() else None
+        return [one for one in self.schedulers.values() if one.may_be_alive()]
 
     def users(self, key: str) -> list[Row]:
         """Rows that need the job with this key."""
@@ -284,7 +277,7 @@ class Model:
             if os.path.exists(f"{folder}/result.json"):  # done, although its scheduler is gone or has not noticed yet
                 ended[job.key] = replace(job, state=DONE, finished=job.finished or time.time())
         with self.lock:
-            seen = {key: (self.alive(one), one.seen // 30) for key, one in schedulers.items()}
+            seen = {key: (one.alive(), one.seen // 30) for key, one in schedulers.items()}
             self.version += bool(told) or seen != self._schedulers_seen
             self.schedulers, self._schedulers_seen = schedulers, seen
             self.progress |= told

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from star.cli.status import is_at_work, look
+from star.cli.status import look
 from star.errors import SpecError
 from star.ledger.states import CANCELLED, DONE, FAILED, Job
 from star.ledger.store import Ledger, open_ledger
@@ -96,7 +96,7 @@ def retry_jobs(path: Path, keys: Sequence[str], experiment: str | None, failed: 
         click.echo(f"queued   {job.stage} {job.key}  {job.label}  (was {job.state})")
     if not moved:
         click.echo("nothing to retry: none of these jobs has failed, was cancelled or got lost")
-    elif not any(is_at_work(watcher) for watcher in ledger.schedulers.all().values()):
+    elif not any(watcher.may_be_alive() for watcher in ledger.schedulers.all().values()):
         click.echo("no scheduler is at work; `star-exp run FILE` computes them")
 
 

@@ -19,9 +19,8 @@ import click
 from star.errors import NotFoundError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, row_state
 from star.ledger.store import Ledger, read_ledger
-from star.process import is_alive
 from star.rundir import Home, last_loss, read_json
 from star.scheduler.policies import advice
 from star.spec.builtin import builtin_stages, needed
@@ -172,7 +171,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
         "rows": rows,
         "counts": dict(Counter(place.state for key, place in places.items() if experiment is None or key in wanted)),
         "open_jobs": [_open_job(home, job, waits) for job in unfinished],
-        "schedulers": [{**asdict(watcher), "alive": _alive(watcher)} for watcher in ledger.schedulers.all().values()],
+        "schedulers": [{**asdict(watcher), "alive": watcher.alive()} for watcher in ledger.schedulers.all().values()],
     }
 
 
@@ -223,24 +222,12 @@ def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
     return shown
 
 
-def _alive(watcher: SchedulerInfo) -> bool | None:
-    """Whether a scheduler of this machine runs; None for one of another machine, or one that is hidden."""
-    import socket
-
-    return is_alive(watcher.pid, watcher.born) if watcher.host == socket.gethostname() else None
-
-
-def is_at_work(watcher: SchedulerInfo) -> bool:
-    """Whether a scheduler may be alive; True also if that cannot be known."""
-    return _alive(watcher) is not False
-
-
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     rows = found["rows"]
     for name, profile in dict.fromkeys((row["experiment"], row["profile"]) for row in rows):
         mine = [row for row in rows if (row["experiment"], row["profile"]) == (name, profile)]
         yield f"{name} · {profile}: {sum(row['state'] == 'done' for row in mine)} of {len(mine)} runs done"
-        shown = mine if len(mine) <= ROWS else [row for row in mine if row["state"] not in ("done", "waiting")][:ROWS]
+        shown = mine if len(mine) <= ROWS else [row for row in mine if row["state"] not in CALM][:ROWS]
         for line in shown:
             detail = ", ".join(f"{count} {state}" for state, count in line["jobs"].items())
             when = f"  {duration(time.time() - line['changed'])} ago" if line.get("changed") else ""
@@ -356,7 +343,7 @@ def _follow(home: Home, ledger: Ledger, stages: dict[str, str]) -> None:
     last = ""
     while True:
         places = ledger.jobs.places(stages.values())
-        at_work = any(map(is_at_work, ledger.schedulers.all().values()))
+        at_work = any(one.may_be_alive() for one in ledger.schedulers.all().values())
         over = all(place.state != RUNNING and (place.state != QUEUED or not at_work) for place in places.values())
         for stage, key in stages.items():
             log = home.job(stage, key).log

@@ -16,8 +16,7 @@ from star.data.splits import Found, Split
 from star.errors import DataError
 from star.pipeline.config.dataset import DataSpec
 from star.pipeline.config.plugged import RunWithPlugins
-from star.spec.plugin_code import import_from
-from star.spec.plugins import parts_in
+from star.spec.plugins import part_of
 from star.words import shown
 
 
@@ -85,7 +84,7 @@ def own_images(spec: RunWithPlugins, split: Split, folder: Path | None = None) -
     plugin, data = spec.source_plugin, spec.data
     assert plugin is not None, "asked of runs that have one"
     place = Path(plugin.folder) if folder is None else folder
-    found = parts_in(import_from(place, plugin.module, plugin.digest, plugin.module))[data.name]
+    found = part_of(plugin, place, data.name)
     config = found.config.model_validate(getattr(data, data.name).model_dump(mode="json"))
     return OwnImages(_asked(data, lambda: found(config, Path(str(data.path)))), split, data)
 

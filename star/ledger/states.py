@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Any
+
+from star.process import is_alive
 
 
 class JobState(StrEnum):
@@ -173,3 +176,11 @@ class SchedulerInfo:
     beats: int
     """Number of heartbeats. Others watch whether it grows, so that no clocks are compared."""
     seen: float
+
+    def alive(self) -> bool | None:
+        """Whether its process runs; None for one on another machine, or where that cannot be known."""
+        return is_alive(self.pid, self.born) if self.host == socket.gethostname() else None
+
+    def may_be_alive(self) -> bool:
+        """Whether it runs; True also if that cannot be known."""
+        return self.alive() is not False

@@ -21,7 +21,6 @@ from types import TracebackType
 from star.errors import LedgerError
 from star.ledger.states import Job, SchedulerInfo
 from star.ledger.store import Ledger
-from star.process import is_alive
 
 BEAT = 3.0
 """Seconds between heartbeats."""
@@ -42,7 +41,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         for other in self.ledger.schedulers.all().values():  # remove dead ones; their jobs are adopted
-            if other.host == self.me.host and is_alive(other.pid, other.born) is False:
+            if not other.may_be_alive():
                 self.ledger.schedulers.leave(other)
         self._thread.start()
         return self
@@ -79,7 +78,7 @@ class Lease:
     def _death(self, other: SchedulerInfo | None) -> str | None:
         if other is None:
             return "its scheduler has left"
-        here = is_alive(other.pid, other.born) if other.host == self.me.host else None
+        here = other.alive()
         if here is not None:
             return None if here else f"its scheduler, process {other.pid}, is gone"
         beats, since = self._last_change.get(other.id, (-1, 0.0))

@@ -95,6 +95,15 @@ def read_plugin(name: str, folder: Path) -> Plugin:
     return Plugin(folder=str(place), module=module_name, digest=digest, **found_parts)
 
 
+def part_of(plugin: Plugin, folder: Path, name: str) -> Any:
+    """The class of one part of a plugin, imported from `folder`, which holds the plugin as it was planned.
+
+    Raises:
+        PluginError: it cannot be imported.
+    """
+    return parts_in(import_from(folder, plugin.module, plugin.digest, plugin.module))[name]
+
+
 def parts_in(module: ModuleType) -> dict[str, Any]:
     """Name -> class of each part that a module declares.
 

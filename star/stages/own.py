@@ -9,9 +9,8 @@ from typing import cast
 from star.errors import DataError
 from star.plugin import Stage
 from star.spec.graph import needed_of
-from star.spec.plugin_code import import_from
 from star.spec.plugin_parts import Plugin
-from star.spec.plugins import parts_in
+from star.spec.plugins import part_of
 from star.spec.run_base import Run
 from star.stages.context import Context, Result, job_of
 
@@ -24,7 +23,7 @@ def own_stage(spec: Run, name: str, folders: Mapping[str, Path]) -> Callable[[Co
     """
     plugins: Mapping[str, Plugin] = getattr(spec, "plugins", {})
     plugin = next(one for one in plugins.values() if name in one.stages)
-    found = parts_in(import_from(folders[plugin.digest], plugin.module, plugin.digest, plugin.module))[name]
+    found = part_of(plugin, folders[plugin.digest], name)
     stage, declared = cast(Stage, found()), plugin.stages[name]
     config = found.config.model_validate(getattr(spec, name).model_dump(mode="json"))
     before = needed_of(declared.after, spec.pipeline)

@@ -12,8 +12,7 @@ from torch import Tensor
 from star.errors import DataError
 from star.pipeline.config.plugged import RunWithPlugins
 from star.pipeline.config.run import StarRun
-from star.spec.plugin_code import import_from
-from star.spec.plugins import parts_in
+from star.spec.plugins import part_of
 
 
 class CheckedTokenizer:
@@ -91,7 +90,7 @@ def own_tokenizer(spec: StarRun, folders: Mapping[str, Path]) -> Any:
     if plugin is None:
         return None
     name = getattr(spec.tokenizer, "name", "")
-    found = parts_in(import_from(folders[plugin.digest], plugin.module, plugin.digest, plugin.module))[name]
+    found = part_of(plugin, folders[plugin.digest], name)
     config = found.config.model_validate(getattr(spec.tokenizer, name).model_dump(mode="json"))
     torch.manual_seed(spec.tokenizer.seed)
     return found(config, spec.tokenizer.codebook_size, spec.data.channels)

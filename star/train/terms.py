@@ -12,9 +12,8 @@ from star.objectives.term import Term
 from star.pipeline.config.plugged import RunWithPlugins, promised
 from star.pipeline.config.run import StarRun
 from star.pipeline.config.setting import Setting
-from star.spec.plugin_code import import_from
 from star.spec.plugin_parts import Plugin
-from star.spec.plugins import parts_in
+from star.spec.plugins import part_of
 
 
 def terms_of(spec: StarRun, folders: Mapping[str, Path] | None = None) -> list[Term]:
@@ -34,7 +33,7 @@ def terms_of(spec: StarRun, folders: Mapping[str, Path] | None = None) -> list[T
 
 
 def _own(name: str, plugin: Plugin, folder: Path, values: Mapping[str, object], setting: Setting) -> Term:
-    found = parts_in(import_from(folder, plugin.module, plugin.digest, plugin.module))[name]
+    found = part_of(plugin, folder, name)
     term = cast(Term, found(found.config.model_validate(values), setting))
     term.weight = float(cast(float, values["weight"]))
     said = promised(term, plugin.terms[name])

@@ -60,7 +60,7 @@ def job(board: Board, request: Request) -> Response:
             "files": files,
             "folder": str(folder.path),
             "owner": owner,
-            "owner_alive": board.model.alive(owner) if owner else None,
+            "owner_alive": owner.alive() if owner else None,
             "advice": advice(now.why, now.stage, now.key),
             "lines": last_lines(now, 30),
             "has_log": folder.log.exists(),

@@ -82,7 +82,7 @@ def queue(board: Board, request: Request) -> Response:
             return {
                 **paged(waiting, page),
                 "machines": list(machines(model)),
-                "schedulers": [{"one": one, "alive": model.alive(one)} for one in model.schedulers.values()],
+                "schedulers": [{"one": one, "alive": one.alive()} for one in model.schedulers.values()],
                 "running": running[:ROWS],
                 "running_count": len(running),
                 "waiting": [describe(model, job) | {"why": waiting_for(job, inputs(job), alive)} for job in part],
