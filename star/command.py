@@ -25,7 +25,7 @@ from star.errors import DataError, ScriptError, ScriptKilled, StarError, Stopped
 from star.process import die_with_parent
 from star.rundir import PREEMPTED, USER_ERROR, JobDir
 from star.scratch import near
-from star.script_output import Reports, last_line, results_of
+from star.script_output import Reports, last_line, printed, results_of
 from star.spec.resources import Resources
 from star.spec.run_base import Run
 from star.spec.scripts import ScriptStage
@@ -56,7 +56,9 @@ def run_command(
     curves, results = _place(script.curves_file, job_dir), _place(script.results_file, job_dir)
     before = _state(job_dir.checkpoints)
     line = _line(job, job_dir, spec, script)
-    log.info("calling %s in %s", shlex.join(line), folder)
+    call = f"calling {shlex.join(line)} in {folder}"
+    log.info("%s", call)
+    start = job_dir.log.stat().st_size if job_dir.log.exists() else 0  # what the script prints goes there too
     process = _started(line, job, job_dir, folder, script)
     reports = Reports(curves, job_dir)
     asked = False
@@ -75,12 +77,18 @@ def run_command(
         if process.returncode == 0:
             raise
         log.warning("%s", error)  # it was cut off with the script: why the script ended counts
-    said = last_line(job_dir.log)
-    _judge(process.returncode, asked, script, _state(job_dir.checkpoints) != before, said)
+    text = printed(job_dir.log, start, call)
+    _judge(process.returncode, asked, script, _state(job_dir.checkpoints) != before, last_line(text))
+    if asked:
+        log.warning(
+            "it was asked to stop and ended with 0: what it has written counts as the whole; 75 says that it is to go on"
+        )
     unreported = [name for name in script.curves if name not in reports.names]
     if unreported:
         log.warning("declared as curves, and not reported: %s", ", ".join(unreported))
-    found = results_of(script, job["stage"], results, job_dir.log)
+    found = results_of(script, job["stage"], results, text)
+    if lacking := [name for name in script.attach if not (job_dir.scratch / name).is_file()]:
+        log.warning("declared under attach, and not written: %s", ", ".join(lacking))
     shutil.rmtree(folder, ignore_errors=True)
     return found
 

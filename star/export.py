@@ -40,7 +40,7 @@ def export(job: JobDir, weights: str, form: str, target: Path, precision: str = 
     tokenizer = content["stage"] == TOKENIZER.name
     path = job.out / f"{TOKENIZER.weights[0] if tokenizer else weights}.pt"
     if not path.exists():
-        if job.result.exists() and job.was_deleted():
+        if job.read_result() is not None and job.was_deleted():
             raise DataError(
                 f"{job.path.name}: its output was deleted; `star-exp rerun {content['key'][:8]}` makes it again."
             )

@@ -118,7 +118,7 @@ def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
         torchrun([*meeting, f"--nproc-per-node={count}", "--max-restarts=0", "-m", "star.worker", str(job.path)])
     except (ChildFailedError, SignalException) as error:
         log.info("torchrun: %s", str(error).splitlines()[0])
-    if job.result.exists():
+    if job.read_result() is not None:
         return DONE
     failure = read_json(job.failure) or {}
     if failure.get("class") == STOPPED:

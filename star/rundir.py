@@ -87,13 +87,18 @@ class JobDir:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def read_result(self) -> dict[str, Any] | None:
+        """What result.json says; None if there is none, or none that is whole: the job then counts as not computed."""
+        found = read_json(self.result)
+        return found if isinstance(found, dict) and isinstance(found.get("metrics"), dict) else None
+
     def has_output(self) -> bool:
         """Whether the job's output is still there and complete; `gc` may have removed it and kept the numbers."""
         return self.out.exists() and not (self.out / REMOVED).exists() and not self.lost_files()
 
     def lost_files(self) -> list[str]:
         """Output files that result.json names, and that are gone or have another size now."""
-        named = (read_json(self.result) or {}).get("files") or {}
+        named = (self.read_result() or {}).get("files") or {}
         return [name for name, size in named.items() if _size(self.out / name) != size]
 
     def was_deleted(self) -> bool:
@@ -110,7 +115,7 @@ class JobDir:
             names = set(os.listdir(self.path))
         except FileNotFoundError:
             return False
-        return {"result.json", "out"} <= names and self.has_output()
+        return {"result.json", "out"} <= names and self.read_result() is not None and self.has_output()
 
     def attempt(self) -> int:
         """Number of the newest attempt that a scheduler has begun; the worker of an older one must write nothing.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,26 +15,24 @@ from typing import Any
 
 from star.errors import DataError, StarError
 from star.rundir import JobDir, MetricLog, write_json
-from star.spec.scripts import ScriptStage
+from star.spec.scripts import MOST_STEPS, ScriptStage, is_metric_name
 
-ATTEMPT = "== attempt "
-"""Start of the line with which each attempt's part of a log begins."""
 log = logging.getLogger("star.worker")
 
 
-def results_of(script: ScriptStage, stage: str, path: Path, printed: Path) -> dict[str, float]:
+def results_of(script: ScriptStage, stage: str, path: Path, printed: str) -> dict[str, float]:
     """Return the declared numbers that a script ended with, by name.
 
     Args:
         path: the script's results file.
-        printed: the job's log; it is searched instead where the script declares patterns.
+        printed: what the script printed; it is searched instead where the script declares patterns.
 
     Raises:
         StarError: the file is missing or is no JSON mapping of names to numbers, or a declared number is missing.
     """
     what = f"stages.{stage}.results"
     if script.patterns:
-        return _printed(script.patterns, printed, what)
+        return _found(script.patterns, printed, what)
     if not script.results and not path.exists():
         return {}
     try:
@@ -44,11 +42,16 @@ def results_of(script: ScriptStage, stage: str, path: Path, printed: Path) -> di
             f"{what}: the command ended without writing {path.name}; write the numbers there as JSON, such as "
             f'{{"{next(iter(script.results))}": 0.5}}, into the folder that it is given as {{out}}, or name its own file as results_file.'
         ) from None
-    except ValueError as error:
+    except OSError as error:
+        raise StarError(f"{what}: {path.name} cannot be read: {error.strerror}; write a file of JSON there.") from None
+    except (ValueError, RecursionError) as error:
         raise StarError(f"{what}: {path.name} is not JSON: {error}; write a mapping of names to numbers.") from None
     if not isinstance(found, dict):
         raise StarError(f"{what}: {path.name} holds no mapping of names to numbers.")
-    numbers = {name: float(value) for name, value in found.items() if _is_number(value)}
+    try:
+        numbers = {name: float(value) for name, value in found.items() if _is_number(value)}
+    except OverflowError:
+        raise StarError(f"{what}: {path.name} holds a whole number that is too large for a result.") from None
     lacking = [name for name in script.results if name not in numbers]
     if lacking:
         raise StarError(
@@ -61,8 +64,7 @@ def results_of(script: ScriptStage, stage: str, path: Path, printed: Path) -> di
     return {name: numbers[name] for name in script.results}
 
 
-def _printed(patterns: Mapping[str, str], path: Path, what: str) -> dict[str, float]:
-    text = path.read_text(errors="replace").rpartition(ATTEMPT)[2]
+def _found(patterns: Mapping[str, str], text: str, what: str) -> dict[str, float]:
     found = {}
     for name, pattern in patterns.items():
         matches = re.findall(pattern, text)
@@ -80,14 +82,24 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def last_line(path: Path) -> str:
-    """Return the last line that the newest attempt printed, up to 300 characters; empty lines do not count."""
+def printed(path: Path, start: int, call: str) -> str:
+    """What a command printed: what the log holds from byte `start` on, and after `call`, which may reach the log late (as through srun)."""
     with suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-        lines = file.read().decode(errors="replace").rpartition(ATTEMPT)[2].splitlines()
-        said = next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
-        return said if said and " INFO calling " not in said else "it printed nothing"
-    return "it printed nothing"
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+        before, _, after = text.partition(f"{call}\n")
+        return after or before
+    return ""
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what was printed, up to 300 characters; empty lines do not count."""
+    said = (line.strip()[:300] for line in reversed(text[-4096:].splitlines()) if line.strip())
+    return next(said, "it printed nothing")
+
+
+NOT_AS_DECLARED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError, csv.Error)
+"""What reading a curves file raises that is not in the required form."""
 
 
 class Reports:
@@ -108,12 +120,14 @@ class Reports:
         self.first: int | None = None
         self.names: set[str] = set()
         """Names of all numbers that were reported."""
+        self.left_out: Counter[str] = Counter()
+        """What was not recorded, for people -> how often."""
 
     def carry(self, last: bool = False) -> None:
         """Record what the script has added since the last call.
 
         Args:
-            last: whether the script has ended, so that a file that is half written stays so.
+            last: whether the script has ended, so that a file that is half written stays so, and a last line without its end counts.
 
         Raises:
             DataError: an entry is not in the required form.
@@ -122,51 +136,74 @@ class Reports:
             state = self.path.stat()
         except OSError:
             return
-        if self.seen == (state.st_size, state.st_mtime_ns):
+        if self.seen == (state.st_size, state.st_mtime_ns) and not last:
             return
+        if self.path.suffix != ".jsonl":  # read again as a whole
+            self.line = 0
+            self.left_out.clear()
         try:
-            for entry in self._entries():
+            for entry in self._entries(last):
                 self._record(entry)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except NOT_AS_DECLARED as error:
             if not last and self.path.suffix != ".jsonl":
                 return  # it is being written
+            where = f"{self.path.name}:{self.line}" if self.line else self.path.name
             raise DataError(
-                f'{self.path.name}:{self.line}: is not as {{"step": 3, "loss": 0.5}}: {type(error).__name__}: {error}.'
+                f'{where}: is not as {{"step": 3, "loss": 0.5}}: {type(error).__name__}: {error}.'
+                if self.path.suffix != ".csv"
+                else f"{where}: is not as a header `step,loss` and lines `3,0.5`: {error}."
             ) from None
         self.seen = (state.st_size, state.st_mtime_ns)
 
-    def _entries(self) -> Iterable[dict[str, Any]]:
+    def _entries(self, last: bool) -> Iterable[dict[str, Any]]:
         if self.path.suffix == ".csv":
-            whole_lines = self.path.read_text().rpartition("\n")[0]  # the last may be half written
-            return list(csv.DictReader(whole_lines.splitlines()))
+            return self._rows(last)
         if self.path.suffix == ".json":
             whole = json.loads(self.path.read_text())
             return list(whole["log_history"] if isinstance(whole, dict) else whole)
-        return self._new_lines()
+        return self._new_lines(last)
 
-    def _new_lines(self) -> Iterable[dict[str, Any]]:
+    def _rows(self, last: bool) -> Iterable[dict[str, Any]]:
+        text = self.path.read_text(encoding="utf-8-sig")
+        rows = csv.reader((text if last else text.rpartition("\n")[0]).splitlines())  # the last may be half written
+        names = [name.strip() for name in next(rows, [])]
+        if not names:
+            return
+        self.line = 1
+        if "step" not in names:
+            raise ValueError(f"it has no column step; it has {', '.join(names)}")
+        for cells in rows:
+            self.line += 1
+            if cells:
+                yield dict(zip(names, (cell.strip() for cell in cells), strict=False))
+
+    def _new_lines(self, last: bool) -> Iterable[dict[str, Any]]:
         with self.path.open("rb") as file:
             file.seek(self.offset)
             for line in file:
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and not (last and line.strip()):
                     return
                 self.offset += len(line)
                 self.line += 1
                 yield json.loads(line)
 
     def _record(self, entry: dict[str, Any]) -> None:
-        step = int(entry["step"])
-        if step < 0 or str(step) != str(entry["step"]).removesuffix(".0"):
-            raise ValueError(f"the step {entry['step']!r} is no whole number from 0")
+        number = self._number(entry["step"])
+        if number is None or not 0 <= number < MOST_STEPS or number % 1:
+            raise ValueError(f"the step {entry['step']!r} is no whole number from 0 to 2^63")
+        step = int(number)
         numbers: dict[str, float] = {}
         for name, value in entry.items():
             if name in ("step", "of") or value in (None, ""):
                 continue
-            try:
-                numbers[name] = float(value)
-            except (TypeError, ValueError):
-                if self.path.suffix == ".jsonl":  # here a text is a mistake; other formats have columns of texts
-                    raise
+            if not is_metric_name(str(name)):
+                self.left_out[f"{name!r}, which is no name that MLflow takes"] += 1
+            elif (number := self._number(value)) is not None:
+                numbers[name] = number
+            elif self.path.suffix == ".jsonl":  # here a text is a mistake; other formats have columns of texts
+                raise ValueError(f"{name} is {value!r}, which is no number")
+            else:
+                self.left_out[f"values of {name} that are no numbers, such as {value!r}"] += 1
         self.names |= set(numbers)
         if numbers:
             self.metrics.record(step, numbers)
@@ -178,6 +215,13 @@ class Reports:
                 self.progress, {"done": step, "total": int(entry["of"]), "rate": rate, "time": now}, durable=False
             )
 
+    def _number(self, value: object) -> float | None:
+        if self.path.suffix == ".csv":  # where everything is text
+            with suppress(ValueError):
+                return float(str(value))
+            return None
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
     def close(self) -> None:
         """Record what is left and close the metrics.
 
@@ -185,4 +229,6 @@ class Reports:
             DataError: an entry is not in the required form.
         """
         self.carry(last=True)
+        for what, count in self.left_out.items():
+            log.warning("%s: left out: %s (%d times)", self.path.name, what, count)
         self.metrics.close()

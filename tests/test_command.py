@@ -43,6 +43,11 @@ def told(text: str) -> str:
     return f"import sys, pathlib\npathlib.Path(sys.argv[1], 'results.json').write_text('''{text}''')\n"
 
 
+def prints(text: str) -> str:
+    """A script that prints: into the job's log, as a worker's own output goes there."""
+    return f"import sys, pathlib\nwith pathlib.Path(sys.argv[1]).parent.joinpath('log.txt').open('a') as log: log.write({text!r})\n"
+
+
 def test_what_the_command_is_called_with(tmp_path: Path) -> None:
     """Word by word, whatever is in them: no shell sees it."""
     code = "import json, os, sys\njson.dump([sys.argv[1:], dict(os.environ), os.getcwd()], open(sys.argv[1] + '/seen.json', 'w'))"
@@ -90,17 +95,15 @@ def test_results_that_are_not_as_declared_are_the_users_mistake(tmp_path: Path, 
 
 
 def test_results_may_be_read_from_what_is_printed(tmp_path: Path) -> None:
-    """The last match, of this attempt alone."""
-    log = "== attempt 1\nacc: 0.9\n== attempt 2\nacc: 0.1 of 5\nacc: 0.25 of 8\n"
-    assert call(tmp_path, "", log=log, results={"a": r"acc: ([\d.]+)", "n": r"acc: ([\d.]+) (of) (\d)"}) == {
-        "a": 0.25,
-        "n": 0.25,
-    }
+    """The last match in what the script printed, and nowhere else: not in an earlier attempt's part, nor in the line that calls it."""
+    code = prints("acc: 0.1 of 5\nacc: 0.25 of 8\n== attempt to close\n")
+    found = call(tmp_path, code, log="acc: 0.9\n", results={"a": r"acc: ([\d.]+)", "n": r"acc: ([\d.]+) (of) (\d)"})
+    assert found == {"a": 0.25, "n": 0.25}
     for pattern, says in ((r"loss: (\S+)", "matches nothing"), (r"(acc): ", "'acc' is no number")):
         with pytest.raises(StarError, match=says):
-            call(tmp_path, "", log=log, results={"a": pattern})
+            call(tmp_path, code, results={"a": pattern})
     with pytest.raises(StarError, match="matches nothing"):
-        call(tmp_path, "", log="acc: 0.5\n== attempt 2\n", results={"a": r"acc: ([\d.]+)"})
+        call(tmp_path, "", log="acc: 0.5\n", words="{out} --acc 0.5", results={"a": r"acc:? ([\d.]+)"})
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,18 @@ def test_curves_of_three_kinds(tmp_path: Path, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"loss": 1}', '{"step": 1.5}', '{"step": -1}', '{"step": 1, "loss": "low"}']
+    "line",
+    [
+        *("{", "[]", '{"loss": 1}', '{"step": 1.5}', '{"step": -1}', '{"step": true}', '{"step": 1, "loss": "low"}'),
+        *(
+            '{"step": 1, "loss": "0.5"}',
+            '{"step": 1, "loss": true}',
+            '{"step": Infinity}',
+            '{"step": 99999999999999999999}',
+        ),
+        *('{"step": 1, "loss": 1' + "0" * 400 + "}", "[" * 100_000),
+    ],
+    ids=lambda line: line[:30],
 )
 def test_a_line_that_is_none(tmp_path: Path, line: str) -> None:
     job = JobDir(tmp_path / "job")
@@ -205,18 +219,17 @@ def test_a_line_that_is_none(tmp_path: Path, line: str) -> None:
 
 
 def test_what_it_said_last_is_told(tmp_path: Path) -> None:
-    log = "== attempt 1\n2026-01-01 INFO calling python it.py\nTraceback\nRuntimeError: shapes differ\n\n"
     with pytest.raises(ScriptError, match="ended with exit code 3: RuntimeError: shapes differ$"):
-        call(tmp_path, "import sys; sys.exit(3)", log=log)
+        call(tmp_path, prints("Traceback\nRuntimeError: shapes differ\n\n") + "sys.exit(3)")
     with pytest.raises(StarError, match="a mistake in how it was called: it printed nothing$"):
-        call(tmp_path, "import sys; sys.exit(2)", log="== attempt 1\n2026-01-01 INFO calling python it.py\n")
+        call(tmp_path, "import sys; sys.exit(2)", log="of another attempt\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "layers.py").write_text("")
-    log = "== attempt 1\nModuleNotFoundError: No module named 'layers'\n"
+    code = prints("ModuleNotFoundError: No module named 'layers'\n") + "sys.exit(1)"
     with pytest.raises(
         ScriptError, match=r"layers.py is not among the script's files: add it to `files: \[layers.py\]`"
     ):
-        call(tmp_path, "import sys; sys.exit(1)", log=log, folder=str(tmp_path / "mine"))
+        call(tmp_path, code, folder=str(tmp_path / "mine"))
 
 
 def test_what_an_earlier_attempt_left_is_ended_before_the_next_begins(tmp_path: Path) -> None:
@@ -234,7 +247,7 @@ def test_a_report_that_was_cut_off_hides_no_other_end(tmp_path: Path) -> None:
     code = "import sys\nopen(sys.argv[1] + '/t.json', 'w').write('{\"log_history\": [{\"st')\nsys.exit(7)"
     with pytest.raises(ScriptError, match="ended with exit code 7"):
         call(tmp_path, code, curves_file="t.json")
-    with pytest.raises(DataError, match="t.json:0: is not as"):
+    with pytest.raises(DataError, match="t.json: is not as"):
         call(tmp_path, code.replace("7", "0"), curves_file="t.json")
 
 
@@ -242,3 +255,60 @@ def test_an_end_with_any_code_after_it_was_asked_to_stop_is_a_stop(tmp_path: Pat
     code = "import signal, sys\nsignal.signal(15, lambda *_: sys.exit(1))\nopen(sys.argv[1] + '/ready', 'w')\nsignal.pause()"
     with pytest.raises(Stopped):
         call(tmp_path, code, stop=(JobDir(tmp_path / "job").scratch / "ready").exists)
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("t.jsonl", '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.25}'),
+        ("t.csv", "\ufeffstep, loss\n1,1.0\n2.0,0.25"),
+        ("t.json", '{"log_history": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.25, "note": "x"}]}'),
+    ],
+)
+def test_the_last_line_needs_no_end(tmp_path: Path, name: str, text: str) -> None:
+    call(tmp_path, f"import sys, pathlib\npathlib.Path(sys.argv[1], {name!r}).write_text({text!r})", curves_file=name)
+    read = {line["step"]: line["metrics"]["loss"] for _, line in read_metrics(JobDir(tmp_path / "job").metrics)}
+    assert read == {1: 1.0, 2: 0.25}
+
+
+def test_what_is_left_out_of_a_curve_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = '{"step": 1, "loss": 1.0, "acc@1": 0.3}\n{"step": 2, "loss": 0.5, "acc@1": 0.4}\n'
+    call(tmp_path, f"import sys, pathlib\npathlib.Path(sys.argv[1], 'curves.jsonl').write_text({text!r})")
+    assert "curves.jsonl: left out: 'acc@1', which is no name that MLflow takes (2 times)" in caplog.text
+    text = 'step,loss\n1,abc\n2,"0,5"\n'
+    call(tmp_path, f"import sys, pathlib\npathlib.Path(sys.argv[1], 't.csv').write_text({text!r})", curves_file="t.csv")
+    assert "t.csv: left out: values of loss that are no numbers, such as 'abc' (1 times)" in caplog.text
+    names = [name for _, line in read_metrics(JobDir(tmp_path / "job").metrics) for name in line["metrics"]]
+    assert names == ["loss", "loss"]
+
+
+@pytest.mark.parametrize(
+    "name, text, says",
+    [
+        ("t.csv", "epoch,loss\n1,2\n", "t.csv:1: .* it has no column step; it has epoch, loss"),
+        ("t.csv", "step;loss\n1;2\n", "it has no column step; it has step;loss"),
+        ("t.json", "[" * 100_000, "t.json: is not as"),
+    ],
+)
+def test_a_curves_file_of_another_form(tmp_path: Path, name: str, text: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        code = f"import sys, pathlib\npathlib.Path(sys.argv[1], {name!r}).write_text({text!r})"
+        call(tmp_path, code, curves_file=name)
+
+
+@pytest.mark.parametrize(
+    "code, says",
+    [
+        ("import sys, os\nos.mkdir(sys.argv[1] + '/results.json')", "results.json cannot be read: Is a directory"),
+        (told('{"a": 1' + "0" * 400 + "}"), "a whole number that is too large"),
+        (told("[" * 100_000), "results.json is not JSON"),
+    ],
+)
+def test_results_that_python_cannot_take(tmp_path: Path, code: str, says: str) -> None:
+    with pytest.raises(StarError, match=says):
+        call(tmp_path, code, results=["a"])
+
+
+def test_a_folder_in_place_of_the_curves(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="curves.jsonl: is not as"):
+        call(tmp_path, "import sys, os\nos.mkdir(sys.argv[1] + '/curves.jsonl')")

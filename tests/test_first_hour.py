@@ -70,7 +70,10 @@ def test_a_row_a_figure(said: dict[str, str]) -> None:
 
 def test_images(said: dict[str, str]) -> None:
     plan = said["star-exp plan study/shapes.yaml"]
-    assert "3 classes (circle, square, triangle); 2,138 images to train on (the folder), 262 held out (a share by hash)" in plan, plan
+    assert (
+        "3 classes (circle, square, triangle); 2,138 images to train on (the folder), 262 held out (a share by hash)"
+        in plan
+    ), plan
     report = Path(said["folder"]) / "runs" / "reports" / "shapes" / "fashion"
     assert (report / "samples.png").exists()
 

@@ -51,10 +51,14 @@ def test_a_job_is_complete_with_its_result_and_its_output(tmp_path: Path) -> Non
     job = JobDir(tmp_path / "train-1")
     assert not job.is_complete()  # no folder
     job.path.mkdir()
-    write_json(job.result, {})
+    write_json(job.result, {"metrics": {}})
     assert not job.is_complete()  # numbers alone
     job.out.mkdir()
     assert job.is_complete()
+    for damaged in ("", "null", "{}", "[1]", '{"metrics": {"acc": 0.', '{"metrics": 1}'):
+        job.result.write_text(damaged)
+        assert job.read_result() is None and not job.is_complete(), damaged
+    write_json(job.result, {"metrics": {}})
     (job.out / REMOVED).touch()
     assert not job.is_complete()  # its large files are gone
     (job.out / REMOVED).unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import DataError
-from star.rundir import JobDir, read_json, read_metrics
+from star.rundir import JobDir, read_metrics
 
 SHOWN = 600
 """Points of a curve that are sent: the minimum and maximum of each interval, so that no peak is lost."""
@@ -64,7 +64,7 @@ class Curves:
             return {}
         known = self._results.get(folder.path)
         if known is None or known[0] != written:
-            known = written, (read_json(folder.result) or {}).get("metrics", {})
+            known = written, (folder.read_result() or {}).get("metrics", {})
             if len(self._results) < RESULTS_KEPT:
                 self._results[folder.path] = known
         return known[1]

@@ -10,6 +10,7 @@ import click
 from star.cli.run import RunOptions, run_experiment
 from star.cli.store import existing_ledger, reader_of
 from star.errors import SpecError
+from star.ledger.store import read_ledger
 from star.report.claims import ClaimResult
 from star.report.contrasts import UNDECIDED
 from star.report.cost import total
@@ -17,9 +18,11 @@ from star.report.evidence import Evidence
 from star.report.looks import is_hopeless, judge_all, next_look, open_rows
 from star.report.rest import by_promise, hours_per_seed, rest_of
 from star.rundir import Home
+from star.scheduler.estimate import History
 from star.scheduler.plan import make_plan
 from star.spec.experiment import Experiment
 from star.spec.seeds import with_seeds
+from star.words import counted
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,15 @@ def run_auto(experiment: Experiment, options: RunOptions, budget: float | None) 
         budget: device hours that the experiment may cost in all, with what it has cost so far; None is no limit.
 
     Raises:
-        SpecError: the experiment declares no claims.
+        SpecError: the experiment declares no claims, or what is left of its first seeds costs more than the budget.
     """
     if not experiment.spec.claims:
         raise SpecError(
             f"{experiment.file}: declares no claims, so nothing says when seeds are enough; give --seeds 0,1,2."
         )
     home = Home(options.home)
+    if budget is not None:
+        _refuse_beyond(experiment, home, budget)
     while True:
         code = run_experiment(experiment, options)
         if code or options.detach:
@@ -57,6 +62,24 @@ def run_auto(experiment: Experiment, options: RunOptions, budget: float | None) 
         if not step.counts:
             return 0
         experiment = with_seeds(experiment, step.counts)
+
+
+def _refuse_beyond(experiment: Experiment, home: Home, budget: float) -> None:
+    """Raise SpecError if the seeds that the experiment has now, done or not, cost more than the budget."""
+    ledger = read_ledger(home)
+    plan = make_plan(experiment, home, ledger)
+    if not plan.to_do:
+        return
+    cost = None if ledger is None else total([Evidence(plan, ledger, reader_of(home))])
+    spent = 0.0 if cost is None else cost.cpu_hours + cost.gpu_hours
+    gpus = plan.gpu_hours()
+    left = plan.seconds(History(ledger.jobs.taken() if ledger else ()), 1) / 3600 if gpus is None else gpus
+    if spent + left > budget or spent >= budget:  # what commands cost is not known before
+        jobs = counted(len(plan.to_do), "job")
+        raise SpecError(
+            f"--budget-hours {budget:g}: {spent:.2g} device hours are spent, and what is left before the next look, {jobs}, costs about "
+            f"{left:.2g}; nothing was started. Raise the budget, or give --seeds a number."
+        )
 
 
 def _evidence(experiment: Experiment, home: Home) -> Evidence:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from star.cli.options import HOME, OUT
+from star.cli.options import HOME, OUT, PathType
 from star.errors import StarError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -27,12 +27,12 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 )
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="File with the token that lets a viewer change things; STAR_BOARD_TOKEN works too. Without: it only shows.",
 )
 @click.option(
     "--experiments",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     default=Path("experiments"),
     show_default=True,
     help="Folder whose experiments may be started from the page.",

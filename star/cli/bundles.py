@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from star.cli.files import is_name, numbers, plans_of, read_experiment
-from star.cli.options import HOME, JSON, OUT, PLAIN, ROWS, SLOTS, experiment_changes
+from star.cli.options import HOME, JSON, OUT, PLAIN, ROWS, SLOTS, FiniteRange, PathType, experiment_changes
 from star.errors import StarError
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE|NAME")
+@click.argument("file", type=PathType(), metavar="FILE|NAME")
 @experiment_changes
 @OUT
 @click.option(
@@ -23,7 +23,7 @@ from star.errors import StarError
     show_default=True,
     help="Weights to take along; `all` takes every output.",
 )
-@click.option("--to", "target", type=click.Path(path_type=Path), help="File to write; NAME-PROFILE.tar.gz by default.")
+@click.option("--to", "target", type=PathType(), help="File to write; NAME-PROFILE.tar.gz by default.")
 def export(
     file: Path,
     profile: str | None,
@@ -53,7 +53,7 @@ def export(
 
 
 @click.command(name="import")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PathType())
 @HOME
 @OUT
 def import_(bundle: Path, home: Path, out: Path) -> None:
@@ -64,12 +64,12 @@ def import_(bundle: Path, home: Path, out: Path) -> None:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PathType())
 @ROWS
 @click.option("--seeds", metavar="N,...", help="Of these rows; all by default.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="Relative difference that agrees; by default, what two seeds differ by.",
 )
 @HOME

@@ -37,7 +37,7 @@ def export_weights(path: Path, prefix: str, weights: str, form: str, target: Pat
     if target.suffix != suffix:
         raise SpecError(f"--out {target}: give a name that ends in {suffix}, as {form} files do.")
     job = home.job(stage, key)
-    if not job.result.exists():
+    if job.read_result() is None:
         raise StarError(
             f"{stage} {key}: is not done, so there is nothing to export; `star-exp show {key[:6]}` says how far it is."
         )

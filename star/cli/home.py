@@ -18,7 +18,7 @@ from star.errors import DamagedError, SpecError, StarError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.store import open_ledger
 from star.rundir import Home
-from star.scheduler.bundle import pack, unpack
+from star.scheduler.bundle import is_bundle, pack, unpack
 from star.scheduler.gc import find, remove
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.recorded import recorded_plan
@@ -102,6 +102,10 @@ def export_bundle(asked: Experiment | Plan, path: Path, reports: Path, weights: 
     home, ledger = look(path)
     plan = asked if isinstance(asked, Plan) else make_plan(asked, home, ledger)
     target = writable(target or Path(f"{plan.experiment.name}-{plan.experiment.profile}.tar.gz"), "--to")
+    if target.exists() and not is_bundle(target):
+        raise StarError(
+            f"--to {shown(target)}: is there already, and is no bundle; name another file, or take it away first."
+        )
     take_over(home, ledger, {run.key: run.stages for run in plan.runs})
     count = pack(plan, home, reports, weights, target)
     click.echo(f"wrote {target}: {counted(count, 'file')}, {amount(target.stat().st_size, 'B')}")

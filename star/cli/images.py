@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from star.cli.options import HOME, KEY, extractor_options
+from star.cli.options import HOME, KEY, PathType, extractor_options
 from star.errors import StarError
 
 
 @click.command()
-@click.argument("reference", type=click.Path(path_type=Path))
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("reference", type=PathType())
+@click.argument("samples", type=PathType())
 @extractor_options
 @click.option("--neighbours", type=click.IntRange(1), default=3, show_default=True, help="k of precision and recall.")
 @click.option("--json", "as_json", is_flag=True, help="For programs; a number that cannot be had is null.")
@@ -32,8 +32,8 @@ def evaluate(
 
 
 @click.command()
-@click.argument("images", type=click.Path(path_type=Path))
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("images", type=PathType())
+@click.argument("file", type=PathType())
 @extractor_options
 def reference(images: Path, file: Path, home: Path, weights: Path | None, **options: object) -> None:
     """Write the moments of IMAGES, and up to 10,000 of them, to FILE (.npz) in the layout of ADM's reference files."""
@@ -51,7 +51,7 @@ def weights() -> None:
 
 @weights.command(name="fetch")
 @click.argument("name", type=click.Choice(["inception"]))
-@click.option("--from", "source", type=click.Path(path_type=Path), help="Take the file from here, or from this folder.")
+@click.option("--from", "source", type=PathType(), help="Take the file from here, or from this folder.")
 @HOME
 def fetch_weights(name: str, source: Path | None, home: Path) -> None:
     """Get the weights of network NAME, checked by SHA-256."""
@@ -69,7 +69,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("name", type=click.Choice(["fashion-mnist"]))
-@click.option("--from", "folder", type=click.Path(path_type=Path), help="Take the four files from this folder.")
+@click.option("--from", "folder", type=PathType(), help="Take the four files from this folder.")
 @HOME
 def fetch(name: str, folder: Path | None, home: Path) -> None:
     """Get the images of data set NAME, checked by SHA-256."""
@@ -90,7 +90,7 @@ def fetch(name: str, folder: Path | None, home: Path) -> None:
     show_default=True,
     help="Of a transformer; best is there where resources.validate_every looked for it.",
 )
-@click.option("--out", "target", type=click.Path(path_type=Path), help="File to write; named after the job by default.")
+@click.option("--out", "target", type=PathType(), help="File to write; named after the job by default.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),

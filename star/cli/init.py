@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 import star
+from star.cli.options import PathType
 from star.errors import DataError
 from star.words import counted
 
@@ -18,7 +19,7 @@ def _ours() -> Path:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
+@click.argument("folder", type=PathType(file_okay=False), default=Path())
 def init(folder: Path) -> None:
     """Write the example experiments and profiles to FOLDER/experiments (here by default). Files that differ are kept."""
     ours, target = _ours(), folder / "experiments"

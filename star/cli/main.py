@@ -28,8 +28,9 @@ from star.cli.options import (
     PLAIN,
     ROWS,
     SLOTS,
-    Hours,
+    FiniteRange,
     KeyType,
+    PathType,
     experiment_options,
 )
 from star.errors import StarError
@@ -76,7 +77,7 @@ def cli() -> None:
 @click.option(
     "--budget-hours",
     "hours",
-    type=Hours(min=0),
+    type=FiniteRange(min=0),
     help="With --seeds auto: GPU-hours (CPU-slot hours where there is no GPU) that the experiment may cost in all.",
 )
 def run(
@@ -100,6 +101,10 @@ def run(
     """Compute what FILE asks for and is not there yet; then write its report."""
     if hours is not None and seeds != AUTO:
         raise StarError(f"--budget-hours {hours:g}: is for --seeds auto, which adds seeds until it is spent.")
+    if rows and seeds == AUTO:
+        raise StarError(
+            f"--rows {rows[0]}: --seeds auto chooses the rows itself, those that open claims need; leave one of them out."
+        )
     if executor != "local":
         from star.scheduler.executors import check_name
 
@@ -201,7 +206,7 @@ def watch(name: str | None, home: Path, experiment: str | None, every: float) ->
 @click.option(
     "--from",
     "table",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="CSV: columns key, one for each number, and step if wanted.",
 )
 @HOME

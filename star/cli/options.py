@@ -10,6 +10,24 @@ import click
 from click.shell_completion import CompletionItem
 
 
+class PathType(click.Path):
+    """A path, with `~` filled in: shells leave it as it is after `=`, and in files of variables."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; fails if there is no such user."""
+        return super().convert(_at_home(self, value, param, ctx), param, ctx)
+
+
+def _at_home(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # type: ignore[type-arg]
+    try:
+        return Path(value).expanduser() if str(value).startswith("~") else value
+    except RuntimeError:
+        kind.fail(f"{value}: there is no user of that name; a folder of your own begins with ~/.", param, ctx)
+
+
 class FolderType(click.ParamType):  # type: ignore[type-arg]
     """A folder that need not exist yet. A file, or a name that the file system refuses, is an error."""
 
@@ -17,7 +35,7 @@ class FolderType(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The folder's path; fails if it is empty, a file, or refused by the file system."""
-        path = Path(value)
+        path = Path(_at_home(self, value, param, ctx))
         try:
             there = path.exists()
         except OSError as error:
@@ -65,7 +83,7 @@ EXTRACTOR = [
     ),
     click.option(
         "--weights",
-        type=click.Path(path_type=Path),
+        type=PathType(),
         help="Inception's file, when it is not where `weights fetch` keeps it.",
     ),
     click.option(
@@ -81,21 +99,21 @@ EXTRACTOR = [
 ]
 
 
-class Hours(click.FloatRange):
-    """Hours: a number from 0, and no infinity."""
+class FiniteRange(click.FloatRange):
+    """A number in a range, and no infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number of hours; refuses `nan` and `inf`, which click takes for numbers."""
-        hours: float = super().convert(value, param, ctx)
-        if not math.isfinite(hours):
-            self.fail(f"{value} is no number of hours; give one from 0.", param, ctx)
-        return hours
+        """The number; refuses `nan` and `inf`, which click takes for numbers."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number; give one from 0.", param, ctx)
+        return number
 
 
 BUDGET = click.option(
     "--budget-gpu-hours",
     "budget",
-    type=Hours(min=0),
+    type=FiniteRange(min=0),
     help="Stop before anything starts when what is left costs more.",
 )
 EXECUTOR = click.option(
@@ -115,7 +133,7 @@ ROWS = click.option(
     metavar="PATTERN",
     help="Only rows whose whole label matches, such as 'LlamaGen-[BL]*'; may be given several times.",
 )
-FILE = click.argument("file", type=click.Path(path_type=Path))
+FILE = click.argument("file", type=PathType())
 REPLACE = click.option("--replace", is_flag=True, help="Overwrite a report that holds more numbers than this one.")
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 

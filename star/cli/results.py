@@ -16,12 +16,24 @@ from star.cli.files import (
     refuse_changes,
     searches_of,
 )
-from star.cli.options import EXECUTOR, FILE, HOME, JSON, OUT, PLAIN, REPLACE, SLOTS, Hours, experiment_changes
+from star.cli.options import (
+    EXECUTOR,
+    FILE,
+    HOME,
+    JSON,
+    OUT,
+    PLAIN,
+    REPLACE,
+    SLOTS,
+    FiniteRange,
+    PathType,
+    experiment_changes,
+)
 from star.errors import StarError
 
 
 @click.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, metavar="[FILE|NAME]...")
+@click.argument("files", type=PathType(), nargs=-1, metavar="[FILE|NAME]...")
 @experiment_changes
 @OUT
 @REPLACE
@@ -103,7 +115,7 @@ def _said(
 
 
 @click.command()
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE|NAME...")
+@click.argument("files", type=PathType(), nargs=-1, required=True, metavar="FILE|NAME...")
 @experiment_changes
 @click.option(
     "--fail-on",
@@ -153,7 +165,7 @@ def claims(
 @click.option(
     "--budget-gpu-hours",
     "budget",
-    type=Hours(min=0),
+    type=FiniteRange(min=0),
     help="As many trials as these hours of GPUs (of CPU slots where there is no GPU) allow; --trials is then the most.",
 )
 @click.option("--parallel", type=click.IntRange(1), help="Trials at a time; one for each GPU or slot by default.")

@@ -138,7 +138,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     places = ledger.jobs.places()
     unfinished = ledger.jobs.of_state(RUNNING, FAILED, CANCELLED, LOST)
     for job in unfinished:  # a job that has a result is done, though its scheduler is gone, or has not noticed yet
-        if job.key in places and job.state == RUNNING and home.job(job.stage, job.key).result.exists():
+        if job.key in places and job.state == RUNNING and home.job(job.stage, job.key).read_result() is not None:
             places[job.key] = places[job.key]._replace(state=DONE)
     unfinished = [job for job in unfinished if job.key not in places or places[job.key].state != DONE]
     rows: list[dict[str, Any]] = []
@@ -190,7 +190,7 @@ def _add_details(
             known = builtin_stages().get(job.stage)
             if known is not None and not known.highlights:
                 continue
-            told = (read_json(home.job(job.stage, job.key).result) or {}).get("metrics", {})
+            told = (home.job(job.stage, job.key).read_result() or {}).get("metrics", {})
             names = {name: name for name in list(told)[:SHOWN]} if known is None else known.highlights
             results |= {names[name]: value for name, value in _plain(told) if name in names}
         row["results"] = results
@@ -312,7 +312,7 @@ def _job(home: Home, ledger: Ledger, key: str) -> dict[str, Any]:
         "job": key,
         **{name: value for name, value in asdict(job).items() if name != "key"},
         "folder": str(folder.path),
-        "result": read_json(folder.result),
+        "result": folder.read_result(),
         "history": [
             {"time": _clock(row.time), "attempt": row.attempt, "state": row.after, "why": row.why, "reason": row.reason}
             for row in ledger.jobs.history(key)

@@ -62,7 +62,8 @@ def verify(bundle: Path, options: VerifyOptions) -> int:
         SpecError: no row or seed is as asked for.
     """
     if not bundle.is_file():
-        raise DataError(f"{bundle}: there is no such file.")
+        what = "is a folder; give the file that `star-exp export` wrote" if bundle.is_dir() else "there is no such file"
+        raise DataError(f"{bundle}: {what}.")
     # a bundle's numbers are read from it alone, and written to no store of the user's
     os.environ.pop(URI_VARIABLE, None)
     with bundle.open("rb") as file:
@@ -187,7 +188,7 @@ def _results(home: Home, keys: Mapping[str, str], stages: Sequence[str]) -> dict
     """`stage/result` -> value, of the jobs that are done."""
     found = {}
     for stage in stages:
-        result = read_json(home.job(stage, keys[stage]).result) if stage in keys else None
+        result = home.job(stage, keys[stage]).read_result() if stage in keys else None
         for name, value in ((result or {}).get("metrics") or {}).items():
             found[f"{stage}/{name}"] = float(value)
     return found

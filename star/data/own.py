@@ -116,7 +116,7 @@ def _asked(data: DataSpec, call: Any, what: str = "") -> Any:
         return call()
     except DataError:
         raise
-    except Exception as error:  # plugin code may raise anything
+    except (Exception, SystemExit) as error:  # plugin code may raise anything
         raise DataError(
             f"data.name: {data.name} cannot read {what + ' of ' if what else ''}{shown(data.path)}: "
             f"{_last_line(error)}{type(error).__name__}: {error}."

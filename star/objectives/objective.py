@@ -170,6 +170,14 @@ class Objective(nn.Module):
                 compared = compared[own]
             with term.told("loss"):
                 found = term.loss(out, compared, batch, rows)
+            if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+                raise ValueError(
+                    f"{term.name}: loss gave {found!r}; give a tensor for each of {sorted(term.loss_names)}, by name"
+                )
+            if found and torch.is_grad_enabled() and not any(value.requires_grad for value in found.values()):
+                raise ValueError(
+                    f"{term.name}: its loss has no gradient, so it trains nothing; compute it from `out`, without detach"
+                )
             if set(found) != set(term.loss_names):
                 raise ValueError(
                     f"{term.name}: loss gave {sorted(found)}, and loss_names are {sorted(term.loss_names)}"

@@ -87,6 +87,8 @@ class Term:
         """A context that adds this term's name to any error raised in it; torch's own errors name no term."""
         try:
             yield
+        except SystemExit as error:
+            raise RuntimeError(f"{what} of the term {self.name} called sys.exit({error.code!r})") from error
         except Exception as error:
             error.add_note(f"in {what} of the term {self.name}")
             raise

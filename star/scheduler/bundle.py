@@ -14,6 +14,7 @@ import shutil
 import tarfile
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -64,7 +65,7 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
     snapshots, scripts = set(), set()
     for job in plan.jobs.values():
         folder = home.job(job.stage, job.key)
-        if folder.result.exists():
+        if folder.read_result() is not None:
             files |= _job_files(folder, job.stage, weights)
             told = read_json(folder.job) or {}
             snapshots.add(told.get("snapshot"))
@@ -169,6 +170,23 @@ class Taken:
     """Number of jobs that the home had already."""
 
 
+DAMAGED = (
+    *(tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
+    *(AssertionError, IndexError, RecursionError, zlib.error),
+)
+"""What reading an archive raises that is none, or is damaged."""
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file is a bundle of `star-exp export`, by its first member."""
+    try:
+        with tarfile.open(path) as archive:
+            first = archive.next()
+            return first is not None and first.name == MANIFEST
+    except DAMAGED:
+        return False
+
+
 def unpack(source: Path, home: Home, reports: Path) -> Taken:
     """Import a bundle into a home. Jobs that the home has already stay as they are, except for added logged numbers.
 
@@ -183,10 +201,9 @@ def unpack(source: Path, home: Home, reports: Path) -> Taken:
             manifest = _manifest(archive, source)
             _check(archive, manifest["files"], names, source)
             taken, there = _take(archive, names, home, reports)
-    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{source}: is no bundle of `star-exp export`, or is damaged ({str(error).splitlines()[0].removesuffix(': ').rstrip(':')})."
-        ) from None
+    except DAMAGED as error:
+        said = (str(error) or type(error).__name__).splitlines()[0].removesuffix(": ").rstrip(":")
+        raise DataError(f"{source}: is no bundle of `star-exp export`, or is damaged ({said}).") from None
     return Taken(str(manifest["experiment"]), str(manifest["profile"]), taken, there)
 
 
@@ -197,6 +214,12 @@ def _manifest(archive: tarfile.TarFile, source: Path) -> dict[str, object] | dic
     manifest: dict[str, object] = json.loads(file.read())
     if manifest["format"] != FORMAT:
         raise DataError(f"{source}: has format {manifest['format']}, this star reads {FORMAT}; update star.")
+    if not all(isinstance(manifest[name], str) for name in ("experiment", "profile")) or not isinstance(
+        manifest["files"], dict
+    ):
+        raise DataError(
+            f"{source}: {MANIFEST} does not say which experiment this is; get the bundle from where it was made."
+        )
     return manifest
 
 
@@ -211,6 +234,33 @@ def _check(archive: tarfile.TarFile, sums: object, names: list[str], source: Pat
         # ExFileObject has the readinto that typeshed's IO lacks
         if file is None or hashlib.file_digest(file, "sha256").hexdigest() != expected:  # type: ignore[arg-type]
             raise DataError(f"{source}: {name} is damaged or missing; get the file again.")
+    for name in filter(_is_read, names):  # before anything is placed: a home with such a file could not be read
+        file = archive.extractfile(name)
+        if file is None or not _is_whole(name, json.loads(file.read())):
+            raise DataError(
+                f"{source}: {name} does not hold what a file of that name holds; get the bundle from where it was made."
+            )
+
+
+def _is_read(name: str) -> bool:
+    """Whether commands read a member as JSON."""
+    top, _, file = name.partition("/")
+    kept = top in ("experiments", "manifests") or (top == "jobs" and file.count("/") == 1)
+    return file.endswith(".json") and (kept or file.endswith("/provenance.json"))
+
+
+def _is_whole(name: str, content: object) -> bool:
+    if not isinstance(content, dict):
+        return False
+    if not name.endswith("/result.json"):
+        return True
+    metrics, rest = content.get("metrics"), (content.get("provenance"), content.get("files", {}))
+    return (
+        isinstance(metrics, dict)
+        and all(type(value) in (int, float) for value in metrics.values())
+        and all(isinstance(one, dict) for one in rest)
+        and all(type(content.get(name)) in (int, float) for name in ("seconds", "finished"))
+    )
 
 
 def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> tuple[int, int]:

@@ -67,7 +67,7 @@ def _own(name: str, home: Home, slots: int | None) -> Executor:
     found = _in_file(name) if ".py" in name else _installed(name)
     try:
         made = found(home, slots)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ExecutorError(f"--executor {name}: cannot be made: {type(error).__name__}: {error}.") from error
     lacking = [method for method in (*METHODS, "name", "queues", "chains") if not hasattr(made, method)]
     if lacking:
@@ -94,7 +94,7 @@ def _installed(name: str) -> Make:
         )
     try:
         make: Make = entries[name].load()
-    except Exception as error:  # the user's code
+    except (Exception, SystemExit) as error:  # the user's code
         raise ExecutorError(f"--executor {name}: {entries[name].value} cannot be loaded: {error}.") from error
     return make
 
@@ -103,9 +103,8 @@ def _is_there(name: str) -> tuple[Path, str]:
     """The file and the class that `FILE.py:CLASS` names."""
     file, _, attribute = name.rpartition(":")
     if not attribute or not Path(file).is_file():
-        raise ExecutorError(
-            f"--executor {name}: give a file and a class in it, such as mine.py:Mine; {file or name} is no file."
-        )
+        lacks = "which class is meant is not said" if Path(name).is_file() else f"{file or name} is no file"
+        raise ExecutorError(f"--executor {name}: give a file and a class in it, such as mine.py:Mine; {lacks}.")
     return Path(file), attribute
 
 
@@ -119,7 +118,7 @@ def _in_file(name: str) -> Make:
     try:
         spec.loader.exec_module(module)
         make: Make = getattr(module, attribute)
-    except Exception as error:  # the user's file
+    except (Exception, SystemExit) as error:  # the user's file
         where = _line_of(error, path)
         raise ExecutorError(f"--executor {name}: {where}: {type(error).__name__}: {error}.") from error
     return make

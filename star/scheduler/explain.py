@@ -9,7 +9,7 @@ from typing import Any
 from star.errors import SpecError
 from star.ledger.states import DONE, ENDED, Job
 from star.ledger.store import Ledger
-from star.rundir import Home, read_json
+from star.rundir import Home
 from star.spec.diff import Difference, differences
 
 CANDIDATES = 20
@@ -114,7 +114,7 @@ def compare(home: Home, ledger: Ledger, first: str, second: str) -> Comparison:
     results: dict[str, tuple[float | None, float | None]] = {}
     provenance: list[Difference] = []
     for stage in stages[0]:
-        left, right = (read_json(home.job(stage, keys[stage]).result) for keys in stages)
+        left, right = (home.job(stage, keys[stage]).read_result() for keys in stages)
         metrics = [(side or {}).get("metrics", {}) for side in (left, right)]
         for name in dict.fromkeys((*metrics[0], *metrics[1])):
             results[f"{stage}/{name}"] = (metrics[0].get(name), metrics[1].get(name))
@@ -147,7 +147,7 @@ def made_by(home: Home, jobs: Sequence[tuple[str, str]]) -> list[Difference]:
 
     Jobs without a result are skipped.
     """
-    found = [read_json(home.job(stage, key).result) for stage, key in jobs]
+    found = [home.job(stage, key).read_result() for stage, key in jobs]
     known = [lasting(one["provenance"]) for one in found if one]
     listed = [one for other in known[1:] for one in differences(known[0], other)]
     return list({str(one): one for one in listed}.values())

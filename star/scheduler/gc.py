@@ -65,7 +65,7 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
         snapshots.add(Path(str((read_json(folder.job) or {}).get("snapshot"))).name)
         if busy or place is None:
             continue  # a job that the ledger does not know stays: run `reindex` first
-        if folder.result.exists():
+        if folder.read_result() is not None:
             found += [
                 _waste("left behind", path, "its job is done")
                 for path in (folder.scratch, folder.checkpoints)
@@ -76,7 +76,10 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
         known = builtin_stages().get(stage)
         # a stage that keeps checkpoints outputs weights, which are never removed while an experiment needs the job
         removable = (
-            known is not None and known.keeps != "checkpoints" and folder.result.exists() and folder.has_output()
+            known is not None
+            and known.keeps != "checkpoints"
+            and folder.read_result() is not None
+            and folder.has_output()
         )
         if intermediates and removable and read_by and done:
             found.append(_waste("intermediate outputs", folder.out, f"all {len(read_by)} readers are done"))

@@ -109,7 +109,7 @@ class JobMonitor:
         """
         for job, reason in self.lease.abandoned(jobs):
             folder = self.home.job(job.stage, job.key)
-            if self.executor_of(job) is None and not folder.result.exists():
+            if self.executor_of(job) is None and folder.read_result() is None:
                 continue  # left to a scheduler that can reach its executor
             adopted = self.ledger.jobs.adopt(job, self.lease.me.id, reason)
             if adopted is None:
@@ -156,7 +156,7 @@ class JobMonitor:
 
     def _settle(self, graph: JobGraph, job: Job, ended: Exit) -> None:
         folder = self.home.job(job.stage, job.key)
-        result = read_json(folder.result) if folder.is_complete() else None
+        result = folder.read_result() if folder.is_complete() else None
         wished = self._cancelled.pop((job.key, job.attempt), None) is not None
         if result is not None:
             if self._moved(graph, job, DONE, FINISHED, "finished"):

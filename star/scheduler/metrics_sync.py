@@ -19,12 +19,13 @@ from typing import Any
 from star.errors import DataError, StarError
 from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
-from star.rundir import Home, JobDir, read_json, read_metrics
+from star.rundir import Home, JobDir, read_metrics
 from star.scheduler import own
 from star.scheduler.declared import stage_of
 from star.scheduler.plan import Plan
 from star.scheduler.registration import reached, run_row
 from star.spec.builtin import needed
+from star.spec.scripts import MOST_STEPS, is_metric_name
 from star.tracking.reader import Reader
 from star.tracking.writer import OF_JOB, USED_BY, Tracker
 
@@ -227,12 +228,13 @@ class MetricsSync:
     def _deliver_job(self, tracker: Tracker, tracking_id: str, run: RunRow, stage: str, key: str, offset: int) -> bool:
         """Deliver what is new of one job; returns whether all of it, with its result, is delivered now."""
         folder = self.home.job(stage, key)
-        result = read_json(folder.result)  # before the metrics: what is written later is delivered next time
+        result = folder.read_result()  # before the metrics: what is written later is delivered next time
         entries, end = [], offset
         for position, line in read_metrics(folder.metrics, offset):
-            entries.append(
-                (line["time"], line["step"], {f"{stage}/{name}": value for name, value in line["metrics"].items()})
-            )
+            # an older version recorded names and steps that MLflow refuses
+            kept = {f"{stage}/{name}": value for name, value in line["metrics"].items() if is_metric_name(name)}
+            if kept and 0 <= line["step"] < MOST_STEPS:
+                entries.append((line["time"], line["step"], kept))
             end = position
             if len(entries) >= LINES:
                 break
@@ -240,7 +242,7 @@ class MetricsSync:
         self._deliver_usage(tracker, tracking_id, run.key, stage, key)
         self._more |= len(entries) >= LINES
         caught_up = result is not None and len(entries) < LINES
-        if caught_up:
+        if result is not None and caught_up:
             self._deliver_result(tracker, tracking_id, folder, stage, result)
         if entries or caught_up:
             self.ledger.runs.set_tracked(run.key, key, end, caught_up)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import cache
 
 from star.errors import DataError
-from star.rundir import Home, JobDir, read_json, read_metrics
+from star.rundir import Home, JobDir, read_metrics
 from star.spec.builtin import builtin_stages
 from star.spec.graph import curve_names, result_names
 from star.tracking.reader import Reader, TrackedRun
@@ -146,7 +146,7 @@ def is_own(home: Home, name: str, stages: Mapping[str, str]) -> bool:
 def _recorded(folder: JobDir) -> set[str]:
     """Return the names that a job has recorded; another version of the code may use some unknown to this one."""
     steps = {name for _, line in read_metrics(folder.metrics) for name in line["metrics"]}
-    return steps | set((read_json(folder.result) or {}).get("metrics", {}))
+    return steps | set((folder.read_result() or {}).get("metrics", {}))
 
 
 @cache

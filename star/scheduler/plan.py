@@ -195,7 +195,7 @@ def _sections(spec: Run) -> tuple[int, ...]:
 def _decide(job: PlannedJob, home: Home, folders: set[str], known: Job | None, wanted: bool, is_input: bool) -> None:
     there = f"{job.stage}-{job.key}" in folders
     folder = home.job(job.stage, job.key)
-    has_result = there and folder.result.exists()
+    has_result = there and folder.read_result() is not None
     if has_result and (not is_input or folder.has_output()):
         job.action, job.reason = "reuse", "done"
         if wanted and not is_input and folder.was_deleted():
@@ -204,6 +204,8 @@ def _decide(job: PlannedJob, home: Home, folders: set[str], known: Job | None, w
         job.action, job.reason = "not needed", "what needs it is done"
     elif known and known.state == RUNNING:
         job.action, job.reason = "running", f"attempt {known.attempt} on {known.location}"
+    elif there and not has_result and folder.result.exists():
+        job.reason = "its result.json is damaged"
     elif has_result:
         lost = folder.lost_files() if folder.was_deleted() and folder.out.exists() else []
         what = f"{', '.join(lost[:3])} of its output has gone" if lost else "its output was removed"

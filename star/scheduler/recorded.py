@@ -107,7 +107,7 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
             )
         wanted = plan.experiment.needed
         for job in plan.jobs.values():
-            done = home.job(job.stage, job.key).result.exists()
+            done = home.job(job.stage, job.key).read_result() is not None
             job.action = "reuse" if done else "run" if job.stage in wanted else "not needed"
         plans.append(plan)
     return plans

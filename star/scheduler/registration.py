@@ -247,7 +247,7 @@ def _settle(plan: Plan, home: Home, ledger: Ledger, folders: set[str]) -> None:
     """Update jobs whose folder says more than the ledger, and queue those that failed and are wanted again."""
     wanted = {key for key, job in plan.jobs.items() if job.action in TO_DO}
     for key, job in ledger.jobs.of(plan.jobs).items():
-        has_result = f"{job.stage}-{key}" in folders and home.job(job.stage, key).result.exists()
+        has_result = f"{job.stage}-{key}" in folders and home.job(job.stage, key).read_result() is not None
         if key not in wanted:
             if has_result and job.state != DONE:  # its worker outlived the scheduler that started it
                 ledger.jobs.move(job, DONE, FOUND, "result found in its folder")

@@ -46,7 +46,7 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
     )
     outcome = Indexed(len(found), len(found) - len(known), unreadable=tuple(unreadable))
     for key, job in ledger.jobs.of(found).items():
-        has_result = home.job(job.stage, key).result.exists()
+        has_result = home.job(job.stage, key).read_result() is not None
         if has_result and job.state != DONE:
             outcome.corrected += bool(ledger.jobs.move(job, DONE, FOUND, "result found in its folder"))
         elif not has_result and job.state == DONE:
@@ -54,7 +54,7 @@ def reindex(home: Home, ledger: Ledger) -> Indexed:
     for key, place in ledger.jobs.places().items():
         if place.state == DONE and key not in found:
             lost = ledger.jobs.of([key])[key]
-            if not home.job(lost.stage, key).result.exists():
+            if home.job(lost.stage, key).read_result() is None:
                 outcome.corrected += bool(ledger.jobs.move(lost, QUEUED, GONE, "its folder has gone"))
     for shipment in shipments(home):
         ledger.runs.add([run for _, run in shipment.runs])

@@ -38,7 +38,9 @@ def _done(before: dict[str, Any], home: Home) -> int:
     """How many runs of a record have reached all their targets."""
     targets = before.get("targets") or ()
     runs = [row["run"]["stages"] for row in before.get("rows") or ()]
-    return sum(all(home.job(name, run[name]).result.exists() for name in targets if name in run) for run in runs)
+    return sum(
+        all(home.job(name, run[name]).read_result() is not None for name in targets if name in run) for run in runs
+    )
 
 
 def _changes(before: dict[str, Any], experiment: Experiment) -> list[str]:

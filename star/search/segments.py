@@ -12,7 +12,7 @@ from typing import Any
 from star.errors import DataError
 from star.ledger.states import DONE, ENDED, Job
 from star.ledger.store import Ledger
-from star.rundir import Home, read_json, read_metrics
+from star.rundir import Home, read_metrics
 from star.scheduler.estimate import History, stage_seconds
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.scheduler.registration import add
@@ -104,7 +104,7 @@ class TrialSegments:
         for stage, key in keys:
             if key in self.shared:
                 continue
-            result = read_json(self.home.job(stage, key).result)
+            result = self.home.job(stage, key).read_result()
             if result and result["finished"] >= since:
                 spent[training is None or stage != training.stage] += device_hours(result)
         return spent[0], spent[1]
@@ -153,7 +153,7 @@ def value_of(home: Home, run: PlannedRun, measure: Measure) -> float:
     folder = home.job(stage, run.stages[stage])
     name = run.spec.metric(measure.name).removeprefix(f"{stage}/")
     if measure.at is None:
-        found = (read_json(folder.result) or {"metrics": {}})["metrics"].get(name)
+        found = (folder.read_result() or {"metrics": {}})["metrics"].get(name)
     else:
         found = curve_value(_curve(folder.metrics, name), measure.at)
     if found is None:

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -101,8 +102,9 @@ def import_from(folder: Path, module: str, digest: str, name: str) -> ModuleType
     made = importlib.util.module_from_spec(spec)
     sys.modules[unique] = made  # pydantic and dataclasses look their module up there
     try:
-        spec.loader.exec_module(made)
-        return importlib.import_module(whole)
+        with redirect_stdout(sys.stderr):  # stdout is the command's own: it may be JSON
+            spec.loader.exec_module(made)
+            return importlib.import_module(whole)
     except (Exception, SystemExit) as error:  # a plugin's code may raise anything
         for known in [one for one in sys.modules if one == unique or one.startswith(f"{unique}.")]:
             del sys.modules[known]

@@ -7,6 +7,7 @@ check its settings, and again by the worker. A run holds what was declared, so r
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +34,7 @@ from star.spec.plugin_parts import (
     TokenizerConfig,
 )
 from star.spec.script_files import digest_of, listing_of
-from star.spec.scripts import NAME, OF_ALL
+from star.spec.scripts import NAME, OF_ALL, is_inside, is_metric_name
 from star.words import shown
 
 KINDS = (TermConfig, StageConfig, SourceConfig, TokenizerConfig)
@@ -145,14 +146,18 @@ def _check(where: str, name: str, config: type[PluginConfig]) -> None:
     if lacking:
         raise PluginError(f"{where}: config: {lacking[0]} has no default, which rows that say nothing need; give one.")
     try:
-        same = config.model_validate(config().model_dump(mode="json")) == config()
-    except (ValidationError, ValueError, TypeError) as error:
+        plain = config().model_dump(mode="json")
+        json.dumps(plain, allow_nan=False)
+        same = config.model_validate(plain) == config()
+    except (Exception, SystemExit) as error:  # its validators may raise anything
         told = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         raise PluginError(
             f"{where}: config: its defaults are not legal, or no plain JSON: {'.'.join(map(str, told['loc']))}: {told['msg']}."
         ) from None
     if not same:
         raise PluginError(f"{where}: config: its defaults do not survive JSON; use numbers, texts, lists and mappings.")
+    if not isinstance(config.neutral, Mapping):
+        raise PluginError(f"{where}: config: neutral: give a mapping of fields to values, such as {{'weight': 0}}.")
     unknown = [field for field in config.neutral if field not in config.model_fields]
     if unknown:
         raise PluginError(f"{where}: config: neutral names {unknown[0]!r}, which is no field of it.")
@@ -171,6 +176,8 @@ def _check_written(where: str, found: Any) -> None:
         value = getattr(found, name, ())
         if isinstance(value, str):
             raise PluginError(f"{where}: {name}: {value!r} is a text; give a tuple: ({value!r},).")
+        if not isinstance(value, tuple | list | set | frozenset):
+            raise PluginError(f"{where}: {name}: {value!r} is no tuple of names; give one, () for none.")
     wrong = [what for what in getattr(found, "changes", ()) if what not in CHANGES]
     if wrong:
         raise PluginError(
@@ -218,7 +225,7 @@ def check_made(where_: str, plugin: Plugin, part: str, make: Callable[[Any], str
         said = make(found)
     except FieldError as error:
         raise FieldError(".".join((where_, *error.path)), str(error)) from None
-    except Exception as error:  # a plugin's code may raise anything
+    except (Exception, SystemExit) as error:  # a plugin's code may raise anything
         at = where(error, Path(plugin.folder), plugin.module)
         raise FieldError(where_, f"{at}{found.__qualname__} cannot be made: {type(error).__name__}: {error}") from None
     if said is not None:
@@ -234,11 +241,15 @@ def _term(where: str, term: Any) -> OwnTerm:
         raise PluginError(f"{where}: has a loss and no loss_names; name what it returns: loss_names = ('my_loss',).")
     if term.loss_names and not writes:
         raise PluginError(f"{where}: has loss_names {tuple(term.loss_names)} and no method loss, which returns them.")
+    if term.teacher is not None and not hasattr(term.teacher, "all_views"):
+        raise PluginError(f"{where}: teacher: {term.teacher!r}; give a TeacherReads of star.objectives, or None.")
     trains = [stage for stage in builtin_stages().values() if "terms" in stage.optional]
     recorded = {one for stage in trains for one in (*stage.results, *stage.curves, "lr")}
     for loss in term.loss_names:
         if loss in (*recorded, *OF_ALL):
             raise PluginError(f"{where}: loss_names: {loss!r} is recorded of every training; call it otherwise.")
+        if not is_metric_name(str(loss)):
+            raise PluginError(f"{where}: loss_names: {loss!r} is no name that MLflow takes; call it otherwise.")
     return OwnTerm(
         after=list(getattr(term, "after", ())),
         loss_names=list(term.loss_names),
@@ -252,7 +263,14 @@ def _term(where: str, term: Any) -> OwnTerm:
 
 
 def _stage(where: str, stage: Any) -> OwnStage:
+    for name in stage.attach:
+        if not is_inside(str(name)):
+            raise PluginError(
+                f"{where}: attach: {name!r}: give the path of one file in job.out, such as plots/loss.png."
+            )
     for name in (*stage.results, *stage.curves):
+        if not is_metric_name(str(name)):
+            raise PluginError(f"{where}: {name!r} is no name that MLflow takes; give it another name.")
         if name in OF_ALL or (name in stage.results and name in stage.curves):
             told = "every stage has" if name in OF_ALL else "is a result and a curve"
             raise PluginError(f"{where}: {name!r} {told}; give it another name.")

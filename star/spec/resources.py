@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -15,6 +16,34 @@ Device = Literal["auto", "cpu", "cuda"]
 GpuName = Literal["A100", "H100", "H200", "B200", "L40S", "RTX-4090"]
 PEAK_TFLOPS: dict[str, float] = {"A100": 312, "H100": 989, "H200": 989, "B200": 2250, "L40S": 362, "RTX-4090": 165}
 """Dense bf16 TFLOP/s with float32 accumulation, from the vendor's data sheets."""
+
+SET_ELSEWHERE = {
+    **{
+        name: f"resources.slurm.{name}; give it there"
+        for name in ("partition", "qos", "account", "constraint", "exclude")
+    },
+    **{
+        name: "star itself, which finds its jobs by it"
+        for name in ("job-name", "array", "output", "error", "open-mode")
+    },
+    **{
+        name: "star itself, which queues jobs again"
+        for name in ("requeue", "no-requeue", "dependency", "wckey", "parsable")
+    },
+    **{name: "resources.STAGE.memory_gb; give it there" for name in ("mem", "mem-per-cpu", "mem-per-gpu")},
+    **{
+        name: "resources.STAGE.processes, one GPU each; give it there"
+        for name in ("gpus", "gpus-per-node", "gpus-per-task")
+    },
+    **{
+        name: "resources.STAGE.threads and processes; give it there"
+        for name in ("cpus-per-task", "ntasks", "ntasks-per-node")
+    },
+    "nodes": "resources.STAGE.nodes; give it there",
+    "time": "resources.STAGE.minutes; give it there",
+    "signal": "resources.slurm.signal_seconds; give it there",
+}
+"""Option of sbatch -> what else sets it, so that `resources.slurm.options` may not."""
 
 
 class SlurmSpec(Section):
@@ -39,9 +68,9 @@ class SlurmSpec(Section):
         None,
         description="options of srun, such as `--container-image=star.sqsh` of Pyxis; `[]` of a stage takes them away",
     )
-    options: dict[str, str] | None = Field(
+    options: dict[str, str | int | Literal[True]] | None = Field(
         None,
-        description="any other option of sbatch, such as {reservation: night}; a stage's are added to those of all",
+        description="any other option of sbatch, such as {reservation: night, exclusive: true}; a stage's are added to those of all",
     )
     array_parallelism: Count | None = Field(None, description="jobs of one array that may run at once; null: 256")
     timeouts: Annotated[int, Field(ge=0)] | None = Field(
@@ -51,6 +80,18 @@ class SlurmSpec(Section):
     signal_seconds: Count | None = Field(
         None, description="how long before the time limit the job is asked to stop; null: 90"
     )
+
+    @model_validator(mode="after")
+    def _others(self) -> SlurmSpec:
+        for name in self.options or ():
+            if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+                raise FieldError(
+                    f"options.{name}", "is no name of an option: small letters, without the dashes before it"
+                )
+            own = SET_ELSEWHERE.get(name.replace("_", "-"))
+            if own is not None:
+                raise FieldError(f"options.{name}", f"is set by {own}")
+        return self
 
     def over(self, other: SlurmSpec | None) -> SlurmSpec:
         """This spec, with fields that it leaves at null taken from `other`; `options` of both are merged."""
@@ -131,10 +172,16 @@ class Resources(Section):
             own = self.of(name)
             if own.processes > 1 and stage.width == "process":
                 several = ", ".join(other.name for other in self.stages.values() if other.width != "process")
-                raise FieldError(f"{name}.processes", f"a job of {name} is one process; several may share: {several}")
+                raise FieldError(
+                    f"{name}.processes",
+                    f"a job of {name} is one process; several may share: {several or 'no stage here'}",
+                )
             if own.nodes > 1 and stage.width != "machines":
                 several = ", ".join(other.name for other in self.stages.values() if other.width == "machines")
-                raise FieldError(f"{name}.nodes", f"a job of {name} runs on one machine; several may share: {several}")
+                raise FieldError(
+                    f"{name}.nodes",
+                    f"a job of {name} runs on one machine; several may share: {several or 'no stage here'}",
+                )
         return self
 
     @model_serializer(mode="wrap")

@@ -35,7 +35,13 @@ def files_of(name: str, script: ScriptStage) -> dict[str, Path]:
             raise DataError(
                 f"{where}: {pattern!r} leads out of {shown(folder)}; say where the files are with `folder`."
             )
-        matches = [path for path in sorted(folder.glob(pattern)) if path.is_file() and "__pycache__" not in path.parts]
+        try:
+            paths = sorted(folder.glob(pattern))
+        except (ValueError, IndexError) as error:
+            raise DataError(
+                f"{where}: {pattern!r} is no pattern of files ({error}); give names or patterns such as lib/**/*.py."
+            ) from None
+        matches = [path for path in paths if path.is_file() and "__pycache__" not in path.parts]
         if not matches:
             raise DataError(
                 f"{where}: {pattern!r} matches no file in {shown(folder)}; give names or patterns of files there."

@@ -25,7 +25,10 @@ Scalar = bool | int | float | str
 NAME = re.compile("[a-z][a-z0-9_]*")
 """Legal names of a user's own stage: commands have them in braces, paths before a dot."""
 ScriptName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")]
+MOST_STEPS = 2**63
+"""Steps from this on do not fit into a database."""
+METRIC_NAME = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
+MetricName = Annotated[str, Field(pattern=METRIC_NAME)]
 GIVEN = ("seed", "out", "checkpoints", "resume", "threads", "processes", "device", "parameters")
 """Placeholders of every command, beside its own parameters, the stages it comes after, and what it reads."""
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -34,8 +37,10 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "le": operator.le,
     "lt": operator.lt,
 }
-SHELL = ("&&", "||", "|", ">", ">>", "<", "2>&1", ";")
-"""Words that mean something to a shell alone."""
+QUOTED = re.compile(r"""\\.|'[^']*'|"(\\.|[^"\\])*\"""")
+"""What a command has in quotes or behind a backslash: text, whatever signs are in it."""
+SHELL = re.compile(r"[;|<>&`]+|\$[\w({]+|(?<!\S)~\S*|^\s*[A-Za-z_]\w*=\S*")
+"""What means something to a shell alone, outside of quotes: operators, variables, a home, a variable set for the command."""
 OF_ALL = ("seconds", "cpu_hours", "gpu_hours")
 """Numbers that the platform itself records of every job."""
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -217,6 +222,13 @@ class ScriptStage(Section):
                 at_home(place or ".")
             except ValueError as error:
                 raise FieldError(field, str(error)) from None
+        for i, name in enumerate(self.attach):
+            if not is_inside(name):
+                raise FieldError(
+                    f"attach.{i}", f"{name!r}: give the path of one file in {{out}}, such as plots/loss.png"
+                )
+        if self.patterns and self.results_file != "results.json":
+            raise FieldError("results_file", "is not read where results are patterns of what is printed; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -235,7 +247,7 @@ class ScriptStage(Section):
             if not inside or inside[3].startswith(("/", "~")) or ".." in Path(inside[3]).parts:
                 raise FieldError(field, f"{place!r}: give a path in {{out}}, or one that begins with {{checkpoints}}/")
         for name in (*self.results, *self.curves):
-            if posixpath.normpath(name) != name or ".." in name.split("/"):
+            if not is_metric_name(name):
                 where = "results" if name in self.results else "curves"
                 raise FieldError(
                     where, f"{name!r} is no name that MLflow takes: parts with one / between them, none of them a dot"
@@ -252,14 +264,17 @@ class ScriptStage(Section):
     def _placeholders(self) -> ScriptStage:
         legal = [*self.parameters, *self.reads, *self.after, *GIVEN]
         try:
-            shlex.split(self.command)
+            words = shlex.split(self.command)
         except ValueError as error:
             raise FieldError("command", f"cannot be split into words: {str(error).lower()}") from None
-        shell = next(
-            (word for word in shlex.split(re.sub(r"\\.", "_", self.command), posix=False) if word in SHELL), None
-        )  # quoted, it is a text
+        if not words:
+            raise FieldError("command", "is empty; give what is to be called, such as `python train.py --out {out}`")
+        shell = SHELL.search(QUOTED.sub("_", self.command))
         if shell is not None:
-            raise FieldError("command", f'no shell reads it, which {shell} would need; write `bash -c "..."` around it')
+            raise FieldError(
+                "command",
+                f'no shell reads it, which {shell[0].strip()} would need; write `bash -c "..."` around it, or quotes if it is text',
+            )
         try:
             named = list(self.placeholders())
         except ValueError as error:
@@ -284,7 +299,8 @@ class ScriptStage(Section):
         for _, name, spec, conversion in Formatter().parse(self.command):
             if name is not None:
                 if spec or conversion or not name.isidentifier():
-                    raise ValueError(f"{{{name}}} is more than a name in braces")
+                    whole = f"{name}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}"
+                    raise ValueError(f"{{{whole}}} is more than a name in braces")
                 yield name
 
     @property
@@ -327,6 +343,18 @@ class ScriptStage(Section):
             gpu=self.gpu,
             command=self.recipe,
         )
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path, as written, is that of one file inside a folder: not absolute, no step up, no pattern."""
+    parts = name.split("/")
+    return bool(name.strip()) and not name.startswith(("/", "~")) and ".." not in parts and not set(name) & set("*?[")
+
+
+def is_metric_name(name: str) -> bool:
+    """Whether MLflow takes a metric of this name: parts with one / between them, none of them a dot."""
+    plain = re.fullmatch(METRIC_NAME, name) is not None
+    return plain and posixpath.normpath(name) == name and ".." not in name.split("/")
 
 
 def scripts_of(spec: object) -> Mapping[str, ScriptStage]:

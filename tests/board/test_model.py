@@ -108,7 +108,7 @@ def test_a_result_counts_before_the_ledger_has_heard_of_it(tmp_path: Path) -> No
     assert model.jobs[job.key].state == RUNNING
     folder = home.job(job.stage, job.key)
     folder.path.mkdir(parents=True)
-    folder.result.write_text("{}")
+    folder.result.write_text('{"metrics": {}}')
     model._next["progress"] = 0.0
     assert model.refresh() and model.jobs[job.key].state == DONE
     model._newest = 0  # read again as it stands in the ledger: what the folder says stays

@@ -124,6 +124,13 @@ def test_a_fixed_number_of_seeds_after_that_is_told(done: tuple[Path, str], tmp_
 
 def test_a_budget_ends_it_and_claims_that_do_not_fit_are_named(tmp_path: Path) -> None:
     file, home = write(tmp_path), tmp_path / "home"
+    early = star_exp("run", file, "--plain", "--seeds", "auto", "--budget-hours", "0", home=home, cwd=tmp_path)
+    assert (
+        early.returncode == 2 and "--budget-hours 0: 0 device hours are spent, and what is left before" in early.stderr
+    )
+    assert not (home / "jobs").exists() or not list((home / "jobs").iterdir())
+    first = star_exp("run", file, "--plain", home=home, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
     ran = star_exp("run", file, "--plain", "--seeds", "auto", "--budget-hours", "0", home=home, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "budget   0 device hours" in ran.stdout and "no more seeds for" in ran.stdout
@@ -157,7 +164,8 @@ def test_killed_it_goes_on_at_the_look_that_it_had_reached(tmp_path: Path) -> No
     [
         (["--budget-hours", "2"], "--budget-hours 2: is for --seeds auto"),
         (["--seeds", "automatic"], "--seeds automatic: give different whole numbers"),
-        (["--seeds", "auto", "--budget-hours", "nan"], "nan is no number of hours"),
+        (["--seeds", "auto", "--rows", "far"], "--rows far: --seeds auto chooses the rows itself"),
+        (["--seeds", "auto", "--budget-hours", "nan"], "nan is no finite number"),
     ],
 )
 def test_mistakes(options: list[str], message: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def finish(plan: Plan, home: Home, count: int) -> None:
         for stage in plan.experiment.targets:
             job = home.job(stage, run.stages[stage])
             job.result.parent.mkdir(parents=True, exist_ok=True)
-            job.result.write_text("{}")
+            job.result.write_text('{"metrics": {}}')
 
 
 def changed(study: Study, text: str) -> Plan:

@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
             "{out} --check",
             "{out!r} --check",
             5,
-            "stages.fit.command: cannot be read: {out} is more than a name in braces",
+            "stages.fit.command: cannot be read: {out!r} is more than a name in braces",
         ),
         (
             "{default: 0.1, gt: 0, le: 1}",

@@ -131,6 +131,21 @@ def test_a_row_beside_no_published_one(tmp_path: Path) -> None:
         (1, "results: [acc], curves: {of: x}", "says in a line where the script is"),
         (".inf", "results: [acc]", "is no finite number"),
         (1, "results: [acc], folder: ~nobody-of-that-name/x", "there is no user of that name"),
+        (
+            1,
+            "results: [acc], attach: [../result.json]",
+            r"fit.attach.0: '../result.json': give the path of one file in \{out\}",
+        ),
+        (1, "results: [acc], attach: [/etc/hostname]", "fit.attach.0"),
+        (1, "results: [acc], attach: ['*.png']", "fit.attach.0"),
+        (
+            1,
+            "results: {acc: 'a(.)'}, results_file: all.json",
+            "fit.results_file: is not read where results are patterns",
+        ),
+        (1, "results: [acc], files: ['']", "fit.files.0: '' is no pattern of files"),
+        (1, "results: [acc], files: ['.']", "fit.files.0: '.' "),
+        (1, "results: [acc], files: ['**foo']", r"fit.files.0: '\*\*foo' "),
     ],
 )
 def test_commands(w: object, more: str, says: str, tmp_path: Path) -> None:
@@ -142,7 +157,30 @@ def test_a_shells_word_in_a_command_that_no_shell_reads(tmp_path: Path) -> None:
     text = STAGE.format(w=1, more="results: [acc]")
     with pytest.raises(SpecError, match="no shell reads it, which && would need"):
         load(written(tmp_path, text.replace("--w {w}", "--w {w} && python fit.py")))
-    load(written(tmp_path, text.replace("--w {w}", "--w {w} 'a && b' --separator '|'")))
+    load(written(tmp_path, text.replace("--w {w}", "--w {w} 'a && b' --separator '|' \\\\; 'x; $HOME'")))
+
+
+@pytest.mark.parametrize(
+    "command, sign",
+    [
+        ("python fit.py --w {w}; echo done", ";"),
+        ("python fit.py --w {w} >log.txt", ">"),
+        ("python fit.py --w {w} 2>/dev/null", ">"),
+        ("python fit.py --w {w} &", "&"),
+        ("python fit.py --w {w} --x $(nproc)", r"\$\("),
+        ("python fit.py --w {w} --x $HOME/foo", r"\$H"),
+        ("python fit.py --w {w} --x ~/bar", "~/bar"),
+        ("OMP_NUM_THREADS=1 python fit.py --w {w}", "OMP_NUM_THREADS=1"),
+        ("python fit.py --w {w} `nproc`", "`"),
+    ],
+)
+def test_shell_signs_that_stand_close(command: str, sign: str, tmp_path: Path) -> None:
+    text = STAGE.format(w=1, more="results: [acc]").replace('"python fit.py --w {w}"', f"'{command}'")
+    with pytest.raises(SpecError, match=rf"fit.command: no shell reads it, which {sign}.* would need"):
+        load(written(tmp_path, text))
+
+    if command.startswith("python"):
+        load(written(tmp_path, text.replace(f"'{command}'", f"'bash -c \"{command}\"'")))
 
 
 def test_a_broken_limit_of_a_whole_number(tmp_path: Path) -> None:
@@ -288,3 +326,35 @@ def test_a_profile_of_other_runs_than_commands_alone(tmp_path: Path) -> None:
         load(path, profile=str(PROFILE))
     (tmp_path / "own.yaml").write_text("description: mine\nbase: {fit: {w: 3}}\n")
     assert value_at(load(path, profile=str(tmp_path / "own.yaml")).variants[0].runs[0], "fit.w") == 3
+
+
+@pytest.mark.parametrize(
+    "command, says", [("   ", "command: is empty"), ("python fit.py {w:.2f}", r"\{w:.2f\} is more than")]
+)
+def test_commands_that_are_none(command: str, says: str, tmp_path: Path) -> None:
+    text = STAGE.format(w=1, more="results: [acc]").replace('"python fit.py --w {w}"', f"'{command}'")
+    with pytest.raises(SpecError, match=says):
+        load(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ("{array: 1-3}", "options.array: is set by star itself"),
+        ("{job_name: x}", "options.job_name: is set by star itself"),
+        ("{time: 5}", "options.time: is set by resources.STAGE.minutes"),
+        ("{partition: b}", "options.partition: is set by resources.slurm.partition"),
+        ("{--reservation: night}", "options.--reservation: is no name of an option"),
+        ("{'bad opt': x}", "options.bad opt: is no name of an option"),
+        ("{exclusive: false}", "options.exclusive"),
+    ],
+)
+def test_options_of_slurm_that_are_set_elsewhere(options: str, says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        load(TINY, sets=[f"resources.slurm.options={options}"])
+    spec = (
+        load(TINY, sets=["resources.slurm.options={reservation: night, exclusive: true, nice: 100}"])
+        .variants[0]
+        .runs[0]
+    )
+    assert spec.resources.slurm.options == {"reservation": "night", "exclusive": True, "nice": 100}

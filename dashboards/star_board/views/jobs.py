@@ -33,7 +33,7 @@ def job(board: Board, request: Request) -> Response:
 
     def make() -> dict[str, Any]:
         folder = board.home.job(found.stage, found.key)
-        result = read_json(folder.result) or {}
+        result = folder.read_result() or {}
         read = (read_json(folder.job) or {}).get("inputs")  # exact: what a training reads depends on its terms
         with board.model.lock:
             now = board.model.jobs[found.key]
