@@ -323,6 +323,9 @@ PLACES = [
     (["export", str(MANY), "--to", "FOLDER"], "is a folder; name the file to write"),
     (["export", str(MANY), "--to", "FILE/x.tar.gz"], "cannot be written"),
     (["export", str(MANY), "--to", "FIFO"], "is no regular file"),
+    (["export", str(MANY), "--to", "FILE"], "file: is there already, and is no bundle; name another file"),
+    (["export", str(MANY), "--to", "~nobody-of-that-name/x.tar.gz"], "there is no user of that name"),
+    (["status", "--home", "~nobody-of-that-name/x"], "there is no user of that name"),
     (["report", str(MANY), "--out", "REPORT"], "report.md: is a folder; name the file to write"),
     (["reindex", "--home", "FOLDER/none"], "is not there; name the folder that holds jobs/"),
 ]
@@ -346,3 +349,15 @@ def test_addresses_of_no_tracking_store(uri: str, lab: Lab, say: Say, monkeypatc
     for command in (["report", str(MANY)], ["run", str(MANY), "--plain"]):
         code, said = say(*command, "--home", lab.path)
         assert code == 2 and said.startswith("error: MLFLOW_TRACKING_URI: "), said
+
+
+def test_a_tilde_that_no_shell_has_filled_in(
+    lab: Lab, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    code, said = say("export", str(MANY), "--to=~/x.tar.gz", "--home", str(lab.path))
+    assert code == 0 and (tmp_path / "x.tar.gz").is_file() and not (tmp_path / "~").exists(), said
+    monkeypatch.setenv("STAR_HOME", "~/home")
+    code, said = say("import", "~/x.tar.gz")
+    assert code == 0 and (tmp_path / "home" / "jobs").is_dir() and not (tmp_path / "~").exists(), said

@@ -7,11 +7,16 @@ import io
 import json
 import shutil
 import tarfile
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from star.errors import DataError
 from star.report.agree import compare
+from star.rundir import Home
+from star.scheduler.bundle import unpack
 from tests.cli.test_auto import write
 from tests.helpers import star_exp
 
@@ -37,9 +42,10 @@ def changed(bundle: Path, target: Path, name: str, old: str, new: str) -> Path:
     hit = [one for one in files if one.endswith(name) and old.encode() in files[one]]
     assert hit, name
     files[hit[0]] = files[hit[0]].replace(old.encode(), new.encode(), 1)
-    manifest = json.loads(files["manifest.json"])
-    manifest["files"][hit[0]] = hashlib.sha256(files[hit[0]]).hexdigest()
-    files["manifest.json"] = json.dumps(manifest).encode()
+    if hit[0] != "manifest.json":
+        manifest = json.loads(files["manifest.json"])
+        manifest["files"][hit[0]] = hashlib.sha256(files[hit[0]]).hexdigest()
+        files["manifest.json"] = json.dumps(manifest).encode()
     with tarfile.open(target, "w:gz") as out:
         for one, content in files.items():
             entry = tarfile.TarInfo(one)
@@ -141,3 +147,34 @@ def test_mistakes(options: list[str], message: str, bundle: Path, tmp_path: Path
     (tmp_path / "text.tar.gz").write_text("no bundle")
     other = star_exp("verify", tmp_path / "text.tar.gz", home=tmp_path / "home", cwd=tmp_path)
     assert other.returncode == 2 and "is no bundle of `star-exp export`" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "name, old, new, says",
+    [
+        ("result.json", '"metrics": {', '"metrics": [1], "x": {', "does not hold what a file of that name holds"),
+        ("result.json", "{", "", "is damaged"),
+        ("seeds@none.json", "{", "[", "is damaged"),
+        ("manifest.json", '"profile"', '"profil"', "is damaged"),
+        ("manifest.json", '"files": {', '"files": [], "x": {', "does not say which experiment"),
+    ],
+)
+def test_bundles_of_strangers(name: str, old: str, new: str, says: str, bundle: Path, tmp_path: Path) -> None:
+    """Their sums fit, and what they hold does not: nothing of them is taken in."""
+    bad = changed(bundle, tmp_path / "bad.tar.gz", name, old, new)
+    for command in ("import", "verify"):
+        done = star_exp(command, bad, home=tmp_path / "home")
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not list((tmp_path / "home").rglob("result.json"))
+
+
+def test_bundles_with_bytes_changed_on_the_way(bundle: Path, tmp_path: Path) -> None:
+    content = bundle.read_bytes()
+    random = Random(0)
+    for _ in range(40):
+        bad = bytearray(content)
+        for at in random.sample(range(len(bad)), 8):
+            bad[at] ^= 255
+        (tmp_path / "bad.tar.gz").write_bytes(bad)
+        with suppress(DataError):
+            unpack(tmp_path / "bad.tar.gz", Home(tmp_path / "home"), tmp_path / "reports")
