@@ -44,12 +44,8 @@ def run_auto(experiment: Experiment, options: RunOptions, budget: float | None) 
         budget: device hours that the experiment may cost in all, with what it has cost so far; None is no limit.
 
     Raises:
-        SpecError: the experiment declares no claims, or what is left of its first seeds costs more than the budget.
+        SpecError: what is left of its seeds before the next look costs more than the budget.
     """
-    if not experiment.spec.claims:
-        raise SpecError(
-            f"{experiment.file}: declares no claims, so nothing says when seeds are enough; give --seeds 0,1,2."
-        )
     home = Home(options.home)
     if budget is not None:
         _refuse_beyond(experiment, home, budget)

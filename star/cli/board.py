@@ -60,6 +60,7 @@ def board(
 ) -> None:
     """Show everything in a browser, live: experiments, tables, curves, samples, queue, failures, searches."""
     import os
+    import re
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # do not wait for a server that is away
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
@@ -75,6 +76,11 @@ def board(
     for option, url in (("--mlflow-ui", mlflow_ui), ("--optuna-ui", optuna_ui)):
         if url is not None and not url.startswith(("http://", "https://")):
             raise StarError(f"{option} {url}: give an address such as http://127.0.0.1:5000.")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]", name):
+            raise StarError(
+                f"--allow-host {name}: give a host's name alone, such as board.example.org, without http:// and port."
+            )
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     settings = Settings(
         home=Home(home).path,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from star.errors import StarError
+from star.errors import SpecError, StarError
 
 if TYPE_CHECKING:
     from star.scheduler.plan import Plan
@@ -37,6 +37,8 @@ def read_experiment(
 
     gc.disable()  # a large plan makes millions of objects, and none of them is garbage
     experiment = load(file, profile, sets, None if seeds == AUTO else numbers(seeds), name)
+    if seeds == AUTO and not experiment.spec.claims:
+        raise SpecError(f"{file}: declares no claims, so nothing says when seeds are enough; give --seeds 0,1,2.")
     experiment = grown(with_seeds(experiment, {}) if seeds == AUTO else experiment, Home(home))
     check(experiment)
     for note in experiment.notes:

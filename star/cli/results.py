@@ -67,6 +67,7 @@ def report(
     """
     from star.cli.report import ReportOptions, all_files, write_reports, write_studies
 
+    files = tuple(dict.fromkeys(files))  # given twice is given once
     named = [file for file in files if is_name(file)]
     refuse_changes(named, sets, seeds, name)
     begun = searches_of(named, home, profile)

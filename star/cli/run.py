@@ -35,6 +35,7 @@ from star.scheduler.registration import compare, refuse_fork, register
 from star.scheduler.snapshot import take
 from star.scheduler.time_limits import beyond_limits
 from star.spec.experiment import Experiment
+from star.spec.points import EARLY
 from star.words import counted
 
 
@@ -127,9 +128,11 @@ def refuse_name(experiment: Experiment, home: Home) -> None:
     Raises:
         SpecError: a search has it.
     """
-    if any(name == experiment.name and study for (name, _), study in names_of(home).items()):
+    searches = {name for (name, _), study in names_of(home).items() if study}
+    if experiment.name in searches or experiment.name.removesuffix(EARLY) in searches:
         raise SpecError(
-            f"{experiment.file}: experiment: {experiment.name!r} is the name of a search that ran here; give another with --name."
+            f"{experiment.file}: experiment: {experiment.name!r} is the name of a search that ran here, or of its comparisons; give "
+            "another with --name."
         )
 
 

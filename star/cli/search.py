@@ -99,14 +99,20 @@ def refuse_name(search: Search, home: Home, ledger: Ledger) -> None:
     Raises:
         SpecError: an experiment has it.
     """
+    if search.name.endswith(EARLY):
+        raise SpecError(
+            f"{search.file}: search: {search.name!r} ends in {EARLY}, as what searches keep of their comparisons; give another with --name."
+        )
     names = (search.name, f"{search.name}{EARLY}")
     known = names_of(home)
     rows = [row for name in names for row in ledger.runs.experiments(name) if not known.get((name, row.profile), False)]
     if any(not row.row.startswith("trial ") for row in rows) or any(
         name in names and not study for (name, _), study in known.items()
     ):
+        taken = next((row.name for row in rows if not row.row.startswith("trial ")), search.name)
+        why = "" if taken == search.name else f", and a search of that name keeps its comparisons as {taken!r}"
         raise SpecError(
-            f"{search.file}: search: {search.name!r} is the name of an experiment that ran here; give another with --name."
+            f"{search.file}: search: {taken!r} is the name of an experiment that ran here{why}; give another with --name."
         )
 
 

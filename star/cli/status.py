@@ -19,7 +19,7 @@ import click
 from star.errors import NotFoundError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
-from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, row_state
+from star.ledger.states import CANCELLED, DONE, FAILED, GONE, LOST, QUEUED, RUNNING, Job, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.rundir import Home, last_loss, read_json
 from star.scheduler.policies import advice
@@ -162,7 +162,10 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     unfinished = [job for job in unfinished if job.state == RUNNING or job.key in wanted]
     _add_details(home, ledger, rows, stages)
     limited = not queued and experiment is None
-    unfinished += ledger.jobs.of_state(QUEUED, limit=ROWS + 1 if limited else None)
+    open_ = {key for row in rows if row["state"] != "done" for key in stages[row["run"]].values()}
+    queued_jobs = ledger.jobs.of_state(QUEUED, limit=ROWS + 1 if limited else None)
+    # left out: jobs whose results went, and that no row needs again
+    unfinished += [job for job in queued_jobs if job.why != GONE or job.key in open_]
     waits = _slurm_says() if any(job.executor == "slurm" for job in unfinished) else {}
     if experiment is not None:
         unfinished = [job for job in unfinished if job.key in wanted]
@@ -335,7 +338,13 @@ def show_logs(path: Path, prefix: str, follow: bool) -> None:
             click.echo(f"== {stage} {job}")
             click.echo(log.read_text(errors="replace").rstrip())
         elif kind == "job":
-            raise NotFoundError(f"{stage} {job}: no worker has started yet, so there is no log.")
+            state = ledger.jobs.of([job])[job].state
+            why = (
+                "no worker has started yet, so there is no log"
+                if state == QUEUED
+                else f"is {state}, and its log is gone"
+            )
+            raise NotFoundError(f"{stage} {job}: {why}.")
 
 
 def _follow(home: Home, ledger: Ledger, stages: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 SIGNS = {
@@ -20,6 +21,8 @@ SIGNS = {
     ">": "$>$",
     "|": r"\textbar{}",
     '"': "''",
+    "«": r"$\ll$",
+    "»": r"$\gg$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "≈": r"$\approx$",
@@ -29,6 +32,14 @@ SIGNS = {
     "…": r"\dots{}",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
+LATIN_LACKING = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")
+"""Latin letters below U+0180 that pdflatex has in no font of its own; all others it has."""
+GREEK = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega".split()
+)
+"""The small letters that are commands of mathematics; omicron is none."""
+LIGATURES = re.compile(r"-(?=-)|[?!](?=`)|'(?=')|`(?=`)|,(?=,)")
+"""What TeX's fonts draw together with the sign behind it as another sign."""
 CODE = 6
 """Width in characters of a code such as `U+6F22`, printed for a character that pdflatex lacks."""
 
@@ -44,16 +55,21 @@ def sign(character: str) -> str:
     greek = _greek(character)
     if greek:
         return rf"$\{greek}$"
-    return character if ord(character) < 0x180 else rf"\unicodeletter{{{ord(character):04X}}}{{{character}}}"
+    return character if _is_latin(character) else rf"\unicodeletter{{{ord(character):04X}}}{{{character}}}"
 
 
 def printed(text: str) -> int:
     """Printed width of a text in characters; a code point counts as CODE characters."""
-    return sum(1 if ord(c) < 0x180 or c in SIGNS or _greek(c) else CODE for c in text)
+    return sum(1 if _is_latin(c) or c in SIGNS or _greek(c) else CODE for c in text)
+
+
+def _is_latin(character: str) -> bool:
+    return ord(character) < 0x180 and character not in LATIN_LACKING
 
 
 def _greek(character: str) -> str:
     name = unicodedata.name(character, "").split()
-    if name[:3] != ["GREEK", "SMALL", "LETTER"] or len(name) != 4 or name[3] == "OMICRON":
+    if name[:3] != ["GREEK", "SMALL", "LETTER"] or len(name) != 4:
         return ""
-    return "lambda" if name[3] == "LAMDA" else name[3].lower()
+    found = "lambda" if name[3] == "LAMDA" else name[3].lower()
+    return found if found in GREEK else ""

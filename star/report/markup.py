@@ -7,7 +7,7 @@ from collections.abc import Callable
 from html import escape
 
 from star.report.grid import Grid, Mark
-from star.report.letters import printed, sign
+from star.report.letters import LIGATURES, printed, sign
 
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 LATEX_ARROWS = {"lower": r"$\downarrow$", "higher": r"$\uparrow$", None: ""}
@@ -108,7 +108,9 @@ def escaped(text: str, breaking: bool = False) -> str:
     if breaking:
         words = [part for part in re.split(r"(\s+)", text) if part]
         return "".join(_breakable(word) if printed(word) > LONG_WORD else escaped(word) for word in words)
-    return "".join(sign(letter) for letter in text)
+    parts = LIGATURES.split(text)  # between signs that TeX would draw as one
+    ends = [found[0] for found in LIGATURES.finditer(text)]
+    return "{}".join("".join(map(sign, part + end)) for part, end in zip(parts, [*ends, ""], strict=True))
 
 
 def _breakable(word: str) -> str:

@@ -19,15 +19,19 @@ from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, WARM, WH
 from star.words import counted
 
 
-def summary(report: StudyReport) -> list[str]:
-    """Sentences on how many trials there are, what they cost, and what ending some early saved."""
+def summary(report: StudyReport, quoted: Callable[[str], str] = str) -> list[str]:
+    """Sentences on how many trials there are, what they cost, and what ending some early saved.
+
+    Args:
+        quoted: escapes a title that stands in them.
+    """
     spec, trials = report.search.spec, [trial for trial in report.trials if counts(trial)]
     promoted = {trial.user_attrs.get(PROMOTED) for trial in report.trials}
     states = Counter(TrialState.COMPLETE if trial.number in promoted else trial.state for trial in trials)
     parts = [f"{states[TrialState.COMPLETE]} complete", f"{states[TrialState.PRUNED]} ended early"]
     parts += [f"{states[TrialState.FAIL]} failed"] if states[TrialState.FAIL] else []
     parts += [f"{states[TrialState.RUNNING]} under way"] if states[TrialState.RUNNING] else []
-    goals = " and ".join(f"{one.direction} {one.title or one.metric}" for one in spec.objectives)
+    goals = " and ".join(f"{one.direction} {quoted(one.title or one.metric)}" for one in spec.objectives)
     pruner = spec.pruner
     how = f"sampler {sampler_name(report.search)}"
     if pruner.min_steps:
@@ -74,8 +78,8 @@ def _cost(trials: Sequence[FrozenTrial]) -> list[str]:
     return lines
 
 
-def outcome(report: StudyReport) -> str:
-    """Text that says whether a trial beats the default, or why that is not known."""
+def outcome(report: StudyReport, quoted: Callable[[str], str] = str) -> str:
+    """Text that says whether a trial beats the default, or why that is not known. `quoted` escapes a title that stands in it."""
     if not report.search.spec.confirm:
         return "No trial is repeated on fresh seeds (`confirm`): the best of many is best partly by chance, so there is no winner."
     if not report.verdicts:
@@ -88,7 +92,7 @@ def outcome(report: StudyReport) -> str:
     shown, point = f".{objective.digits}f", report.trials[int(best.label.split()[1])].params
     lead = (
         f"{best.label} ({told(dict(point))}) has {best.mean:{shown}}, the default {best.default:{shown}} "
-        f"({objective.title or objective.metric}, means of seeds {', '.join(map(str, report.search.spec.confirm.seeds))}): "
+        f"({quoted(objective.title or objective.metric)}, means of seeds {', '.join(map(str, report.search.spec.confirm.seeds))}): "
         f"better by {interval(best, shown)}"
     )
     if best.held:
@@ -127,7 +131,8 @@ def markdown(report: StudyReport, level: int = 1, folder: str = "") -> list[str]
         folder: folder of its pictures, relative to the Markdown file, with a slash at the end.
     """
     below = "#" * (level + 1)
-    lines = [f"{'#' * level} {markup.plain(report.search.spec.title)}", "", *summary(report), "", outcome(report), ""]
+    lines = [f"{'#' * level} {markup.plain(report.search.spec.title)}", "", *summary(report, markup.plain), ""]
+    lines += [outcome(report, markup.plain), ""]
     lines += [f"The trials of these tables as an experiment: [best.yaml]({folder}best.yaml)."]
     note_comparisons(report)
     for part in filter(None, (report.confirmed, report.top)):

@@ -17,6 +17,7 @@ from star.spec.points import EARLY
 from star.spec.rows import variant_from
 from star.spec.run_base import Run
 from star.spec.run_class import parse_run
+from star.words import shown
 
 
 def recorded_plan(home: Home, name: str, profile: str) -> Plan | None:
@@ -85,7 +86,11 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
     """
     known = names_of(home)
     if (name, profile) not in known and all(one != name for one, _ in known):
-        legal = ", ".join(sorted({one for one, study in known if not known[one, study]})) or "none"
+        damaged = next((path for path in home.experiments.glob("*.json") if path.stem.partition("@")[0] == name), None)
+        if damaged is not None:
+            raise SpecError(f"{shown(damaged)}: is damaged; `star-exp run` of the experiment's file writes it anew.")
+        names = [sorted({one for (one, _), study in known.items() if study is kind}) for kind in (False, True)]
+        legal = "; searches: ".join(", ".join(one) or "none" for one in (names if names[1] else names[:1]))
         raise NotFoundError(
             f"{name}: no experiment of that name was run in {home.path}, which has: {legal}. "
             f"To run one, name its file: `star-exp run experiments/{name}.yaml`."

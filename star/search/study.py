@@ -30,6 +30,7 @@ from star.spec.builtin import given_fields
 from star.spec.diff import ABSENT, differences
 from star.spec.points import Point, Search, start_points
 from star.sqlite_file import copy_to_read, url_of
+from star.words import shown
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -91,7 +92,15 @@ def open_storage(home: Home, to_read: bool = False) -> optuna.storages.BaseStora
             Database(address(home.ledger)).write(lambda connection: connection.exec_driver_sql(statement))
         return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=patient))
     except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
-        raise LedgerError(f"the studies' database cannot be used: {str(error).splitlines()[0]}") from None
+        place = f"{shown(home.studies)}: " if url.startswith("sqlite") else ""
+        remedy = (
+            "; if it is damaged, move it away: `star-exp search` then begins the study again, with what is computed"
+            if place
+            else ""
+        )
+        raise LedgerError(
+            f"{place}the studies' database cannot be used: {str(error).splitlines()[0]}{remedy}"
+        ) from None
 
 
 def _may_write(file: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -49,12 +50,18 @@ class Parameter(Section):
             )
         if self.step is not None and self.log:
             raise FieldError("step", "a range in the logarithm has no even steps; leave one of log and step out")
+        steps = 0.0 if self.step is None else (self.high - self.low) / self.step
+        if self.step is not None and abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
+            ends = " or ".join(f"{self.low + (int(steps) + more) * self.step:g}" for more in (0, 1))
+            raise FieldError("high", f"no step of {self.step:g} from {self.low:g} ends at {self.high:g}; give {ends}")
         return self
 
     def _check_choices(self) -> Parameter:
         if {"low", "high", "log", "step"} & self.model_fields_set:
             raise FieldError("choices", "stand for themselves; low, high, log and step belong to a range")
-        if len(self.choices) < 2 or len({repr(choice) for choice in self.choices}) < len(self.choices):
+        if any(isinstance(choice, float) and not isfinite(choice) for choice in self.choices):
+            raise FieldError("choices", "nan and inf are no values; leave them out")
+        if len(self.choices) < 2 or len({(type(one) is bool, one) for one in self.choices}) < len(self.choices):
             raise FieldError("choices", "give two different ones or more")
         return self
 

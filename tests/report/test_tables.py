@@ -338,6 +338,10 @@ def test_odd_labels_stay_what_they_are() -> None:
     ):
         assert markup.plain(text) == shown
     assert markup.plain("a|b *c* <d> `e` _f_ g_h\n2 < 3") == "a\\|b \\*c\\* \\<d> \\`e\\` \\_f\\_ g_h 2 < 3"
+    assert escaped("--seeds a---b ?` ''x'' “y” –") == "-{}-seeds a-{}-{}-b ?{}` '{}'x'{}' ``y'' --"
+    assert escaped("«đ» ϝ ς ß ž") == (
+        r"$\ll$\unicodeletter{0111}{đ}$\gg$ \unicodeletter{03DD}{ϝ} \unicodeletter{03C2}{ς} ß ž"
+    )
     assert escaped('α ≤ 1 | "é" 漢') == "$\\alpha$ $\\leq$ 1 \\textbar{} ''é'' \\unicodeletter{6F22}{漢}"
 
 

@@ -67,6 +67,17 @@ MISTAKES = {
         PRUNER + "\nstart: [{selfguided.mim_weight: 5}]",
         r":12: start.0.selfguided.mim_weight: 5 is not in its range",
     ),
+    "a step that leaves the end out": (
+        "high: 4}",
+        "high: 4, step: 1.5}",
+        r":5: .*no step of 1.5 from 0 ends at 4; give 3 or 4.5",
+    ),
+    "a choice that is no number": (
+        ALPHA,
+        "selfguided.mim_weight: {choices: [.nan, 2]}",
+        r":5: .*nan and inf are no values",
+    ),
+    "one choice twice": (ALPHA, "selfguided.mim_weight: {choices: [1, 2, 2.0]}", r":5: .*give two different ones"),
     "an infinite range": ("high: 4", "high: .inf", r":5: space.selfguided.mim_weight.high: inf is not legal"),
     "a comparison after a number": (
         "metric: probe/accuracy",

@@ -32,9 +32,14 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
     variants = [variant for variant in wanted if variant.is_varied(figure.x)]
     rows = {row.label: row for row in table.rows}
     values = [variant.value(figure.x) for variant in variants]
+    if all(type(value) in (int, float) for value in values):
+        values = sorted(values)
     ticks = list(dict.fromkeys(map(str, values)))
     lines = {
-        name: [(ticks.index(str(variant.value(figure.x))), rows[variant.label]) for variant in members]
+        name: sorted(
+            ((ticks.index(str(variant.value(figure.x))), rows[variant.label]) for variant in members),
+            key=lambda point: point[0],
+        )
         for name, members in lines_of(table.experiment, variants, figure.x).items()
     }
     points = {i: {name: [(x, row.cells[i]) for x, row in line] for name, line in lines.items()} for i in columns}

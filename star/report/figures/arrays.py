@@ -81,7 +81,7 @@ def _attention(figure: AttentionFigure, found: dict[str, Arrays]) -> Any:
         if image is not None:
             _show(axis, first["images"][image])
             _bare(axis)
-        axis.set_ylabel(label, fontsize=7)
+        axis.set_ylabel(style.shown(label, int(side * 15)), fontsize=7)
     if heads:
         for column, case in enumerate(cases):
             _show(axes[0, column], first["images"][case[0]])
@@ -200,11 +200,13 @@ def draw_samples(figure: SamplesFigure, evidence: Evidence) -> Any | None:
     lines = -(-len(shown) // columns)
     height, width = next(iter(shown.values())).shape[:2]
     each = style.WIDTH / max(columns, 2)
-    drawing, axes = style.new(lines, columns, lines * (each * height / width + 0.2), each * columns)
+    titles = {label: style.shown(label, int(each * 15)) for label in shown}
+    head = 0.2 + 0.13 * max(title.count("\n") for title in titles.values())
+    drawing, axes = style.new(lines, columns, lines * (each * height / width + head), each * columns)
     for axis in axes.flat:
         axis.set_visible(False)
     for axis, (label, image) in zip(axes.flat, shown.items(), strict=False):
         axis.set_visible(True)
         _show(axis, image)
-        _bare(axis, label)
+        _bare(axis, titles[label])
     return drawing

@@ -34,7 +34,7 @@ def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
     drawn = [label for label in labels if curves[label]]
     order = [style.shown(label) for label in drawn]
     panels, width = (2, style.WIDTH) if figure.published else (1, 4.2)
-    drawing, axes = style.new(1, panels, 2.4 + style.legend_height(len(labels)), width)
+    drawing, axes = style.new(1, panels, 2.4 + style.legend_height(labels), width)
     few = frame["step"].nunique() <= MANY
     seaborn.lineplot(
         frame,

@@ -16,15 +16,20 @@ def draw_ranking(figure: RankingFigure, evidence: Evidence) -> Any | None:
     found = ranking(figure, evidence)
     if found is None:
         return None
+    labels = [style.shown(place.row) for place in found.places]
     drawing, ((axis, ranks),) = style.new(
-        1, 2, 0.7 + 0.19 * len(found.places), sharey=True, gridspec_kw={"width_ratios": [3, 1]}
+        1,
+        2,
+        0.7 + 0.19 * len(labels) * (1 + max(label.count("\n") for label in labels)),
+        sharey=True,
+        gridspec_kw={"width_ratios": [3, 1]},
     )
     for at, place in enumerate(found.places, start=1):
         axis.plot(place.values, [at] * len(place.values), linestyle="", marker="|", color="0.55", markersize=6)
         axis.errorbar(place.mean, at, xerr=place.half, marker="o", color="C0", markersize=3.5, capsize=2)
         ranks.plot([place.first, place.last], [at, at], color="C0", linewidth=2.0, solid_capstyle="round")
         ranks.plot(at, at, marker="o", color="C0", markersize=3.5)
-    axis.set_yticks(range(1, len(found.places) + 1), [style.shown(place.row) for place in found.places])
+    axis.set_yticks(range(1, len(labels) + 1), labels)
     axis.invert_yaxis()
     axis.set_xlabel(f"{found.column.title}{ARROWS[found.column.better]}")
     ranks.set_xlabel("ranks left open")

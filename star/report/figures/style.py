@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 WIDTH = 6.75
 """Text width of a page in inches."""
+LABEL = 44
+"""Most characters in a line of a row's label: two columns of them fit under a figure."""
 LEGEND_COLUMNS = 2
 """Columns of a legend below the axes: two long labels fit beside each other."""
 MARKERS = "osD^vPX*<>"
@@ -96,9 +99,15 @@ def new(rows: int, columns: int, height: float, width: float = WIDTH, **options:
     return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
 
 
-def shown(label: str) -> str:
-    """A row's label for legends: a space goes before a leading underscore, or matplotlib would leave the label out."""
-    return f" {label}" if label.startswith("_") else label
+def shown(label: str, width: int = LABEL) -> str:
+    """A row's label for legends, ticks and titles, in lines of at most `width` characters; of more than four, the middle is left out.
+
+    A space goes before a leading underscore, or matplotlib would leave the label out.
+    """
+    lines = textwrap.wrap(label, width) or [""]
+    if len(lines) > 4:
+        lines = [*lines[:2], "…", *lines[-2:]]
+    return (" " if label.startswith("_") else "") + "\n".join(lines)
 
 
 def counted(counts: list[int]) -> str:
@@ -117,9 +126,11 @@ def legend_below(axis: Any) -> None:
     axis.legend(title=None, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=LEGEND_COLUMNS)
 
 
-def legend_height(count: int) -> float:
-    """Height in inches of a legend of `count` rows."""
-    return 0.16 * -(-count // LEGEND_COLUMNS)
+def legend_height(labels: Sequence[str]) -> float:
+    """Height in inches of a legend of rows with these labels."""
+    lines = [shown(label).count("\n") for label in labels]
+    count = -(-len(labels) // LEGEND_COLUMNS)
+    return 0.16 * count + 0.11 * sum(max(lines[i::count]) for i in range(count))
 
 
 def logarithmic(axis: Any) -> None:
