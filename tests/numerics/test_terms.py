@@ -188,6 +188,36 @@ def test_a_loss_that_was_not_declared_is_refused() -> None:
         objective_of([NextToken(), type("Loud", (Cluster,), {"loss_names": ("loss",)})()])
 
 
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (lambda value: {"cluster_loss": value.detach()}, "cluster: its loss has no gradient, so it trains nothing"),
+        (lambda value: {"cluster_loss": float(value.detach())}, "cluster: loss gave .*; give a tensor for each of"),
+        (lambda value: None, "cluster: loss gave None; give a tensor for each of"),
+    ],
+)
+def test_a_loss_that_trains_nothing_is_refused(made: Any, message: str) -> None:
+    class Idle(Cluster):
+        def loss(self, *arguments: Any) -> Any:
+            return made(super().loss(*arguments)["cluster_loss"])
+
+    terms = [NextToken(), Idle()]
+    objective, batch = objective_of(terms), batch_of(terms)
+    with pytest.raises(ValueError, match=message):
+        objective.losses(batch, objective.targets(batch))
+
+
+def test_a_term_that_leaves_is_no_success() -> None:
+    class Gone(Cluster):
+        def loss(self, *arguments: Any) -> Any:
+            raise SystemExit(0)
+
+    terms = [NextToken(), Gone()]
+    objective, batch = objective_of(terms), batch_of(terms)
+    with pytest.raises(RuntimeError, match=r"loss of the term cluster called sys.exit\(0\)"):
+        objective.losses(batch, objective.targets(batch))
+
+
 def test_modules_of_terms_are_trained_and_in_no_teacher() -> None:
     terms = [NextToken(), Foresight()]
     objective = objective_of(terms)

@@ -210,3 +210,15 @@ def test_letters_of_chinese_labels(
         assert not said
     else:
         assert said.count("note:") == 1 and "no installed font has \u63a9, \u6bd4, \u7801, so boxes" in said
+
+
+def test_long_labels_stand_in_lines() -> None:
+    long = (
+        "all that a row's label may say of how its model was trained, and of what, on which data, for how many steps, "
+        * 3
+    )
+    lines = style.shown(long).split("\n")
+    assert len(lines) == 5 and max(map(len, lines)) <= style.LABEL and lines[2] == "…"
+    assert style.shown("plain") == "plain" and style.shown("_x") == " _x" and style.shown("") == ""
+    assert style.legend_height(["a", "b"]) == pytest.approx(0.16)
+    assert style.legend_height(["a", long]) > 0.5
