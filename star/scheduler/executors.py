@@ -10,10 +10,13 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
+import traceback
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any, cast
 
-from star.errors import ExecutorError
+from star.errors import ExecutorError, StarError
 from star.process import processes_can_be_told_apart
 from star.rundir import Home
 from star.scheduler.executor import Executor
@@ -72,7 +75,33 @@ def _own(name: str, home: Home, slots: int | None) -> Executor:
     lacking = [method for method in (*METHODS, "name", "queues", "chains") if not hasattr(made, method)]
     if lacking:
         raise ExecutorError(f"--executor {name}: lacks {', '.join(lacking)}; docs/own-executor.md has the contract.")
-    return made
+    return cast(Executor, _Guarded(made, name))
+
+
+class _Guarded:
+    """A user-defined executor, whose errors become one sentence with its name and the line."""
+
+    def __init__(self, made: Executor, called: str) -> None:
+        self._made, self._called = made, called
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._made, attribute)
+        if attribute not in METHODS:
+            return value
+
+        @wraps(value)
+        def guarded(*arguments: Any, **named: Any) -> Any:
+            try:
+                return value(*arguments, **named)
+            except StarError:
+                raise
+            except Exception as error:  # the user's code may raise anything
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(last.filename).name}:{last.lineno}"
+                text = f"--executor {self._called}: {attribute}: {where}: {type(error).__name__}: {error}."
+                raise StarError(text) from error  # an ExecutorError would mean that it is not reachable now
+
+        return guarded
 
 
 def check_name(name: str) -> None:

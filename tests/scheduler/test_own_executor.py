@@ -74,3 +74,21 @@ def test_what_is_none_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     with pytest.raises(ExecutorError, match=says):
         make_executor(name, Home(tmp_path))
     assert read_json(tmp_path / "home.json") is None
+
+
+def test_what_it_raises_later_is_one_sentence(images: Path, tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "home")
+    file = example(tmp_path)
+    text = file.read_text()
+    head = "    def submit("
+    assert text.count(head) == 1
+    at = text[: text.index(head)].count("\n") + 2
+    file.write_text(
+        text.replace(head, "    def submit(self, starts):\n        raise OSError('no such queue')\n\n    def later(")
+    )
+    line = ["run", str(MANY), "--plain", "--executor", f"{file}:Detached", "--home", str(lab.path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.light.cli", *line], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert f"--executor {file}:Detached: submit: detached.py:{at}: OSError: no such queue." in done.stderr
