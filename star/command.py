@@ -48,7 +48,7 @@ def run_command(
         StarError: the user's mistake: exit code 2, or results that are not as declared.
         ScriptError: any other exit code, a signal, or exit code 75 unasked and with nothing new kept.
     """
-    _end_left(job_dir)
+    _end_left(job_dir, "of an earlier attempt")
     shutil.rmtree(job_dir.scratch, ignore_errors=True)
     job_dir.scratch.mkdir()
     job_dir.checkpoints.mkdir(exist_ok=True)
@@ -71,6 +71,7 @@ def run_command(
             time.sleep(POLL)
     finally:
         _end(process)
+        _end_left(job_dir, "that it had started")
     try:
         reports.close()
     except DataError as error:
@@ -106,12 +107,12 @@ def _own_copy(job: Mapping[str, Any], job_dir: JobDir) -> Path:
     return folder
 
 
-def _end_left(job_dir: JobDir) -> None:
-    """Kill what is left of an attempt whose worker was killed: the script died with it, but not its child processes."""
+def _end_left(job_dir: JobDir, whose: str) -> None:
+    """Kill processes that a script has started and left, also in sessions of their own, or that a killed worker has left."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.environ().get("STAR_OUT") == str(job_dir.scratch):
-                log.warning("process %d of an earlier attempt still runs; it is ended", process.pid)
+                log.warning("process %d %s still runs; it is ended", process.pid, whose)
                 process.kill()
 
 

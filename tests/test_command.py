@@ -312,3 +312,10 @@ def test_results_that_python_cannot_take(tmp_path: Path, code: str, says: str) -
 def test_a_folder_in_place_of_the_curves(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="curves.jsonl: is not as"):
         call(tmp_path, "import sys, os\nos.mkdir(sys.argv[1] + '/curves.jsonl')")
+
+
+def test_what_it_leaves_in_a_session_of_its_own_is_ended_with_it(tmp_path: Path) -> None:
+    code = "import subprocess, sys\nsubprocess.Popen(['sleep', '601'], start_new_session=True)\n"
+    call(tmp_path, code)
+    left = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "601"]]
+    assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]

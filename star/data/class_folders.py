@@ -51,6 +51,11 @@ class ClassFolders:
                 f"data.path: {place} has the class folder {shown(empty[0])} without an image, which would shift the numbers of "
                 "the classes behind it; fill it or take it away."
             )
+        if len(classes) == 1 and base and role(classes[0]):
+            raise DataError(
+                f"data.path: {place} holds one folder, {shown(classes[0])}, which reads as a split and not as a class: its class folders "
+                f"have to lie in {place} itself; move them up by one."
+            )
         if len(classes) != spec.num_classes:
             some = ", ".join(map(shown, classes[:5])) + (", ..." if len(classes) > 5 else "")
             raise DataError(

@@ -90,12 +90,17 @@ def _check_axes(spec: ExperimentSpec, doc: LocatedYaml) -> None:
             raise SpecError(f"{location}: axes.{error}.") from None
         if not values:
             raise SpecError(f"{location}: axes.{axis}: has no values; give a list of at least one.")
-        texts = [repr(value) for value in values]
+        texts = [_as_value(value) for value in values]
         for i, text in enumerate(texts):
             if text in texts[:i]:
                 raise SpecError(
                     f"{doc.location(('axes', axis, i))}: axes.{axis}: the value {values[i]!r} stands twice; keep one."
                 )
+
+
+def _as_value(value: Any) -> object:
+    """What tells a value from others: 1 and 1.0 are one value, 1 and true are two."""
+    return float(value) if type(value) in (int, float) else repr(value)
 
 
 def _written(spec: ExperimentSpec, doc: LocatedYaml, presets: Presets) -> list[Placed]:

@@ -229,3 +229,11 @@ def test_parquet_columns_of_every_kind_of_bytes(kind: pa.DataType, tmp_path: Pat
     spec = spec_of(tmp_path, name="parquet")
     images = ParquetImages(ParquetFiles.from_tree(Tree.of(tmp_path, (".parquet",)), spec), "train", spec, 1)
     assert images.source(0)[0] in [encoded(i) for i in range(12)]
+
+
+def test_a_split_inside_of_itself_is_no_class(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"seg_{part}/seg_{part}/{name}/1.png" for part in ("train", "test") for name in "ab"))
+    with pytest.raises(
+        DataError, match="seg_train holds one folder, seg_train, which reads as a split and not as a class"
+    ):
+        ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path))

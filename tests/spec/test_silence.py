@@ -358,3 +358,9 @@ def test_options_of_slurm_that_are_set_elsewhere(options: str, says: str) -> Non
         .runs[0]
     )
     assert spec.resources.slurm.options == {"reservation": "night", "exclusive": True, "nice": 100}
+
+
+def test_one_number_written_twice_is_one_value(tmp_path: Path) -> None:
+    text = "axes: {optim.lr: [1, 1.0]}\n" + TABLE
+    with pytest.raises(SpecError, match=r"x.yaml:4: axes.optim.lr: the value 1.0 stands twice"):
+        load(written(tmp_path, HEAD + text))
