@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import sqlite3
@@ -361,3 +362,30 @@ def test_a_tilde_that_no_shell_has_filled_in(
     monkeypatch.setenv("STAR_HOME", "~/home")
     code, said = say("import", "~/x.tar.gz")
     assert code == 0 and (tmp_path / "home" / "jobs").is_dir() and not (tmp_path / "~").exists(), said
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"metrics": {"accuracy": 0.'])
+def test_a_damaged_result_is_none_and_is_computed_again(text: str, lab: Lab, say: Say, tmp_path: Path) -> None:
+    (job,) = list(lab.path.glob("jobs/probe-*"))[:1]
+    whole = json.loads((job / "result.json").read_text())["metrics"]
+    (job / "result.json").write_text(text)
+    for command in looking(lab, tmp_path):
+        code, said = say(*command, "--home", lab.path)
+        assert code in (0, 2) and "Traceback" not in said, (command, said)
+    code, said = say("plan", str(MANY), "--home", lab.path)
+    assert code == 0 and "its result.json is damaged" in said and "to do: 1 of 20 jobs" in said, said
+    done = light("run", str(MANY), "--plain", "--out", tmp_path / "out", home=lab.path)
+    assert done.returncode == 0 and "1 jobs computed" in done.stdout.replace("1 job ", "1 jobs "), (
+        done.stdout + done.stderr
+    )
+    assert json.loads((job / "result.json").read_text())["metrics"].keys() == whole.keys()
+
+
+def test_damaged_studies_and_records_name_their_remedy(lab: Lab, say: Say) -> None:
+    (lab.path / "studies.sqlite").write_bytes(b"garbage" * 99)
+    code, said = say("search", ROOT / "tests" / "tiny_search.yaml", "--plain", "--home", lab.path)
+    assert code == 2 and "studies.sqlite: the studies' database cannot be used" in said and "move it away" in said, said
+    (record,) = lab.path.glob("experiments/many@*.json")
+    garbage(record)
+    code, said = say("report", "many", "--home", lab.path)
+    assert code == 2 and f"{record}: is damaged; `star-exp run` of the experiment's file writes it anew" in said, said
