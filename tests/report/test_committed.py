@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
@@ -176,6 +177,21 @@ def test_what_is_said_of_the_search() -> None:
     found = re.search(r"^.*? (\d+) trials .*better by ([\d.]+) .*within the noise of seeds", report)
     assert found and f"{found[1]} trials and 12 repetitions" in results()
     assert f"probe {float(found[2]):.1f} points higher, which is within the noise" in results()
+    told = re.search(r"better by [\d.]+ \(98.3% interval ([-\d.]+) to ([-\d.]+)\)", report)
+    assert told and f"98.3% interval {float(told[1]):.1f} to {float(told[2]):.1f}" in results()
+    with (ROOT / "reports" / "alpha_beta_r" / "fashion" / "confirmed.csv").open() as file:
+        ratios = [float(row["mask ratio"]) for row in csv.DictReader(file)]
+    assert ratios[0] == 0.25 and max(ratios[1:]) < 0.06
+    with (ROOT / "reports" / "probe_and_fd" / "fashion" / "top.csv").open() as file:
+        front = [
+            {name: float(row[name]) for name in ("mask ratio", "Probe %", "FD")}
+            for row in csv.DictReader(file)
+            if row["mask ratio"]
+        ]
+    best = min(front, key=lambda row: row["FD"])
+    assert best["mask ratio"] == 0.05 and max(row["Probe %"] for row in front) - best["Probe %"] == pytest.approx(
+        0.5, abs=0.05
+    )
 
 
 def of_the_bench(column: str, row: str, other: str = "AR", scale: float = 1.0) -> Interval:
