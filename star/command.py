@@ -71,14 +71,14 @@ def run_command(
             time.sleep(POLL)
     finally:
         _end(process)
+        text = printed(job_dir.log, start, call)  # before this worker itself writes more into the log
         _end_left(job_dir, "that it had started")
     try:
-        reports.close()
+        reports.close(whole=process.returncode == 0)
     except DataError as error:
         if process.returncode == 0:
             raise
         log.warning("%s", error)  # it was cut off with the script: why the script ended counts
-    text = printed(job_dir.log, start, call)
     _judge(process.returncode, asked, script, _state(job_dir.checkpoints) != before, last_line(text))
     if asked:
         log.warning(

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from star.errors import DataError, StarError
 from star.rundir import JobDir, MetricLog, write_json
-from star.spec.scripts import MOST_STEPS, ScriptStage, is_metric_name
+from star.spec.scripts import MOST_STEPS, ScriptStage, mlflow_takes
 
 log = logging.getLogger("star.worker")
 
@@ -87,8 +86,8 @@ def printed(path: Path, start: int, call: str) -> str:
     with suppress(OSError), path.open("rb") as file:
         file.seek(start)
         text = file.read().decode(errors="replace")
-        before, _, after = text.partition(f"{call}\n")
-        return after or before
+        before, called, after = text.partition(f"{call}\n")
+        return after if called else before
     return ""
 
 
@@ -98,8 +97,27 @@ def last_line(text: str) -> str:
     return next(said, "it printed nothing")
 
 
-NOT_AS_DECLARED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError, csv.Error)
+NOT_AS_DECLARED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    IsADirectoryError,
+    csv.Error,
+)
 """What reading a curves file raises that is not in the required form."""
+
+
+def _as_number(value: object) -> float | None:
+    """A number, or a text that is one, as files of CSV have and NumPy's numbers become in JSON; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 class Reports:
@@ -120,14 +138,15 @@ class Reports:
         self.first: int | None = None
         self.names: set[str] = set()
         """Names of all numbers that were reported."""
-        self.left_out: Counter[str] = Counter()
-        """What was not recorded, for people -> how often."""
+        self.left_out: dict[str, tuple[object, int]] = {}
+        """What was not recorded, for people -> the first example, and how often."""
 
-    def carry(self, last: bool = False) -> None:
+    def carry(self, last: bool = False, whole: bool = False) -> None:
         """Record what the script has added since the last call.
 
         Args:
-            last: whether the script has ended, so that a file that is half written stays so, and a last line without its end counts.
+            last: whether the script has ended, so that a file that is half written stays so.
+            whole: whether a last line without its end counts.
 
         Raises:
             DataError: an entry is not in the required form.
@@ -142,7 +161,7 @@ class Reports:
             self.line = 0
             self.left_out.clear()
         try:
-            for entry in self._entries(last):
+            for entry in self._entries(whole):
                 self._record(entry)
         except NOT_AS_DECLARED as error:
             if not last and self.path.suffix != ".jsonl":
@@ -155,18 +174,18 @@ class Reports:
             ) from None
         self.seen = (state.st_size, state.st_mtime_ns)
 
-    def _entries(self, last: bool) -> Iterable[dict[str, Any]]:
+    def _entries(self, whole: bool) -> Iterable[dict[str, Any]]:
         if self.path.suffix == ".csv":
-            return self._rows(last)
+            return self._rows(whole)
         if self.path.suffix == ".json":
-            whole = json.loads(self.path.read_text())
-            return list(whole["log_history"] if isinstance(whole, dict) else whole)
-        return self._new_lines(last)
+            found = json.loads(self.path.read_text())
+            return list(found["log_history"] if isinstance(found, dict) else found)
+        return self._new_lines(whole)
 
-    def _rows(self, last: bool) -> Iterable[dict[str, Any]]:
+    def _rows(self, whole: bool) -> Iterable[dict[str, Any]]:
         text = self.path.read_text(encoding="utf-8-sig")
-        rows = csv.reader((text if last else text.rpartition("\n")[0]).splitlines())  # the last may be half written
-        names = [name.strip() for name in next(rows, [])]
+        rows = csv.reader((text if whole else text.rpartition("\n")[0]).splitlines())  # the last may be half written
+        names = [name.strip() for name in next(filter(None, rows), [])]
         if not names:
             return
         self.line = 1
@@ -177,18 +196,18 @@ class Reports:
             if cells:
                 yield dict(zip(names, (cell.strip() for cell in cells), strict=False))
 
-    def _new_lines(self, last: bool) -> Iterable[dict[str, Any]]:
+    def _new_lines(self, whole: bool) -> Iterable[dict[str, Any]]:
         with self.path.open("rb") as file:
             file.seek(self.offset)
             for line in file:
-                if not line.endswith(b"\n") and not (last and line.strip()):
+                if not line.endswith(b"\n") and not (whole and line.strip()):
                     return
                 self.offset += len(line)
                 self.line += 1
                 yield json.loads(line)
 
     def _record(self, entry: dict[str, Any]) -> None:
-        number = self._number(entry["step"])
+        number = _as_number(entry["step"])
         if number is None or not 0 <= number < MOST_STEPS or number % 1:
             raise ValueError(f"the step {entry['step']!r} is no whole number from 0 to 2^63")
         step = int(number)
@@ -196,14 +215,14 @@ class Reports:
         for name, value in entry.items():
             if name in ("step", "of") or value in (None, ""):
                 continue
-            if not is_metric_name(str(name)):
-                self.left_out[f"{name!r}, which is no name that MLflow takes"] += 1
-            elif (number := self._number(value)) is not None:
+            if not mlflow_takes(str(name)):
+                self._leave_out(f"{name!r}, which is no name that MLflow takes", value)
+            elif (number := _as_number(value)) is not None:
                 numbers[name] = number
-            elif self.path.suffix == ".jsonl":  # here a text is a mistake; other formats have columns of texts
+            elif self.path.suffix == ".jsonl" and not isinstance(value, bool):  # other formats have columns of texts
                 raise ValueError(f"{name} is {value!r}, which is no number")
             else:
-                self.left_out[f"values of {name} that are no numbers, such as {value!r}"] += 1
+                self._leave_out(f"values of {name} that are no numbers", value)
         self.names |= set(numbers)
         if numbers:
             self.metrics.record(step, numbers)
@@ -215,20 +234,20 @@ class Reports:
                 self.progress, {"done": step, "total": int(entry["of"]), "rate": rate, "time": now}, durable=False
             )
 
-    def _number(self, value: object) -> float | None:
-        if self.path.suffix == ".csv":  # where everything is text
-            with suppress(ValueError):
-                return float(str(value))
-            return None
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    def _leave_out(self, what: str, value: object) -> None:
+        first, count = self.left_out.get(what, (value, 0))
+        self.left_out[what] = (first, count + 1)
 
-    def close(self) -> None:
+    def close(self, whole: bool = True) -> None:
         """Record what is left and close the metrics.
+
+        Args:
+            whole: whether the script ended well, so that a last line without its end is not one that was cut off.
 
         Raises:
             DataError: an entry is not in the required form.
         """
-        self.carry(last=True)
-        for what, count in self.left_out.items():
-            log.warning("%s: left out: %s (%d times)", self.path.name, what, count)
+        self.carry(last=True, whole=whole)
+        for what, (example, count) in self.left_out.items():
+            log.warning("%s: left out: %s (%d times, first %.40r)", self.path.name, what, count, example)
         self.metrics.close()

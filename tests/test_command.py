@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -201,8 +202,7 @@ def test_curves_of_three_kinds(tmp_path: Path, name: str, text: str) -> None:
     [
         *("{", "[]", '{"loss": 1}', '{"step": 1.5}', '{"step": -1}', '{"step": true}', '{"step": 1, "loss": "low"}'),
         *(
-            '{"step": 1, "loss": "0.5"}',
-            '{"step": 1, "loss": true}',
+            '{"step": 1, "loss": {}}',
             '{"step": Infinity}',
             '{"step": 99999999999999999999}',
         ),
@@ -274,12 +274,15 @@ def test_the_last_line_needs_no_end(tmp_path: Path, name: str, text: str) -> Non
 def test_what_is_left_out_of_a_curve_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = '{"step": 1, "loss": 1.0, "acc@1": 0.3}\n{"step": 2, "loss": 0.5, "acc@1": 0.4}\n'
     call(tmp_path, f"import sys, pathlib\npathlib.Path(sys.argv[1], 'curves.jsonl').write_text({text!r})")
-    assert "curves.jsonl: left out: 'acc@1', which is no name that MLflow takes (2 times)" in caplog.text
+    assert "curves.jsonl: left out: 'acc@1', which is no name that MLflow takes (2 times, first 0.3)" in caplog.text
     text = 'step,loss\n1,abc\n2,"0,5"\n'
     call(tmp_path, f"import sys, pathlib\npathlib.Path(sys.argv[1], 't.csv').write_text({text!r})", curves_file="t.csv")
-    assert "t.csv: left out: values of loss that are no numbers, such as 'abc' (1 times)" in caplog.text
-    names = [name for _, line in read_metrics(JobDir(tmp_path / "job").metrics) for name in line["metrics"]]
-    assert names == ["loss", "loss"]
+    assert "t.csv: left out: values of loss that are no numbers (2 times, first 'abc')" in caplog.text
+    text = '{"step": "3", "val loss": "0.25", "best": true}\n'
+    call(tmp_path, f"import sys, pathlib\npathlib.Path(sys.argv[1], 'curves.jsonl').write_text({text!r})")
+    assert "left out: values of best that are no numbers (1 times, first True)" in caplog.text
+    read = [(line["step"], line["metrics"]) for _, line in read_metrics(JobDir(tmp_path / "job").metrics)]
+    assert read == [(1, {"loss": 1.0}), (2, {"loss": 0.5}), (3, {"val loss": 0.25})]
 
 
 @pytest.mark.parametrize(
@@ -319,3 +322,30 @@ def test_what_it_leaves_in_a_session_of_its_own_is_ended_with_it(tmp_path: Path)
     call(tmp_path, code)
     left = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "601"]]
     assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_last_line_that_was_cut_off_is_no_number(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\npathlib.Path(sys.argv[1], 't.csv').write_text('step,loss\\n1,0.5\\n12,0.3')\nsys.exit(7)"
+    )
+    with pytest.raises(ScriptError, match="exit code 7"):
+        call(tmp_path, code, curves_file="t.csv")
+    assert [line["step"] for _, line in read_metrics(JobDir(tmp_path / "job").metrics)] == [1]
+
+
+def test_what_the_worker_says_is_not_what_the_script_has_printed(tmp_path: Path) -> None:
+    """It writes into the same log: of processes that were left, of what it left out."""
+    worker = logging.FileHandler(tmp_path / "job" / "log.txt") if (tmp_path / "job").mkdir() is None else None
+    assert worker is not None
+    logging.getLogger("star.worker").addHandler(worker)
+    try:
+        left = "import subprocess\nsubprocess.Popen(['sleep', '602'], start_new_session=True)\n"
+        csv = "pathlib.Path(sys.argv[1], 't.csv').write_text('step,when\\n1,9.5 h\\n')\n"
+        code = prints("accuracy 0.9\nValueError: the rate is negative\n") + left + csv
+        found = call(tmp_path, code, curves_file="t.csv", results={"a": r"([0-9.]+)\D*$"})
+        assert found == {"a": 0.9}
+        with pytest.raises(ScriptError, match="exit code 1: ValueError: the rate is negative$"):
+            call(tmp_path, code + "sys.exit(1)", curves_file="t.csv")
+    finally:
+        logging.getLogger("star.worker").removeHandler(worker)
+        worker.close()

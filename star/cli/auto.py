@@ -18,8 +18,8 @@ from star.report.evidence import Evidence
 from star.report.looks import is_hopeless, judge_all, next_look, open_rows
 from star.report.rest import by_promise, hours_per_seed, rest_of
 from star.rundir import Home
-from star.scheduler.estimate import History
-from star.scheduler.plan import make_plan
+from star.scheduler.estimate import History, stage_seconds
+from star.scheduler.plan import Plan, make_plan
 from star.spec.experiment import Experiment
 from star.spec.seeds import with_seeds
 from star.words import counted
@@ -69,13 +69,23 @@ def _refuse_beyond(experiment: Experiment, home: Home, budget: float) -> None:
     cost = None if ledger is None else total([Evidence(plan, ledger, reader_of(home))])
     spent = 0.0 if cost is None else cost.cpu_hours + cost.gpu_hours
     gpus = plan.gpu_hours()
-    left = plan.seconds(History(ledger.jobs.taken() if ledger else ()), 1) / 3600 if gpus is None else gpus
+    left = _slot_hours(plan, History(ledger.jobs.taken() if ledger else ())) if gpus is None else gpus
     if spent + left > budget or spent >= budget:  # what commands cost is not known before
         jobs = counted(len(plan.to_do), "job")
         raise SpecError(
             f"--budget-hours {budget:g}: {spent:.2g} device hours are spent, and what is left before the next look, {jobs}, costs about "
             f"{left:.2g}; nothing was started. Raise the budget, or give --seeds a number."
         )
+
+
+def _slot_hours(plan: Plan, history: History) -> float:
+    """Expected hours of CPU slots of the jobs to do, without those of which nothing is known: own commands, and GPUs never measured."""
+    hours = 0.0
+    for job in plan.to_do:
+        measured = history.seconds(job.stage, job.flops) is not None
+        if measured or (job.flops > 0 and job.spec.resources.device_of(job.stage) == "cpu"):
+            hours += stage_seconds(job.stage, job.spec, history, job.flops) * job.slots / 3600
+    return hours
 
 
 def _evidence(experiment: Experiment, home: Home) -> Evidence:

@@ -102,7 +102,7 @@ def export_bundle(asked: Experiment | Plan, path: Path, reports: Path, weights: 
     home, ledger = look(path)
     plan = asked if isinstance(asked, Plan) else make_plan(asked, home, ledger)
     target = writable(target or Path(f"{plan.experiment.name}-{plan.experiment.profile}.tar.gz"), "--to")
-    if target.exists() and not is_bundle(target):
+    if target.exists() and target.stat().st_size and not is_bundle(target):
         raise StarError(
             f"--to {shown(target)}: is there already, and is no bundle; name another file, or take it away first."
         )

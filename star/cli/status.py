@@ -19,7 +19,7 @@ import click
 from star.errors import NotFoundError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
-from star.ledger.states import CANCELLED, DONE, FAILED, GONE, LOST, QUEUED, RUNNING, Job, row_state
+from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.rundir import Home, last_loss, read_json
 from star.scheduler.policies import advice
@@ -162,10 +162,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     unfinished = [job for job in unfinished if job.state == RUNNING or job.key in wanted]
     _add_details(home, ledger, rows, stages)
     limited = not queued and experiment is None
-    open_ = {key for row in rows if row["state"] != "done" for key in stages[row["run"]].values()}
-    queued_jobs = ledger.jobs.of_state(QUEUED, limit=ROWS + 1 if limited else None)
-    # left out: jobs whose results went, and that no row needs again
-    unfinished += [job for job in queued_jobs if job.why != GONE or job.key in open_]
+    unfinished += ledger.jobs.of_state(QUEUED, limit=ROWS + 1 if limited else None)
     waits = _slurm_says() if any(job.executor == "slurm" for job in unfinished) else {}
     if experiment is not None:
         unfinished = [job for job in unfinished if job.key in wanted]

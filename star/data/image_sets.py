@@ -80,10 +80,10 @@ def first_images(images: ImageSet) -> Images:
     """The first images of a set, up to 64, as uint8 (B, H, W, 3).
 
     Raises:
-        DataError: none of their values is above 1: they are of another range, or masks.
+        DataError: their values are 0 and 1: they are of another range, or masks.
     """
     first = next(images.batches(64))
-    if first.max() <= 1:
+    if first.max() == 1:
         raise DataError(
             f"{shown(images.path)}: its first {len(first)} images have no value above 1, and images are uint8 from 0 to 255: scale them "
             "first."
@@ -99,8 +99,9 @@ def member_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with zipfile.ZipFile(path) as archive:
             shapes = {}
             for name in archive.namelist():
-                with archive.open(name) as file:
-                    shapes[name.removesuffix(".npy")] = _header(file)[0]
+                if name.endswith(".npy"):
+                    with archive.open(name) as file:
+                        shapes[name.removesuffix(".npy")] = _header(file)[0]
             return shapes
     except UNREADABLE:
         return {}

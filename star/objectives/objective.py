@@ -174,7 +174,10 @@ class Objective(nn.Module):
                 raise ValueError(
                     f"{term.name}: loss gave {found!r}; give a tensor for each of {sorted(term.loss_names)}, by name"
                 )
-            if found and torch.is_grad_enabled() and not any(value.requires_grad for value in found.values()):
+            idle = bool(found) and torch.is_grad_enabled() and not any(value.requires_grad for value in found.values())
+            if idle and any(
+                bool((value != 0).any()) for value in found.values()
+            ):  # 0 is what there is nothing to learn from
                 raise ValueError(
                     f"{term.name}: its loss has no gradient, so it trains nothing; compute it from `out`, without detach"
                 )

@@ -87,20 +87,20 @@ def check(experiment: Experiment) -> None:
             _known(
                 figure.published,
                 list(published.curves),
-                _at(experiment, "figures", i, "published"),
+                experiment,
+                ("figures", i, "published"),
                 "published curves",
             )
             series = list(published.curves[figure.published].series)
             for own, name in figure.series.items():
-                where = _at(experiment, "figures", i, "series", own)
-                _known(name, series, where, f"curve of {figure.published}")
+                _known(name, series, experiment, ("figures", i, "series", own), f"curve of {figure.published}")
     if layout is None:
         return
     if layout.published is None:
         _refuse_published(experiment, layout)
         return
     published = published_of(experiment)
-    _known(layout.published, list(published.tables), _at(experiment, "table", "published"), "published table")
+    _known(layout.published, list(published.tables), experiment, ("table", "published"), "published table")
     legal = sorted({column for row in published.tables[layout.published] for column in row})
     asked: list[tuple[str, Path_]] = [
         (column.published, ("table", "columns", i, "published"))
@@ -112,8 +112,7 @@ def check(experiment: Experiment) -> None:
         (name, ("rows", i, "published", name)) for i, row in enumerate(experiment.spec.rows) for name in row.published
     ]
     for name, path in asked:
-        if name not in legal:
-            _known(name, legal, _at(experiment, *path), f"column of the published {layout.published}")
+        _known(name, legal, experiment, path, f"column of the published {layout.published}")
     for variant in experiment.variants:
         row_for(experiment, variant)
 
@@ -135,9 +134,10 @@ def _refuse_published(experiment: Experiment, layout: TableSpec) -> None:
             )
 
 
-def _known(name: str, legal: list[str], where: str, what: str) -> None:
+def _known(name: str, legal: list[str], experiment: Experiment, path: Path_, what: str) -> None:
     if name not in legal:
-        raise SpecError(f"{where}: {name!r} is no {what}{meant(name, legal)}; legal: {', '.join(legal) or 'none'}.")
+        told = f"{name!r} is no {what}{meant(name, legal)}; legal: {', '.join(legal) or 'none'}."
+        raise SpecError(f"{_at(experiment, *path)}: {told}")
 
 
 def _at(experiment: Experiment, *path: str | int) -> str:

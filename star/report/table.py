@@ -163,7 +163,8 @@ def _ends(values: Collection[float], column: Column) -> str:
     """The least and the largest value as a column prints them; empty if there are none."""
     if not values:
         return ""
-    return " to ".join(dict.fromkeys(f"{end * column.scale:.{column.digits}f}" for end in (min(values), max(values))))
+    scaled = [value * column.scale for value in values]
+    return " to ".join(dict.fromkeys(f"{end:.{column.digits}f}" for end in (min(scaled), max(scaled))))
 
 
 def agreements(table: Table) -> list[Agreement]:

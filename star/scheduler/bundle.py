@@ -245,8 +245,8 @@ def _check(archive: tarfile.TarFile, sums: object, names: list[str], source: Pat
 def _is_read(name: str) -> bool:
     """Whether commands read a member as JSON."""
     top, _, file = name.partition("/")
-    kept = top in ("experiments", "manifests") or (top == "jobs" and file.count("/") == 1)
-    return file.endswith(".json") and (kept or file.endswith("/provenance.json"))
+    kept = top in ("experiments", "manifests") and "/" not in file or (top == "jobs" and file.count("/") == 1)
+    return file.endswith(".json") and (kept or (top == "reports" and file.endswith("/provenance.json")))
 
 
 def _is_whole(name: str, content: object) -> bool:

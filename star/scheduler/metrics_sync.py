@@ -25,7 +25,7 @@ from star.scheduler.declared import stage_of
 from star.scheduler.plan import Plan
 from star.scheduler.registration import reached, run_row
 from star.spec.builtin import needed
-from star.spec.scripts import MOST_STEPS, is_metric_name
+from star.spec.scripts import MOST_STEPS, mlflow_takes
 from star.tracking.reader import Reader
 from star.tracking.writer import OF_JOB, USED_BY, Tracker
 
@@ -232,7 +232,7 @@ class MetricsSync:
         entries, end = [], offset
         for position, line in read_metrics(folder.metrics, offset):
             # an older version recorded names and steps that MLflow refuses
-            kept = {f"{stage}/{name}": value for name, value in line["metrics"].items() if is_metric_name(name)}
+            kept = {f"{stage}/{name}": value for name, value in line["metrics"].items() if mlflow_takes(name)}
             if kept and 0 <= line["step"] < MOST_STEPS:
                 entries.append((line["time"], line["step"], kept))
             end = position

@@ -8,14 +8,21 @@ from math import floor
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
+NEW = "new"
+"""Key of the context in which files are validated: true while they are not records, which older versions may have let through."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def is_new(info: ValidationInfo) -> bool:
+    """Whether what is validated is a file of the user's, and no record of what ran."""
+    return bool((info.context or {}).get(NEW))
 
 
 def at_home(text: str) -> Path:

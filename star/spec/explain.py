@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from star.errors import SpecError
+from star.spec.base import NEW
 from star.spec.builtin import builtin_runs
 from star.spec.yamldoc import LocatedYaml
 from star.words import meant
@@ -16,17 +17,18 @@ Loc = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], doc: LocatedYaml, name: str) -> M:
+def validated(model: type[M], doc: LocatedYaml, name: str, recorded: bool = False) -> M:
     """Validate `doc` as a `model`.
 
     Args:
         name: what to call the source of a value without a location.
+        recorded: `doc` is a home's copy of what ran, of which what would be refused in a new file is taken.
 
     Raises:
         SpecError: one line for each mistake.
     """
     try:
-        return model.model_validate(doc.value)
+        return model.model_validate(doc.value, context={NEW: not recorded})
     except ValidationError as error:
         raise SpecError("\n".join(_sentences(error, model, doc, name))) from None
 

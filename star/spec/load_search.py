@@ -40,7 +40,7 @@ def load_search(
     doc = with_plugins(extended.doc, path, recorded)
     if name is not None:
         doc = overlay(doc, nested(("search",), name, SourceLocation(f"--name {name}")))
-    spec = validated(SearchSpec, doc, str(path))
+    spec = validated(SearchSpec, doc, str(path), recorded)
     kind = spec.declared.run_class()
     base, presets = base_of(doc, extended.folders, kind, profile)
     changes = changes_of(sets, kind)
@@ -58,7 +58,7 @@ def load_search(
         base = overlay(base, change.doc)
     locations = {field: doc.location(("space", field)) for field in spec.space}
     base = with_declared(base, spec.stages, spec.plugins, path)
-    default = validated(kind, base, str(path))
+    default = validated(kind, base, str(path), recorded)
     early = doc.at("pruner", "spec") if spec.pruner.spec else LocatedYaml({})
     written = as_written(path, extended, extended.doc, ("search", spec.search), presets.file, [c.doc for c in changes])
     written = texts_of(spec.stages, {} if recorded else spec.plugins, path, doc) | written

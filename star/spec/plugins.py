@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -176,7 +176,7 @@ def _check_written(where: str, found: Any) -> None:
         value = getattr(found, name, ())
         if isinstance(value, str):
             raise PluginError(f"{where}: {name}: {value!r} is a text; give a tuple: ({value!r},).")
-        if not isinstance(value, tuple | list | set | frozenset):
+        if not isinstance(value, Collection):
             raise PluginError(f"{where}: {name}: {value!r} is no tuple of names; give one, () for none.")
     wrong = [what for what in getattr(found, "changes", ()) if what not in CHANGES]
     if wrong:
@@ -241,7 +241,7 @@ def _term(where: str, term: Any) -> OwnTerm:
         raise PluginError(f"{where}: has a loss and no loss_names; name what it returns: loss_names = ('my_loss',).")
     if term.loss_names and not writes:
         raise PluginError(f"{where}: has loss_names {tuple(term.loss_names)} and no method loss, which returns them.")
-    if term.teacher is not None and not hasattr(term.teacher, "all_views"):
+    if isinstance(term.teacher, bool | int | str):
         raise PluginError(f"{where}: teacher: {term.teacher!r}; give a TeacherReads of star.objectives, or None.")
     trains = [stage for stage in builtin_stages().values() if "terms" in stage.optional]
     recorded = {one for stage in trains for one in (*stage.results, *stage.curves, "lr")}

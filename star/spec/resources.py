@@ -6,9 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
-from star.spec.base import Count, FieldError, Positive, Section
+from star.spec.base import Count, FieldError, Positive, Section, is_new
 from star.spec.graph import Stage
 from star.spec.renames import BY_STAGE
 
@@ -26,10 +33,7 @@ SET_ELSEWHERE = {
         name: "star itself, which finds its jobs by it"
         for name in ("job-name", "array", "output", "error", "open-mode")
     },
-    **{
-        name: "star itself, which queues jobs again"
-        for name in ("requeue", "no-requeue", "dependency", "wckey", "parsable")
-    },
+    **{name: "star itself, which queues jobs again" for name in ("requeue", "no-requeue", "dependency", "parsable")},
     **{name: "resources.STAGE.memory_gb; give it there" for name in ("mem", "mem-per-cpu", "mem-per-gpu")},
     **{
         name: "resources.STAGE.processes, one GPU each; give it there"
@@ -82,8 +86,8 @@ class SlurmSpec(Section):
     )
 
     @model_validator(mode="after")
-    def _others(self) -> SlurmSpec:
-        for name in self.options or ():
+    def _others(self, info: ValidationInfo) -> SlurmSpec:
+        for name in self.options or () if is_new(info) else ():
             if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
                 raise FieldError(
                     f"options.{name}", "is no name of an option: small letters, without the dashes before it"

@@ -16,9 +16,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, ValidationInfo, create_model, model_validator
 
-from star.spec.base import FieldError, Finite, Section, at_home
+from star.spec.base import FieldError, Finite, Section, at_home, is_new
 from star.spec.graph import Stage
 
 Scalar = bool | int | float | str
@@ -39,8 +39,9 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 QUOTED = re.compile(r"""\\.|'[^']*'|"(\\.|[^"\\])*\"""")
 """What a command has in quotes or behind a backslash: text, whatever signs are in it."""
-SHELL = re.compile(r"[;|<>&`]+|\$[\w({]+|(?<!\S)~\S*|^\s*[A-Za-z_]\w*=\S*")
-"""What means something to a shell alone, outside of quotes: operators, variables, a home, a variable set for the command."""
+SHELL = re.compile(r"(?<!\S)\d*[<>|&;]\S*|[;&|]+(?!\S)|`|\$[A-Za-z_({]+|(?<!\S)~(/\S*)?(?!\S)|^\s*[A-Za-z_]\w*=\S*")
+"""What means something to a shell alone, outside of quotes: operators at a word's start or end, variables, a home, a variable set for
+the command."""
 OF_ALL = ("seconds", "cpu_hours", "gpu_hours")
 """Numbers that the platform itself records of every job."""
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -222,13 +223,6 @@ class ScriptStage(Section):
                 at_home(place or ".")
             except ValueError as error:
                 raise FieldError(field, str(error)) from None
-        for i, name in enumerate(self.attach):
-            if not is_inside(name):
-                raise FieldError(
-                    f"attach.{i}", f"{name!r}: give the path of one file in {{out}}, such as plots/loss.png"
-                )
-        if self.patterns and self.results_file != "results.json":
-            raise FieldError("results_file", "is not read where results are patterns of what is printed; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -261,6 +255,25 @@ class ScriptStage(Section):
         return self
 
     @model_validator(mode="after")
+    def _of_new_files(self, info: ValidationInfo) -> ScriptStage:
+        if not is_new(info):
+            return self
+        for i, name in enumerate(self.attach):
+            if not is_inside(name):
+                raise FieldError(
+                    f"attach.{i}", f"{name!r}: give the path of one file in {{out}}, such as plots/loss.png"
+                )
+        if self.patterns and self.results_file != "results.json":
+            raise FieldError("results_file", "is not read where results are patterns of what is printed; leave it out")
+        shell = SHELL.search(QUOTED.sub("_", self.command))
+        if shell is not None:
+            raise FieldError(
+                "command",
+                f'no shell reads it, which {shell[0].strip()} would need; write `bash -c "..."` around it, or quotes if it is text',
+            )
+        return self
+
+    @model_validator(mode="after")
     def _placeholders(self) -> ScriptStage:
         legal = [*self.parameters, *self.reads, *self.after, *GIVEN]
         try:
@@ -269,12 +282,6 @@ class ScriptStage(Section):
             raise FieldError("command", f"cannot be split into words: {str(error).lower()}") from None
         if not words:
             raise FieldError("command", "is empty; give what is to be called, such as `python train.py --out {out}`")
-        shell = SHELL.search(QUOTED.sub("_", self.command))
-        if shell is not None:
-            raise FieldError(
-                "command",
-                f'no shell reads it, which {shell[0].strip()} would need; write `bash -c "..."` around it, or quotes if it is text',
-            )
         try:
             named = list(self.placeholders())
         except ValueError as error:
@@ -349,6 +356,11 @@ def is_inside(name: str) -> bool:
     """Whether a path, as written, is that of one file inside a folder: not absolute, no step up, no pattern."""
     parts = name.split("/")
     return bool(name.strip()) and not name.startswith(("/", "~")) and ".." not in parts and not set(name) & set("*?[")
+
+
+def mlflow_takes(name: str) -> bool:
+    """Whether MLflow takes a metric of this name, which need not be one that a formula can name."""
+    return re.fullmatch(r"[/\w.\- :]+", name) is not None and posixpath.normpath(name) == name and name[0] not in "/."
 
 
 def is_metric_name(name: str) -> bool:

@@ -334,7 +334,7 @@ PLACES = [
 
 @pytest.mark.parametrize("command, message", PLACES, ids=lambda value: str(value)[:40])
 def test_places_that_cannot_be(command: list[str], message: str, lab: Lab, say: Say, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+    (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "r" / "many" / "tiny" / "report.md").mkdir(parents=True)
     for name, place in (("FILE", "file"), ("FOLDER", ""), ("FIFO", "fifo"), ("REPORT", "r")):

@@ -207,6 +207,16 @@ def test_a_loss_that_trains_nothing_is_refused(made: Any, message: str) -> None:
         objective.losses(batch, objective.targets(batch))
 
 
+def test_a_term_may_have_nothing_to_learn_in_a_step() -> None:
+    class Late(Cluster):
+        def loss(self, *arguments: Any) -> Any:
+            return {"cluster_loss": torch.zeros(())}
+
+    terms = [NextToken(), Late()]
+    objective, batch = objective_of(terms), batch_of(terms)
+    assert objective.losses(batch, objective.targets(batch))["cluster_loss"] == 0
+
+
 def test_a_term_that_leaves_is_no_success() -> None:
     class Gone(Cluster):
         def loss(self, *arguments: Any) -> Any:

@@ -15,6 +15,7 @@ from star.spec.claims import Claim
 from star.spec.load import load
 from star.spec.load_search import load_search
 from star.spec.run_base import value_at
+from star.spec.run_class import parse_run
 from tests.helpers import ROOT, TINY
 
 PROFILE = ROOT / "tests" / "profiles" / "tiny.yaml"
@@ -165,13 +166,14 @@ def test_a_shells_word_in_a_command_that_no_shell_reads(tmp_path: Path) -> None:
     [
         ("python fit.py --w {w}; echo done", ";"),
         ("python fit.py --w {w} >log.txt", ">"),
-        ("python fit.py --w {w} 2>/dev/null", ">"),
+        ("python fit.py --w {w} 2>/dev/null", "2>/dev/null"),
         ("python fit.py --w {w} &", "&"),
         ("python fit.py --w {w} --x $(nproc)", r"\$\("),
         ("python fit.py --w {w} --x $HOME/foo", r"\$H"),
         ("python fit.py --w {w} --x ~/bar", "~/bar"),
         ("OMP_NUM_THREADS=1 python fit.py --w {w}", "OMP_NUM_THREADS=1"),
         ("python fit.py --w {w} `nproc`", "`"),
+        ("python fit.py --w {w} | tee log.txt", r"\|"),
     ],
 )
 def test_shell_signs_that_stand_close(command: str, sign: str, tmp_path: Path) -> None:
@@ -364,3 +366,13 @@ def test_one_number_written_twice_is_one_value(tmp_path: Path) -> None:
     text = "axes: {optim.lr: [1, 1.0]}\n" + TABLE
     with pytest.raises(SpecError, match=r"x.yaml:4: axes.optim.lr: the value 1.0 stands twice"):
         load(written(tmp_path, HEAD + text))
+
+
+def test_signs_inside_of_words_are_text_and_records_are_read(tmp_path: Path) -> None:
+    text = STAGE.format(w=1, more="results: [acc]")
+    inside = "python fit.py --w {w} --url http://h/x?a=1&b=2 --cost $5 ~trainer.logger"
+    load(written(tmp_path, text.replace("python fit.py --w {w}", inside)))
+    old = load(written(tmp_path, text)).variants[0].runs[0].model_dump(mode="json")
+    old["stages"]["fit"]["command"] = "python fit.py --w {w} >log.txt"  # an older version let it through
+    old["resources"]["slurm"] = {"options": {"time": "5"}}
+    assert parse_run(old).resources.slurm.options == {"time": "5"}

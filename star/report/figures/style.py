@@ -100,14 +100,11 @@ def new(rows: int, columns: int, height: float, width: float = WIDTH, **options:
 
 
 def shown(label: str, width: int = LABEL) -> str:
-    """A row's label for legends, ticks and titles, in lines of at most `width` characters; of more than four, the middle is left out.
+    """A row's label for legends, ticks and titles, in lines of at most `width` characters; labels that differ stay different.
 
     A space goes before a leading underscore, or matplotlib would leave the label out.
     """
-    lines = textwrap.wrap(label, width) or [""]
-    if len(lines) > 4:
-        lines = [*lines[:2], "…", *lines[-2:]]
-    return (" " if label.startswith("_") else "") + "\n".join(lines)
+    return (" " if label.startswith("_") else "") + "\n".join(textwrap.wrap(label, max(width, 8)))
 
 
 def counted(counts: list[int]) -> str:
