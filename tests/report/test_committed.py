@@ -194,6 +194,26 @@ def test_what_is_said_of_the_search() -> None:
     )
 
 
+def test_what_is_said_of_the_mask() -> None:
+    with (ROOT / "reports" / "mask" / "fashion" / "table.csv").open() as file:
+        rows = {
+            row["row"]: [
+                float(row[name]) for name in list(row) if name in ("Loss with the mask", "Validation NLL without it")
+            ]
+            for row in csv.DictReader(file)
+        }
+    text = " ".join((ROOT / "docs" / "evaluation.md").read_text().split())
+
+    def added(codes: int, ratio: str) -> tuple[str, ...]:
+        pairs = zip(rows[f"{codes} codes, {ratio}"], rows[f"{codes} codes, nothing hidden"], strict=True)
+        return tuple(f"{one - other:.2f}" for one, other in pairs)
+
+    assert "of 256 codes adds {} nats a code".format(added(256, "0.25")[0]) in text
+    assert "and {} to the validation NLL without a mask".format(added(256, "0.25")[1]) in text
+    for said, ratio in (("Of 64 codes a quarter adds", "0.25"), ("a tenth", "0.1"), ("a twentieth", "0.05")):
+        assert "{} {} and {}".format(said, *added(64, ratio)) in text
+
+
 def of_the_bench(column: str, row: str, other: str = "AR", scale: float = 1.0) -> Interval:
     return difference(column, row, other, scale, "objectives", 5)
 
