@@ -30,6 +30,8 @@ from star.spec.resources import Resources
 from star.spec.run_base import Run
 from star.spec.scripts import ScriptStage
 
+TAIL = 1 << 16
+"""Bytes of what a script printed that are looked at for its last line."""
 POLL = 0.2
 """Seconds between checks of the script and of what it has reported."""
 log = logging.getLogger("star.worker")
@@ -71,7 +73,9 @@ def run_command(
             time.sleep(POLL)
     finally:
         _end(process)
-        text = printed(job_dir.log, start, call)  # before this worker itself writes more into the log
+        text = printed(
+            job_dir.log, start, call, None if script.patterns else TAIL
+        )  # before this worker itself writes more into the log
         _end_left(job_dir, "that it had started")
     try:
         reports.close(whole=process.returncode == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -41,8 +42,8 @@ def results_of(script: ScriptStage, stage: str, path: Path, printed: str) -> dic
             f"{what}: the command ended without writing {path.name}; write the numbers there as JSON, such as "
             f'{{"{next(iter(script.results))}": 0.5}}, into the folder that it is given as {{out}}, or name its own file as results_file.'
         ) from None
-    except OSError as error:
-        raise StarError(f"{what}: {path.name} cannot be read: {error.strerror}; write a file of JSON there.") from None
+    except IsADirectoryError:
+        raise StarError(f"{what}: {path.name} is a folder; write a file of JSON there.") from None
     except (ValueError, RecursionError) as error:
         raise StarError(f"{what}: {path.name} is not JSON: {error}; write a mapping of names to numbers.") from None
     if not isinstance(found, dict):
@@ -81,10 +82,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def printed(path: Path, start: int, call: str) -> str:
-    """What a command printed: what the log holds from byte `start` on, and after `call`, which may reach the log late (as through srun)."""
+def printed(path: Path, start: int, call: str, most: int | None = None) -> str:
+    """What a command printed: what the log holds from byte `start` on, and after `call`, which may reach the log late (as through srun).
+
+    Args:
+        most: bytes of its end that are read; None for all.
+    """
     with suppress(OSError), path.open("rb") as file:
-        file.seek(start)
+        file.seek(start if most is None else max(start, file.seek(0, os.SEEK_END) - most))
         text = file.read().decode(errors="replace")
         before, called, after = text.partition(f"{call}\n")
         return after if called else before

@@ -302,7 +302,7 @@ def test_a_curves_file_of_another_form(tmp_path: Path, name: str, text: str, say
 @pytest.mark.parametrize(
     "code, says",
     [
-        ("import sys, os\nos.mkdir(sys.argv[1] + '/results.json')", "results.json cannot be read: Is a directory"),
+        ("import sys, os\nos.mkdir(sys.argv[1] + '/results.json')", "results.json is a folder"),
         (told('{"a": 1' + "0" * 400 + "}"), "a whole number that is too large"),
         (told("[" * 100_000), "results.json is not JSON"),
     ],
