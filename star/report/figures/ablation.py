@@ -32,8 +32,6 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
     variants = [variant for variant in wanted if variant.is_varied(figure.x)]
     rows = {row.label: row for row in table.rows}
     values = [variant.value(figure.x) for variant in variants]
-    if all(type(value) in (int, float) for value in values):
-        values = sorted(values)
     ticks = list(dict.fromkeys(map(str, values)))
     lines = {
         name: sorted(
