@@ -34,3 +34,15 @@ def test_what_a_plugin_prints_is_no_output_of_the_command(tmp_path: Path, capsys
     load(written(tmp_path, "print('hello')\n" + PLUGIN))
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "hello\n")
+
+
+def test_seeds_that_no_stage_reads_are_refused(tmp_path: Path) -> None:
+    alone = (
+        "experiment: alone\ntitle: Alone\nplugins: [lab.py]\ntargets: [loudness]\nrows: [{label: a}]\nseeds: [0, 1]\n"
+        "table: {caption: A, columns: [{title: L, metric: loudness/mean}]}\n"
+    )
+    path = written(tmp_path, PLUGIN.replace('("generate",)', "()"), alone)
+    with pytest.raises(
+        SpecError, match="own.yaml:6: seeds: no stage uses its seed, so all these runs are one; say uses_seed"
+    ):
+        load(path)

@@ -384,18 +384,6 @@ def test_a_changed_file_is_read_whatever_its_time_says(tmp_path: Path, monkeypat
     assert (before.terms.hum.size, after.terms.hum.size) == (8, 9)  # type: ignore[attr-defined]
 
 
-def test_seeds_that_no_stage_reads_are_refused(tmp_path: Path) -> None:
-    alone = (
-        "experiment: alone\ntitle: Alone\nplugins: [lab.py]\ntargets: [loudness]\nrows: [{label: a}]\nseeds: [0, 1]\n"
-        "table: {caption: A, columns: [{title: L, metric: loudness/mean}]}\n"
-    )
-    path = written(tmp_path, PLUGIN.replace('("generate",)', "()"), alone)
-    with pytest.raises(
-        SpecError, match="own.yaml:6: seeds: no stage uses its seed, so all these runs are one; say uses_seed"
-    ):
-        load(path)
-
-
 def test_the_board_knows_the_curves_of_terms(tmp_path: Path) -> None:
     run = load(written(tmp_path)).variants[1].runs[0]
     found = recorded_stages(json.loads(run.model_dump_json()))
