@@ -7,9 +7,7 @@ import io
 import json
 import shutil
 import tarfile
-from contextlib import suppress
 from pathlib import Path
-from random import Random
 
 import pytest
 
@@ -169,12 +167,14 @@ def test_bundles_of_strangers(name: str, old: str, new: str, says: str, bundle: 
 
 
 def test_bundles_with_bytes_changed_on_the_way(bundle: Path, tmp_path: Path) -> None:
-    content = bundle.read_bytes()
-    random = Random(0)
-    for _ in range(40):
+    """Whatever gives up, gzip, zlib, tar, JSON or a sum, it is one sentence."""
+    content, seen = bundle.read_bytes(), set()
+    for at in range(10, min(len(content), 10 + 7 * 150), 7):
         bad = bytearray(content)
-        for at in random.sample(range(len(bad)), 8):
-            bad[at] ^= 255
+        bad[at] ^= 255
         (tmp_path / "bad.tar.gz").write_bytes(bad)
-        with suppress(DataError):
+        try:
             unpack(tmp_path / "bad.tar.gz", Home(tmp_path / "home"), tmp_path / "reports")
+        except DataError as error:
+            seen.add(str(error.__context__.__class__.__name__))
+    assert len(seen) > 1, "one kind of damage alone was tried"
