@@ -28,6 +28,10 @@ def number(value: object) -> str:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
+    if isinstance(value, int) and abs(value) >= 10**15:
+        from decimal import Decimal  # floats end at 1e308
+
+        return f"{Decimal(value):.3e}"
     if not math.isfinite(value):
         return str(float(value))
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):

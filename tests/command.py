@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.torch_forks import fork_servers
+
 PRELOAD = (
     "numpy.random",
     "pandas",
@@ -35,6 +37,8 @@ PRELOAD = (
     "matplotlib.figure",
     "seaborn",
     "rich.table",
+    "scipy.linalg",
+    "torch._dynamo",
 )
 
 
@@ -60,6 +64,7 @@ def run_module(
 
 def main(folder: Path) -> None:
     """Become the program."""
+    fork_servers()
     module, *arguments = json.loads((folder / "command.json").read_text())
     for number, name in ((1, "out.txt"), (2, "err.txt")):
         file = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

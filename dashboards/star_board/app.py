@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -50,7 +50,7 @@ PAGES: tuple[tuple[str, View], ...] = (
     ("/jobs/{key}/log", jobs.log),
     ("/jobs/{key}/log.txt", jobs.whole_log),
     ("/jobs/{key}/attention.png", jobs.attention),
-    ("/jobs/{key}/files/{name}", jobs.output),
+    ("/jobs/{key}/files/{name:path}", jobs.output),
     ("/searches", searches.searches),
     ("/searches/{name}/{profile}", searches.search),
     ("/searches/{name}/{profile}/points.json", searches.search_data),
@@ -93,14 +93,23 @@ def create_app(settings: Settings) -> Starlette:
         try:
             return view(board, request, *form)
         except StarError as error:
-            return _problem(board, request, error)
+            status = 404 if isinstance(error, NotFoundError) else 503 if isinstance(error, LedgerError) else 400
+            title = {404: "Not here", 503: "Not now"}.get(status, "That cannot be shown")
+            return _problem(board, request, status, title, str(error))
+        except Exception:
+            log.exception("%s", request.url.path)
+            text = "The board met something that it was not made for; its log has the details."
+            return _problem(board, request, 500, "A fault of the board", text)
 
     def page(view: View) -> Callable[[Request], Response]:
         return lambda request: guarded(view, request)
 
     def change(view: Change) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=1000)
+            try:
+                form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=1000)
+            except ValueError:
+                return PlainTextResponse("The form has too many fields.\n", 413)
             return await run_in_threadpool(guarded, view, request, form)
 
         return endpoint
@@ -108,19 +117,14 @@ def create_app(settings: Settings) -> Starlette:
     async def missing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         text = "There is no such page." if error.status_code == 404 else str(error.detail)
-        return board.fresh(request, "problem.html", error.status_code, title=str(error.detail), message=text)
-
-    async def broken(request: Request, error: Exception) -> Response:
-        log.error("%s", request.url.path, exc_info=error)
-        text = "The board met something that it was not made for; its log has the details."
-        return board.fresh(request, "problem.html", 500, title="A fault of the board", message=text)
+        return _problem(board, request, error.status_code, str(error.detail), text)
 
     others: tuple[tuple[str, View], ...] = (("/find", find), ("/health", health))
     routes = [Route(path, page(view), methods=["GET"]) for path, view in (*PAGES, *others)]
     routes += [Route(path, change(view), methods=["POST"]) for path, view in CHANGES]
     routes.append(Route("/events", board.live.events, methods=["GET"]))
     mounts = [Mount("/static", _Static(packages=[(package, "static")]))]
-    handlers: dict[Any, Any] = {HTTPException: missing, Exception: broken}
+    handlers: dict[Any, Any] = {HTTPException: missing}
     app = Starlette(
         routes=[*routes, *mounts],
         lifespan=lifespan,
@@ -135,7 +139,7 @@ def find(board: Board, request: Request) -> Response:
     """Redirect `q` to the run or job whose key begins with it, else to the runs whose names contain its words."""
     wanted = request.query_params.get("q", "").strip()
     try:
-        kind, key = board.model.ledger.resolve(wanted) if wanted.isalnum() else ("", "")
+        kind, key = board.model.ledger.resolve(wanted) if wanted.replace("-", "").isalnum() else ("", "")
     except NotFoundError:
         kind = ""
     return RedirectResponse(address(f"{kind}s", key) if kind else address("runs", q=wanted), 303)
@@ -149,9 +153,7 @@ def health(board: Board, request: Request) -> Response:
     return JSONResponse({"ledger": "answers", "runs": len(board.model.stages), "jobs": len(board.model.jobs)})
 
 
-def _problem(board: Board, request: Request, error: StarError) -> Response:
-    status = 404 if isinstance(error, NotFoundError) else 503 if isinstance(error, LedgerError) else 400
-    title = {404: "Not here", 503: "Not now"}.get(status, "That cannot be shown")
+def _problem(board: Board, request: Request, status: int, title: str, message: str) -> Response:
     if request.url.path.endswith((".json", "/log")):
-        return JSONResponse({"error": str(error)}, status)
-    return board.fresh(request, "problem.html", status, title=title, message=str(error))
+        return JSONResponse({"error": message}, status)
+    return board.fresh(request, "problem.html", status, title=title, message=message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -51,7 +52,12 @@ class Board:
         self.templates = Environment(loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined)
         self.templates.trim_blocks = self.templates.lstrip_blocks = True
         self.templates.filters |= {"duration": duration, "number": number, "moment": moment, "at": address}
-        self.templates.globals |= {"settings": settings, "stages": list(builtin_stages()), "now": time.time}
+        self.templates.globals |= {
+            "settings": settings,
+            "stages": list(builtin_stages()),
+            "now": time.time,
+            "ident": ident,
+        }
 
     def page(
         self, request: Request, template: str, make: Callable[[], Mapping[str, Any]], numbers: bool = False
@@ -63,7 +69,7 @@ class Board:
         """
         self.live.look()
         session = self.sessions.of(request)
-        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        path = own_path(request)
         version = (self.model.version, int(time.monotonic() / LAG) if numbers else 0)
 
         def made() -> str:
@@ -76,7 +82,7 @@ class Board:
         """Render a template for one viewer, without the cache: a page with a form, or of an error."""
         session = self.sessions.of(request)
         about = {
-            "path": request.url.path,
+            "path": own_path(request),
             "signed_in": session is not None,
             "trouble": self.live.trouble,
             "form_key": self.sessions.form_key(session) if session else "",
@@ -128,6 +134,17 @@ def address(*parts: str, **query: object) -> str:
     path = "/" + "/".join(quote(part, safe="") for part in parts)
     pairs = [(k, v) for k, v in query.items() if v not in (None, "", [])]
     return f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
+
+
+def own_path(request: Request) -> str:
+    """A request's path and query, quoted as they stand in an address."""
+    path = quote(request.scope["path"])  # `url.path` has some characters quoted already
+    return f"{path}?{request.url.query}" if request.url.query else path
+
+
+def ident(*parts: object) -> str:
+    """An element's id made of what it shows, so that an update finds it again wherever it stands then."""
+    return hashlib.blake2s("\0".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
 
 def moment(seconds: float | None) -> str:

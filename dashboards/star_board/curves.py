@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -48,7 +49,7 @@ class Curves:
                     known.head, known.offset, known.curves = head, 0, {}
                 for offset, line in read_metrics(folder.metrics, known.offset):
                     known.offset = offset
-                    for name, value in line["metrics"].items():
+                    for name, value in numbers(line["metrics"]).items():
                         known.curves.setdefault(name, {})[line["step"]] = value
             except (OSError, DataError, ValueError, KeyError):  # a damaged line ends what can be read
                 pass
@@ -64,10 +65,20 @@ class Curves:
             return {}
         known = self._results.get(folder.path)
         if known is None or known[0] != written:
-            known = written, (folder.read_result() or {}).get("metrics", {})
+            known = written, numbers((folder.read_result() or {}).get("metrics"))
             if len(self._results) < RESULTS_KEPT:
                 self._results[folder.path] = known
         return known[1]
+
+
+def numbers(found: Any) -> dict[str, float]:
+    """What of a job's metrics is a number: a file may hold anything."""
+    kept = {}
+    for name, value in found.items() if isinstance(found, dict) else ():
+        with suppress(OverflowError):  # a whole number beyond all floats
+            if isinstance(value, int | float) and float(value) is not None:
+                kept[name] = value
+    return kept
 
 
 def thinned(points: dict[int, float]) -> tuple[list[int], list[float | None]]:

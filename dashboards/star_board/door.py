@@ -70,15 +70,20 @@ class Door:
         if scope["method"] in ("GET", "HEAD"):
             return None
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
-        if (origin is not None and urlsplit(origin).netloc.lower() != host.lower()) or site not in (
-            "same-origin",
-            "none",
-        ):
+        if (origin is not None and _place_of(origin) != host.lower()) or site not in ("same-origin", "none"):
             return PlainTextResponse("A change must come from the board's own pages.\n", 403)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST or "transfer-encoding" in headers:
             return PlainTextResponse("The form is too large.\n", 413)
         return None
+
+
+def _place_of(origin: str) -> str:
+    """Host and port of an Origin header, in lower case; empty for what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _name(host: str) -> str:

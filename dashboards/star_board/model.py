@@ -19,7 +19,7 @@ from typing import Any
 from star.errors import LedgerError, NotFoundError
 from star.ledger.states import CANCELLED, DONE, ENDED, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
 from star.ledger.store import Ledger, read_ledger
-from star.rundir import Home, read_json
+from star.rundir import Home, JobDir, read_json
 from star.spec.builtin import needed
 
 OVERLAP = 500
@@ -86,7 +86,7 @@ class Model:
         self.rows_of_run: dict[str, list[Row]] = {}
         self._rows_of_job: dict[str, list[Row]] = {}
         self._running: set[str] = set()
-        self._schedulers_seen: dict[str, tuple[bool | None, float]] = {}
+        self._schedulers_seen: dict[str, tuple[bool, float]] = {}
         self._newest, self._size, self._read_at = 0, (0, 0), 0.0
         self._seen: dict[str, int] = {}
         self._speeds: dict[str, float] = {}
@@ -156,7 +156,8 @@ class Model:
             rest = None if rest is None or (flops and stage not in speeds) else rest + flops / speeds.get(stage, 1.0)
         is_moving = bool(group.summary["running"]) or (bool(group.summary["flops_left"]) and bool(self.at_work()))
         eta = rest / at_once if rest and is_moving else None
-        return {**group.summary, "rest": rest, "eta": eta, "is_moving": is_moving}
+        spent = group.summary["spent"] + sum(max(0.0, time.time() - one) for one in group.summary["began"])
+        return {**group.summary, "spent": spent, "rest": rest, "eta": eta, "is_moving": is_moving}
 
     def _summed(self, group: Group) -> dict[str, Any]:
         jobs = {key: self.jobs[key] for row in group.rows for key in row.jobs.values() if key in self.jobs}
@@ -164,10 +165,12 @@ class Model:
         # jobs that wait for a failed one run only after it is retried
         ahead = {key for row in group.rows if row.state not in ENDED for key in row.jobs.values()}
         left: Counter[str] = Counter()
-        spent, now = 0.0, time.time()
+        spent, began = 0.0, list[float]()
         for key, job in jobs.items():
-            if job.started and job.state != QUEUED:
-                spent += (job.finished or now) - job.started
+            if job.started and job.finished and job.state != QUEUED:
+                spent += job.finished - job.started
+            elif job.started and job.state == RUNNING:
+                began.append(job.started)
             if job.state == RUNNING or (job.state == QUEUED and key in ahead):
                 told = self.progress.get(key) or {}
                 left[job.stage] += job.flops * (1 - min(1.0, told.get("done", 0) / (told.get("total") or 1)))
@@ -178,6 +181,7 @@ class Model:
             "rows": len(group.rows),
             "states": group.states,
             "spent": spent,
+            "began": began,
             "flops_left": dict(left),
             "changed": changed,
         }
@@ -274,10 +278,11 @@ class Model:
             if written != self._seen.get(job.key, 0):  # no file: nothing new
                 self._seen[job.key] = written
                 told[job.key] = read_json(Path(folder) / "progress.json") or {}
-            if os.path.exists(f"{folder}/result.json"):  # done, although its scheduler is gone or has not noticed yet
+            # done, although its scheduler is gone or has not noticed yet; a damaged result is none
+            if os.path.exists(f"{folder}/result.json") and JobDir(Path(folder)).read_result() is not None:
                 ended[job.key] = replace(job, state=DONE, finished=job.finished or time.time())
         with self.lock:
-            seen = {key: (one.alive(), one.seen // 30) for key, one in schedulers.items()}
+            seen = {key: (one.may_be_alive(), one.seen // 30) for key, one in schedulers.items()}
             self.version += bool(told) or seen != self._schedulers_seen
             self.schedulers, self._schedulers_seen = schedulers, seen
             self.progress |= told

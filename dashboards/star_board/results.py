@@ -85,7 +85,7 @@ class Shelf:
 
     def __init__(self, model: Model, tracking_uri: str) -> None:
         self.model, self.uri = model, tracking_uri
-        self._held: OrderedDict[tuple[str, str], tuple[object, float, Results | str]] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], tuple[tuple[object, ...], float, Results | str]] = OrderedDict()
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._reader: Reader | None = None
         self._away, self._away_until = "", 0.0
@@ -97,15 +97,16 @@ class Shelf:
             with self.model.lock:
                 summary = self.model.summary(group)
                 states = (summary["states"].total(), summary[DONE], summary["changed"])
-            sign = (*states, _written(record_path(self.model.home, *group.address)))
+            sign = (*states, written(record_path(self.model.home, *group.address)))
             held = self._held.get(group.address)
             if held and held[0] == sign:
                 calm = _is_settled(summary) and isinstance(held[2], Results)
                 if time.monotonic() - held[1] < (CALM if calm else LAG):
                     return held[2]
             found = self._away if time.monotonic() < self._away_until else self._read(group)
-            if isinstance(found, Results) and held and isinstance(held[2], Results) and not _changed(found, held[2]):
-                found.pictures = held[2].pictures
+            if isinstance(found, Results) and held and isinstance(held[2], Results) and held[0][-1] == sign[-1]:
+                if found.evidence.tracked == held[2].evidence.tracked:  # of the same figures the same numbers
+                    found.pictures = held[2].pictures
             self._held[group.address] = (sign, time.monotonic(), found)
             self._held.move_to_end(group.address)
             while len(self._held) > KEPT:
@@ -135,7 +136,7 @@ class Shelf:
             return str(error)
 
 
-def _written(path: Path) -> int:
+def written(path: Path) -> int:
     """When a file was last written, in ns; 0 if it does not exist."""
     try:
         return path.stat().st_mtime_ns
@@ -147,17 +148,13 @@ def _is_settled(summary: Mapping[str, Any]) -> bool:
     return not summary["running"] and time.time() - summary["changed"] > SETTLED
 
 
-def _changed(new: Results, old: Results) -> bool:
-    return new.evidence.tracked != old.evidence.tracked
-
-
 def attention_picture(file: Path) -> bytes:
     """One model's attention maps by layer as PNG; drawn once for each version of the file."""
-    return _attention_picture(file, _written(file))
+    return _attention_picture(file, written(file))
 
 
 @lru_cache(maxsize=64)
-def _attention_picture(file: Path, written: int) -> bytes:
+def _attention_picture(file: Path, version: int) -> bytes:
     from star.report.figures.arrays import attention_of
     from star.report.figures.style import as_png, close
 

@@ -51,13 +51,14 @@ def read_token(file: Path | None, given: str | None) -> str | None:
     where = f"--token-file {file}" if file is not None else "STAR_BOARD_TOKEN"
     if file is not None:
         try:
-            given = file.read_text().strip()
+            given = file.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise StarError(f"{where}: cannot be read: {getattr(error, 'strerror', error)}.") from None
     elif not given:
         return None
-    if len(given or "") < SHORTEST_TOKEN:
+    token = given.strip()  # as one that is typed in is
+    if len(token) < SHORTEST_TOKEN:
         raise StarError(
-            f"{where}: holds {len(given or '')} characters; give at least {SHORTEST_TOKEN}, such as `openssl rand -hex 24` prints."
+            f"{where}: holds {len(token)} characters; give at least {SHORTEST_TOKEN}, such as `openssl rand -hex 24` prints."
         )
-    return given
+    return token

@@ -10,7 +10,7 @@ import argparse
 import http.client
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -50,7 +50,7 @@ def create_door(upstream: str, board: str, settings: Settings) -> Starlette:
             connection.request(method, path, body or None, dict(headers))
             answer = connection.getresponse()
             content = answer.read(LARGEST + 1)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             return PlainTextResponse(f"optuna-dashboard does not answer: {error}\n", 502)
         finally:
             connection.close()
@@ -67,7 +67,7 @@ def create_door(upstream: str, board: str, settings: Settings) -> Starlette:
             if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
                 return RedirectResponse(f"{board.rstrip('/')}/login", 303)
             return PlainTextResponse("Sign in on the board first.\n", 401)
-        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        path = quote(request.scope["path"]) + (f"?{request.url.query}" if request.url.query else "")
         kept = [(name, request.headers[name]) for name in ("content-type", "accept") if name in request.headers]
         return await run_in_threadpool(ask, request.method, path, kept, await request.body())
 

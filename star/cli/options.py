@@ -201,4 +201,6 @@ class KeyType(click.ParamType):  # type: ignore[type-arg]
 
 KEY = click.argument("key", type=KeyType())
 KEYS = click.argument("keys", type=KeyType(), nargs=-1)
-EXPERIMENT = click.option("--experiment", help="All runs of the experiment of this name.")
+EXPERIMENT = click.option(
+    "--experiment", metavar="NAME[@PROFILE]", help="All runs of this experiment, at one profile or all."
+)

@@ -119,7 +119,7 @@ def watch_status(path: Path, experiment: str | None, every: float) -> None:
 def _goes_on(found: dict[str, Any]) -> bool:
     """Whether anything may change: a job runs, or a scheduler is at work."""
     running = any(job["state"] == RUNNING for job in found["open_jobs"])
-    return running or any(watcher["alive"] is not False for watcher in found["schedulers"])
+    return running or any(watcher["at_work"] for watcher in found["schedulers"])
 
 
 def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: bool = True) -> dict[str, Any]:
@@ -171,7 +171,10 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
         "rows": rows,
         "counts": dict(Counter(place.state for key, place in places.items() if experiment is None or key in wanted)),
         "open_jobs": [_open_job(home, job, waits) for job in unfinished],
-        "schedulers": [{**asdict(watcher), "alive": watcher.alive()} for watcher in ledger.schedulers.all().values()],
+        "schedulers": [
+            {**asdict(one), "alive": one.alive(), "at_work": one.may_be_alive()}
+            for one in ledger.schedulers.all().values()
+        ],
     }
 
 
@@ -246,7 +249,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if any(job["state"] == QUEUED for job in jobs) and not _goes_on(found):
         yield "no scheduler is at work; `star-exp run FILE`, or `search FILE`, goes on with what is queued"
     for watcher in found["schedulers"]:
-        if watcher["alive"] is not False:
+        if watcher["at_work"]:
             yield f"scheduler {watcher['host']} process {watcher['pid']} on {watcher['executor']}: {watcher['command']}"
 
 

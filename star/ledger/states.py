@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum, auto
@@ -28,6 +29,8 @@ class JobState(StrEnum):
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = JobState
 ENDED = (FAILED, CANCELLED, LOST)
+SILENT = 600.0
+"""Seconds after its last heartbeat from which a scheduler on another machine counts as gone; clocks may differ by some."""
 """States that a job leaves only if a user asks for it."""
 TRANSITIONS: dict[str, set[str]] = {
     QUEUED: {RUNNING, DONE, FAILED, CANCELLED},
@@ -148,6 +151,11 @@ class Job:
         """The machine that it was started on last, or the executor that knows it, for people."""
         return self.host or self.executor
 
+    @property
+    def error_line(self) -> str:
+        """The first line of its error, without the class that some errors begin with."""
+        return (self.error or "").partition("\n")[0].removeprefix(f"{self.error_class}: ")
+
 
 @dataclass(frozen=True)
 class RunRow:
@@ -182,5 +190,6 @@ class SchedulerInfo:
         return is_alive(self.pid, self.born) if self.host == socket.gethostname() else None
 
     def may_be_alive(self) -> bool:
-        """Whether it runs; True also if that cannot be known."""
-        return self.alive() is not False
+        """Whether it runs, to tell people: one on another machine counts as gone SILENT seconds after its last heartbeat."""
+        alive = self.alive()
+        return time.time() - self.seen < SILENT if alive is None else alive

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from star.report import cost, markup, render
 from star.report.claims import CONTRADICTED, SUPPORTED, ClaimResult
@@ -25,6 +27,8 @@ COSTS_NOTE = (
     "Hours of GPUs, or of CPU cores where there was none, over all seeds of a row; stages that several rows of an experiment share stand "
     "apart, and experiments share runs, so that the whole is less than the sum."
 )
+ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
+"""A character that Markdown shows as it is."""
 OTHERS_NOTE = "Written from other homes, or under other names; their claims and costs are not counted above."
 
 
@@ -49,7 +53,7 @@ def _others(out: Path, shown: set[str]) -> dict[str, str]:
     """Return path -> title of the reports in `out` that are not `shown` here: another home wrote them."""
     found = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("report.md"))}
     return {
-        name: path.read_text(errors="replace").partition("\n")[0].removeprefix("# ")
+        name: ESCAPED.sub(r"\1", path.read_text(errors="replace").partition("\n")[0].removeprefix("# "))
         for name, path in found.items()
         if name.removesuffix("report.md") not in shown
     }
@@ -70,34 +74,45 @@ def _markdown(reports: list[Report], studies: Sequence[StudyReport], others: dic
         lines += ["", *study_markdown(study, 2, study.folder)]
     lines += ["", "## Cost", "", COSTS_NOTE, "", *markup.markdown(_costs(reports))]
     lines += ["", "## Missing", "", *(f"- {line}" for line in _missing(reports) or ["nothing"])]
-    linked = [f"- [{markup.plain(title)}]({path}), {path.removesuffix('/report.md')}" for path, title in others.items()]
+    linked = [
+        f"- [{markup.plain(title)}]({quote(path)}), {path.removesuffix('/report.md')}" for path, title in others.items()
+    ]
     return lines + ["", f"## {OTHERS}", "", OTHERS_NOTE, "", *linked] if others else lines
 
 
 def _html(reports: list[Report], studies: Sequence[StudyReport], others: dict[str, str]) -> str:
-    titles = {report.experiment.name: report.experiment.spec.title for report in reports}
-    titles |= {study.search.name: study.search.spec.title for study in studies}
-    links = "".join(f'<li><a href="#{name}">{escape(title)}</a></li>' for name, title in titles.items())
+    names = _names(reports, studies)
+    titles = [*(report.experiment.spec.title for report in reports), *(study.search.spec.title for study in studies)]
+    ids = ["".join(c if c.isalnum() or c in "-_" else "-" for c in name) for name in names]
+    links = "".join(f'<li><a href="#{i}">{escape(title)}</a></li>' for i, title in zip(ids, titles, strict=True))
     lines = [f"<h1>{TITLE}</h1>", f"<ul>{links}</ul>"]
     judgements = [one for report in reports for one in report.judgements]
     if judgements:
         lines += ["<h2>Claims of all experiments</h2>", f"<p>{escape(_counted(judgements))}</p>"]
         lines += markup.html(_verdicts(reports), lambda runs: "")
-    for report in reports:
-        lines += html(report, _embedded)
+    for report, anchor in zip(reports, ids, strict=False):
+        lines += html(report, _embedded, anchor)
     if studies:
         from star.report.study_text import html as study_html
-    for study in studies:
-        lines += study_html(study, _embedded)
+    for study, anchor in zip(studies, ids[len(reports) :], strict=True):
+        lines += study_html(study, _embedded, anchor)
     lines += ["<h2>Cost</h2>", f"<p>{escape(COSTS_NOTE)}</p>", *markup.html(_costs(reports), lambda runs: "")]
     missing = "".join(f"<li>{escape(line)}</li>" for line in _missing(reports) or ["nothing"])
     lines += ["<h2>Missing</h2>", f"<ul>{missing}</ul>"]
     linked = "".join(
-        f'<li><a href="{escape(path)}">{escape(title)}</a>, {escape(path)}</li>' for path, title in others.items()
+        f'<li><a href="{quote(path)}">{escape(title)}</a>, {escape(path)}</li>' for path, title in others.items()
     )
     return render.page(
         TITLE, [*lines, f"<h2>{OTHERS}</h2>", f"<p>{OTHERS_NOTE}</p>", f"<ul>{linked}</ul>"] if others else lines
     )
+
+
+def _names(reports: Sequence[Report], studies: Sequence[StudyReport] = ()) -> list[str]:
+    """The experiments' and searches' names, with the profile where a name is there at several."""
+    found = [(report.experiment.name, report.experiment.profile) for report in reports]
+    found += [(study.search.name, study.search.profile) for study in studies]
+    often = Counter(name for name, _ in found)
+    return [name if often[name] == 1 else f"{name} at {profile}" for name, profile in found]
 
 
 def _embedded(path: Path) -> str:
@@ -124,13 +139,13 @@ def _verdicts(reports: list[Report]) -> Grid:
     grid = Grid(
         [Head("claim", numeric=False), Head("verdict", numeric=False), Head("n"), Head("experiment", numeric=False)]
     )
-    for report in reports:
+    for report, name in zip(reports, _names(reports), strict=True):
         for one in report.judgements:
             cells = [
                 Mark(one.text),
                 Mark(one.verdict, bold=True),
                 Mark(one.counts),
-                Mark(report.experiment.name),
+                Mark(name),
             ]
             grid.lines.append(Line(cells))
     return grid
@@ -148,19 +163,13 @@ def _costs(reports: list[Report]) -> Grid:
 
 def _missing(reports: list[Report]) -> list[str]:
     lines = []
-    for report in reports:
+    for report, name in zip(reports, _names(reports), strict=True):
         for row in report.table.rows if report.table else ():
             states = Counter(state for cell in row.cells if cell.numbers for state in cell.numbers.missing.values())
             if states:
-                lines.append(f"{report.experiment.name}: {row.label}: {', '.join(states)}")
+                lines.append(f"{name}: {row.label}: {', '.join(states)}")
+        lines += [f"{name}: figure {figure.name}" for figure in report.figures if figure.name not in report.pictures]
         lines += [
-            f"{report.experiment.name}: figure {figure.name}"
-            for figure in report.figures
-            if figure.name not in report.pictures
-        ]
-        lines += [
-            f"{report.experiment.name}: claim {one.claim.id}: {one.note}"
-            for one in report.judgements
-            if one.note.startswith("missing")
+            f"{name}: claim {one.claim.id}: {one.note}" for one in report.judgements if one.note.startswith("missing")
         ]
     return lines

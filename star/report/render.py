@@ -12,6 +12,7 @@ from star.report.markup import Link
 from star.report.table import Cell, Table
 from star.spec.reporting import Column
 
+VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
@@ -48,7 +49,7 @@ def html(table: Table, link: Link) -> str:
 
 def page(title: str, lines: list[str]) -> str:
     """A self-contained HTML page; `title` and `lines` are HTML already."""
-    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
+    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{VIEWPORT}<title>{title}</title><style>{STYLE}</style></head>'
     return "\n".join([head, "<body>", *lines, "</body></html>"]) + "\n"
 
 

@@ -49,7 +49,7 @@ def write_study(report: StudyReport, out: Path) -> Iterator[Path]:
 
 def _of_complete(report: StudyReport, folder: Path) -> dict[str, str]:
     texts = {"best.yaml": best_yaml(report, folder)}
-    lines = html(report, lambda picture: picture.name)
+    lines = html(report, lambda picture: picture.name, report.search.name)
     texts["report.html"] = render.page(escape(report.search.spec.title), lines)
     for name, part in (("top", report.top), ("confirmed", report.confirmed)):
         if part is not None and part.table is not None:

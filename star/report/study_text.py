@@ -146,11 +146,11 @@ def markdown(report: StudyReport, level: int = 1, folder: str = "") -> list[str]
     return lines
 
 
-def html(report: StudyReport, picture: Callable[[Path], str]) -> list[str]:
-    """The report as lines of HTML; `picture` turns the path of a PNG into an image source."""
+def html(report: StudyReport, picture: Callable[[Path], str], anchor: str) -> list[str]:
+    """The report as lines of HTML, which begin at `anchor`; `picture` turns the path of a PNG into an image source."""
     plain = [*summary(report), outcome(report).strip("*")]
     lines = [
-        f'<h2 id="{report.search.name}">{escape(report.search.spec.title)}</h2>',
+        f'<h2 id="{anchor}">{escape(report.search.spec.title)}</h2>',
         *(f"<p>{escape(line)}</p>" for line in plain),
     ]
     for part in filter(None, (report.confirmed, report.top)):

@@ -196,10 +196,10 @@ def below_figure(figure: FigureSpec, evidence: Evidence) -> tuple[list[Grid], li
     return [], []
 
 
-def html(report: Report, picture: Callable[[Path], str]) -> list[str]:
-    """The report as lines of HTML; `picture` turns the path of a PNG into an image source."""
+def html(report: Report, picture: Callable[[Path], str], anchor: str) -> list[str]:
+    """The report as lines of HTML, which begin at `anchor`; `picture` turns the path of a PNG into an image source."""
     title = escape(report.experiment.spec.title)
-    lines = [f'<h2 id="{report.experiment.name}">{title}</h2>']
+    lines = [f'<h2 id="{anchor}">{title}</h2>']
     if report.table is not None:
         lines += render.html_parts(report.table, report.link)
         for grid in filter(

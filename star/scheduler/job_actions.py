@@ -33,6 +33,7 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
     """Select jobs by prefixes of keys (of jobs, or of runs: all their jobs) and by experiment.
 
     Args:
+        experiment: its name, for all profiles, or NAME@PROFILE.
         alone: leave out a run's jobs that other runs need too.
 
     Raises:
@@ -44,9 +45,10 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
         kind, key = ledger.resolve(prefix)
         (runs if kind == "run" else jobs).add(key)
     if experiment is not None:
-        rows = ledger.runs.experiments(experiment)
+        name, _, profile = experiment.partition("@")
+        rows = ledger.runs.experiments(name, profile or None)
         if not rows:
-            known = sorted({row.name for row in ledger.runs.experiments()})
+            known = sorted({f"{row.name}@{row.profile}" if profile else row.name for row in ledger.runs.experiments()})
             raise NotFoundError(
                 f"{experiment}: there is no experiment of that name here; there are: {', '.join(known) or 'none'}."
             )

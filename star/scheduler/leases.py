@@ -41,7 +41,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         for other in self.ledger.schedulers.all().values():  # remove dead ones; their jobs are adopted
-            if not other.may_be_alive():
+            if other.alive() is False:
                 self.ledger.schedulers.leave(other)
         self._thread.start()
         return self

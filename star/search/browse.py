@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from star.rundir import Home
 from star.search.importances import FEWEST, importances_of, parameters_of
-from star.search.study import complete_of, open_storage, studies_url
+from star.search.study import are_there, complete_of, open_storage
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def studies(home: Home) -> list[StudyView]:
     Raises:
         LedgerError: their database cannot be used.
     """
-    if _absent(home):
+    if not are_there(home):
         return []
     storage = open_storage(home, to_read=True)
     names = sorted(optuna.get_all_study_names(storage))
@@ -96,14 +96,9 @@ def read_study(home: Home, name: str) -> StudyView | None:
     Raises:
         LedgerError: the database cannot be used.
     """
-    if _absent(home):
+    if not are_there(home):
         return None
     try:
         return StudyView(name, optuna.load_study(study_name=name, storage=open_storage(home, to_read=True)))
     except KeyError:
         return None
-
-
-def _absent(home: Home) -> bool:
-    """Whether there is no SQLite file of studies yet; reading must not create it."""
-    return studies_url(home).startswith("sqlite") and not home.studies.exists()

@@ -19,6 +19,7 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from star.errors import LedgerError, NotFoundError, SpecError
@@ -73,7 +74,8 @@ def open_storage(home: Home, to_read: bool = False) -> optuna.storages.BaseStora
     """Open the studies' database; it is created if missing.
 
     Args:
-        to_read: whether to open a copy if the home is not writable or its disk is full.
+        to_read: write nothing to a server, whose tables must be there (`are_there`), and open a copy of a file if the home
+            is not writable or its disk is full.
 
     Raises:
         LedgerError: the database cannot be used.
@@ -87,10 +89,13 @@ def open_storage(home: Home, to_read: bool = False) -> optuna.storages.BaseStora
             else:
                 home.path.mkdir(parents=True, exist_ok=True)
             patient = {"connect_args": {"timeout": 60}}
-        else:
+        elif not to_read:
             statement = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
             Database(address(home.ledger)).write(lambda connection: connection.exec_driver_sql(statement))
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=patient))
+        made = not url.startswith("sqlite") and to_read
+        return optuna.storages.get_storage(
+            optuna.storages.RDBStorage(url, engine_kwargs=patient, skip_table_creation=made)
+        )
     except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
         place = f"{shown(home.studies)}: " if url.startswith("sqlite") else ""
         remedy = (
@@ -101,6 +106,13 @@ def open_storage(home: Home, to_read: bool = False) -> optuna.storages.BaseStora
         raise LedgerError(
             f"{place}the studies' database cannot be used: {str(error).splitlines()[0]}{remedy}"
         ) from None
+
+
+def are_there(home: Home) -> bool:
+    """Whether a home has a database of studies; reading must not create it."""
+    if studies_url(home).startswith("sqlite"):
+        return home.studies.exists()
+    return Database(address(home.ledger)).read(lambda connection: inspect(connection).has_table("studies", SCHEMA))
 
 
 def _may_write(file: Path) -> bool:
@@ -208,11 +220,11 @@ class Study:
 
 
 def _existing(search: Search, home: Home, pruner: BasePruner) -> optuna.Study:
-    name, url = study_name(search), studies_url(home)
+    name = study_name(search)
     missing = NotFoundError(
         f"{search.file}: the study {name} has no trials yet; `star-exp search {search.file}` begins it."
     )
-    if url.startswith("sqlite") and not home.studies.exists():
+    if not are_there(home):
         raise missing
     try:
         return optuna.load_study(storage=open_storage(home, to_read=True), study_name=name, pruner=pruner)

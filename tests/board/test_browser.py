@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ def pages(ledger: Ledger) -> list[str]:
     bad = ledger.jobs.of_state(FAILED)[0]
     cell = "/experiments/tiny/tiny/cell?row=mask_ratio%3D0.25&column=FD"
     return [
-        *("/", "/runs", "/queue", "/failures", "/searches", "/gallery?experiment=tiny&profile=tiny", "/claims"),
+        *("/", "/runs", "/queue", "/failures", "/searches", "/gallery?experiment=/experiments/tiny/tiny", "/claims"),
         *("/experiments/tiny/tiny", f"/experiments/{BAD}/tiny", cell, "/start", "/login"),
         *(f"/runs/{runs[0]}", f"/compare?run={runs[0]}&run={runs[1]}", f"/jobs/{stages['train']}", f"/jobs/{bad.key}"),
         *(f"/ask/retry?key={bad.key}", "/no/such/page"),
@@ -288,6 +289,52 @@ def test_what_the_reader_opened_and_typed_stays(page: Any, ledger: Ledger) -> No
     wait_for_stream(page)
     refreshed(page)
     assert page.locator("details[open]").count() == 1 and page.input_value("#find") == "half a wo"
+
+
+def test_a_tick_is_a_runs_and_not_a_places(page: Any, ledger: Ledger) -> None:
+    """Above it rows come and go as a list is sorted, filtered, and lived with."""
+    first, second = (row.run for row in ledger.runs.experiments("tiny"))
+    page.goto("/experiments/tiny/tiny")
+    page.check(f"input[value='{first}']")
+    page.fill("#q", "0.5")
+    wait(page, "document.querySelectorAll('form.runs tbody tr').length == 1")
+    assert not page.is_checked(f"input[value='{second}']")
+    page.check(f"input[value='{second}']")
+    page.fill("#q", "")
+    wait(page, "document.querySelectorAll('form.runs tbody tr').length == 2")
+    assert page.is_checked(f"input[value='{second}']") and not page.is_checked(f"input[value='{first}']")
+
+
+def test_a_label_without_an_end_fits_a_small_screen(chromium: Any, shown: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(shown, home, symlinks=True)
+    text = (shown.parent / "experiments" / "tiny.yaml").read_text().replace("experiment: tiny", "experiment: long")
+    rows = f"rows: [{{label: {'w' * 300}}}]"
+    text = text.replace("axes:\n  selfguided.mask_ratio: [0.25, 0.5]", rows).replace(
+        "match: {mask_ratio: selfguided.mask_ratio}", ""
+    )
+    (shown.parent / "experiments" / "long.yaml").write_text(
+        text.replace("published: fid", "").replace("published: table4", "")
+    )
+    done = star_exp("run", shown.parent / "experiments" / "long.yaml", "--plain", home=home, cwd=shown.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = open_ledger(Home(home)).runs.experiments("long")[0].run
+    server = BoardServer(home)
+    try:
+        page = chromium.new_page(base_url=server.url, viewport=SMALL)
+        for path in (
+            f"/runs/{run}",
+            f"/compare?run={run}",
+            f"/gallery?run={run}",
+            "/",
+            "/experiments/long/tiny",
+            "/claims",
+        ):
+            page.goto(path)
+            settle(page)
+            assert page.evaluate("document.documentElement.scrollWidth") <= SMALL["width"], path
+    finally:
+        server.stop()
 
 
 def test_a_board_that_is_gone_is_said_and_comes_back(chromium: Any, shown: Path) -> None:

@@ -157,7 +157,10 @@ def _file(board: Board, name: str) -> Path:
     found = next((file for file in files_of(board) if file.name == name), None)
     if found is None:
         raise NotFoundError(f"{name[:60]!r} is no experiment of the board's folder.")
-    if _described(found)[0] != "run":
+    kind = _described(found)[0]
+    if kind == "search":
+        raise NotFoundError(f"{name[:60]} is a search, which the board does not start: `star-exp search {found}` does.")
+    if kind != "run":
         raise NotFoundError(f"{name[:60]} is no experiment that can be read; `star-exp plan {found}` says why.")
     return found
 

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from star.errors import NotFoundError
+from star.errors import LedgerError, NotFoundError
 from star.report import claims_markup
 from star.report.grid import cell_mark, interval_text, paper_mark, paper_name
 from star.report.markup import ARROWS
 from star.report.method import NAMES
 from star.report.table import Cell, Table
 from star.report.table import Row as TableRow
+from star.rundir import read_json
 from star.scheduler.explain import made_by
+from star.scheduler.records import record_path
 from star.spec.builtin import builtin_stages
 from star.spec.points import EARLY
 from star.spec.reporting import Column
-from star_board.board import ROWS, Board
+from star_board.board import Board
 from star_board.model import Group, Row
-from star_board.results import Results
-from star_board.views.overview import group_states, page_of, paged
+from star_board.results import Results, written
+from star_board.views.overview import group_states, paged
 
 SORTS: dict[str, Callable[[Row], Any]] = {
     "row": lambda row: 0,
@@ -32,6 +36,8 @@ SORTS: dict[str, Callable[[Row], Any]] = {
     "changed": lambda row: -row.changed,
 }
 """Sort keys of runs; `row` keeps the experiment's own order."""
+OWN_SHOWN = 3
+"""Most results of a stage of one's own in a list of runs."""
 
 
 def experiment(board: Board, request: Request) -> Response:
@@ -44,7 +50,7 @@ def experiment(board: Board, request: Request) -> Response:
                 "group": group,
                 "summary": board.model.summary(group),
                 "states": group_states(group),
-                "search": group.name.removesuffix(EARLY) if is_search(group) else None,
+                "search": group.name.removesuffix(EARLY) if is_search(board, group) else None,
                 **run_list(board, request, group.rows),
             }
 
@@ -54,7 +60,7 @@ def experiment(board: Board, request: Request) -> Response:
 def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
     """Values of the rows selected by the query's `q`, `state`, `sort` and `page`. The caller holds the model's lock."""
     query, state = request.query_params.get("q", "").strip(), request.query_params.get("state", "")
-    sort, page = request.query_params.get("sort", "row"), page_of(request)
+    sort = request.query_params.get("sort", "row")
     words = query.lower().split()
 
     def fits(row: Row) -> bool:
@@ -62,14 +68,14 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
         return state in ("", row.state) and all(word in text for word in words)
 
     found = [row for row in rows if fits(row)] if words or state else list(rows)
-    names = [f"{stage.name}/{name}" for stage in builtin_stages().values() for name in stage.highlights]
+    names = _result_names(board, rows)
     if sort in SORTS and sort != "row":
         found.sort(key=SORTS[sort])
     elif sort.removeprefix("-") in names:
         name, sign = sort.removeprefix("-"), -1.0 if sort.startswith("-") else 1.0
         value = {id(row): result(board, row, name) for row in found}
-        found.sort(key=lambda row: (value[id(row)] is None, sign * (value[id(row)] or 0.0)))
-    part = found[(page - 1) * ROWS : page * ROWS]
+        found.sort(key=lambda row: _place(value[id(row)], sign))
+    part, pages = paged(found, request)
     shown = [
         {
             "row": row,
@@ -79,13 +85,30 @@ def run_list(board: Board, request: Request, rows: list[Row]) -> dict[str, Any]:
         for row in part
     ]
     return {
-        **paged(found, page),
+        **pages,
         "q": query,
         "state": state,
         "sort": sort,
         "results": names,
         "runs": shown,
     }
+
+
+def _result_names(board: Board, rows: list[Row]) -> list[str]:
+    """`stage/metric` of the results that a list of runs shows: the platform's main ones, and those of stages of one's own."""
+    known, there = builtin_stages(), dict.fromkeys(stage for row in rows for stage in row.jobs)
+    names = [f"{stage.name}/{name}" for stage in known.values() if stage.name in there for name in stage.highlights]
+    for stage in (stage for stage in there if stage not in known):
+        jobs = (board.model.jobs.get(row.jobs.get(stage, "")) for row in rows)
+        done = next((job for job in jobs if job is not None and job.state == "done"), None)
+        found = board.curves.results(board.home.job(stage, done.key)) if done else {}
+        names += [f"{stage}/{name.rpartition('/')[2]}" for name in list(found)[:OWN_SHOWN]]
+    return names
+
+
+def _place(value: float | None, sign: float) -> tuple[bool, float]:
+    """Sort key of a result: by value, and after all others where there is none or it is not finite."""
+    return (True, 0.0) if value is None or not isfinite(value) else (False, sign * value)
 
 
 def result(board: Board, row: Row, name: str) -> float | None:
@@ -153,14 +176,17 @@ def _row(shown: Table, row: TableRow) -> dict[str, Any]:
     for column, cell in zip(shown.columns, row.cells, strict=True):
         mark = cell_mark(shown, row, column, cell)
         opens = column.title if cell.numbers is not None else None
-        cells.append({"mark": mark, "opens": opens, "difference": _difference(cell, column), "paper": False})
+        difference = _difference(shown, cell, column)
+        cells.append({"mark": mark, "opens": opens, "difference": difference, "paper": False})
         if column.published and column.metric:
             cells.append({"mark": paper_mark(column, cell), "opens": None, "difference": "", "paper": True})
     return {"label": row.label, "group": row.group, "cells": cells}
 
 
-def _difference(cell: Cell, column: Column) -> str:
-    return next((interval_text(one.found, column.digits) for one in cell.differences.values()), "")
+def _difference(shown: Table, cell: Cell, column: Column) -> str:
+    """The difference to the table's first baseline, which the note below it names."""
+    found = cell.differences.get(next(iter(shown.spec.baselines), ""))
+    return interval_text(found.found, column.digits) if found else ""
 
 
 def claim(one: Any) -> dict[str, Any]:
@@ -181,13 +207,14 @@ def cell(board: Board, request: Request) -> Response:
 
     Raises:
         NotFoundError: there is no such measured cell.
+        LedgerError: the results cannot be read.
     """
     group = board.group(request)
     label, title = request.query_params.get("row", ""), request.query_params.get("column", "")
-    found = board.shelf.of(group)
-    row = found.row(label) if isinstance(found, Results) else None
-    shown = found.cell(row, title) if isinstance(found, Results) and row else None
-    if not isinstance(found, Results) or row is None or shown is None or shown.numbers is None:
+    found = _results(board, group)
+    row = found.row(label)
+    shown = found.cell(row, title) if row else None
+    if row is None or shown is None or shown.numbers is None:
         raise NotFoundError(f"{group.name} has no measured cell in row {label[:60]!r} under {title[:60]!r}.")
     assert found.table is not None
     numbers, column = shown.numbers, next(one for one in found.table.columns if one.title == title)
@@ -224,10 +251,10 @@ def figure(board: Board, request: Request) -> Response:
 
     Raises:
         NotFoundError: there is no such figure, or nothing is measured yet.
+        LedgerError: the results cannot be read.
     """
     group, name = board.group(request), request.path_params["figure"]
-    found = board.shelf.of(group)
-    picture = found.figure(name) if isinstance(found, Results) else None
+    picture = _results(board, group).figure(name)
     if picture is None:
         raise NotFoundError(f"{group.name}: nothing is measured yet of a figure {name[:40]!r}.")
     return Response(picture, media_type="image/png")
@@ -238,7 +265,7 @@ def claims(board: Board, request: Request) -> Response:
 
     def make() -> dict[str, Any]:
         with board.model.lock:
-            groups = [group for group in board.model.groups.values() if not is_search(group)]
+            groups = [group for group in board.model.groups.values() if not is_search(board, group)]
         return {"groups": groups}
 
     return board.page(request, "claims.html", make)
@@ -250,12 +277,26 @@ def claims_of(board: Board, request: Request) -> Response:
 
     def make() -> dict[str, Any]:
         found = board.shelf.of(group)
-        judgements = found.judgements if isinstance(found, Results) else []
-        return {"group": group, "claims": [claim(one) for one in judgements]}
+        if isinstance(found, str):
+            return {"group": group, "claims": [], "reason": found}
+        return {"group": group, "claims": [claim(one) for one in found.judgements], "reason": ""}
 
     return board.page(request, "claims_of.html", make, numbers=True)
 
 
-def is_search(group: Group) -> bool:
-    """Whether an experiment holds the trials of a search, by the label of its first row."""
-    return bool(group.rows) and group.rows[0].label.startswith("trial ")
+def _results(board: Board, group: Group) -> Results:
+    found = board.shelf.of(group)
+    if isinstance(found, str):
+        raise LedgerError(f"{group.name}: {found}")
+    return found
+
+
+def is_search(board: Board, group: Group) -> bool:
+    """Whether an experiment holds the trials of a search, as its record says."""
+    path = record_path(board.home, *group.address)
+    return _is_study(path, written(path))
+
+
+@lru_cache(maxsize=4096)
+def _is_study(record: Path, written: int) -> bool:
+    return (read_json(record) or {}).get("study") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def job(board: Board, request: Request) -> Response:
     def make() -> dict[str, Any]:
         folder = board.home.job(found.stage, found.key)
         result = folder.read_result() or {}
+        told = result.get("provenance")
         read = (read_json(folder.job) or {}).get("inputs")  # exact: what a training reads depends on its terms
         with board.model.lock:
             now = board.model.jobs[found.key]
@@ -51,16 +53,16 @@ def job(board: Board, request: Request) -> Response:
         return {
             **about,
             "history": board.model.ledger.jobs.history(found.key),
-            "metrics": result.get("metrics", {}),
+            "metrics": board.curves.results(folder),
             "seconds": result.get("seconds"),
-            "provenance": sorted(flattened(result.get("provenance", {})).items()),
+            "provenance": sorted(flattened(told).items()) if isinstance(told, dict) else [],
             "inputs": inputs,
             "rows": used[:50],
             "more": max(0, len(used) - 50),
             "files": files,
             "folder": str(folder.path),
             "owner": owner,
-            "owner_alive": owner.alive() if owner else None,
+            "owner_alive": owner.may_be_alive() if owner else None,
             "advice": advice(now.why, now.stage, now.key),
             "lines": last_lines(now, 30),
             "has_log": folder.log.exists(),
@@ -91,10 +93,21 @@ def log(board: Board, request: Request) -> Response:
         opened.seek(first)
         data = opened.read(CHUNK)
     end = first + len(data)
-    if end < size and b"\n" in data:  # whole lines, so that no character is cut
+    if end < size and b"\n" in data:
         data = data[: data.rfind(b"\n") + 1]
-        end = first + len(data)
+    else:
+        data = data[: len(data) - _begun(data)]
+    end = first + len(data)
     return JSONResponse({"text": shown(data), "next": end, "skipped": skipped, "more": end < size})
+
+
+def _begun(data: bytes) -> int:
+    """How many bytes at the end begin what the next write may complete: a character, or a line end of two."""
+    if data.endswith(b"\r"):
+        return 1
+    decoder = getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data[-4:])
+    return len(decoder.getstate()[0])
 
 
 def shown(data: bytes) -> str:
@@ -162,11 +175,13 @@ def _line_of(board: Board, key: str, file: Path, chosen: int) -> bytes:
     lines = max((min(10, classes_of(one)) for one in known.values()), default=0)
     if not 0 <= chosen < lines:
         raise NotFoundError(f"generate {key} shows no class {chosen}.")
-    with Image.open(file) as grid:
-        side = grid.height // lines
-        cut = grid.crop((0, chosen * side, grid.width, (chosen + 1) * side))
-        buffer = io.BytesIO()
-        cut.save(buffer, "png")
+    buffer = io.BytesIO()
+    try:
+        with Image.open(file) as grid:
+            side = grid.height // lines
+            grid.crop((0, chosen * side, grid.width, (chosen + 1) * side)).save(buffer, "png")
+    except (OSError, ValueError, SyntaxError, SystemError) as error:
+        raise NotFoundError(f"generate {key}: {file.name} cannot be read as a grid of samples: {error}") from None
     return buffer.getvalue()
 
 

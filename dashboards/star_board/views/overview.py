@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +20,7 @@ from star.spec.graph import Stage
 from star_board.board import ROWS, Board
 from star_board.model import Group, Model
 
+T = TypeVar("T")
 UNSEEN = {"name": "", "memory": None, "used": None, "use": None}
 """Placeholder values for another machine's GPU, which cannot be read from here."""
 FAILURES_FIRST = 6
@@ -29,7 +30,7 @@ RUNNING_FIRST = 12
 
 def overview(board: Board, request: Request) -> Response:
     """The first page: failures, experiments with their progress, and running jobs."""
-    wanted, page = request.query_params.get("q", "").strip(), page_of(request)
+    wanted = request.query_params.get("q", "").strip()
 
     def make() -> dict[str, Any]:
         model = board.model
@@ -37,15 +38,16 @@ def overview(board: Board, request: Request) -> Response:
             groups = [group for group in model.groups.values() if wanted.lower() in " ".join(group.address).lower()]
             shown = [{"group": group, **model.summary(group)} for group in groups]
             shown.sort(key=lambda one: (not one["is_moving"], -one["changed"], one["group"].address))
+            part, pages = paged(shown, request)
             failed = ended(model, FAILED)
             running = model.running()
             return {
-                **paged(shown, page),
+                **pages,
                 "q": wanted,
-                "groups": shown[(page - 1) * ROWS : page * ROWS],
-                "counts": Counter(job.state for job in model.jobs.values()),
+                "groups": part,
+                "counts": Counter(job.state for job in model.jobs.values() if model.users(job.key)),
                 "failed": [describe(model, job) for job in failed[:FAILURES_FIRST]],
-                "failed_count": len(failed),
+                "failed_count": len(failed) + len(ended(model, LOST, CANCELLED)),
                 "running": [describe(model, job) for job in running[:RUNNING_FIRST]],
                 "running_count": len(running),
                 "schedulers": model.at_work(),
@@ -63,15 +65,13 @@ def declared_of(board: Board, job: Job) -> Stage | None:
 
 def queue(board: Board, request: Request) -> Response:
     """Page of the queue: machines with their jobs, running jobs, and what each queued job waits for."""
-    page = page_of(request)
 
     def make() -> dict[str, Any]:
         model = board.model
         with model.lock:
             running = [describe(model, job) for job in model.running()]
-            waiting = [job for job in model.jobs.values() if job.state == QUEUED]
-            waiting.sort(key=lambda job: job.created)
-            part = waiting[(page - 1) * ROWS : page * ROWS]
+            waiting = [job for job in model.jobs.values() if job.state == QUEUED and model.users(job.key)]
+            part, pages = paged(sorted(waiting, key=lambda job: job.created), request)
             alive = bool(model.at_work())
 
             def inputs(job: Job) -> list[Job | None]:
@@ -80,9 +80,9 @@ def queue(board: Board, request: Request) -> Response:
                 return [model.jobs.get(keys.get(name, "")) for name in (stage.inputs if stage else ())]
 
             return {
-                **paged(waiting, page),
+                **pages,
                 "machines": list(machines(model)),
-                "schedulers": [{"one": one, "alive": one.alive()} for one in model.schedulers.values()],
+                "schedulers": [{"one": one, "alive": one.may_be_alive()} for one in model.schedulers.values()],
                 "running": running[:ROWS],
                 "running_count": len(running),
                 "waiting": [describe(model, job) | {"why": waiting_for(job, inputs(job), alive)} for job in part],
@@ -93,20 +93,19 @@ def queue(board: Board, request: Request) -> Response:
 
 def failures(board: Board, request: Request) -> Response:
     """Page of the failed, cancelled and lost jobs, newest first, with the last lines of the error and advice."""
-    page, kind = page_of(request), request.query_params.get("kind", "")
+    kind = request.query_params.get("kind", "")
 
     def make() -> dict[str, Any]:
         model = board.model
         with model.lock:
             found = [job for job in ended(model, FAILED, LOST, CANCELLED)]
             kinds = Counter(job.error_class or job.state for job in found)
-            found = [job for job in found if kind in ("", job.error_class or job.state)]
-            part = found[(page - 1) * ROWS : page * ROWS]
+            part, pages = paged([job for job in found if kind in ("", job.error_class or job.state)], request)
             listed = [
                 describe(model, job) | {"advice": advice(job.why, job.stage, job.key), "lines": last_lines(job)}
                 for job in part
             ]
-            return {**paged(found, page), "kinds": kinds, "kind": kind, "failed": listed}
+            return {**pages, "kinds": kinds, "kind": kind, "failed": listed}
 
     return board.page(request, "failures.html", make)
 
@@ -114,9 +113,9 @@ def failures(board: Board, request: Request) -> Response:
 def describe(model: Model, job: Job) -> dict[str, Any]:
     """Template values of a job in a list: share done, seconds left, and the experiments that use it."""
     told = model.progress.get(job.key) or {}
-    share = min(1.0, told["done"] / told["total"]) if told.get("total") else None
-    rate = told.get("rate") or 0
-    eta = (told["total"] - told["done"]) / rate if share is not None and rate else None
+    done, total, rate = told.get("done", 0), told.get("total") or 0, told.get("rate") or 0
+    share = max(0.0, min(1.0, done / total)) if total > 0 else None  # a script may tell anything
+    eta = (total - done) / rate if share is not None and rate > 0 and done < total else None
     used = list({row.group.address: row.group for row in model.users(job.key)}.values())
     return {"job": job, "told": told, "share": share, "eta": eta, "used": used}
 
@@ -174,15 +173,14 @@ def last_lines(job: Job, most: int = 12) -> str:
     return "\n".join((job.error or "").splitlines()[1:][-most:])
 
 
-def page_of(request: Request) -> int:
-    """The requested page of a list, counted from 1; 1 if it is missing or invalid."""
-    given = request.query_params.get("page", "1")
-    return max(1, int(given)) if given.isdecimal() and len(given) < 7 else 1
+def paged(found: Sequence[T], request: Request) -> tuple[Sequence[T], dict[str, int]]:
+    """The entries of the requested page, and for the line below them the number of all, the page and the last page.
 
-
-def paged(found: list[Any], page: int) -> dict[str, int]:
-    """The number of entries, the page and the last page, for the line below a list."""
-    return {"total": len(found), "page": page, "last_page": max(1, -(-len(found) // ROWS))}
+    A page that is missing or no number is the first, and one past the end the last: a list may shrink while it is read.
+    """
+    given, last = request.query_params.get("page", "1"), max(1, -(-len(found) // ROWS))
+    page = min(max(1, int(given)), last) if given.isdecimal() and len(given) < 7 else 1
+    return found[(page - 1) * ROWS : page * ROWS], {"total": len(found), "page": page, "last_page": last}
 
 
 def group_states(group: Group) -> list[tuple[str, int]]:

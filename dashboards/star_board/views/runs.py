@@ -14,7 +14,7 @@ from star.spec.diff import ABSENT
 from star.spec.graph import curve_names
 from star.spec.own_stages import recorded_stages
 from star.tracking.writer import flattened
-from star_board.board import Board
+from star_board.board import Board, address
 from star_board.curves import together
 from star_board.views.experiments import run_list
 
@@ -58,8 +58,8 @@ def run(board: Board, request: Request) -> Response:
 
 def compare(board: Board, request: Request) -> Response:
     """Page that compares up to MOST runs: curves, differences of their specs, results, samples."""
-    keys = list(dict.fromkeys(key for key in request.query_params.getlist("run") if key))[:MOST]
-    known = _runs(board, keys)
+    keys = _keys(request)
+    known = _runs(board, keys[:MOST])
 
     def make() -> dict[str, Any]:
         flat = [flattened(one.spec) for one in known]
@@ -71,6 +71,7 @@ def compare(board: Board, request: Request) -> Response:
             used = {one.key: board.model.rows_of_run.get(one.key, []) for one in known}
         return {
             "known": known,
+            "chosen": len(keys),
             "used": used,
             "charts": charts(board, known),
             "spec": [(path, values) for path, values in differ if len({repr(value) for value in values}) > 1],
@@ -83,36 +84,33 @@ def compare(board: Board, request: Request) -> Response:
 
 def gallery(board: Board, request: Request) -> Response:
     """Page of samples of up to MOST runs beside each other, of all classes or one."""
-    keys = list(dict.fromkeys(key for key in request.query_params.getlist("run") if key))[:MOST]
-    name, profile = request.query_params.get("experiment", ""), request.query_params.get("profile", "")
-    chosen = request.query_params.get("class", "")
+    wanted, chosen = request.query_params.get("experiment", ""), request.query_params.get("class", "")
     board.live.look()
 
     def make() -> dict[str, Any]:
         with board.model.lock:
-            groups = list(board.model.groups.values())
-            group = board.model.groups.get((name, profile))
-            rows = [row for group in groups for row in group.rows if row.run in keys] if keys else []
-            rows = rows or ([*group.rows] if group else [])
-            unique = {row.run: row for row in rows}
-        shown = []
-        for row in unique.values():
-            made = board.drawn_from(row.jobs, "samples")
-            if made:
-                shown.append((row, made))
-        first = board.model.ledger.runs.of([shown[0][0].run]) if shown else {}
-        sizes = {classes_of(one) for one in first.values()}
+            groups = {address("experiments", *one.address): one for one in board.model.groups.values()}
+            group = groups.get(wanted)
+            keys = list(dict.fromkeys(row.run for row in group.rows)) if group else _keys(request)
+        known = board.model.ledger.runs.of(keys) if keys else {}
+        runs = [known[key] for key in keys if key in known]
+        shown = [(one, made) for one in runs if (made := board.drawn_from(one.stages, "samples"))]
         return {
             "groups": groups,
             "group": group,
             "shown": shown[:MOST],
             "hidden": max(0, len(shown) - MOST),
-            "keys": keys,
+            "keys": [] if group else keys,
             "chosen": chosen,
-            "classes": min(10, max(sizes, default=0)),
+            "classes": min(10, max((classes_of(one) for one, _ in shown[:1]), default=0)),
         }
 
     return board.page(request, "gallery.html", make)
+
+
+def _keys(request: Request) -> list[str]:
+    """The runs that a query chooses, each once."""
+    return list(dict.fromkeys(key for key in request.query_params.getlist("run") if key))
 
 
 def classes_of(known: RunRow) -> int:
@@ -134,9 +132,9 @@ def curve_data(board: Board, request: Request) -> Response:
     stage, name = metric.split("/", 1)
     found = {}
     for one in known:
-        if stage in one.stages:
-            points = board.curves.of(board.home.job(stage, one.stages[stage])).get(name, {})
-            found[_label(one, known)] = points
+        # one that lacks the stage keeps its place, and with it its colour
+        folder = board.home.job(stage, one.stages[stage]) if stage in one.stages else None
+        found[_label(one, known)] = board.curves.of(folder).get(name, {}) if folder else {}
     return JSONResponse(together(found) | {"step": steps[metric], "metric": metric})
 
 

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from star.errors import LedgerError, NotFoundError
-from star_board.board import ROWS, Board
-from star_board.views.overview import page_of, paged
+from star_board.board import Board
+from star_board.views.overview import paged
 
 if TYPE_CHECKING:  # Optuna takes a second to import
     from optuna.trial import FrozenTrial
@@ -38,14 +38,14 @@ def searches(board: Board, request: Request) -> Response:
 
 def search(board: Board, request: Request) -> Response:
     """Page of one study."""
-    name, profile, page = request.path_params["name"], request.path_params["profile"], page_of(request)
+    name, profile = request.path_params["name"], request.path_params["profile"]
     study = _study(board, request)
 
     def make() -> dict[str, Any]:
         with board.model.lock:
             group = board.model.groups.get((name, profile))
             summary = board.model.summary(group) if group else None
-        trials = list(reversed(study.trials))
+        trials, pages = paged(list(reversed(study.trials)), request)
         return {
             "study": study,
             "name": name,
@@ -53,8 +53,10 @@ def search(board: Board, request: Request) -> Response:
             "group": group,
             "summary": summary,
             "importances": study.importances(),
-            "trials": trials[(page - 1) * ROWS : page * ROWS],
-            **paged(trials, page),
+            "names": _names(study.parameters),
+            "drawn": [name for name in study.parameters if any(_numeric(trial, name) for trial in study.trials)],
+            "trials": trials,
+            **pages,
         }
 
     return board.page(request, "search.html", make, numbers=True)
@@ -66,6 +68,7 @@ def search_data(board: Board, request: Request) -> Response:
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"][-SHOWN:]
     title = study.objectives[0].title
     if kind == "front" and len(study.objectives) > 1:
+        done = [trial for trial in done if isfinite(trial.values[0])]
         x, front = [trial.values[0] for trial in done], set(study.front())
         sides = (("beaten in both", False), ("Pareto front", True))
         series = [
@@ -75,11 +78,28 @@ def search_data(board: Board, request: Request) -> Response:
         return JSONResponse(_sorted({"x": x, "series": series, "step": title, "metric": study.objectives[1].title}))
     if kind == "slice":
         name = request.query_params.get("parameter", "")
-        there = [trial for trial in done if isinstance(trial.params.get(name), int | float)]
+        there = [trial for trial in done if _numeric(trial, name)]
         points = {"x": [t.params[name] for t in there], "series": [{"label": title, "y": [t.values[0] for t in there]}]}
         is_log = bool(there) and bool(getattr(there[0].distributions[name], "log", False))
         return JSONResponse(_sorted(points | {"step": name, "metric": title, "log": is_log}))
     return JSONResponse(finite(_history(study, done)) | {"step": "trial", "metric": title})
+
+
+def _numeric(trial: FrozenTrial, name: str) -> bool:
+    """Whether a trial has a number for a parameter, and not a choice among texts."""
+    value = trial.params.get(name)
+    return isinstance(value, int | float) and isfinite(value)
+
+
+def _names(parameters: list[str]) -> dict[str, str]:
+    """Each parameter's shortest end that no other has, for the head of a column."""
+    found = {}
+    for path in parameters:
+        parts = path.split(".")
+        ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        others = [f".{other}" for other in parameters if other != path]
+        found[path] = next((end for end in ends if not any(o.endswith(f".{end}") for o in others)), path)
+    return found
 
 
 def _history(study: StudyView, done: list[FrozenTrial]) -> dict[str, Any]:
