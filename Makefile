@@ -12,9 +12,10 @@ test gpu mutants: export STAR_HOME := runs
 unexport PYTHONDONTWRITEBYTECODE
 
 # what reports/ holds: tables 3 to 6 and the figures with three seeds, table 1's B and L rows with one; and after them
-# star-exp run experiments/tokenizer.yaml, which wants `pip install '.[tokenizer]'`,
-# star-exp run experiments/noise.yaml, star-exp search experiments/search_alpha_beta_r.yaml, star-exp search experiments/search_probe_and_fd.yaml --warm-start,
-# star-exp report --all --out reports
+# star-exp run experiments/tokenizer.yaml, which wants `pip install -e '.[tokenizer]'`,
+# star-exp run of noise, mask, scaling and objectives.yaml, star-exp search experiments/search_alpha_beta_r.yaml,
+# star-exp search experiments/search_probe_and_fd.yaml --warm-start, star-exp report --all --out reports; reports/more_seeds: `run --seeds auto`
+# of those tables in a home of its own; reports/gpu: `make gpu`; reports/benchmarks: tests/benchmarks
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
 .PHONY: help table4 paper test gpu mutants check docs engines secrets data env lock clean

@@ -154,7 +154,7 @@ class JobDir:
 
 
 class Home:
-    """The folder that holds everything `star` writes, apart from reports."""
+    """The folder that holds everything `star` writes; reports are in it too unless they are written elsewhere."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()

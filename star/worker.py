@@ -4,7 +4,7 @@ It reads job.json, runs the stage, moves the output into place, and writes resul
 tracker.
 
 Exit codes: 0 done; 2 the user's mistake; 3 another worker holds this job, or a newer attempt has begun; 70 failed; 74 the
-disk is full; 75 stopped on request.
+disk is full; 75 stopped on request; 76 out of time.
 """
 
 from __future__ import annotations

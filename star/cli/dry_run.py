@@ -37,7 +37,7 @@ def show_scripts(experiment: Experiment, path: Path, executor: str, budget: floa
         import submitit  # noqa: F401  # writes the scripts
     except ModuleNotFoundError as error:
         raise ExecutorError(
-            f"--dry-run: {error.name} is not installed; `pip install '.[slurm]'` in star's clone brings it."
+            f"--dry-run: {error.name} is not installed; `pip install -e '.[slurm]'` in star's clone brings it."
         ) from None
     home, code = Home(path), place_of(Home(path))
     ledger = read_ledger(home)

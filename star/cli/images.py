@@ -22,9 +22,10 @@ def evaluate(
 ) -> None:
     """FID, sFID, inception score, precision and recall of SAMPLES against REFERENCE, as ADM's evaluator prints them.
 
-    Each is a folder of .png, .jpg, .webp or .bmp files (subfolders too), an .npz with arr_0, or an .npy of bytes (N, height,
-    width, 3 or 1), all images of one size; REFERENCE may also be a reference file with mu, sigma, mu_s, sigma_s. What is
-    known of a REFERENCE is kept in the home's folder `references`, which may be removed.
+    Each is a folder of images (.png, .jpg, .webp, .bmp, .tif, .ppm, .pgm; subfolders too), an .npz with arr_0, or an .npy of
+    bytes (N, height, width) or (N, height, width, 1 or 3), all images of one size; REFERENCE may also be a reference file
+    with mu, sigma, mu_s, sigma_s. What is known of a REFERENCE is kept in the home's folder `references`, which may be
+    removed.
     """
     from star.cli.evaluate import score_files
 

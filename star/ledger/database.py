@@ -60,7 +60,7 @@ class Database:
             self.engine = create_engine(self.url, **options)
         except ModuleNotFoundError as error:
             raise LedgerError(
-                f"{URL_VARIABLE}: {error.name} is not installed; `pip install '.[postgres]'` in star's clone brings it."
+                f"{URL_VARIABLE}: {error.name} is not installed; `pip install -e '.[postgres]'` in star's clone brings it."
             ) from None
         except (ArgumentError, NoSuchModuleError, ValueError):  # the message may hold a password, so it is not shown
             raise LedgerError(

@@ -61,7 +61,7 @@ def make_executor(name: str, home: Home, slots: int | None = None) -> Executor:
             return RayExecutor(home, slots)
     except ModuleNotFoundError as error:
         raise ExecutorError(
-            f"--executor {name}: {error.name} is not installed; `pip install '.[{name}]'` in star's clone brings it."
+            f"--executor {name}: {error.name} is not installed; `pip install -e '.[{name}]'` in star's clone brings it."
         ) from None
     return _own(name, home, slots)
 

@@ -30,7 +30,7 @@ def make_sampler(search: Search, number: int) -> BaseSampler:
             import cmaes  # noqa: F401
         except ImportError:
             raise SpecError(
-                f"{search.file}: sampler.name: cmaes needs the package of that name, which is not installed; `pip install '.[search]'` "
+                f"{search.file}: sampler.name: cmaes needs the package of that name, which is not installed; `pip install -e '.[search]'` "
                 "brings it, or choose tpe."
             ) from None
         return samplers.CmaEsSampler(seed=seed, n_startup_trials=spec.startup, warn_independent_sampling=False)

@@ -55,7 +55,8 @@ PROFILE = """## A profile
 The scale to run at: `experiments/profiles/fashion.yaml` where nothing else is said (`--profile NAME`, or `profile: NAME` in the
 experiment's file). A name is looked for in `profiles/` beside the experiment's file and then in `experiments/profiles/` of the
 folder where the command is given; `--profile my/scale.yaml` names a file. For one of your own, copy a profile that comes near:
-an experiment runs at it if it has the presets that the experiment's `use:` names.
+an experiment runs at it if it has the presets that the experiment's `use:` names. A file that gives numbers made for one
+profile (`scaling.yaml` and `tokenizer.yaml`: for `fashion`) is refused at others, with the field that does not fit.
 """
 WRITTEN = {"plugins": ("a list of texts", "`[]`")}
 """Field -> legal values and default as a file gives them, where reading the file makes something else of them."""

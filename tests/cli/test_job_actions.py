@@ -217,6 +217,10 @@ def test_retry_cancel_and_rerun_say_what_they_did(lab: Lab) -> None:
     for mistake, says in (
         (["retry"], "give keys, or --experiment NAME, or --failed"),
         (["cancel", "--experiment", "mani"], "there is no experiment of that name here; there are: many"),
+        (
+            ["cancel", "--experiment", "many@other"],
+            "many@other: there is no experiment of that name here; there are: many@tiny",
+        ),
         (["rerun", "zzz"], "begins no key of a run or a job"),
     ):
         done = star_exp(*mistake, home=lab.path)

@@ -369,7 +369,7 @@ def test_an_experiment_at_two_profiles_stands_twice_in_the_index(tmp_path: Path)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     reports = [build(filled(tmp_path / name).evidence) for name in ("one", "two")]
-    reports[1].experiment.profile = "larger one"
+    object.__setattr__(reports[1].experiment, "profile", "larger one")
     list(write_index(reports, tmp_path))
     page = (tmp_path / "index.html").read_text()
     places = re.findall('<li><a href="#([^"]+)">', page)

