@@ -48,6 +48,8 @@ class Align(Term):
     loss_names = ("align_loss",)
 
     def __init__(self, fields: AlignConfig, setting: Setting) -> None:
+        if fields.pairing == "consuming":
+            setting.needs_neighbours(self.name)
         self.spec, self.setting = fields, setting
         self.layers = (setting.layer(fields.layer, "layer"),)
 

@@ -43,7 +43,15 @@ class Cluster(Term):
         self.setting, codes = setting, setting.codebook_size
         if fields.size is not None and codes % fields.size:
             raise FieldError("size", f"{fields.size} is no divisor of the codebook's {codes} codes")
-        divisors = [size for size in range(2, codes + 1) if codes % size == 0]
+        if fields.size == codes:
+            raise FieldError(
+                "size", f"{fields.size} puts all codes into one cluster, which tells nothing apart; give less"
+            )
+        divisors = [size for size in range(2, codes) if codes % size == 0]
+        if not divisors:
+            raise FieldError(
+                "size", f"a codebook of {codes} codes has no divisor, so no clusters of one size; give it another size"
+            )
         self.size = fields.size or min(divisors, key=lambda size: abs(size - codes**0.5))
 
     def flops(self) -> float:

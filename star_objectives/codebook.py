@@ -43,6 +43,8 @@ class Codebook(Term):
     def __init__(self, fields: CodebookConfig, setting: Setting) -> None:
         if fields.encode_layer is None and fields.decode_layer is None:
             raise FieldError("encode_layer", "is null as decode_layer is, and nothing is left; give one")
+        if fields.encode_layer is not None:
+            setting.needs_neighbours(self.name)
         self.spec, self.setting = fields, setting
         asked = {"encode": fields.encode_layer, "decode": fields.decode_layer}
         given = {name: layer for name, layer in asked.items() if layer is not None}

@@ -33,7 +33,7 @@ class ForesightConfig(TermConfig):
     offsets: list[Offset] = Field(["here", "right", "below"], min_length=1, description="cells whose state is foreseen")
     layer: LayerRef = Field("~2/3", description="1-based layer, or fraction of the depth, of student and teacher")
     halve_at: float = Field(0.5, ge=0, le=1, description="share of the schedule from which the weight is half")
-    start_at: float = Field(0.05, ge=0, le=1, description="share of the schedule before which the weight is 0")
+    start_at: float = Field(0.05, ge=0, lt=1, description="share of the schedule before which the weight is 0")
     wrap: bool = Field(
         False, description="true: the last cell of a row has the next row's first to its right, as in Mirai's code"
     )
@@ -58,6 +58,7 @@ class Foresight(Term):
             raise FieldError("offsets", f"{', '.join(fields.offsets)}: one is there twice")
         if fields.halve_at < fields.start_at:
             raise FieldError("halve_at", f"{fields.halve_at:g} is before start_at = {fields.start_at:g}")
+        setting.needs_neighbours(self.name)
         self.spec, self.setting = fields, setting
         layer = setting.layer(fields.layer, "layer")
         self.layers = (layer,)

@@ -35,6 +35,7 @@ class Mtp(Term):
     loss_names = ("mtp_loss",)
 
     def __init__(self, fields: MtpConfig, setting: Setting) -> None:
+        setting.needs_neighbours(self.name)
         self.spec, self.setting = fields, setting
 
     def flops(self) -> float:

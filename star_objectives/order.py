@@ -18,7 +18,7 @@ class OrderConfig(TermConfig):
     start: float = Field(
         0.5, ge=0, lt=1, description="share of the schedule up to which every image has a random order"
     )
-    end: float = Field(0.75, ge=0, le=1, description="share from which none has; in between the chance falls linearly")
+    end: float = Field(0.75, gt=0, le=1, description="share from which none has; in between the chance falls linearly")
 
     @model_validator(mode="after")
     def _falls(self) -> OrderConfig:

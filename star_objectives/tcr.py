@@ -23,7 +23,7 @@ class TcrConfig(TermConfig):
     )
     dropout: float = Field(0.2, gt=0, lt=1, description="of the states; its two draws are what is compared")
     outputs: int = Field(256, ge=1, description="channels of what is compared")
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(0.07, gt=0, allow_inf_nan=False)
     among: Literal["batch", "image"] = Field(
         "batch",
         description="what a state is told from: all drawn states of the batch, as published, which then has to be one pass on one GPU; "
@@ -45,6 +45,7 @@ class Tcr(Term):
     loss_names = ("tcr_loss",)
 
     def __init__(self, fields: TcrConfig, setting: Setting) -> None:
+        setting.needs_neighbours(self.name)
         self.spec, self.setting = fields, setting
         self.whole_batch = "give among: image" if fields.among == "batch" else ""
 

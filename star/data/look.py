@@ -246,6 +246,16 @@ def reference_file(spec: StarRun, outside: Outside) -> str | None:
             raise DataError(
                 f"score.reference: {score.reference} lacks {', '.join(absent)}; give an .npz in the layout of ADM's reference files."
             )
+        images, side = (*shapes["arr_0"], 0, 0)[:2]
+        if images <= score.neighbours:
+            raise DataError(
+                f"score.reference: {score.reference} holds {images} images, too few for score.neighbours = {score.neighbours}; give less."
+            )
+        if score.image_size not in (None, side):
+            raise DataError(
+                f"score.image_size: {score.image_size}, but the moments in {score.reference} are of images of {side} pixels, which nobody "
+                "can resize any more; leave it out, or give a reference file of that size."
+            )
         if shapes["mu"] != (FEATURES[score.extractor],):
             raise DataError(
                 f"score.reference: {score.reference} has moments (mu) of shape {shapes['mu']}, and {score.extractor} has "

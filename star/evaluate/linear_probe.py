@@ -68,7 +68,7 @@ def train_probe(
         progress: receives (epochs done, epochs).
 
     Raises:
-        DataError: features are not finite.
+        DataError: features are not finite, or the weights of all rates.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train.labels), generator=generator)
@@ -89,12 +89,25 @@ def train_probe(
         generator,
         progress,
     )
-    best = _accuracies(heads, lambda rows: normalised(train, chosen[rows]), len(chosen))[0].argmax(0)  # (P,)
+    held_out = _accuracies(heads, lambda rows: normalised(train, chosen[rows]), len(chosen))[0]
+    best = held_out.masked_fill(~_finite(heads), -1.0).argmax(0)  # (P,)
     top1, top5 = (
         accuracy.gather(0, best[None])[0].tolist()
         for accuracy in _accuracies(heads, lambda rows: normalised(test, rows), len(test.labels))
     )
     return ProbeResult(positions, top1, top5, [spec.base_lrs[i] for i in best.tolist()])
+
+
+def _finite(heads: tuple[Tensor, Tensor]) -> Tensor:
+    """Which heads (L, P) have only finite weights.
+
+    Raises:
+        DataError: at some position none has.
+    """
+    found = torch.isfinite(heads[0]).all(dim=(2, 3)) & torch.isfinite(heads[1]).all(dim=2)
+    if not found.any(0).all():
+        raise DataError("probe.base_lrs: with none of these rates the probe's weights stay finite; give smaller ones.")
+    return found
 
 
 def _normalisation(source: FeatureSource, rows: Tensor) -> tuple[Tensor, Tensor]:

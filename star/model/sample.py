@@ -17,6 +17,7 @@ from torch import Tensor
 
 from star.model.gpt import GPT, Block
 from star.pipeline.config.generate import GenerateSpec
+from star.pipeline.generate import COLDEST
 
 STRIDE = 32
 """On a GPU the cache is read in steps of so many places, those to come hidden: attention kernels are chosen per length."""
@@ -46,7 +47,7 @@ class Decoder:
         self.places = torch.arange(model.grid**2, device=weight.device) if weight.is_cuda else None
 
     def logits(self, embedded: Tensor) -> Tensor:
-        """Logits (B, V) after the next input, whose embedding is `embedded` (B, 1, D)."""
+        """Logits (B, V), float32, after the next input, whose embedding is `embedded` (B, 1, D)."""
         here, end, seen = slice(self.position, self.position + 1), self.position + 1, None
         rope = self.model.rope[:, here]
         if self.places is not None:
@@ -57,7 +58,7 @@ class Decoder:
             mixed = F.scaled_dot_product_attention(query, keys[:, :, :end], values[:, :, :end], attn_mask=seen)
             embedded = self.leave(block, embedded, mixed)
         self.position += 1
-        return self.model.output(self.model.norm(embedded))[:, 0]
+        return self.model.output(self.model.norm(embedded))[:, 0].float()  # as LlamaGen: what follows is in fp32
 
 
 @torch.no_grad()
@@ -82,7 +83,7 @@ def sample(model: GPT, labels: Tensor, noise: Tensor, spec: GenerateSpec, compil
             conditional, unconditional = logits.chunk(2)
             scale = spec.cfg_scale if spec.cfg_until is None or position < spec.cfg_until else 1.0
             logits = unconditional + scale * (conditional - unconditional)
-        code = draw(filtered(logits / spec.temperature, spec.top_k, spec.top_p), noise[:, position])
+        code = draw(filtered(logits / max(spec.temperature, COLDEST), spec.top_k, spec.top_p), noise[:, position])
         codes.append(code)
         embedded = model.tok_embeddings(code)[:, None]
         if guided:

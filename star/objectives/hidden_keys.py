@@ -7,7 +7,7 @@ from torch import Tensor
 
 from star.objectives.batch import Batch
 from star.objectives.term import Term
-from star.pipeline.config.selfguided import SelfGuidedSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec, num_masked
 
 
 class HiddenKeys(Term):
@@ -29,11 +29,6 @@ class HiddenKeys(Term):
     def attend(self, batch: Batch, rows: slice) -> Tensor:
         assert batch.token_mask is not None
         return attend_mask(batch.token_mask[rows].flatten(0, 1), self.spec.mask_self)
-
-
-def num_masked(mask_ratio: float, length: int) -> int:
-    """How many of the T - 1 code inputs of a sequence are hidden: the same number in every one."""
-    return round(mask_ratio * (length - 1))
 
 
 def sample_token_mask(sequences: tuple[int, ...], length: int, mask_ratio: float, generator: torch.Generator) -> Tensor:

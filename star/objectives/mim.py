@@ -10,10 +10,9 @@ from torch import Tensor
 
 from star.objectives.backbone import Features, StudentOutput
 from star.objectives.batch import Batch
-from star.objectives.hidden_keys import num_masked
 from star.objectives.precision import at_least_fp32
 from star.objectives.term import TeacherReads, Term
-from star.pipeline.config.selfguided import SelfGuidedSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec, num_masked
 
 
 class Mim(Term):

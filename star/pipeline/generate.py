@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from star.pipeline.config.run import StarRun
 
 
+COLDEST = 1e-5
+"""Temperatures below are taken as this one, as in LlamaGen: logits that are divided by less may be infinite."""
+
+
 def _flops(run: StarRun) -> float:
     spec = run.generate
     if spec.samples:
@@ -25,9 +29,18 @@ def _disk(run: StarRun) -> float:
     return float(run.generate.num_images * side**2 * run.data.channels)
 
 
+def _unchanged(run: StarRun) -> int:
+    """2: top_p keeps one code more where probabilities tie at its threshold. 3: logits in fp32 after a bf16 transformer, the null
+    label where no other was trained, temperatures below `COLDEST`."""
+    spec = run.generate
+    if spec.precision == "bf16" or run.is_unconditional or spec.temperature < COLDEST:
+        return 0
+    return 2 if spec.top_p == 1 else 1
+
+
 GENERATE = Stage(
     "generate",
-    2,  # from 2 on, top_p keeps one code more where probabilities tie at its threshold
+    3,
     ("generate", "seed"),
     ("train", "tokenizer"),
     only_if=dict.fromkeys(("train", "tokenizer"), lambda run: run.generate.samples is None),
@@ -44,5 +57,5 @@ GENERATE = Stage(
     width="processes",
     flops=_flops,
     disk=_disk,
-    unchanged=lambda run: run.generate.top_p == 1,
+    unchanged=_unchanged,
 )

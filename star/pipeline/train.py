@@ -41,7 +41,7 @@ _LOSSES = ("loss", "ar_loss", "mim_loss", "inter_step_loss", "inter_view_loss")
 
 TRAIN = Stage(
     "train",
-    1,
+    2,  # from 2 on, a model without classes is validated without them
     ("model", "selfguided", "optim", "seed"),
     ("encode",),
     config={
@@ -67,4 +67,5 @@ TRAIN = Stage(
     disk=lambda run: 4.0 * parameters(run) * (2 if run.has_teacher else 1),
     working_disk=_checkpoints,
     optional=("terms",),
+    unchanged=lambda run: not run.is_unconditional,
 )

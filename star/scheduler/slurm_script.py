@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def asked(start: Start) -> dict[str, Any]:
         "nodes": resources.nodes_of(stage),
         "ntasks_per_node": 1,
         "cpus_per_task": resources.threads_of(stage) * processes,
-        "mem": None if memory is None else f"{int(memory * 1024)}M",
+        "mem": None if memory is None else f"{max(1, ceil(memory * 1024))}M",
         "gpus_per_node": (f"{slurm.gpu_type}:{gpus}" if slurm.gpu_type else gpus) if gpus else None,
         "partition": slurm.partition,
         "qos": slurm.qos,

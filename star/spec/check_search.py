@@ -100,7 +100,7 @@ class _Checker:
         if measure.is_curve:
             self._complain(where, f"{metric!r} is a curve; say where to read it, such as {metric}@last")
         default = self.search.default
-        if remedy := default.not_recorded(measure.name):
+        if remedy := default.not_recorded(measure.name, measure.at):
             self._complain(where, f"{metric!r} is not recorded; {remedy}")
         first = self.search.spec.pruner.min_steps
         if (

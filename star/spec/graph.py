@@ -78,8 +78,8 @@ class Stage:
     """Whether it can be a target of an experiment; if not, it only serves other stages."""
     optional: tuple[str, ...] = ()
     """Sections that a run may lack. A missing or empty one is not in the key."""
-    unchanged: Callable[[Any], bool] | None = None
-    """Whether the newest version gives a run bit for bit what the one before gave; such a run keeps the former key."""
+    unchanged: Callable[[Any], int] | None = None
+    """How many of the newest versions give a run bit for bit what the one before them gave; such a run keeps its key. True is 1."""
     follows: Callable[[Any], bool] | None = None
     """Whether everything that decides it in a run decides another stage too; the run's key then leaves it out, so that it
     could be added without giving every run another key."""
@@ -103,8 +103,8 @@ class Stage:
         return (*self.sections, *(name for name in self.optional if name in own and spec.section(name)))
 
     def version_of(self, spec: Run) -> int:
-        """The version in the run's key: the one before the newest if the result is `unchanged`."""
-        return self.version - 1 if self.unchanged is not None and self.unchanged(spec) else self.version
+        """The version in the run's key: the last one that changed its result."""
+        return self.version - int(self.unchanged(spec)) if self.unchanged is not None else self.version
 
     def flops_of(self, spec: Run) -> float:
         """FLOPs of this stage in a run, a multiply-add counted as two; 0 if unknown."""

@@ -13,7 +13,9 @@ from star.spec.scripts import MetricName
 
 
 class PluginConfig(Section):
-    """Base class of the settings of a plugin's part: subclass it with fields that all have defaults."""
+    """Base class of the settings of a plugin's part: subclass it with fields that all have defaults, and are finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     neutral: ClassVar[Mapping[str, Any]] = {}
     """Field -> value at which it is left out of the key. A field added later with this default changes no key."""

@@ -121,7 +121,7 @@ class StageResources(Section):
         None,
         description="GPU memory of each process, in GiB: jobs that say so share a GPU as long as all fit; others have their GPUs alone",
     )
-    memory_gb: Positive | None = Field(
+    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         None, description="main memory on each machine, in GiB, for Slurm and Ray; null: the cluster's default"
     )
     minutes: Count = Field(60, description="time limit on Slurm")

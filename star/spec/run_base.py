@@ -120,8 +120,8 @@ class Run(Section):
         """A metric's name with its placeholders filled in from the run."""
         return name
 
-    def not_recorded(self, metric: str) -> str | None:
-        """What to change if this run does not record a curve that its stages can record; None if it does."""
+    def not_recorded(self, metric: str, at: str | None = None) -> str | None:
+        """What to change if this run does not record a number that its stages can record, `at` this step; None if it does."""
         return None
 
     def remarks(self) -> list[str]:

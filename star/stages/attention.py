@@ -28,7 +28,7 @@ def attention(ctx: Context) -> Result:
         for first in range(0, count, size):
             last = min(first + size, count)
             labels = torch.from_numpy(store.labels[first:last])
-            if spec.label == "null":
+            if spec.label == "null" or ctx.spec.is_unconditional:
                 labels = torch.full_like(labels, model.null_label)
             yield torch.from_numpy(store.center(first, last)).to(ctx.device), labels.to(ctx.device)
             ctx.progress(last, count)

@@ -74,6 +74,8 @@ def generate(ctx: Context) -> Result:
 def _sampled(ctx: Context, sampler: Sampler, decode: Decode, labels: np.ndarray, rows: slice) -> Images:
     """Images `rows` (B, S, S, C), sampled in one batch and decoded in smaller ones."""
     chosen = torch.from_numpy(labels[rows])
+    if ctx.spec.is_unconditional:  # a class's row was never trained
+        chosen = torch.full_like(chosen, ctx.spec.data.num_classes)
     seed = sampling_seed(ctx.spec.seed, ctx.spec.generate.draw)
     noise = noise_for(seed, rows.start, len(chosen), ctx.spec.sequence_length)
     codes = sampler(chosen.to(ctx.device), noise.to(ctx.device))

@@ -213,7 +213,8 @@ class Trainer:
 
     @torch.no_grad()
     def validation_nll(self) -> float:
-        """The student's next-code loss in nats per code on the test images' centre crops, with their labels, unmasked, without autocast.
+        """The student's next-code loss in nats per code on the test images' centre crops, with their labels (none where none was
+        trained), unmasked, without autocast.
 
         All ranks must call it. It leaves the objective in evaluation mode.
 
@@ -228,6 +229,8 @@ class Trainer:
             first = starts[min(mine, len(starts) - 1)]  # a sharded model needs all ranks in every pass
             codes = torch.from_numpy(self.test.center(first, first + size)).to(self.device)
             labels = torch.from_numpy(self.test.labels[first : first + size]).to(self.device)
+            if self.spec.is_unconditional:  # a class's row was never trained
+                labels = torch.full_like(labels, self.spec.data.num_classes)
             logits = self.objective.learner(Pass(codes, labels)).logits
             loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="sum").item()
             total += loss if mine < len(starts) else 0.0

@@ -15,12 +15,12 @@ from torch import Tensor
 from star.model.gpt import GPT
 from star.objectives.batch import Batch, ClassDropout, draw_batch
 from star.objectives.contrastive import inter_step_loss, inter_view_loss
-from star.objectives.hidden_keys import attend_mask, num_masked, sample_token_mask
+from star.objectives.hidden_keys import attend_mask, sample_token_mask
 from star.objectives.mim import mim_loss
 from star.objectives.objective import Objective
 from star.objectives.st_ar import st_ar
 from star.pipeline.config.model import ModelSpec
-from star.pipeline.config.selfguided import SelfGuidedSpec
+from star.pipeline.config.selfguided import SelfGuidedSpec, num_masked
 
 TEMPERATURE = 0.2
 

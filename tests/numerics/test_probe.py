@@ -122,6 +122,14 @@ def test_features_that_are_no_numbers_are_refused() -> None:
             probed(*sides, spec)
 
 
+def test_a_rate_that_diverges_is_not_chosen() -> None:
+    spec = ProbeSpec(positions=2, epochs=20, warmup_epochs=2, batch_size=64, base_lrs=[1e300, 30.0])
+    found = probed(*easy(), spec)
+    assert found.best_lr == [30.0, 30.0] and found.accuracy[0] > 0.5
+    with pytest.raises(DataError, match="probe.base_lrs: with none of these rates"):
+        probed(*easy(), spec.model_copy(update={"base_lrs": [1e300, 1e299]}))
+
+
 class InParts(Given):
     """Its passes come in two parts, as views or large sets do."""
 

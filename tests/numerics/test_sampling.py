@@ -147,6 +147,18 @@ def test_sampling_in_bfloat16(model: GPT) -> None:
     labels, noise = torch.arange(6) % 5, noise_for(3, 0, 6, 16)
     codes = [sample(one, labels, noise, GenerateSpec(cfg_scale=2.0)) for one in (model, rounded)]
     assert codes[1].shape == codes[0].shape and (codes[1] == codes[0]).float().mean() > 0.5
+    with torch.no_grad():
+        embedded = rounded.cls_embedding(labels)
+        assert Decoder(rounded, 6).logits(embedded).dtype == torch.float32, (
+            "guidance and filters in fp32, as LlamaGen's"
+        )
+
+
+def test_a_temperature_near_zero_is_greedy(model: GPT) -> None:
+    labels, noise = torch.arange(6) % 5, noise_for(3, 0, 6, 16)
+    cold = [sample(model, labels, noise, GenerateSpec(temperature=value)) for value in (1e-5, 1e-39, 5e-324)]
+    greedy = sample(model, labels, noise, GenerateSpec(top_k=1))
+    assert all(torch.equal(codes, greedy) for codes in cold) and len(greedy.unique()) > 2
 
 
 def test_images_are_brought_to_another_side_as_floats() -> None:

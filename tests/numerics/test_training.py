@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from star.checkpoint import Checkpoints
 from star.data.codes import CodeStore, distinct_views
 from star.errors import DataError, Stopped
 from star.pipeline.config.setting import Setting
+from star.stages.generate import _sampled
 from star.train.guard import DivergedError, MicroBatch
 from star.train.optim import build_adamw, lr_at, peak_lr
 from star.train.terms import terms_of
@@ -247,3 +250,24 @@ def test_views_are_distinct_and_all_are_used() -> None:
     assert (drawn[..., 0] != drawn[..., 1]).all()
     assert set(drawn.ravel()) == set(range(10))
     assert sorted(distinct_views(0, 0, 1, 10, 10)[0]) == list(range(10))
+
+
+def test_a_model_that_learns_no_class_is_validated_and_sampled_without(
+    stores: tuple[CodeStore, CodeStore], tmp_path: Path
+) -> None:
+    """A class's row of the table keeps its first values; what was trained is the null label's."""
+    made = trainer(stores, tmp_path, {}, model__class_dropout_prob=1.0)
+    made.train()
+    labels = made.test.labels
+    found = made.validation_nll()
+    made.test.labels = (labels + 1) % made.spec.data.num_classes
+    assert made.validation_nll() == found
+    seen: list[torch.Tensor] = []
+    ctx: Any = SimpleNamespace(spec=made.spec, device=torch.device("cpu"))
+
+    def sampler(labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        seen.append(labels)
+        return torch.zeros(len(labels), made.spec.sequence_length, dtype=torch.long)
+
+    _sampled(ctx, sampler, lambda codes: torch.zeros(len(codes), 1, 28, 28), np.arange(4), slice(0, 4))
+    assert seen[0].tolist() == [made.spec.data.num_classes] * 4

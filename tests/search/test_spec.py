@@ -151,7 +151,7 @@ def test_several_objectives_have_no_pruner(tmp_path: Path) -> None:
 def test_a_sampler_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = SearchLab(tmp_path, ("name: tpe", "name: cmaes"))
     monkeypatch.setitem(sys.modules, "cmaes", None)
-    with pytest.raises(SpecError, match=r"cmaes needs .* which is not installed; `pip install '.\[search\]'`"):
+    with pytest.raises(SpecError, match=r"cmaes needs .* which is not installed; `pip install -e '.\[search\]'`"):
         Study(load_search(lab.file), Home(tmp_path))
     assert not (tmp_path / "studies.sqlite").exists()
 

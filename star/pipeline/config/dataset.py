@@ -110,6 +110,25 @@ class DataSpec(Section):
         return self.model_dump(mode="json", exclude=unused)
 
 
+def remarks_on_views(run: StarRun) -> list[str]:
+    """Sentences on views that are the same pixels, though a step draws several of an image."""
+    data, found = run.data, []
+    if run.selfguided.num_views < 2 or run.generate.samples is not None or data.codes is not None:
+        return []
+    sides = [int(data.image_size * crop_range) for crop_range in data.crop_ranges]
+    for field, side in zip(("crop_range", "extra_crop_range"), sides, strict=False):
+        if side - data.image_size < 2:
+            what = "2 are distinct" if side == data.image_size else "8 are distinct"
+            found.append(
+                f"data.{field}: crops of {data.image_size} pixels from {side}: of ten views {what}, so a step may draw one twice"
+            )
+    if len(set(sides)) < len(sides):
+        found.append(
+            f"data.extra_crop_range: crops from {sides[1]} pixels, as crop_range has them: each view is there twice"
+        )
+    return found
+
+
 def check(run: StarRun) -> None:
     data = run.data
     if data.name != "fashion-mnist":

@@ -32,7 +32,7 @@ class GenerateSpec(Section):
         0,
         description="which random numbers sample: several draws from one model tell the noise of sampling from that of training",
     )
-    temperature: Positive = 1.0
+    temperature: Positive = Field(1.0, description="below 1e-5 as 1e-5, as in LlamaGen: the likeliest code")
     top_k: Annotated[int, Field(ge=0)] = Field(0, description="0 keeps all codes")
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     precision: Literal["fp32", "bf16"] = Field(
@@ -58,7 +58,10 @@ class GenerateSpec(Section):
         # fields that came later
         former = {"precision": "fp32", "decode_precision": "fp32", "image_size": None, "draw": 0}
         unused = {"samples", *(name for name, value in former.items() if getattr(self, name) == value)}
-        return {} if self.samples else self.model_dump(mode="json", exclude=unused)
+        values = self.model_dump(mode="json", exclude=unused)
+        if self.cfg_scale == 1:
+            values["cfg_until"] = None
+        return {} if self.samples else values
 
 
 def check(run: StarRun) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from star.pipeline.config.dataset import remarks_on_views
+from star.pipeline.config.selfguided import num_masked
 from star.pipeline.floor import floored
 from star.pipeline.model import parameters
 from star.pipeline.score import scored
@@ -97,7 +99,8 @@ class StarRun(Run):
     @property
     def shared(self) -> tuple[Any, ...]:
         """What `section` reads beside a section: the model, for layers given as fractions, `validate_every`, images, the grid."""
-        return id(self.model), self.resources.validate_every, self.floor_images, self.generate.image_size, self.grid
+        sizes = self.floor_images, self.generate.image_size, self.grid, self.tokenizer.codebook_size
+        return id(self.model), self.resources.validate_every, *sizes
 
     @property
     def outside_paths(self) -> Paths:
@@ -139,6 +142,9 @@ class StarRun(Run):
             values["contrastive_layer"] = self.contrastive_layer
         if name == "probe":
             values["layer"] = self.probe_layer
+        if name == "generate" and values:  # what changes nothing is as if it were not given
+            values |= {"cfg_until": None} if (values["cfg_until"] or 0) >= self.sequence_length else {}
+            values |= {"top_k": 0} if values["top_k"] == self.tokenizer.codebook_size else {}
         if name == "features":
             values["grid"] = self.grid
         if name == "floor":
@@ -165,16 +171,44 @@ class StarRun(Run):
         """A metric's name with `{extractor}` replaced by the extractor of this run."""
         return name.replace("{extractor}", self.score.extractor)
 
-    def not_recorded(self, metric: str) -> str | None:
-        """What to set if `metric` is the validation loss by step and this run does not record it; None otherwise."""
-        if metric == "train/val_nll_by_step" and not self.resources.validate_every:
-            return "set resources.validate_every, or give train/val_nll"
+    def not_recorded(self, metric: str, at: str | None = None) -> str | None:
+        """What to change if this run does not record `metric`, a loss that is off or one beyond its end; None if it does."""
+        own, last = self.selfguided, self.last_step
+        off = {
+            "train/val_nll_by_step": (
+                bool(self.resources.validate_every),
+                "set resources.validate_every, or give train/val_nll",
+            ),
+            "train/mim_loss": (own.mim, "selfguided.mim_weight is 0"),
+            "train/inter_step_loss": (own.contrastive and own.inter_step, "the run has no inter-step loss"),
+            "train/inter_view_loss": (own.contrastive and own.inter_view, "the run has no inter-view loss"),
+        }
+        if metric in off and not off[metric][0]:
+            return off[metric][1]
+        if at is None or not at.isdigit():
+            return None
+        if metric.startswith("train/") and int(at) > last:
+            return f"the training ends at step {last}"
+        count, length = self.probe.positions, self.sequence_length
+        measured = [round(length * (i + 1) / count) for i in range(count)]
+        if metric.startswith("probe/") and int(at) not in measured:
+            return f"the probe measures positions {', '.join(map(str, measured))}"
         return None
 
     def remarks(self) -> list[str]:
         """Sentences on what is legal, and probably not meant: parts that are still to begin when all is over."""
-        own, vq, probe = self.optim, self.tokenizer, self.probe
-        found = []
+        own, vq, probe, model = self.optim, self.tokenizer, self.probe, self.model
+        found = remarks_on_views(self)
+        if model.class_dropout_prob == 0 and model.weights is None and self.generate.samples is None:
+            found.append(
+                "model.class_dropout_prob: 0: the null label is never trained, and the probe and guidance read it; 0.1 is usual"
+            )
+        if self.is_unconditional and self.generate.cfg_scale > 1:
+            found.append("generate.cfg_scale: class_dropout_prob of 1 trains no class, so there is nothing to guide to")
+        if self.selfguided.masked and num_masked(self.selfguided.mask_ratio, self.sequence_length) == 0:
+            found.append(
+                f"selfguided.mask_ratio: {self.selfguided.mask_ratio:g} of {self.sequence_length - 1} codes hides none"
+            )
         if 0 < self.total_steps <= own.warmup_steps:
             found.append(
                 f"optim.warmup_steps: {own.warmup_steps} of {self.total_steps} steps: the learning rate never leaves the warm-up"
@@ -241,6 +275,11 @@ class StarRun(Run):
     def has_teacher(self) -> bool:
         """Whether an average of the model's weights is kept."""
         return self.selfguided.teacher
+
+    @property
+    def is_unconditional(self) -> bool:
+        """Whether the model learns no class: every image trains under the null label, and it starts from no other weights."""
+        return self.model.class_dropout_prob == 1 and self.model.weights is None
 
     @property
     def grid(self) -> int:

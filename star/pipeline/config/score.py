@@ -53,10 +53,17 @@ def check(run: StarRun) -> None:
         raise FieldError(
             "score.weights", f"the extractor {score.extractor} has its own; give extractor: inception, or null"
         )
+    own = run.resources
+    for stage, images in (("score", run.generate.num_images), ("reference", score.num_reference)):
+        if (wide := own.processes_of(stage) * own.nodes_of(stage)) > images:
+            raise FieldError(
+                f"resources.{stage}.processes", f"{wide} processes are more than the {images} images that they share"
+            )
     if score.reference is None and score.num_reference > run.data.train_images:
         raise FieldError(
             "score.num_reference", f"{score.num_reference} is more than data.train_images = {run.data.train_images}"
         )
-    compared = min(run.generate.num_images, score.num_reference, score.manifold_images)
+    kept = () if score.reference else (score.num_reference, score.manifold_images)
+    compared = min((run.generate.num_images, *kept))
     if score.neighbours >= compared:
         raise FieldError("score.neighbours", f"{score.neighbours} is too many for {compared} images")

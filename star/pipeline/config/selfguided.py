@@ -13,6 +13,11 @@ from star.spec.base import Count, FieldError, LayerRef, NonNegative, Positive, S
 from star.spec.renames import in_section, under_new_names
 
 
+def num_masked(mask_ratio: float, length: int) -> int:
+    """How many of the T - 1 code inputs of a sequence are hidden: the same number in every one."""
+    return round(mask_ratio * (length - 1))
+
+
 class SelfGuidedSpec(Section):
     """ST-AR itself (section 3.3). All weights zero is the plain baseline: no teacher, no mask."""
 
@@ -119,6 +124,10 @@ class SelfGuidedSpec(Section):
         if not self.teacher:
             unused |= {"ema_decay", "ema_ramp"}
         values = self.model_dump(mode="json", exclude=unused)
+        if self.mim and "mask_when" in values:
+            values["mask_when"] = "mim"  # only without the MIM loss it decides anything
+        if self.projector_layers == 1 and "projector_hidden" in values:
+            values["projector_hidden"] = type(self).model_fields["projector_hidden"].default
         values["student_views"] = min(self.student_views, self.num_views)
         if "single_contrastive_scale" in values:  # its former name, which keys keep
             values["lone_factor"] = values.pop("single_contrastive_scale")

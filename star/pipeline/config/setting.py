@@ -41,6 +41,13 @@ class Setting:
         """T: codes of an image."""
         return self.grid**2
 
+    def needs_neighbours(self, term: str) -> None:
+        """Raise FieldError if codes have no others beside, above or before them: a 1 x 1 grid."""
+        if self.grid < 2:
+            raise FieldError(
+                "", f"{term} compares codes with others of their image, and a 1 x 1 grid has one; give larger images"
+            )
+
     def layer(self, which: int | str, field: str = "") -> int:
         """Convert a number, or a fraction of the depth such as 1/2, to a 1-based layer.
 
