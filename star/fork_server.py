@@ -63,6 +63,9 @@ def serve(module: str, number: int) -> None:
             for line in lines:
                 request = json.loads(line)
                 try:
+                    os.close(
+                        os.pidfd_open(os.getpid())
+                    )  # where descriptors are short nothing is begun that could not be watched
                     pid = _fork(module, request, [number, *children])
                 except OSError as error:
                     _tell(channel, {"id": request["id"], "error": str(error)})
@@ -81,9 +84,14 @@ def _tell(channel: socket.socket, message: dict[str, Any]) -> None:
 def _fork(module: str, request: dict[str, Any], mine: list[int]) -> int:
     """Fork a worker; returns its process id once it has its own session and title, by which it is found and stopped."""
     told, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _become(module, request, [told, *mine], tell)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become(module, request, [told, *mine], tell)
+    except OSError:
+        os.close(told)
+        os.close(tell)
+        raise
     os.close(tell)
     os.read(told, 1)
     os.close(told)

@@ -17,8 +17,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,16 +32,15 @@ from typing import Any
 from star.errors import DataError
 from star.words import shown
 
+log = logging.getLogger(__name__)
+
 PROBE = 1 << 16
 """Bytes that are written to test whether the disk has room."""
 
 
 class ExitCode(IntEnum):
-    """How a worker ends.
-
-    In this order: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no
-    space left on the disk; stopped on request; out of time, and not to be started again by the cluster.
-    """
+    """How a worker ends: done; the user's mistake; another worker holds the job, or a newer attempt has begun; failed; no space
+    left on the disk; stopped on request; out of time, and not to be started again by the cluster."""
 
     DONE = 0
     USER_ERROR = 2
@@ -86,6 +87,13 @@ class JobDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def read_progress(self) -> Any:
+        """The worker's progress; None where there is none, or it cannot be read now: it is only shown."""
+        try:
+            return read_json(self.progress)
+        except OSError:
+            return None
 
     def read_result(self) -> dict[str, Any] | None:
         """What result.json says; None if there is none, or none that is whole: the job then counts as not computed."""
@@ -201,7 +209,10 @@ class Home:
                 os.link(new, path)  # fails when another process was first
             except FileExistsError:
                 pass
-            new.unlink()
+            except OSError:  # a file system without hard links
+                if not path.exists():
+                    new.rename(path)
+            new.unlink(missing_ok=True)
             found = read_json(path)
         return str(found["id"])
 
@@ -274,7 +285,8 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
     Raises:
         OSError: it cannot be written; the temporary file is removed, and the error names `path`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # containers and machines that share a home may share process ids
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -291,7 +303,12 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; None when there is none (yet), or a power cut has left half of it."""
     try:
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return json.loads(path.read_text())  # NFS: it was replaced while it was read, and the new one is there
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
 
@@ -310,10 +327,14 @@ class MetricLog:
             for line in path.read_bytes().splitlines(keepends=True):
                 if not line.endswith(b"\n"):
                     break
+                try:
+                    entry = json.loads(line)
+                    seen = {name: max(entry["step"], self._seen.get(name, -1)) for name in entry["metrics"]}
+                except (ValueError, KeyError, TypeError):
+                    log.warning("%s is damaged from byte %d on: what follows is cut off", path, whole)
+                    break
+                self._seen |= seen
                 whole += len(line)
-                entry = json.loads(line)
-                for name in entry["metrics"]:
-                    self._seen[name] = max(entry["step"], self._seen.get(name, -1))
             os.truncate(path, whole)
         self._file = path.open("a", buffering=1)
 
@@ -340,6 +361,10 @@ def read_metrics(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
     if not path.exists():
         return
     with path.open("rb") as file:
+        if offset:
+            file.seek(offset - 1)
+            if file.read(1) != b"\n":  # a power cut took what was there, and other lines followed
+                offset = 0
         file.seek(offset)
         for line in file:
             if not line.endswith(b"\n"):

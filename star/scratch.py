@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
@@ -19,7 +20,7 @@ def near(folder: Path, scratch: str) -> Path:
     The jobs of a machine share one copy, which stays for later ones; jobs that need it while it is made wait for it.
 
     Args:
-        folder: the `out` folder of a job that is done: it never changes.
+        folder: the `out` folder of a job that is done; when it is computed again, another copy is made.
         scratch: a path, in which `$NAME` and `~` are replaced from the machine's environment.
     """
     place = Path(os.path.expanduser(os.path.expandvars(scratch)))
@@ -35,11 +36,18 @@ def near(folder: Path, scratch: str) -> Path:
         return folder
 
 
+def _identity(folder: Path) -> str:
+    """What tells a job's output from that of another attempt, or of another home: where it lies, and its result."""
+    result = folder.parent / "result.json"
+    told = result.read_bytes() if result.exists() else b""
+    return hashlib.blake2s(str(folder.resolve()).encode() + b"\0" + told, digest_size=6).hexdigest()
+
+
 def _copied(folder: Path, place: Path) -> Path:
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if place.stat().st_uid != os.getuid():
         raise PermissionError(f"{place} belongs to somebody else")
-    copy = place / folder.parent.name
+    copy = place / f"{folder.parent.name}-{_identity(folder)}"
     with Path(f"{copy}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if copy.exists():

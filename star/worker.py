@@ -277,19 +277,19 @@ class _Progress:
         self.next_time = next_time
         self.path = job_dir.progress if job_dir else None
         self.stop = stop
-        self.started = time.time()
+        self.started = time.monotonic()
         self.first: int | None = None
         self.next = 0.0
 
     def __call__(self, done: int, total: int) -> None:
         if self.stop():
             raise Stopped(f"it {self.next_time}")
-        now = time.time()
+        now = time.monotonic()  # a clock may be set back
         self.first = done if self.first is None else self.first
         if self.path is not None and (now >= self.next or done == total):
             self.next = now + PROGRESS_EVERY
             rate = (done - self.first) / max(1e-9, now - self.started)
-            write_json(self.path, {"done": done, "total": total, "rate": rate, "time": now}, durable=False)
+            write_json(self.path, {"done": done, "total": total, "rate": rate, "time": time.time()}, durable=False)
 
 
 def _device(wanted: str) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +47,53 @@ def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:
         file.write('{"half a li')
     assert first["metrics"] == {"a": 1.0}
     assert [line["step"] for _, line in read_metrics(path, offset)] == [2]
+
+
+def test_a_place_within_a_line_is_no_place(tmp_path: Path) -> None:
+    """A power cut may take lines that were delivered, and others be written where they were."""
+    path = tmp_path / "metrics.jsonl"
+    log = MetricLog(path)
+    for step in range(1, 4):
+        log.record(step, {"a": step / 3})
+    log.close()
+    (end, _), *_ = read_metrics(path)
+    assert [line["step"] for _, line in read_metrics(path, end + 3)] == [1, 2, 3]
+    assert [line["step"] for _, line in read_metrics(path, 10**6)] == [1, 2, 3]
+
+
+def test_a_damaged_log_is_cut_there_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricLog(path)
+    log.record(1, {"a": 1.0})
+    log.close()
+    whole = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b'\xff\xfe\n{"step": 3}\n')
+    log = MetricLog(path)
+    log.record(2, {"a": 2.0})
+    log.close()
+    assert lines_of(path) == [(1, {"a": 1.0}), (2, {"a": 2.0})]
+    assert f"damaged from byte {whole} on" in caplog.text
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, plain, stale = tmp_path / "progress.json", Path.read_text, [errno.ESTALE]
+    path.write_text('{"done": 1}')
+
+    def read(self: Path, *rest: object, **options: object) -> str:
+        if stale:
+            raise OSError(stale.pop(), "stale")
+        return plain(self)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert read_json(path) == {"done": 1}
+    stale[:] = [errno.EACCES]
+    assert JobDir(tmp_path).read_progress() is None, "it is only shown"
+    stale[:] = [errno.EACCES]
+    with pytest.raises(PermissionError):
+        read_json(path)
 
 
 def test_a_job_is_complete_with_its_result_and_its_output(tmp_path: Path) -> None:

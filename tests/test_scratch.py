@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from star.rundir import read_json, read_metrics
-from star.scratch import near
+from star.scratch import _identity, near
 from tests.helpers import job_in, tiny, work
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_copy_is_made_once_and_used_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISK", str(tmp_path / "disk"))
     copy = near(folder, "$DISK/star")
-    assert copy == tmp_path / "disk" / "star" / f"star-{os.getuid()}" / "encode-abc"
+    assert copy == tmp_path / "disk" / "star" / f"star-{os.getuid()}" / f"encode-abc-{_identity(folder)}"
     assert {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()} == {
         Path("codes.npy"): b"x" * 5000,
         Path("deep/labels.npy"): b"y" * 100,
@@ -51,10 +51,24 @@ def test_several_at_once_share_one_copy(folder: Path, tmp_path: Path, monkeypatc
 
 def test_half_a_copy_of_one_that_was_killed_is_made_anew(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "disk" / f"star-{os.getuid()}"
-    (place / "encode-abc.half").mkdir(parents=True)
-    (place / "encode-abc.half" / "codes.npy").write_bytes(b"x" * 17)
+    half = place / f"encode-abc-{_identity(folder)}.half"
+    half.mkdir(parents=True)
+    (half / "codes.npy").write_bytes(b"x" * 17)
     assert (near(folder, str(tmp_path / "disk")) / "codes.npy").stat().st_size == 5000
-    assert not (place / "encode-abc.half").exists()
+    assert not half.exists()
+
+
+def test_what_was_computed_again_is_copied_again(folder: Path, tmp_path: Path) -> None:
+    """A disk may outlive the job; and a second home's job of the same key is another."""
+    (folder.parent / "result.json").write_text('{"finished": 1}')
+    first = near(folder, str(tmp_path / "disk"))
+    (folder / "codes.npy").write_bytes(b"z" * 4000)
+    (folder.parent / "result.json").write_text('{"finished": 2}')
+    again = near(folder, str(tmp_path / "disk"))
+    assert again != first and (again / "codes.npy").read_bytes() == b"z" * 4000
+    other = tmp_path / "other" / folder.parent.name / "out"
+    shutil.copytree(folder.parent, other.parent)
+    assert near(other, str(tmp_path / "disk")) != again
 
 
 @pytest.mark.parametrize("scratch", ["$NO_SUCH_NAME/x", "relative/x", "/proc/none/x"])
@@ -71,7 +85,7 @@ def test_a_full_disk_is_not_filled(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=5200))
     with caplog.at_level(logging.WARNING):
         assert near(folder, str(tmp_path / "disk")) == folder
-    assert "has room for 5200 bytes" in caplog.text and not list(tmp_path.glob("disk/*/encode-abc"))
+    assert "has room for 5200 bytes" in caplog.text and not list(tmp_path.glob("disk/*/encode-abc-*[!k]"))
 
 
 def test_a_folder_of_somebody_else_is_not_used(folder: Path, tmp_path: Path) -> None:
@@ -94,5 +108,5 @@ def test_a_worker_reads_the_copy(prepared: Path, tmp_path: Path) -> None:
         steps = [(line["step"], line["metrics"]) for _, line in read_metrics(job.metrics)]
         results.append(((read_json(job.result) or {})["metrics"], steps))
     assert results[0] == results[1] and len(results[0][1]) == 2
-    assert (tmp_path / "disk" / f"star-{os.getuid()}" / encode.name / "train").exists()
+    assert (tmp_path / "disk" / f"star-{os.getuid()}" / f"{encode.name}-{_identity(encode / 'out')}" / "train").exists()
     assert "was copied to" in (tmp_path / "near" / "log.txt").read_text()

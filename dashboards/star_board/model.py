@@ -19,7 +19,7 @@ from typing import Any
 from star.errors import LedgerError, NotFoundError
 from star.ledger.states import CANCELLED, DONE, ENDED, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
 from star.ledger.store import Ledger, read_ledger
-from star.rundir import Home, JobDir, read_json
+from star.rundir import Home, JobDir
 from star.spec.builtin import needed
 
 OVERLAP = 500
@@ -277,7 +277,7 @@ class Model:
             written = _written(f"{folder}/progress.json")
             if written != self._seen.get(job.key, 0):  # no file: nothing new
                 self._seen[job.key] = written
-                told[job.key] = read_json(Path(folder) / "progress.json") or {}
+                told[job.key] = JobDir(Path(folder)).read_progress() or {}
             # done, although its scheduler is gone or has not noticed yet; a damaged result is none
             if os.path.exists(f"{folder}/result.json") and JobDir(Path(folder)).read_result() is not None:
                 ended[job.key] = replace(job, state=DONE, finished=job.finished or time.time())

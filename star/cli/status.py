@@ -21,7 +21,7 @@ from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, row_state
 from star.ledger.store import Ledger, read_ledger
-from star.rundir import Home, last_loss, read_json
+from star.rundir import Home, last_loss
 from star.scheduler.policies import advice
 from star.spec.builtin import builtin_stages, needed
 from star.words import duration
@@ -221,7 +221,7 @@ def _open_job(home: Home, job: Job, waits: dict[str, str]) -> dict[str, Any]:
     shown["engine"] = waits.get(str((job.handle or {}).get("job"))) if job.executor == "slurm" else None
     if job.state == RUNNING:
         folder = home.job(job.stage, job.key)
-        shown["progress"], shown["loss"] = read_json(folder.progress), last_loss(folder)
+        shown["progress"], shown["loss"] = folder.read_progress(), last_loss(folder)
     return shown
 
 

@@ -11,7 +11,7 @@ import click
 
 from star.cli.failures import be_silent
 from star.ledger.states import RUNNING, Job
-from star.rundir import Home, JobDir, last_loss, read_json
+from star.rundir import Home, JobDir, last_loss
 from star.scheduler.plan import Plan
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class View:
 
 def _progress(folder: JobDir) -> list[str]:
     """Such as ["420/1000", "loss 3.21", "ETA 65 s"]; empty before the first report."""
-    progress = read_json(folder.progress)
+    progress = folder.read_progress()
     if not progress:
         return []
     shown = [f"{progress['done']}/{progress['total']}"]

@@ -6,6 +6,7 @@ NAME.shards/N   written after shard N is on disk: its CRC-32
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -46,6 +47,7 @@ class ShardedArray:
             shutil.rmtree(self.marks)
             self.marks.mkdir()
             np.lib.format.open_memmap(self.path, mode="w+", dtype=self.dtype, shape=self.shape).flush()
+            _reserve(self.path)
             return
         for shard in self._done():
             if self._mark(shard) != _checksum(array[self.rows(shard)]):
@@ -114,6 +116,21 @@ def damaged_shards(path: Path) -> list[int]:
         for shard, expected in enumerate(known["crc32"])
         if _checksum(array[shard * size : (shard + 1) * size]) != expected
     ]
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's room on the disk now: writing a page of a sparse file for which there is none would kill the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                path.unlink()  # or the next attempt would take it for reserved
+                raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _checksum(rows: NDArray[Any]) -> int:

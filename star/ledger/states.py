@@ -29,9 +29,9 @@ class JobState(StrEnum):
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED, LOST = JobState
 ENDED = (FAILED, CANCELLED, LOST)
+"""States that a job leaves only if a user asks for it."""
 SILENT = 600.0
 """Seconds after its last heartbeat from which a scheduler on another machine counts as gone; clocks may differ by some."""
-"""States that a job leaves only if a user asks for it."""
 TRANSITIONS: dict[str, set[str]] = {
     QUEUED: {RUNNING, DONE, FAILED, CANCELLED},
     RUNNING: {DONE, FAILED, QUEUED, LOST, CANCELLED},

@@ -68,6 +68,8 @@ class JobGraph:
             self.running[job.key] = job
         else:
             self.running.pop(job.key, None)
+        if job.state != QUEUED:
+            self._later.pop(job.key, None)
         if job.state == DONE and (before is None or before.state != DONE):
             for user in self._users.get(job.key, ()):
                 self._waits_for[user].discard(job.key)

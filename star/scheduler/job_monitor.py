@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from star.errors import ExecutorError
@@ -78,15 +78,8 @@ class JobMonitor:
     def refresh(self, graph: JobGraph) -> None:
         """Read what others changed in the ledger, adopt jobs whose owner is dead, stop jobs that shall be cancelled."""
         self.next_refresh = time.monotonic() + REFRESH
-        places = self.ledger.jobs.places(graph.planned)
-        changed = [
-            key
-            for key, place in places.items()
-            if (known := graph.states.get(key)) is None
-            or (known.state, known.attempt, known.owner, known.wish) != tuple(place)
-        ]
-        for job in self.ledger.jobs.of(changed).values() if changed else ():
-            graph.see(job)
+        self._bring_up(graph, graph.planned)
+        self._bring_up(self._strays, list(self._strays.running))
         self._adopt(graph, [job for job in graph.running.values() if job.owner != self.lease.me.id])
         if time.monotonic() >= self._next_strays:
             self._next_strays = time.monotonic() + STRAYS
@@ -95,9 +88,21 @@ class JobMonitor:
                 self._strays, [job for job in here if job.key not in graph.planned and job.owner != self.lease.me.id]
             )
         self.look(self._strays, self.owned(self._strays))
-        for job in list(graph.running.values()):
+        for job in [*graph.running.values(), *self._strays.running.values()]:
             if job.wish == "cancel" and job.owner == self.lease.me.id:
                 self._cancel(job)
+
+    def _bring_up(self, graph: JobGraph, keys: Collection[str]) -> None:
+        """Show a graph what the ledger knows otherwise of these jobs."""
+        places = self.ledger.jobs.places(keys) if keys else {}
+        changed = [
+            key
+            for key, place in places.items()
+            if (known := graph.states.get(key)) is None
+            or (known.state, known.attempt, known.owner, known.wish) != tuple(place)
+        ]
+        for job in self.ledger.jobs.of(changed).values() if changed else ():
+            graph.see(job)
 
     def _adopt(self, graph: JobGraph, jobs: list[Job]) -> None:
         """Take over those of `jobs` whose scheduler is dead, as they run.

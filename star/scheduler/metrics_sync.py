@@ -32,6 +32,8 @@ from star.tracking.writer import OF_JOB, USED_BY, Tracker
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
 """Seconds to wait, when the last job has ended, for a tracker that was reachable before and is away."""
+HANGS = 180.0
+"""Seconds more for a call that had begun."""
 EVERY = 2.0
 """Seconds between deliveries."""
 LOG_KEPT = 2**20
@@ -141,7 +143,9 @@ class MetricsSync:
         """Deliver what is left, if it was started; returns the error that prevented it, if any."""
         self._end.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(PATIENCE + HANGS)
+            if self._thread.is_alive():
+                return TimeoutError("MLflow's server takes requests and does not answer")
         return self.error
 
     def _work(self) -> None:
@@ -216,6 +220,7 @@ class MetricsSync:
             tracking_id = tracker.create(run.key, f"{mine}: {label[:NAME]}, seed {run.seed}", run.spec, tags | note)
         else:
             tracking_id = str(found.info.run_id)
+            tracker.complete(tracking_id, run.spec, found.data.params)
             tracker.tag(tracking_id, tags)
         if tracking_id != bound and not self.ledger.runs.set_tracking_id(run.key, bound, tracking_id):
             # another scheduler was first: the run that it bound counts, which may be the one made here

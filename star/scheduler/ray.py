@@ -20,7 +20,7 @@ from ray.exceptions import RayActorError, RayError
 from star.devices import GIB, usable_cores
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
-from star.rundir import Home
+from star.rundir import Home, JobDir
 from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
 from star.spec.resources import Resources
 
@@ -102,12 +102,13 @@ class RayExecutor:
         memory = resources.memory_gb_of(stage)
         wants: dict[str, Any] = {"num_cpus": min(resources.slots_of(stage), self._widest()), "num_gpus": gpus}
         if memory is not None:
-            wants["memory"] = int(memory * GIB)
-        group = _group(start.name, nodes, wants) if nodes > 1 else None
+            wants["memory"] = max(1, int(memory * GIB))
+        mine = _named(start.name, start.job)
+        group = _group(mine, nodes, wants) if nodes > 1 else None
         for rank in range(nodes):
             where = {} if group is None else {"scheduling_strategy": _in_bundle(group, rank)}
             actor = _runner_class().options(
-                name=_actor_name(start.name, rank),
+                name=_actor_name(mine, rank),
                 namespace=NAMESPACE,
                 lifetime="detached",
                 max_concurrency=4,
@@ -117,8 +118,8 @@ class RayExecutor:
             )
             made = actor.remote(str(start.job.path), str(start.code), self.worker, rank, start.attempt)
             if rank == 0:
-                self._ends[start.name] = made.wait.remote()
-        return {"actor": start.name, "nodes": nodes, "cluster": self.cluster}
+                self._ends[mine] = made.wait.remote()
+        return {"actor": mine, "nodes": nodes, "cluster": self.cluster}
 
     def _widest(self) -> int:
         """CPUs of the largest live machine: a job that asks for more would wait forever."""
@@ -141,12 +142,12 @@ class RayExecutor:
             cluster != self.cluster
         ):  # a private Ray has ended with its scheduler; another cluster cannot be asked from here
             return Exit(None) if cluster.startswith(OWN) else None
-        end = self._end_of(watched.name)
+        end = self._end_of(_name_of(watched))
         if end is None:
             return Exit(None)
         if not ray.wait([end], timeout=0)[0]:
             return None
-        self._ends.pop(watched.name)
+        self._ends.pop(_name_of(watched))
         try:
             code: int | None = ray.get(end)
             state = None
@@ -166,7 +167,10 @@ class RayExecutor:
     def wait(self, seconds: float) -> None:
         """Wait until one of the workers ends, or `seconds` have passed."""
         if self._ends:
-            ray.wait(list(self._ends.values()), timeout=max(0.001, seconds))
+            try:
+                ray.wait(list(self._ends.values()), timeout=max(0.001, seconds))
+            except RayError:  # `poll` says it
+                time.sleep(min(1.0, seconds))
         else:
             time.sleep(max(0.0, seconds))
 
@@ -185,13 +189,22 @@ class RayExecutor:
         group = (watched.handle or {}).get("nodes", 1) > 1
         if group:
             try:
-                ray.util.remove_placement_group(ray.util.get_placement_group(watched.name))
+                ray.util.remove_placement_group(ray.util.get_placement_group(_name_of(watched)))
             except ValueError:
                 pass
 
     def close(self) -> None:
         """Disconnect from Ray; a private Ray ends."""
         ray.shutdown()
+
+
+def _named(name: str, job: JobDir) -> str:
+    """An attempt's name with its home's: on one cluster two homes may run the same."""
+    return f"{name}-{Home(job.path.parent.parent).identity()[:12]}"
+
+
+def _name_of(watched: Watched) -> str:
+    return str((watched.handle or {}).get("actor") or _named(watched.name, watched.job))
 
 
 def _actor_name(name: str, rank: int) -> str:
@@ -202,7 +215,7 @@ def _actors(watched: Watched) -> list[Any]:
     found = []
     for rank in range((watched.handle or {}).get("nodes", 1)):
         try:
-            found.append(ray.get_actor(_actor_name(watched.name, rank), NAMESPACE))
+            found.append(ray.get_actor(_actor_name(_name_of(watched), rank), NAMESPACE))
         except ValueError:
             pass
     return found

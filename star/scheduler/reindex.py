@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.scheduler.metrics_sync import MetricsSync, Shipment
 from star.tracking.writer import Tracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,7 +80,12 @@ def _is_job(home: Home, name: str) -> bool:
 def shipments(home: Home) -> Iterator[Shipment]:
     """Yield all experiments that this home has a record of."""
     for path in sorted(home.experiments.glob("*.json")) if home.experiments.exists() else ():
-        yield read_shipment(json.loads(path.read_text()))
+        try:
+            yield read_shipment(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning(
+                "%s is damaged (%s): `star-exp run` of its file writes it anew; the others are taken", path, error
+            )
 
 
 def read_shipment(record: dict[str, Any]) -> Shipment:

@@ -8,11 +8,13 @@ that Slurm does not answer proves nothing: a job counts as gone only after two a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 import submitit
 from submitit.core.utils import FailedSubmissionError
@@ -45,6 +47,8 @@ OVER = {
     *("LAUNCH_FAILED", "REVOKED"),
 }
 DEPENDENCY = "DependencyNeverSatisfied"
+TOO_MANY = re.compile("array specification|submit limit|MaxSubmit|MaxJobCount|MaxArraySize", re.IGNORECASE)
+"""What Slurm says when it would take fewer jobs at once."""
 
 
 class SlurmExecutor:
@@ -89,16 +93,35 @@ class SlurmExecutor:
         """Submit the attempts, similar ones as one array; returns a handle or an error for each."""
         done: dict[str, Handle | ExecutorError] = {}
         for part in parts_of(starts):
-            done |= zip((start.name for start in part.starts), self._submit(part), strict=True)
+            done |= zip((start.name for start in part.starts), self._in_parts(part), strict=True)
         self._looked = float("-inf")
         return [done[start.name] for start in starts]
 
+    def _in_parts(self, part: Part) -> list[Handle | ExecutorError]:
+        """Submit a part, in halves and so on where Slurm refuses that many at once; when it refuses one, it is full."""
+        done: list[Handle | ExecutorError] = []
+        rest = [part]
+        while rest:
+            some = rest.pop(0)
+            found = self._submit(some)
+            refused = next((one for one in found if isinstance(one, ExecutorError)), None)
+            count = len(some.starts)
+            if refused is None or part.dependency is not None or not TOO_MANY.search(str(refused)):
+                done += found
+            elif count > 1:
+                halves = some.starts[: count // 2], some.starts[count // 2 :]
+                rest[:0] = [replace(some, starts=half) for half in halves]
+            else:
+                done += [refused] * (len(part.starts) - len(done))
+                break
+        return done
+
     def _submit(self, part: Part) -> Sequence[Handle | ExecutorError]:
         starts, name = part.starts, part.name(uuid.uuid4().hex[:12])
-        for index, start in enumerate(starts):
-            token = {"name": name, "index": index if len(starts) > 1 else None, "start": start.name}
-            write_json(start.job.path / TOKEN, token)
         try:
+            for index, start in enumerate(starts):
+                token = {"name": name, "index": index if len(starts) > 1 else None, "start": start.name}
+                write_json(start.job.path / TOKEN, token)
             executor = submitit.SlurmExecutor(self.folder, max_num_timeout=part.timeouts, python=part.python)
             executor.update_parameters(job_name=name, **part.parameters())
             tasks = [Attempt(str(start.job.path), str(start.code), self.worker, start.attempt) for start in starts]

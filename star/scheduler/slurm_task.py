@@ -52,7 +52,7 @@ class Attempt:
             code = TIMED_OUT if code == PREEMPTED else code
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if code == PREEMPTED and _is_still_wanted():
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+            subprocess.run(["scontrol", "requeue", _number()], check=False)
             time.sleep(60)  # Slurm ends this process
         sys.exit(code if code >= 0 else 128 - code)
 
@@ -90,9 +90,13 @@ def _until_over() -> None:
     os.close(gate)
 
 
+def _number() -> str:
+    """Slurm's number of this job alone: the id of an array's last element is the array's too, and stands for all of it."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
 def _is_still_wanted() -> bool:
     """Whether Slurm counts this job as running, so that it was preempted and not cancelled."""
-    shown = subprocess.run(
-        ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True, check=False
-    )
+    shown = subprocess.run(["scontrol", "show", "job", _number()], capture_output=True, text=True, check=False)
     return "JobState=RUNNING" in shown.stdout

@@ -71,7 +71,7 @@ def in_queue() -> dict[str, str]:
     """Return Slurm's number of each of this user's jobs that is not over -> its state, and why it waits."""
     if shutil.which("squeue") is None:
         return {}
-    shown = ask(["squeue", "--noheader", "--array", "--me", "-O", FIELDS])
+    shown = ask(["squeue", "--noheader", "--array", "--me", "-O", FIELDS], 2.0)  # who looks does not wait for it
     waits = {number: seen for number, _, seen in _lines(shown or "")}
     return {
         number: seen.state.lower() + (f" ({seen.reason})" if seen.reason not in ("None", "") else "")
@@ -79,10 +79,12 @@ def in_queue() -> dict[str, str]:
     }
 
 
-def ask(command: list[str]) -> str | None:
-    """Return what a command of Slurm prints; None when it fails, as when the controller is away."""
+def ask(command: list[str], patience: float = 60.0) -> str | None:
+    """Return what a command of Slurm prints; None when it fails, or takes more than `patience` seconds: the controller is away."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"LC_ALL": "C"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=patience, env=os.environ | {"LC_ALL": "C"}
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         log.info("%s: %s", command[0], error)
         return None

@@ -52,26 +52,30 @@ class Starter:
         starts: list[tuple[PlannedJob, Job, Start]] = []
         left: list[PlannedJob] = []
         too_wide: set[tuple[Any, ...]] = set()
-        for planned in graph.ready():
-            shape = _shape(planned)
-            claim = None if shape in too_wide else self._place(planned, held)
-            job = self._claim(planned, graph.states[planned.key], claim, limits) if claim else None
-            if claim is not None and job is None and self._is_taken(graph, planned):
-                self.was_late = True
-                continue
-            if claim is None or job is None:
-                if shape not in too_wide and self._will_never_fit(graph, planned):
+        try:
+            for planned in graph.ready():
+                shape = _shape(planned)
+                claim = None if shape in too_wide else self._place(planned, held)
+                job = self._claim(planned, graph.states[planned.key], claim, limits) if claim else None
+                if claim is not None and job is None and self._is_taken(graph, planned):
+                    self.was_late = True
                     continue
-                too_wide.add(shape)
-                left.append(planned)
-                if limits is not None and held[0] >= limits[0]:
-                    break  # no slot is free at all
-                continue
-            graph.see(job)
-            start = self._prepared(graph, planned, job, claim)
-            if start is not None:
-                held = _added(held, claim)
-                starts.append((planned, job, start))
+                if claim is None or job is None:
+                    if shape not in too_wide and self._will_never_fit(graph, planned):
+                        continue
+                    too_wide.add(shape)
+                    left.append(planned)
+                    if limits is not None and held[0] >= limits[0]:
+                        break  # no slot is free at all
+                    continue
+                graph.see(job)
+                start = self._prepared(graph, planned, job, claim)
+                if start is not None:
+                    held = _added(held, claim)
+                    starts.append((planned, job, start))
+        except ExecutorError as error:  # the machine's GPUs could not be asked just now
+            self._news.append(f"waiting  {planned.stage} {planned.key}  {error}")
+            left.append(planned)
         graph.give_back(left)
         return self._submit(graph, starts) if starts else []
 

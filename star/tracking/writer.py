@@ -47,6 +47,9 @@ class Tracker:
 
     def __init__(self, uri: str, artifacts: Path | None) -> None:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would break the live view
+        # MLflow would try for minutes; what is not delivered now is delivered later
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
         from mlflow import MlflowClient
 
         for name in (
@@ -104,15 +107,25 @@ class Tracker:
 
     def create(self, run_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Create an MLflow run, with its resolved spec as parameters and as the file spec.yaml; returns its id."""
+        run = self.client.create_run(self.experiment, run_name=name, tags={KEY_TAG: run_key, **tags})
+        self.complete(str(run.info.run_id), params, {})
+        return str(run.info.run_id)
+
+    def complete(self, run_id: str, params: Mapping[str, Any], known: Mapping[str, str]) -> None:
+        """Give a run its resolved spec if whoever created it was killed between two calls.
+
+        Args:
+            known: the parameters that it has.
+        """
         import yaml
         from mlflow.entities import Param
 
-        run = self.client.create_run(self.experiment, run_name=name, tags={KEY_TAG: run_key, **tags})
-        self.client.log_text(run.info.run_id, yaml.safe_dump(dict(params), sort_keys=False), "spec.yaml")
         entries = [Param(key, str(value)) for key, value in flattened(params).items()]
+        if len(known) >= len(entries) or len(known) % PARAMS_PER_CALL:
+            return  # whole, also where an older version knew fewer fields
+        self.client.log_text(run_id, yaml.safe_dump(dict(params), sort_keys=False), "spec.yaml")
         for first in range(0, len(entries), PARAMS_PER_CALL):
-            self.client.log_batch(run.info.run_id, params=entries[first : first + PARAMS_PER_CALL])
-        return str(run.info.run_id)
+            self.client.log_batch(run_id, params=entries[first : first + PARAMS_PER_CALL])
 
     def discard(self, run_id: str) -> None:
         """Delete a surplus run."""

@@ -68,6 +68,13 @@ def test_reindex_corrects_what_the_ledger_believes(lab: Lab) -> None:
     assert "1 state corrected" in done.stdout and lab.job(plan, "probe").state == QUEUED
 
 
+def test_reindex_takes_the_records_that_it_can_read(lab: Lab) -> None:
+    (lab.home.experiments / "broken@tiny.json").write_text('{"experiment": "bro')
+    done = star_exp("reindex", home=lab.path)
+    assert done.returncode == 0 and "broken@tiny.json is damaged" in done.stderr, done.stdout + done.stderr
+    assert "1 experiment" in done.stdout
+
+
 def test_a_bundle_makes_the_same_table_elsewhere(lab: Lab, tmp_path: Path) -> None:
     bundle = tmp_path / "many.tar.gz"
     done = star_exp("export", MANY, "--to", bundle, "--out", lab.path / "reports", home=lab.path)

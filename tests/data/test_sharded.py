@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +85,16 @@ def test_a_store_knows_what_was_left_out_and_what_is_damaged(tmp_path: Path) -> 
     (tmp_path / "codes.npy").write_bytes(content[:-9])
     with pytest.raises(DataError, match="no code store"):
         CodeStore(tmp_path)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small disk")
+def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    """A page of a sparse file for which there is no room would kill the process."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=True)
+    try:
+        array = ShardedArray(tmp_path, "images", (4000, 1000), np.uint8)
+        with pytest.raises(OSError, match="No space left") as found:
+            array.prepare()
+        assert found.value.errno == errno.ENOSPC and not array.path.exists()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

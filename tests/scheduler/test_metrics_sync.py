@@ -23,7 +23,7 @@ from star.scheduler.plan import Plan, make_plan
 from star.scheduler.registration import run_row
 from star.spec.load import load
 from star.tracking.reader import open_reader
-from star.tracking.writer import Tracker
+from star.tracking.writer import KEY_TAG, Tracker
 from tests.helpers import TINY
 
 METRICS = {"score": "efficientnet-lite0/frechet_distance"}
@@ -161,6 +161,20 @@ def test_a_kill_before_a_surplus_run_is_discarded(planned: tuple[Home, Ledger, P
     evidence = Evidence(plan, ledger, open_reader(f"sqlite:///{home.mlflow}"))
     scores = evidence.numbers(plan.runs[0].label, "train/val_nll")
     assert [evidence.tracked[source.run].id for source in scores.sources] == [bound]
+
+
+def test_a_run_that_was_left_half_made_is_completed(planned: tuple[Home, Ledger, Plan]) -> None:
+    """Its scheduler was killed between creating it and telling its parameters."""
+    home, ledger, plan = planned
+    tracker = Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
+    half = str(
+        tracker.client.create_run(tracker.experiment, run_name="x", tags={KEY_TAG: plan.runs[0].key}).info.run_id
+    )
+    MetricsSync(home, ledger, Shipment.of(plan), lambda: tracker).deliver()
+    found = tracker.client.get_run(half)
+    assert ledger.runs.of([plan.runs[0].key])[plan.runs[0].key].tracking_id == half
+    assert found.data.params["selfguided.mask_ratio"] == "0.25"
+    assert "mask_ratio" in attached(tracker, half, "spec.yaml", home.path)
 
 
 def test_a_new_store_is_made_by_one_and_survives_a_kill(tmp_path: Path) -> None:

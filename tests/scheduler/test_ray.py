@@ -13,7 +13,7 @@ import pytest
 
 from star.errors import ExecutorError
 from star.ledger.states import CANCELLED, DONE
-from star.rundir import read_json
+from star.rundir import Home, read_json
 from star.scheduler import ray_token
 from star.scheduler.executor import Start, Watched
 from star.scheduler.job_actions import cancel
@@ -33,6 +33,20 @@ def test_a_cluster_without_token_authentication_is_refused(monkeypatch: pytest.M
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with pytest.raises(ExecutorError, match="RAY_AUTH_MODE is not `token`"):
         ray_token.prepare()
+
+
+def test_two_homes_on_one_cluster_have_names_of_their_own(ray_cluster: RayCluster, tmp_path: Path) -> None:
+    """The same experiment has the same keys everywhere; and a home that is mounted elsewhere is the same home."""
+    from star.scheduler.ray import _name_of, _named
+
+    homes = [Home(tmp_path / name) for name in ("one", "two")]
+    names = [_named("star-train-abc-1", home.job("train", "abc")) for home in homes]
+    assert len(set(names)) == 2
+    homes[0].path.rename(tmp_path / "moved")
+    moved = Home(tmp_path / "moved").job("train", "abc")
+    assert _named("star-train-abc-1", moved) == names[0]
+    assert _name_of(Watched(moved, "star-train-abc-1", None, None)) == names[0]
+    assert _name_of(Watched(moved, "star-train-abc-1", {"actor": "former"}, None)) == "former"
 
 
 def test_a_wrong_token_reaches_nothing(ray_cluster: RayCluster, lab: Lab) -> None:

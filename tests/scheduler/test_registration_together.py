@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from star.ledger.states import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Allocat
 from star.ledger.store import open_ledger
 from star.rundir import Home, read_json
 from star.scheduler.job_actions import cancel, choose, rerun, retry
+from star.scheduler.job_graph import JobGraph
+from star.scheduler.job_monitor import JobMonitor
 from star.scheduler.local import LocalExecutor
 from tests.helpers import ROOT
 from tests.scheduler.lab import WORKER, Lab, command, workers
@@ -226,3 +230,37 @@ def test_time_passes(lab: Lab) -> None:
     lab.ledger.jobs.move(held, QUEUED, "infrastructure", "a lost node", not_before=time.time() + 1.5)
     began = time.time()
     assert lab.run().done == 20 and time.time() - began > 1.4
+
+
+@pytest.mark.contract("V3")
+def test_a_pause_of_what_was_cancelled_keeps_nothing_open(lab: Lab) -> None:
+    plan = lab.plan()
+    lab.register(plan)
+    graph = JobGraph(plan.jobs.values())
+    job = lab.job(plan, "dataset")
+    for other in lab.ledger.jobs.of().values():
+        graph.see(replace(other, not_before=time.time() + 600 if other.key == job.key else None))
+    for other in list(graph.ready()):
+        graph.see(replace(graph.states[other.key], state=CANCELLED))
+    assert graph.is_open()
+    graph.see(replace(job, state=CANCELLED))
+    assert not graph.is_open()
+
+
+@pytest.mark.contract("V3")
+def test_a_job_that_was_taken_over_from_another_experiment_is_cancelled_too(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = lab.plan()
+    lab.register(plan)
+    job = lab.job(plan, "dataset")
+    stopped: list[str] = []
+    monitor: Any = JobMonitor(lab.home, lab.ledger, LocalExecutor(1, gpus=list, worker=WORKER), lab.said.append)
+    running = lab.ledger.jobs.claim(job, monitor.lease.me.id, "started", Allocation(socket.gethostname(), 1))
+    assert running is not None
+    monkeypatch.setattr(monitor, "_cancel", lambda one: stopped.append(one.key))
+    monkeypatch.setattr(monitor, "look", lambda graph, jobs: None)
+    monitor._strays.add(running)
+    lab.ledger.jobs.want([job.key], "cancel")
+    monitor.refresh(JobGraph(()))
+    assert stopped == [job.key]
