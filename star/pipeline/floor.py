@@ -33,7 +33,6 @@ FLOOR = Stage(
     ("floor", "score"),
     ("dataset", "tokenizer", "reference"),
     config={"floor": "star.pipeline.config.floor:FloorSpec"},
-    check="star.pipeline.config.floor:check",
     run="star.stages.floor:floor",
     results=(*(f"{{extractor}}/{who}{name}" for who in ("", "crops_", "real_") for name in _DISTANCES), "psnr", "ssim"),
     flops=_flops,

@@ -32,8 +32,6 @@ from star.tracking.writer import OF_JOB, USED_BY, Tracker
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
 """Seconds to wait, when the last job has ended, for a tracker that was reachable before and is away."""
-HANGS = 180.0
-"""Seconds more for a call that had begun."""
 EVERY = 2.0
 """Seconds between deliveries."""
 LOG_KEPT = 2**20
@@ -143,9 +141,7 @@ class MetricsSync:
         """Deliver what is left, if it was started; returns the error that prevented it, if any."""
         self._end.set()
         if self._thread.ident is not None:
-            self._thread.join(PATIENCE + HANGS)
-            if self._thread.is_alive():
-                return TimeoutError("MLflow's server takes requests and does not answer")
+            self._thread.join()
         return self.error
 
     def _work(self) -> None:

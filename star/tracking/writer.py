@@ -47,9 +47,6 @@ class Tracker:
 
     def __init__(self, uri: str, artifacts: Path | None) -> None:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would break the live view
-        # MLflow would try for minutes; what is not delivered now is delivered later
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
         from mlflow import MlflowClient
 
         for name in (

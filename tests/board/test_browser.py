@@ -110,7 +110,7 @@ def test_a_cell_opens_in_three_clicks(page: Any, shown: Path, ledger: Ledger) ->
     table = page.locator("table.results tbody tr")
     assert table.count() == 2
     for row, line in zip(rows, table.all(), strict=True):
-        cells = line.locator("td").all_inner_texts()
+        cells = line.locator("th, td").all_inner_texts()
         assert cells[0] == row["Mask ratio"] and cells[1] == f"{float(row['FD']):.2f}"
         assert cells[2] == {"0.25": "26.58", "0.5": ""}[row["Mask ratio"]]
         assert cells[3] == f"{float(row['Probe %']):.2f}"

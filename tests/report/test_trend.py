@@ -118,7 +118,7 @@ def test_the_table_below_the_figure(study: Study) -> None:
     assert second[6].endswith(", not measured there") and second[6].startswith("48 [")
     text = "\n".join(write.markdown(write.build(study.evidence)))
     assert "| by Steps | 6 | 12 | 24 |" in text and "is the p of an F test" in text
-    page = "\n".join(write.html(write.build(study.evidence), str))
+    page = "\n".join(write.html(write.build(study.evidence), str, "study"))
     assert "<th>by Steps</th>" in page and "is the p of an F test" in page
     lines = comma_separated(study.evidence).splitlines()
     assert lines[0] == "axis,column,row,than,x,difference,low,high,n" and len(lines) == 1 + 12

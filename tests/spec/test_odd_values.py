@@ -39,6 +39,7 @@ def key(stage: str, **changes: Any) -> str:
         ({"data__crop_range": 1.04}, "of ten views 8 are distinct"),
         ({"data__extra_crop_range": 1.1, "data__crop_range": 1.1}, "each view is there twice"),
         ({"selfguided__mask_ratio": 0.005}, "hides none"),
+        ({"data__test_images": 1}, "1 held-out image has no spread"),
     ],
 )
 def test_what_is_probably_not_meant_is_said(changes: dict[str, Any], says: str) -> None:
@@ -53,7 +54,6 @@ def test_usual_values_are_not_remarked() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"data__test_images": 1}, "data.test_images"),
         ({"probe__base_lrs": [0.1, 0.1]}, "probe.base_lrs"),
         ({"invariance__shifts": [1, 1]}, "invariance.shifts"),
         ({"resources__score": {"processes": 1000}}, "resources.score.processes"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
-from star.spec.base import FieldError, Section
-
-if TYPE_CHECKING:
-    from star.pipeline.config.run import StarRun
+from star.spec.base import Section
 
 
 class FloorSpec(Section):
@@ -19,10 +16,3 @@ class FloorSpec(Section):
         None,
         description="at most so many images of the test split; null: as many as are sampled, so that distances are biased alike",
     )
-
-
-def check(run: StarRun) -> None:
-    if run.floor_images < 2:
-        raise FieldError(
-            "data.test_images", f"{run.floor_images} held-out image has no spread to measure a distance by; give more"
-        )

@@ -203,6 +203,10 @@ class StarRun(Run):
             found.append(
                 "model.class_dropout_prob: 0: the null label is never trained, and the probe and guidance read it; 0.1 is usual"
             )
+        if self.floor_images < 2 and self.generate.samples is None:
+            found.append(
+                "data.test_images: 1 held-out image has no spread to measure a distance by, so `floor` will fail; give more"
+            )
         if self.is_unconditional and self.generate.cfg_scale > 1:
             found.append("generate.cfg_scale: class_dropout_prob of 1 trains no class, so there is nothing to guide to")
         if self.selfguided.masked and num_masked(self.selfguided.mask_ratio, self.sequence_length) == 0:
