@@ -33,7 +33,7 @@ def _unchanged(run: StarRun) -> int:
     """2: top_p keeps one code more where probabilities tie at its threshold. 3: logits in fp32 after a bf16 transformer, the null
     label where no other was trained, temperatures below `COLDEST`."""
     spec = run.generate
-    if spec.precision == "bf16" or run.is_unconditional or spec.temperature < COLDEST:
+    if spec.samples is None and (spec.precision == "bf16" or run.is_unconditional or spec.temperature < COLDEST):
         return 0
     return 2 if spec.top_p == 1 else 1
 

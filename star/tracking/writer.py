@@ -121,6 +121,9 @@ class Tracker:
         if len(known) >= len(entries) or len(known) % PARAMS_PER_CALL:
             return  # whole, also where an older version knew fewer fields
         self.client.log_text(run_id, yaml.safe_dump(dict(params), sort_keys=False), "spec.yaml")
+        entries = [
+            entry for entry in entries if entry.key not in known
+        ]  # MLflow takes no other value of one that it has
         for first in range(0, len(entries), PARAMS_PER_CALL):
             self.client.log_batch(run_id, params=entries[first : first + PARAMS_PER_CALL])
 

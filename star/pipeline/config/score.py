@@ -54,7 +54,9 @@ def check(run: StarRun) -> None:
             "score.weights", f"the extractor {score.extractor} has its own; give extractor: inception, or null"
         )
     own = run.resources
-    for stage, images in (("score", run.generate.num_images), ("reference", score.num_reference)):
+    shared = {} if run.generate.samples else {"score": run.generate.num_images}
+    shared |= {} if score.reference else {"reference": score.num_reference}
+    for stage, images in shared.items():
         if (wide := own.processes_of(stage) * own.nodes_of(stage)) > images:
             raise FieldError(
                 f"resources.{stage}.processes", f"{wide} processes are more than the {images} images that they share"
