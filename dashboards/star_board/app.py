@@ -138,8 +138,10 @@ def create_app(settings: Settings) -> Starlette:
 def find(board: Board, request: Request) -> Response:
     """Redirect `q` to the run or job whose key begins with it, else to the runs whose names contain its words."""
     wanted = request.query_params.get("q", "").strip()
+    _, dash, end = wanted.rpartition("-")  # a job's folder is STAGE-KEY
+    is_key = end.isalnum() and (not dash or len(end) >= 6)
     try:
-        kind, key = board.model.ledger.resolve(wanted) if wanted.replace("-", "").isalnum() else ("", "")
+        kind, key = board.model.ledger.resolve(wanted) if is_key else ("", "")
     except NotFoundError:
         kind = ""
     return RedirectResponse(address(f"{kind}s", key) if kind else address("runs", q=wanted), 303)

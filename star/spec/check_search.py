@@ -100,7 +100,9 @@ class _Checker:
         if measure.is_curve:
             self._complain(where, f"{metric!r} is a curve; say where to read it, such as {metric}@last")
         default = self.search.default
-        if remedy := default.not_recorded(measure.name, measure.at):
+        searched = {name.partition(".")[0] for name in self.search.spec.space}
+        remedy = default.not_recorded(measure.name, measure.at)
+        if remedy and not remedy.startswith(tuple(searched)):  # trials may record what the first one does not
             self._complain(where, f"{metric!r} is not recorded; {remedy}")
         first = self.search.spec.pruner.min_steps
         if (

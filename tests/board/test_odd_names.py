@@ -88,7 +88,11 @@ def addresses(odd: Odd) -> list[str]:
         *("/experiments/odd/tiny", "/experiments/odd/tiny/results", "/experiments/odd/tiny/claims"),
         address("experiments", "odd", "tiny", "cell", row=EVIL, column=EVIL),
         *(f"/jobs/{odd.key}", f"/runs/{odd.run}", f"/runs/{'f' * 16}", f"/compare?run={odd.run}&run={'f' * 16}"),
-        *(address("runs", q=EVIL), address("failures", kind=EVIL), address("gallery", experiment=EVIL, profile=EVIL)),
+        *(
+            address("runs", q=EVIL),
+            address("failures", kind=EVIL),
+            address("gallery", experiment=address("experiments", EVIL, EVIL)),
+        ),
         *(address("login", back="/" + EVIL), address("ask", "retry", key=odd.key, back="/" + EVIL)),
         *(address("jobs", EVIL), address("ask", EVIL), address("searches", EVIL, EVIL), "/nothing/" + "%3Cscript%3E"),
     ]

@@ -37,7 +37,7 @@ def views(home: Path) -> dict[str, str]:
         "compare": f"/compare?run={run}&run={others[0]}&run={others[-1]}",
         "queue": "/queue",
         "failures": "/failures",
-        "gallery": "/gallery?experiment=table4&profile=fashion&class=1",
+        "gallery": "/gallery?experiment=/experiments/table4/fashion&class=1",
         "claims": "/claims",
     }
     studies = sorted({row.name for row in ledger.runs.experiments() if row.row.startswith("trial ")})

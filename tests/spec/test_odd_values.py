@@ -39,6 +39,8 @@ def key(stage: str, **changes: Any) -> str:
         ({"data__crop_range": 1.04}, "of ten views 8 are distinct"),
         ({"data__extra_crop_range": 1.1, "data__crop_range": 1.1}, "each view is there twice"),
         ({"selfguided__mask_ratio": 0.005}, "hides none"),
+        ({"probe__base_lrs": [0.1, 0.1]}, "probe.base_lrs: 0.1, 0.1: one is there twice"),
+        ({"invariance__shifts": [1, 1]}, "invariance.shifts: 1, 1: one is there twice"),
         ({"data__test_images": 1}, "1 held-out image has no spread"),
     ],
 )
@@ -54,8 +56,6 @@ def test_usual_values_are_not_remarked() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"probe__base_lrs": [0.1, 0.1]}, "probe.base_lrs"),
-        ({"invariance__shifts": [1, 1]}, "invariance.shifts"),
         ({"resources__score": {"processes": 1000}}, "resources.score.processes"),
         ({"resources__reference": {"processes": 400_000}}, "resources.reference.processes"),
         ({"resources__train": {"memory_gb": 1e308}}, "less than or equal to 1000000"),
@@ -151,7 +151,7 @@ axes:""",
         ("train/mim_loss@last", "selfguided: {mim_weight: 0}", "mim_weight is 0"),
         ("train/inter_view_loss@last", "selfguided: {inter_view: false}", "no inter-view loss"),
         ("train/ar_loss@100000", "selfguided: {}", "the training ends at step"),
-        ("probe/accuracy_by_position@2", "probe: {positions: 1}", "the probe measures positions"),
+        ("probe/accuracy_by_position@2", "probe: {positions: 1}", "it measures positions"),
     ],
 )
 def test_a_search_is_for_what_is_recorded(tmp_path: Path, metric: str, base: str, says: str) -> None:
@@ -160,7 +160,7 @@ search: small
 title: A search
 profile: tiny
 base: {{{base}}}
-space: {{optim.lr: {{low: 0.001, high: 0.01}}}}
+space: {{generate.temperature: {{low: 0.5, high: 1.5}}}}
 objectives: [{{metric: {metric}, direction: minimize}}]
 trials: 2
 """

@@ -45,12 +45,13 @@ def experiment(board: Board, request: Request) -> Response:
     group = board.group(request)
 
     def make() -> dict[str, Any]:
+        search = group.name.removesuffix(EARLY) if is_search(board, group) else None
         with board.model.lock:
             return {
                 "group": group,
                 "summary": board.model.summary(group),
                 "states": group_states(group),
-                "search": group.name.removesuffix(EARLY) if is_search(board, group) else None,
+                "search": search,
                 **run_list(board, request, group.rows),
             }
 
@@ -102,7 +103,9 @@ def _result_names(board: Board, rows: list[Row]) -> list[str]:
         jobs = (board.model.jobs.get(row.jobs.get(stage, "")) for row in rows)
         done = next((job for job in jobs if job is not None and job.state == "done"), None)
         found = board.curves.results(board.home.job(stage, done.key)) if done else {}
-        names += [f"{stage}/{name.rpartition('/')[2]}" for name in list(found)[:OWN_SHOWN]]
+        names += [
+            f"{stage}/{name}" for name in list(dict.fromkeys(one.rpartition("/")[2] for one in found))[:OWN_SHOWN]
+        ]
     return names
 
 
@@ -265,8 +268,8 @@ def claims(board: Board, request: Request) -> Response:
 
     def make() -> dict[str, Any]:
         with board.model.lock:
-            groups = [group for group in board.model.groups.values() if not is_search(board, group)]
-        return {"groups": groups}
+            groups = list(board.model.groups.values())
+        return {"groups": [group for group in groups if not is_search(board, group)]}
 
     return board.page(request, "claims.html", make)
 
@@ -299,4 +302,7 @@ def is_search(board: Board, group: Group) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_study(record: Path, written: int) -> bool:
-    return (read_json(record) or {}).get("study") is not None
+    try:
+        return (read_json(record) or {}).get("study") is not None
+    except OSError:  # another user's
+        return False

@@ -21,9 +21,6 @@ class InvarianceSpec(Section):
 
 
 def check(run: StarRun) -> None:
-    shifts = run.invariance.shifts
-    if len(set(shifts)) < len(shifts):
-        raise FieldError("invariance.shifts", f"{', '.join(map(str, shifts))}: one is there twice")
     beyond = [shift for shift in run.invariance.shifts if round(shift / run.tokenizer.downsample) >= run.grid]
     if beyond:
         raise FieldError(

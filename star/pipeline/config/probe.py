@@ -36,9 +36,6 @@ class ProbeSpec(Section):
 
 
 def check(run: StarRun) -> None:
-    rates = run.probe.base_lrs
-    if len(set(rates)) < len(rates):
-        raise FieldError("probe.base_lrs", f"{', '.join(f'{rate:g}' for rate in rates)}: one is there twice")
     try:
         resolve_layer(run.probe.layer, run.model.n_layer)
     except ValueError as error:

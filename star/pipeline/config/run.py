@@ -180,19 +180,19 @@ class StarRun(Run):
                 "set resources.validate_every, or give train/val_nll",
             ),
             "train/mim_loss": (own.mim, "selfguided.mim_weight is 0"),
-            "train/inter_step_loss": (own.contrastive and own.inter_step, "the run has no inter-step loss"),
-            "train/inter_view_loss": (own.contrastive and own.inter_view, "the run has no inter-view loss"),
+            "train/inter_step_loss": (own.contrastive and own.inter_step, "selfguided gives no inter-step loss"),
+            "train/inter_view_loss": (own.contrastive and own.inter_view, "selfguided gives no inter-view loss"),
         }
         if metric in off and not off[metric][0]:
             return off[metric][1]
         if at is None or not at.isdigit():
             return None
         if metric.startswith("train/") and int(at) > last:
-            return f"the training ends at step {last}"
+            return f"optim: the training ends at step {last}"
         count, length = self.probe.positions, self.sequence_length
         measured = [round(length * (i + 1) / count) for i in range(count)]
         if metric.startswith("probe/") and int(at) not in measured:
-            return f"the probe measures positions {', '.join(map(str, measured))}"
+            return f"probe: it measures positions {', '.join(map(str, measured))}"
         return None
 
     def remarks(self) -> list[str]:
@@ -203,6 +203,11 @@ class StarRun(Run):
             found.append(
                 "model.class_dropout_prob: 0: the null label is never trained, and the probe and guidance read it; 0.1 is usual"
             )
+        for field, values in (("probe.base_lrs", probe.base_lrs), ("invariance.shifts", self.invariance.shifts)):
+            if len(set(values)) < len(values):
+                found.append(
+                    f"{field}: {', '.join(f'{value:g}' for value in values)}: one is there twice, and is computed twice"
+                )
         if self.floor_images < 2 and self.generate.samples is None:
             found.append(
                 "data.test_images: 1 held-out image has no spread to measure a distance by, so `floor` will fail; give more"
