@@ -20,7 +20,7 @@ def near(folder: Path, scratch: str) -> Path:
     The jobs of a machine share one copy, which stays for later ones; jobs that need it while it is made wait for it.
 
     Args:
-        folder: the `out` folder of a job that is done; when it is computed again, another copy is made.
+        folder: the `out` folder of a job that is done; when it is computed again, a new copy replaces this one.
         scratch: a path, in which `$NAME` and `~` are replaced from the machine's environment.
     """
     place = Path(os.path.expanduser(os.path.expandvars(scratch)))
@@ -36,23 +36,27 @@ def near(folder: Path, scratch: str) -> Path:
         return folder
 
 
-def _identity(folder: Path) -> str:
-    """What tells a job's output from that of another attempt, or of another home: where it lies, and its result."""
+def _names(folder: Path) -> tuple[str, str]:
+    """Name of a job's copies, which tells homes apart, and what is added for one: its result, which tells attempts apart."""
     result = folder.parent / "result.json"
-    told = result.read_bytes() if result.exists() else b""
-    return hashlib.blake2s(str(folder.resolve()).encode() + b"\0" + told, digest_size=6).hexdigest()
+    place, told = str(folder.resolve()).encode(), result.read_bytes() if result.exists() else b""
+    hashes = [hashlib.blake2s(one, digest_size=6).hexdigest() for one in (place, told)]
+    return f"{folder.parent.name}-{hashes[0]}", hashes[1]
 
 
 def _copied(folder: Path, place: Path) -> Path:
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if place.stat().st_uid != os.getuid():
         raise PermissionError(f"{place} belongs to somebody else")
-    copy = place / f"{folder.parent.name}-{_identity(folder)}"
-    with Path(f"{copy}.lock").open("w") as lock:
+    name, attempt = _names(folder)
+    copy = place / f"{name}-{attempt}"
+    with (place / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if copy.exists():
             log.info("%s is read from %s", folder, copy)
             return copy
+        for old in place.glob(f"{name}-*"):  # of attempts whose output is gone, and halves of a process that was killed
+            shutil.rmtree(old, ignore_errors=True)
         size, free = (
             sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             shutil.disk_usage(place).free,
@@ -67,7 +71,6 @@ def _copied(folder: Path, place: Path) -> Path:
             )
             return folder
         half = Path(f"{copy}.half")
-        shutil.rmtree(half, ignore_errors=True)
         try:
             shutil.copytree(folder, half)
         except OSError:

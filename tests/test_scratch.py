@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from star.rundir import read_json, read_metrics
-from star.scratch import _identity, near
+from star.scratch import _names, near
 from tests.helpers import job_in, tiny, work
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_copy_is_made_once_and_used_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISK", str(tmp_path / "disk"))
     copy = near(folder, "$DISK/star")
-    assert copy == tmp_path / "disk" / "star" / f"star-{os.getuid()}" / f"encode-abc-{_identity(folder)}"
+    assert copy == tmp_path / "disk" / "star" / f"star-{os.getuid()}" / "-".join(_names(folder))
     assert {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()} == {
         Path("codes.npy"): b"x" * 5000,
         Path("deep/labels.npy"): b"y" * 100,
@@ -51,7 +51,7 @@ def test_several_at_once_share_one_copy(folder: Path, tmp_path: Path, monkeypatc
 
 def test_half_a_copy_of_one_that_was_killed_is_made_anew(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "disk" / f"star-{os.getuid()}"
-    half = place / f"encode-abc-{_identity(folder)}.half"
+    half = place / f"{'-'.join(_names(folder))}.half"
     half.mkdir(parents=True)
     (half / "codes.npy").write_bytes(b"x" * 17)
     assert (near(folder, str(tmp_path / "disk")) / "codes.npy").stat().st_size == 5000
@@ -66,9 +66,10 @@ def test_what_was_computed_again_is_copied_again(folder: Path, tmp_path: Path) -
     (folder.parent / "result.json").write_text('{"finished": 2}')
     again = near(folder, str(tmp_path / "disk"))
     assert again != first and (again / "codes.npy").read_bytes() == b"z" * 4000
+    assert not first.exists()
     other = tmp_path / "other" / folder.parent.name / "out"
     shutil.copytree(folder.parent, other.parent)
-    assert near(other, str(tmp_path / "disk")) != again
+    assert near(other, str(tmp_path / "disk")) != again and again.exists()
 
 
 @pytest.mark.parametrize("scratch", ["$NO_SUCH_NAME/x", "relative/x", "/proc/none/x"])
@@ -108,5 +109,5 @@ def test_a_worker_reads_the_copy(prepared: Path, tmp_path: Path) -> None:
         steps = [(line["step"], line["metrics"]) for _, line in read_metrics(job.metrics)]
         results.append(((read_json(job.result) or {})["metrics"], steps))
     assert results[0] == results[1] and len(results[0][1]) == 2
-    assert (tmp_path / "disk" / f"star-{os.getuid()}" / f"{encode.name}-{_identity(encode / 'out')}" / "train").exists()
+    assert (tmp_path / "disk" / f"star-{os.getuid()}" / "-".join(_names(encode / "out")) / "train").exists()
     assert "was copied to" in (tmp_path / "near" / "log.txt").read_text()

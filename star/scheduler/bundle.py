@@ -270,11 +270,12 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
         (jobs that were imported, jobs that were there already).
     """
     jobs = sorted({name.split("/")[1] for name in names if name.startswith("jobs/")})
-    new = [job for job in jobs if not _is_begun(JobDir(home.jobs / job))]
+    new = 0
     for job in jobs:
         here, inside = JobDir(home.jobs / job), f"jobs/{job}/{JobDir(home.jobs / job).own.name}"
         lines: list[bytes] = []
-        if job in new:
+        if not _is_begun(here):  # asked only now: those before it took a while, and a scheduler may be at work
+            new += 1
             lines = whole_lines(here.own.read_bytes()) if here.own.exists() else []
             shutil.rmtree(here.path, ignore_errors=True)  # it holds only these lines, left by `rerun`
             _place(archive, names, f"jobs/{job}", here.path)
@@ -295,7 +296,7 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
             target = folder / name.removeprefix(f"{top}/")
             if name.startswith(f"{top}/") and not target.exists():
                 _extract(archive, name, target)
-    return len(new), len(jobs) - len(new)
+    return new, len(jobs) - new
 
 
 def _is_begun(folder: JobDir) -> bool:

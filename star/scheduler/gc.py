@@ -9,18 +9,18 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from star.ledger.jobs import Place
 from star.ledger.states import DONE, QUEUED, RUNNING
 from star.ledger.store import Ledger
-from star.rundir import REMOVED, Home, read_json
+from star.rundir import REMOVED, Home, JobDir, read_json
 from star.scheduler.declared import inputs_of
 from star.spec.builtin import builtin_stages, needed
 
-LEFT = re.compile(r"\.gone\.[a-z]+-[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{32}|\.home\.json\.[0-9a-f]{32}")
+LEFT = re.compile(r"\.gone\..+|\.[0-9a-f]{16}\.[0-9a-f]{32}|\.home\.json\.[0-9a-f]{32}")
 """Names of temporary files and folders of this program, which it uses for nothing else."""
 YOUNG = 3600.0
 """Seconds in which a file that looks left behind may still be in use."""
@@ -83,24 +83,43 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
         )
         if intermediates and removable and read_by and done:
             found.append(_waste("intermediate outputs", folder.out, f"all {len(read_by)} readers are done"))
-    found += _others(home, snapshots, places)
+    at_work = any(one.may_be_alive() for one in ledger.schedulers.all().values())
+    found += _others(home, None if at_work else snapshots, places)
     return [waste for waste in found if waste.size or waste.kind != "intermediate outputs"]
 
 
-def remove(waste: Waste) -> None:
-    """Delete it; of intermediate outputs, all but the stage's pictures and figure data."""
+def remove(found: Iterable[Waste]) -> list[Waste]:
+    """Delete what `find` found; of intermediate outputs, all but the stage's pictures and figure data.
+
+    Folders are renamed first, all at once: deleting them may take long, and what begins meanwhile is not to be deleted.
+
+    Returns:
+        What was deleted: all but jobs that have begun since.
+    """
+    gone = [waste for waste in found if not (waste.kind == "jobs of no experiment" and JobDir(waste.path).locked())]
+    for waste, path in [(waste, _set_aside(waste)) for waste in gone]:
+        _remove(waste, path)
+    return gone
+
+
+def _set_aside(waste: Waste) -> Path:
+    if waste.kind not in ("jobs of no experiment", "code", "put aside"):
+        return waste.path
+    aside = waste.path.with_name(f".gone.{waste.path.name}")
+    return waste.path.rename(aside)
+
+
+def _remove(waste: Waste, path: Path) -> None:
     if waste.kind == "intermediate outputs":
         stage = waste.path.parent.name.rpartition("-")[0]
         (waste.path / REMOVED).touch()
         for path in waste.path.iterdir():
             if path.name not in (REMOVED, *builtin_stages()[stage].files):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif waste.path.is_dir():
-        gone = waste.path.with_name(f".gone.{waste.path.name}")
-        waste.path.rename(gone)
-        shutil.rmtree(gone)
+    elif path.is_dir():
+        shutil.rmtree(path)
     else:
-        waste.path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
@@ -125,9 +144,10 @@ def _users(ledger: Ledger, left_out: bool) -> dict[str, set[str]]:
     return users
 
 
-def _others(home: Home, snapshots: set[str], places: dict[str, Place]) -> Iterator[Waste]:
+def _others(home: Home, snapshots: set[str] | None, places: dict[str, Place]) -> Iterator[Waste]:
+    """What lies beside the jobs. Without `snapshots`, those that jobs ran, code stays: a scheduler has some for jobs to come."""
     for path in _inside(home.code):
-        if path.name not in snapshots and _is_old(path):
+        if snapshots is not None and path.name not in snapshots and not path.name.startswith(".") and _is_old(path):
             yield _waste("code", path, "no job that is kept ran it")
     for path in _inside(home.aside):
         key = path.name.split("-")[1] if "-" in path.name else ""

@@ -151,6 +151,9 @@ class Scheduler:
             if self.starter.was_late:
                 self.starter.was_late = False
                 self.monitor.refresh(graph)
+            refused, self.starter.refused = self.starter.refused, None
+            if refused is not None:
+                raise refused
         except ExecutorError as error:
             self.say(f"waiting  {error}")
             self._pause_until = time.monotonic() + REFUSED

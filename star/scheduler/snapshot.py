@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def take(home: Home) -> Snapshot:
         commit = commit_of(PACKAGE, contents)
         if commit is not None and not commit.diff:  # the same code has been committed since
             write_json(path / ORIGIN, {**origin, "commit": commit.name, "dirty": False, "diff": None})
+    with suppress(OSError):  # another user's
+        os.utime(path)  # so that `gc` leaves it until a job has it
     return Snapshot(path, read_json(path / ORIGIN))
 
 

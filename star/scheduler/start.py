@@ -38,6 +38,8 @@ class Starter:
         self.home, self.ledger, self.executor, self.snapshot, self.me = home, ledger, executor, snapshot, me
         self.was_late = False
         """Whether another scheduler has claimed a job that this one wanted: the ledger has to be read again."""
+        self.refused: ExecutorError | None = None
+        """What the executor, or the machine, said instead of a place for a job: it is asked again after a pause."""
         self._news: list[str] = []
 
     def news(self) -> list[str]:
@@ -74,7 +76,7 @@ class Starter:
                     held = _added(held, claim)
                     starts.append((planned, job, start))
         except ExecutorError as error:  # the machine's GPUs could not be asked just now
-            self._news.append(f"waiting  {planned.stage} {planned.key}  {error}")
+            self.refused = error
             left.append(planned)
         graph.give_back(left)
         return self._submit(graph, starts) if starts else []

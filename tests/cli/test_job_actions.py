@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from star.ledger.states import DONE, FAILED, QUEUED, NewJob
-from star.rundir import read_json
+from star.rundir import Home, read_json
+from star.scheduler import bundle as bundles
 from tests.cli.conftest import light
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
@@ -112,6 +114,23 @@ def test_gc_of_another_homes_ledger_is_refused(lab: Lab, tmp_path: Path, monkeyp
     done = star_exp("gc", "--delete", home=lab.path)
     assert done.returncode == 2 and "belongs to the home" in done.stderr
     assert len(list(lab.home.jobs.iterdir())) == 20
+
+
+def test_a_job_that_begins_while_a_bundle_is_taken_in_stays(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, there, placed = tmp_path / "many.tar.gz", Home(tmp_path / "there"), bundles._place
+    assert star_exp("export", MANY, "--to", bundle, home=lab.path).returncode == 0
+    *_, last = sorted(path.name for path in lab.home.jobs.iterdir())
+
+    def place(*given: Any) -> None:
+        (there.jobs / last).mkdir(parents=True, exist_ok=True)
+        (there.jobs / last / "job.json").write_text("{}")
+        placed(*given)
+
+    monkeypatch.setattr(bundles, "_place", place)
+    taken = bundles.unpack(bundle, there, tmp_path / "reports")
+    assert (taken.new, taken.there) == (19, 1) and (there.jobs / last / "job.json").read_text() == "{}"
 
 
 def test_a_bundle_cannot_plant_code(lab: Lab, tmp_path: Path) -> None:

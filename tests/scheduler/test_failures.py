@@ -9,17 +9,20 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from star.errors import ExecutorError
 from star.ledger.states import FAILED, QUEUED
 from star.scheduler.executor import Exit
 from star.scheduler.failures import classify, last_lines
+from star.scheduler.local import LocalExecutor
 from star.scheduler.policies import POLICIES, pause
 from tests.helpers import ROOT, tiny
-from tests.scheduler.lab import Lab
+from tests.scheduler.lab import WORKER, Lab
 from tests.services import until
 
 TOLD = {"class": "RuntimeError", "message": "CUDA error", "user": False}
@@ -211,3 +214,22 @@ def test_status_says_class_message_lines_and_what_to_do(lab: Lab, monkeypatch: p
     shown = star_exp("status", home=lab.path).stdout
     assert "failed    dataset" in shown and "ValueError: a slip" in shown
     assert 'raise ValueError("a slip")' in shown and "star-exp logs" in shown
+
+
+def test_an_executor_that_has_no_answer_is_asked_again_after_a_pause(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path / "home")
+    monkeypatch.setattr("star.scheduler.loop.REFUSED", 0.5)
+    executor, asked = LocalExecutor(2, gpus=list, worker=WORKER), []
+    place = executor.place
+
+    def silent_once(stage: str, resources: Any, held: Any) -> Any:
+        asked.append(time.monotonic())
+        if len(asked) == 2:
+            raise ExecutorError("the GPUs do not answer")
+        return place(stage, resources, held)
+
+    monkeypatch.setattr(executor, "place", silent_once)
+    assert lab.run(executor=executor).failed == []
+    assert lab.said.count("waiting  the GPUs do not answer") == 1 and asked[2] - asked[1] >= 0.5
