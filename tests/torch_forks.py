@@ -42,6 +42,7 @@ class _Forked:
 
     def __init__(self, control: socket.socket, argv: list[str], options: dict[str, Any]) -> None:
         self._control = control
+        self._code: int | None = None
         request = {"module": argv[0], "cwd": str(options["cwd"]), "env": options["env"]}
         socket.send_fds(control, [json.dumps(request).encode()], [options["stdout"].fileno(), int(argv[1])])
         self.pid = int(control.recv(100))
@@ -51,8 +52,10 @@ class _Forked:
             os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        self._control.sendall(json.dumps(self.pid).encode())
-        return int(self._control.recv(100))
+        if self._code is None:
+            self._control.sendall(json.dumps(self.pid).encode())
+            self._code = int(self._control.recv(100))
+        return self._code
 
 
 def _serve(control: socket.socket) -> NoReturn:

@@ -16,6 +16,8 @@ Handle = dict[str, Any]
 """What an executor needs to find a process again, as JSON; kept in the ledger."""
 Limits = tuple[int, dict[str, int]]
 """CPU slots, and bytes of each GPU by UUID."""
+SILENCE = 90.0
+"""Seconds without a heartbeat after which a worker that cannot be asked counts as gone."""
 WORKER = "star.worker"
 
 

@@ -18,14 +18,11 @@ from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.process import is_alive, process_born
 from star.rundir import read_json
-from star.scheduler.executor import WORKER, Exit, Handle, Limits, Start, Watched
+from star.scheduler.executor import SILENCE, WORKER, Exit, Handle, Limits, Start, Watched
 from star.scheduler.forks import ForkServer
 from star.scheduler.worker_process import worker_environment
 from star.spec.resources import Resources
 from star.words import counted
-
-SILENCE = 90.0
-"""Seconds without a heartbeat after which a worker on another machine counts as gone."""
 
 
 class LocalExecutor:

@@ -21,8 +21,8 @@ from submitit.core.utils import FailedSubmissionError
 
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
-from star.rundir import Home, read_json, write_json
-from star.scheduler.executor import WORKER, Exit, Handle, Start, Watched
+from star.rundir import Home, JobDir, read_json, write_json
+from star.scheduler.executor import SILENCE, WORKER, Exit, Handle, Start, Watched
 from star.scheduler.slurm_script import Part, parts_of
 from star.scheduler.slurm_task import Attempt
 from star.scheduler.squeue import Seen, accounted, ask, by_name, by_number
@@ -149,14 +149,16 @@ class SlurmExecutor:
             missing = [number for number in wanted if number not in found]
             self._missed = {number: self._missed.get(number, 0) + 1 for number in missing}
             self._seen |= accounted(missing) if missing else {}
-        return [self._exit(number) for number in numbers]
+        return [self._exit(number, one.job) for number, one in zip(numbers, watched, strict=True)]
 
-    def _exit(self, number: str | None) -> Exit | None:
+    def _exit(self, number: str | None, job: JobDir) -> Exit | None:
         if number is None:
             return Exit(None, "it never reached Slurm")
         found = self._seen.get(number)
         if found is None:
-            return Exit(None, "Slurm does not know it any more") if self._missed.get(number, 0) > 1 else None
+            silent = job.seconds_since_beat()  # with PrivateData=jobs, a colleague's jobs are not shown
+            is_gone = self._missed.get(number, 0) > 1 and (silent is None or silent > SILENCE)
+            return Exit(None, "Slurm does not know it any more") if is_gone else None
         if found.state not in OVER:
             return None
         if found.state in ("COMPLETED", "FAILED"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from star.errors import ExecutorError
+from star.rundir import JobDir
 from star.scheduler import squeue
 from star.scheduler.slurm import SlurmExecutor
 from star.scheduler.slurm_script import Part
@@ -83,3 +85,19 @@ def test_who_looks_does_not_wait_for_slurm(tmp_path: Path, monkeypatch: pytest.M
         squeue.subprocess, "run", lambda *a, timeout, **k: (given.append(timeout), plain(*a, timeout=0.2, **k))
     )
     assert squeue.in_queue() == {} and given[0] <= 2.0
+
+
+def test_a_worker_that_slurm_does_not_show_runs_as_long_as_it_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With PrivateData=jobs nobody sees the jobs of others, and a colleague's are adopted too."""
+    monkeypatch.setattr("star.scheduler.slurm.by_number", lambda numbers: {})
+    monkeypatch.setattr("star.scheduler.slurm.accounted", lambda numbers: {})
+    executor = object.__new__(SlurmExecutor)
+    executor.every, executor._looked, executor._seen, executor._missed = 0.0, float("-inf"), {}, {}
+    folder = JobDir(tmp_path)
+    folder.beat.touch()
+    watched: Any = [SimpleNamespace(name="train-1", handle={"job": 7}, job=folder)]
+    assert [executor.poll(watched) for _ in range(4)] == [[None]] * 4
+    os.utime(folder.beat, (0, 0))
+    assert [one.state for one in executor.poll(watched) if one] == ["Slurm does not know it any more"]
