@@ -79,7 +79,7 @@ def _safetensors(state: dict[str, Tensor], spec: Any, tokenizer: bool, target: P
     if tokenizer and own is not None:
         config = {**own, "image_channels": spec.data.channels}
     elif tokenizer:
-        names = (
+        names: tuple[str, ...] = (
             "channels",
             "channel_mult",
             "res_blocks",

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from star.data.image_sets import ImageSet, first_images, open_images
 from star.data.pixels import Images
 from star.errors import DataError, StarError
-from star.evaluate.features import activations, features_of, load_extractor
+from star.evaluate.features import Extractor, activations, features_of, load_extractor
 from star.evaluate.frechet import Moments
 from star.evaluate.precision_recall import Manifold, manifold
 from star.evaluate.reference_file import ReferenceFile, read_reference, write_reference
@@ -80,7 +80,7 @@ class Session:
     request: Request
     device: torch.device
     notes: list[str] = field(default_factory=list)
-    _network: nn.Module | None = None
+    _network: Extractor | None = None
 
     def check_moments(self, known: ReferenceFile, path: Path) -> None:
         """Check that given moments have as many features as the network, and note if they may be of another one.
@@ -104,7 +104,7 @@ class Session:
             )
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Extractor:
         """The feature network, loaded when first used."""
         if self._network is None:
             asked = self.request
@@ -259,7 +259,12 @@ def _cached(session: Session, images: ImageSet, keep: int) -> Made:
         except Exception as error:  # whatever is wrong with the file, it can be made again
             session.notes.append(f"reference: {path} could not be read ({error}) and was made anew")
     pooled, spatial, balls = _made(session, images, keep)
-    arrays = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    arrays: dict[str, Any] = {
+        "mu": pooled.mean,
+        "sigma": pooled.covariance,
+        "mu_s": spatial.mean,
+        "sigma_s": spatial.covariance,
+    }
     scratch = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,5 +37,6 @@ def repeatable(threads: int) -> None:
     else:  # the same, without an import of the compiler to tell it so: that took longer than a small job
         os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
         torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that takes 4% of a step on a GPU
+    # a debugging aid that takes 4% of a step on a GPU
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.allow_tf32 = False
