@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from star.rundir import Home
 from tests.board.server import BoardServer
 from tests.helpers import DATA, ROOT, TINY, star_exp
 
@@ -52,6 +53,19 @@ def _compute(prepared: Path, folder: Path) -> None:
     for name, code in (("tiny", 0), (BAD, 1)):
         done = star_exp("run", files / f"{name}.yaml", "--plain", home=home, cwd=folder)
         assert done.returncode == code, done.stdout + done.stderr
+    _search(home)
+
+
+def _search(home: Path) -> None:
+    """A study whose parameters are a number and a choice among texts."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(storage=f"sqlite:///{Home(home).studies}", study_name="look@tiny")
+    for number in range(6):
+        trial = study.ask()
+        lr, kind = trial.suggest_float("optim.lr", 1e-4, 1e-1, log=True), trial.suggest_categorical("kind", ["a", "b"])
+        study.tell(trial, lr + number + (kind == "a"))
 
 
 @pytest.fixture(scope="module")

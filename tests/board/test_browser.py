@@ -66,7 +66,7 @@ def pages(ledger: Ledger) -> list[str]:
     cell = "/experiments/tiny/tiny/cell?row=mask_ratio%3D0.25&column=FD"
     return [
         *("/", "/runs", "/queue", "/failures", "/searches", "/gallery?experiment=/experiments/tiny/tiny", "/claims"),
-        *("/experiments/tiny/tiny", f"/experiments/{BAD}/tiny", cell, "/start", "/login"),
+        *("/experiments/tiny/tiny", f"/experiments/{BAD}/tiny", cell, "/start", "/login", "/searches/look/tiny"),
         *(f"/runs/{runs[0]}", f"/compare?run={runs[0]}&run={runs[1]}", f"/jobs/{stages['train']}", f"/jobs/{bad.key}"),
         *(f"/ask/retry?key={bad.key}", "/no/such/page"),
     ]
@@ -89,8 +89,9 @@ def test_every_page_is_in_order_for_everybody(chromium: Any, board: BoardServer,
     page.on("request", lambda one: trouble.append(one.url) if not one.url.startswith(board.url) else None)
     axe = Axe()
     for path in pages(ledger):
-        page.goto(path)
+        answer = page.goto(path)
         settle(page)
+        assert answer.status == (404 if path == "/no/such/page" else 200), path
         found = axe.run(page)
         assert found.violations_count == 0, f"{path}\n{found.generate_report()}"
         assert page.evaluate("document.documentElement.scrollWidth") <= SMALL["width"], path

@@ -189,21 +189,28 @@ def test_a_search_is_no_experiment_to_start(pages: Pages) -> None:
     assert answer.status == 404 and "star-exp search" in answer.text
 
 
-def test_texts_and_endless_numbers_are_no_points(pages: Pages) -> None:
+def test_texts_have_places_and_endless_numbers_are_no_points(pages: Pages) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         storage=f"sqlite:///{pages.home.studies}", study_name="two@tiny", directions=["minimize"] * 2
     )
-    for first in (math.inf, 1.0, 2.0):
+    for first, kind in ((math.inf, "a"), (1.0, "a"), (2.0, True)):
+        study.enqueue_trial({"kind": kind, "heads": 8})
         trial = study.ask()
-        trial.suggest_categorical("kind", ["a", "b"])
+        trial.suggest_categorical("kind", ["b", None, True, 1, "a"])
+        trial.suggest_categorical("heads", [8, 2])
         trial.suggest_float("one.lr", 0, 1)
         trial.suggest_float("two.lr", 0, 1)
         study.tell(trial, [first, 1.0])
     front = pages.board.ask("/searches/two/tiny/points.json?kind=front")
     assert front.status == 200 and front.json["x"] == [1.0, 2.0]
+    kinds = pages.board.ask("/searches/two/tiny/points.json?kind=slice&parameter=kind").json
+    assert kinds["choices"] == ["b", "null", "true", "1", "a"] and kinds["x"] == [2, 4, 4]
+    assert kinds["series"][0]["y"] == [2.0, None, 1.0]
+    heads = pages.board.ask("/searches/two/tiny/points.json?kind=slice&parameter=heads").json
+    assert heads["choices"] == [] and heads["x"] == [8, 8, 8]
     page = pages.board.ask("/searches/two/tiny").text
-    assert "parameter=kind" not in page and "parameter=one.lr" in page
+    assert "parameter=kind" in page and "parameter=one.lr" in page
     assert '<th class="n">one.lr</th>' in page and '<th class="n">kind</th>' in page
 
 

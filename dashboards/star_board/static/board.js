@@ -114,11 +114,16 @@ async function draw(chart, again = false) {
     });
     const axis = { stroke: css("--quiet"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "11px system-ui" };
     const size = { width: plot.clientWidth || 320, height: 210 };
+    // choices among texts stand side by side, each at its place in the list
+    const choices = data.choices?.length ? data.choices.map((one) => (one.length > 16 ? one.slice(0, 15) + "…" : one)) : null;
+    const x = choices ? { time: false, range: [-0.5, choices.length - 0.5] } : { time: false, distr: data.log ? 3 : 1 };
+    const across = choices ? { ...axis, splits: () => choices.map((_, i) => i), values: () => choices } : axis;
+    const step = choices ? { label: data.step, value: (_, i) => (i == null ? "–" : data.choices[i]) } : { label: data.step };
     const columns = [data.x, ...data.series.map((one) => one.y)];
     chart.plot?.destroy();
     plot.textContent = "";
-    chart.plot = new uPlot({ ...size, series: [{ label: data.step }, ...series], scales: { x: { time: false, distr: data.log ? 3 : 1 } }, legend: { show: true, live: true },
-      axes: [axis, { ...axis, size: 56, values: (_, values) => values.map(short) }], cursor: { drag: { x: true, y: false } } }, columns, plot);
+    chart.plot = new uPlot({ ...size, series: [step, ...series], scales: { x }, legend: { show: true, live: true },
+      axes: [across, { ...axis, size: 56, values: (_, values) => values.map(short) }], cursor: { drag: { x: true, y: false } } }, columns, plot);
     plot.classList.toggle("many", many);
   } catch (error) {
     if (!again) plot.textContent = `This curve could not be read: ${error.message}`;

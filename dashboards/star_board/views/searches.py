@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def search(board: Board, request: Request) -> Response:
             "summary": summary,
             "importances": study.importances(),
             "names": _names(study.parameters),
-            "drawn": [name for name in study.parameters if any(_numeric(trial, name) for trial in study.trials)],
+            "drawn": [name for name in study.parameters if any(name in trial.params for trial in study.trials)],
             "trials": trials,
             **pages,
         }
@@ -78,17 +79,25 @@ def search_data(board: Board, request: Request) -> Response:
         return JSONResponse(_sorted({"x": x, "series": series, "step": title, "metric": study.objectives[1].title}))
     if kind == "slice":
         name = request.query_params.get("parameter", "")
-        there = [trial for trial in done if _numeric(trial, name)]
-        points = {"x": [t.params[name] for t in there], "series": [{"label": title, "y": [t.values[0] for t in there]}]}
+        there = [trial for trial in done if name in trial.params]
+        choices = _choices(there, name)
+        x = [choices.index(t.params[name]) if choices else t.params[name] for t in there]
+        points = {"x": x, "series": [{"label": title, "y": [t.values[0] for t in there]}]}
         is_log = bool(there) and bool(getattr(there[0].distributions[name], "log", False))
-        return JSONResponse(_sorted(points | {"step": name, "metric": title, "log": is_log}))
+        texts = [json.dumps(one) if isinstance(one, bool) or one is None else str(one) for one in choices]
+        return JSONResponse(_sorted(points | {"step": name, "metric": title, "log": is_log, "choices": texts}))
     return JSONResponse(finite(_history(study, done)) | {"step": "trial", "metric": title})
 
 
-def _numeric(trial: FrozenTrial, name: str) -> bool:
-    """Whether a trial has a number for a parameter, and not a choice among texts."""
-    value = trial.params.get(name)
-    return isinstance(value, int | float) and isfinite(value)
+def _choices(trials: list[FrozenTrial], name: str) -> list[Any]:
+    """The choices of a parameter, those of the newest trial first; none if all of them are finite numbers."""
+    found: list[Any] = []
+    for trial in reversed(trials):
+        for one in getattr(trial.distributions[name], "choices", (trial.params[name],)):
+            if not any(one is other or (type(one) is type(other) and one == other) for other in found):
+                found.append(one)
+    numbers = [one for one in found if isinstance(one, int | float) and not isinstance(one, bool) and isfinite(one)]
+    return [] if len(numbers) == len(found) else found
 
 
 def _names(parameters: list[str]) -> dict[str, str]:
