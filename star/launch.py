@@ -48,12 +48,15 @@ def follow_starter() -> None:
 class Heartbeat:
     """Touches the job's `beat` file while the worker lives, and ends the worker when a newer attempt has begun.
 
+    A scheduler on another machine asks it by the file stop.json to stop, as one on this machine does by a signal.
+
     A scheduler that takes a worker for dead, because its machine is silent, begins the next attempt. If the older
     worker is alive after all, it reads the higher attempt number in job.json and exits with code 3.
     """
 
     def __init__(self, job: JobDir, attempt: int) -> None:
         self.job, self.attempt = job, attempt
+        self._obeyed: int | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -70,6 +73,7 @@ class Heartbeat:
             try:
                 self.job.beat.touch()
                 superseded = self.job.attempt() > self.attempt
+                self._obey(read_json(self.job.stop))
             except OSError:  # a disk that is full or away: training goes on, and so does this
                 superseded = False
             if superseded:
@@ -77,6 +81,15 @@ class Heartbeat:
                 os._exit(BUSY)
             if self._end.wait(BEAT):
                 return
+
+    def _obey(self, asked: dict[str, Any] | None) -> None:
+        if asked is None or asked["attempt"] != self.attempt:
+            return
+        number = signal.SIGKILL if asked["kill"] else signal.SIGTERM
+        if number != self._obeyed:
+            self._obeyed = number
+            # of several processes torchrun's agent tells the others
+            os.killpg(os.getpgid(os.getppid() if is_child() else os.getpid()), number)
 
     @staticmethod
     def check(job: JobDir, attempt: int) -> None:

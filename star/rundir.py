@@ -6,6 +6,7 @@ beat            touched while a worker lives                written by the worke
 log.txt         what the worker printed, all attempts       written by the worker process
 metrics.jsonl   one line per step: {"time", "step", ...}    written by the worker
 usage.jsonl     CPU, memory and GPU use while it runs       written by the worker
+stop.json       that an attempt be stopped, or killed       written by a scheduler on another machine
 own.jsonl       user-logged numbers, measured afterwards    written by `log`, `report`
 progress.json   how far the job is                          written by the worker
 out/            the job's output                            moved into place when complete
@@ -34,8 +35,7 @@ from star.words import shown
 
 log = logging.getLogger(__name__)
 
-PROBE = 1 << 16
-"""Bytes that are written to test whether the disk has room."""
+PROBE = 1 << 16  # bytes that are written to test whether the disk has room
 
 
 class ExitCode(IntEnum):
@@ -82,6 +82,7 @@ class JobDir:
     failure = _At("failure.json")
     lock = _At("lock")
     beat = _At("beat")
+    stop = _At("stop.json")
     scratch = _At("scratch")
     checkpoints = _At("checkpoints")
 

@@ -17,7 +17,7 @@ from star.devices import GIB, Gpu, ListGpus, choose, usable_cores, visible_gpus
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.process import is_alive, process_born
-from star.rundir import read_json
+from star.rundir import read_json, write_json
 from star.scheduler.executor import SILENCE, WORKER, Exit, Handle, Limits, Start, Watched
 from star.scheduler.forks import ForkServer
 from star.scheduler.worker_process import worker_environment
@@ -162,9 +162,15 @@ class LocalExecutor:
             servers[channel].collect()
 
     def stop(self, watched: Watched, kill: bool = False) -> None:
-        """Send SIGTERM, or SIGKILL with `kill`, to the worker's process group, if it is still the handle's process."""
+        """Send SIGTERM, or SIGKILL with `kill`, to the worker's process group, if it is still the handle's process.
+
+        One on another machine is asked by a file, which it reads at its next heartbeat.
+        """
+        if (watched.handle["host"] if watched.handle else watched.host) not in (self.host, None):
+            write_json(watched.job.stop, {"attempt": watched.job.attempt(), "kill": kill})
+            return
         handle = watched.handle or self._find(watched)
-        if handle and handle["host"] == self.host and _alive(handle):
+        if handle and _alive(handle):
             try:
                 os.killpg(handle["pid"], signal.SIGKILL if kill else signal.SIGTERM)
             except ProcessLookupError:

@@ -190,7 +190,8 @@ class Starter:
         """Write the attempt's job.json. Its attempt number makes workers of older attempts exit without a result."""
         folder = self.home.job(planned.stage, planned.key)
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.failure.unlink(missing_ok=True)  # so that one found later is this attempt's
+        for earlier in (folder.failure, folder.stop):  # so that what is found later is this attempt's
+            earlier.unlink(missing_ok=True)
         if not folder.is_complete():
             folder.result.unlink(missing_ok=True)  # its output is gone, and is wanted again
         # passes are halved once for each time that memory ran out; the key stays the same: see `policies`

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from star.pipeline.config import ResourceSpec
-from star.rundir import JobDir, write_json
+from star.rundir import PREEMPTED, JobDir, write_json
 from star.scheduler.executor import Exit, Start, Watched
 from star.scheduler.local import LocalExecutor
 from tests.helpers import ROOT, living_workers
@@ -136,6 +136,22 @@ def test_a_worker_outlives_its_server_and_the_next_has_another(tmp_path: Path) -
     assert end_of(executor, other, after) == Exit(0) and "Warning" not in other.job.log.read_text()
     assert executor.poll([Watched(start.job, start.name, handle)]) == [None]
     assert end_of(executor, start, handle) == Exit(None) and start.job.is_complete()
+    executor.close()
+
+
+@pytest.mark.parametrize(("kill", "code"), [(False, PREEMPTED), (True, -signal.SIGKILL)])
+def test_a_worker_is_stopped_from_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: bool, code: int
+) -> None:
+    executor, far = LocalExecutor(4, worker=LIGHT), LocalExecutor(4, worker=LIGHT)
+    far.host = "far"
+    start = start_of(tmp_path / "home" / "job", steps=10_000, seconds=0.05)
+    write_json(start.job.stop, {"attempt": 0, "kill": True})  # left from an earlier attempt
+    (handle,) = executor.submit([start])
+    until(start.job.beat.exists, "it lives")
+    assert executor.poll([Watched(start.job, start.name, handle)]) == [None]
+    far.stop(Watched(start.job, start.name, handle), kill)
+    assert end_of(executor, start, handle) == Exit(code)
     executor.close()
 
 
