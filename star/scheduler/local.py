@@ -17,12 +17,15 @@ from star.devices import GIB, Gpu, ListGpus, choose, usable_cores, visible_gpus
 from star.errors import ExecutorError
 from star.ledger.states import Allocation
 from star.process import is_alive, process_born
-from star.rundir import read_json, write_json
+from star.rundir import JobDir, read_json, write_json
 from star.scheduler.executor import SILENCE, WORKER, Exit, Handle, Limits, Start, Watched
 from star.scheduler.forks import ForkServer
 from star.scheduler.worker_process import worker_environment
 from star.spec.resources import Resources
 from star.words import counted
+
+FAREWELL = 15.0
+"""Seconds without a heartbeat after which a worker of another machine that has told of its end is gone, with all its ranks."""
 
 
 class LocalExecutor:
@@ -120,15 +123,15 @@ class LocalExecutor:
     def poll(self, watched: Sequence[Watched]) -> list[Exit | None]:
         """Return each worker's Exit, or None while it runs.
 
-        A worker on another machine counts as running until SILENCE seconds after its last beat.
+        A worker on another machine counts as running until its result is there, or until SILENCE seconds after its last beat;
+        FAREWELL seconds if it has left word of a failure, or that it stopped.
         """
         return [self._poll(one) for one in watched]
 
     def _poll(self, watched: Watched) -> Exit | None:
         handle = watched.handle
         if (handle["host"] if handle else watched.host) not in (self.host, None):
-            silent = watched.job.seconds_since_beat()
-            return Exit(None, "its machine is silent") if silent is None or silent > SILENCE else None
+            return _poll_far(watched.job)
         if handle is None:
             return None if self._find(watched) or watched.job.locked() else Exit(None)
         server = self._children.get(handle["pid"])
@@ -217,6 +220,16 @@ class LocalExecutor:
         gate = self._gates.pop(pid, None)
         if gate is not None:
             os.close(gate)
+
+
+def _poll_far(job: JobDir) -> Exit | None:
+    """What a worker of another machine has left in its folder, and when it last beat."""
+    if job.is_complete():
+        return Exit(None)
+    silent, has_told = job.seconds_since_beat(), job.failure.exists()
+    if silent is None or silent > (FAREWELL if has_told else SILENCE):
+        return Exit(None, None if has_told else "its machine is silent")
+    return None
 
 
 def _alive(handle: Handle) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,15 @@ def test_a_worker_is_stopped_from_another_machine(
     far.stop(Watched(start.job, start.name, handle), kill)
     assert end_of(executor, start, handle) == Exit(code)
     executor.close()
+    (seen,) = far.poll([Watched(start.job, start.name, handle)])
+    assert seen is None, "just now it beat"
+    os.utime(start.job.job, (0, 0))
+    os.utime(start.job.beat, (time.time() - 30,) * 2)
+    (seen,) = far.poll([Watched(start.job, start.name, handle)])
+    assert seen == (None if kill else Exit(None)), "of a killed one nothing is told"
+    os.utime(start.job.beat, (0, 0))
+    (seen,) = far.poll([Watched(start.job, start.name, handle)])
+    assert seen == Exit(None, "its machine is silent" if kill else None)
 
 
 def test_a_killed_scheduler_leaves_its_workers_and_no_server(tmp_path: Path) -> None:
