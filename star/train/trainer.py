@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ class Trainer:
         folder: where checkpoints are saved; training resumes from the newest in it.
         record: receives (step, metrics).
         progress: receives (done, total) steps.
-        stop: asked after each step; when true on any rank, the state is saved and `Stopped` raised.
+        stop: asked after each step and batch of a validation; when true on any rank, the state is saved and `Stopped` raised.
         ranks: the processes that train together; each has a trainer.
         terms: the terms of the objective; those that the spec names when None.
 
@@ -131,6 +131,8 @@ class Trainer:
             DataError: memory runs out with one image a pass, a checkpoint cannot be written, or images are fewer than a batch.
         """
         total, resources = self.spec.last_step, self.spec.resources
+        if self._validates():  # a state is saved before the validation at its step, which may not have come to its end
+            self._validate()
         while self.step < total:
             metrics = self.train_step()
             self.step += 1
@@ -141,13 +143,12 @@ class Trainer:
                 values = self._checked(metrics)
                 if recorded:
                     self.record(self.step, values)
-            if resources.validate_every and self.step % resources.validate_every == 0 and self.step < total:
-                self._validate()
             if saved or stopped:
                 self.save()
             if stopped:
-                self.checkpoints.wait()
-                raise Stopped(f"the state after step {self.step} is saved")
+                self._leave()
+            if self._validates():
+                self._validate()
             self.progress(self.step, total)
         # saved before the final validation, of which a run that goes on from this state knows nothing
         if self.spec.optim.stop_at_step:
@@ -220,11 +221,15 @@ class Trainer:
 
         Raises:
             DivergedError: it is not finite.
+            Stopped: `stop` was true on a rank, and the state is saved.
         """
         self.objective.eval()
         size, total = self.spec.resources.sample_batch_size, 0.0
         starts = list(range(0, len(self.test), size))
         for turn in range(0, len(starts), self.ranks.world_size):
+            if self.ranks.any(self.stop()):  # of a large model all of them take minutes
+                self.save()
+                self._leave()
             mine = turn + self.ranks.rank
             first = starts[min(mine, len(starts) - 1)]  # a sharded model needs all ranks in every pass
             codes = torch.from_numpy(self.test.center(first, first + size)).to(self.device)
@@ -236,6 +241,10 @@ class Trainer:
             total += loss if mine < len(starts) else 0.0
         total = self.ranks.all_reduce(torch.tensor(total, dtype=torch.float64, device=self.device)).item()
         return finite_nll(total / (len(self.test) * self.test.length), self.step)
+
+    def _leave(self) -> NoReturn:
+        self.checkpoints.wait()
+        raise Stopped(f"the state after step {self.step} is saved")
 
     def save(self) -> None:
         """Save all that the next step depends on, in the background; the random state is the step's number. All ranks call it, one writes.
@@ -261,6 +270,11 @@ class Trainer:
         """The student's weights with the lowest validation loss; None if resources.validate_every did not keep any."""
         best = self.checkpoints.best()
         return None if best is None else best["model"]
+
+    def _validates(self) -> bool:
+        """Whether training is validated after this step, which is not its last."""
+        every = self.spec.resources.validate_every
+        return every is not None and self.step % every == 0 and 0 < self.step < self.spec.last_step
 
     def _validate(self) -> float:
         nll = self.validation_nll()

@@ -8,7 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +92,36 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert parts == whole and len(whole) == STEPS
     for a, b in zip(straight.objective.state_dict().values(), resumed.objective.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("during", [6, STEPS])
+def test_a_run_that_is_stopped_in_a_validation_goes_on_with_it(
+    stores: tuple[CodeStore, CodeStore], tmp_path: Path, during: int
+) -> None:
+    """In one at an end, and in one on the way; the steps before it are not computed again."""
+    every: dict[str, object] = {"resources__validate_every": 6, "resources__sample_batch_size": 4}
+    seen: dict[str, list[tuple[int, float]]] = {"a": [], "b": []}
+    whole: Losses = {}
+    straight = trainer(stores, tmp_path / "a", whole, **every)
+    straight.record = lambda step, values: keep(seen["a"], step, values)  # type: ignore[method-assign]
+    result = straight.train()
+    parts: Losses = {}
+    first = trainer(stores, tmp_path / "b", parts, **every)
+    first.record = lambda step, values: keep(seen["b"], step, values)  # type: ignore[method-assign]
+    asked = iter([False, True])
+    first.stop = lambda: len(parts) == during and not first.objective.training and next(asked)  # type: ignore[method-assign]
+    with pytest.raises(Stopped, match=f"after step {during} is saved"):
+        first.train()
+    resumed = trainer(stores, tmp_path / "b", parts, **every)
+    resumed.record = lambda step, values: keep(seen["b"], step, values)  # type: ignore[method-assign]
+    assert resumed.step == during and resumed.train() == result
+    assert parts == whole and list(parts) == list(range(STEPS)) and seen["b"] == seen["a"]
+    assert resumed.best_nll == straight.best_nll
+
+
+def keep(found: list[tuple[int, float]], step: int, values: Mapping[str, float]) -> None:
+    if "val_nll_by_step" in values:
+        found.append((step, values["val_nll_by_step"]))
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
