@@ -92,14 +92,15 @@ def gallery(board: Board, request: Request) -> Response:
             groups = {address("experiments", *one.address): one for one in board.model.groups.values()}
             group = groups.get(wanted)
             keys = list(dict.fromkeys(row.run for row in group.rows)) if group else _keys(request)
-        known = board.model.ledger.runs.of(keys) if keys else {}
-        runs = [known[key] for key in keys if key in known]
-        shown = [(one, made) for one in runs if (made := board.drawn_from(one.stages, "samples"))]
+        stages = board.model.ledger.runs.stages() if keys else {}
+        found = [(key, made) for key in keys if (made := board.drawn_from(stages.get(key, {}), "samples"))]
+        known = board.model.ledger.runs.of([key for key, _ in found[:MOST]])  # specs are large
+        shown = [(known[key], made) for key, made in found[:MOST]]
         return {
             "groups": groups,
             "group": group,
-            "shown": shown[:MOST],
-            "hidden": max(0, len(shown) - MOST),
+            "shown": shown,
+            "hidden": len(found) - len(shown),
             "keys": [] if group else keys,
             "chosen": chosen,
             "classes": min(10, max((classes_of(one) for one, _ in shown[:1]), default=0)),
