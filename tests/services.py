@@ -142,6 +142,9 @@ class Slurm:
             "PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off",
         ]
         self.conf.write_text("\n".join(lines) + "\n")
+        version = subprocess.run(["slurmctld", "-V"], check=True, capture_output=True, text=True).stdout.split()[-1]
+        if tuple(map(int, version.split(".")[:2])) >= (24, 5):  # they want cgroups else, which a container may lack
+            (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         (folder / "state").mkdir()
         self._started: list[subprocess.Popen[bytes]] = []
         self._spawn("slurmctld", "-D", "-f", self.conf)
