@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ EFFICIENTNET_LITE0 = 2 * 407e6
 """FLOPs for one image of 224 x 224, as published."""
 INCEPTION = 11.4e9
 """FLOPs for one image of any size, which is resized to 299 x 299; counted on the modules."""
+FASHION_SIDE = 28
+"""Side in pixels of Fashion-MNIST's images."""
 FEATURES = {"efficientnet-lite0": 1280, "inception": 2048}
 """Extractor -> channels of the pooled layer whose moments a distance compares."""
 
@@ -23,6 +26,19 @@ def extraction_flops(run: StarRun) -> float:
     if run.score.extractor == "inception":
         return INCEPTION
     return EFFICIENTNET_LITE0 * (run.score.input_size / 224) ** 2
+
+
+def compared(run: StarRun) -> str:
+    """How the images of a run are scored, as JSON text: the side that they have then, their border, and what they stand against."""
+    data, score = run.data, run.score
+    # padded images show the same things smaller, and stand in a border
+    is_framed = data.enlarge == "pad" and not (data.name == "fashion-mnist" and data.image_size <= FASHION_SIDE)
+    how = score.identity() | {
+        "image_size": score.image_size or run.generate.image_size or data.image_size,
+        "data.enlarge": f"pad to {data.image_size}" if is_framed else "resize",
+        "reference": score.reference or [data.name, data.path],
+    }
+    return json.dumps(how, sort_keys=True)
 
 
 def scored(run: StarRun) -> str:

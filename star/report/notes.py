@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,23 @@ def measured_by(evidence: Evidence, metrics: Iterable[str]) -> list[str]:
     for stage in dict.fromkeys(metric.partition("/")[0] for metric in metrics):
         ways = [run.spec.measured_by(stage) for run in evidence.plan.runs]
         told = list(dict.fromkeys(way for way in ways if way is not None))
-        notes += told if len(told) <= 1 else ["Rows are scored in different ways, and not ranked: " + " ".join(told)]
+        differs = _differences(filter(None, (run.spec.compared_by(stage) for run in evidence.plan.runs)))
+        if differs:
+            notes.append(f"Rows are scored in different ways, and not ranked or compared: {differs}. {' '.join(told)}")
+        else:
+            notes += told if len(told) <= 1 else ["Rows are scored in different ways: " + " ".join(told)]
     return notes
+
+
+def _differences(texts: Iterable[str]) -> str:
+    """What differs between JSON texts: `NAME (VALUE, VALUE), NAME (...)`."""
+    ways = [json.loads(text) for text in dict.fromkeys(texts)]
+    values = {
+        name: list(dict.fromkeys(json.dumps(way.get(name)) for way in ways)) for name in sorted(set().union(*ways))
+    }
+    return ", ".join(
+        f"{name} ({', '.join(found).replace(chr(34), '')})" for name, found in values.items() if len(found) > 1
+    )
 
 
 def versions(evidence: Evidence) -> list[str]:

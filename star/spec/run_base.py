@@ -105,7 +105,7 @@ class Run(Section):
         return self.seed if name == "seed" else getattr(self, name).identity()
 
     def compared_by(self, stage: str) -> str | None:
-        """A text that is equal for two runs if the numbers of this stage can be compared; None if they always can."""
+        """JSON text of an object that is equal for two runs if the numbers of this stage can be compared; None: they always can."""
         return None
 
     def measured_by(self, stage: str) -> str | None:

@@ -290,7 +290,22 @@ def test_rows_that_are_scored_otherwise_are_not_ranked(tmp_path: Path) -> None:
     table = build_table(study.evidence)
     assert [row.cells[1].rank for row in table.rows] == [None] * 4
     assert table.rows[1].cells[1].differences and not table.rows[2].cells[1].differences
-    assert any("scored in different ways" in note for note in table.notes)
+    assert any("not ranked or compared: input_size (32, 64)." in note for note in table.notes)
+
+
+@pytest.mark.parametrize("profile", ["fashion-gpu", "imagenet256"])
+def test_rows_of_larger_images_are_scored_as_the_others(profile: str) -> None:
+    """Table 1's, trained on 384 pixels: what they are scored at is what the others have."""
+    runs = [variant.runs[0] for variant in load(ROOT / "experiments" / "table1.yaml", profile).variants]
+    assert len({run.data.image_size for run in runs}) == 2
+    assert len({run.compared_by("score") for run in runs}) == 1
+
+
+def test_padded_images_are_not_compared_with_resized_ones() -> None:
+    """On two cores the others are padded to 32 pixels, and fill less of their frame than those resized to 48."""
+    runs = [variant.runs[0] for variant in load(ROOT / "experiments" / "table1.yaml", "fashion").variants]
+    ways = {(json.loads(run.compared_by("score") or "")["data.enlarge"], run.data.image_size) for run in runs}
+    assert ways == {("pad to 32", 32), ("resize", 48)}
 
 
 def test_published_values_are_quoted_as_they_are_printed(tmp_path: Path) -> None:

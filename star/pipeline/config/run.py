@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from star.pipeline.config.dataset import remarks_on_views
 from star.pipeline.config.selfguided import num_masked
 from star.pipeline.floor import floored
 from star.pipeline.model import parameters
-from star.pipeline.score import scored
+from star.pipeline.score import compared, scored
 from star.spec.base import resolve_layer
 from star.spec.graph import Stage, needed_of
 from star.spec.outside import Paths
@@ -159,7 +158,7 @@ class StarRun(Run):
 
     def compared_by(self, stage: str) -> str | None:
         """For `score`: how images are scored, as JSON text; only runs with the same text can be compared. Else None."""
-        return json.dumps(self.score.identity(), sort_keys=True, separators=(",", ":")) if stage == "score" else None
+        return compared(self) if stage == "score" else None
 
     def measured_by(self, stage: str) -> str | None:
         """For `score` of generated images, and `floor`: a note on the features and the numbers of images. Else None."""
