@@ -32,10 +32,11 @@ def compared(run: StarRun) -> str:
     """How the images of a run are scored, as JSON text: the side that they have then, their border, and what they stand against."""
     data, score = run.data, run.score
     # padded images show the same things smaller, and stand in a border
-    is_framed = data.enlarge == "pad" and not (data.name == "fashion-mnist" and data.image_size <= FASHION_SIDE)
+    side = data.image_size if data.enlarge == "pad" else data.pad_to
+    is_framed = side is not None and not (data.name == "fashion-mnist" and side <= FASHION_SIDE)
     how = score.identity() | {
         "image_size": score.image_size or run.generate.image_size or data.image_size,
-        "data.enlarge": f"pad to {data.image_size}" if is_framed else "resize",
+        "data.enlarge": f"pad to {side}" if is_framed else "resize",
         "reference": score.reference or [data.name, data.path],
     }
     return json.dumps(how, sort_keys=True)

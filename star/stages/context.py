@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from star.data.own import own_images
-from star.data.pixels import Images
+from star.data.pixels import Images, square
 from star.data.places import folder_of, missing
 from star.data.sharded import ShardedArray
 from star.data.sources import ImageSource, open_source
@@ -90,7 +90,7 @@ class Pixels:
 
     def at(self, rows: np.ndarray | slice, side: int) -> Images:
         """Images (B, side, side, C): the centre squares, enlarged as the spec says."""
-        return self.source.read(self.indices[rows], side, self.spec.enlarge)
+        return self._at_sides(rows, [side])[0]
 
     def read(self, rows: np.ndarray | slice) -> Images:
         """Images (B, S, S, C) at the side S that crops of the first crop range are cut from."""
@@ -98,12 +98,18 @@ class Pixels:
 
     def views(self, rows: np.ndarray | slice) -> Images:
         """All views (B, 10 per crop range, image_size, image_size, C)."""
-        larger = self.source.read_sides(self.indices[rows], sides_before_crop(self.spec), self.spec.enlarge)
+        larger = self._at_sides(rows, sides_before_crop(self.spec))
         return np.concatenate([ordered_views(images, self.spec) for images in larger], axis=1)
 
     def plain(self, rows: np.ndarray | slice) -> Images:
         """Centre squares (B, image_size, image_size, C), with which metrics compare."""
         return self.at(rows, self.spec.image_size)
+
+    def _at_sides(self, rows: np.ndarray | slice, sides: list[int]) -> list[Images]:
+        if self.spec.pad_to is None:
+            return self.source.read_sides(self.indices[rows], sides, self.spec.enlarge)
+        padded = self.source.read(self.indices[rows], self.spec.pad_to, "pad")
+        return [np.stack([square(image, side, "resize") for image in padded]) for side in sides]
 
 
 def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, slice]]:

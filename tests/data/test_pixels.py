@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from star.data import pixels
 from star.data.pixels import decoded, decoded_squares, square
 from star.errors import DataError
+from star.stages.context import Pixels
+from tests.helpers import ROOT, tiny
 
 RAMP = np.linspace(0, 65535, 400).reshape(20, 20).astype(np.uint16)
 
@@ -182,3 +186,23 @@ def test_transparency_and_further_frames_are_said(recwarn: pytest.WarningsRecord
     said.clear()
     decoded(encoded(image, "TIFF", save_all=True, append_images=[image]), 3, "x", said.append)
     assert "of several frames or pages only the first is read" in said
+
+
+def test_what_is_padded_first_shows_the_same_at_every_side(images: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", indices=np.array([3, 4]), labels=np.array([0, 1]))
+    home = ROOT / "runs" / "data"
+
+    def read(**data: object) -> Pixels:
+        spec = tiny(**{f"data__{name}": value for name, value in data.items()})
+        ctx = SimpleNamespace(spec=spec, inputs={"dataset": tmp_path}, data_home=home, threads=1, plugins={})
+        return Pixels(ctx, "train")  # type: ignore[arg-type]
+
+    both = slice(0, 2)
+    small = read(image_size=32, enlarge="pad").plain(both)
+    large = read(image_size=48, pad_to=32, enlarge="resize")
+    assert (large.at(both, 32) == small).all() and small[:, :2].max() == 0 and large.plain(both)[:, :2].max() == 0
+    assert (large.plain(both) == np.stack([square(image, 48, "resize") for image in small])).all()
+    filled = read(image_size=48, enlarge="resize").plain(both)
+    assert (filled != large.plain(both)).any() and large.views(both).shape == (2, 10, 48, 48, 1)
+    with pytest.raises(ValidationError, match="give enlarge: resize"):
+        read(image_size=48, pad_to=32, enlarge="pad")

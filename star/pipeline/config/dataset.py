@@ -69,6 +69,11 @@ class DataSpec(Section):
     enlarge: Literal["resize", "pad"] = Field(
         "resize", description="how the larger side comes about: bicubic resize, or a zero border"
     )
+    pad_to: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        None,
+        description="side of squares that images are brought to first, small ones by a zero border, before all are resized: as in runs at "
+        "that side with enlarge: pad",
+    )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="image-folder or parquet without a validation split: share held out by hash"
     )
@@ -106,7 +111,7 @@ class DataSpec(Section):
         unused |= {"image_column", "label_column"} if self.name != "parquet" else set()
         unused |= {name for name in ("train_split", "test_split") if getattr(self, name) is None}
         unused |= {"bad_images"} if self.bad_images == "error" else set()
-        unused |= {"extra_crop_range"} if self.extra_crop_range is None else set()
+        unused |= {name for name in ("extra_crop_range", "pad_to") if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude=unused)
 
 
@@ -131,6 +136,10 @@ def remarks_on_views(run: StarRun) -> list[str]:
 
 def check(run: StarRun) -> None:
     data = run.data
+    if data.pad_to is not None and data.enlarge == "pad":
+        raise FieldError(
+            "data.pad_to", f"what is padded to {data.pad_to} is then resized; give enlarge: resize, or leave this out"
+        )
     if data.name != "fashion-mnist":
         if data.path is None:
             raise FieldError(
