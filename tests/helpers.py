@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 import torch
 import yaml
 
@@ -27,6 +28,9 @@ from tests.forked import ROOT, Forked
 
 DATA = ROOT / "runs" / "data" / "fashion-mnist"
 TINY = ROOT / "tests" / "tiny.yaml"
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler"
+)
 
 
 def star_exp(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from star.model.dropout import GOLDEN, SequenceDropout, layer_seeds, mixed, spread, wrapped
+from tests.helpers import needs_compiler
 
 SEEDS = torch.randint(2**31 - 1, (64,), generator=torch.Generator().manual_seed(0)).int()
 
@@ -72,6 +73,7 @@ def test_places_are_spread_by_a_product_of_32_bits() -> None:
     ]
 
 
+@needs_compiler
 def test_compiled_it_needs_no_index_beyond_32_bits_and_drops_the_same() -> None:
     """Triton refuses a kernel with a larger one; the compiler for CPUs makes the same indices."""
     from torch._inductor.utils import run_and_get_code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from star.train.optim import build_adamw, lr_at, peak_lr
 from star.train.terms import terms_of
 from star.train.trainer import Trainer, build_model
 from star.worker import _is_disk_full
-from tests.helpers import ROOT, tiny, write_store
+from tests.helpers import ROOT, needs_compiler, tiny, write_store
 from tests.numerics.published import FIELDS, term
 
 STEPS = 12
@@ -200,7 +199,7 @@ def test_a_disk_that_takes_no_more_is_said_and_leaves_no_half_checkpoint(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001.pt", "step-000000003.pt"]
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_a_compiled_model_trains_the_same(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
     eager: Losses = {}
     compiled: Losses = {}
