@@ -57,6 +57,8 @@ class Heartbeat:
     def __init__(self, job: JobDir, attempt: int) -> None:
         self.job, self.attempt = job, attempt
         self._obeyed: int | None = None
+        self._leader = os.getppid() if is_child() else os.getpid()
+        """torchrun's agent, which tells the other processes; or this one."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -82,14 +84,17 @@ class Heartbeat:
             if self._end.wait(BEAT):
                 return
 
-    def _obey(self, asked: dict[str, Any] | None) -> None:
-        if asked is None or asked["attempt"] != self.attempt:
+    def _obey(self, asked: Any) -> None:
+        if not isinstance(asked, dict) or asked.get("attempt") != self.attempt:
             return
-        number = signal.SIGKILL if asked["kill"] else signal.SIGTERM
-        if number != self._obeyed:
-            self._obeyed = number
-            # of several processes torchrun's agent tells the others
-            os.killpg(os.getpgid(os.getppid() if is_child() else os.getpid()), number)
+        number = signal.SIGKILL if asked.get("kill") else signal.SIGTERM
+        if number == self._obeyed:
+            return
+        self._obeyed = number
+        if self._leader in (os.getpid(), os.getppid()):  # else the agent is gone, and its number may be another's
+            os.killpg(os.getpgid(self._leader), number)
+        if number == signal.SIGKILL:  # torchrun's processes have sessions of their own
+            os.kill(os.getpid(), number)
 
     @staticmethod
     def check(job: JobDir, attempt: int) -> None:

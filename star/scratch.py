@@ -7,8 +7,11 @@ import hashlib
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
 
+OLD = 86400.0
+"""Seconds after which nobody reads a copy any more of an output that was made anew."""
 MARGIN = 1.1
 """Free space that a copy needs, in multiples of its size."""
 log = logging.getLogger(__name__)
@@ -20,7 +23,8 @@ def near(folder: Path, scratch: str) -> Path:
     The jobs of a machine share one copy, which stays for later ones; jobs that need it while it is made wait for it.
 
     Args:
-        folder: the `out` folder of a job that is done; when it is computed again, a new copy replaces this one.
+        folder: the `out` folder of a job that is done; when it is computed again, a new copy is made, and this one goes
+            after a day.
         scratch: a path, in which `$NAME` and `~` are replaced from the machine's environment.
     """
     place = Path(os.path.expanduser(os.path.expandvars(scratch)))
@@ -56,7 +60,8 @@ def _copied(folder: Path, place: Path) -> Path:
             log.info("%s is read from %s", folder, copy)
             return copy
         for old in place.glob(f"{name}-*"):  # of attempts whose output is gone, and halves of a process that was killed
-            shutil.rmtree(old, ignore_errors=True)
+            if old.suffix == ".half" or time.time() - old.stat().st_mtime > OLD:
+                shutil.rmtree(old, ignore_errors=True)
         size, free = (
             sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             shutil.disk_usage(place).free,

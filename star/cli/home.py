@@ -41,7 +41,7 @@ def collect_garbage(path: Path, delete: bool, intermediates: bool, left_out: boo
         for one in found:
             click.echo(f"{amount(one.size, 'B'):>10}  {one.kind:<21}  {one.path.relative_to(home.path)}  ({one.why})")
     if delete:
-        found = remove(found)
+        found = remove(found, ledger)
     if as_json:
         return
     sizes: Counter[str] = Counter()

@@ -37,8 +37,11 @@ def compared(run: StarRun) -> str:
     how = score.identity() | {
         "image_size": score.image_size or run.generate.image_size or data.image_size,
         "data.enlarge": f"pad to {side}" if is_framed else "resize",
-        "reference": score.reference or [data.name, data.path],
     }
+    if score.reference:
+        how["reference"] = score.reference
+    else:
+        how |= {"reference": [data.name, data.path], "reference_size": score.image_size or data.image_size}
     return json.dumps(how, sort_keys=True)
 
 

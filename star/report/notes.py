@@ -31,7 +31,9 @@ def measured_by(evidence: Evidence, metrics: Iterable[str]) -> list[str]:
         told = list(dict.fromkeys(way for way in ways if way is not None))
         differs = _differences(filter(None, (run.spec.compared_by(stage) for run in evidence.plan.runs)))
         if differs:
-            notes.append(f"Rows are scored in different ways, and not ranked or compared: {differs}. {' '.join(told)}")
+            notes.append(
+                f"Rows are scored in different ways, not ranked, and compared only with rows scored alike: {differs}. {' '.join(told)}"
+            )
         else:
             notes += told if len(told) <= 1 else ["Rows are scored in different ways: " + " ".join(told)]
     return notes

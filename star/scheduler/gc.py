@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,25 +89,44 @@ def find(home: Home, ledger: Ledger, intermediates: bool = False, left_out: bool
     return [waste for waste in found if waste.size or waste.kind != "intermediate outputs"]
 
 
-def remove(found: Iterable[Waste]) -> list[Waste]:
+def remove(found: Iterable[Waste], ledger: Ledger) -> list[Waste]:
     """Delete what `find` found; of intermediate outputs, all but the stage's pictures and figure data.
 
     Folders are renamed first, all at once: deleting them may take long, and what begins meanwhile is not to be deleted.
 
     Returns:
-        What was deleted: all but jobs that have begun since.
+        What was deleted: all but jobs that have begun since, code that was taken since, and what another has removed.
     """
-    gone = [waste for waste in found if not (waste.kind == "jobs of no experiment" and JobDir(waste.path).locked())]
-    for waste, path in [(waste, _set_aside(waste)) for waste in gone]:
+    places = ledger.jobs.places()
+    aside = [(waste, _set_aside(waste)) for waste in found if not _is_wanted(waste, places)]
+    gone = [(waste, path) for waste, path in aside if path is not None]
+    for waste, path in gone:
         _remove(waste, path)
-    return gone
+    return [waste for waste, _ in gone]
 
 
-def _set_aside(waste: Waste) -> Path:
+def _is_wanted(waste: Waste, places: dict[str, Place]) -> bool:
+    """Whether somebody has begun to use it since it was found."""
+    if waste.kind == "code":
+        return not waste.path.exists() or not _is_old(waste.path)
+    if waste.kind not in ("jobs of no experiment", "left behind", "intermediate outputs"):
+        return False
+    folder = waste.path if waste.kind == "jobs of no experiment" else waste.path.parent
+    place = places.get(folder.name.rpartition("-")[2])
+    return JobDir(folder).locked() or (place is not None and place.state == RUNNING)
+
+
+def _set_aside(waste: Waste) -> Path | None:
+    """Where it lies now; None if it is gone, or may not be moved."""
     if waste.kind not in ("jobs of no experiment", "code", "put aside"):
         return waste.path
     aside = waste.path.with_name(f".gone.{waste.path.name}")
-    return waste.path.rename(aside)
+    try:
+        waste.path.rename(aside)
+        os.utime(aside)  # young, so that another `gc` does not take it for left behind
+    except OSError:
+        return None
+    return aside
 
 
 def _remove(waste: Waste, path: Path) -> None:
@@ -117,7 +137,8 @@ def _remove(waste: Waste, path: Path) -> None:
             if path.name not in (REMOVED, *builtin_stages()[stage].files):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif path.is_dir():
-        shutil.rmtree(path)
+        with suppress(FileNotFoundError):  # another `gc` removes it too
+            shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@ reaches only the scheduler."""
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -24,6 +25,7 @@ from star.scheduler.worker_process import worker_environment
 from star.spec.resources import Resources
 from star.words import counted
 
+log = logging.getLogger(__name__)
 FAREWELL = 15.0
 """Seconds without a heartbeat after which a worker of another machine that has told of its end is gone, with all its ranks."""
 
@@ -170,7 +172,12 @@ class LocalExecutor:
         One on another machine is asked by a file, which it reads at its next heartbeat.
         """
         if (watched.handle["host"] if watched.handle else watched.host) not in (self.host, None):
-            write_json(watched.job.stop, {"attempt": watched.job.attempt(), "kill": kill})
+            asked = {"attempt": int(watched.name.rpartition("-")[2]), "kill": kill}
+            try:
+                if read_json(watched.job.stop) != asked:
+                    write_json(watched.job.stop, asked)
+            except OSError as error:
+                log.warning("%s cannot be asked to stop: %s", watched.job.path, error)
             return
         handle = watched.handle or self._find(watched)
         if handle and _alive(handle):

@@ -140,7 +140,9 @@ class SlurmExecutor:
         if numbers is None:
             return [None] * len(watched)
         wanted = [number for number in numbers if number is not None]
-        if time.monotonic() - self._looked > self.every or not all(number in self._seen for number in wanted):
+        if time.monotonic() - self._looked > self.every or not all(
+            number in self._seen or number in self._missed for number in wanted
+        ):
             found = by_number(wanted)
             if found is None:
                 return [None] * len(watched)
@@ -155,6 +157,8 @@ class SlurmExecutor:
         if number is None:
             return Exit(None, "it never reached Slurm")
         found = self._seen.get(number)
+        if found is None and self._missed.get(number, 0) > 1 and job.is_complete():
+            return Exit(None)
         if found is None:
             silent = job.seconds_since_beat()  # with PrivateData=jobs, a colleague's jobs are not shown
             is_gone = self._missed.get(number, 0) > 1 and (silent is None or silent > SILENCE)

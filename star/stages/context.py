@@ -108,8 +108,11 @@ class Pixels:
     def _at_sides(self, rows: np.ndarray | slice, sides: list[int]) -> list[Images]:
         if self.spec.pad_to is None:
             return self.source.read_sides(self.indices[rows], sides, self.spec.enlarge)
-        padded = self.source.read(self.indices[rows], self.spec.pad_to, "pad")
-        return [np.stack([square(image, side, "resize") for image in padded]) for side in sides]
+        found = []
+        for side in sides:  # larger sides, from which crops are cut, are padded further, as without `pad_to`
+            padded = self.source.read(self.indices[rows], int(self.spec.pad_to * side / self.spec.image_size), "pad")
+            found.append(np.stack([square(image, side, "resize") for image in padded]))
+        return found
 
 
 def shared_shards(ctx: Context, *arrays: ShardedArray) -> Iterator[tuple[int, slice]]:

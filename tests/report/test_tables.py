@@ -290,7 +290,7 @@ def test_rows_that_are_scored_otherwise_are_not_ranked(tmp_path: Path) -> None:
     table = build_table(study.evidence)
     assert [row.cells[1].rank for row in table.rows] == [None] * 4
     assert table.rows[1].cells[1].differences and not table.rows[2].cells[1].differences
-    assert any("not ranked or compared: input_size (32, 64)." in note for note in table.notes)
+    assert any("compared only with rows scored alike: input_size (32, 64)." in note for note in table.notes)
 
 
 @pytest.mark.parametrize("profile", ["fashion", "fashion-gpu", "imagenet256"])

@@ -44,7 +44,7 @@ def test_a_job_that_begins_between_the_list_and_the_removal_stays(lab: Lab) -> N
     assert {one.path for one in found} == {begins, goes}
     with (begins / "lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert [one.path for one in remove(found)] == [goes]
+        assert [one.path for one in remove(found, lab.ledger)] == [goes]
     assert begins.exists() and not goes.exists()
 
 
@@ -56,4 +56,4 @@ def test_what_a_killed_gc_left_is_found_by_the_next(lab: Lab) -> None:
         assert find(lab.home, lab.ledger) == [], "another may be at it"
         os.utime(place / name, (0, 0))
         (left,) = find(lab.home, lab.ledger)
-        assert left.path == place / name and remove([left]) == [left] and not left.path.exists()
+        assert left.path == place / name and remove([left], lab.ledger) == [left] and not left.path.exists()

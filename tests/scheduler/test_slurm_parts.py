@@ -91,13 +91,16 @@ def test_a_worker_that_slurm_does_not_show_runs_as_long_as_it_beats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With PrivateData=jobs nobody sees the jobs of others, and a colleague's are adopted too."""
-    monkeypatch.setattr("star.scheduler.slurm.by_number", lambda numbers: {})
+    asked: list[float] = []
+    monkeypatch.setattr("star.scheduler.slurm.by_number", lambda numbers: asked.append(0.0) or {})
     monkeypatch.setattr("star.scheduler.slurm.accounted", lambda numbers: {})
     executor = object.__new__(SlurmExecutor)
     executor.every, executor._looked, executor._seen, executor._missed = 0.0, float("-inf"), {}, {}
     folder = JobDir(tmp_path)
     folder.beat.touch()
     watched: Any = [SimpleNamespace(name="train-1", handle={"job": 7}, job=folder)]
-    assert [executor.poll(watched) for _ in range(4)] == [[None]] * 4
+    assert [executor.poll(watched) for _ in range(4)] == [[None]] * 4 and len(asked) == 4
+    executor.every = 1000.0
+    assert executor.poll(watched) == [None] and len(asked) == 4, "Slurm is not asked at every look"
     os.utime(folder.beat, (0, 0))
     assert [one.state for one in executor.poll(watched) if one] == ["Slurm does not know it any more"]

@@ -71,8 +71,8 @@ class DataSpec(Section):
     )
     pad_to: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         None,
-        description="side of squares that images are brought to first, small ones by a zero border, before all are resized: as in runs at "
-        "that side with enlarge: pad",
+        description="side of squares that images are brought to first, small ones by a zero border, before all are resized to image_size; "
+        "they then show what runs at that side with enlarge: pad show, crops too",
     )
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="image-folder or parquet without a validation split: share held out by hash"
