@@ -94,7 +94,8 @@ def gallery(board: Board, request: Request) -> Response:
             keys = list(dict.fromkeys(row.run for row in group.rows)) if group else _keys(request)
         stages = board.model.ledger.runs.stages() if keys else {}
         found = [(key, made) for key in keys if (made := board.drawn_from(stages.get(key, {}), "samples"))]
-        known = board.model.ledger.runs.of([key for key, _ in found[:MOST]])  # specs are large
+        chosen_keys = [key for key, _ in found[:MOST]]  # of these alone: specs are large
+        known = board.model.ledger.runs.of(chosen_keys) if chosen_keys else {}  # an empty home has no ledger
         shown = [(known[key], made) for key, made in found[:MOST]]
         return {
             "groups": groups,
