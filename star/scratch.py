@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 OLD = 86400.0
-"""Seconds after which nobody reads a copy any more of an output that was made anew."""
+"""Seconds since its last use after which a copy of an output that was made anew goes."""
 MARGIN = 1.1
 """Free space that a copy needs, in multiples of its size."""
 log = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ def near(folder: Path, scratch: str) -> Path:
     The jobs of a machine share one copy, which stays for later ones; jobs that need it while it is made wait for it.
 
     Args:
-        folder: the `out` folder of a job that is done; when it is computed again, a new copy is made, and this one goes
-            after a day.
+        folder: the `out` folder of a job that is done; when it is computed again, another copy is made, and this one goes
+            if nothing began to read it for a day.
         scratch: a path, in which `$NAME` and `~` are replaced from the machine's environment.
     """
     place = Path(os.path.expanduser(os.path.expandvars(scratch)))
@@ -57,6 +57,7 @@ def _copied(folder: Path, place: Path) -> Path:
     with (place / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if copy.exists():
+            os.utime(copy)  # by which its age counts
             log.info("%s is read from %s", folder, copy)
             return copy
         for old in place.glob(f"{name}-*"):  # of attempts whose output is gone, and halves of a process that was killed
@@ -82,5 +83,6 @@ def _copied(folder: Path, place: Path) -> Path:
             shutil.rmtree(half, ignore_errors=True)
             raise
         half.rename(copy)  # all at once: nobody reads half a copy
+        os.utime(copy)  # it has the original's time else
         log.info("%s was copied to %s: %d bytes", folder, copy, size)
         return copy

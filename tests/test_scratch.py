@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,11 @@ def test_half_a_copy_of_one_that_was_killed_is_made_anew(folder: Path, tmp_path:
 def test_what_was_computed_again_is_copied_again(folder: Path, tmp_path: Path) -> None:
     """A disk may outlive the job; and a second home's job of the same key is another."""
     (folder.parent / "result.json").write_text('{"finished": 1}')
+    os.utime(folder, (0, 0))
     first = near(folder, str(tmp_path / "disk"))
     (folder / "codes.npy").write_bytes(b"z" * 4000)
     (folder.parent / "result.json").write_text('{"finished": 2}')
+    assert time.time() - first.stat().st_mtime < 60, "not the original's"
     os.utime(first, (0, 0))
     again = near(folder, str(tmp_path / "disk"))
     assert again != first and (again / "codes.npy").read_bytes() == b"z" * 4000
