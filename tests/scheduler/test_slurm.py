@@ -289,6 +289,7 @@ def test_a_question_that_slurm_does_not_answer_proves_nothing(
     executor, ask, away = engine(lab), squeue.ask, [True]
     monkeypatch.setattr(squeue, "ask", lambda command: None if away else ask(command))
     unknown = Watched(JobDir(lab.path / "x"), "star-train-x-1", {"job": "987654"}, "@slurm")
+    executor.every = 0.0  # every look is a question
     assert [executor.poll([unknown]) for _ in range(3)] == [[None]] * 3
     away.clear()
     assert executor.poll([unknown]) == [None]  # missed once may be an accident
