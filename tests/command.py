@@ -39,6 +39,8 @@ PRELOAD = (
     "rich.table",
     "scipy.linalg",
     "torch._dynamo",
+    "mlflow.tracking.client",
+    "mlflow.store.tracking.sqlalchemy_store",
 )
 
 

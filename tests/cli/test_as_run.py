@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from star.ledger.states import QUEUED
 from star.rundir import read_json, write_json
-from tests.cli.conftest import light
+from tests.cli.conftest import copy_of, light
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
 
@@ -25,9 +25,10 @@ def texts(reports: Path, name: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (reports / name / "tiny").iterdir()}
 
 
-@pytest.fixture
-def changed(lab: Lab) -> Lab:
-    """As the lab, with an experiment that the command line made of the same file, which is gone now."""
+@pytest.fixture(scope="module")
+def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished home with an experiment that the command line made of the same file, which is gone now."""
+    lab = copy_of(finished, tmp_path_factory.mktemp("made"))
     file = lab.path / "mine.yaml"
     file.write_text(MANY.read_text())
     (lab.path / "profiles").symlink_to(ROOT / "tests" / "profiles")
@@ -35,7 +36,13 @@ def changed(lab: Lab) -> Lab:
     done = light("run", file, "--plain", *options, home=lab.path)
     assert done.returncode == 0, done.stdout + done.stderr
     file.unlink()
-    return lab
+    return lab.path
+
+
+@pytest.fixture
+def changed(made: Path, tmp_path: Path) -> Lab:
+    """A copy of it."""
+    return copy_of(made, tmp_path)
 
 
 def test_a_report_by_name_is_of_what_was_run(changed: Lab) -> None:
