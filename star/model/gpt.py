@@ -219,7 +219,13 @@ class GPT(nn.Module):
             x: (B, t, D).
             rope: (2, t, d), the rotation of each place as in `rope_table`; (2, B, 1, t, d) if sequences differ.
             attend, layers, seeds: as in `features`.
+
+        Raises:
+            ValueError: there is no such layer.
         """
+        for layer in layers:
+            if not 1 <= layer <= len(self.layers):
+                raise ValueError(f"layer {layer}: this model has the layers 1 to {len(self.layers)}")
         layer_features = {}
         for number, block in enumerate(self.layers, start=1):
             x = block(x, rope, attend, layer_seeds(seeds, number))

@@ -29,7 +29,7 @@ def extraction_flops(run: StarRun) -> float:
 
 
 def compared(run: StarRun) -> str:
-    """How the images of a run are scored, as JSON text: the side that they have then, their border, and what they stand against."""
+    """How the images of a run are scored, as JSON text: number, side that they have then, border, and what they stand against."""
     data, score = run.data, run.score
     # padded images show the same things smaller, and stand in a border
     side = data.image_size if data.enlarge == "pad" else data.pad_to
@@ -37,6 +37,7 @@ def compared(run: StarRun) -> str:
     how = score.identity() | {
         "image_size": score.image_size or run.generate.image_size or data.image_size,
         "data.enlarge": f"pad to {side}" if is_framed else "resize",
+        "generate.num_images": run.generate.num_images,  # fewer bias distances upwards
     }
     if score.reference:
         how["reference"] = score.reference

@@ -138,6 +138,8 @@ def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Contrast]:
     sign = 1.0 if predicate.direction == "increasing" else -1.0
     slope = Contrast(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, sign=sign)
     values = [_values(label, predicate.metric, evidence, slope) for label in labels]
+    if len(set().union(*(evidence.numbers(label, predicate.metric).scorings for label in labels))) > 1:
+        slope.missing.append("rows that are scored in different ways")
     middle = (len(labels) - 1) / 2
     scale = sum((i - middle) ** 2 for i in range(len(labels)))
     if not slope.missing:

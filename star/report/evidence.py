@@ -106,6 +106,15 @@ class Evidence:
                 found.sources.append(source)
         return found
 
+    def stages_of(self, metric: str) -> list[str]:
+        """The stages whose numbers a metric is made of."""
+        spec = self.experiment.spec
+        if metric in spec.against:
+            return self.stages_of(spec.against[metric].value)
+        formula = self._formulas.get(metric)
+        measures = formula.measures.values() if formula else [parse_measure(metric, spec.pipeline)]
+        return list(dict.fromkeys(measure.stage for measure in measures if measure.stage is not None))
+
     def block(self, label: str, metric: str) -> Block:
         """The values of a metric in all rows whose images, if any, were scored as those of the row `label`."""
         wanted = self.numbers(label, metric).scorings

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from star.report.letters import printed
 from star.report.method import NAMES
-from star.report.stats import LEVEL, Interval
+from star.report.stats import LEVEL, MIN_BOOTSTRAP, Interval
 from star.report.table import Cell, Difference, Row, Table
 from star.spec.reporting import Column
 
@@ -166,7 +166,8 @@ def difference_note(table: Table) -> str:
     """Caption of the differences: how their intervals are made and what is bold; without intervals nothing is bold."""
     found = [one.found for row in table.rows for cell in row.cells for one in cell.differences.values()]
     if all(one.low is None for one in found):
-        return "Differences, without intervals: those want at least two seeds that differ"
+        least = f"{MIN_BOOTSTRAP} seeds" if table.experiment.spec.interval == "bootstrap" else "two seeds"
+        return f"Differences, without intervals: those want at least {least} that differ"
     method = NAMES[table.experiment.spec.interval]
     return (
         f"Differences with 95% {method} intervals over seeds, each by itself; in bold what remains at 5% over all comparisons of "

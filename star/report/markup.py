@@ -100,11 +100,12 @@ def html(grid: Grid, link: Link) -> list[str]:
 
 
 def escaped(text: str, breaking: bool = False) -> str:
-    """Escape a text for LaTeX.
+    """Escape a text for LaTeX, on one line: an empty one would end the paragraph, and a comment ends with its line.
 
     Args:
         breaking: whether words longer than LONG_WORD may break at any letter.
     """
+    text = re.sub(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*", " ", text)
     if breaking:
         words = [part for part in re.split(r"(\s+)", text) if part]
         return "".join(_breakable(word) if printed(word) > LONG_WORD else escaped(word) for word in words)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from star.report.block import FITS_ABOVE, Block
-from star.report.stats import LEVEL, Estimate, Interval, Sample, bootstrap, paired, seeds_to_decide, welch
+from star.report.stats import LEVEL, Estimate, Interval, Sample, bootstrap, bootstrap_p, paired, seeds_to_decide, welch
 
 METHODS = ("welch", "paired", "block")
 NAMES = {"welch": "Welch", "paired": "paired", "block": "block", "bootstrap": "bootstrap"}
@@ -36,6 +36,10 @@ class Judge:
     def interval(self, level: float = LEVEL) -> Interval:
         """The contrast's two-sided interval."""
         return bootstrap(self.samples, level) if self.method == "bootstrap" else self.estimate().interval(level)
+
+    def p(self) -> float | None:
+        """Two-sided p of the hypothesis that the contrast is 0; None where the interval has no bounds."""
+        return bootstrap_p(self.samples) if self.method == "bootstrap" else self.estimate().p()
 
     def seeds(self, distance: float, level: float = LEVEL) -> int | None:
         """Seeds per row that would likely show that the contrast is `distance` away from a number; None if unknown."""

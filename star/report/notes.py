@@ -25,17 +25,21 @@ def conditions(evidence: Evidence) -> str:
 
 def measured_by(evidence: Evidence, metrics: Iterable[str]) -> list[str]:
     """Sentences on how the metrics were measured, one per stage; it says so if rows were scored in different ways."""
-    notes = []
-    for stage in dict.fromkeys(metric.partition("/")[0] for metric in metrics):
-        ways = [run.spec.measured_by(stage) for run in evidence.plan.runs]
-        told = list(dict.fromkeys(way for way in ways if way is not None))
-        differs = _differences(filter(None, (run.spec.compared_by(stage) for run in evidence.plan.runs)))
+    notes, by_stage = [], dict[str, list[str]]()
+    for metric in dict.fromkeys(metrics):
+        for stage in evidence.stages_of(metric):
+            by_stage.setdefault(stage, []).append(metric)
+    for stage, used in by_stage.items():
+        there = [run for run in evidence.plan.runs if any(evidence.numbers(run.label, one).values for one in used)]
+        runs = [run.spec for run in there or evidence.plan.runs]
+        told = list(dict.fromkeys(filter(None, (run.measured_by(stage) for run in runs))))
+        differs = _differences(filter(None, (run.compared_by(stage) for run in runs)))
         if differs:
             notes.append(
                 f"Rows are scored in different ways, not ranked, and compared only with rows scored alike: {differs}. {' '.join(told)}"
             )
         else:
-            notes += told if len(told) <= 1 else ["Rows are scored in different ways: " + " ".join(told)]
+            notes += told if len(told) <= 1 else ["Not all rows are measured alike: " + " ".join(told)]
     return notes
 
 
@@ -79,8 +83,7 @@ def notes_of(evidence: Evidence, table: Table) -> list[str]:
     elif seeds:
         notes.append(f"Mean ± {after} over n = {_counts(evidence)} seeds ({', '.join(map(str, seeds))}).")
         notes += filter(None, [varying(evidence)])
-    ranked = any(column.better for column in table.columns)
-    if ranked:
+    if any(cell.rank for row in table.rows for cell in row.cells):
         notes.append("Best in bold, second best underlined.")
     shown = [column.metric for column in table.columns if column.metric]
     limits = [

@@ -44,7 +44,7 @@ def _line(evidence: Evidence, table: Table, column: Column) -> Line | None:
     halves = []
     for method in METHODS:
         found = []
-        for first, second in some_pairs(told):
+        for first, second in some_pairs([sample for sample in told if sample.row in block.values]):
             pair = [first, Sample(-1.0, second.values, second.seeds, second.row)]
             judge = judge_by(method, pair, block)
             interval = judge.interval()

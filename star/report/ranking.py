@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import copysign, fsum
 from statistics import mean
 
 from star.report.evidence import Evidence
@@ -24,11 +25,13 @@ class Place:
     last: int
     """The worst such rank."""
     ahead: Interval | None = None
-    """By how much it is better than the row below it, in the column's unit; above 0 as the order has it."""
+    """By how much it is better than the row below it, in the column's unit; below 0 where other rows' seeds tell otherwise."""
     p: float | None = None
     """Of that difference, after Holm over all pairs of rows."""
     seeds: int | None = None
     """Seeds that would likely decide it by itself; None if that is unknown, or more than a thousand."""
+    is_decided: bool = False
+    """Whether it is beyond doubt that it is better than the row below it."""
 
     @property
     def mean(self) -> float:
@@ -55,7 +58,7 @@ class Ranking:
     @property
     def is_open(self) -> list[Place]:
         """Places whose difference to the row below is not decided."""
-        return [place for place in self.places[:-1] if place.p is None or place.p >= 1 - LEVEL]
+        return [place for place in self.places[:-1] if not place.is_decided]
 
 
 def ranking(figure: RankingFigure, evidence: Evidence) -> Ranking | None:
@@ -69,38 +72,36 @@ def ranking(figure: RankingFigure, evidence: Evidence) -> Ranking | None:
     scorings = {scoring for row in samples for scoring in numbers[row].scorings}
     if len(samples) < 2 or len(scorings) > 1:
         return None
-    sign = 1.0 if column.better == "higher" else -1.0
-    order = sorted(samples, key=lambda row: -sign * mean(samples[row].values))
-    block = evidence.block(order[0], column.metric)
-    pairs = list(combinations(order, 2))
-    judges = {
-        (one, other): judge_by(
-            evidence.experiment.spec.interval,
-            [_weighted(samples[one], sign), _weighted(samples[other], -sign)],
-            block,
-        )
-        for one, other in pairs
-    }
-    adjusted = dict(zip(pairs, holm([judges[pair].estimate().p() for pair in pairs]), strict=True))
-    decided = {pair for pair, p in adjusted.items() if p is not None and p < 1 - LEVEL}
+    sign = copysign(1.0, column.scale) * (1.0 if column.better == "higher" else -1.0)
+    asked, block = evidence.experiment.spec.interval, evidence.block(next(iter(samples)), column.metric)
+
+    def judged(one: str, other: str) -> Judge:
+        return judge_by(asked, [_weighted(samples[one], sign), _weighted(samples[other], -sign)], block)
+
+    judges = {pair: judged(*pair) for pair in combinations(samples, 2)}
+    by = {pair: judge.estimate().value for pair, judge in judges.items()}
+    by |= {(other, one): -value for (one, other), value in by.items()}
+    # by the differences that are judged: the means of rows with other seeds may have another order
+    order = sorted(samples, key=lambda row: -fsum(by[row, other] for other in samples if other != row))
+    adjusted = dict(zip(judges, holm([judge.p() for judge in judges.values()]), strict=True))
+    decided = {pair if by[pair] > 0 else pair[::-1] for pair, p in adjusted.items() if p is not None and p < 1 - LEVEL}
     places = []
     for at, row in enumerate(order):
-        better = sum(pair[1] == row for pair in decided)
-        worse = sum(pair[0] == row for pair in decided)
-        below = (row, order[at + 1]) if at + 1 < len(order) else None
-        judge = judges[below] if below else None
+        below = order[at + 1] if at + 1 < len(order) else None
+        judge = judged(row, below) if below else None
         places.append(
             Place(
                 row,
                 [value * column.scale for value in samples[row].values],
-                1 + better,
-                len(order) - worse,
-                judge.interval().times(column.scale) if judge else None,
-                adjusted[below] if below else None,
+                1 + sum(pair[1] == row for pair in decided),
+                len(order) - sum(pair[0] == row for pair in decided),
+                judge.interval().times(abs(column.scale)) if judge else None,
+                adjusted.get((row, below), adjusted.get((below, row))) if below else None,
                 _seeds(judge) if judge else None,
+                (row, below) in decided,
             )
         )
-    return Ranking(column, places, len(pairs), len(decided))
+    return Ranking(column, places, len(judges), len(decided))
 
 
 def _weighted(sample: Sample, weight: float) -> Sample:

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev, variance
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from star.report.block import Block
@@ -37,8 +37,9 @@ class Interval:
     level: float = LEVEL
 
     def times(self, factor: float) -> Interval:
-        """The interval in another unit, `factor` (above 0) times as fine."""
-        low, high = (None if end is None else end * factor for end in (self.low, self.high))
+        """The interval in another unit, `factor` times as fine; below 0, as older versions allowed, its ends change places."""
+        ends = (self.low, self.high) if factor > 0 else (self.high, self.low)
+        low, high = (None if end is None else end * factor for end in ends)
         return Interval(self.estimate * factor, low, high, self.level)
 
 
@@ -121,10 +122,21 @@ def bootstrap(samples: Sequence[Sample], level: float = LEVEL) -> Interval:
 
     Without bounds if a row has fewer than MIN_BOOTSTRAP seeds, or no row a spread.
     """
-    found = welch(samples)
-    if min(len(sample.values) for sample in samples) < MIN_BOOTSTRAP or not found.error:
-        return Interval(found.value, level=level)
-    return _bootstrap(samples, found.value, level)
+    import numpy as np
+
+    estimate, drawn = welch(samples).value, _resampled(samples)
+    if drawn is None:
+        return Interval(estimate, level=level)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), level)
+
+
+def bootstrap_p(samples: Sequence[Sample]) -> float | None:
+    """Two-sided p of the hypothesis that sum_i w_i mean_i is 0, by the same resampled seeds; None where there are no bounds."""
+    drawn = _resampled(samples)
+    if drawn is None:
+        return None
+    return min(1.0, 2 * float(1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + BOOTSTRAP))
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -233,12 +245,14 @@ def _freedom(shares: Sequence[float], counts: Sequence[int]) -> float:
     return math.fsum(shares) ** 2 / below if below else 1.0
 
 
-def _bootstrap(samples: Sequence[Sample], estimate: float, level: float) -> Interval:
+def _resampled(samples: Sequence[Sample]) -> Any | None:
+    """sum_i w_i mean_i of BOOTSTRAP tables drawn from these; None if a row has too few seeds for that, or no row a spread."""
     import numpy as np
 
+    if min(len(sample.values) for sample in samples) < MIN_BOOTSTRAP or not welch(samples).error:
+        return None
     draws, total = np.random.default_rng(0), np.zeros(BOOTSTRAP)
     for sample in samples:
         values = np.asarray(sample.values, dtype=np.float64)
         total += sample.weight * draws.choice(values, (BOOTSTRAP, len(values))).mean(1)
-    low, high = np.quantile(total, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high), level)
+    return total

@@ -102,10 +102,15 @@ class StudyReport:
         sign, scale, found = 1.0 if objective.direction == "maximize" else -1.0, objective.scale, []
         for label, values in rows.items():
             samples = [Sample(sign * scale, values), Sample(-sign * scale, default)]
-            # the best of several is picked on these seeds too: Bonferroni correction over the comparisons
-            held = contrast(samples, 1 - 0.05 / len(rows))
+            # the best of several is picked on these seeds too: Bonferroni correction over all of them, done or not
+            held = contrast(samples, 1 - 0.05 / self.repeated)
             found.append(Verdict(label, scale * fmean(values), scale * fmean(default), held))
         return sorted(found, key=lambda one: -one.difference.estimate)
+
+    @property
+    def repeated(self) -> int:
+        """Number of trials that are repeated beside the default, done or not."""
+        return len(self.confirmed.experiment.variants) - 1 if self.confirmed is not None else 0
 
     @property
     def folder(self) -> str:

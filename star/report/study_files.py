@@ -24,7 +24,7 @@ from star.search.study import HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY
 from star.spec.diff import ABSENT, differences
 from star.spec.own_parts import DECLARED
 from star.spec.plugin_parts import Plugin
-from star.spec.points import EARLY, early_label
+from star.spec.points import EARLY, early_label, tidied
 from star.spec.profiles import profile_base
 
 
@@ -76,7 +76,10 @@ def trials_csv(report: StudyReport) -> str:
         if trial.state == TrialState.PRUNED and last is not None:  # its run to the end was never planned
             run = early.get(early_label(f"trial {trial.number}", last), "")
         notes = [trial.user_attrs.get(HOURS, ""), run, trial.user_attrs.get(WHY, "")]
-        point = [trial.params.get(name, "") for name in space]
+        point = [
+            tidied(one, trial.params[name]) if name in trial.params else ""
+            for name, one in report.search.spec.space.items()
+        ]
         before = trial.user_attrs.get(PROMOTED, "")
         writer.writerow([trial.number, before, _state(trial), *values, *point, *compared, *notes])
     return buffer.getvalue()
@@ -114,7 +117,7 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
     for number, point in best(report.study, confirm.top if confirm else 1):
         spec: dict[str, Any] = {}
         for name, value in point.items():
-            _put(spec, name, value)
+            _put(spec, name, tidied(search.spec.space[name], value))
         rows.append({"label": f"trial {number}", "spec": spec, "cells": cells_of(point)})
     content = {
         "experiment": f"{search.name}-best",

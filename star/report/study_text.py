@@ -88,16 +88,19 @@ def outcome(report: StudyReport, quoted: Callable[[str], str] = str) -> str:
         if report.confirmed is not None and len(report.confirmed.experiment.variants) == 1:
             return "**No other trial is left to repeat beside the default: it is not beaten.**"
         return "The repetition on fresh seeds is not complete yet: the best of many is best partly by chance, so there is no winner."
-    best, objective = report.verdicts[0], report.search.spec.objectives[0]
+    held = [verdict for verdict in report.verdicts if verdict.held]
+    best, objective = (held or report.verdicts)[0], report.search.spec.objectives[0]
     shown, point = f".{objective.digits}f", report.trials[int(best.label.split()[1])].params
     lead = (
         f"{best.label} ({told(dict(point))}) has {best.mean:{shown}}, the default {best.default:{shown}} "
         f"({quoted(objective.title or objective.metric)}, means of seeds {', '.join(map(str, report.search.spec.confirm.seeds))}): "
         f"better by {interval(best, shown)}"
     )
-    if best.held:
-        return f"**{lead}. It beats the default beyond the noise of seeds.**"
-    return f"**{lead}. That is within the noise of seeds: the default is not beaten.**"
+    waits = report.repeated - len(report.verdicts)
+    rest = f" {counted(waits, 'repeated trial')} more would be compared: seeds are missing." if waits else ""
+    if held:
+        return f"**{lead}. It beats the default beyond the noise of seeds.{rest}**"
+    return f"**{lead}. That is within the noise of seeds: the default is not beaten.{rest}**"
 
 
 def interval(verdict: Verdict, shown: str) -> str:
@@ -120,7 +123,7 @@ def comparisons(report: StudyReport) -> str:
     """All repeated trials against the default, in one sentence."""
     shown = f".{report.search.spec.objectives[0].digits}f"
     each = "; ".join(f"{one.label} {interval(one, shown)}" for one in report.verdicts)
-    return f"Better than the default by (Welch intervals, 95% over all {len(report.verdicts)} comparisons together): {each}."
+    return f"Better than the default by (Welch intervals, 95% over all {report.repeated} comparisons together): {each}."
 
 
 def markdown(report: StudyReport, level: int = 1, folder: str = "") -> list[str]:

@@ -171,12 +171,14 @@ def agreements(table: Table) -> list[Agreement]:
     """Kendall's tau between measured and published values, for each column with at least three pairs."""
     found = []
     for i, column in enumerate(table.columns):
-        pairs = [
-            (cell.mean, cell.published)
+        both = [
+            (cell.mean, cell.published, cell)
             for cell in (row.cells[i] for row in table.rows)
             if cell.mean is not None and isinstance(cell.published, int | float)
         ]
-        tau = kendall([a for a, _ in pairs], [b for _, b in pairs])
+        pairs = [(mean, published) for mean, published, _ in both]
+        is_alike = len({scoring for _, _, cell in both for scoring in cell.scorings}) <= 1
+        tau = kendall([a for a, _ in pairs], [b for _, b in pairs]) if is_alike else None
         if tau is not None:
             found.append(Agreement(column.title, tau, len(pairs)))
     return found
@@ -251,7 +253,7 @@ def _compare(rows: list[Row], evidence: Evidence, layout: TableSpec) -> None:
                 assert column.metric is not None
                 samples = [_sample(1.0, row, i), _sample(-1.0, baseline, i)]
                 judge = judge_by(evidence.experiment.spec.interval, samples, evidence.block(row.label, column.metric))
-                found = Difference(judge.interval().times(row.cells[i].scale), judge.estimate().p(), judge.told)
+                found = Difference(judge.interval().times(row.cells[i].scale), judge.p(), judge.told)
                 row.cells[i].differences[baseline.label] = found
                 made.append(found)
         for one, p in zip(made, holm([one.p for one in made]), strict=True):

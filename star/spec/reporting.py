@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
-from star.spec.base import Count, FieldError, Finite, Section
+from star.spec.base import Count, FieldError, Finite, Section, is_new
 
 Better = Literal["lower", "higher"]
 
 
-def _not_zero(scale: float) -> float:
-    if scale == 0:
-        raise ValueError("0 leaves nothing to print; give another factor")
+def _above_zero(scale: float, info: ValidationInfo) -> float:
+    if scale <= 0 and (scale == 0 or is_new(info)):
+        raise ValueError("give a factor above 0; the negative of a number is a formula of `metrics`")
     return scale
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
-Scale = Annotated[Finite, AfterValidator(_not_zero)]
+Scale = Annotated[Finite, AfterValidator(_above_zero)]
 
 
 class Against(Section):

@@ -98,6 +98,16 @@ def test_monotone(tmp_path: Path) -> None:
     assert judge(tmp_path / "e", RISES, plain=LOW, ab=MIDDLE).note == "missing: c|d (not run)"
 
 
+def test_a_trend_over_rows_that_are_scored_in_different_ways_is_none(tmp_path: Path) -> None:
+    text = STUDY.replace("{selfguided: {mask_ratio: 0.5}}", "{selfguided: {mask_ratio: 0.5}, score: {input_size: 64}}")
+    study = Study(tmp_path, text + f"claims:\n  - {{id: it, text: It holds, that: [{{{RISES}}}]}}\n")
+    for label, values in (("plain", MIDDLE), ("a & b_1", MIDDLE), ("c|d", LOW)):
+        study.put(label, FD, *values)
+    (found,) = judge_all(study.evidence)
+    assert found.verdict == UNDECIDED
+    assert found.parts[0].missing == ["rows that are scored in different ways"]
+
+
 def curves_study(
     folder: Path, predicate: str, ours: list[dict[int, float]], theirs: list[dict[int, float]]
 ) -> ClaimResult:

@@ -59,6 +59,43 @@ def test_rows_that_differ_beyond_doubt_have_a_rank_and_others_share_ranks(tmp_pa
     assert lower.places[1].ahead is not None and lower.places[1].ahead.estimate > 0
 
 
+SIX = (STUDY + TABLE + FIGURES).replace("seeds: [0, 1, 2]", "seeds: [0, 1, 2, 3, 4, 5]")
+
+
+def test_a_row_that_is_behind_on_common_seeds_is_not_called_better(tmp_path: Path) -> None:
+    """Its mean is higher by seeds that the other row lacks."""
+    found = Study(tmp_path, SIX + "interval: paired\n")
+    found.put("plain", "probe/accuracy", 0.10, 0.11, 0.12, 0.50, 0.51, 0.52)
+    found.put("a & b_1", "probe/accuracy", 0.15, 0.161, 0.172)
+    told = ranking(figures(found)[0], found.evidence)
+    assert told is not None and told.decided == 1
+    assert [(place.row, place.first, place.last) for place in told.places] == [("a & b_1", 1, 1), ("plain", 2, 2)]
+    assert told.places[0].ahead is not None and told.places[0].ahead.estimate == pytest.approx(5.1)
+
+
+@pytest.mark.parametrize("interval", ["welch", "paired", "block"])
+def test_what_is_decided_goes_the_way_of_its_interval(tmp_path: Path, interval: str) -> None:
+    """In tables with rows that lack seeds, where seeds differ more than rows."""
+    found, draws, decided = Study(tmp_path, SIX + f"interval: {interval}\n"), np.random.default_rng(1), 0
+    for _ in range(40):
+        seeds = draws.normal(size=6) * 0.2
+        for height, label in enumerate(VALUES):
+            there = [i in draws.permutation(6)[: draws.integers(3, 7)] for i in range(6)]
+            values = 0.5 + seeds + 0.02 * height + 0.01 * draws.normal(size=6)
+            for key, value, is_there in zip(found.keys(label), values, there, strict=True):
+                found.stored.metrics.setdefault(key, {}).pop("probe/accuracy", None)
+                if is_there:
+                    found.stored.metrics[key]["probe/accuracy"] = float(value)
+        told = ranking(figures(found)[0], found.evidence)
+        assert told is not None
+        for place in told.places[:-1]:
+            if place.is_decided:
+                assert place.ahead is not None and place.ahead.estimate > 0
+                decided += 1
+            assert place.first <= place.last
+    assert decided > 0 or interval == "welch"
+
+
 def test_the_table_and_its_notes_say_what_is_open(tmp_path: Path) -> None:
     found = study(tmp_path)
     (grid,) = ranking_grids(figures(found)[0], found.evidence)

@@ -17,7 +17,7 @@ import pytest
 
 from star.pipeline.score import scored
 from star.report import markup, render
-from star.report.grid import difference_grids, main_grid
+from star.report.grid import difference_grids, difference_note, main_grid
 from star.report.latex import PREAMBLE, latex
 from star.report.markup import escaped
 from star.report.published import published_of, row_for
@@ -257,6 +257,14 @@ def test_letters_that_pdflatex_lacks_are_told_apart(table: Table, tmp_path: Path
     assert first == second
 
 
+def test_a_caption_of_several_lines_is_one_in_latex(tmp_path: Path) -> None:
+    """An empty line would end the paragraph within the caption; a head's second line would leave its comment."""
+    text = (STUDY + TABLE).replace("caption: A study of 50% & more", 'caption: "First\\n\\nsecond"')
+    text = text.replace("{title: FD,", '{title: "F\\nD",')
+    found = latex(build_table(filled(tmp_path, text).evidence))
+    assert r"\caption{First second}" in found and "F D" in found
+
+
 def test_latex_is_booktabs_with_everything_escaped(table: Table) -> None:
     text = latex(table)
     assert all(
@@ -291,6 +299,55 @@ def test_rows_that_are_scored_otherwise_are_not_ranked(tmp_path: Path) -> None:
     assert [row.cells[1].rank for row in table.rows] == [None] * 4
     assert table.rows[1].cells[1].differences and not table.rows[2].cells[1].differences
     assert any("compared only with rows scored alike: input_size (32, 64)." in note for note in table.notes)
+
+
+def test_rows_with_fewer_images_are_not_compared(tmp_path: Path) -> None:
+    """Fewer bias a distance upwards."""
+    few = "{selfguided: {mask_ratio: 0.5}, generate: {num_images: 20}}"
+    table = build_table(filled(tmp_path, (STUDY + TABLE).replace("{selfguided: {mask_ratio: 0.5}}", few)).evidence)
+    assert [row.cells[1].rank for row in table.rows] == [None] * 4 and not table.rows[2].cells[1].differences
+    assert any("compared only with rows scored alike: generate.num_images (" in note for note in table.notes)
+    assert [row.cells[2].rank for row in table.rows[:2]] == [2, 1], "a probe sees none of them"
+
+
+def test_a_row_without_a_number_is_no_other_way_of_scoring(tmp_path: Path) -> None:
+    text = (STUDY + TABLE).replace(
+        "{selfguided: {mask_ratio: 0.5}}", "{selfguided: {mask_ratio: 0.5}, score: {input_size: 64}}"
+    )
+    study = Study(tmp_path, text)
+    study.put("plain", FD, 30.0, 31.0, 32.0)
+    study.put("a & b_1", FD, 20.0, 20.0, 21.0)
+    table = build_table(study.evidence)
+    assert [row.cells[1].rank for row in table.rows[:2]] == [2, 1]
+    assert "Best in bold, second best underlined." in table.notes
+    assert not any("scored alike" in note for note in table.notes)
+
+
+def test_a_formula_of_scores_says_how_they_were_made(tmp_path: Path) -> None:
+    text = (STUDY + TABLE + 'metrics: {half: "[score/{extractor}/frechet_distance] / 2"}\n').replace(
+        'metric: "score/{extractor}/frechet_distance"', "metric: half"
+    )
+    alike = build_table(filled(tmp_path, text).evidence)
+    assert any("samples against" in note for note in alike.notes)
+    (tmp_path / "b").mkdir()
+    other = "{selfguided: {mask_ratio: 0.5}, score: {input_size: 64}}"
+    table = build_table(filled(tmp_path / "b", text.replace("{selfguided: {mask_ratio: 0.5}}", other)).evidence)
+    assert any("compared only with rows scored alike: input_size (32, 64)." in note for note in table.notes)
+    assert "Best in bold, second best underlined." in table.notes, "the probe's column is ranked"
+
+
+def test_a_bootstrap_makes_bold_what_its_interval_excludes(tmp_path: Path) -> None:
+    text = (STUDY + TABLE + "interval: bootstrap\n").replace("seeds: [0, 1, 2]", "seeds: [0, 1, 2, 3, 4]")
+    study = Study(tmp_path, text)
+    study.put("plain", "probe/accuracy", *(value / 100 for value in (1.0, 1.0, 1.0, 1.0, 1.001)))
+    study.put("a & b_1", "probe/accuracy", *(value / 100 for value in (1.1, 1.2, 1.1, 3.9, 2.8)))
+    difference = build_table(study.evidence).rows[1].cells[2].differences["plain"]
+    assert difference.found.low is not None and difference.found.low > 0
+    assert difference.p is not None and difference.p < 0.05
+    (tmp_path / "b").mkdir()
+    few = build_table(filled(tmp_path / "b", STUDY + TABLE + "interval: bootstrap\n").evidence)
+    assert few.rows[1].cells[1].differences["plain"].p is None
+    assert difference_note(few) == "Differences, without intervals: those want at least 5 seeds that differ"
 
 
 @pytest.mark.parametrize("profile", ["fashion", "fashion-gpu", "imagenet256"])

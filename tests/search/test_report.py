@@ -6,6 +6,7 @@ import csv
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from star.cli.report import write_studies
 from star.ledger.store import open_ledger
 from star.report.importance import importances
 from star.report.study import StudyReport, Verdict
+from star.report.study_files import best_yaml
 from star.report.study_text import outcome
 from star.rundir import Home
 from star.scheduler.plan import make_plan
@@ -145,6 +147,58 @@ def test_the_verdict_follows_its_interval(searched: SearchLab, low: float, word:
     report = StudyReport(study.search, study, Home(searched.path), None, open_reader("sqlite:///none"), "")
     report.__dict__["verdicts"] = [Verdict("trial 1", 70.0, 69.0, Interval(1.0, low, 2.0, 0.975))]
     assert word in outcome(report)
+
+
+def test_a_trial_that_beats_the_default_is_told_though_another_has_the_larger_mean(searched: SearchLab) -> None:
+    from star.report.stats import Interval
+
+    study = Study(load_search(searched.file), Home(searched.path), begin=False)
+    report = StudyReport(study.search, study, Home(searched.path), None, open_reader("sqlite:///none"), "")
+    wide = Verdict("trial 3", 75.0, 70.0, Interval(5.0, -9.3, 19.3, 0.975))
+    report.__dict__["verdicts"] = [wide, Verdict("trial 7", 74.0, 70.0, Interval(4.0, 3.7, 4.3, 0.975))]
+    told = outcome(report)
+    assert "trial 7 (" in told and "beats the default beyond" in told
+
+
+def test_verdicts_are_strict_for_all_repeated_trials_those_to_come_too(
+    searched: SearchLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(load_search(searched.file), Home(searched.path), begin=False)
+    report = StudyReport(study.search, study, Home(searched.path), None, open_reader("sqlite:///none"), "")
+    values = {"trial 0": (70.0, 70.4, 69.6), "trial 3": (73.0, 74.1, 72.1), "trial 7": (72.0, 72.3)}
+    monkeypatch.setattr(
+        StudyReport,
+        "confirmed",
+        SimpleNamespace(
+            experiment=SimpleNamespace(variants=[SimpleNamespace(label=label) for label in values]),
+            evidence=SimpleNamespace(
+                numbers=lambda label, metric: SimpleNamespace(
+                    values=list(values[label]), missing={} if len(values[label]) == 3 else {2: "queued"}
+                )
+            ),
+        ),
+    )
+    (only,) = report.verdicts
+    assert only.label == "trial 3" and only.difference.level == pytest.approx(0.975)
+    assert "1 repeated trial more would be compared: seeds are missing." in outcome(report)
+
+
+def test_a_value_of_a_step_is_written_as_it_was_run(tmp_path: Path, images: Path) -> None:
+    """A sampler's 0.35000000000000003 would be another run."""
+    lab = SearchLab(
+        tmp_path,
+        (
+            "selfguided.mask_ratio: {low: 0, high: 0.6}",
+            "selfguided.mask_ratio: {low: 0.05, high: 0.65, step: 0.1}",
+        ),
+    )
+    search = load_search(lab.file)
+    study = Study(search, Home(lab.path))
+    for ratio in (0.25, 0.35000000000000003):
+        study.add({**search.point_of(search.default), "selfguided.mask_ratio": ratio}, [ratio])
+    report = StudyReport(search, study, Home(lab.path), None, open_reader("sqlite:///none"), "")
+    text = best_yaml(report, tmp_path)
+    assert "mask_ratio: 0.35\n" in text and "0000003" not in text
 
 
 def test_logarithmic_axes_have_numbers(tmp_path: Path, images: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from star.report.figures import style
 from star.report.study import StudyReport
 from star.rundir import write_bytes
+from star.spec.search import Parameter
 
 PAIRS = 6
 """Most pairs of parameters that are drawn."""
@@ -110,18 +112,22 @@ def slices(report: StudyReport) -> Any | None:
     drawing, axes = style.new(1, len(names), 2.2, min(style.WIDTH, 2.3 * len(names)), sharey=True)
     early = [trial for trial in report.trials if trial.state == TrialState.PRUNED]
     for axis, name in zip(axes[0], names, strict=True):
+        parameter = report.search.spec.space[name]
+        place = partial(_place, parameter=parameter)
+        if any(isinstance(place(one), str) for one in parameter.choices or []):  # in the order of the file
+            axis.xaxis.update_units([place(one) for one in parameter.choices])
         there = [t for t in complete if name in t.params]
         values = [scale * t.values[0] for t in there]
-        axis.plot([_place(t.params[name]) for t in there], values, "o", markersize=4, label="complete")
-        gone = [_place(t.params[name]) for t in early if name in t.params]
+        axis.plot([place(t.params[name]) for t in there], values, "o", markersize=4, label="complete")
+        gone = [place(t.params[name]) for t in early if name in t.params]
         if gone:  # an empty plot without clipping has no extent, which breaks the layout of the others
             below = {"transform": axis.get_xaxis_transform(), "clip_on": False}
             axis.plot(gone, [-0.03] * len(gone), "x", color="0.5", label="ended early", **below)
         if complete[0].number == 0 and name in complete[0].params:
             value = scale * complete[0].values[0]
-            axis.plot(_place(complete[0].params[name]), value, "D", color=style.MARK, markersize=5, label="the default")
+            axis.plot(place(complete[0].params[name]), value, "D", color=style.MARK, markersize=5, label="the default")
         axis.set_xlabel(_short(name))
-        if report.search.spec.space[name].log:
+        if parameter.log:
             style.logarithmic(axis.xaxis)
     axes[0, 0].set_ylabel(_title(report, 0))
     handles = {
@@ -203,5 +209,10 @@ def _short(name: str) -> str:
     return name.rsplit(".", 1)[-1].replace("_", " ")
 
 
-def _place(value: Any) -> Any:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+def _place(value: Any, parameter: Parameter) -> Any:
+    """Where a value stands on its axis: a number at itself, one of choices that are not all numbers at its text."""
+    return str(value) if parameter.choices and not all(map(_is_number, parameter.choices)) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
