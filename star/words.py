@@ -48,7 +48,9 @@ def meant(value: object, legal: Sequence[object], similar: float = 0.5) -> str:
     """` (did you mean X?)` if a legal value is at least so `similar`, from 0 to 1, else an empty text."""
     import difflib  # only a mistake needs it
 
-    close = difflib.get_close_matches(str(value), [str(option) for option in legal], n=1, cutoff=similar)
+    options = [str(option) for option in legal]
+    close = [one for one in options if one.lower() == str(value).lower()]
+    close = close or difflib.get_close_matches(str(value), options, n=1, cutoff=similar)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -94,4 +94,7 @@ def verify(
     chosen = tuple(numbers(seeds) or ())
     if seeds is not None and not rows:
         raise StarError(f"--seeds {seeds}: of which rows? Give --rows PATTERN too.")
+    for option, value in (("--tolerance", tolerance), ("--slots", slots)):
+        if value is not None and not rows:
+            raise StarError(f"{option} {value:g}: is for runs that are computed again; give --rows PATTERN too.")
     sys.exit(verify_bundle(bundle, VerifyOptions(home, rows, chosen, tolerance, slots, plain, as_json)))

@@ -18,7 +18,7 @@ from star.errors import DamagedError, SpecError, StarError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.store import open_ledger
 from star.rundir import Home
-from star.scheduler.bundle import is_bundle, pack, unpack
+from star.scheduler.bundle import OTHER_ARCHIVES, is_bundle, pack, unpack
 from star.scheduler.gc import find, remove
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.recorded import recorded_plan
@@ -101,6 +101,8 @@ def export_bundle(asked: Experiment | Plan, path: Path, reports: Path, weights: 
     home, ledger = look(path)
     plan = asked if isinstance(asked, Plan) else make_plan(asked, home, ledger)
     target = writable(target or Path(f"{plan.experiment.name}-{plan.experiment.profile}.tar.gz"), "--to")
+    if target.suffix in OTHER_ARCHIVES:
+        raise StarError(f"--to {shown(target)}: a bundle is a tar file; give a name that ends in .tar.gz.")
     if target.exists() and target.stat().st_size and not is_bundle(target):
         raise StarError(
             f"--to {shown(target)}: is there already, and is no bundle; name another file, or take it away first."
@@ -123,6 +125,19 @@ def import_bundle(bundle: Path, path: Path, reports: Path) -> None:
         f"{taken.experiment}: took in {taken.new} jobs; {taken.there} were here already. `star-exp status` shows them; "
         f"`star-exp report {taken.experiment}` writes its tables."
     )
+    if taken.unfinished:
+        click.echo(
+            f"warning: {counted(taken.unfinished, 'job')} of it had begun here and is not done; what is here stays, and `star-exp run` "
+            "goes on with it.",
+            err=True,
+        )
+    if taken.kept:
+        name = f"{taken.experiment}@{taken.profile}"
+        click.echo(
+            f"warning: {name} was run here with rows or runs that the bundle lacks: its record, file and reports stay, and "
+            f"`star-exp report {taken.experiment}` is of those. For the bundle's, `star-exp forget {name}` and import it again.",
+            err=True,
+        )
     copy = written_folder(home, taken.experiment, taken.profile) / f"{taken.experiment}.yaml"
     if copy.is_file():
         click.echo(f"its file: {shown(copy)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from star.cli.options import HOME, KEY, PathType, extractor_options
+from star.cli.options import HOME, KEY, OnceGroup, PathType, extractor_options
 from star.errors import StarError
 
 
@@ -45,7 +45,7 @@ def reference(images: Path, file: Path, home: Path, weights: Path | None, **opti
     sys.exit(score_files(home, images, None, file, weights, as_json=False, neighbours=1, **options))
 
 
-@click.group()
+@click.group(cls=OnceGroup)
 def weights() -> None:
     """Weights: of a run, for other programs; of the network that FID is computed with."""
 
@@ -63,7 +63,7 @@ def fetch_weights(name: str, source: Path | None, home: Path) -> None:
     click.echo(f"{name}: {target} ({inception_file.inception(target, source)})")
 
 
-@click.group()
+@click.group(cls=OnceGroup)
 def data() -> None:
     """Images."""
 

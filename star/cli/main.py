@@ -30,13 +30,14 @@ from star.cli.options import (
     SLOTS,
     FiniteRange,
     KeyType,
+    OnceGroup,
     PathType,
     experiment_options,
 )
 from star.errors import StarError
 
 
-class _Group(click.Group):
+class _Group(OnceGroup):
     """A group whose commands end on Ctrl-C as docs/resume.md says; click would call it an abort and a failure."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -190,6 +191,8 @@ def watch(name: str | None, home: Path, experiment: str | None, every: float) ->
     """What `status` shows, live, until nothing is left to do. Starts and stops nothing."""
     from star.cli.status import watch_status
 
+    if name and experiment:
+        raise StarError(f"watch {name} --experiment {experiment}: both name what to watch; keep one.")
     watch_status(home, name or experiment, every)
 
 

@@ -99,6 +99,30 @@ EXTRACTOR = [
 ]
 
 
+class OnceGroup(click.Group):
+    """A group whose commands take an option that holds one value only once: click would keep the last without a word."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; refuses options that are given twice."""
+        name, command, rest = super().resolve_command(ctx, args)
+        twice = None if command is None or ctx.resilient_parsing else _given_twice(command, ctx, rest)
+        if twice is not None:
+            ctx.fail(f"{twice} is given twice; keep one.")
+        return name, command, rest
+
+
+def _given_twice(command: click.Command, ctx: click.Context, args: list[str]) -> str | None:
+    """The first option that is there twice and holds one value; None also where the command refuses the arguments itself."""
+    try:
+        *_, order = command.make_parser(click.Context(command, parent=ctx)).parse_args(list(args))
+    except click.UsageError:
+        return None
+    single = [one for one in order if isinstance(one, click.Option) and not (one.multiple or one.is_flag)]
+    return next((one.opts[0] for one in single if single.count(one) > 1), None)
+
+
 class FiniteRange(click.FloatRange):
     """A number in a range, and no infinity."""
 

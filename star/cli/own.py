@@ -18,7 +18,7 @@ from star.ledger.store import Ledger, open_ledger
 from star.rundir import Home, JobDir
 from star.scheduler import own
 from star.scheduler.reindex import deliver
-from star.words import shown
+from star.words import counted, shown
 
 LONGEST, DIGITS = 240, 18
 """Most characters of a name, and most digits of a step, that MLflow and its databases hold."""
@@ -49,13 +49,18 @@ def log_numbers(path: Path, key: str | None, pairs: Sequence[str], step: int, ta
     check_tracking(home)
     ledger = open_ledger(home)
     places = [_place(home, ledger, row) for row in rows]  # all are looked up before anything is written
+    _refuse_twice(rows, places)
     together: dict[tuple[Path, str | None], list[own.Entry]] = {}
     for row, (folder, run) in zip(rows, places, strict=True):
         together.setdefault((folder.path, run), []).extend(own.now(row.step, row.values))
     for (path, run), entries in together.items():
         own.write(JobDir(path), run, entries)
     for name in sorted({name for row in rows for name in row.values}):
-        click.echo(f"logged {name} of {sum(name in row.values for row in rows)}; a table names it mlflow:{name}")
+        kept = {(folder.path, run) for row, (folder, run) in zip(rows, places, strict=True) if name in row.values}
+        runs = sum(run is not None for _, run in kept)
+        told = [counted(runs, "run")] if runs else []
+        told += [counted(len(kept) - runs, "job")] if len(kept) > runs else []
+        click.echo(f"logged {name} for {' and '.join(told)}; a table names it mlflow:{name}")
     jobs = {folder.path.name.rpartition("-")[2] for folder, _ in places}
     try:
         deliver(home, ledger, lambda: connect(home), jobs=jobs)
@@ -64,7 +69,25 @@ def log_numbers(path: Path, key: str | None, pairs: Sequence[str], step: int, ta
         click.echo(f"warning: MLflow does not have it yet ({reason}); `star-exp reindex` carries it there.", err=True)
 
 
+def _refuse_twice(rows: Sequence[Numbers], places: Sequence[tuple[JobDir, str | None]]) -> None:
+    """Check that no number is given two values at one step.
+
+    Raises:
+        SpecError: one is.
+    """
+    known: dict[tuple[Path, str | None, int, str], str] = {}
+    for row, (folder, run) in zip(rows, places, strict=True):
+        for name in row.values:
+            before = known.setdefault((folder.path, run, row.step, name), row.where)
+            if before != row.where:
+                raise SpecError(
+                    f"{row.where}: {name} of {row.key} at step {row.step} stands at {before} too; keep one, or give each its `step`."
+                )
+
+
 def _given(key: str, pairs: Sequence[str], step: int) -> Numbers:
+    if not pairs and "=" in key:
+        raise SpecError(f"log {key}: of which run? Give its KEY first, such as `star-exp log 3f2a {key}`.")
     if not pairs:
         raise SpecError(f"log {key}: give at least one NAME=VALUE, such as my/score=0.5.")
     values = {}
@@ -78,13 +101,22 @@ def _given(key: str, pairs: Sequence[str], step: int) -> Numbers:
     return Numbers(key, step, values, f"log {key}")
 
 
+def _text(table: Path) -> str:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SpecError(f"--from {shown(table)}: is not UTF-8 text; save it as that.") from None
+    except OSError as error:
+        raise SpecError(f"--from {shown(table)}: cannot be read: {error.strerror}; give a table in CSV.") from None
+    if KEY not in (head := (text.splitlines() or [""])[0]).split(",") and ";" in head:
+        raise SpecError(f"--from {shown(table)}:1: has its columns between semicolons; separate them by commas.")
+    return text
+
+
 def _rows(table: Path, pairs: Sequence[str], default: int) -> Iterator[Numbers]:
     if pairs:
         raise SpecError(f"log: {pairs[0]!r} and --from; the table's columns are the numbers, leave the others out.")
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"--from {shown(table)}: cannot be read as a table: {error}.") from None
+    text = _text(table)
     if max(map(len, text.splitlines()), default=0) > csv.field_size_limit():
         raise SpecError(f"--from {shown(table)}: a line is longer than any table of numbers has; is it one?")
     reader = csv.DictReader(text.splitlines())

@@ -128,12 +128,7 @@ def overview(home: Home, ledger: Ledger, experiment: str | None = None, queued: 
     Args:
         queued: list all queued jobs, and not only the first that `status` shows.
     """
-    listed = ledger.runs.experiments(experiment)
-    if experiment is not None and not listed:
-        known = sorted({row.name for row in ledger.runs.experiments()})
-        raise NotFoundError(
-            f"{experiment}: there is no experiment of that name here; there are: {', '.join(known) or 'none'}."
-        )
+    listed = ledger.runs.experiments() if experiment is None else ledger.runs.named(experiment)
     stages = ledger.runs.stages()
     places = ledger.jobs.places()
     unfinished = ledger.jobs.of_state(RUNNING, FAILED, CANCELLED, LOST)

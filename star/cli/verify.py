@@ -24,7 +24,7 @@ from star.report.agree import DIFFERS, MISSING, Number, compare
 from star.report.evidence import Evidence
 from star.report.write import build, provenance
 from star.rundir import Home, read_json
-from star.scheduler.bundle import unpack
+from star.scheduler.bundle import check_file, unpack
 from star.scheduler.plan import Plan, PlannedRun
 from star.scheduler.recorded import recorded_plan
 from star.scheduler.reindex import deliver, reindex
@@ -61,9 +61,7 @@ def verify(bundle: Path, options: VerifyOptions) -> int:
         DataError: the file is no bundle, or it holds no numbers of what is asked for.
         SpecError: no row or seed is as asked for.
     """
-    if not bundle.is_file():
-        what = "is a folder; give the file that `star-exp export` wrote" if bundle.is_dir() else "there is no such file"
-        raise DataError(f"{bundle}: {what}.")
+    check_file(bundle)
     # a bundle's numbers are read from it alone, and written to no store of the user's
     os.environ.pop(URI_VARIABLE, None)
     with bundle.open("rb") as file:

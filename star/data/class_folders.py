@@ -141,6 +141,10 @@ def _splits(tree: Tree, spec: DataSpec, where: str) -> Splits:
 
 def _refuse_empty(tree: Tree, top: Mapping[str, bool], where: str) -> None:
     """Raise DataError if there is a held-out split without images: a share of the training images would stand for it."""
+    for name in (name for name in tree.lost if "/" not in name and role(name)):
+        raise DataError(
+            f"data.path: {where}/{shown(name)} reads as a split and is a link that leads nowhere: mount what it leads to, or take it away."
+        )
     for name in sorted({place.partition("/")[0] for place in tree.folders if place} - set(top)):
         if role(name) in ("validation", "test"):
             raise DataError(

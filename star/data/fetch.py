@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import urllib.request
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,13 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 """SHA-256 of the unpacked files; the packed ones differ between mirrors."""
+SIZES = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
+"""Bytes of the unpacked files."""
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 ORIGIN = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
@@ -34,6 +42,7 @@ def fashion_mnist(target: Path, folder: Path | None = None) -> str:
         DataError: no place has all four files undamaged; the message names the three ways.
     """
     if is_complete(target):
+        check(target)
         return "already there"
     ways: list[tuple[str, Callable[[Path], Path]]] = (
         [("folder", lambda _: _existing(folder))]
@@ -60,8 +69,24 @@ def fashion_mnist(target: Path, folder: Path | None = None) -> str:
 
 
 def is_complete(target: Path) -> bool:
-    """Whether `target` holds the four files; their content was checked before they were moved there."""
-    return all((target / name).is_file() for name in SHA256)
+    """Whether `target` holds four files of these sizes; their content was checked before they were moved there."""
+    found = {name: target / name for name in SIZES}
+    return all(path.is_file() and path.stat().st_size == SIZES[name] for name, path in found.items())
+
+
+def check(target: Path) -> None:
+    """Check the content of the four files in `target`, which others may have put there: MNIST's have the same names and sizes.
+
+    Raises:
+        DataError: one is not Fashion-MNIST's.
+    """
+    for name, expected in SHA256.items():
+        with (target / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                raise DataError(
+                    f"{target / name}: is not Fashion-MNIST's, its SHA-256 differs; take it away, and run `star-exp data fetch "
+                    "fashion-mnist` again."
+                )
 
 
 def _existing(folder: Path | None) -> Path:
@@ -78,7 +103,7 @@ def _unpack(source: Path, scratch: Path, target: Path) -> None:
             raise DataError(f"{name}.gz is not in {source}")
         try:
             content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(f"{found} is damaged: {error}") from None
         if hashlib.sha256(content).hexdigest() != expected:
             raise DataError(f"{found} is not Fashion-MNIST's {name}: its SHA-256 differs")

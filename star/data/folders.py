@@ -53,7 +53,10 @@ class Tree:
             DataError: a folder in it cannot be read.
         """
         tree = cls(root)
-        _scan(tree, str(root), "", endings, states, frozenset())
+        try:
+            _scan(tree, str(root), "", endings, states, frozenset())
+        except RecursionError:
+            raise DataError(f"{shown(root)}: folders are nested too deep in it; bring the images further up.") from None
         tree.strays.sort()
         tree.lost.sort()
         tree.back.sort()

@@ -219,7 +219,7 @@ class ArrayImages:
                 count = min(size, len(self) - first)
                 try:
                     content = file.read(count * each)
-                except UNREADABLE as error:  # damage in an archive shows only when it is read
+                except (*UNREADABLE, MemoryError, OverflowError) as error:  # damage shows only when it is read
                     raise DataError(f"{shown(self.path)}: image {first} and after cannot be read: {error}.") from None
                 if len(content) != count * each:
                     raise DataError(

@@ -65,9 +65,10 @@ class Manifests:
         Raises:
             DataError: a file cannot be read.
         """
-        # empty class folders and files that are not images change no key, but do change the notes on the data set
+        # empty class folders, files that are not images, and links aside change no key, but do change the notes on the data set
         empty = [f"{name}/" for name, images in tree.folders.items() if not images]
-        return self._of(tree.root, how, tree.states, "\n".join([*sorted(empty), *tree.strays]))
+        links = [f"{name} leads nowhere" for name in tree.lost] + [f"{name} leads back" for name in tree.back]
+        return self._of(tree.root, how, tree.states, "\n".join([*sorted(empty), *tree.strays, *links]))
 
     def known(self, path: Path, how: str = "content") -> str | None:
         """The last fingerprint of `path`, which need not exist any more; None if there is none."""

@@ -117,9 +117,17 @@ def _word(group: str) -> str:
 def _check_shards(files: Sequence[str], where: str) -> None:
     """Raise DataError unless there are N of the files called ...-of-N, and only one such set per prefix."""
     sets: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    called: dict[tuple[str, int, int], str] = {}
     for name in files:
         match = SHARD.fullmatch(name)
         if match:
+            shard = (match[1], int(match[3]), int(match[2]))
+            # the hub adds fingerprints to names, and leaves former files beside new ones
+            if called.setdefault(shard, name) != name:
+                raise DataError(
+                    f"data.path: {where} has file {shard[2]} of {shard[1]} of {shown(match[1])} twice ({shown(called[shard])} and "
+                    f"{shown(name)}), so its images would come twice; keep one."
+                )
             sets[match[1]][int(match[3])].add(int(match[2]))
     for prefix, counts in sets.items():
         if len(counts) > 1:
@@ -149,11 +157,11 @@ def opened(path: Path, spec: DataSpec) -> Any:
 
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        names = file.schema_arrow.names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{shown(path)}: cannot be read as parquet: {misnamed(path) or str(error).rstrip('.')}."
         ) from None
-    names = file.schema_arrow.names
     for name in (spec.image_column, spec.label_column):
         if names.count(name) > 1:
             raise DataError(f"{shown(path)}: has {names.count(name)} columns {name!r}; keep one.")
@@ -185,12 +193,17 @@ def opened(path: Path, spec: DataSpec) -> Any:
 def _rows(path: Path, spec: DataSpec) -> int:
     """The number of rows, from the footer. If that has the range of the labels, also checks that they are classes."""
     with opened(path, spec) as file:
-        for group in range(file.num_row_groups):
-            columns = file.metadata.row_group(group)
-            for i in range(columns.num_columns):
-                column = columns.column(i)
-                if column.path_in_schema == spec.label_column and column.is_stats_set and column.statistics.has_min_max:
-                    _check_range(path, spec, int(column.statistics.min), int(column.statistics.max))
+        try:
+            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+            labels = [one for one in columns if one.path_in_schema == spec.label_column and one.is_stats_set]
+            ranges = [
+                (int(one.statistics.min), int(one.statistics.max)) for one in labels if one.statistics.has_min_max
+            ]
+        except (OSError, ValueError, TypeError) as error:  # names and numbers of a damaged footer
+            raise DataError(f"{shown(path)}: cannot be read as parquet: {str(error).rstrip('.')}.") from None
+        for least, most in ranges:
+            _check_range(path, spec, least, most)
         return int(file.metadata.num_rows)
 
 

@@ -34,6 +34,8 @@ LARGEST = 1 << 26
 """Pixels above which an image that cannot be shrunk during decoding is refused: a quarter of a gigabyte."""
 ROWS = 256
 """Image rows that are converted at a time."""
+BITS_PER_SAMPLE = 0x0102
+"""TIFF's tag: Pillow gives 10, 12 and 14 bits as they are, in the mode of 16."""
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0
 """TIFF's tag PhotometricInterpretation and its value WhiteIsZero; Pillow inverts such images only at 8 bits."""
 SRGB = (b"sRGB", "sRGB".encode("utf-16-be"))
@@ -105,11 +107,13 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
                 )
             _say(image, note)
             picture: Picture = image
-            negative = image.mode in SIXTEEN_BITS and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+            tags = getattr(image, "tag_v2", {})
+            negative = image.mode in SIXTEEN_BITS and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+            bits = tags.get(BITS_PER_SAMPLE, (16,))[0] if image.mode in SIXTEEN_BITS else 16
             format_ = image.format
             if width * height > IN_MEMORY and least is not None and image.mode in ("L", "RGB"):
                 picture = _halved(image, least)
-            return _eight_bits(picture, format_, "L" if channels == 1 else "RGB", name, note, negative)
+            return _eight_bits(picture, format_, "L" if channels == 1 else "RGB", name, note, negative, bits)
     except DataError:
         raise
     except Exception as error:  # decoders may raise anything; all of it means the same
@@ -156,19 +160,21 @@ def _say(image: ImageFile, note: Note) -> None:
 
 
 def _eight_bits(
-    image: Picture, format_: str | None, wanted: str, name: str, note: Note, negative: bool = False
+    image: Picture, format_: str | None, wanted: str, name: str, note: Note, negative: bool = False, bits: int = 16
 ) -> Picture:
     """Convert to mode `wanted`, L or RGB.
 
     Args:
         negative: whether 0 is white.
+        bits: of a wide image's values.
     """
     from PIL import Image
 
     mode = image.mode
     if mode in SIXTEEN_BITS or (mode == "I" and format_ in ("PNG", "PPM")):
-        note("16-bit grey images are brought to 8 bits: 65535 becomes 255")
-        image = Image.fromarray(_by_range(np.asarray(image), negative))
+        top = 2**bits - 1
+        note(f"{bits}-bit grey images are brought to 8 bits: {top} becomes 255")
+        image = Image.fromarray(_by_range(np.asarray(image), negative, top))
         mode = "L"
     if mode not in PLAIN_MODES:
         raise DataError(
@@ -182,12 +188,12 @@ def _eight_bits(
     return image.convert("RGB").convert(wanted) if mode in ("LAB", "HSV") else image.convert(wanted)
 
 
-def _by_range(wide: NDArray[np.integer[Any]], negative: bool) -> Images:
-    """16-bit values (H, W) scaled to 8 bits and rounded, a block of rows at a time to bound the memory."""
+def _by_range(wide: NDArray[np.integer[Any]], negative: bool, top: int) -> Images:
+    """Values (H, W) from 0 to `top` scaled to 8 bits and rounded, a block of rows at a time to bound the memory."""
     found = np.empty(wide.shape, dtype=np.uint8)
     for rows in range(0, len(wide), ROWS):
-        part = wide[rows : rows + ROWS].astype(np.uint32).clip(0, 65535)
-        found[rows : rows + ROWS] = ((65535 - part if negative else part) * 255 + 32767) // 65535
+        part = wide[rows : rows + ROWS].astype(np.uint32).clip(0, top)
+        found[rows : rows + ROWS] = ((top - part if negative else part) * 255 + top // 2) // top
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from star.chunks import chunks
+from star.errors import NotFoundError
 from star.ledger.database import Database
 from star.ledger.jobs import CHUNK
 from star.ledger.states import RunRow
@@ -137,6 +138,21 @@ class Runs:
         if profile is not None:
             query = query.where(experiments.c.profile == profile)
         return self.database.read(lambda connection: connection.execute(query).all())
+
+    def named(self, text: str) -> Sequence[Row[Any]]:
+        """Rows of the experiment NAME at all profiles, or of NAME@PROFILE.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        name, _, profile = text.partition("@")
+        found = self.experiments(name, profile or None)
+        if not found:
+            known = sorted({f"{row.name}@{row.profile}" if profile else row.name for row in self.experiments()})
+            raise NotFoundError(
+                f"{text}: there is no experiment of that name here; there are: {', '.join(known) or 'none'}."
+            )
+        return found
 
     # what the tracker holds
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -32,6 +33,8 @@ from star.scheduler.snapshot import digest_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+OTHER_ARCHIVES = (".zip", ".7z", ".rar", ".xz", ".bz2", ".zst")
+"""Endings of files that a bundle, a tar file compressed by gzip, is not."""
 WEIGHTS: dict[str, tuple[str, ...]] = {
     "none": (),
     "student": ("student.pt", "vq.pt"),
@@ -168,6 +171,10 @@ class Taken:
     """Number of jobs that were imported."""
     there: int
     """Number of jobs that the home had already."""
+    unfinished: int
+    """Those of them that are not done here."""
+    kept: bool
+    """Whether the home's own record of the experiment, its file and its reports stay: it has runs that the bundle lacks."""
 
 
 DAMAGED = (
@@ -187,24 +194,58 @@ def is_bundle(path: Path) -> bool:
         return False
 
 
+def check_file(source: Path) -> None:
+    """Check that a bundle's path is that of a file.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not source.is_file():
+        what = "is a folder; give the file that `star-exp export` wrote" if source.is_dir() else "there is no such file"
+        raise DataError(f"{source}: {what}.")
+
+
 def unpack(source: Path, home: Home, reports: Path) -> Taken:
     """Import a bundle into a home. Jobs that the home has already stay as they are, except for added logged numbers.
 
     Raises:
         DataError: the file is missing, is no bundle, is damaged, or holds paths outside of its folder.
     """
-    if not source.is_file():
-        raise DataError(f"{source}: there is no such file.")
+    check_file(source)
     try:
         with tarfile.open(source) as archive:
             names = archive.getnames()
             manifest = _manifest(archive, source)
             _check(archive, manifest["files"], names, source)
-            taken, there = _take(archive, names, home, reports)
+            record = record_path(home, str(manifest["experiment"]), str(manifest["profile"]))
+            inside = f"experiments/{record.name}"
+            known, theirs = (_runs_of(one) for one in (read_json(record), _read(archive, inside, names)))
+            kept = not known <= theirs
+            if known and known < theirs:  # or what is here would hide what is new
+                record.unlink()
+                copies, tables = (
+                    f"experiments/{record.stem}/",
+                    f"reports/{manifest['experiment']}/{manifest['profile']}/",
+                )
+                for top, folder in ((copies, home.experiments), (tables, reports)):
+                    if any(name.startswith(top) for name in names):
+                        shutil.rmtree(folder / top.partition("/")[2], ignore_errors=True)
+            taken, there, unfinished = _take(archive, names, home, reports)
     except DAMAGED as error:
         said = (str(error) or type(error).__name__).splitlines()[0].removesuffix(": ").rstrip(":")
         raise DataError(f"{source}: is no bundle of `star-exp export`, or is damaged ({said}).") from None
-    return Taken(str(manifest["experiment"]), str(manifest["profile"]), taken, there)
+    return Taken(str(manifest["experiment"]), str(manifest["profile"]), taken, there, unfinished, kept)
+
+
+def _read(archive: tarfile.TarFile, name: str, names: list[str]) -> object:
+    file = archive.extractfile(name) if name in names else None
+    return None if file is None else json.loads(file.read())
+
+
+def _runs_of(record: object) -> set[tuple[str, str]]:
+    """(row, run) of all runs of an experiment's record; empty where there is none."""
+    rows = record.get("rows") if isinstance(record, dict) else None
+    return {(str(row["row"]), str(row["run"]["key"])) for row in rows or ()}
 
 
 def _manifest(archive: tarfile.TarFile, source: Path) -> dict[str, object] | dict[str, dict[str, str]]:
@@ -214,9 +255,9 @@ def _manifest(archive: tarfile.TarFile, source: Path) -> dict[str, object] | dic
     manifest: dict[str, object] = json.loads(file.read())
     if manifest["format"] != FORMAT:
         raise DataError(f"{source}: has format {manifest['format']}, this star reads {FORMAT}; update star.")
-    if not all(isinstance(manifest[name], str) for name in ("experiment", "profile")) or not isinstance(
-        manifest["files"], dict
-    ):
+    names = [manifest["experiment"], manifest["profile"]]
+    legal = all(isinstance(name, str) and re.fullmatch(r"[^/.][^/]*", name) for name in names)
+    if not legal or not isinstance(manifest["files"], dict):
         raise DataError(
             f"{source}: {MANIFEST} does not say which experiment this is; get the bundle from where it was made."
         )
@@ -263,17 +304,18 @@ def _is_whole(name: str, content: object) -> bool:
     )
 
 
-def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> tuple[int, int]:
+def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> tuple[int, int, int]:
     """Extract what the home lacks, each job and each copy of code as a whole by one rename.
 
     Returns:
-        (jobs that were imported, jobs that were there already).
+        (jobs that were imported, jobs that were there already, those of them that are not done).
     """
     jobs = sorted({name.split("/")[1] for name in names if name.startswith("jobs/")})
-    new = 0
+    new = unfinished = 0
     for job in jobs:
         here, inside = JobDir(home.jobs / job), f"jobs/{job}/{JobDir(home.jobs / job).own.name}"
         lines: list[bytes] = []
+        unfinished += here.job.exists() and not here.result.exists()
         if not _is_begun(here):  # asked only now: those before it took a while, and a scheduler may be at work
             new += 1
             lines = whole_lines(here.own.read_bytes()) if here.own.exists() else []
@@ -296,7 +338,7 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
             target = folder / name.removeprefix(f"{top}/")
             if name.startswith(f"{top}/") and not target.exists():
                 _extract(archive, name, target)
-    return new, len(jobs) - new
+    return new, len(jobs) - new, unfinished
 
 
 def _is_begun(folder: JobDir) -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from star.errors import ExecutorError, NotFoundError, SpecError
+from star.errors import ExecutorError, SpecError
 from star.ledger.states import AGAIN, CANCELLED, DONE, ENDED, LOCAL, QUEUED, RUNNING, Job
 from star.ledger.store import Ledger
 from star.rundir import Home, JobDir
@@ -45,14 +45,7 @@ def choose(ledger: Ledger, prefixes: Sequence[str], experiment: str | None, alon
         kind, key = ledger.resolve(prefix)
         (runs if kind == "run" else jobs).add(key)
     if experiment is not None:
-        name, _, profile = experiment.partition("@")
-        rows = ledger.runs.experiments(name, profile or None)
-        if not rows:
-            known = sorted({f"{row.name}@{row.profile}" if profile else row.name for row in ledger.runs.experiments()})
-            raise NotFoundError(
-                f"{experiment}: there is no experiment of that name here; there are: {', '.join(known) or 'none'}."
-            )
-        runs |= {row.run for row in rows}
+        runs |= {row.run for row in ledger.runs.named(experiment)}
     targets = {row.run: needed(tuple(row.targets)) for row in ledger.runs.experiments()}
     stages = ledger.runs.stages()
 
@@ -133,7 +126,7 @@ def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list
     """Take experiments out of all listings. Nothing that was computed is removed.
 
     Args:
-        names: experiments to take out, at all profiles.
+        names: experiments to take out: NAME, at all profiles, or NAME@PROFILE.
         over: also take out every experiment that has no queued or running jobs.
 
     Returns:
@@ -144,10 +137,7 @@ def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list
         SpecError: jobs of a named experiment are queued or running.
     """
     rows = ledger.runs.experiments()
-    known = sorted({row.name for row in rows})
-    wanted = set(names)
-    for name in sorted(wanted - set(known)):
-        raise NotFoundError(f"{name}: there is no experiment of that name; there are: {', '.join(known) or 'none'}.")
+    wanted = {(row.name, row.profile) for name in names for row in ledger.runs.named(name)}
     stages, places = ledger.runs.stages(), ledger.jobs.places()
     open_jobs: dict[tuple[str, str], int] = {}
     for row in rows:
@@ -155,7 +145,7 @@ def forget(home: Home, ledger: Ledger, names: Iterable[str], over: bool) -> list
         states = [places[key].state for key in keys if key in places]
         mine = (row.name, row.profile)
         open_jobs[mine] = open_jobs.get(mine, 0) + sum(state in (QUEUED, RUNNING) for state in states)
-    chosen = [mine for mine, count in open_jobs.items() if mine[0] in wanted or (over and not count)]
+    chosen = [mine for mine, count in open_jobs.items() if mine in wanted or (over and not count)]
     for name, profile in chosen:
         if open_jobs[name, profile]:
             raise SpecError(

@@ -54,12 +54,19 @@ def names_of(home: Home) -> dict[tuple[str, str], bool]:
     return known
 
 
+def _at_profile(name: str, profile: str | None) -> tuple[str, str | None]:
+    """Name and profile of an experiment that may be named NAME@PROFILE."""
+    name, _, told = name.partition("@")
+    return name, profile or told or None
+
+
 def searches_as_run(home: Home, name: str, profile: str | None = None) -> list[Path]:
     """Return the files of a search as it was last run, one for each profile; none where the name is no search's.
 
     Raises:
         SpecError: an older version ran it and kept no file, or the name is that of a search's early comparisons.
     """
+    name, profile = _at_profile(name, profile)
     found = [
         (written_folder(home, name, one) / f"{name}.yaml")
         for (other, one), study in names_of(home).items()
@@ -84,6 +91,7 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
         NotFoundError: no experiment of that name, or none at that profile, was run here.
         SpecError: it is a search's name, or its record cannot be read or lacks the table's layout.
     """
+    name, profile = _at_profile(name, profile)
     known = names_of(home)
     if (name, profile) not in known and all(one != name for one, _ in known):
         damaged = next((path for path in home.experiments.glob("*.json") if path.stem.partition("@")[0] == name), None)

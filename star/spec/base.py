@@ -84,8 +84,12 @@ class Section(BaseModel):
 
 
 class FieldError(ValueError):
-    """A combination of fields is not legal. `path` is the field to fix, relative to the section; empty: all of it."""
+    """A combination of fields is not legal. `path` is the field to fix, relative to the section; empty: all of it.
 
-    def __init__(self, path: str, message: str) -> None:
+    The message names that of `path` and `others` which the user's own file has, before one of a profile or a preset.
+    """
+
+    def __init__(self, path: str, message: str, *others: str) -> None:
         super().__init__(message)
         self.path = tuple(path.split(".")) if path else ()
+        self.paths = (self.path, *(tuple(one.split(".")) for one in others))

@@ -38,14 +38,24 @@ def _sentences(error: ValidationError, model: type[BaseModel], doc: LocatedYaml,
     schema = _schema(model)
     for item in error.errors(include_url=False):
         loc: Loc = item["loc"]
-        if item["type"] == "value_error" and hasattr(item["ctx"]["error"], "path"):
-            loc = (*loc, *(int(step) if step.isdigit() else step for step in item["ctx"]["error"].path))
+        if item["type"] == "value_error" and hasattr(item["ctx"]["error"], "paths"):
+            loc = _to_blame(loc, item["ctx"]["error"].paths, schema, doc, name)
         known = _known_part(schema, loc, keep_last=item["type"] == "extra_forbidden")
         written = _without_tags(schema, known)
         location = doc.location(written) or name
         path = ".".join(str(step) for step in written) or "the file"
         lines.setdefault(known, f"{location}: {path}: {_complaint(item, schema, known)}")
     return list(lines.values())
+
+
+def _to_blame(loc: Loc, paths: list[tuple[str, ...]], schema: dict[str, Any], doc: LocatedYaml, name: str) -> Loc:
+    """The first of these fields that the user's own file or command line gives a value; the first of all if none."""
+    found = [(*loc, *(int(step) if step.isdigit() else step for step in path)) for path in paths]
+    for one in found:
+        location = doc.locations.get(_without_tags(schema, _known_part(schema, one, keep_last=False)))
+        if location is not None and (location.source == name or not location.line):
+            return one
+    return found[0]
 
 
 def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from star.errors import SpecError
 from star.spec.base import at_home
 from star.spec.check import check_report, check_rows
-from star.spec.experiment import Declared, Experiment, ExperimentSpec
+from star.spec.claims import BestAt
+from star.spec.experiment import Declared, Experiment, ExperimentSpec, Variant
 from star.spec.explain import field_schema, validated
 from star.spec.extends import Extended
 from star.spec.file_kind import read_as
@@ -20,6 +21,7 @@ from star.spec.keys import Keys, run_key
 from star.spec.own_parts import refuse_declared, texts_of, with_declared, with_plugins
 from star.spec.profiles import Presets, base_of
 from star.spec.renames import OF_FILES, OF_ROWS, renamed, told
+from star.spec.reporting import AblationFigure
 from star.spec.rows import Placed, idle_axes, label_of, rows_of, told_of, variant_of
 from star.spec.run_base import Run
 from star.spec.sweeps import Change, changes_of, swept
@@ -87,6 +89,7 @@ def load(
     notes += _told_of_idle(patches, runs)
     notes += dict.fromkeys(remark for variant in variants for run in variant.runs[:1] for remark in run.remarks())
     notes += _told_of_former(spec, extended, presets, patches)
+    notes += [*_told_of_directions(spec), *_told_of_figures(spec, variants)]
     return Experiment(str(path), spec, presets.name, variants, written, tuple(notes), "given" if seeds else "file")
 
 
@@ -98,6 +101,29 @@ def _told_of_idle(patches: Sequence[Change], runs: Sequence[tuple[Run, ...]]) ->
         idle = [getattr(getattr(own[0], section, None), "idle", {}) for own in runs if own]
         if idle and all(name in one for one in idle):
             notes.append(f"--set {patch.text} changes nothing: {idle[0][name]}")
+    return notes
+
+
+def _told_of_directions(spec: ExperimentSpec) -> list[str]:
+    """Notes on claims that call the best what the table's column calls the worst."""
+    better = {column.metric: column for column in spec.table.columns if column.better} if spec.table else {}
+    return [
+        f"claim {claim.id}: {one.row} is the best where {one.metric} is {one.better}; the column {column.title} says {column.better}"
+        for claim in spec.claims
+        for one in claim.that
+        if isinstance(one, BestAt) and (column := better.get(one.metric)) is not None and one.better != column.better
+    ]
+
+
+def _told_of_figures(spec: ExperimentSpec, variants: Sequence[Variant]) -> list[str]:
+    """Notes on ablation figures whose rows all have one value of their axis."""
+    notes = []
+    for figure in (one for one in spec.figures if isinstance(one, AblationFigure)):
+        shown = [one for one in variants if one.runs and (not figure.rows or one.label in figure.rows)]
+        if len(shown) > 1 and len({str(one.value(figure.x)) for one in shown}) == 1:
+            notes.append(
+                f"figure {figure.name}: {figure.x} is {shown[0].value(figure.x)} in all its rows: it has one place"
+            )
     return notes
 
 
@@ -207,8 +233,8 @@ def _distinct(
     for i, (axis, values) in enumerate(spec.axes.items()):
         if idle and all(i in axes for axes in idle.values()):
             raise SpecError(
-                f"{doc.location(('axes', axis))}: axes.{axis}: changes nothing: its {len(values)} values {values!r} give the same runs; "
-                "the part it sets is switched off, or lies outside what a run is made of."
+                f"{doc.location(('axes', axis))}: axes.{axis}: changes nothing: its {len(values)} values {values!r} give the same runs: "
+                "they mean the same, or the part that they set is switched off, or is no part of what a run is made of."
             )
     kept = [i for i, row in enumerate(rows) if all(row.stands_for(axis) for axis in idle.get(row.number, ()))]
     labels = {i: label_of(rows[i], spec.axes, idle.get(rows[i].number, set())) for i in kept}

@@ -40,6 +40,10 @@ def parse_set(text: str, kind: type[Run]) -> Change:
     parsed = parse(value, str(location)).value if value.strip() else None
     if path.startswith("resources.") and path.removeprefix("resources.") in BY_STAGE and isinstance(parsed, dict):
         return Change(text, path, nested(tuple(path.split(".")), parsed, location), None)
+    if path == "seeds":
+        raise SpecError(f"{location}: seeds are no field of a run; give --seeds {value}.")
+    if path.startswith("base."):
+        raise SpecError(f"{location}: give the path within `base`: {path.removeprefix('base.')}={value}.")
     path = renamed(path)
     try:
         schema = field_schema(kind, path)

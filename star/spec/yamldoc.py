@@ -24,6 +24,7 @@ MOST = 2**63 - 1
 """Largest number of a file: more than anything is counted in, and less than what overflows."""
 LARGE = "is beyond any number here; give one below 2**63"
 MOST_VALUES = 200_000
+PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 """Most values of one file: a few kilobytes of aliases can stand for billions."""
 Path_ = tuple[str | int, ...]
 
@@ -203,8 +204,14 @@ def _begun(error: yaml.MarkedYAMLError, line: int) -> str:
 
 
 def _unquoted(error: yaml.MarkedYAMLError) -> str:
-    """What to do about a brace inside a text without quotes, as in `{metric: score/{extractor}/...}`."""
-    return "; a text that holds a brace wants quotes" if "got '{'" in (error.problem or "") else ""
+    """What to do about a text that wants quotes, as `{metric: score/{extractor}/...}` and `title: a: b` do, or about a tab."""
+    said = error.problem or ""
+    if "got '{'" in said:
+        return "; a text that holds a brace wants quotes"
+    if "\\t" in said:
+        return "; indent with spaces"
+    wants = "mapping values are not allowed" in said or "cannot start any token" in said
+    return "; a text that holds `: `, or begins with such a sign, wants quotes" if wants else ""
 
 
 def text_at_top(text: str, key: str) -> tuple[str, int] | None:
@@ -254,6 +261,10 @@ def _build(
     if id(node) in parents:
         raise SpecError(f"{name}:{line}: an anchor that contains itself.")
     inside = (*parents, id(node))
+    if isinstance(node, yaml.CollectionNode) and node.tag not in PLAIN_TAGS:
+        raise SpecError(
+            f"{name}:{line}: {_dotted(path) or 'the file'}: the tag {node.tag!r} means nothing here; remove it."
+        )
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, child, (*path, i), locations, inside) for i, child in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):

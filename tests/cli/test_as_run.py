@@ -92,6 +92,18 @@ def test_a_cell_links_to_the_runs_it_was_made_of(changed: Lab) -> None:
     assert shown == made and all(len(runs) == 2 for runs in shown)
 
 
+def test_a_name_at_a_profile(changed: Lab) -> None:
+    """As `claims --plan` and `cancel` print it."""
+    for command in (["status", "mine@tiny"], ["report", "mine@tiny"]):
+        done = star_exp(*command, home=changed.path)
+        assert done.returncode == 0 and "mine" in done.stdout, (command, done.stderr)
+    for command in ("status", "report", "forget"):
+        done = star_exp(command, "mine@fashion", home=changed.path)
+        assert done.returncode == 2 and "mine" in done.stderr and "tiny" in done.stderr, (command, done.stderr)
+    assert star_exp("forget", "mine@tiny", home=changed.path).returncode == 0
+    assert star_exp("status", "mine", home=changed.path).returncode == 2
+
+
 def test_what_a_name_may_not_be_given(changed: Lab) -> None:
     for arguments, says in (
         (["report", "nothing"], "nothing: no experiment of that name was run in"),

@@ -53,6 +53,23 @@ def test_a_failed_job_is_reported_and_the_rest_goes_on(home: Path) -> None:
     assert json.loads(star_exp("show", run, "--json", home=home).stdout)["spec"]["optim"]["lr"] == 0.1
 
 
+@pytest.mark.parametrize(
+    "command, says",
+    [
+        (["plan", TINY, "--seeds", "0", "--seeds", "1"], "--seeds is given twice; keep one"),
+        (["weights", "fetch", "inception", "--home", "a", "--home", "b"], "--home is given twice; keep one"),
+        (["watch", "one", "--experiment", "two"], "both name what to watch; keep one"),
+        (["verify", TINY, "--tolerance", "0.1"], "--tolerance 0.1: is for runs that are computed again"),
+        (["import", TINY.parent], "is a folder; give the file that `star-exp export` wrote"),
+        (["plan", TINY, "--set", "seeds=3"], "--set seeds=3: seeds are no field of a run; give --seeds 3"),
+        (["plan", TINY, "--set", "base.optim.lr=1"], "give the path within `base`: optim.lr=1"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(command: list[str | Path], says: str, home: Path) -> None:
+    done = star_exp(*command, home=None if "--home" in command else home)
+    assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
 def test_the_plan_says_what_is_shared_and_done(home: Path) -> None:
     done = star_exp("plan", TINY, "--json", home=home)
     plan = json.loads(done.stdout)

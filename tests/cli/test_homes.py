@@ -324,6 +324,7 @@ PLACES = [
     (["export", str(MANY), "--to", "FOLDER"], "is a folder; name the file to write"),
     (["export", str(MANY), "--to", "FILE/x.tar.gz"], "cannot be written"),
     (["export", str(MANY), "--to", "FIFO"], "is no regular file"),
+    (["export", str(MANY), "--to", "FOLDER/x.zip"], "give a name that ends in .tar.gz"),
     (["export", str(MANY), "--to", "FILE"], "file: is there already, and is no bundle; name another file"),
     (["export", str(MANY), "--to", "~nobody-of-that-name/x.tar.gz"], "there is no user of that name"),
     (["status", "--home", "~nobody-of-that-name/x"], "there is no user of that name"),

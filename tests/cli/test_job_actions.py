@@ -107,6 +107,28 @@ def test_a_bundle_makes_the_same_table_elsewhere(lab: Lab, tmp_path: Path) -> No
     assert "took in 0 jobs; 20 were here already" in again.stdout
 
 
+def test_a_bundle_of_more_takes_the_place_of_one_of_fewer(lab: Lab, tmp_path: Path) -> None:
+    """Or `report` would go on writing the table without the new rows."""
+    (tmp_path / "profiles").symlink_to(ROOT / "tests" / "profiles")
+    file = tmp_path / "many.yaml"
+    file.write_text(MANY.read_text().replace("[0.1, 0.2, 0.3, 0.4]", "[0.1, 0.2]"))
+    small = Lab(tmp_path / "small").path
+    done = light("run", file, "--plain", home=small)
+    assert done.returncode == 0, done.stderr
+    few, more, there = tmp_path / "few.tar.gz", tmp_path / "more.tar.gz", tmp_path / "there"
+    assert star_exp("export", "many", "--to", few, home=small).returncode == 0
+    assert star_exp("export", "many", "--to", more, home=lab.path).returncode == 0
+    for bundle, warned in ((few, False), (more, False), (more, False), (few, True)):
+        done = star_exp("import", bundle, home=there)
+        assert done.returncode == 0 and ("rows or runs that the bundle lacks" in done.stderr) is warned, done.stderr
+    assert star_exp("report", "many", home=there).returncode == 0
+    assert [row in table(there / "reports") for row in ("| 0.2 |", "| 0.4 |")] == [True, True]
+    assert "0.4" in (there / "experiments" / "many@tiny" / "many.yaml").read_text()
+    key = next((there / "jobs").glob("probe-*"))
+    (key / "result.json").unlink()
+    assert "1 job of it had begun here and is not done" in star_exp("import", more, home=there).stderr
+
+
 def test_gc_of_another_homes_ledger_is_refused(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Lab(tmp_path / "other")
     other.register(other.plan())

@@ -81,6 +81,25 @@ def test_what_is_logged_is_in_the_folder_in_mlflow_and_in_the_table(mine: Lab) -
     assert {path.parent.name.split("-")[0] for path in kept} == {"train"}
 
 
+def test_one_number_has_one_value_at_a_step(mine: Lab) -> None:
+    """A table by epochs whose column of steps has another name would leave whichever stands last."""
+    run = next(iter(rows(mine).values()))
+    (mine.path / "twice.csv").write_text(f"key,my/score\n{run},1\n{run[:9]},2\n")
+    done = star_exp("log", "--from", "twice.csv", home=mine.path, cwd=mine.path)
+    assert done.returncode == 2 and "twice.csv:3: my/score of" in done.stderr, done.stderr
+    assert "at step 0 stands at twice.csv:2 too; keep one, or give each its `step`" in done.stderr
+    assert not logged(mine.path, "my/score")
+    (mine.path / "steps.csv").write_text(f"key,step,my/score\n{run},1,1\n{run[:9]},2,2\n")
+    assert "logged my/score for 1 run; a table names it" in log(mine, "--from", "steps.csv")
+    for text, says in (
+        (f"key;my/score\n{run};1\n".encode(), "between semicolons; separate them by commas"),
+        (f"key,größe\n{run},1\n".encode("latin-1"), "is not UTF-8 text; save it as that"),
+    ):
+        (mine.path / "odd.csv").write_bytes(text)
+        assert says in star_exp("log", "--from", "odd.csv", home=mine.path, cwd=mine.path).stderr
+    assert "of which run? Give its KEY first" in star_exp("log", "a=1", home=mine.path).stderr
+
+
 def test_a_number_of_a_job_is_one_of_all_runs_with_it(mine: Lab) -> None:
     shown = json.loads(star_exp("show", next(iter(rows(mine).values())), "--json", home=mine.path).stdout)
     log(mine, shown["stages"]["encode"]["key"], "my/score=4")

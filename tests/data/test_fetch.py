@@ -27,7 +27,25 @@ def test_from_a_folder_packed_or_not(images: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "source"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_what_others_put_there_is_checked(images: Path, tmp_path: Path) -> None:
+    """MNIST's files have the same names and sizes."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in fetch.SHA256:
+        shutil.copy(images / name, here / name)
+    labels = here / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(
+        DataError, match="t10k-labels-idx1-ubyte: is not Fashion-MNIST's, its SHA-256 differs; take it away"
+    ):
+        fetch.fashion_mnist(here, images)
+    labels.write_bytes(b"")
+    assert not fetch.is_complete(here)
+    assert fetch.fashion_mnist(here, images) == str(images) and fetch.is_complete(here)
+    fetch.check(here)
+
+
+@pytest.mark.parametrize("damage", ["cut", "damaged", "changed", "missing"])
 def test_damaged_files_leave_nothing_behind(images: Path, tmp_path: Path, damage: str) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -38,6 +56,9 @@ def test_damaged_files_leave_nothing_behind(images: Path, tmp_path: Path, damage
     labels.unlink()
     if damage == "cut":
         Path(f"{labels}.gz").write_bytes(gzip.compress(content)[:500])
+    elif damage == "damaged":
+        packed = gzip.compress(content)
+        Path(f"{labels}.gz").write_bytes(packed[:300] + b"\xff" * 300 + packed[600:])
     elif damage == "changed":
         labels.write_bytes(content[:-1] + b"\x07")
     with pytest.raises(DataError, match=r"Three ways: .*--from FOLDER.*Debian's package.*the network"):

@@ -107,6 +107,8 @@ def test_mistakes_in_parquet(tmp_path: Path) -> None:
             "lacks 1 of the 3 files of train, first train-00001-of-00003",
         ),
         (["train-00000-of-00001", "train-00000-of-00002"], {}, "were cut in different ways"),
+        (["train-00000-of-00001-1a2b", "train-00000-of-00001-3c4d"], {}, "file 0 of 1 of train twice"),
+        (["train-00000-of-00001", "train-00000-of-00001-3c4d"], {}, "file 0 of 1 of train twice"),
         (["train-00000-of-00001-1a2b", "train-00000-of-00002-3c4d"], {}, "were cut in different ways"),
         (["train-00000-of-00002-1a2b3c"], {}, "lacks 1 of the 2 files of train, first train-00001-of-00002"),
         (

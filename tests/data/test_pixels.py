@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,6 +169,19 @@ def test_a_tiff_whose_zero_is_white_is_no_negative() -> None:
     half[:4] = 65535
     plain, turned = (encoded(Image.fromarray(half), "TIFF", tiffinfo={262: kind}) for kind in (1, 0))
     assert decoded(plain, 1, "x")[0, 0, 0] == 255 and decoded(turned, 1, "x")[0, 0, 0] == 0
+
+
+def test_twelve_bits_are_brought_to_eight_by_their_range() -> None:
+    """As microscopes write them, packed: two values in three bytes."""
+    values = np.linspace(0, 4095, 64).round().astype(int).reshape(8, 8)
+    packed = b"".join(int(a << 12 | b).to_bytes(3, "big") for a, b in values.reshape(-1, 2))
+    tags = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 8), (279, len(packed))]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    file = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+    said: list[str] = []
+    found = decoded(file, 1, "x.tif", said.append)
+    assert np.abs(found[..., 0] - np.round(values * 255 / 4095)).max() <= 1
+    assert said == ["12-bit grey images are brought to 8 bits: 4095 becomes 255"]
 
 
 def test_a_tiffs_turn_is_made_and_said() -> None:

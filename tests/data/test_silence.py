@@ -51,6 +51,30 @@ def test_classes_of_such_words_stay_classes(tmp_path: Path) -> None:
     assert ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path)).classes == ["test_tube", "train_station"]
 
 
+def test_a_held_out_part_whose_link_leads_nowhere_is_no_share_by_hash(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png")
+    (tmp_path / "val").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(DataError, match="val reads as a split and is a link that leads nowhere"):
+        ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path))
+    assert ClassFolders.of(Tree.of(tmp_path), spec_of(tmp_path, test_split="train")).splits.train == "train"
+
+
+def test_a_link_that_leads_nowhere_changes_what_is_known_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes on a folder are kept with its state."""
+    monkeypatch.setattr("star.data.manifests.SETTLED", -1.0)
+    data = tmp_path / "data"
+    touch(data, "a/1.png", "b/1.png")
+    home = Home(tmp_path)
+    before = Manifests(home).tree(Tree.of(data, states=True))
+    header = next(home.manifests.glob("*.json")).read_text()
+    (data / "a" / "gone.png").symlink_to(tmp_path / "nowhere")
+    (data / "a" / "up").symlink_to(data)
+    assert Manifests(home).tree(Tree.of(data, states=True)) == before, "no image has changed"
+    assert next(home.manifests.glob("*.json")).read_text() != header
+
+
 def test_an_empty_held_out_part_is_no_share_by_hash(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/1.png")
     (tmp_path / "val" / "a").mkdir(parents=True)

@@ -111,6 +111,21 @@ def test_a_sentence_with_its_place(text: str, says: str, tmp_path: Path) -> None
     assert str(found.value).startswith(str(tmp_path))
 
 
+def test_a_claim_against_its_tables_direction_and_a_figure_of_one_place_are_noted(tmp_path: Path) -> None:
+    table = "table: {caption: c, columns: [{title: P, metric: probe/accuracy, better: higher}]}\n"
+    figure = "figures: [{name: f, kind: ablation, title: t, x: optim.lr}]\n"
+    claim = compares(kind="best_at", metric="probe/accuracy", better="lower", row="ours")
+    rows = ROWS.replace(", published: {mask_ratio: 0.25}", "")
+    notes = load(written(tmp_path, HEAD + rows + table + figure + claim)).notes
+    assert "claim c: ours is the best where probe/accuracy is lower; the column P says higher" in notes
+    assert any(
+        note.startswith("figure f: optim.lr is ") and note.endswith("in all its rows: it has one place")
+        for note in notes
+    )
+    figure = figure.replace("optim.lr", "selfguided.temperature")
+    assert not load(written(tmp_path, HEAD + rows + table + figure + claim.replace("lower", "higher"))).notes
+
+
 def test_a_column_beside_no_published_table(tmp_path: Path) -> None:
     table = TABLE.replace("published: table4, ", "").replace("accuracy}", "accuracy, published: fid}")
     with pytest.raises(SpecError, match="give `table.published`"):

@@ -36,9 +36,13 @@ class ModelSpec(Section):
     @model_validator(mode="after")
     def _heads(self) -> ModelSpec:
         if self.dim % self.n_head or (self.dim // self.n_head) % 4:
+            fitting = [str(n) for n in range(1, self.dim + 1) if self.dim % n == 0 and self.dim // n % 4 == 0]
+            legal = f"n_head may be {', '.join(fitting)}" if fitting else "give a multiple of 4"
             raise FieldError(
                 "dim",
-                f"{self.dim} does not split into {self.n_head} heads of a multiple of 4 channels, which the 2-D rotary embedding needs",
+                f"dim {self.dim} does not split into {self.n_head} heads of a multiple of 4 channels, which the 2-D rotary embedding "
+                f"needs; {legal}",
+                "n_head",
             )
         return self
 

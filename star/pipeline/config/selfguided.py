@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from star.spec.base import Count, FieldError, LayerRef, NonNegative, Positive, Section
+from star.spec.base import Count, FieldError, LayerRef, NonNegative, Positive, Section, is_new
 from star.spec.renames import in_section, under_new_names
 
 
@@ -67,7 +67,13 @@ class SelfGuidedSpec(Section):
     ema_ramp: bool = Field(False, description="decay min(d, (1+t)/(10+t)) at step t, for short schedules")
 
     @model_validator(mode="after")
-    def _views(self) -> SelfGuidedSpec:
+    def _views(self, info: ValidationInfo) -> SelfGuidedSpec:
+        if "student_views" in self.model_fields_set and self.student_views > self.num_views and is_new(info):
+            raise FieldError(
+                "student_views",
+                f"the student cannot see {self.student_views} of {self.num_views} views; give num_views or fewer",
+                "num_views",
+            )
         if self.mim and self.mim_positions == "masked" and not self.masked:
             raise FieldError("mim_positions", "masked needs masked positions; give a mask_ratio above 0")
         if self.contrastive and self.inter_view and self.num_views < 2:

@@ -53,7 +53,12 @@ class OptimSpec(Section):
                 "nothing says how long to train; name a preset that does, such as `use: [B, 50ep]`, or give optim.steps or optim.epochs",
             )
         if self.steps is not None and self.epochs is not None:
-            raise FieldError("", "both steps and epochs are given; null takes one away")
+            raise FieldError(
+                "epochs",
+                f"steps is {self.steps} and epochs is {self.epochs}, one of them perhaps by a profile or a preset; null takes one away, "
+                "such as `steps: null`",
+                "steps",
+            )
         return self
 
     def identity(self) -> dict[str, Any]:
