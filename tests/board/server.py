@@ -48,7 +48,8 @@ class BoardServer:
     def __init__(self, home: Path, *options: str, token: str | None = TOKEN, cwd: Path = ROOT) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "STAR_BOARD_TOKEN"}
         environment |= {"STAR_BOARD_TOKEN": token} if token else {}
-        command = [sys.executable, "-m", "star.cli", "board", "--home", str(home), "--port", "0", *options]
+        port = [] if "--port" in options else ["--port", "0"]
+        command = [sys.executable, "-m", "star.cli", "board", "--home", str(home), *port, *options]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
         )

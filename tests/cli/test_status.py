@@ -120,7 +120,7 @@ def test_forgetting_refuses_what_is_not_over(lab: Lab) -> None:
     lab.register(plan)
     for arguments, says in (
         (["many"], "jobs are queued or run; `star-exp cancel --experiment many` first"),
-        (["nobody"], "there is no experiment of that name; there are: many"),
+        (["nobody"], "there is no experiment of that name here; there are: many"),
         ([], "give names of experiments, or --over"),
         (["many", "--over"], "give names of experiments, or --over"),
     ):
