@@ -221,6 +221,7 @@ def unpack(source: Path, home: Home, reports: Path) -> Taken:
             inside = f"experiments/{record.name}"
             known, theirs = (_runs_of(one) for one in (read_json(record), _read(archive, inside, names)))
             kept = not known <= theirs
+            taken, there, unfinished = _take(archive, names, home, reports)
             if known and known < theirs:  # or what is here would hide what is new
                 record.unlink()
                 copies, tables = (
@@ -230,7 +231,7 @@ def unpack(source: Path, home: Home, reports: Path) -> Taken:
                 for top, folder in ((copies, home.experiments), (tables, reports)):
                     if any(name.startswith(top) for name in names):
                         shutil.rmtree(folder / top.partition("/")[2], ignore_errors=True)
-            taken, there, unfinished = _take(archive, names, home, reports)
+            _fill(archive, names, home, reports)
     except DAMAGED as error:
         said = (str(error) or type(error).__name__).splitlines()[0].removesuffix(": ").rstrip(":")
         raise DataError(f"{source}: is no bundle of `star-exp export`, or is damaged ({said}).") from None
@@ -333,12 +334,16 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
     for digest in sorted({name.split("/")[1] for name in names if name.startswith("scripts/")}):
         if not (home.scripts / digest).exists():
             _place(archive, names, f"scripts/{digest}", home.scripts / digest, script_digest)
+    return new, len(jobs) - new, unfinished
+
+
+def _fill(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> None:
+    """Extract records, manifests and reports that are not there."""
     for top, folder in (("experiments", home.experiments), ("manifests", home.manifests), ("reports", reports)):
         for name in names:
             target = folder / name.removeprefix(f"{top}/")
             if name.startswith(f"{top}/") and not target.exists():
                 _extract(archive, name, target)
-    return new, len(jobs) - new, unfinished
 
 
 def _is_begun(folder: JobDir) -> bool:

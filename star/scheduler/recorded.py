@@ -57,6 +57,8 @@ def names_of(home: Home) -> dict[tuple[str, str], bool]:
 def _at_profile(name: str, profile: str | None) -> tuple[str, str | None]:
     """Name and profile of an experiment that may be named NAME@PROFILE."""
     name, _, told = name.partition("@")
+    if told and profile not in (None, told):
+        raise SpecError(f"--profile {profile}: {name}@{told} names another one; keep one of them.")
     return name, profile or told or None
 
 

@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 def dataset(ctx: Context) -> Result:
     """Choose a fixed random subset of each split's images; write their indices and labels to train.npz and test.npz."""
     spec, skipped = ctx.spec.data, 0
-    if spec.name == "fashion-mnist":  # its key takes this for granted
-        fetch.check(ctx.data_home / spec.name)
     counts: dict[Split, int] = {"train": spec.train_images, "test": spec.test_images}
     for split, count in counts.items():
         source = images_of(ctx, split)
@@ -35,6 +33,8 @@ def dataset(ctx: Context) -> Result:
             if not len(chosen):
                 raise DataError(f"data.bad_images: none of the {count} {split} images can be read; the log names them.")
         np.savez(ctx.out / f"{split}.npz", indices=chosen, labels=source.labels[chosen], listing=source.listing())
+    if spec.name == "fashion-mnist":  # its key takes this for granted
+        fetch.check(ctx.data_home / spec.name)
     return {"skipped": skipped}
 
 
