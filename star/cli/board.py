@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from star.cli.options import HOME, OUT, PathType
+from star.cli.options import HOME, OUT, PathType, Whole
 from star.errors import StarError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -17,7 +17,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others see it only if told."
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=Whole(0, 65535), default=8090, show_default=True, help="0 takes a free one.")
 @click.option(
     "--allow-host",
     "names",

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from star.cli.files import is_name, numbers, plans_of, read_experiment
-from star.cli.options import HOME, JSON, OUT, PLAIN, ROWS, SLOTS, FiniteRange, PathType, experiment_changes
+from star.cli.options import HOME, JSON, OUT, PLAIN, ROWS, SLOTS, Number, PathType, experiment_changes
 from star.errors import StarError
 
 
@@ -69,7 +69,7 @@ def import_(bundle: Path, home: Path, out: Path) -> None:
 @click.option("--seeds", metavar="N,...", help="Of these rows; all by default.")
 @click.option(
     "--tolerance",
-    type=FiniteRange(min=0),
+    type=Number(min=0),
     help="Relative difference that agrees; by default, what two seeds differ by.",
 )
 @HOME

@@ -124,6 +124,6 @@ def numbers(text: str | None) -> list[int] | None:
     whole = all(part.isascii() and part.isdecimal() and len(part) < 12 and int(part) < 2**31 for part in digits)
     if not whole or len({int(part) for part in digits}) != len(parts):
         raise StarError(
-            f"--seeds {text}: give different whole numbers from 0 and below {2**31}, separated by commas, such as 0,1,2, or auto."
+            f"--seeds {text}: give different whole numbers from 0 to below {2**31}, separated by commas, such as 0,1,2, or auto."
         )
     return [int(part) for part in digits]

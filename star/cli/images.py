@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from star.cli.options import HOME, KEY, OnceGroup, PathType, extractor_options
+from star.cli.options import HOME, KEY, OnceGroup, PathType, Whole, extractor_options
 from star.errors import StarError
 
 
@@ -15,7 +15,7 @@ from star.errors import StarError
 @click.argument("reference", type=PathType())
 @click.argument("samples", type=PathType())
 @extractor_options
-@click.option("--neighbours", type=click.IntRange(1), default=3, show_default=True, help="k of precision and recall.")
+@click.option("--neighbours", type=Whole(1), default=3, show_default=True, help="k of precision and recall.")
 @click.option("--json", "as_json", is_flag=True, help="For programs; a number that cannot be had is null.")
 def evaluate(
     reference: Path, samples: Path, home: Path, weights: Path | None, as_json: bool, **options: object

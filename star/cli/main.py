@@ -28,10 +28,11 @@ from star.cli.options import (
     PLAIN,
     ROWS,
     SLOTS,
-    FiniteRange,
     KeyType,
+    Number,
     OnceGroup,
     PathType,
+    Whole,
     experiment_options,
 )
 from star.errors import StarError
@@ -78,7 +79,7 @@ def cli() -> None:
 @click.option(
     "--budget-hours",
     "hours",
-    type=FiniteRange(min=0),
+    type=Number(min=0),
     help="With --seeds auto: GPU-hours (CPU-slot hours where there is no GPU) that the experiment may cost in all.",
 )
 def run(
@@ -186,7 +187,7 @@ def logs(key: str, home: Path, follow: bool) -> None:
 @click.argument("name", metavar="[EXPERIMENT]", required=False)
 @HOME
 @EXPERIMENT
-@click.option("--every", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option("--every", type=Number(min=0.2), default=1.0, show_default=True, help="Seconds between looks.")
 def watch(name: str | None, home: Path, experiment: str | None, every: float) -> None:
     """What `status` shows, live, until nothing is left to do. Starts and stops nothing."""
     from star.cli.status import watch_status
@@ -201,7 +202,7 @@ def watch(name: str | None, home: Path, experiment: str | None, every: float) ->
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option(
     "--step",
-    type=click.IntRange(min=0, max=2**62),
+    type=Whole(min=0, max=2**62),
     default=0,
     show_default=True,
     help="The value's step, if it is one of a curve.",

@@ -9,6 +9,41 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from star.words import shown
+
+
+class Whole(click.IntRange):
+    """A whole number in a range."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; fails if it is none, or out of range."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{shown(str(value))} is not a whole number {_bounds(self)}.", param, ctx)
+
+
+class Number(click.FloatRange):
+    """A number in a range, and no infinity."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; fails if it is none, out of range, or `nan` or `inf`, which click takes for numbers."""
+        try:
+            number = super().convert(value, param, ctx)
+        except click.BadParameter:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"{shown(str(value))} is not a number {_bounds(self)}.", param, ctx)
+        return number
+
+
+def _bounds(kind: Whole | Number) -> str:
+    return f"from {kind.min:g} on" if kind.max is None else f"from {kind.min} to {kind.max}"
+
 
 class PathType(click.Path):
     """A path, with `~` filled in: shells leave it as it is after `=`, and in files of variables."""
@@ -88,12 +123,12 @@ EXTRACTOR = [
     ),
     click.option(
         "--input-size",
-        type=click.IntRange(32, 512),
+        type=Whole(32, 512),
         default=224,
         show_default=True,
         help="Side to which efficientnet-lite0 resizes its images.",
     ),
-    click.option("--batch-size", type=click.IntRange(1), default=50, show_default=True, help="Images of a pass."),
+    click.option("--batch-size", type=Whole(1), default=50, show_default=True, help="Images of a pass."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     HOME,
 ]
@@ -123,21 +158,10 @@ def _given_twice(command: click.Command, ctx: click.Context, args: list[str]) ->
     return next((one.opts[0] for one in single if single.count(one) > 1), None)
 
 
-class FiniteRange(click.FloatRange):
-    """A number in a range, and no infinity."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number; refuses `nan` and `inf`, which click takes for numbers."""
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number; give one from 0.", param, ctx)
-        return number
-
-
 BUDGET = click.option(
     "--budget-gpu-hours",
     "budget",
-    type=FiniteRange(min=0),
+    type=Number(min=0),
     help="Stop before anything starts when what is left costs more.",
 )
 EXECUTOR = click.option(
@@ -149,7 +173,7 @@ EXECUTOR = click.option(
     show_envvar=True,
     help="Where jobs run: local (this machine), slurm, ray, an installed one's name, or FILE.py:CLASS.",
 )
-SLOTS = click.option("--slots", type=click.IntRange(1), help="CPU slots of this machine to fill; its cores by default.")
+SLOTS = click.option("--slots", type=Whole(1), help="CPU slots of this machine to fill; its cores by default.")
 PLAIN = click.option("--plain", is_flag=True, help="Lines instead of the live view, also on a terminal.")
 ROWS = click.option(
     "--rows",

@@ -25,8 +25,9 @@ from star.cli.options import (
     PLAIN,
     REPLACE,
     SLOTS,
-    FiniteRange,
+    Number,
     PathType,
+    Whole,
     experiment_changes,
 )
 from star.errors import StarError
@@ -162,16 +163,16 @@ def claims(
 @click.option("--name", help="Make it a study of its own, with this name.")
 @HOME
 @OUT
-@click.option("--trials", type=click.IntRange(1), help="How many trials in all, in place of the file's number.")
+@click.option("--trials", type=Whole(1), help="How many trials in all, in place of the file's number.")
 @click.option(
     "--budget-gpu-hours",
     "budget",
-    type=FiniteRange(min=0),
+    type=Number(min=0),
     help="As many trials as these hours of GPUs (of CPU slots where there is no GPU) allow; --trials is then the most.",
 )
-@click.option("--parallel", type=click.IntRange(1), help="Trials at a time; one for each GPU or slot by default.")
+@click.option("--parallel", type=Whole(1), help="Trials at a time; one for each GPU or slot by default.")
 @click.option("--warm-start", "warm", is_flag=True, help="Begin with what earlier experiments found in the same space.")
-@click.option("--promote", type=click.IntRange(0), multiple=True, help="Take this trial, ended early, to its end.")
+@click.option("--promote", type=Whole(0), multiple=True, help="Take this trial, ended early, to its end.")
 @EXECUTOR
 @SLOTS
 @PLAIN

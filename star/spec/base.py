@@ -12,12 +12,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 NEW = "new"
 """Key of the context in which files are validated: true while they are not records, which older versions may have let through."""
+WORDS = "words"
+"""Key of a field's JSON schema: what is legal there, as people say it."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def text_like(pattern: str, words: str) -> Any:
+    """A field for text that matches a regular expression, of which messages and docs say `words`."""
+    return Field(pattern=pattern, json_schema_extra={WORDS: words})
 
 
 def is_new(info: ValidationInfo) -> bool:
@@ -44,15 +51,16 @@ GivenPath = Annotated[str, AfterValidator(lambda text: str(at_home(text).absolut
 """A file or folder that the user names. It is made absolute when it is read, because workers run elsewhere."""
 
 
+LAYER = "a whole number from 1 on, a fraction of the depth such as 1/2, or the layer nearest to one, such as ~2/3"
+
+
 def _layer_ref(value: int | str) -> int | str:
     if re.fullmatch(r"~?[1-9]\d*/[1-9]\d*", value) if isinstance(value, str) else value >= 1:
         return value
-    raise ValueError(
-        "a layer is a whole number from 1, a fraction of the depth such as 1/2, or the nearest to one: ~2/3"
-    )
+    raise ValueError(f"a layer is {LAYER}")
 
 
-LayerRef = Annotated[int | str, AfterValidator(_layer_ref)]
+LayerRef = Annotated[int | str, Field(json_schema_extra={WORDS: LAYER}), AfterValidator(_layer_ref)]
 
 
 def resolve_layer(layer: int | str, n_layer: int) -> int:

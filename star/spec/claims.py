@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from star.spec.base import FieldError, Finite, NonNegative, Section
+from star.spec.base import FieldError, Finite, NonNegative, Section, text_like
 from star.spec.reporting import Better, Name
 
-Margin = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?%$")]
+Margin = Annotated[str, text_like(r"^-?\d+(\.\d+)?%$", "a percentage, such as 5%")]
 
 
 def _below_one(text: str) -> str:
@@ -25,7 +25,7 @@ Method = Annotated[
 ]
 """How intervals over seeds are made."""
 
-Where = Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$"), AfterValidator(_below_one)]
+Where = Annotated[str, text_like(r"^[1-9]\d*/[1-9]\d*$", "a fraction below 1, such as 3/4"), AfterValidator(_below_one)]
 
 
 class Predicate(Section):

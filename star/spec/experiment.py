@@ -118,9 +118,7 @@ class Row(Section):
 class ExperimentSpec(Section):
     """One YAML file of `experiments/`."""
 
-    experiment: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,99}$", description="its name, also of its folder under reports/"
-    )
+    experiment: Name = Field(description="its name, also of its folder under reports/")
     title: str
     profile: str = Field(
         DEFAULT_PROFILE,

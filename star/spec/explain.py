@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import date
 from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from star.errors import SpecError
-from star.spec.base import NEW
+from star.spec.base import NEW, WORDS
 from star.spec.builtin import builtin_runs
 from star.spec.yamldoc import LocatedYaml
 from star.words import meant
 
+ANYTHING = "a value"
 Loc = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
@@ -59,7 +62,7 @@ def _to_blame(loc: Loc, paths: list[tuple[str, ...]], schema: dict[str, Any], do
 
 
 def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
-    kind, value = item["type"], _shown(item["input"])
+    kind = item["type"]
     if kind == "extra_forbidden":
         legal = list(_section(_at(schema, loc[:-1]), schema).get("properties", {}))
         legal += ["extends", "add"] if "experiment" in legal else []  # they are read before the rest of the file
@@ -70,12 +73,25 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
         field, legal = str(item["ctx"]["discriminator"]).strip("'"), list(_tags(_at(schema, loc)))
         if kind == "union_tag_not_found":
             return f"{field} is missing; give one of {', '.join(legal)}."
-        tag = item["ctx"]["tag"]
-        return f"{field}: {tag!r} is not legal{meant(tag, legal)}; give one of {', '.join(legal)}."
+        tag = item["input"][field] if isinstance(item["input"], dict) else item["ctx"]["tag"]
+        return f"{field}: {_not_legal(tag, legal)}; give one of {', '.join(legal)}."
     if kind == "value_error":
         return f"{item['ctx']['error']}."
     target = _at(schema, loc)
-    return f"{value} is not legal{meant(item['input'], target.get('enum', []))}; give {legal_values(target, schema)}."
+    quotes = _why_in_quotes(item["input"]) if kind == "string_type" else ""
+    return f"{_not_legal(item['input'], target.get('enum', []))}; give {legal_values(target, schema)}{quotes}."
+
+
+def _not_legal(value: Any, legal: Sequence[object]) -> str:
+    """That a value is not legal; it is written as YAML has it, whose `null` is also what nothing after a colon means."""
+    if value is None:
+        return "is empty (null)"
+    return f"{_shown(value)} is not legal{meant(value, legal)}"
+
+
+def _why_in_quotes(value: Any) -> str:
+    kinds: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", date: "a date"}
+    return f", in quotes: without them this is {kinds[type(value)]}" if type(value) in kinds else ""
 
 
 NO_TERMS = " (no plugin of this file defines terms: name one, plugins: [FILE.py])"
@@ -223,20 +239,28 @@ def legal_values(part: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _legal_values(part: dict[str, Any], schema: dict[str, Any]) -> str:
+    if WORDS in part:
+        return str(part[WORDS])
+    if "discriminator" in part:
+        return f"a mapping whose {part['discriminator']['propertyName']} is one of {', '.join(_tags(part))}"
     if "anyOf" in part:
         return " or ".join(legal_values(option, schema) for option in part["anyOf"])
     if "enum" in part:
         return "one of " + ", ".join(str(option) for option in part["enum"])
     if "const" in part:
         return str(part["const"])
+    return _legal_of_type(part, schema)
+
+
+def _legal_of_type(part: dict[str, Any], schema: dict[str, Any]) -> str:
     kind = part.get("type")
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(part)
     if kind == "array":
-        return f"a list{_count(part)}; each entry: " + legal_values(part.get("items", {}), schema)
-    text = f"text that matches {part['pattern']}" if "pattern" in part else "text"
-    words = {"string": text, "boolean": "true or false", "null": "null", "object": "a mapping of keys to values"}
-    return words.get(str(kind), "a value")
+        entries = legal_values(part.get("items", {}), schema)
+        return f"a list{_count(part)}" + (f"; each entry: {entries}" if entries != ANYTHING else "")
+    words = {"string": "text", "boolean": "true or false", "null": "null", "object": "a mapping of keys to values"}
+    return words.get(str(kind), ANYTHING)
 
 
 def _count(part: dict[str, Any]) -> str:
@@ -247,20 +271,20 @@ def _count(part: dict[str, Any]) -> str:
 
 
 def _range(part: dict[str, Any]) -> str:
-    low = (
-        f" from {part['minimum']:g}"
-        if "minimum" in part
-        else f" above {part['exclusiveMinimum']:g}"
-        if "exclusiveMinimum" in part
-        else ""
+    """Such as ` from 1 on`, ` from 0 to 1`, ` from 0 to below 1`, ` above 0`, ` above 0 and below 1`; empty if any number is legal."""
+    least, above, most, below = (
+        _exact(part.get(key)) for key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
     )
-    if "maximum" in part:
-        return f"{low} to {part['maximum']:g}"
-    if "exclusiveMaximum" in part:
-        return f"{low}{' and' if low else ''} below {part['exclusiveMaximum']:g}"
-    return low
+    if least:
+        return f" from {least} " + (f"to {most}" if most else f"to below {below}" if below else "on")
+    limits = [f"above {above}" if above else "", f"at most {most}" if most else f"below {below}" if below else ""]
+    return "".join(f" {limit}" for limit in (" and ".join(filter(None, limits)),) if limit)
+
+
+def _exact(bound: float | None) -> str:
+    return "" if bound is None else str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, date) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

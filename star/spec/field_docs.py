@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
 from star.spec import claims, reporting, scripts, search
 from star.spec.base import Section
@@ -97,10 +99,17 @@ def _section(title: str, prefix: str, section: type[Section]) -> list[str]:
     lines = [f"### {title}", "", summary, "", "| field | legal | default | meaning |", "|---|---|---|---|"]
     for field, part in schema["properties"].items():
         info = section.model_fields[field]
-        default = "must be given" if info.is_required() else f"`{info.get_default(call_default_factory=True)}`"
+        default = (
+            "must be given" if info.is_required() else f"`{_written(info.get_default(call_default_factory=True))}`"
+        )
         legal, default = WRITTEN.get(field, (legal_values(part, schema).replace("|", "\\|"), default))
         lines.append(f"| `{prefix}{field}` | {legal} | {default} | {part.get('description', '')} |")
     return [*lines, ""]
+
+
+def _written(value: Any) -> str:
+    """A default as a YAML file has it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

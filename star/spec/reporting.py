@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
-from star.spec.base import Count, FieldError, Finite, Section, is_new
+from star.spec.base import Count, FieldError, Finite, Section, is_new, text_like
 
 Better = Literal["lower", "higher"]
 
@@ -17,7 +17,13 @@ def _above_zero(scale: float, info: ValidationInfo) -> float:
     return scale
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+Name = Annotated[
+    str,
+    text_like(
+        r"^[a-z0-9][a-z0-9_-]{0,99}$",
+        "at most 100 small letters, digits, - and _, of which the first is a letter or a digit",
+    ),
+]
 Scale = Annotated[Finite, AfterValidator(_above_zero)]
 
 

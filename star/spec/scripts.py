@@ -18,17 +18,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, create_model, model_validator
 
-from star.spec.base import FieldError, Finite, Section, at_home, is_new
+from star.spec.base import FieldError, Finite, Section, at_home, is_new, text_like
 from star.spec.graph import Stage
 
 Scalar = bool | int | float | str
 NAME = re.compile("[a-z][a-z0-9_]*")
 """Legal names of a user's own stage: commands have them in braces, paths before a dot."""
-ScriptName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+ScriptName = Annotated[
+    str, text_like(r"^[A-Za-z][A-Za-z0-9_]*$", "a name of letters, digits and _ that begins with a letter")
+]
 MOST_STEPS = 2**63
 """Steps from this on do not fit into a database."""
 METRIC_NAME = r"^[A-Za-z0-9][A-Za-z0-9_./-]*$"
-MetricName = Annotated[str, Field(pattern=METRIC_NAME)]
+MetricName = Annotated[
+    str, text_like(METRIC_NAME, "a name of letters, digits, _, ., - and / that begins with a letter or a digit")
+]
 GIVEN = ("seed", "out", "checkpoints", "resume", "threads", "processes", "device", "parameters")
 """Placeholders of every command, beside its own parameters, the stages it comes after, and what it reads."""
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {

@@ -13,6 +13,7 @@ from star.spec.experiment import DEFAULT_PROFILE, PLUGINS, Declared, pipeline_of
 from star.spec.graph import Stage
 from star.spec.own_stages import check_stages
 from star.spec.plugin_parts import Plugin
+from star.spec.reporting import Name
 from star.spec.scripts import ScriptStage
 
 Scalar = bool | int | float | str | None
@@ -119,9 +120,7 @@ class Confirm(Section):
 class SearchSpec(Section):
     """One YAML file of `experiments/` that begins with `search:`."""
 
-    search: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,99}$", description="its name, also of its folder under reports/"
-    )
+    search: Name = Field(description="its name, also of its folder under reports/")
     title: str
     profile: str = Field(DEFAULT_PROFILE, description="the profile to run at unless --profile says otherwise")
     use: list[str] = Field(default_factory=list, description="presets of the profile for every trial")

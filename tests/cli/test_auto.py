@@ -165,7 +165,7 @@ def test_killed_it_goes_on_at_the_look_that_it_had_reached(tmp_path: Path) -> No
         (["--budget-hours", "2"], "--budget-hours 2: is for --seeds auto"),
         (["--seeds", "automatic"], "--seeds automatic: give different whole numbers"),
         (["--seeds", "auto", "--rows", "far"], "--rows far: --seeds auto chooses the rows itself"),
-        (["--seeds", "auto", "--budget-hours", "nan"], "nan is no finite number"),
+        (["--seeds", "auto", "--budget-hours", "nan"], "nan is not a number from 0 on"),
     ],
 )
 def test_mistakes(options: list[str], message: str, tmp_path: Path) -> None:

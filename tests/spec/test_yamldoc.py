@@ -94,7 +94,7 @@ def test_shared_values_have_a_place(tmp_path: Path) -> None:
 def test_seeds_on_the_command_line_have_the_files_bounds(seeds: str) -> None:
     from star.cli.files import read_experiment
 
-    with pytest.raises(StarError, match="--seeds .*: give different whole numbers from 0 and below 2147483648"):
+    with pytest.raises(StarError, match="--seeds .*: give different whole numbers from 0 to below 2147483648"):
         read_experiment(TINY, None, (), seeds, None, Path("runs"))
 
 
