@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from star.errors import DataError
+from star.errors import PASSING, DataError, has_errno
 from star.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ class Checkpoints:
             try:
                 return int(path.stem.removeprefix("step-")), _verified(path)
             except DataError as error:
+                if has_errno(error, PASSING):  # it is whole, perhaps: to be tried again, not to be given up
+                    raise
                 log.warning("%s; falling back to the checkpoint before", error)
         return None
 
@@ -89,6 +91,9 @@ class Checkpoints:
             for left in self.folder.glob(".*.pt.*"):  # partial files of a killed process
                 left.unlink()
             save_weights(self.folder / name, state)
+            later = [path for path in self._newest_first() if path.name > name and name != BEST]
+            for path in later:  # damaged: training went on from an earlier one
+                path.unlink()
             for old in self._newest_first()[self.keep :]:
                 old.unlink()
         except (OSError, RuntimeError) as error:

@@ -1,5 +1,15 @@
 """Errors. A `StarError`, a mistake that a user can fix, ends a command with exit code 2, one sentence, no traceback."""
 
+import errno
+from collections.abc import Iterator
+
+PASSING = frozenset(
+    (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNRESET)
+)
+"""Errors of the system that say nothing about a file's content and may be gone at the next try, as on a network file system."""
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Errors of a disk, or of a quota, that is full."""
+
 
 class StarError(Exception):
     """A mistake that its user can fix; the message says what, where, what is legal and what to do."""
@@ -48,3 +58,14 @@ class DamagedError(LedgerError):
 
 class ExecutorError(StarError):
     """An executor (Slurm, Ray, one's own) is not available, refuses a job, or may not be used as it is set up."""
+
+
+def has_errno(error: BaseException | None, numbers: frozenset[int]) -> bool:
+    """Whether an error, or one that it was made from, is the system's with one of these numbers."""
+    return any(isinstance(one, OSError) and one.errno in numbers for one in _with_causes(error))
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__  # `from None` hides the context from tracebacks alone

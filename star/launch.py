@@ -131,6 +131,8 @@ def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
     # torchrun passes SIGTERM on to its children but would die of SIGUSR1
     signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     os.environ[MARK] = "1"
+    # torchrun would kill after 30 s: a large state takes longer to save, and who asked to stop has a limit of his own
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(24 * 3600))
     try:
         count = description["processes"]
         torchrun([*meeting, f"--nproc-per-node={count}", "--max-restarts=0", "-m", "star.worker", str(job.path)])

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import DataError, StarError
-from star.rundir import JobDir, MetricLog, write_json
+from star.metric_log import MetricLog
+from star.rundir import JobDir, write_json
 from star.spec.scripts import MOST_STEPS, ScriptStage, mlflow_takes
 
 log = logging.getLogger("star.worker")

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from star.devices import visible_gpus
 from star.errors import ExecutorError
-from star.rundir import JobDir, MetricLog, read_metrics
+from star.metric_log import MetricLog, read_metrics
+from star.rundir import JobDir
 
 EVERY = 10.0
 """Seconds between samples, as in MLflow's own system metrics. A job that ends before the first leaves none."""

@@ -9,7 +9,6 @@ disk is full; 75 stopped on request; 76 out of time.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
@@ -22,26 +21,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import star
-from star.errors import DataError, ScriptError, StarError, Stopped
+from star.errors import FULL, PASSING, DataError, ScriptError, StarError, Stopped, has_errno
 from star.launch import Heartbeat, follow_parent, follow_starter, is_child, launch_torchrun
-from star.rundir import (
-    BUSY,
-    DONE,
-    FAILED,
-    NO_SPACE,
-    PREEMPTED,
-    USER_ERROR,
-    JobDir,
-    MetricLog,
-    listing,
-    read_json,
-    write_json,
-)
+from star.metric_log import MetricLog
+from star.rundir import BUSY, DONE, FAILED, NO_SPACE, PREEMPTED, USER_ERROR, JobDir, listing, read_json, write_json
 from star.scratch import near
 from star.spec.builtin import builtin_stages
 from star.torch_setup import keep_freed_memory, repeatable
@@ -129,29 +118,23 @@ class _Stop:
 
 
 def _failed(error: Exception, job_dir: JobDir) -> int:
-    stopped, user = isinstance(error, Stopped), isinstance(error, StarError)
-    plain = user or isinstance(error, ScriptError)  # no traceback: the script's own is in the log
+    stopped, passing = isinstance(error, Stopped), has_errno(error, PASSING)
+    user = isinstance(error, StarError) and not passing
+    plain = isinstance(error, StarError | ScriptError)  # no traceback: the script's own is in the log
     if stopped:
         log.info("stopped on request: %s", error)
     else:
         log.error("%s", error if plain else traceback.format_exc())
     text = str(error) if plain or stopped else "".join(traceback.format_exception_only(error)).strip()
-    full = _is_disk_full(error)
+    full = has_errno(error, FULL)
     try:
         if not job_dir.failure.exists():  # of several processes the first tells why; the others only lost a peer
-            write_json(job_dir.failure, {"class": type(error).__name__, "message": text, "user": user})
+            told = {"class": type(error).__name__, "message": text, "user": user, "passing": passing}
+            write_json(job_dir.failure, told)
     except OSError as second:  # where the disk is full there may be no room for this either: the exit code tells
         log.error("%s", second)
-        full = full or _is_disk_full(second)
+        full = full or has_errno(second, FULL)
     return PREEMPTED if stopped else NO_SPACE if full else USER_ERROR if user else FAILED
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _run(job: dict[str, Any], job_dir: JobDir, stop: Callable[[], bool]) -> None:
@@ -289,7 +272,8 @@ class _Progress:
         if self.path is not None and (now >= self.next or done == total):
             self.next = now + PROGRESS_EVERY
             rate = (done - self.first) / max(1e-9, now - self.started)
-            write_json(self.path, {"done": done, "total": total, "rate": rate, "time": time.time()}, durable=False)
+            with suppress(OSError):  # a disk that is full or away for a moment: nothing depends on this file
+                write_json(self.path, {"done": done, "total": total, "rate": rate, "time": time.time()}, durable=False)
 
 
 def _device(wanted: str) -> Any:

@@ -16,7 +16,8 @@ import pytest
 
 from star.command import run_command
 from star.errors import DataError, ScriptError, StarError, Stopped
-from star.rundir import JobDir, read_json, read_metrics
+from star.metric_log import read_metrics
+from star.rundir import JobDir, read_json
 from star.script_output import Reports
 from star.spec.run_class import run_class
 from star.spec.scripts import ScriptStage

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from star.errors import SpecError, StarError
+from star.metric_log import read_metrics
 from star.pipeline.train import train_flops
-from star.rundir import read_metrics
 from star.spec.keys import Keys, stage_content, stage_keys
 from star.spec.load import load
 from tests.helpers import ROOT, star_exp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star.rundir import REMOVED, JobDir, MetricLog, read_json, read_metrics, write_json
+from star.metric_log import MetricLog, read_metrics
+from star.rundir import REMOVED, JobDir, read_json, write_json
 
 
 def lines_of(path: Path) -> list[tuple[int, dict[str, float]]]:
@@ -34,6 +36,26 @@ def test_a_log_cut_anywhere_and_resumed_is_the_whole_log(cut: int, checkpoint: i
             log.record(step, metrics)
         log.close()
         assert lines_of(path) == steps
+
+
+def test_lines_wait_for_room_on_the_disk(tmp_path: Path) -> None:
+    """A disk that is full for a moment ends no training; what was measured then is there afterwards."""
+    path = tmp_path / "metrics.jsonl"
+    log = MetricLog(path)
+    log.record(1, {"a": 1.0})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))  # room for a part of the next line
+    try:
+        log.record(2, {"a": 2.0})
+        log.record(3, {"a": 3.0})
+        assert lines_of(path) == [(1, {"a": 1.0})]
+        with pytest.raises(OSError, match="too large"):
+            log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.record(4, {"a": 4.0})
+    log.close()
+    assert lines_of(path) == [(step, {"a": float(step)}) for step in (1, 2, 3, 4)]
 
 
 def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:

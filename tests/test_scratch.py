@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from star.rundir import read_json, read_metrics
+from star.metric_log import read_metrics
+from star.rundir import read_json
 from star.scratch import _names, near
 from tests.helpers import job_in, tiny, work
 

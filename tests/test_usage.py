@@ -12,7 +12,8 @@ import pytest
 
 from star import usage
 from star.devices import GIB, Gpu
-from star.rundir import JobDir, read_metrics
+from star.metric_log import read_metrics
+from star.rundir import JobDir
 from star.usage import Usage
 from tests.services import until
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import DataError
-from star.rundir import JobDir, read_metrics
+from star.metric_log import read_metrics
+from star.rundir import JobDir
 
 SHOWN = 600
 """Points of a curve that are sent: the minimum and maximum of each interval, so that no peak is lost."""

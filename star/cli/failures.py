@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +26,9 @@ def guarded(work: Callable[[], object]) -> int:
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # the parent process may have closed them
     sys.stderr = sys.stderr or open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a label may have letters that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _finished(work)
         sys.stdout.flush()

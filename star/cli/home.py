@@ -18,12 +18,13 @@ from star.errors import DamagedError, SpecError, StarError
 from star.ledger.database import URL_VARIABLE
 from star.ledger.store import open_ledger
 from star.rundir import Home
-from star.scheduler.bundle import OTHER_ARCHIVES, is_bundle, pack, unpack
+from star.scheduler.bundle import OTHER_ARCHIVES, pack
 from star.scheduler.gc import find, remove
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.recorded import recorded_plan
 from star.scheduler.records import written_folder
 from star.scheduler.reindex import deliver, reindex
+from star.scheduler.unpack import is_bundle, unpack
 from star.spec.experiment import Experiment
 from star.sqlite_file import damage, put_aside
 from star.words import counted, shown

@@ -21,7 +21,8 @@ from star.ledger.database import URL_VARIABLE
 from star.ledger.jobs import Place
 from star.ledger.states import CANCELLED, DONE, FAILED, LOST, QUEUED, RUNNING, Job, row_state
 from star.ledger.store import Ledger, read_ledger
-from star.rundir import Home, last_loss
+from star.metric_log import last_loss
+from star.rundir import Home
 from star.scheduler.policies import advice
 from star.spec.builtin import builtin_stages, needed
 from star.words import duration

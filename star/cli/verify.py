@@ -24,11 +24,11 @@ from star.report.agree import DIFFERS, MISSING, Number, compare
 from star.report.evidence import Evidence
 from star.report.write import build, provenance
 from star.rundir import Home, read_json
-from star.scheduler.bundle import check_file, unpack
 from star.scheduler.plan import Plan, PlannedRun
 from star.scheduler.recorded import recorded_plan
 from star.scheduler.reindex import deliver, reindex
 from star.scheduler.scripts import copy_of
+from star.scheduler.unpack import check_file, unpack
 from star.spec.experiment import Experiment
 from star.spec.graph import needed_of
 from star.spec.run_base import Run

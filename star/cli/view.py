@@ -11,7 +11,8 @@ import click
 
 from star.cli.failures import be_silent
 from star.ledger.states import RUNNING, Job
-from star.rundir import Home, JobDir, last_loss
+from star.metric_log import last_loss
+from star.rundir import Home, JobDir
 from star.scheduler.plan import Plan
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class View:
             except BrokenPipeError:  # `run | head`: the reader has gone, and the workers stop as after Ctrl-C
                 be_silent()
                 raise KeyboardInterrupt from None
+            except OSError:  # the disk of its log is full: the jobs go on, and later lines may find room
+                return
 
     def update(self, states: dict[str, Job]) -> None:
         """Show the jobs as they are now; without a live table, those that run, every `LINE_EVERY` seconds."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from star.data.codes import LEFT_OUT
 from star.data.places import codes_part
-from star.errors import DataError
+from star.errors import PASSING, DataError, has_errno
 from star.pipeline.dataset import NUM_VIEWS, codes_folders
 from star.sniff import misnamed
 from star.words import shown
@@ -115,6 +115,8 @@ def _loaded(path: Path) -> NDArray[np.int64]:
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of arrays (.npz); give one array")
     except (OSError, ValueError, EOFError) as error:
+        if has_errno(error, PASSING):
+            raise
         reason = "it holds Python objects, no numbers" if "allow_pickle" in str(error) else misnamed(path) or error
         raise DataError(f"{shown(path)}: cannot be read as codes: {reason}.") from None
     return array

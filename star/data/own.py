@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from star.data.decoding import listing_of
 from star.data.pixels import Images, square
 from star.data.splits import Found, Split
-from star.errors import DataError
+from star.errors import PASSING, DataError, has_errno
 from star.pipeline.config.dataset import DataSpec
 from star.pipeline.config.plugged import RunWithPlugins
 from star.spec.plugins import part_of
@@ -117,6 +117,8 @@ def _asked(data: DataSpec, call: Any, what: str = "") -> Any:
     except DataError:
         raise
     except (Exception, SystemExit) as error:  # plugin code may raise anything
+        if has_errno(error, PASSING):
+            raise
         raise DataError(
             f"data.name: {data.name} cannot read {what + ' of ' if what else ''}{shown(data.path)}: "
             f"{_last_line(error)}{type(error).__name__}: {error}."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from star.errors import DataError
+from star.errors import PASSING, DataError, has_errno
 from star.sniff import misnamed
 from star.words import shown
 
@@ -117,6 +117,8 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
     except DataError:
         raise
     except Exception as error:  # decoders may raise anything; all of it means the same
+        if has_errno(error, PASSING):  # the image may be sound
+            raise
         known = misnamed(source) if isinstance(source, Path) else None
         told = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "these bytes", str(error)).replace(
             f"{source!r}", "the file"

@@ -1,4 +1,4 @@
-"""Export an experiment as one file, and import it into another home.
+"""Export an experiment as one file, which `star.scheduler.unpack` imports into another home.
 
 A bundle holds specs, code and its changes, environment, numbers, curves, logs, tables, and the chosen weights. Its
 manifest lists every file's SHA-256, and an import checks them before it writes anything.
@@ -10,26 +10,20 @@ import hashlib
 import io
 import json
 import os
-import re
-import shutil
 import tarfile
 import time
-import uuid
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
 
 import star
 from star.errors import DataError
 from star.rundir import REMOVED, Home, JobDir, read_json
 from star.scheduler.declared import stage_of
-from star.scheduler.own import append, whole_lines
+from star.scheduler.own import whole_lines
 from star.scheduler.plan import Plan
 from star.scheduler.portable import portable_job, portable_record
 from star.scheduler.records import record_path, written_folder
-from star.scheduler.scripts import script_digest
-from star.scheduler.snapshot import digest_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -82,15 +76,20 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
     files |= {f"manifests/{path.name}": path for path in plan.inputs}
     tables = reports / plan.experiment.name / plan.experiment.profile
     for path in _files(tables):
-        files[f"reports/{plan.experiment.name}/{plan.experiment.profile}/{path.relative_to(tables).as_posix()}"] = path
+        inside = f"reports/{plan.experiment.name}/{plan.experiment.profile}/{path.relative_to(tables).as_posix()}"
+        files[inside] = path.read_bytes()  # a run that ends writes them anew
     _write(target, files, {"experiment": plan.experiment.name, "profile": plan.experiment.profile, "weights": weights})
     return len(files)
 
 
 def _job_files(folder: JobDir, stage: str, weights: str) -> dict[str, bytes | Path]:
     inside = f"jobs/{folder.path.name}"
-    kept = (folder.result, folder.metrics, folder.log)
-    files: dict[str, bytes | Path] = {f"{inside}/{path.name}": path for path in kept if path.exists()}
+    # the end of a log is written after the result; a curve is complete by then
+    files: dict[str, bytes | Path] = {
+        f"{inside}/{path.name}": path.read_bytes() for path in (folder.result, folder.log) if path.exists()
+    }
+    if folder.metrics.exists():
+        files[f"{inside}/{folder.metrics.name}"] = folder.metrics
     if told := read_json(folder.job):
         files[f"{inside}/{folder.job.name}"] = _json(portable_job(told))
     if folder.own.exists():  # read once: another process may append to it meanwhile
@@ -139,10 +138,10 @@ def _write(target: Path, files: dict[str, bytes | Path], about: dict[str, str]) 
         with tarfile.open(new, "w:gz", compresslevel=6) as archive:
             _add(archive, MANIFEST, _json(manifest))
             for name, content in files.items():
-                if isinstance(content, Path):
-                    archive.add(content, name)
-                else:
+                if isinstance(content, bytes):
                     _add(archive, name, content)
+                elif _add_file(archive, name, content) != sums[name]:
+                    raise DataError(f"{content}: was written to while it was read; give the same command again.")
         new.replace(target)
     finally:
         new.unlink(missing_ok=True)
@@ -154,224 +153,29 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(entry, io.BytesIO(content))
 
 
+def _add_file(archive: tarfile.TarFile, name: str, path: Path) -> str:
+    """Add a file; returns the SHA-256 of what was added."""
+    with path.open("rb") as file:
+        hashing = _Hashing(file)
+        archive.addfile(archive.gettarinfo(arcname=name, fileobj=file), hashing)
+    return hashing.sum.hexdigest()
+
+
+class _Hashing(io.RawIOBase):
+    """A file that is read, and the SHA-256 of what was read of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.sum = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(size)
+        self.sum.update(content)
+        return content
+
+
 def _sha256(content: bytes | Path) -> str:
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What an import did."""
-
-    experiment: str
-    profile: str
-    new: int
-    """Number of jobs that were imported."""
-    there: int
-    """Number of jobs that the home had already."""
-    unfinished: int
-    """Those of them that are not done here."""
-    kept: bool
-    """Whether the home's own record of the experiment, its file and its reports stay: it has runs that the bundle lacks."""
-
-
-DAMAGED = (
-    *(tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
-    *(AssertionError, IndexError, RecursionError, zlib.error),
-)
-"""What reading an archive raises that is none, or is damaged."""
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a file is a bundle of `star-exp export`, by its first member."""
-    try:
-        with tarfile.open(path) as archive:
-            first = archive.next()
-            return first is not None and first.name == MANIFEST
-    except DAMAGED:
-        return False
-
-
-def check_file(source: Path) -> None:
-    """Check that a bundle's path is that of a file.
-
-    Raises:
-        DataError: it is not.
-    """
-    if not source.is_file():
-        what = "is a folder; give the file that `star-exp export` wrote" if source.is_dir() else "there is no such file"
-        raise DataError(f"{source}: {what}.")
-
-
-def unpack(source: Path, home: Home, reports: Path) -> Taken:
-    """Import a bundle into a home. Jobs that the home has already stay as they are, except for added logged numbers.
-
-    Raises:
-        DataError: the file is missing, is no bundle, is damaged, or holds paths outside of its folder.
-    """
-    check_file(source)
-    try:
-        with tarfile.open(source) as archive:
-            names = archive.getnames()
-            manifest = _manifest(archive, source)
-            _check(archive, manifest["files"], names, source)
-            record = record_path(home, str(manifest["experiment"]), str(manifest["profile"]))
-            inside = f"experiments/{record.name}"
-            known, theirs = (_runs_of(one) for one in (read_json(record), _read(archive, inside, names)))
-            kept = not known <= theirs
-            taken, there, unfinished = _take(archive, names, home, reports)
-            if known and known < theirs:  # or what is here would hide what is new
-                record.unlink()
-                copies, tables = (
-                    f"experiments/{record.stem}/",
-                    f"reports/{manifest['experiment']}/{manifest['profile']}/",
-                )
-                for top, folder in ((copies, home.experiments), (tables, reports)):
-                    if any(name.startswith(top) for name in names):
-                        shutil.rmtree(folder / top.partition("/")[2], ignore_errors=True)
-            _fill(archive, names, home, reports)
-    except DAMAGED as error:
-        said = (str(error) or type(error).__name__).splitlines()[0].removesuffix(": ").rstrip(":")
-        raise DataError(f"{source}: is no bundle of `star-exp export`, or is damaged ({said}).") from None
-    return Taken(str(manifest["experiment"]), str(manifest["profile"]), taken, there, unfinished, kept)
-
-
-def _read(archive: tarfile.TarFile, name: str, names: list[str]) -> object:
-    file = archive.extractfile(name) if name in names else None
-    return None if file is None else json.loads(file.read())
-
-
-def _runs_of(record: object) -> set[tuple[str, str]]:
-    """(row, run) of all runs of an experiment's record; empty where there is none."""
-    rows = record.get("rows") if isinstance(record, dict) else None
-    return {(str(row["row"]), str(row["run"]["key"])) for row in rows or ()}
-
-
-def _manifest(archive: tarfile.TarFile, source: Path) -> dict[str, object] | dict[str, dict[str, str]]:
-    file = archive.extractfile(MANIFEST) if MANIFEST in archive.getnames() else None
-    if file is None:
-        raise DataError(f"{source}: is no bundle of `star-exp export`: it has no {MANIFEST}.")
-    manifest: dict[str, object] = json.loads(file.read())
-    if manifest["format"] != FORMAT:
-        raise DataError(f"{source}: has format {manifest['format']}, this star reads {FORMAT}; update star.")
-    names = [manifest["experiment"], manifest["profile"]]
-    legal = all(isinstance(name, str) and re.fullmatch(r"[^/.][^/]*", name) for name in names)
-    if not legal or not isinstance(manifest["files"], dict):
-        raise DataError(
-            f"{source}: {MANIFEST} does not say which experiment this is; get the bundle from where it was made."
-        )
-    return manifest
-
-
-def _check(archive: tarfile.TarFile, sums: object, names: list[str], source: Path) -> None:
-    assert isinstance(sums, dict)
-    for name in names:
-        parts = PurePosixPath(name).parts
-        if name != MANIFEST and (name not in sums or ".." in parts or name.startswith("/")):
-            raise DataError(f"{source}: holds {name}, which its manifest does not name.")
-    for name, expected in sums.items():
-        file = archive.extractfile(name) if name in names and archive.getmember(name).isfile() else None
-        # ExFileObject has the readinto that typeshed's IO lacks
-        if file is None or hashlib.file_digest(file, "sha256").hexdigest() != expected:  # type: ignore[arg-type]
-            raise DataError(f"{source}: {name} is damaged or missing; get the file again.")
-    for name in filter(_is_read, names):  # before anything is placed: a home with such a file could not be read
-        file = archive.extractfile(name)
-        if file is None or not _is_whole(name, json.loads(file.read())):
-            raise DataError(
-                f"{source}: {name} does not hold what a file of that name holds; get the bundle from where it was made."
-            )
-
-
-def _is_read(name: str) -> bool:
-    """Whether commands read a member as JSON."""
-    top, _, file = name.partition("/")
-    kept = top in ("experiments", "manifests") and "/" not in file or (top == "jobs" and file.count("/") == 1)
-    return file.endswith(".json") and (kept or (top == "reports" and file.endswith("/provenance.json")))
-
-
-def _is_whole(name: str, content: object) -> bool:
-    if not isinstance(content, dict):
-        return False
-    if not name.endswith("/result.json"):
-        return True
-    metrics, rest = content.get("metrics"), (content.get("provenance"), content.get("files", {}))
-    return (
-        isinstance(metrics, dict)
-        and all(type(value) in (int, float) for value in metrics.values())
-        and all(isinstance(one, dict) for one in rest)
-        and all(type(content.get(name)) in (int, float) for name in ("seconds", "finished"))
-    )
-
-
-def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> tuple[int, int, int]:
-    """Extract what the home lacks, each job and each copy of code as a whole by one rename.
-
-    Returns:
-        (jobs that were imported, jobs that were there already, those of them that are not done).
-    """
-    jobs = sorted({name.split("/")[1] for name in names if name.startswith("jobs/")})
-    new = unfinished = 0
-    for job in jobs:
-        here, inside = JobDir(home.jobs / job), f"jobs/{job}/{JobDir(home.jobs / job).own.name}"
-        lines: list[bytes] = []
-        unfinished += here.job.exists() and not here.result.exists()
-        if not _is_begun(here):  # asked only now: those before it took a while, and a scheduler may be at work
-            new += 1
-            lines = whole_lines(here.own.read_bytes()) if here.own.exists() else []
-            shutil.rmtree(here.path, ignore_errors=True)  # it holds only these lines, left by `rerun`
-            _place(archive, names, f"jobs/{job}", here.path)
-        elif inside in names:  # numbers logged elsewhere to a job that is here too
-            file = archive.extractfile(inside)
-            assert file is not None, "checked before"
-            lines = whole_lines(file.read())
-        if lines:
-            append(here, (line.decode().rstrip("\n") for line in lines))
-    for digest in sorted({name.split("/")[1] for name in names if name.startswith("code/")}):
-        if not (home.code / digest).exists():
-            _place(archive, names, f"code/{digest}", home.code / digest, digest_of)
-    for digest in sorted({name.split("/")[1] for name in names if name.startswith("scripts/")}):
-        if not (home.scripts / digest).exists():
-            _place(archive, names, f"scripts/{digest}", home.scripts / digest, script_digest)
-    return new, len(jobs) - new, unfinished
-
-
-def _fill(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path) -> None:
-    """Extract records, manifests and reports that are not there."""
-    for top, folder in (("experiments", home.experiments), ("manifests", home.manifests), ("reports", reports)):
-        for name in names:
-            target = folder / name.removeprefix(f"{top}/")
-            if name.startswith(f"{top}/") and not target.exists():
-                _extract(archive, name, target)
-
-
-def _is_begun(folder: JobDir) -> bool:
-    return folder.job.exists() or folder.result.exists() or (folder.path.exists() and not folder.own.exists())
-
-
-def _place(
-    archive: tarfile.TarFile,
-    names: list[str],
-    inside: str,
-    target: Path,
-    digest: Callable[[Path], str] | None = None,
-) -> None:
-    new = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    for name in names:
-        if name.startswith(f"{inside}/"):
-            _extract(archive, name, new / name.removeprefix(f"{inside}/"))
-    if digest is not None and digest(new) != target.name:
-        shutil.rmtree(new)
-        raise DataError(f"{inside}: is not the code whose name it bears; get the bundle from where it was made.")
-    new.rename(target)
-
-
-def _extract(archive: tarfile.TarFile, name: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    file = archive.extractfile(name)
-    assert file is not None, "checked before"
-    with target.open("wb") as out:
-        shutil.copyfileobj(file, out)
-    if archive.getmember(name).mode & 0o100:  # a script's executable files stay executable
-        target.chmod(target.stat().st_mode | 0o100)

@@ -125,6 +125,7 @@ def _kind(exit: Exit, told: dict[str, Any] | None, tail: str) -> str:
         (PREEMPTION, stopped),
         (DISK, exit.code == NO_SPACE),
         (EXCEPTIONS.get(told["class"], "") if told else "", bool(told and told["class"] in EXCEPTIONS)),
+        (INFRASTRUCTURE, bool(told and told.get("passing"))),
         (USER, user),
     )
     text = f"{told['message']}\n{tail}" if told else tail

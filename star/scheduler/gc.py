@@ -21,7 +21,7 @@ from star.rundir import REMOVED, Home, JobDir, read_json
 from star.scheduler.declared import inputs_of
 from star.spec.builtin import builtin_stages, needed
 
-LEFT = re.compile(r"\.gone\..+|\.[0-9a-f]{16}\.[0-9a-f]{32}|\.home\.json\.[0-9a-f]{32}")
+LEFT = re.compile(r"\.gone\..+|\..+\.[0-9a-f]{32}")
 """Names of temporary files and folders of this program, which it uses for nothing else."""
 YOUNG = 3600.0
 """Seconds in which a file that looks left behind may still be in use."""
@@ -176,7 +176,9 @@ def _others(home: Home, snapshots: set[str] | None, places: dict[str, Place]) ->
             yield _waste("put aside", path, "`rerun` made it anew")
     for path in _inside(home.references):
         yield _waste("references", path, "a cache; made again when it is wanted")
-    for path in (*_inside(home.jobs), *_inside(home.code), *_inside(home.path)):
+    for path in (
+        path for folder in (home.jobs, home.code, home.scripts, home.experiments, home.path) for path in _inside(folder)
+    ):
         if LEFT.fullmatch(path.name) and _is_old(path):
             yield _waste("left behind", path, "a process was killed while it wrote or removed it")
 

@@ -15,6 +15,7 @@ from star.scheduler.declared import inputs_of
 from star.scheduler.executor import Executor
 from star.scheduler.job_graph import JobGraph
 from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
+from star.scheduler.own import left_of, put_back, put_back_one
 from star.scheduler.policies import CANCEL
 from star.scheduler.records import record_path, written_folder
 from star.spec.builtin import builtin_stages, needed
@@ -94,6 +95,7 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
     Raises:
         SpecError: one of the jobs is running.
     """
+    put_back(home)
     known = ledger.jobs.of(with_all_made_from(ledger, [job.key for job in jobs]))
     for job in known.values():
         if job.state == RUNNING:
@@ -107,15 +109,20 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
         folder = home.job(job.stage, job.key).path
         if folder.exists():
             aside = home.aside / f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{job.attempt}"
+            while aside.exists():  # put aside a moment ago
+                aside = aside.with_name(f"{aside.name}b")
             aside.parent.mkdir(exist_ok=True)
-            own, left = JobDir(folder).own, folder.with_name(f".{folder.name}.own")
+            own, left = JobDir(folder).own, left_of(folder)
             if own.exists():  # logged by a user: the next attempt does not compute it
                 shutil.rmtree(left, ignore_errors=True)
                 left.mkdir()
                 shutil.copy(own, JobDir(left).own)
             folder.rename(aside)
             if left.exists():
-                left.rename(folder)
+                put_back_one(left)
+            elif JobDir(aside).own.exists():  # another command has just put them back
+                folder.mkdir(exist_ok=True)
+                shutil.copy(JobDir(aside).own, JobDir(folder).own)
         if ledger.jobs.move(job, QUEUED, AGAIN, "asked for again by `star-exp rerun`"):
             moved.append(job)
     ledger.runs.forget_tracked([job.key for job in moved])

@@ -19,7 +19,8 @@ from typing import Any
 from star.errors import DataError, StarError
 from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
-from star.rundir import Home, JobDir, read_metrics
+from star.metric_log import read_metrics
+from star.rundir import Home, JobDir
 from star.scheduler import own
 from star.scheduler.declared import stage_of
 from star.scheduler.plan import Plan

@@ -12,13 +12,16 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 from star.errors import DataError
-from star.rundir import Home, JobDir, read_metrics
+from star.metric_log import read_metrics
+from star.rundir import Home, JobDir
 from star.spec.builtin import builtin_stages
 from star.spec.graph import curve_names, result_names
 from star.tracking.reader import Reader, TrackedRun
@@ -26,6 +29,7 @@ from star.words import shown
 
 Entry = tuple[float, int, str, float]
 """Time in seconds since 1970, step, name, value. MLflow keeps an equal entry once."""
+LEFT = ".own"
 SYSTEM = "system"
 """First part of the names that MLflow itself uses."""
 COSTS = ("seconds", "cpu_hours", "gpu_hours")
@@ -69,6 +73,29 @@ def append(folder: JobDir, lines: Iterable[str]) -> None:
 def whole_lines(content: bytes) -> list[bytes]:
     """Split into lines, with their line ends; a last line that a kill has cut off is left out."""
     return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def left_of(folder: Path) -> Path:
+    """Where a job's numbers are while its folder is replaced."""
+    return folder.with_name(f".{folder.name}{LEFT}")
+
+
+def put_back(home: Home) -> None:
+    """Put numbers back into the folders of jobs that a killed `rerun` or `import` was about to replace."""
+    for left in home.jobs.glob(f".*{LEFT}"):
+        put_back_one(left)
+
+
+def put_back_one(left: Path) -> None:
+    """Put the numbers of a folder that `left_of` names into the job's."""
+    folder = left.with_name(left.name.removeprefix(".").removesuffix(LEFT))
+    if not folder.exists():
+        left.rename(folder)
+        return
+    own = JobDir(left).own
+    if own.exists():
+        append(JobDir(folder), (line.decode().rstrip("\n") for line in whole_lines(own.read_bytes())))
+    shutil.rmtree(left)
 
 
 def read(folder: JobDir, run: str) -> list[Entry]:

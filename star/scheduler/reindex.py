@@ -14,6 +14,7 @@ from star.ledger.states import DONE, FOUND, GONE, QUEUED, NewJob, RunRow
 from star.ledger.store import Ledger
 from star.rundir import Home, read_json
 from star.scheduler.metrics_sync import MetricsSync, Shipment
+from star.scheduler.own import put_back
 from star.tracking.writer import Tracker
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Indexed:
 
 def reindex(home: Home, ledger: Ledger) -> Indexed:
     """Update the ledger to what the folders say; its history, which they do not hold, stays."""
+    put_back(home)
     found, unreadable = {}, []
     for name in filter(partial(_is_job, home), sorted(home.job_folders())):
         stage, _, key = name.rpartition("-")

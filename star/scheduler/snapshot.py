@@ -48,7 +48,7 @@ def take(home: Home) -> Snapshot:
     path = home.code / digest
     origin = read_json(path / ORIGIN)
     if origin is None:
-        shutil.rmtree(path, ignore_errors=True)  # an incomplete copy
+        _remove_incomplete(path)
         _write(path, contents, digest)
     elif origin["dirty"] or origin["commit"] is None:
         commit = commit_of(PACKAGE, contents)
@@ -57,6 +57,19 @@ def take(home: Home) -> Snapshot:
     with suppress(OSError):  # another user's
         os.utime(path)  # so that `gc` leaves it until a job has it
     return Snapshot(path, read_json(path / ORIGIN))
+
+
+def _remove_incomplete(path: Path) -> None:
+    """Remove an incomplete copy, unless another scheduler has put a complete one there since."""
+    if read_json(path / ORIGIN) is not None:
+        return
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with suppress(OSError):  # there is none
+        path.rename(aside)
+        if read_json(aside / ORIGIN) is not None:
+            aside.rename(path)
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def place_of(home: Home) -> Path:

@@ -153,7 +153,8 @@ class Starter:
                 started.append((planned, job))
             submitted = {planned.key for planned, _ in started}
             waiting |= {planned.key for planned, _, _ in starts} - submitted
-            left = [planned for planned in left if planned not in wave]
+            taken = {planned.key for planned in wave}
+            left = [planned for planned in left if planned.key not in taken]
         return started
 
     def _held(self) -> Limits:

@@ -12,7 +12,8 @@ from typing import Any
 from star.errors import DataError
 from star.ledger.states import DONE, ENDED, Job
 from star.ledger.store import Ledger
-from star.rundir import Home, read_metrics
+from star.metric_log import read_metrics
+from star.rundir import Home
 from star.scheduler.estimate import History, stage_seconds
 from star.scheduler.plan import Plan, PlannedJob, PlannedRun, make_plan
 from star.scheduler.registration import add

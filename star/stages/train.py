@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 
 from star.data.codes import CodeStore
-from star.rundir import read_metrics, write_bytes
+from star.metric_log import read_metrics
+from star.rundir import write_bytes
 from star.stages.context import Context, Result, job_of
 from star.train.terms import terms_of
 from star.train.trainer import RECORD_EVERY, Trainer

@@ -71,7 +71,8 @@ class MicroBatch:
     def __init__(self, folder: Path, wanted: int) -> None:
         self.path = folder / "micro_batch.json"
         found = read_json(self.path)
-        self.size = min(wanted, found["size"]) if found else wanted
+        self.stored: int = found["size"] if found else 0
+        self.size = min(wanted, self.stored or wanted)
 
     def halve(self) -> None:
         """Halve the size, rounded up, for this and later attempts.

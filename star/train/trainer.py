@@ -6,6 +6,7 @@ losses are bit-identical to those of a run that was never stopped (CPU).
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -292,10 +293,25 @@ class Trainer:
         if best is not None:
             self.best_nll = best["val_nll"]
         newest = self.checkpoints.newest()
-        if newest is None:
-            return
-        self.step, state = newest
-        load_full_state_dict(self.objective, self.optimizer, renamed(state))
+        if newest is not None:
+            self.step = newest[0]
+        self._check_agreement()
+        if newest is not None:
+            load_full_state_dict(self.objective, self.optimizer, renamed(newest[1]))
+
+    def _check_agreement(self) -> None:
+        """Check that all ranks go on from the same state: each reads the folder itself, and a network file system may show one less.
+
+        Raises:
+            OSError: they do not (ESTALE); the job is tried again.
+        """
+        own = torch.tensor([[self.step, self.best_nll, self.micro.stored]], dtype=torch.float64)
+        seen = self.ranks.gather(own)
+        if not torch.equal(seen, seen[:1].expand_as(seen)):
+            steps = ", ".join(f"{step:.0f}" for step in seen[:, 0].tolist())
+            raise OSError(
+                errno.ESTALE, f"the processes see different states, after steps {steps}", str(self.checkpoints.folder)
+            )
 
     def _checked(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         losses = [name for name in metrics if name != "grad_norm"]

@@ -17,7 +17,7 @@ import pytest
 
 from star.ledger.states import DONE, FAILED, QUEUED, NewJob
 from star.rundir import Home, read_json
-from star.scheduler import bundle as bundles
+from star.scheduler import unpack
 from tests.cli.conftest import light
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import MANY, Lab
@@ -141,7 +141,7 @@ def test_gc_of_another_homes_ledger_is_refused(lab: Lab, tmp_path: Path, monkeyp
 def test_a_job_that_begins_while_a_bundle_is_taken_in_stays(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, there, placed = tmp_path / "many.tar.gz", Home(tmp_path / "there"), bundles._place
+    bundle, there, placed = tmp_path / "many.tar.gz", Home(tmp_path / "there"), unpack._place
     assert star_exp("export", MANY, "--to", bundle, home=lab.path).returncode == 0
     *_, last = sorted(path.name for path in lab.home.jobs.iterdir())
 
@@ -150,8 +150,8 @@ def test_a_job_that_begins_while_a_bundle_is_taken_in_stays(
         (there.jobs / last / "job.json").write_text("{}")
         placed(*given)
 
-    monkeypatch.setattr(bundles, "_place", place)
-    taken = bundles.unpack(bundle, there, tmp_path / "reports")
+    monkeypatch.setattr(unpack, "_place", place)
+    taken = unpack.unpack(bundle, there, tmp_path / "reports")
     assert (taken.new, taken.there) == (19, 1) and (there.jobs / last / "job.json").read_text() == "{}"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from star.ledger.states import FAILED, Allocation
-from star.rundir import last_loss
+from star.metric_log import last_loss
 from tests.helpers import ROOT, star_exp
 from tests.scheduler.lab import Lab, command
 

@@ -14,7 +14,7 @@ import pytest
 from star.errors import DataError
 from star.report.agree import compare
 from star.rundir import Home
-from star.scheduler.bundle import unpack
+from star.scheduler.unpack import unpack
 from tests.cli.test_auto import write
 from tests.helpers import star_exp
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import tracemalloc
@@ -153,6 +154,21 @@ def png16(shape: tuple[int, ...]) -> bytes:
         struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data)) for tag, data in parts
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_a_file_that_cannot_be_opened_for_the_moment_is_no_bad_image(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bad_images: skip` would leave it out for ever."""
+    path = tmp_path / "sound.png"
+    Image.new("L", (4, 4)).save(path)
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(OSError, match="Too many open files"):
+        decoded(path, 1, "sound.png")
 
 
 def test_colours_of_sixteen_bits_are_said() -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import DataError, Stopped
+from star.metric_log import MetricLog
 from star.pipeline import STAGES
-from star.rundir import JobDir, MetricLog, read_json, write_bytes, write_json
+from star.rundir import JobDir, read_json, write_bytes, write_json
 from star.worker import finish, main, provenance
 
 USUAL = {"steps": "1", "seconds": "0", "exit": "", "only": ""}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,14 +20,13 @@ import torch
 
 from star.checkpoint import Checkpoints
 from star.data.codes import CodeStore, distinct_views
-from star.errors import DataError, Stopped
+from star.errors import FULL, PASSING, DataError, Stopped, has_errno
 from star.pipeline.config.setting import Setting
 from star.stages.generate import _sampled
 from star.train.guard import DivergedError, MicroBatch
 from star.train.optim import build_adamw, lr_at, peak_lr
 from star.train.terms import terms_of
 from star.train.trainer import Trainer, build_model
-from star.worker import _is_disk_full
 from tests.helpers import ROOT, needs_compiler, tiny, write_store
 from tests.numerics.published import FIELDS, term
 
@@ -118,6 +119,39 @@ def test_a_run_that_is_stopped_in_a_validation_goes_on_with_it(
     assert resumed.best_nll == straight.best_nll
 
 
+def test_states_above_the_one_that_is_saved_are_of_a_past_that_was_given_up(tmp_path: Path) -> None:
+    """They are damaged, and training went on from an earlier state: they must not take its place."""
+    kept = Checkpoints(tmp_path, keep=1)
+    kept.save(1000, {"weights": torch.zeros(9)})
+    kept.wait()
+    newest = tmp_path / "step-000001000.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    again = Checkpoints(tmp_path, keep=1)
+    assert again.newest() is None
+    again.save_best({"val_nll": 1.0})
+    again.save(400, {"weights": torch.zeros(9)})
+    again.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step-000000400.pt"]
+    found = again.newest()
+    assert found is not None and found[0] == 400
+
+
+def test_a_state_that_cannot_be_read_for_the_moment_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Checkpoints(tmp_path, keep=2)
+    kept.save(1, {"weights": torch.zeros(9)})
+    kept.wait()
+
+    def gone(*args: object, **options: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(zipfile, "ZipFile", gone)
+    with pytest.raises(DataError, match="Stale file handle") as found:
+        kept.newest()
+    assert has_errno(found.value, PASSING)
+
+
 def keep(found: list[tuple[int, float]], step: int, values: Mapping[str, float]) -> None:
     if "val_nll_by_step" in values:
         found.append((step, values["val_nll_by_step"]))
@@ -175,7 +209,7 @@ def test_a_full_disk_is_known_as_one(tmp_path: Path) -> None:
         kept.save(1, {"weights": torch.zeros(1_000_000)})
         with pytest.raises(DataError) as found:
             kept.wait()
-        assert _is_disk_full(found.value) and list(tmp_path.iterdir()) == []
+        assert has_errno(found.value, FULL) and list(tmp_path.iterdir()) == []
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 

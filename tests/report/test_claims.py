@@ -221,7 +221,10 @@ def test_a_claim_over_equal_rows_is_contradicted_in_at_most_one_of_twenty() -> N
         (LESS.replace("than: [plain", 'than: ["a & b_1"'), "compares 'a & b_1' with itself"),
         (BEST.replace('[plain, "a & b_1", "c|d"]', '["a & b_1"]'), "wants 2 different rows"),
         (f"kind: decline_after, metric: {CURVE}, row: plain, after: 3/2", "lies below 1"),
-        (LESS + ", margin: 5 percent", "that.0.margin: '5 percent' is not legal; give a number or a percentage, such as 5%"),
+        (
+            LESS + ", margin: 5 percent",
+            "that.0.margin: '5 percent' is not legal; give a number or a percentage, such as 5%",
+        ),
     ],
 )
 def test_a_wrong_claim_is_refused(claim: str, message: str, tmp_path: Path) -> None:

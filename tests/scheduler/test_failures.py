@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -15,12 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star.errors import ExecutorError
+from star import rundir
+from star.errors import DataError, ExecutorError
 from star.ledger.states import FAILED, QUEUED
 from star.scheduler.executor import Exit
 from star.scheduler.failures import classify, last_lines
 from star.scheduler.local import LocalExecutor
 from star.scheduler.policies import POLICIES, pause
+from star.worker import _failed
 from tests.helpers import ROOT, tiny
 from tests.scheduler.lab import WORKER, Lab
 from tests.services import until
@@ -56,6 +59,12 @@ TOLD = {"class": "RuntimeError", "message": "CUDA error", "user": False}
             "",
             "disk_full",
         ),
+        (
+            Exit(70),
+            {"class": "DataError", "message": "a checkpoint: [Errno 5] ...", "user": False, "passing": True},
+            "",
+            "infrastructure",
+        ),
         (Exit(2), {"class": "DivergedError", "message": "loss is nan", "user": True}, "", "nan"),
         (Exit(2), {"class": "DataError", "message": "no images", "user": True}, "", "user_error"),
         (Exit(70), {"class": "KeyError", "message": "'x'", "user": False}, "Traceback", "error"),
@@ -71,6 +80,22 @@ def test_ends_are_told_apart(tmp_path: Path, ended: Exit, told: dict[str, object
     path.write_text(f"== attempt 1 · here\nCUDA out of memory, long ago\n== attempt 2 · here\n{log}\n")
     failure = classify(ended, told, path)
     assert failure.kind == kind and failure.policy is POLICIES[kind] and failure.message is not None
+
+
+def test_a_file_system_that_was_away_is_no_mistake_of_the_user(tmp_path: Path) -> None:
+    """Whatever the system's error was wrapped into: the file that could not be read may be whole."""
+    folder = rundir.JobDir(tmp_path / "train-0123456789abcdef")
+    folder.path.mkdir()
+    try:
+        try:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        except OSError as error:
+            raise DataError(f"codes.npy: cannot be read: {error}.") from None
+    except DataError as error:
+        code = _failed(error, folder)
+    told = rundir.read_json(folder.failure)
+    assert code == rundir.FAILED and told["passing"] and not told["user"]
+    assert classify(Exit(code), told | {"message": "codes.npy"}, folder.log).kind == "infrastructure"
 
 
 def test_every_class_stands_in_the_docs() -> None:

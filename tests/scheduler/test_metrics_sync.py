@@ -16,8 +16,9 @@ import yaml
 
 from star.ledger.states import CANCELLED, FAILED, LOST, QUEUED, Allocation, NewJob
 from star.ledger.store import Ledger, open_ledger
+from star.metric_log import MetricLog
 from star.report.evidence import Evidence
-from star.rundir import Home, MetricLog, write_json
+from star.rundir import Home, write_json
 from star.scheduler.metrics_sync import MetricsSync, Shipment
 from star.scheduler.plan import Plan, make_plan
 from star.scheduler.registration import run_row

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from star.rundir import JobDir, MetricLog, read_json, read_metrics, write_json
+from star.metric_log import MetricLog, read_metrics
+from star.rundir import JobDir, read_json, write_json
 from star.weights import load_weights
 from tests.helpers import context, tiny
 from tests.stage_code import CODE
