@@ -140,6 +140,7 @@ class Reports:
         self.metrics = MetricLog(job_dir.metrics)
         self.offset, self.line = 0, 0
         self.seen: tuple[int, int] | None = None
+        self.next_reading = 0.0
         self.started = time.time()
         self.first: int | None = None
         self.names: set[str] = set()
@@ -161,8 +162,9 @@ class Reports:
             state = self.path.stat()
         except OSError:
             return
-        if self.seen == (state.st_size, state.st_mtime_ns) and not last:
+        if not last and (self.seen == (state.st_size, state.st_mtime_ns) or time.monotonic() < self.next_reading):
             return
+        began = time.monotonic()
         if self.path.suffix != ".jsonl":  # read again as a whole
             self.line = 0
             self.left_out.clear()
@@ -179,6 +181,8 @@ class Reports:
                 else f"{where}: is not as a header `step,loss` and lines `3,0.5`: {error}."
             ) from None
         self.seen = (state.st_size, state.st_mtime_ns)
+        if self.path.suffix != ".jsonl":  # a long file takes long each time: the script wants the core
+            self.next_reading = began + 10 * (time.monotonic() - began)
 
     def _entries(self, whole: bool) -> Iterable[dict[str, Any]]:
         if self.path.suffix == ".csv":
@@ -236,9 +240,9 @@ class Reports:
             now = time.time()
             self.first = step if self.first is None else self.first
             rate = (step - self.first) / max(1e-9, now - self.started)
-            write_json(
-                self.progress, {"done": step, "total": int(entry["of"]), "rate": rate, "time": now}, durable=False
-            )
+            progress = {"done": step, "total": int(entry["of"]), "rate": rate, "time": now}
+            with suppress(OSError):  # a disk that is full or away for a moment: nothing depends on this file
+                write_json(self.progress, progress, durable=False)
 
     def _leave_out(self, what: str, value: object) -> None:
         first, count = self.left_out.get(what, (value, 0))

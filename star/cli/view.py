@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from star.cli.failures import be_silent
-from star.ledger.states import RUNNING, Job
+from star.ledger.states import FAILED, QUEUED, RUNNING, Job
 from star.metric_log import last_loss
 from star.rundir import Home, JobDir
 from star.scheduler.plan import Plan
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 LINE_EVERY = 30.0
 """Seconds between lines of progress without a live table."""
+LOOK_EVERY = 1.0
+"""Seconds between changes of the live table: the jobs want the cores that it would take."""
+AROUND = 6
+"""Lines of a terminal that the live table does not fill with runs: its title, head and caption, and the newest message."""
 
 
 class View:
@@ -29,11 +33,13 @@ class View:
         self.plan, self.home, self.plain = plan, home, plain
         self.started = time.time()
         self._next_line = self.started + LINE_EVERY
+        self._states: dict[str, Job] = {}
+        self._next_look = 0.0
         self._live = None
         if not plain:
             from rich.live import Live
 
-            self._live = Live(refresh_per_second=4)
+            self._live = Live(auto_refresh=False)
 
     def __enter__(self) -> View:
         if self._live:
@@ -44,6 +50,7 @@ class View:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
+            self._draw()
             self._live.stop()
 
     def say(self, line: str) -> None:
@@ -65,8 +72,11 @@ class View:
 
     def update(self, states: dict[str, Job]) -> None:
         """Show the jobs as they are now; without a live table, those that run, every `LINE_EVERY` seconds."""
+        self._states = states
         if self._live:
-            self._live.update(self._table(states))
+            if time.time() >= self._next_look:
+                self._next_look = time.time() + LOOK_EVERY
+                self._draw()
         elif time.time() >= self._next_line:
             self._next_line = time.time() + LINE_EVERY
             for job in states.values():
@@ -78,7 +88,12 @@ class View:
                         )
                     )
 
-    def _table(self, states: dict[str, Job]) -> Table:
+    def _draw(self) -> None:
+        if self._live and self._states:
+            self._live.update(self._table(self._states, self._live.console.height - AROUND), refresh=True)
+
+    def _table(self, states: dict[str, Job], room: int) -> Table:
+        """The runs and their jobs; of more than `room` runs those that are at work, then those that failed or wait."""
         from rich.table import Table
 
         done = Counter(job.state for job in states.values())
@@ -92,7 +107,14 @@ class View:
         ]
         for column in ("run", *stages):
             table.add_column(column, no_wrap=True)
-        for run in self.plan.runs:
+        runs = self.plan.runs
+        if len(runs) > room:
+            order: dict[str, int] = {RUNNING: 0, FAILED: 1, QUEUED: 2}
+            found = [{states[key].state for key in run.stages.values() if key in states} for run in runs]
+            ranked = sorted(range(len(runs)), key=lambda i: min((order.get(one, 3) for one in found[i]), default=3))
+            runs = [runs[i] for i in sorted(ranked[: max(1, room)])]
+            table.caption = f"and {len(self.plan.runs) - len(runs)} more; `star-exp status` lists all"
+        for run in runs:
             keys = [(stage, run.stages.get(stage)) for stage in stages]
             table.add_row(run.name, *(self._cell(stage, key, states.get(key)) if key else "" for stage, key in keys))
         return table

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from star.ledger.states import DONE, QUEUED, RUNNING, Job
 from star.scheduler.plan import PlannedJob
+from star.scheduler.policies import PAUSE_LIMIT
 
 
 class JobGraph:
@@ -83,7 +84,8 @@ class JobGraph:
         job = self.states.get(key)
         if job is None or job.state != QUEUED or self._waits_for[key] or key in self._listed:
             return
-        if job.not_before is not None and job.not_before > time.time():
+        # no pause is longer: what seems so was set by a machine with another clock
+        if job.not_before is not None and 0 < job.not_before - time.time() <= PAUSE_LIMIT:
             self._later[key] = job.not_before
         else:
             self._listed.add(key)

@@ -159,10 +159,12 @@ class Scheduler:
             self._pause_until = time.monotonic() + REFUSED
 
     def _until_next(self, graph: JobGraph) -> float:
+        now = time.monotonic()
         moments = [self.monitor.next_refresh, self._next_tick]
         due = graph.next_due()
-        seconds = min(moments) - time.monotonic()
-        return max(0.0, seconds if due is None else min(seconds, due - time.time()))
+        if due is not None:  # what is due while the executor is not asked waits for it
+            moments.append(max(now + due - time.time(), self._pause_until))
+        return max(0.0, min(moments) - now)
 
     def _interrupted(self, graph: JobGraph) -> None:
         """Ask the workers to stop, and kill them after STOP_TIMEOUT; with an executor that has a queue, jobs go on."""

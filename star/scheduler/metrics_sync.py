@@ -20,7 +20,7 @@ from star.errors import DataError, StarError
 from star.ledger.states import CANCELLED, FAILED, LOST, RUNNING, RunRow
 from star.ledger.store import Ledger
 from star.metric_log import read_metrics
-from star.rundir import Home, JobDir
+from star.rundir import Home, JobDir, read_json
 from star.scheduler import own
 from star.scheduler.declared import stage_of
 from star.scheduler.plan import Plan
@@ -118,6 +118,8 @@ class MetricsSync:
         """Whether the tracker was ever reachable."""
         self._opened: dict[str, str] = {}
         self._status: dict[str, str] = {}
+        self._after: dict[tuple[str, str, int], float] = {}
+        """(MLflow run, stage, attempt) -> when its numbers may begin: see `_earlier`."""
         self._used: dict[tuple[str, str], int] = {}
         """(run, job) -> how much of its usage is delivered. Not saved: an entry delivered twice is kept once."""
         self._over: set[str] = set()
@@ -231,12 +233,13 @@ class MetricsSync:
         """Deliver what is new of one job; returns whether all of it, with its result, is delivered now."""
         folder = self.home.job(stage, key)
         result = folder.read_result()  # before the metrics: what is written later is delivered next time
+        after = self._earlier(tracker, tracking_id, folder, stage, result)
         entries, end = [], offset
         for position, line in read_metrics(folder.metrics, offset):
             # an older version recorded names and steps that MLflow refuses
             kept = {f"{stage}/{name}": value for name, value in line["metrics"].items() if mlflow_takes(name)}
             if kept and 0 <= line["step"] < MOST_STEPS:
-                entries.append((line["time"], line["step"], kept))
+                entries.append((max(line["time"], after), line["step"], kept))
             end = position
             if len(entries) >= LINES:
                 break
@@ -245,13 +248,37 @@ class MetricsSync:
         self._more |= len(entries) >= LINES
         caught_up = result is not None and len(entries) < LINES
         if result is not None and caught_up:
-            self._deliver_result(tracker, tracking_id, folder, stage, result)
+            self._deliver_result(tracker, tracking_id, folder, stage, result, after)
         if entries or caught_up:
             self.ledger.runs.set_tracked(run.key, key, end, caught_up)
         return caught_up
 
+    def _earlier(
+        self, tracker: Tracker, tracking_id: str, folder: JobDir, stage: str, result: dict[str, object] | None
+    ) -> float:
+        """A moment after what an earlier result of this job was logged at; 0 where there was none.
+
+        MLflow takes the newest of several entries of a step, and a machine that makes a job anew may have a clock that is behind.
+        """
+        attempt = int(str((result or read_json(folder.job) or {}).get("attempt", 0)))
+        if attempt < 2:
+            return 0.0
+        if (tracking_id, stage, attempt) not in self._after or result is not None:
+            own = None if result is None else result["seconds"]
+            earlier = [when for when, value in tracker.history(tracking_id, f"{stage}/seconds") if value != own]
+            self._after[tracking_id, stage, attempt] = (
+                max(earlier) + 0.0015 if earlier else 0.0
+            )  # whole milliseconds are kept
+        return self._after[tracking_id, stage, attempt]
+
     def _deliver_result(
-        self, tracker: Tracker, tracking_id: str, folder: JobDir, stage: str, result: dict[str, object]
+        self,
+        tracker: Tracker,
+        tracking_id: str,
+        folder: JobDir,
+        stage: str,
+        result: dict[str, object],
+        after: float,
     ) -> None:
         metrics, provenance = result["metrics"], result["provenance"]
         assert isinstance(metrics, dict) and isinstance(provenance, dict)
@@ -259,7 +286,7 @@ class MetricsSync:
         values = {
             f"{stage}/{name}": value for name, value in {**metrics, **hours, "seconds": result["seconds"]}.items()
         }
-        tracker.log(tracking_id, [(float(str(result["finished"])), 0, values)])
+        tracker.log(tracking_id, [(max(float(str(result["finished"])), after), 0, values)])
         machine = provenance.get("device") if provenance.get("gpus") else provenance.get("cpu")
         tracker.tag(
             tracking_id,

@@ -148,6 +148,10 @@ class Tracker:
         for first in range(0, len(metrics), METRICS_PER_CALL):
             self.client.log_batch(run_id, metrics=metrics[first : first + METRICS_PER_CALL])
 
+    def history(self, run_id: str, name: str) -> list[tuple[float, float]]:
+        """(time in seconds, value) of all entries of a metric."""
+        return [(one.timestamp / 1000, one.value) for one in self.client.get_metric_history(run_id, name)]
+
     def add_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Attach a file to a run, in `folder` of its artifacts if given."""
         self.client.log_artifact(run_id, str(path), folder)

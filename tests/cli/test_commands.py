@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -150,9 +153,31 @@ def test_the_live_view_shows_every_run_and_stage(home: Path) -> None:
     folder.progress.write_text(json.dumps({"done": 10, "total": 30, "rate": 2.0}))
     folder.metrics.write_text(json.dumps({"time": 0, "step": 10, "metrics": {"loss": 3.21}}) + "\n")
     console = Console(file=io.StringIO(), width=200)
-    console.print(View(plan, Home(home), plain=True)._table(ledger.jobs.of(plan.jobs)))
+    console.print(View(plan, Home(home), plain=True)._table(ledger.jobs.of(plan.jobs), room=50))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "10/30 loss 3.210 ETA 10 s" in text and "mask_ratio=0.5 · seed 0" in text and "reused" in text
+    console.print(View(plan, Home(home), plain=True)._table(ledger.jobs.of(plan.jobs), room=1))
+    short = console.file.getvalue().removeprefix(text)  # type: ignore[attr-defined]
+    assert "10/30 loss 3.210" in short and "and 1 more; `star-exp status` lists all" in short
+
+
+def test_a_letter_that_the_terminal_lacks_is_shown_by_its_number() -> None:
+    code = "import sys, click; from star.cli.failures import guarded; sys.exit(guarded(lambda: click.echo('β=0.1')))"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=environment)
+    assert (done.returncode, done.stdout) == (0, b"\\u03b2=0.1\n"), done.stderr
+
+
+class _Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_takes_nothing_ends_no_run(home: Path) -> None:
+    """The scheduler's own output may be on the disk that is full."""
+    view = View(make_plan(load(TINY), Home(home), open_ledger(Home(home))), Home(home), plain=True)
+    with contextlib.redirect_stdout(_Full()):
+        view.say("a line")
 
 
 def test_the_readme_names_only_what_is_there() -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,41 @@ def test_everything_once(planned: tuple[Home, Ledger, Plan], tmp_path: Path) -> 
     other = deliver()
     again = other.find(plan.runs[0].key, None)
     assert again and history(other, str(again.info.run_id), "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0)]
+
+
+def test_what_was_made_anew_counts_whatever_the_clocks_say(planned: tuple[Home, Ledger, Plan]) -> None:
+    """MLflow takes the newest entry of a step; the machine that `rerun` went to is a minute behind."""
+    home, ledger, plan = planned
+    run, key = plan.runs[0].key, plan.runs[0].stages["train"]
+
+    def deliver() -> tuple[Tracker, str]:
+        courier = MetricsSync(
+            home, ledger, Shipment.of(plan), lambda: Tracker(f"sqlite:///{home.mlflow}", home.artifacts)
+        )
+        courier.deliver()
+        assert courier.tracker is not None
+        found = courier.tracker.find(run, None)
+        assert found is not None
+        return courier.tracker, str(found.info.run_id)
+
+    folder = home.job("train", key)
+    write_json(folder.result, folder.read_result() | {"finished": time.time()})  # type: ignore[operator]
+    deliver()
+    again = [{"time": time.time() - 60, "step": step, "metrics": {"loss": step / 10}} for step in (1, 2)]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in again))
+    old = folder.read_result() or {}
+    write_json(
+        folder.result, old | {"metrics": {"val_nll": 1.5}, "seconds": 2.0, "finished": time.time() - 60, "attempt": 2}
+    )
+    for _ in range(2):  # also where the same is delivered once more
+        ledger.runs.forget_tracked([key])
+        tracker, found = deliver()
+        assert len(tracker.client.get_metric_history(found, "train/val_nll")) == 2
+    reader = open_reader(f"sqlite:///{home.mlflow}")
+    tracked = reader.runs({run: None})[run]
+    assert tracked.metrics["train/val_nll"] == 1.5
+    curve = reader.curves([found], "train/loss")[found]
+    assert (curve[1], curve[2]) == (0.1, 0.2)
 
 
 @pytest.mark.parametrize("finds", [True, False], ids=["finds the new run", "makes one too"])

@@ -232,6 +232,15 @@ def test_time_passes(lab: Lab) -> None:
     assert lab.run().done == 20 and time.time() - began > 1.4
 
 
+def test_a_pause_that_a_clock_far_ahead_has_set_is_over(lab: Lab) -> None:
+    plan = lab.plan()
+    lab.register(plan)
+    graph = JobGraph(plan.jobs.values())
+    job = lab.job(plan, "dataset")
+    graph.see(replace(job, not_before=time.time() + 5000))
+    assert [one.key for one in graph.ready()] == [job.key]
+
+
 @pytest.mark.contract("V3")
 def test_a_pause_of_what_was_cancelled_keeps_nothing_open(lab: Lab) -> None:
     plan = lab.plan()
