@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from star.errors import ExecutorError
+from star.launch import launch_torchrun
 from star.process import is_alive, process_born
-from star.rundir import Home
+from star.rundir import FAILED, Home, JobDir
 from star.scheduler.executors import make_executor
 
 
@@ -68,3 +70,19 @@ def test_a_system_without_proc_is_told_before_anything_starts(tmp_path: Path, mo
     monkeypatch.setattr("star.process.process_born", lambda pid: None)
     with pytest.raises(ExecutorError, match=r"--executor local: .* run on Linux.* planning, reports"):
         make_executor("local", Home(tmp_path))
+
+
+def test_torchrun_leaves_the_time_to_save_to_who_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself it kills the ranks after 30 s, in which a large state is not on disk yet."""
+    import torch.distributed.run
+    from torch.distributed.launcher.api import LaunchConfig
+
+    patience = []
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(
+        torch.distributed.run, "main", lambda arguments: patience.append(LaunchConfig(1, 1, 2).shutdown_timeout)
+    )
+    assert launch_torchrun(JobDir(tmp_path), {"processes": 2, "key": "0" * 16}) == FAILED
+    assert patience[0] is not None and patience[0] >= 3600

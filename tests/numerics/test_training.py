@@ -22,6 +22,7 @@ from star.checkpoint import Checkpoints
 from star.data.codes import CodeStore, distinct_views
 from star.errors import FULL, PASSING, DataError, Stopped, has_errno
 from star.pipeline.config.setting import Setting
+from star.ranks import Ranks
 from star.stages.generate import _sampled
 from star.train.guard import DivergedError, MicroBatch
 from star.train.optim import build_adamw, lr_at, peak_lr
@@ -165,6 +166,23 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stores: tuple[CodeSto
     assert newest.name == "step-000000007.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert trainer(stores, tmp_path, {}).step == 6
+
+
+class Torn(Ranks):
+    """Two ranks, of which the other sees another state."""
+
+    def gather(self, own: torch.Tensor) -> torch.Tensor:
+        return torch.cat([own, own + torch.tensor([[3.0, 0.0, 0.0]])])
+
+
+def test_ranks_that_see_different_states_train_no_mixture_of_them(
+    stores: tuple[CodeStore, CodeStore], tmp_path: Path
+) -> None:
+    """On a network file system one machine may not see the newest checkpoint yet."""
+    told = (lambda step, metrics: None, lambda done, total: None, lambda: False)
+    with pytest.raises(OSError, match="the processes see different states, after steps 0, 3") as found:
+        Trainer(tiny(data__train_images=40, score__num_reference=40), *stores, tmp_path, torch.device("cpu"), *told, Torn())
+    assert has_errno(found.value, PASSING)
 
 
 def test_micro_batches_train_the_same(stores: tuple[CodeStore, CodeStore], tmp_path: Path) -> None:
