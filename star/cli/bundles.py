@@ -70,7 +70,7 @@ def import_(bundle: Path, home: Path, out: Path) -> None:
 @click.option(
     "--tolerance",
     type=Number(min=0),
-    help="Relative difference that agrees; by default, what two seeds differ by.",
+    help="Relative difference that agrees; by default three standard deviations of the row's other seeds.",
 )
 @HOME
 @SLOTS

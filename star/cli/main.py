@@ -72,7 +72,11 @@ def cli() -> None:
 @EXECUTOR
 @SLOTS
 @PLAIN
-@click.option("--detach", is_flag=True, help="Leave the terminal: go on in a process of its own.")
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Leave the terminal: go on in a background process; with Slurm, submit everything and end.",
+)
 @click.option("--fork", is_flag=True, help="Put runs with changed values in place of the experiment's former ones.")
 @click.option("--dry-run", is_flag=True, help="Print the batch scripts that Slurm would get; submit nothing.")
 @BUDGET
@@ -323,7 +327,7 @@ def gc(delete: bool, intermediates: bool, left_out: bool, home: Path, as_json: b
 @click.option("--mlflow", is_flag=True, help="Carry everything to MLflow again, as when its database is new.")
 @HOME
 def reindex(mlflow: bool, home: Path) -> None:
-    """Make the ledger, and what MLflow holds, anew from the jobs' folders."""
+    """Make the ledger anew from the jobs' folders, and bring to MLflow what it lacks of them."""
     from star.cli.home import rebuild
 
     rebuild(home, mlflow)

@@ -181,7 +181,9 @@ def test_ranks_that_see_different_states_train_no_mixture_of_them(
     """On a network file system one machine may not see the newest checkpoint yet."""
     told = (lambda step, metrics: None, lambda done, total: None, lambda: False)
     with pytest.raises(OSError, match="the processes see different states, after steps 0, 3") as found:
-        Trainer(tiny(data__train_images=40, score__num_reference=40), *stores, tmp_path, torch.device("cpu"), *told, Torn())
+        Trainer(
+            tiny(data__train_images=40, score__num_reference=40), *stores, tmp_path, torch.device("cpu"), *told, Torn()
+        )
     assert has_errno(found.value, PASSING)
 
 
