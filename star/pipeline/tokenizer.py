@@ -102,6 +102,7 @@ TOKENIZER = Stage(
     charts=_RECORDED,
     weights=("vq",),
     keeps="checkpoints",
+    smaller_passes=False,
     flops=_flops,
     unchanged=lambda run: run.data.first_view_order or run.tokenizer.weights is not None,
 )

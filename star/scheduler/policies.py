@@ -96,6 +96,8 @@ def advice(why: str | None, stage: str, key: str) -> str:
     """Return what to do about a job that ended for the reason `why`; "" where nothing failed."""
     if stage not in builtin_stages() and why in OF_SCRIPTS:
         return OF_SCRIPTS[why].replace("KEY", key[:8])
+    if why == MEMORY and stage in builtin_stages() and not builtin_stages()[stage].smaller_passes:
+        return f"its passes are whole batches: lower {stage}.batch_size, or raise resources.{stage}.memory_gb"
     policy = POLICIES.get(why or "")
     return (
         policy.advice.replace("KEY", key[:8]).replace("AGAIN", goes_on(stage)).replace("STAGE", stage) if policy else ""
@@ -107,7 +109,8 @@ def attempts(kind: str, stage: Stage | None) -> int | None:
 
     A timeout of a stage that keeps nothing is not tried again: it would need the same time, and run out of it again.
     """
-    if kind == MEMORY and stage is not None and stage.is_own:  # its passes would be as large again
+    # its passes would be as large again
+    if kind == MEMORY and stage is not None and (stage.is_own or not stage.smaller_passes):
         return 0
     return 0 if kind == TIMEOUT and (stage is None or stage.keeps is None) else POLICIES[kind].attempts
 

@@ -66,6 +66,8 @@ class Stage:
     """What its random numbers decide, as words: reports say which of these vary over seeds."""
     width: Literal["process", "processes", "machines"] = "process"
     """How wide one job may be: one process, several processes of one machine, or several machines."""
+    smaller_passes: bool = True
+    """Whether it takes its images in passes that may be halved when memory runs out."""
     gpu: bool = True
     """Whether it computes on a GPU if there is one."""
     flops: Callable[[Any], float] | None = None

@@ -22,7 +22,8 @@ from star.ledger.states import FAILED, QUEUED
 from star.scheduler.executor import Exit
 from star.scheduler.failures import classify, last_lines
 from star.scheduler.local import LocalExecutor
-from star.scheduler.policies import POLICIES, pause
+from star.scheduler.policies import POLICIES, advice, attempts, pause
+from star.spec.builtin import builtin_stages
 from star.worker import _failed
 from tests.helpers import ROOT, tiny
 from tests.scheduler.lab import WORKER, Lab
@@ -123,6 +124,14 @@ def test_less_memory_means_smaller_passes_and_the_same_key() -> None:
     for times, sizes in ((0, (None, 50, 9)), (1, (2, 25, 4)), (2, (1, 12, 2)), (5, (1, 1, 1))):
         got = spec.with_smaller_passes(times).resources
         assert (got.micro_batch_size, got.eval_batch_size, got.sample_batch_size) == sizes
+        assert got.feature_cache_gb == 8.0 / 2**times
+
+
+def test_passes_that_cannot_be_smaller_are_not_tried_again() -> None:
+    assert attempts("out_of_memory", builtin_stages()["tokenizer"]) == 0
+    assert attempts("out_of_memory", builtin_stages()["train"]) == 3
+    assert "lower tokenizer.batch_size" in advice("out_of_memory", "tokenizer", "abc")
+    assert "lower resources.micro_batch_size" in advice("out_of_memory", "train", "abc")
 
 
 @pytest.fixture

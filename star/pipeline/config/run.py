@@ -232,15 +232,16 @@ class StarRun(Run):
         return found
 
     def with_smaller_passes(self, times: int) -> Self:
-        """The run with images per pass of training, evaluation and sampling halved `times` times, to 1 at least."""
+        """The run with images per pass of training, evaluation and sampling, and the probe's cache, halved `times` times."""
         own = self.resources
         if times == 0:
             return self
         share = self.optim.batch_size // (own.processes_of("train") * own.nodes_of("train"))
-        changes: dict[str, int] = {
+        changes: dict[str, float] = {
             "micro_batch_size": max(1, (own.micro_batch_size or share) >> times),
             "eval_batch_size": max(1, own.eval_batch_size >> times),
             "sample_batch_size": max(1, own.sample_batch_size >> times),
+            "feature_cache_gb": own.feature_cache_gb / 2**times,
         }
         return self.model_copy(update={"resources": own.model_copy(update=changes)})
 
