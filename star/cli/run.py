@@ -33,6 +33,7 @@ from star.scheduler.plan import Plan, make_plan
 from star.scheduler.recorded import names_of
 from star.scheduler.registration import compare, refuse_fork, register
 from star.scheduler.snapshot import take
+from star.scheduler.start import divided
 from star.scheduler.time_limits import beyond_limits
 from star.spec.experiment import Experiment
 from star.spec.points import EARLY
@@ -91,8 +92,8 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
             f"{experiment.name}: {counted(len(plan.runs), 'run')}; {counted(len(plan.jobs), 'job')}, {len(plan.to_do)} to do, "
             f"{rest} done or not needed; {_where(executor)}"
         )
-        for note in plan.found:
-            view.say(f"found    {note}")
+        for line in (*(f"found    {note}" for note in plan.found), *divided(plan.to_do, executor)):
+            view.say(line)
         snapshot = take(home)
         register(plan, home, ledger, view.say, options.fork, whole)
         if plan.to_do or not _is_delivered(shipment, home, ledger):

@@ -23,8 +23,29 @@ from star.scheduler.plan import PlannedJob
 from star.scheduler.policies import DISK, INFRASTRUCTURE, MEMORY, POLICIES, REFUSED, USER, advice, attempts, pause
 from star.scheduler.scripts import copy_of
 from star.scheduler.snapshot import Snapshot
+from star.spec.resources import Resources
 from star.spec.scripts import scripts_of, source_of
 from star.words import counted
+
+
+def threads_on(slots: int, resources: Resources, stage: str) -> int:
+    """Threads of each process of a job that gets so many slots; a machine with fewer than it asks for divides what it has."""
+    threads = resources.threads_of(stage)
+    return max(1, min(threads, slots // resources.processes_of(stage))) if slots else threads
+
+
+def divided(jobs: Iterable[PlannedJob], executor: Executor) -> list[str]:
+    """Sentences on stages that get fewer threads than they ask for: sums in another order round otherwise."""
+    slots, _ = executor.limits() or (0, {})
+    found: dict[str, str] = {}
+    for job in jobs:
+        asked = job.spec.resources.threads_of(job.stage)
+        given = threads_on(slots, job.spec.resources, job.stage)
+        if given < asked:
+            found[job.stage] = (
+                f"note     {job.stage} asks for {asked} threads and gets {given}: its numbers may differ in rounding from those of {asked}"
+            )
+    return list(found.values())
 
 
 class Starter:
@@ -199,9 +220,7 @@ class Starter:
         short_of_memory = failures_since_asked(self.ledger.jobs.history(job.key), MEMORY) if job.attempt > 1 else 0
         spec = planned.spec.with_smaller_passes(short_of_memory)
         resources = spec.resources
-        threads = resources.threads_of(planned.stage)
-        if claim.slots:  # a machine with fewer cores than asked for divides what it has
-            threads = max(1, min(threads, claim.slots // resources.processes_of(planned.stage)))
+        threads = threads_on(claim.slots, resources, planned.stage)
         description = {
             "stage": planned.stage,
             "key": planned.key,

@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from star.devices import _quotas, usable_cores
 from star.scheduler.local import LocalExecutor
+from star.scheduler.start import divided
+from tests.helpers import tiny
 
 
 def test_affinity_counts() -> None:
@@ -22,6 +26,15 @@ print(usable_cores())
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"
     assert 1 <= LocalExecutor().slots == usable_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_fewer_threads_than_asked_for_are_said() -> None:
+    """Sums in another order round otherwise, and the key knows nothing of threads."""
+    spec = tiny(resources__tokenizer={"threads": 2})
+    jobs: Any = [SimpleNamespace(stage=stage, spec=spec) for stage in ("tokenizer", "train")]
+    [line] = divided(jobs, LocalExecutor(slots=1))
+    assert "tokenizer asks for 2 threads and gets 1: its numbers" in line
+    assert divided(jobs, LocalExecutor(slots=2)) == []
 
 
 @pytest.mark.parametrize(
