@@ -212,7 +212,7 @@ def _fill(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
         for name in names:
             target = folder / name.removeprefix(f"{top}/")
             if name.startswith(f"{top}/") and not target.exists():
-                _extract(archive, name, target)
+                _extract(archive, name, target, durable=True)
 
 
 def _is_begun(folder: JobDir) -> bool:
@@ -238,7 +238,8 @@ def _place(
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _extract(archive: tarfile.TarFile, name: str, target: Path) -> None:
+def _extract(archive: tarfile.TarFile, name: str, target: Path, durable: bool = False) -> None:
+    """Write a member, under another name until it is whole; `durable` waits until it is on the disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     file = archive.extractfile(name)
     assert file is not None, "checked before"
@@ -246,8 +247,9 @@ def _extract(archive: tarfile.TarFile, name: str, target: Path) -> None:
     try:
         with new.open("wb") as out:
             shutil.copyfileobj(file, out)
-            out.flush()
-            os.fsync(out.fileno())
+            if durable:
+                out.flush()
+                os.fsync(out.fileno())
         if archive.getmember(name).mode & 0o100:  # a script's executable files stay executable
             new.chmod(new.stat().st_mode | 0o100)
         new.rename(target)

@@ -30,10 +30,10 @@ def interrupted(extract: Callable[..., None], name: str, error: BaseException) -
     """`_extract`, which fails once in the middle of a member whose name ends so."""
     left = [error]
 
-    def failing(archive: Any, member: str, target: Path) -> None:
+    def failing(archive: Any, member: str, target: Path, durable: bool = False) -> None:
         if member.endswith(name) and left:
             raise left.pop()
-        extract(archive, member, target)
+        extract(archive, member, target, durable)
 
     return failing
 
@@ -52,8 +52,10 @@ def test_a_full_disk_is_no_damaged_bundle_and_leaves_nothing_behind(
     with pytest.raises(OSError, match="No space left"):
         unpack.unpack(packed, there, there.path / "reports")
     assert hidden(there.path) == []
-    assert star_exp("import", packed, home=there.path).returncode == 0
-    assert star_exp("report", "many", home=there.path).returncode == 0
+    taken = unpack.unpack(packed, there, there.path / "reports")
+    assert taken.new + taken.there == 20 and not taken.kept
+    assert len(json.loads((there.experiments / "many@tiny.json").read_text())["rows"]) > 1
+    assert all(JobDir(path).read_result() for path in there.jobs.iterdir())
 
 
 def test_a_record_is_never_there_in_part(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +63,7 @@ def test_a_record_is_never_there_in_part(packed: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(unpack.os, "fsync", lambda number: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         unpack.unpack(packed, there, there.path / "reports")
-    assert [path for path in there.path.rglob("*") if path.is_file()] == []
+    assert [path for path in there.experiments.rglob("*") if path.is_file()] == []
 
 
 def test_a_log_may_grow_while_it_is_exported(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
