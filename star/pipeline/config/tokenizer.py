@@ -79,7 +79,7 @@ class TokenizerSpec(Section):
         0.0, description="weight of the patch discriminator's verdict; 0 leaves it out"
     )
     adversarial_start: Annotated[int, Field(ge=0)] = Field(
-        0, description="step from which the discriminator is trained and heard"
+        0, description="step from which the discriminator is trained and its loss is added"
     )
     discriminator_channels: Count = Field(32, description="width of the discriminator's first layer")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
