@@ -5,6 +5,7 @@ A file holds the full state whatever the number of ranks that trained it, so any
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import zipfile
@@ -18,6 +19,8 @@ from star.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
 BEST = "best.pt"
+MAY_BE_WHOLE = PASSING | {errno.EACCES, errno.EPERM}
+"""Errors of the system that say nothing about a checkpoint: a login to the file system may have run out."""
 
 
 class Checkpoints:
@@ -65,7 +68,7 @@ class Checkpoints:
             try:
                 return int(path.stem.removeprefix("step-")), _verified(path)
             except DataError as error:
-                if has_errno(error, PASSING):  # it is whole, perhaps: to be tried again, not to be given up
+                if has_errno(error, MAY_BE_WHOLE):  # to be tried again, not to be given up
                     raise
                 log.warning("%s; falling back to the checkpoint before", error)
         return None
@@ -76,6 +79,8 @@ class Checkpoints:
         try:
             return _verified(path) if path.exists() else None
         except DataError as error:
+            if has_errno(error, MAY_BE_WHOLE):
+                raise
             log.warning("%s; it is left out", error)
             return None
 

@@ -3,9 +3,11 @@
 import errno
 from collections.abc import Iterator
 
-PASSING = frozenset(
-    (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNRESET)
+_NAMES = (
+    *("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EREMOTEIO", "ENOTCONN", "ETIMEDOUT"),
+    *("ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH", "ESHUTDOWN"),
 )
+PASSING = frozenset(getattr(errno, name) for name in _NAMES if hasattr(errno, name))
 """Errors of the system that say nothing about a file's content and may be gone at the next try, as on a network file system."""
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 """Errors of a disk, or of a quota, that is full."""

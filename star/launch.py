@@ -131,8 +131,7 @@ def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
     # torchrun passes SIGTERM on to its children but would die of SIGUSR1
     signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
     os.environ[MARK] = "1"
-    # torchrun would kill after 30 s: a large state takes longer to save, and who asked to stop has a limit of his own
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(24 * 3600))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_patience(description)))
     try:
         count = description["processes"]
         torchrun([*meeting, f"--nproc-per-node={count}", "--max-restarts=0", "-m", "star.worker", str(job.path)])
@@ -144,6 +143,16 @@ def launch_torchrun(job: JobDir, description: dict[str, Any]) -> int:
     if failure.get("class") == STOPPED:
         return PREEMPTED
     return USER_ERROR if failure.get("user") else FAILED
+
+
+def _patience(description: dict[str, Any]) -> int:
+    """Seconds from SIGTERM until torchrun kills the ranks, in which a large state has to be saved: by default 30.
+
+    It must end before the scheduler, or Slurm, kills torchrun itself: the ranks have sessions of their own, and would stay.
+    """
+    slurm = ((description.get("spec") or {}).get("resources") or {}).get("slurm") or {}
+    given = int(slurm.get("signal_seconds") or 0) if "SLURM_JOB_ID" in os.environ else 0
+    return max(50, given - 10)
 
 
 def _meeting_point(job: JobDir, description: dict[str, Any], first: bool) -> str:

@@ -7,14 +7,16 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from star.errors import DataError
+from star.errors import FULL, PASSING, DataError, has_errno
 from star.rundir import JobDir
 from star.words import shown
 
+PATIENCE = 30.0
+"""Seconds that a job waits for a disk that is full or away: for a moment only, and no line is lost."""
+PAUSE = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -42,25 +44,31 @@ class MetricLog:
                 whole += len(line)
             os.truncate(path, whole)
         self._file = path.open("ab", buffering=0)
-        self._pending = b""
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append `metrics` at `step`; a number whose name was recorded at this or a later step is left out."""
+        """Append `metrics` at `step`; a number whose name was recorded at this or a later step is left out.
+
+        Raises:
+            OSError: it cannot be written, for PATIENCE seconds where the disk is full or away.
+        """
         new = {name: float(value) for name, value in metrics.items() if step > self._seen.get(name, -1)}
         if new:
             line = {"time": round(time.time(), 3), "step": step, "metrics": new}
-            self._pending += f"{json.dumps(line)}\n".encode()
+            self._write(f"{json.dumps(line)}\n".encode())
             self._seen.update(dict.fromkeys(new, step))
-            with suppress(OSError):  # a disk that is full or away for a moment: the next line takes these along
-                self._flush()
 
-    def _flush(self) -> None:
-        while self._pending:
-            self._pending = self._pending[self._file.write(self._pending) :]
+    def _write(self, line: bytes) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while line:
+            try:
+                line = line[self._file.write(line) :]
+            except OSError as error:
+                if not has_errno(error, FULL | PASSING) or time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)
 
     def close(self) -> None:
-        """Write what could not be written before, and close the file once it is on disk."""
-        self._flush()
+        """Close the file once it is on disk."""
         os.fsync(self._file.fileno())
         self._file.close()
 

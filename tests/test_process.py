@@ -16,6 +16,7 @@ from star.launch import launch_torchrun
 from star.process import is_alive, process_born
 from star.rundir import FAILED, Home, JobDir
 from star.scheduler.executors import make_executor
+from star.scheduler.job_monitor import STOP_TIMEOUT
 
 
 def test_a_process_is_known_as_long_as_it_lives() -> None:
@@ -77,12 +78,16 @@ def test_torchrun_leaves_the_time_to_save_to_who_asked_to_stop(tmp_path: Path, m
     import torch.distributed.run
     from torch.distributed.launcher.api import LaunchConfig
 
-    patience = []
+    patience: list[int | None] = []
     monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(
         torch.distributed.run, "main", lambda arguments: patience.append(LaunchConfig(1, 1, 2).shutdown_timeout)
     )
-    assert launch_torchrun(JobDir(tmp_path), {"processes": 2, "key": "0" * 16}) == FAILED
-    assert patience[0] is not None and patience[0] >= 3600
+    job = {"processes": 2, "key": "0" * 16, "spec": {"resources": {"slurm": {"signal_seconds": 300}}}}
+    for name in ("", "SLURM_JOB_ID"):
+        monkeypatch.setattr(os, "environ", {**os.environ, **({name: "7"} if name else {})})
+        assert launch_torchrun(JobDir(tmp_path), job) == FAILED
+        os.environ.pop("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+    assert patience == [50, 290] and patience[0] < STOP_TIMEOUT  # or its ranks would outlive torchrun

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 import tempfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from star import metric_log
 from star.metric_log import MetricLog, read_metrics
 from star.rundir import REMOVED, JobDir, read_json, write_json
 
@@ -38,24 +38,31 @@ def test_a_log_cut_anywhere_and_resumed_is_the_whole_log(cut: int, checkpoint: i
         assert lines_of(path) == steps
 
 
-def test_lines_wait_for_room_on_the_disk(tmp_path: Path) -> None:
+def test_lines_wait_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full for a moment ends no training; what was measured then is there afterwards."""
     path = tmp_path / "metrics.jsonl"
     log = MetricLog(path)
+    whole, left = log._file, 2
+
+    class Full:
+        """A file that takes half of a line, then nothing for a while."""
+
+        def write(self, line: bytes) -> int:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return whole.write(line[: len(line) // 2 + 1]) if left > 0 else whole.write(line)
+
+    monkeypatch.setattr(metric_log, "PAUSE", 0.0)
+    log._file = Full()  # type: ignore[assignment]
     log.record(1, {"a": 1.0})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))  # room for a part of the next line
-    try:
-        log.record(2, {"a": 2.0})
+    log.record(2, {"a": 2.0})
+    assert left < 0 and lines_of(path) == [(1, {"a": 1.0}), (2, {"a": 2.0})]
+    left = 1
+    monkeypatch.setattr(metric_log, "PATIENCE", -1.0)
+    with pytest.raises(OSError, match="No space left"):
         log.record(3, {"a": 3.0})
-        assert lines_of(path) == [(1, {"a": 1.0})]
-        with pytest.raises(OSError, match="too large"):
-            log.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    log.record(4, {"a": 4.0})
-    log.close()
-    assert lines_of(path) == [(step, {"a": float(step)}) for step in (1, 2, 3, 4)]
 
 
 def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:

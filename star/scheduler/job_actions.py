@@ -15,7 +15,7 @@ from star.scheduler.declared import inputs_of
 from star.scheduler.executor import Executor
 from star.scheduler.job_graph import JobGraph
 from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
-from star.scheduler.own import left_of, put_back, put_back_one
+from star.scheduler.own import left_of, moving, put_back, put_back_one
 from star.scheduler.policies import CANCEL
 from star.scheduler.records import record_path, written_folder
 from star.spec.builtin import builtin_stages, needed
@@ -113,16 +113,13 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
                 aside = aside.with_name(f"{aside.name}b")
             aside.parent.mkdir(exist_ok=True)
             own, left = JobDir(folder).own, left_of(folder)
-            if own.exists():  # logged by a user: the next attempt does not compute it
-                shutil.rmtree(left, ignore_errors=True)
-                left.mkdir()
-                shutil.copy(own, JobDir(left).own)
-            folder.rename(aside)
-            if left.exists():
-                put_back_one(left)
-            elif JobDir(aside).own.exists():  # another command has just put them back
-                folder.mkdir(exist_ok=True)
-                shutil.copy(JobDir(aside).own, JobDir(folder).own)
+            with moving(home):
+                if own.exists():  # logged by a user: the next attempt does not compute it
+                    left.mkdir(exist_ok=True)
+                    shutil.copy(own, JobDir(left).own)
+                folder.rename(aside)
+                if left.exists():
+                    put_back_one(left)
         if ledger.jobs.move(job, QUEUED, AGAIN, "asked for again by `star-exp rerun`"):
             moved.append(job)
     ledger.runs.forget_tracked([job.key for job in moved])

@@ -20,6 +20,7 @@ from star.rundir import Home
 from star.scheduler.executor import Executor
 from star.scheduler.job_graph import JobGraph
 from star.scheduler.job_monitor import STOP_TIMEOUT, JobMonitor
+from star.scheduler.own import put_back
 from star.scheduler.plan import Plan, PlannedJob
 from star.scheduler.snapshot import Snapshot
 from star.scheduler.start import Starter
@@ -85,6 +86,7 @@ class Scheduler:
             tick: gets all jobs' states every TICK seconds.
             source: asked after each step for more jobs, which the ledger knows already.
         """
+        put_back(self.starter.home)
         graph = JobGraph(plan.to_do)
         with self.monitor.lease:
             try:

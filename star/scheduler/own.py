@@ -14,8 +14,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -80,14 +80,26 @@ def left_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}{LEFT}")
 
 
+@contextmanager
+def moving(home: Home) -> Iterator[None]:
+    """Let no other process move a job's numbers meanwhile, as `put_back` does."""
+    home.path.mkdir(parents=True, exist_ok=True)
+    with (home.path / "own.lock").open("w") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def put_back(home: Home) -> None:
     """Put numbers back into the folders of jobs that a killed `rerun` or `import` was about to replace."""
-    for left in home.jobs.glob(f".*{LEFT}"):
-        put_back_one(left)
+    if any(home.jobs.glob(f".*{LEFT}")):
+        with moving(home):
+            for left in home.jobs.glob(f".*{LEFT}"):
+                put_back_one(left)
 
 
 def put_back_one(left: Path) -> None:
-    """Put the numbers of a folder that `left_of` names into the job's."""
+    """Put the numbers of a folder that `left_of` names into the job's. Call it within `moving`."""
     folder = left.with_name(left.name.removeprefix(".").removesuffix(LEFT))
     if not folder.exists():
         left.rename(folder)

@@ -4,7 +4,7 @@ Out of memory: the job is queued again, and its next attempt runs with passes of
 3 times since the job was last asked for (1/2, 1/4, 1/8); after that the job fails. The size of a pass is part of no key
 and does not change the result, so the job keeps its key. Training on one process halves its passes by itself and goes
 on within the attempt; on several it stops, and all go on from the last checkpoint with smaller passes. A user-defined
-stage fails at once: the scheduler cannot change the size of its passes.
+stage, and `tokenizer`, whose passes are whole batches, fail at once.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from star.errors import DataError
 from star.rundir import Home, JobDir, read_json
 from star.scheduler.bundle import FORMAT, MANIFEST
-from star.scheduler.own import append, left_of, put_back, put_back_one, whole_lines
+from star.scheduler.own import append, left_of, moving, put_back, put_back_one, whole_lines
 from star.scheduler.records import record_path
 from star.scheduler.scripts import script_digest
 from star.scheduler.snapshot import digest_of
@@ -186,13 +186,14 @@ def _take(archive: tarfile.TarFile, names: list[str], home: Home, reports: Path)
         if not _is_begun(here):  # asked only now: those before it took a while, and a scheduler may be at work
             new += 1
             left = left_of(here.path)
-            if here.path.exists():  # it holds only what was logged, left by `rerun`
-                here.path.rename(left)
-            try:
-                _place(archive, names, f"jobs/{job}", here.path)
-            finally:
-                if left.exists():
-                    put_back_one(left)
+            with moving(home):
+                if here.path.exists():  # it holds only what was logged, left by `rerun`
+                    here.path.rename(left)
+                try:
+                    _place(archive, names, f"jobs/{job}", here.path)
+                finally:
+                    if left.exists():
+                        put_back_one(left)
         elif inside in names:  # numbers logged elsewhere to a job that is here too
             file = archive.extractfile(inside)
             assert file is not None, "checked before"

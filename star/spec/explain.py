@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from functools import cache
@@ -78,7 +79,8 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
     if kind == "value_error":
         return f"{item['ctx']['error']}."
     target = _at(schema, loc)
-    quotes = _why_in_quotes(item["input"]) if kind == "string_type" else ""
+    as_text = re.search(target.get("pattern", ""), str(item["input"])) is not None
+    quotes = _why_in_quotes(item["input"]) if kind == "string_type" and as_text else ""
     return f"{_not_legal(item['input'], target.get('enum', []))}; give {legal_values(target, schema)}{quotes}."
 
 

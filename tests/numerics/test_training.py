@@ -151,6 +151,9 @@ def test_a_state_that_cannot_be_read_for_the_moment_is_not_given_up(
     with pytest.raises(DataError, match="Stale file handle") as found:
         kept.newest()
     assert has_errno(found.value, PASSING)
+    (tmp_path / "best.pt").write_bytes((tmp_path / "step-000000001.pt").read_bytes())
+    with pytest.raises(DataError, match="Stale file handle"):  # or a worse one would take its place
+        kept.best()
 
 
 def keep(found: list[tuple[int, float]], step: int, values: Mapping[str, float]) -> None:
