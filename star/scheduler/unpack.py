@@ -86,6 +86,8 @@ def unpack(source: Path, home: Home, reports: Path) -> Taken:
             known, theirs = (_runs_of(one) for one in (read_json(record), _read(archive, inside, names)))
             kept = not known <= theirs
             whole = True
+            if record.exists() and read_json(record) is None:  # half of one, which a kill or a full disk has left
+                record.unlink()
             taken, there, unfinished = _take(archive, names, home, reports)
             if known and known < theirs:  # or what is here would hide what is new
                 record.unlink()

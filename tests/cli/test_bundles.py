@@ -64,6 +64,11 @@ def test_a_record_is_never_there_in_part(packed: Path, tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         unpack.unpack(packed, there, there.path / "reports")
     assert [path for path in there.experiments.rglob("*") if path.is_file()] == []
+    monkeypatch.undo()
+    record = there.experiments / "many@tiny.json"
+    record.write_text('{"half')  # as an older version may have left it
+    unpack.unpack(packed, there, there.path / "reports")
+    assert len(json.loads(record.read_text())["rows"]) > 1
 
 
 def test_a_log_may_grow_while_it_is_exported(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
