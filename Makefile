@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # of those tables in a home of its own; reports/gpu: `make gpu`; reports/benchmarks: tests/benchmarks
 EXPERIMENTS := star_vs_baseline table4 table3 table5 table6 figure1 figure4
 
-.PHONY: help table4 paper test gpu mutants check docs engines secrets data env lock clean
+.PHONY: help linux table4 paper test gpu mutants check docs engines secrets data env lock clean
 
 help:
 	@echo 'make table4   set up, fetch Fashion-MNIST, run one seed of experiments/table4.yaml, write runs/reports/table4'
@@ -29,19 +29,24 @@ help:
 	@echo 'make secrets  fill secrets/ with random passwords for docker-compose.yml'
 	@echo 'make clean    remove the environment and everything computed (runs/)'
 
-table4: $(DATA)
+# before anything is set up: `make env`, for planning, reports and the losses, goes on
+linux:
+	@test "$$(uname -s)" != Darwin || { echo 'jobs run on Linux only: use a Linux machine or a container;' \
+	  'planning, reports, imports and the losses work on macOS after `make env` (docs/install.md)'; exit 1; }
+
+table4: linux $(DATA)
 	$(BIN)/star-exp run experiments/table4.yaml --seeds 0
 
-paper: $(DATA)
+paper: linux $(DATA)
 	for name in $(EXPERIMENTS); do $(BIN)/star-exp run experiments/$$name.yaml || exit; done
 	$(BIN)/star-exp run experiments/table1.yaml --rows 'LlamaGen-[BL][, ]*'
 	$(BIN)/star-exp report --all
 
-test: $(TESTS) check engines
+test: linux $(TESTS) check engines
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # on a machine with a GPU
-gpu: $(TESTS) env
+gpu: linux $(TESTS) env
 	$(BIN)/pytest tests/gpu
 	$(BIN)/python -m tests.gpu.figures
 

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.helpers import ROOT
@@ -47,3 +49,15 @@ def test_nothing_is_told_to_the_makers_of_mlflow() -> None:
 def test_packages_are_typed() -> None:
     for package in ("star", "star_board", "star_objectives", "star_services"):
         assert (files(package) / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(("system", "said"), [("Darwin", "jobs run on Linux only"), ("MINGW64_NT", "in WSL")])
+def test_another_system_is_refused_before_anything_is_set_up(system: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "uname").write_text(f"#!/bin/sh\necho {system}\n")
+    (tmp_path / "uname").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    line = ["make", "-s", "-f", ROOT / "Makefile", "table4"]
+    for name in ("uv.lock", "pyproject.toml", "requirements"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode and said in done.stdout and not (tmp_path / ".venv").exists()
