@@ -46,7 +46,7 @@ class LedgerError(StarError):
 
 
 class DamagedError(LedgerError):
-    """A database of a home is no database, is damaged, or is of another version; `star-exp reindex` makes it anew.
+    """A database of a home is no database, is damaged, or is of another version; `star-exp reindex` rebuilds it.
 
     Args:
         what: the database, and what is wrong with it.

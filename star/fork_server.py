@@ -118,7 +118,7 @@ def _become(module: str, request: dict[str, Any], foreign: list[int], tell: int)
         random.seed()
         os.close(tell)
         sys.argv = [module, *request["argv"]]
-        sys.modules.pop(module, None)  # it runs anew, as `__main__`
+        sys.modules.pop(module, None)  # it runs again, as `__main__`
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:

@@ -219,7 +219,7 @@ def _reference(session: Session, path: Path, samples: ImageSet) -> tuple[Referen
                 f"{path}: its moments are of {known.extractor}, and without images (arr_0) they cannot be made for "
                 f"{session.request.features}; give the options of {known.extractor}, or images."
             )
-        session.notes.append(f"reference: moments of {known.extractor} left aside, made anew from the file's images")
+        session.notes.append(f"reference: moments of {known.extractor} left aside, made again from the file's images")
     if given and known is not None:
         session.check_moments(known, path)
     if given and known is not None and not known.has_images:
@@ -257,7 +257,7 @@ def _cached(session: Session, images: ImageSet, keep: int) -> Made:
                 balls = Manifold(*(torch.from_numpy(file[key]).to(session.device) for key in ("points", "radii")))
             return pooled, spatial, balls
         except Exception as error:  # whatever is wrong with the file, it can be made again
-            session.notes.append(f"reference: {path} could not be read ({error}) and was made anew")
+            session.notes.append(f"reference: {path} could not be read ({error}) and was made again")
     pooled, spatial, balls = _made(session, images, keep)
     arrays: dict[str, Any] = {
         "mu": pooled.mean,

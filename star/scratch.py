@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 OLD = 86400.0
-"""Seconds since its last use after which a copy of an output that was made anew goes."""
+"""Seconds since its last use after which a copy of an output that was made again goes."""
 MARGIN = 1.1
 """Free space that a copy needs, in multiples of its size."""
 log = logging.getLogger(__name__)

@@ -114,7 +114,7 @@ class Shelf:
             return found
 
     def reader(self) -> Reader:
-        """The reader of the tracking store; for SQLite it is opened anew each time, since the store may be new."""
+        """The reader of the tracking store; for SQLite it is opened again each time, since the store may be new."""
         if self._reader is None or self.uri.startswith("sqlite"):  # a store that was missing may exist now
             own = self.uri == url_of(self.model.home.mlflow)
             self._reader = open_reader(self.uri, self.model.home.artifacts if own else None)

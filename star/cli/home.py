@@ -58,7 +58,7 @@ def collect_garbage(path: Path, delete: bool, intermediates: bool, left_out: boo
 
 
 def rebuild(path: Path, mlflow: bool) -> None:
-    """Make the ledger anew from the jobs' folders, then bring MLflow up to date with it."""
+    """Rebuild the ledger from the jobs' folders, then bring MLflow up to date with it."""
     home = Home(path)
     if not home.path.is_dir():
         raise StarError(f"--home {shown(home.path)}: is not there; name the folder that holds jobs/.")

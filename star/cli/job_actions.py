@@ -130,7 +130,7 @@ def _tell_tracker(home: Home, ledger: Ledger, keys: list[str]) -> None:
 
 
 def rerun_jobs(path: Path, keys: Sequence[str], experiment: str | None) -> None:
-    """Queue done jobs, and all that was made from them, to be computed anew."""
+    """Queue done jobs, and all that was made from them, to be computed again."""
     home, ledger = _open(path)
     chosen = _chosen(ledger, keys, experiment, None)
     moved = rerun(home, ledger, chosen.jobs.values())

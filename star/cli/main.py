@@ -327,7 +327,7 @@ def gc(delete: bool, intermediates: bool, left_out: bool, home: Path, as_json: b
 @click.option("--mlflow", is_flag=True, help="Carry everything to MLflow again, as when its database is new.")
 @HOME
 def reindex(mlflow: bool, home: Path) -> None:
-    """Make the ledger anew from the jobs' folders, and bring to MLflow what it lacks of them."""
+    """Rebuild the ledger from the jobs' folders, and bring to MLflow what it lacks of them."""
     from star.cli.home import rebuild
 
     rebuild(home, mlflow)

@@ -58,7 +58,7 @@ def nothing_yet(home: Home, file: str = "experiments/table4.yaml") -> NotFoundEr
     count = len(home.job_folders())
     if count:
         return NotFoundError(
-            f"{home.path}: has {count} jobs but no ledger; `star-exp reindex` makes it anew from their folders."
+            f"{home.path}: has {count} jobs but no ledger; `star-exp reindex` rebuilds it from their folders."
         )
     return NotFoundError(
         f"{home.path}: holds no runs yet; `star-exp run {file}` makes some, or name another folder with --home."

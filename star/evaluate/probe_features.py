@@ -36,7 +36,7 @@ class BackboneFeatures:
 
     Args:
         positions: 1-based positions whose features are taken.
-        stored_views: train on a stored view drawn anew in each epoch, in place of the centre crop.
+        stored_views: train on a stored view, a new draw in each epoch, in place of the centre crop.
         dtype: `fp32` or `fp16`, to which features are rounded, whether they are kept or not.
         limit: bytes that may be kept, on the model's device.
         seed: seed of the drawn views.

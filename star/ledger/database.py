@@ -165,7 +165,7 @@ class Database:
     def damaged(self, what: str) -> DamagedError:
         """The error for a damaged ledger, with the remedy; `what` says what is wrong."""
         remedy = (
-            "`star-exp reindex` puts it aside and makes it anew from the jobs' folders, which hold all results"
+            "`star-exp reindex` puts it aside and rebuilds it from the jobs' folders, which hold all results"
             if self.sqlite
             else "restore its backup, or give an empty database: `star-exp reindex` fills that from the jobs' folders"
         )

@@ -98,7 +98,7 @@ class NewJob:
     flops: float
     content: dict[str, Any] | None = None
     attempt: int = 0
-    """The newest attempt in the job's folder, if the ledger is made anew."""
+    """The newest attempt in the job's folder, if the ledger is rebuilt."""
 
 
 @dataclass(frozen=True)

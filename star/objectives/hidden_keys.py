@@ -11,7 +11,7 @@ from star.pipeline.config.selfguided import SelfGuidedSpec, num_masked
 
 
 class HiddenKeys(Term):
-    """Hides a share of the code positions of each student sequence, drawn anew in each step; has no loss of its own."""
+    """Hides a share of the code positions of each student sequence, a new draw in each step; has no loss of its own."""
 
     name = "hidden_keys"
     agrees_with = frozenset({"order"})

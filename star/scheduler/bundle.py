@@ -77,7 +77,7 @@ def pack(plan: Plan, home: Home, reports: Path, weights: str, target: Path) -> i
     tables = reports / plan.experiment.name / plan.experiment.profile
     for path in _files(tables):
         inside = f"reports/{plan.experiment.name}/{plan.experiment.profile}/{path.relative_to(tables).as_posix()}"
-        files[inside] = path.read_bytes()  # a run that ends writes them anew
+        files[inside] = path.read_bytes()  # a run that ends writes them again
     _write(target, files, {"experiment": plan.experiment.name, "profile": plan.experiment.profile, "weights": weights})
     return len(files)
 

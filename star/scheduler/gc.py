@@ -173,7 +173,7 @@ def _others(home: Home, snapshots: set[str] | None, places: dict[str, Place]) ->
     for path in _inside(home.aside):
         key = path.name.split("-")[1] if "-" in path.name else ""
         if key in places and places[key].state == DONE:
-            yield _waste("put aside", path, "`rerun` made it anew")
+            yield _waste("put aside", path, "`rerun` made it again")
     for path in _inside(home.references):
         yield _waste("references", path, "a cache; made again when it is wanted")
     for path in (

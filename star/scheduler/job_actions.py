@@ -100,7 +100,7 @@ def rerun(home: Home, ledger: Ledger, jobs: Iterable[Job]) -> list[Job]:
     for job in known.values():
         if job.state == RUNNING:
             raise SpecError(
-                f"{job.stage} {job.key} is running, and reads what would be made anew; `star-exp cancel` it first, or wait."
+                f"{job.stage} {job.key} is running, and reads what would be made again; `star-exp cancel` it first, or wait."
             )
     moved = []
     for job in known.values():

@@ -258,7 +258,7 @@ class MetricsSync:
     ) -> float:
         """A moment after what an earlier result of this job was logged at; 0 where there was none.
 
-        MLflow takes the newest of several entries of a step, and a machine that makes a job anew may have a clock that is behind.
+        MLflow takes the newest of several entries of a step, and a machine that computes a job again may have a clock that is behind.
         """
         attempt = int(str((result or read_json(folder.job) or {}).get("attempt", 0)))
         if attempt < 2:

@@ -98,7 +98,7 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
     if (name, profile) not in known and all(one != name for one, _ in known):
         damaged = next((path for path in home.experiments.glob("*.json") if path.stem.partition("@")[0] == name), None)
         if damaged is not None:
-            raise SpecError(f"{shown(damaged)}: is damaged; `star-exp run` of the experiment's file writes it anew.")
+            raise SpecError(f"{shown(damaged)}: is damaged; `star-exp run` of the experiment's file writes it again.")
         names = [sorted({one for (one, _), study in known.items() if study is kind}) for kind in (False, True)]
         legal = "; searches: ".join(", ".join(one) or "none" for one in (names if names[1] else names[:1]))
         raise NotFoundError(
@@ -118,7 +118,7 @@ def as_run(home: Home, name: str, profile: str | None = None) -> list[Plan]:
         plan = recorded_plan(home, name, one)
         if plan is None:
             raise SpecError(
-                f"{record_path(home, name, one)}: does not say how the table is laid out; `star-exp run` of its file writes it anew."
+                f"{record_path(home, name, one)}: does not say how the table is laid out; `star-exp run` of its file writes it again."
             )
         wanted = plan.experiment.needed
         for job in plan.jobs.values():
@@ -136,7 +136,7 @@ def _remedy(home: Home, found: dict[str, Any], name: str) -> str:
         code = home.code / Path(str(snapshot)).name
         if snapshot and (code / "star").is_dir():
             return f"the code that ran it is here: `PYTHONPATH={code} python -m star.cli report {name} --home {home.path}` reads it."
-    return "`star-exp run` of its file writes it anew."
+    return "`star-exp run` of its file writes it again."
 
 
 def _plan(home: Home, found: dict[str, Any], profile: str) -> Plan:

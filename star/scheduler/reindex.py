@@ -86,7 +86,7 @@ def shipments(home: Home) -> Iterator[Shipment]:
             yield read_shipment(json.loads(path.read_text()))
         except (ValueError, KeyError, TypeError) as error:
             log.warning(
-                "%s is damaged (%s): `star-exp run` of its file writes it anew; the others are taken", path, error
+                "%s is damaged (%s): `star-exp run` of its file writes it again; the others are taken", path, error
             )
 
 

@@ -54,7 +54,7 @@ file's lists): [own-study.md](own-study.md#more-rows-from-fewer-lines).
 """
 PROFILE = """## A profile
 
-The scale to run at: `experiments/profiles/fashion.yaml` where nothing else is said (`--profile NAME`, or `profile: NAME` in the
+The scale to run at: `experiments/profiles/fashion.yaml` by default (`--profile NAME`, or `profile: NAME` in the
 experiment's file). A name is looked for in `profiles/` beside the experiment's file and then in `experiments/profiles/` of the
 folder where the command is given; `--profile my/scale.yaml` names a file. For one of your own, copy a profile that comes near:
 an experiment runs at it if it has the presets that the experiment's `use:` names. A file that gives numbers made for one

@@ -94,7 +94,7 @@ class TableSpec(Section):
     )
     noise: str | None = Field(
         None,
-        description="spec path of an axis that measures a model anew, such as `generate.draw`: the report tells the noise of measuring "
+        description="spec path of an axis that measures a model again, such as `generate.draw`: the report tells the noise of measuring "
         "from that of training",
     )
     spread: Literal["std", "interval"] = Field(

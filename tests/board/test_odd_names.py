@@ -160,8 +160,8 @@ def test_a_log_is_read_from_its_end_and_then_followed(odd: Odd) -> None:
     with odd.folder.log.open("a") as file:
         file.write("three\n")
     assert read_log(odd, 8) == {"text": "three\n", "next": 14, "skipped": 0, "more": False}
-    odd.folder.log.write_text("anew\n")  # put aside and begun again
-    assert read_log(odd, 14)["text"] == "anew\n"
+    odd.folder.log.write_text("again\n")  # put aside and begun again
+    assert read_log(odd, 14)["text"] == "again\n"
 
 
 def test_an_endless_log_is_not_sent_whole(odd: Odd) -> None:
@@ -223,7 +223,7 @@ def test_damaged_files_are_no_fault_of_the_board(odd: Odd) -> None:
         assert answer.json["series"][0]["y"] == [2.0]
         for path in (f"/jobs/{odd.key}", f"/runs/{odd.run}", "/runs"):
             assert odd.board.ask(path).status == 200
-        folder.metrics.unlink()  # computed anew
+        folder.metrics.unlink()  # computed again
         folder.metrics.write_text(
             '{"time": 1, "step": 1, "metrics": {"loss": NaN}}\n{"time": 1, "step": 2, "metrics": {"loss": 1}}\n'
         )

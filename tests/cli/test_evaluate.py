@@ -79,7 +79,7 @@ def test_a_reference_is_made_once(sets: Path, tmp_path: Path) -> None:
     assert kept.stat().st_mtime_ns == changed
     kept.write_bytes(b"damaged")
     again = evaluated(sets / "first.npz", sets / "second", home=tmp_path)
-    assert again["metrics"] == first["metrics"] and any("made anew" in note for note in again["notes"])
+    assert again["metrics"] == first["metrics"] and any("made again" in note for note in again["notes"])
     assert set(first["notes"]) < set(again["notes"])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "references").write_text("no folder")

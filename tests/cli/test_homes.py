@@ -389,4 +389,4 @@ def test_damaged_studies_and_records_name_their_remedy(lab: Lab, say: Say) -> No
     (record,) = lab.path.glob("experiments/many@*.json")
     garbage(record)
     code, said = say("report", "many", "--home", lab.path)
-    assert code == 2 and f"{record}: is damaged; `star-exp run` of the experiment's file writes it anew" in said, said
+    assert code == 2 and f"{record}: is damaged; `star-exp run` of the experiment's file writes it again" in said, said

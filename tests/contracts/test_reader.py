@@ -61,7 +61,7 @@ def test_numbers_and_tags(store: Store, request: pytest.FixtureRequest) -> None:
 
 
 def test_the_newest_value_counts(store: Store, request: pytest.FixtureRequest) -> None:
-    """A result made anew by `rerun`: same step, later."""
+    """A result made again by `rerun`: same step, later."""
     made = store.tracker.create(key(request), "a", {}, {})
     store.tracker.log(made, [(2.0, 0, {"probe/accuracy": 0.6}), (1.0, 0, {"probe/accuracy": 0.5})])
     store.tracker.log(

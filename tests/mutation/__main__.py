@@ -1,6 +1,6 @@
 """`python -m tests.mutation [PATTERN...]`: mutate the numerics with mutmut, run the tests on each mutant, write docs/mutants.md.
 
-Patterns are names of functions or mutants, such as `star.objectives.mim*`; those are tried anew, what is known of the
+Patterns are names of functions or mutants, such as `star.objectives.mim*`; those are tried again, what is known of the
 others stays; `--open` stands for all that are not tried, or neither noticed nor judged. Survivors of training are tried again
 with the slow tests, of several processes and of a lack of memory. With `--by-hand` the programs of broken.yaml are tried in
 place of all this. All work is done in copies of the checkout, in runs/mutation.

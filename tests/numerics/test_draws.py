@@ -1,4 +1,4 @@
-"""Every random draw has the distribution that it is said to have, and is drawn anew where it should be.
+"""Every random draw has the distribution that it is said to have, and is a new draw where it should be.
 
 Seeds are fixed, so each of these tests always gives the same answer. A p-value below 0.0001 counts as another distribution.
 """

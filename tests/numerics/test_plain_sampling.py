@@ -1,4 +1,4 @@
-"""Sampling equals a sampler that was written a second time: the whole sequence anew for each code, no cache, in float64."""
+"""Sampling equals a sampler that was written a second time: the whole sequence once more for each code, no cache, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear probe: MAE's steps, the rate that held-out images choose, features kept or computed anew."""
+"""The linear probe: MAE's steps, the rate that held-out images choose, features kept or computed again."""
 
 from __future__ import annotations
 

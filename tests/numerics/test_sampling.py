@@ -69,7 +69,7 @@ def test_decoding_in_each_precision(precision: str, most: float) -> None:
 
 
 def test_a_compiled_decoder_sees_batches_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another size would be compiled anew; what is filled up is cut off again."""
+    """Another size would be compiled again; what is filled up is cut off again."""
     torch.manual_seed(0)
     spec = TokenizerSpec(channels=32, channel_mult=[1, 2], res_blocks=1, codebook_size=64)
     vq, codes, sizes = VQModel(spec, 3).eval(), torch.randint(64, (5, 16)), []

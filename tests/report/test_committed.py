@@ -1,4 +1,4 @@
-"""What README and docs/results.md say of the committed reports still holds when they are measured anew."""
+"""What README and docs/results.md say of the committed reports still holds when they are measured again."""
 
 from __future__ import annotations
 

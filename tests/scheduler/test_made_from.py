@@ -1,4 +1,4 @@
-"""What `rerun` computes anew: a job, and all that was made from it."""
+"""What `rerun` computes again: a job, and all that was made from it."""
 
 from __future__ import annotations
 

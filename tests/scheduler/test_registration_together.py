@@ -176,7 +176,7 @@ def test_rerun_leaves_a_running_reader_its_input(lab: Lab) -> None:
     lab.run(plan)
     rerun(lab.home, lab.ledger, [lab.job(plan, "probe")])
     assert lab.ledger.jobs.claim(lab.job(plan, "probe"), "me", "started", Allocation("here", 1))
-    with pytest.raises(SpecError, match="is running, and reads what would be made anew"):
+    with pytest.raises(SpecError, match="is running, and reads what would be made again"):
         rerun(lab.home, lab.ledger, [lab.job(plan, "train")])
     assert lab.folder(plan, "train").result.exists()
 

@@ -30,7 +30,7 @@ class ProbeSpec(Section):
     )
     views: Literal["center", "stored"] = Field(
         "center",
-        description="training images as centre crops, or in each epoch as one of their stored views, drawn anew",
+        description="training images as centre crops, or in each epoch as one of their stored views, a new draw each time",
     )
     feature_dtype: Literal["fp32", "fp16"] = Field("fp32", description="in which features are kept")
 

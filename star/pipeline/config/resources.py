@@ -27,7 +27,7 @@ class StarResources(Resources):
     sample_batch_size: Count = Field(250, description="sequences per pass of generate and probe")
     feature_cache_gb: NonNegative = Field(
         8.0,
-        description="largest size of the probe's features that is kept; larger ones are computed anew in each epoch",
+        description="largest size of the probe's features that is kept; larger ones are computed again in each epoch",
     )
     checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
     keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
