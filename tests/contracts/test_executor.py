@@ -1,5 +1,8 @@
 """What an executor promises, here, on a real Slurm and on a real Ray: a handle finds its process, also from another
-scheduler, and never somebody else's; an end is told apart from another."""
+scheduler, and never somebody else's; an end is told apart from another.
+
+`STAR_TEST_EXECUTOR=my.py:Mine pytest tests/contracts/test_executor.py -k yours` holds an executor of one's own to it.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,22 @@ from tests.services import until
 
 WORKER = "tests.light.worker"
 Make = Callable[[], Executor]
+YOURS = os.environ.get("STAR_TEST_EXECUTOR", "")
 
 
-@pytest.fixture(params=["local", "slurm", "ray", "own"])
+@pytest.fixture(params=["local", "slurm", "ray", "own", *(["yours"] if YOURS else [])])
 def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes executors of one kind, as one scheduler after the other would."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     if request.param == "local":
         return lambda: LocalExecutor(4, worker=WORKER)
     if request.param == "own":
-        (tmp_path / "executors").mkdir()
         page = (ROOT / "docs" / "own-executor.md").read_text()
-        for name, text in re.findall(r"```python\n# (\S+)\n(.*?)```", page, re.DOTALL):
-            (tmp_path / name).write_text(text.replace('worker="star.worker"', f'worker="{WORKER}"'))
-        return lambda: make_executor(f"{tmp_path}/executors/detached.py:Detached", Home(tmp_path))
+        (text,) = re.findall(r"```python\n# executors/detached.py\n(.*?)```", page, re.DOTALL)
+        return _of_file(text, "Detached", tmp_path)
+    if request.param == "yours":
+        path, _, name = YOURS.rpartition(":")
+        return _of_file(Path(path).read_text(), name, tmp_path)
     if request.param == "slurm":
         request.getfixturevalue("slurm")
         from star.scheduler.slurm import SlurmExecutor
@@ -46,6 +51,12 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     from star.scheduler.ray import RayExecutor
 
     return lambda: RayExecutor(Home(tmp_path), worker=WORKER)
+
+
+def _of_file(text: str, name: str, folder: Path) -> Make:
+    assert '"star.worker"' in text, "the file names the module that it starts"
+    (folder / "executor.py").write_text(text.replace('"star.worker"', f'"{WORKER}"'))
+    return lambda: make_executor(f"{folder}/executor.py:{name}", Home(folder))
 
 
 def start_of(make: Make, folder: Path, **light: object) -> Start:
