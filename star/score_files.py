@@ -27,14 +27,15 @@ from star.evaluate.features import Extractor, activations, features_of, load_ext
 from star.evaluate.frechet import Moments
 from star.evaluate.precision_recall import Manifold, manifold
 from star.evaluate.reference_file import ReferenceFile, read_reference, write_reference
-from star.evaluate.statistics import GENERATED_KEPT, METRICS, SPLIT_SIZE, Reference, Statistics, compare
+from star.evaluate.statistics import METRICS, SPLIT_SIZE, Reference, Statistics, compare
 from star.launch import follow_parent
+from star.pipeline.score import GENERATED_KEPT
 from star.train.guard import is_out_of_memory
 from star.words import shown
 
 REFERENCE_KEPT = 10_000
 """Reference images that precision and recall use, as in ADM's files."""
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 TITLES = {
     "inception_score": ("Inception Score", "IS"),
     "frechet_distance": ("FID", "FD"),

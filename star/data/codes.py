@@ -84,7 +84,11 @@ class CodeStore:
 
     def center(self, first: int, last: int) -> NDArray[np.int64]:
         """Codes (b, T) of the plain centre crops of images `first` to `last` - 1."""
-        codes: NDArray[np.int64] = self._codes[self._rows[first:last], self.center_view].astype(np.int64)
+        return self.center_of(np.arange(first, min(last, len(self))))
+
+    def center_of(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Codes (B, T) of the plain centre crops of the images with indices (B,)."""
+        codes: NDArray[np.int64] = self._codes[self._rows[images], self.center_view].astype(np.int64)
         return codes
 
 
@@ -96,7 +100,7 @@ def order_of_epoch(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=2)
 def part_of(count: int, wanted: int) -> NDArray[np.int64]:
-    """`wanted` of `count` images, the same for every seed; a smaller part lies within a larger one."""
+    """`wanted` of `count` images in random order, the same for every seed; a smaller part begins a larger one."""
     return np.random.default_rng((0, 4)).permutation(count)[:wanted]
 
 

@@ -22,14 +22,17 @@ from star.ranks import Ranks
 
 SPLIT_SIZE = 5000
 """Images per split of the inception score, as in ADM's evaluator."""
-GENERATED_KEPT = 50_000
-"""Most generated images that precision and recall use: ADM's samples are that many."""
 
 
 def evenly(total: int, kept: int) -> np.ndarray:
-    """Indices (min(kept, total),) spread evenly over `total` images, to cover all classes of images sorted by class."""
+    """Indices (min(kept, total),) spread evenly over `total` images, one from each of as many equal parts.
+
+    So they are of all classes of images sorted by class. Which one of its part is drawn, by a fixed seed: every fifth image
+    would be of two classes where ten classes take turns.
+    """
     kept = min(kept, total)
-    return np.arange(kept) * total // kept
+    ends = np.arange(kept + 1) * total // kept
+    return ends[:-1] + (np.random.default_rng((0, 8)).random(kept) * np.diff(ends)).astype(np.int64)
 
 
 class Statistics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from star.pipeline.dataset import is_shuffled
 from star.pipeline.model import forward_flops
 from star.spec.graph import Stage
 
@@ -19,7 +20,7 @@ SHARES = ("distance", "condition_share", "self_share", "neighbour_share")
 """What is measured of attention, as `star.evaluate.attention` says."""
 ATTENTION = Stage(
     "attention",
-    1,
+    2,  # from 2 on, of test images of all classes
     ("attention",),
     ("train", "encode", "tokenizer"),
     config={"attention": "star.pipeline.config.attention:AttentionSpec"},
@@ -30,4 +31,5 @@ ATTENTION = Stage(
     files=("attention.npz",),
     drawn={"attention": "attention.npz"},
     flops=_flops,
+    unchanged=lambda run: is_shuffled(run.data),
 )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from star.spec.graph import Stage
+
+if TYPE_CHECKING:
+    from star.pipeline.config.dataset import DataSpec
 
 NUM_VIEWS = 10
 """Number of views (crops) of an image that each crop range gives."""
@@ -13,6 +17,11 @@ NUM_VIEWS = 10
 def codes_folders(folder: Path, ranges: int) -> list[Path]:
     """Folders of imported codes, one for each crop range, as LlamaGen's extraction names them: FOLDER, FOLDER_105."""
     return [folder, folder.with_name(f"{folder.name}_105")][:ranges]
+
+
+def is_shuffled(data: DataSpec) -> bool:
+    """Whether the images come in random order, so that the first ones are of all classes; folders lie class by class."""
+    return bool(data.name == "fashion-mnist")
 
 
 DATASET = Stage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from star.pipeline.dataset import is_shuffled
 from star.pipeline.score import extraction_flops
 from star.pipeline.tokenizer import coding_flops
 from star.spec.graph import Stage
@@ -29,13 +30,14 @@ def floored(run: StarRun) -> str:
 
 FLOOR = Stage(
     "floor",
-    2,
+    3,  # from 3 on, of held-out images of all classes
     ("floor", "score"),
     ("dataset", "tokenizer", "reference"),
     config={"floor": "star.pipeline.config.floor:FloorSpec"},
     run="star.stages.floor:floor",
     results=(*(f"{{extractor}}/{who}{name}" for who in ("", "crops_", "real_") for name in _DISTANCES), "psnr", "ssim"),
     flops=_flops,
+    unchanged=lambda run: is_shuffled(run.data) or run.floor_images == run.data.test_images,
     follows=lambda run: run.floor.num_images is None,
     limits={
         f"score/{{extractor}}/{name}": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from star.pipeline.dataset import is_shuffled
 from star.pipeline.tokenizer import coding_flops
 from star.spec.graph import Stage
 
@@ -18,7 +19,7 @@ def _flops(run: StarRun) -> float:
 
 INVARIANCE = Stage(
     "invariance",
-    1,
+    2,  # from 2 on, of test images of all classes
     ("invariance",),
     ("dataset", "tokenizer"),
     config={"invariance": "star.pipeline.config.invariance:InvarianceSpec"},
@@ -30,4 +31,5 @@ INVARIANCE = Stage(
     files=("invariance.npz",),
     drawn={"codes": "invariance.npz"},
     flops=_flops,
+    unchanged=lambda run: is_shuffled(run.data),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from star.pipeline.dataset import is_shuffled
 from star.pipeline.score import FEATURES, extraction_flops
 from star.spec.graph import Stage
 
@@ -20,9 +21,18 @@ def _disk(run: StarRun) -> float:
     return min(run.score.num_reference, run.score.manifold_images) * (width * 4.0 + pixels) + 2 * width**2 * 8.0
 
 
+def _unchanged(run: StarRun) -> bool:
+    """3: parts of the training images are of all classes."""
+    score = run.score
+    if score.reference is not None:
+        return True
+    is_whole = is_shuffled(run.data) or score.num_reference == run.data.train_images
+    return is_whole and score.manifold_images >= score.num_reference
+
+
 REFERENCE = Stage(
     "reference",
-    2,
+    3,
     ("score",),
     ("dataset",),
     run="star.stages.reference:reference",
@@ -32,4 +42,5 @@ REFERENCE = Stage(
     width="processes",
     flops=lambda run: run.score.num_reference * extraction_flops(run),
     disk=_disk,
+    unchanged=_unchanged,
 )

@@ -15,6 +15,8 @@ EFFICIENTNET_LITE0 = 2 * 407e6
 """FLOPs for one image of 224 x 224, as published."""
 INCEPTION = 11.4e9
 """FLOPs for one image of any size, which is resized to 299 x 299; counted on the modules."""
+GENERATED_KEPT = 50_000
+"""Most generated images that precision and recall use: ADM's samples are that many."""
 FASHION_SIDE = 28
 """Side in pixels of Fashion-MNIST's images."""
 FEATURES = {"efficientnet-lite0": 1280, "inception": 2048}
@@ -77,7 +79,7 @@ def _bias(run: StarRun) -> str:
 _SCORES = ("frechet_distance", "spatial_frechet_distance", "inception_score", "precision", "recall")
 SCORE = Stage(
     "score",
-    2,
+    3,  # from 3 on, where not all samples serve precision and recall, those that do are of all classes
     ("score",),
     ("generate", "reference"),
     config={"score": "star.pipeline.config.score:ScoreSpec"},
@@ -87,4 +89,5 @@ SCORE = Stage(
     highlights={"frechet_distance": "distance"},
     width="processes",
     flops=lambda run: run.generate.num_images * extraction_flops(run),
+    unchanged=lambda run: run.generate.samples is None and run.generate.num_images <= GENERATED_KEPT,
 )

@@ -5,11 +5,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from star.pipeline.dataset import is_shuffled
 from star.spec.graph import Stage
 
 if TYPE_CHECKING:
     from star.pipeline.config.run import StarRun
     from star.pipeline.config.tokenizer import TokenizerSpec
+
+
+REPORTED = 2000
+"""Most test images that PSNR, the use of the codebook and its perplexity are measured on."""
 
 
 def coding_flops(run: StarRun) -> tuple[float, float]:
@@ -27,7 +32,7 @@ def _flops(run: StarRun) -> float:
     """Training, without the discriminator, whose cost is small; and the reconstruction of test images."""
     spec = run.tokenizer
     images = 0 if spec.weights else spec.steps * spec.batch_size
-    found = sum(coding_flops(run)) * (3 * images + min(run.data.test_images, 2000))
+    found = sum(coding_flops(run)) * (3 * images + min(run.data.test_images, REPORTED))
     if (
         spec.perceptual_weight and getattr(spec, "name", "vq") == "vq"
     ):  # the wanted images forward; the made ones forward, and backward to the pixels
@@ -85,9 +90,17 @@ _RECORDED = (
     *("usage", "perplexity"),
 )
 
+
+def _unchanged(run: StarRun) -> int:
+    """2: crops are torchvision's ten. 3: what is reported is of test images of all classes."""
+    if not is_shuffled(run.data) and run.data.test_images > REPORTED:
+        return 0
+    return 2 if run.data.first_view_order or run.tokenizer.weights is not None else 1
+
+
 TOKENIZER = Stage(
     "tokenizer",
-    2,  # from 2 on, crops are torchvision's ten
+    3,
     ("tokenizer",),
     ("dataset",),
     config={"tokenizer": "star.pipeline.config.tokenizer:TokenizerSpec"},
@@ -104,5 +117,5 @@ TOKENIZER = Stage(
     keeps="checkpoints",
     smaller_passes=False,
     flops=_flops,
-    unchanged=lambda run: run.data.first_view_order or run.tokenizer.weights is not None,
+    unchanged=_unchanged,
 )

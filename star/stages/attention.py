@@ -13,7 +13,7 @@ from star.data.pixels import Images
 from star.evaluate.attention import measure_attention, uniform
 from star.evaluate.linear_probe import probe_positions
 from star.pipeline.attention import SHARES
-from star.stages.context import Context, Result, gpt_of, vq_of
+from star.stages.context import Context, Result, gpt_of, some_of, vq_of
 from star.tokenizer.train import to_bytes
 
 
@@ -21,30 +21,30 @@ def attention(ctx: Context) -> Result:
     """Measure what the student attends to, by layer and by position; maps of some images go to attention.npz."""
     model, spec = gpt_of(ctx, "student"), ctx.spec.attention
     store = CodeStore(ctx.inputs["encode"] / "test")
-    count, size = min(spec.images, len(store)), max(1, ctx.spec.resources.eval_batch_size)
+    rows, size = some_of(ctx.spec, len(store), spec.images), max(1, ctx.spec.resources.eval_batch_size)
     positions = probe_positions(min(spec.positions, ctx.spec.sequence_length), ctx.spec.sequence_length)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, count, size):
-            last = min(first + size, count)
-            labels = torch.from_numpy(store.labels[first:last])
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            labels = torch.from_numpy(store.labels[part])
             if spec.label == "null" or ctx.spec.is_unconditional:
                 labels = torch.full_like(labels, model.null_label)
-            yield torch.from_numpy(store.center(first, last)).to(ctx.device), labels.to(ctx.device)
-            ctx.progress(last, count)
+            yield torch.from_numpy(store.center_of(part)).to(ctx.device), labels.to(ctx.device)
+            ctx.progress(first + len(part), len(rows))
 
     found = measure_attention(model, batches(), positions, spec.shown)
     for by, first in (("layer", 1), ("position", 1)):
         curves = {f"{name}_by_{by}": found.average(name, by=by) for name in SHARES}
         for step in range(len(next(iter(curves.values())))):
             ctx.record(step + first, {name: values[step].item() for name, values in curves.items()})
-    shown = len(found.maps)
+    shown = rows[: len(found.maps)]
     np.savez(
         ctx.out / "attention.npz",
         maps=found.maps.numpy().astype(np.float16),
         positions=positions,
-        labels=store.labels[:shown],
-        images=_decoded(ctx, store.center(0, shown)),
+        labels=store.labels[shown],
+        images=_decoded(ctx, store.center_of(shown)),
         **{name: values.numpy().astype(np.float32) for name, values in found.numbers.items()},  # type: ignore[arg-type]
         **{f"uniform_{name}": values.numpy() for name, values in uniform(ctx.spec.grid).items()},  # type: ignore[arg-type]
     )

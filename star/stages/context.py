@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from star.data.codes import part_of
 from star.data.own import own_images
 from star.data.pixels import Images, square
 from star.data.places import folder_of, missing
@@ -21,6 +22,7 @@ from star.errors import DataError
 from star.model.gpt import GPT
 from star.pipeline.config.plugged import RunWithPlugins
 from star.pipeline.config.run import StarRun
+from star.pipeline.dataset import is_shuffled
 from star.plugin import Job
 from star.ranks import Ranks
 from star.stages.own_tokenizer import CheckedTokenizer, own_tokenizer
@@ -69,6 +71,11 @@ def images_of(ctx: Context, split: Split) -> ImageSource:
             raise DataError(reason)
         return own_images(spec, split, ctx.plugins[plugin.digest])
     return open_source(spec.data, ctx.data_home, split, ctx.threads)
+
+
+def some_of(spec: StarRun, total: int, wanted: int) -> np.ndarray:
+    """Rows (min(wanted, total),) of `total` images, the same for every run, the first of which are of all classes too."""
+    return np.arange(min(wanted, total)) if is_shuffled(spec.data) else part_of(total, wanted)
 
 
 class Pixels:

@@ -12,7 +12,7 @@ from star.data.pixels import Images
 from star.evaluate.reference_file import read_reference
 from star.evaluate.ssim import WINDOW, ssim
 from star.evaluate.statistics import Reference, Statistics, compare
-from star.stages.context import Context, Pixels, Result, vq_of
+from star.stages.context import Context, Pixels, Result, some_of, vq_of
 from star.stages.generate import brought_to
 from star.stages.own_tokenizer import CheckedTokenizer
 from star.stages.scoring import extractor_of
@@ -29,14 +29,15 @@ def floor(ctx: Context) -> Result:
     is in memory. Images smaller than SSIM's window have no SSIM.
     """
     held_out = Pixels(ctx, "test")
-    count = min(ctx.spec.floor_images, len(held_out))
+    rows = np.sort(some_of(ctx.spec, len(held_out), ctx.spec.floor_images))
+    count = len(rows)
     known = read_reference(ctx.inputs["reference"] / "reference.npz")
     assert known.pooled is not None
     reference, likeness = Reference(known.pooled, known.spatial), _Likeness()
     kinds = {
-        "": _rebuilt(ctx, held_out, count, likeness),
-        "crops_": _crops(ctx, held_out, count),
-        "real_": _real(ctx, held_out, count),
+        "": _rebuilt(ctx, held_out, rows, likeness),
+        "crops_": _crops(ctx, held_out, rows),
+        "real_": _real(ctx, held_out, rows),
     }
     result: Result = {}
     for i, (who, batches) in enumerate(kinds.items()):
@@ -60,31 +61,31 @@ def _distances(
     return {f"{spec.extractor}/{who}{name}": value for name, value in values.items() if name.endswith("distance")}
 
 
-def _rows(ctx: Context, count: int) -> Iterator[slice]:
+def _parts(ctx: Context, rows: np.ndarray) -> Iterator[np.ndarray]:
     size = ctx.spec.resources.eval_batch_size
-    for first in range(0, count, size):
-        yield slice(first, min(first + size, count))
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
 
 
-def _real(ctx: Context, held_out: Pixels, count: int) -> Iterator[Images]:
-    for rows in _rows(ctx, count):
-        yield held_out.plain(rows)
+def _real(ctx: Context, held_out: Pixels, rows: np.ndarray) -> Iterator[Images]:
+    for part in _parts(ctx, rows):
+        yield held_out.plain(part)
 
 
-def _rebuilt(ctx: Context, held_out: Pixels, count: int, likeness: _Likeness) -> Iterator[Images]:
+def _rebuilt(ctx: Context, held_out: Pixels, rows: np.ndarray, likeness: _Likeness) -> Iterator[Images]:
     """The images encoded and decoded, at the side of the samples."""
     model, side = vq_of(ctx), _side(ctx)
-    for images in _real(ctx, held_out, count):
+    for images in _real(ctx, held_out, rows):
         rebuilt = _through(ctx, model, images)
         likeness.add(rebuilt, images if images.shape[1] == side else to_bytes(brought_to(to_tensor(images), side)))
         yield rebuilt
 
 
-def _crops(ctx: Context, held_out: Pixels, count: int) -> Iterator[Images]:
+def _crops(ctx: Context, held_out: Pixels, rows: np.ndarray) -> Iterator[Images]:
     """One of the views of each image, encoded and decoded, at the side of the samples."""
     model, draws = vq_of(ctx), np.random.default_rng((0, 7))
-    for rows in _rows(ctx, count):
-        views = held_out.views(rows)
+    for part in _parts(ctx, rows):
+        views = held_out.views(part)
         yield _through(ctx, model, views[np.arange(len(views)), draws.integers(views.shape[1], size=len(views))])
 
 

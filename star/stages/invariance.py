@@ -9,7 +9,7 @@ import torch
 
 from star.data.pixels import Images
 from star.evaluate.invariance import DIRECTIONS, changed, shifted
-from star.stages.context import Context, Pixels, Result, vq_of
+from star.stages.context import Context, Pixels, Result, some_of, vq_of
 from star.tokenizer.train import to_tensor
 
 
@@ -17,7 +17,7 @@ def invariance(ctx: Context) -> Result:
     """Measure the share of codes that change between slightly shifted views; some such views go to invariance.npz."""
     spec, size, downsample = ctx.spec.invariance, ctx.spec.data.image_size, ctx.spec.tokenizer.downsample
     pixels, model, grid = Pixels(ctx, "test"), vq_of(ctx), ctx.spec.grid
-    count, batch = min(spec.images, len(pixels)), max(1, ctx.spec.resources.eval_batch_size)
+    rows, batch = some_of(ctx.spec, len(pixels), spec.images), max(1, ctx.spec.resources.eval_batch_size)
     cases = [(shift, direction) for shift in spec.shifts for direction in DIRECTIONS]
     rates, compared = np.zeros(len(cases)), np.zeros(len(cases))
     shown: dict[str, list[np.ndarray]] = {}
@@ -27,8 +27,8 @@ def invariance(ctx: Context) -> Result:
             codes = model.encode(to_tensor(views).to(ctx.device))
         return codes.view(-1, grid, grid).cpu().numpy()
 
-    for first in range(0, count, batch):
-        images = pixels.at(slice(first, min(first + batch, count)), size + max(spec.shifts))
+    for first in range(0, len(rows), batch):
+        images = pixels.at(rows[first : first + batch], size + max(spec.shifts))
         keep = max(0, spec.shown - first)
         views = images[:, :size, :size]
         codes = encoded(views)
@@ -41,7 +41,7 @@ def invariance(ctx: Context) -> Result:
             compared[i] += differ.size
             name = f"{direction}_{shift}"
             _collect(shown, keep, **{f"images_{name}": moved, f"codes_{name}": others, f"changed_{name}": differ})
-        ctx.progress(first + len(images), count)
+        ctx.progress(first + len(images), len(rows))
     by_shift = (rates / compared).reshape(len(spec.shifts), len(DIRECTIONS)).mean(1)
     for shift, rate in sorted(zip(spec.shifts, by_shift.tolist(), strict=True)):
         ctx.record(shift, {"change_rate_by_shift": rate})

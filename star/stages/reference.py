@@ -13,7 +13,7 @@ from star.evaluate.features import features_of
 from star.evaluate.precision_recall import Manifold, manifold
 from star.evaluate.reference_file import read_reference, write_reference
 from star.evaluate.statistics import Statistics
-from star.stages.context import Context, Pixels, Result
+from star.stages.context import Context, Pixels, Result, some_of
 from star.stages.scoring import extractor_of, gather
 
 
@@ -26,16 +26,16 @@ def reference(ctx: Context) -> Result:
     if spec.reference:
         return _given_reference(ctx, Path(spec.reference))
     real = Pixels(ctx, "train")
-    total = min(spec.num_reference, len(real))
-    found = Statistics(total, spec.manifold_images, spec.is_split_size, ctx.device)
+    rows = np.sort(some_of(ctx.spec, len(real), spec.num_reference))
+    found = Statistics(len(rows), spec.manifold_images, spec.is_split_size, ctx.device)
 
-    def read(rows: slice) -> Images:
-        return real.plain(rows)
+    def read(part: slice) -> Images:
+        return real.plain(rows[part])
 
     gather(ctx, found, read)
     own = features_of(spec.extractor, spec.input_size)
     if ctx.ranks.is_main:
-        shown = real.plain(found.kept)
+        shown = real.plain(rows[found.kept])
         write_reference(ctx.out / "reference.npz", own, found.pooled.result(), found.spatial.result(), shown)
         _write_manifold(ctx.out, manifold(found.points, spec.neighbours))
     return {}

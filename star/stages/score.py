@@ -7,7 +7,8 @@ import torch
 
 from star.evaluate.precision_recall import Manifold
 from star.evaluate.reference_file import read_reference
-from star.evaluate.statistics import GENERATED_KEPT, Reference, Statistics, compare
+from star.evaluate.statistics import Reference, Statistics, compare
+from star.pipeline.score import GENERATED_KEPT
 from star.stages.context import Context, Result
 from star.stages.scoring import gather
 

@@ -10,7 +10,8 @@ from star.checkpoint import Checkpoints
 from star.data.pixels import Images
 from star.data.views import center, ordered_views
 from star.pipeline.dataset import NUM_VIEWS
-from star.stages.context import Context, Pixels, Result, job_of
+from star.pipeline.tokenizer import REPORTED
+from star.stages.context import Context, Pixels, Result, job_of, some_of
 from star.stages.own_tokenizer import CheckedTokenizer, own_tokenizer
 from star.tokenizer.load import load_vq
 from star.tokenizer.train import reconstruction_report, to_tensor, train_vq
@@ -47,10 +48,7 @@ def tokenizer(ctx: Context) -> Result:
             *(kept, resources.checkpoint_every, ctx.stop),
         )
     save_weights(ctx.out / "vq.pt", model.state_dict())
-    shown = min(len(test), 2000)
-    batches = [
-        center(test.read(slice(i, min(i + ctx.spec.resources.eval_batch_size, shown))), size)
-        for i in range(0, shown, ctx.spec.resources.eval_batch_size)
-    ]
+    rows, per_pass = np.sort(some_of(ctx.spec, len(test), REPORTED)), ctx.spec.resources.eval_batch_size
+    batches = [center(test.read(rows[i : i + per_pass]), size) for i in range(0, len(rows), per_pass)]
     seen = model if own is None else CheckedTokenizer(model, ctx.spec)
     return reconstruction_report(seen, spec.codebook_size, batches, ctx.device)

@@ -46,10 +46,18 @@ def test_the_inception_score_at_its_ends() -> None:
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
 def test_kept_images_are_spread_evenly(total: int, kept: int) -> None:
-    rows = evenly(total, kept)
-    assert len(rows) == min(total, kept) and rows[0] == 0 and rows[-1] < total
-    gaps = np.diff(rows)
-    assert len(gaps) == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+    """One of each of as many equal parts; all of them where all are kept."""
+    rows, parts = evenly(total, kept), min(total, kept)
+    assert len(rows) == parts and np.array_equal(rows, evenly(total, kept))
+    starts = np.arange(parts + 1) * total // parts
+    assert np.all(rows >= starts[:-1]) and np.all(rows < starts[1:])
+
+
+@pytest.mark.parametrize("kept", [1000, 2000, 2500])
+def test_images_whose_classes_take_turns_are_kept_of_all_classes(kept: int) -> None:
+    """As `generate.labels: balanced` writes them: every fifth one would be of two classes in ten."""
+    counts = np.bincount(evenly(5000, kept) % 10, minlength=10)
+    assert counts.min() > 0.7 * kept / 10
 
 
 class Tiny(torch.nn.Module):
