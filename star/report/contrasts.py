@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from math import copysign
+from math import copysign, isfinite
 from statistics import fmean
 
 from star.report.block import Block
@@ -27,6 +27,7 @@ class Contrast:
     text: str
     """The contrast in words, such as `ST-AR > baseline`."""
     metric: str
+    rows: tuple[str, ...]
     samples: list[Sample] = field(default_factory=list)
     bound: float = 0.0
     against: bool = True
@@ -120,7 +121,7 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
 
 def _difference(row: str, other: str, metric: str, sign: float, evidence: Evidence) -> Contrast:
     """The contrast `row > other` for sign 1, `row < other` for sign -1."""
-    part = Contrast(f"{row} {'>' if sign > 0 else '<'} {other}", metric, sign=sign)
+    part = Contrast(f"{row} {'>' if sign > 0 else '<'} {other}", metric, (row, other), sign=sign)
     both = [_values(label, metric, evidence, part) for label in (row, other)]
     if len(evidence.numbers(row, metric).scorings | evidence.numbers(other, metric).scorings) > 1:
         part.missing.append(f"{row} and {other} are scored in different ways")
@@ -136,7 +137,7 @@ def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Contrast]:
     """The slope over the rows' ranks, which must go the claimed way, and each step, which must not go the other way."""
     labels = predicate.rows or measured_rows(evidence.experiment)
     sign = 1.0 if predicate.direction == "increasing" else -1.0
-    slope = Contrast(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, sign=sign)
+    slope = Contrast(f"{predicate.direction} over {', '.join(labels)}", predicate.metric, tuple(labels), sign=sign)
     values = [_values(label, predicate.metric, evidence, slope) for label in labels]
     if len(set().union(*(evidence.numbers(label, predicate.metric).scorings for label in labels))) > 1:
         slope.missing.append("rows that are scored in different ways")
@@ -155,11 +156,10 @@ def _trend(predicate: Monotone, evidence: Evidence) -> Iterator[Contrast]:
 
 def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Contrast:
     """Each seed's last value minus its own value at the step, so that differences between seeds cancel."""
-    curves = evidence.curve(predicate.row, predicate.metric)
+    curves = evidence.curve(predicate.row, predicate.metric, finite=False)
     keeps = isinstance(predicate, NoDeclineAfter)
-    part = Contrast(
-        f"{predicate.row} {'keeps its height' if keeps else 'declines'} after {predicate.after}", predicate.metric
-    )
+    text = f"{predicate.row} {'keeps its height' if keeps else 'declines'} after {predicate.after}"
+    part = Contrast(text, predicate.metric, (predicate.row,))
     if not curves:
         part.missing.append(f"{predicate.row} ({_reason(predicate.row, predicate.metric + '@last', evidence)})")
         return part
@@ -172,7 +172,12 @@ def _decline(predicate: NoDeclineAfter | DeclineAfter, evidence: Evidence) -> Co
                 f"{predicate.row} (no step recorded between {predicate.after} of the curve and its end)"
             )
             return part
-        rises[seed] = curve[steps[-1]] - curve[before]
+        rise = curve[steps[-1]] - curve[before]
+        if isfinite(rise):  # else the seed diverged
+            rises[seed] = rise
+    if not rises:
+        part.missing.append(f"{predicate.row} (not a number)")
+        return part
     part.samples = [Sample(1.0 if keeps else -1.0, list(rises.values()), list(rises), predicate.row)]
     part.sign = 1.0 if keeps else -1.0
     if isinstance(predicate, NoDeclineAfter):

@@ -88,7 +88,7 @@ class Evidence:
         if metric in self.experiment.spec.against:
             return samples_against(self, label, metric, self.experiment.spec.against[metric])
         formula = self._formulas.get(metric)
-        found, seen = Samples(), set()
+        found, seen, idle = Samples(), set(), []
         for run in self.runs(label):
             source = (
                 self._formula(run, metric, formula)
@@ -96,7 +96,7 @@ class Evidence:
                 else self._one(run, parse_measure(metric, self.experiment.spec.pipeline))
             )
             if source == IDLE:
-                found.idle = True
+                idle.append(run.seed)
             elif isinstance(source, str):
                 found.missing[run.seed] = source
             elif (
@@ -104,6 +104,9 @@ class Evidence:
             ):  # seeds may share a stage: one measurement
                 seen.add(tuple(source.stages.values()))
                 found.sources.append(source)
+        found.idle = bool(idle)
+        if found.sources:  # other seeds of the row have it: this one ended early, or did not report it
+            found.missing |= dict.fromkeys(idle, "no such step" if "@" in metric else "no such number")
         return found
 
     def stages_of(self, metric: str) -> list[str]:
@@ -129,11 +132,12 @@ class Evidence:
             self._blocks[key] = Block(values)
         return self._blocks[key]
 
-    def curve(self, label: str, metric: str, unfinished: bool = False) -> Curves:
+    def curve(self, label: str, metric: str, unfinished: bool = False, finite: bool = True) -> Curves:
         """A row's curves, one for each job; seeds without one are left out.
 
         Args:
             unfinished: whether to include jobs that have not ended.
+            finite: whether to leave out values that are not finite, which nothing can draw.
         """
         stage, found, seen = metric.split("/")[0], {}, set()
         for run in self.runs(label):
@@ -142,6 +146,8 @@ class Evidence:
             if tracked is None or key in seen or self._foreign(run, stage):
                 continue
             points = self._points(tracked, metric) if unfinished or self.provenance(run, stage) else {}
+            if finite:
+                points = {step: value for step, value in points.items() if math.isfinite(value)}
             if points:
                 seen.add(key)
                 found[run.seed] = points
@@ -256,5 +262,4 @@ class Evidence:
     def _points(self, run: TrackedRun, metric: str) -> dict[int, float]:
         if metric not in self._curves:
             self._curves[metric] = self.reader.curves([one.id for one in self.tracked.values()], metric)
-        points = self._curves[metric].get(run.id, {})
-        return {step: value for step, value in points.items() if math.isfinite(value)}
+        return self._curves[metric].get(run.id, {})

@@ -28,6 +28,9 @@ NODES = 128
 """Points of the Gauss-Legendre rule between two bounds."""
 
 
+Place = tuple[int, str, tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Look:
     """When a claim was decided, or how far it is."""
@@ -90,32 +93,42 @@ def judge_looks(claim: Claim, evidence: Evidence) -> ClaimResult:
     looks = tuple(spec.looks)
     method = claim.interval or spec.interval
     first = set(seed_order(spec, looks[0]))
-    decided: dict[int, Contrast] = {}
+    decided: dict[Place, Contrast] = {}
+    held: dict[Place, Contrast] = {}
     found: ClaimResult | None = None
     for number, (seeds, level) in enumerate(zip(looks, levels(looks), strict=True), 1):
         then = evidence.up_to(seed_order(spec, seeds))
-        parts = [part for predicate in claim.that for part in contrasts_of(predicate, then)]
-        for part in parts:
+        parts = _placed(claim, then)
+        for part in parts.values():
             part.block = _of_the_look(part, first)
-        ready = [i for i, part in enumerate(parts) if i not in decided and _is_ready(part, seeds)]
+        ready = {place: part for place, part in parts.items() if place not in decided and _is_ready(part, seeds)}
         if not ready:
             continue
-        strict = strictness(parts, level)
-        for i in ready:
-            judge_part(parts[i], method, level, strict)
-            parts[i].look = number
-        held = [decided.get(i) or (parts[i] if i in ready else _earlier(found, i, parts[i])) for i in range(len(parts))]
-        decided |= {i: parts[i] for i in ready if parts[i].verdict != UNDECIDED}
-        found = verdict_of(claim, held)
+        strict = strictness(list(parts.values()), level)
+        for part in ready.values():
+            judge_part(part, method, level, strict)
+            part.look = number
+        # one whose rows have not the seeds of this look is as the last look that it reached left it
+        held = {place: decided.get(place) or ready.get(place) or held.get(place, part) for place, part in parts.items()}
+        decided |= {place: part for place, part in ready.items() if part.verdict != UNDECIDED}
+        found = verdict_of(claim, list(held.values()))
         found.look = Look(number, len(looks), seeds, level)
         if found.verdict != UNDECIDED:
             break
     if found is None:
-        parts = [part for predicate in claim.that for part in contrasts_of(predicate, evidence)]
-        found = verdict_of(claim, parts)
+        found = verdict_of(claim, list(_placed(claim, evidence).values()))
         found.look = Look(0, len(looks), looks[0], levels(looks)[0])
     found.judged_on = judged_on(claim, evidence)
     return found
+
+
+def _placed(claim: Claim, evidence: Evidence) -> dict[Place, Contrast]:
+    """A claim's contrasts by predicate, metric and rows: seeds that run longer give a whole curve more of them."""
+    return {
+        (i, part.metric, part.rows): part
+        for i, predicate in enumerate(claim.that)
+        for part in contrasts_of(predicate, evidence)
+    }
 
 
 def _of_the_look(part: Contrast, first: set[int]) -> Block | None:
@@ -136,11 +149,6 @@ def _of_the_look(part: Contrast, first: set[int]) -> Block | None:
 def _is_ready(part: Contrast, seeds: int) -> bool:
     """Whether all rows of a contrast have the seeds of a look; a row without a seed, such as given images, never has more."""
     return not part.missing and all(len(sample.values) >= seeds for sample in part.samples)
-
-
-def _earlier(found: ClaimResult | None, place: int, part: Contrast) -> Contrast:
-    """A contrast whose rows have not the seeds of this look, as the last look that it reached left it."""
-    return part if found is None else found.parts[place]
 
 
 def open_parts(found: ClaimResult) -> list[Contrast]:

@@ -12,9 +12,10 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from statistics import fmean
 
 from star.spec.builtin import builtin_stages
 from star.spec.graph import Stage, curve_names, result_names
@@ -154,17 +155,21 @@ def parse_formula(text: str, stages: Mapping[str, Stage] | None = None) -> Formu
     return Formula(text, tree, measures)
 
 
+_OVER_ALL: dict[str, Callable[[Collection[float]], float]] = {"max": max, "min": min, "mean": fmean}
+
+
 def curve_value(points: Mapping[int, float], where: str) -> float | None:
-    """A curve's value at `where`; None if the curve is empty or has no such step."""
+    """A curve's value at `where`; None if the curve is empty or has no such step.
+
+    A curve that diverged, which has a value that is not finite, has neither a mean nor a best value: they are NaN.
+    """
     if not points:
         return None
     steps = sorted(points)
     if where in ("last", "first"):
         return points[steps[-1] if where == "last" else steps[0]]
-    if where in ("max", "min"):
-        return (max if where == "max" else min)(points.values())
-    if where == "mean":
-        return math.fsum(points.values()) / len(points)
+    if where in _OVER_ALL:
+        return _OVER_ALL[where](points.values()) if all(map(math.isfinite, points.values())) else math.nan
     if "/" in where:
         return points[nearest(steps, where)]
     return points.get(int(where))

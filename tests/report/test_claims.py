@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,10 @@ def test_decline_after_a_share_of_the_curve(tmp_path: Path) -> None:
     assert curves_study(tmp_path / "d", falls, up, []).verdict == CONTRADICTED
     assert curves_study(tmp_path / "e", keeps + ", tolerance: 0.06", down, []).verdict == SUPPORTED
     assert curves_study(tmp_path / "f", keeps, [], []).note.startswith("missing: a & b_1 (not run)")
+    diverged = [{**down[0], 49: math.nan}, *up[1:]]
+    assert curves_study(tmp_path / "g", keeps, diverged, []).parts[0].count == 2, "not by what it was before"
+    gone = [{**one, 49: math.nan} for one in down]
+    assert "a & b_1 (not a number)" in curves_study(tmp_path / "h", keeps, gone, []).note
 
 
 def test_a_curve_is_compared_at_every_step(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from star.ledger.states import DONE
 from star.report.evidence import Evidence
 from tests.report.stored import FD, STUDY, TABLE, Study
 
@@ -70,6 +72,27 @@ def test_a_number_that_others_logged(study: Study) -> None:
     found = study.evidence.numbers("plain", "mlflow:my/score")
     assert found.values == [1.0, 2.0] and found.missing == {2: "not tracked"}
     assert found.sources[0].stages == {} and found.sources[0].code == "not ours"
+
+
+@pytest.mark.parametrize("at", ["last", "min", "max", "mean", "3/4", "10"])
+@pytest.mark.parametrize("end", [math.nan, math.inf])
+def test_a_curve_that_diverged_is_not_read_before_its_end(study: Study, at: str, end: float) -> None:
+    study.put_curve("plain", "train/ar_loss", {1: 9.0, 2: end, 10: end}, {1: 4.0, 2: 4.0, 10: 4.0})
+    found = study.evidence.numbers("plain", f"train/ar_loss@{at}")
+    assert found.values == [4.0] and found.missing[0] == "not a number"
+
+
+def test_a_seed_without_the_step_of_the_others_is_said(study: Study) -> None:
+    """It ended early: the mean is of the others, and the cell says so. A row of which no seed has it cannot have it."""
+    study.put_curve("plain", "train/ar_loss", {5: 5.0, 10: 4.0}, {5: 5.0}, {5: 5.0, 10: 3.0})
+    study.put_curve("a & b_1", "train/ar_loss", *[{5: 5.0}] * 3)
+    evidence = study.evidence
+    done = {run.stages["train"]: SimpleNamespace(state=DONE, stage="train") for run in study.plan.runs}
+    evidence.__dict__["jobs"] = done
+    found = evidence.numbers("plain", "train/ar_loss@10")
+    assert (found.values, found.missing) == ([4.0, 3.0], {1: "no such step"})
+    none = evidence.numbers("a & b_1", "train/ar_loss@10")
+    assert (none.values, none.missing, none.idle) == ([], {}, True)
 
 
 def test_a_curve_is_asked_for_once(study: Study) -> None:

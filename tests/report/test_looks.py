@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from star.scheduler.plan import Plan, make_plan
 from star.spec.load import load
 from star.spec.seeds import seed_order, with_seeds
 from tests.helpers import DATA, ROOT
-from tests.report.stored import Stored
+from tests.report.stored import STUDY, TABLE, Stored, Study
 from tests.report.test_null_tables import METRICS
 
 LOOKS = [3, 5, 8, 12, 20]
@@ -117,6 +118,35 @@ def test_what_a_look_has_said_does_not_change_with_other_rows(plans: Mapping[str
         assert early.verdict == late.verdict and early.parts[0].found == late.parts[0].found
         used += early.parts[0].judge is not None and early.parts[0].judge.method == "block"
     assert used > 3
+
+
+def test_seeds_that_ran_longer_add_steps_and_leave_the_others(tmp_path: Path) -> None:
+    """A claim over a whole curve has a contrast at each step that both rows have, at the second look more of them."""
+    study = Study(
+        tmp_path,
+        STUDY
+        + TABLE
+        + """
+looks: [3, 5]
+claims:
+  - id: c
+    text: higher at every step, and in the probe
+    that:
+      - {kind: greater, metric: train/ar_loss, row: "c|d", than: [plain]}
+      - {kind: greater, metric: probe/accuracy, row: "c|d", than: [plain]}
+""",
+    )
+    study.experiment = with_seeds(study.experiment, {variant.label: 5 for variant in study.experiment.variants})
+    study.plan = make_plan(study.experiment, Home(tmp_path), None)
+    rng = np.random.default_rng(0)
+    for row in ("plain", "c|d"):
+        lengths = (3, 3, 3, 6, 6)
+        study.put_curve(row, "train/ar_loss", *[{1 + i: rng.normal() for i in range(length)} for length in lengths])
+        study.put(row, "probe/accuracy", *rng.normal(size=5))
+    (found,) = judge_all(study.evidence)
+    steps = [f"train/ar_loss@{step}" for step in range(1, 7)]
+    assert [part.metric for part in found.parts] == [*steps, "probe/accuracy"]
+    assert [(part.look, part.count) for part in found.parts] == [(2, 5)] * 3 + [(0, 2)] * 3 + [(2, 5)]
 
 
 def measured(name: str) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
