@@ -221,5 +221,64 @@ def test_long_labels_stand_in_lines() -> None:
     assert len(lines) > 5 and max(map(len, lines)) <= style.LABEL
     assert style.shown(long + " 0.1 " + long) != style.shown(long + " 0.2 " + long)
     assert style.shown("plain") == "plain" and style.shown("_x") == " _x" and style.shown("") == ""
-    assert style.legend_height(["a", "b"]) == pytest.approx(0.16)
-    assert style.legend_height(["a", long]) > 0.5
+    assert style.legend_height(["a", "b"], 2) == pytest.approx(0.18)
+    assert style.legend_height(["a", long], 2) > 0.5
+
+
+LABELS = [
+    "baseline",
+    "baseline, two views",
+    "ST-AR, mask ratio 0.05",
+    "ST-AR, with a label that needs two lines of a legend",
+]
+WIDE = f"""
+experiment: study
+title: A study
+profile: tiny
+seeds: [0, 1]
+rows:
+  - {{label: "{LABELS[0]}", spec: {{selfguided: {{mim_weight: 0, contrastive_weight: 0}}}}}}
+  - {{label: "{LABELS[1]}", spec: {{selfguided: {{mim_weight: 0}}}}}}
+  - {{label: "{LABELS[2]}", spec: {{selfguided: {{mask_ratio: 0.05}}}}}}
+  - {{label: "{LABELS[3]}", spec: {{selfguided: {{mask_ratio: 0.1}}}}}}
+targets: [score, probe]
+table:
+  caption: A
+  columns:
+    - {{title: Row, label: true}}
+    - {{title: FD, metric: "score/{{extractor}}/frechet_distance", better: lower}}
+    - {{title: Probe, metric: probe/accuracy, better: higher}}
+figures:
+  - {{name: trend, kind: trend, title: T, x: [optim.steps], row: "{LABELS[3]}", than: ["{LABELS[0]}", "{LABELS[2]}"]}}
+  - {{name: rates, kind: ablation, title: T, x: optim.lr}}
+  - {{name: loss, kind: curves, title: Loss, metric: train/ar_loss}}
+"""
+
+
+@pytest.mark.parametrize("name", ["trend", "rates", "loss"])
+def test_labels_stay_inside_and_ticks_apart(name: str, tmp_path: Path) -> None:
+    axes = "axes: {optim.steps: [10, 12, 14, 1000], optim.lr: [0.0001, 0.0002, 0.0005, 0.001]}\n"
+    wide = WIDE if name == "loss" else WIDE.replace("rows:\n", f"{axes}rows:\n")
+    figures = [line for line in wide.splitlines() if "{name: " not in line or f"{{name: {name}," in line]
+    study = Study(tmp_path, "\n".join(figures))
+    for i, variant in enumerate(study.experiment.variants):
+        study.put(variant.label, FD, 30.0 + i, 31.0 - i)
+        study.put(variant.label, "probe/accuracy", 0.7 + i / 100, 0.7)
+        curve = {100_000 * (1 + step): 5.0 - step / 9 for step in range(15)}
+        study.put_curve(variant.label, "train/ar_loss", curve, curve)
+    drawing = draw(study, name)
+    as_png(drawing)
+    renderer, whole = drawing.canvas.get_renderer(), drawing.bbox
+    legends = [*drawing.legends, *(one for axis in drawing.axes if (one := axis.get_legend()))]
+    assert legends
+    for legend in legends:
+        box = legend.get_window_extent(renderer)
+        frame = 4  # pixels, not drawn
+        assert box.x0 >= -frame and box.x1 <= whole.width + frame, (box, whole)
+        assert box.y0 >= -frame and box.y1 <= whole.height + frame, (box, whole)
+    for axis in drawing.axes:
+        texts = [one for one in axis.get_xticklabels() if one.get_text() and one.get_rotation() == 0]
+        boxes = sorted((one.get_window_extent(renderer) for one in texts), key=lambda box: box.x0)
+        assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False)), name
+        assert "e6" not in axis.xaxis.get_offset_text().get_text()
+    close(drawing)

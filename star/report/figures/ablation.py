@@ -46,8 +46,13 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
         return None
     papers = any(_printed(cell) is not None for cell in cells)
     panels, told = 2 if papers else 1, len(lines) > 1
-    height = 0.5 + 1.7 * panels + (LEGEND * -(-len(lines) // style.LEGEND_COLUMNS) if told else 0)
-    drawing, axes = style.new(panels, len(columns), height, min(style.WIDTH, 2.3 * len(columns)), sharex=True)
+    width = min(style.WIDTH, 2.3 * len(columns))
+    width = max(width, style.legend_width(list(lines))) if told else width
+    legend = style.legend_columns(list(lines), width)
+    height = 0.5 + 1.7 * panels + (LEGEND * sum(style.legend_lines(list(lines), legend)) if told else 0)
+    drawing, axes = style.new(panels, len(columns), height, width, sharex=True)
+    room = (width / len(columns) - 0.6) / len(ticks)
+    turned = {"rotation": 45, "ha": "right"} if max(map(style.text_width, ticks)) > room else {}
     own, paper = style.colours(["measured", "published"]).values()
     colours = (
         dict.fromkeys(lines, own) if not told else dict(zip(lines, style.colours(list(lines)).values(), strict=True))
@@ -58,7 +63,7 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
             _measured(axes[0, place], line, name, colours[name], number)
         if papers:
             _published(axes[1, place], table.columns[i], points[i], colours if told else dict.fromkeys(lines, paper))
-        axes[-1, place].set_xticks(range(len(ticks)), ticks)
+        axes[-1, place].set_xticks(range(len(ticks)), ticks, **turned)
         axes[-1, place].set_xlabel(_short(figure.x))
         axes[-1, place].set_xlim(-0.4, len(ticks) - 0.6)
     counts = [len(cell.values) for cell in cells if cell.values]
@@ -67,7 +72,7 @@ def draw_ablation(figure: AblationFigure, table: Table) -> Any | None:
         axes[1, 0].set_ylabel(f"published: {published_of(table.experiment).source.split(',')[0]}")
     if told:
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="outside lower center", ncols=style.LEGEND_COLUMNS)
+        drawing.legend(handles, labels, loc="outside lower center", ncols=legend)
     return drawing
 
 

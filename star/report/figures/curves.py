@@ -15,6 +15,8 @@ from star.spec.reporting import CurvesFigure
 
 MANY = 20
 """Most steps for which points have markers."""
+YLABEL = 0.6
+"""Width in inches of what is left of a panel."""
 
 
 def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
@@ -33,8 +35,10 @@ def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
     frame = pandas.DataFrame(points)
     drawn = [label for label in labels if curves[label]]
     order = [style.shown(label) for label in drawn]
-    panels, width = (2, style.WIDTH) if figure.published else (1, 4.2)
-    drawing, axes = style.new(1, panels, 2.4 + style.legend_height(labels), width)
+    panels = 2 if figure.published else 1
+    width = style.WIDTH if figure.published else max(4.2, style.legend_width(drawn))
+    legend = style.legend_columns(drawn, width / panels)
+    drawing, axes = style.new(1, panels, 2.4 + style.legend_height(labels, legend), width)
     few = frame["step"].nunique() <= MANY
     seaborn.lineplot(
         frame,
@@ -56,9 +60,11 @@ def draw_curves(figure: CurvesFigure, evidence: Evidence) -> Any | None:
     if any(len(ended[label]) < len(curves[label]) for label in drawn):
         title += ", unfinished"
     axes[0, 0].set(xlabel=step_name(figure.metric, evidence), ylabel=figure.title, title=title)
+    axes[0, 0].ticklabel_format(axis="x", style="plain", useOffset=False)
     if few:
-        axes[0, 0].set_xticks(sorted(frame["step"].unique()))
-    style.legend_below(axes[0, 0])
+        steps = sorted(frame["step"].unique())
+        style.set_ticks(axes[0, 0], steps, [f"{step:.9g}" for step in steps], width / panels - YLABEL)
+    style.legend_below(axes[0, 0], legend)
     if figure.published:
         _published(figure, evidence, labels, axes[0, 1])
     return drawing
@@ -93,5 +99,5 @@ def _published(figure: CurvesFigure, evidence: Evidence, labels: list[str], axis
         ax=axis,
     )
     axis.set(xlabel=step_name(figure.metric, evidence), ylabel="", title=f"published: {given.source.split(',')[0]}")
-    axis.set_xticks(curves.steps)
-    style.legend_below(axis)
+    style.set_ticks(axis, curves.steps, [f"{step:.9g}" for step in curves.steps], style.WIDTH / 2 - YLABEL)
+    style.legend_below(axis, style.legend_columns(order, style.WIDTH / 2))

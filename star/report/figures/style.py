@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import textwrap
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import matplotlib
 import seaborn
@@ -24,7 +26,11 @@ WIDTH = 6.75
 LABEL = 44
 """Most characters in a line of a row's label: two columns of them fit under a figure."""
 LEGEND_COLUMNS = 2
-"""Columns of a legend below the axes: two long labels fit beside each other."""
+"""Most columns of a legend below the axes: two long labels fit beside each other in the text width."""
+LETTER = 0.057
+"""Width in inches of a letter of 7 points, on average; a wide one of CJK takes two."""
+HANDLE = 0.5
+"""Width in inches of what a legend has beside a label: its line, and space."""
 MARKERS = "osD^vPX*<>"
 MARK = "#d55e00"
 """Colour of highlights (vermilion of the palette below)."""
@@ -118,16 +124,52 @@ def colours(labels: list[str]) -> dict[str, Any]:
     return dict(zip(map(shown, labels), palette, strict=False))
 
 
-def legend_below(axis: Any) -> None:
+def text_width(text: str) -> float:
+    """Width in inches of the widest line of a text of 7 points."""
+    return LETTER * max(sum(2 if east_asian_width(one) in "WF" else 1 for one in line) for line in text.split("\n"))
+
+
+def legend_width(labels: Sequence[str], columns: int = 1) -> float:
+    """Width in inches of a legend of rows with these labels, filled column by column."""
+    count = -(-len(labels) // columns)
+    parts = [labels[first : first + count] for first in range(0, len(labels), count or 1)]
+    return sum(HANDLE + max(text_width(shown(label)) for label in part) for part in parts)
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit in `width` inches; 1 if none does."""
+    return next((n for n in range(LEGEND_COLUMNS, 1, -1) if legend_width(labels, n) <= width), 1)
+
+
+def legend_below(axis: Any, columns: int = LEGEND_COLUMNS) -> None:
     """Place the legend under the axes, where it covers no curve."""
-    axis.legend(title=None, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=LEGEND_COLUMNS)
+    axis.legend(title=None, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
 
 
-def legend_height(labels: Sequence[str]) -> float:
+def legend_lines(labels: Sequence[str], columns: int) -> list[int]:
+    """Lines of text in each row of a legend."""
+    lines = [shown(label).count("\n") + 1 for label in labels]
+    count = -(-len(labels) // columns)
+    return [max(lines[i::count]) for i in range(count)]
+
+
+def legend_height(labels: Sequence[str], columns: int) -> float:
     """Height in inches of a legend of rows with these labels."""
-    lines = [shown(label).count("\n") for label in labels]
-    count = -(-len(labels) // LEGEND_COLUMNS)
-    return 0.16 * count + 0.11 * sum(max(lines[i::count]) for i in range(count))
+    lines = legend_lines(labels, columns)
+    return 0.18 * len(lines) + 0.11 * (sum(lines) - len(lines))
+
+
+def set_ticks(axis: Any, values: Sequence[float], texts: Sequence[str], inches: float) -> None:
+    """Ticks at all values of an x-axis of about this length; a text that would lie on the one after it is left out."""
+    place = math.log if axis.get_xscale() == "log" else float
+    low, high = (place(end) for end in (min(values), max(values)))
+    kept, free = [""] * len(values), math.inf
+    for i in sorted(range(len(values)), key=lambda i: -values[i]):
+        middle = inches * ((place(values[i]) - low) / (high - low) if high > low else 0.5)
+        half = (text_width(texts[i]) + LETTER) / 2
+        if middle + half <= free:
+            kept[i], free = texts[i], middle - half
+    axis.set_xticks(values, kept)
 
 
 def logarithmic(axis: Any) -> None:

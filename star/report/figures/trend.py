@@ -22,9 +22,11 @@ def draw_trend(figure: TrendFigure, evidence: Evidence) -> Any | None:
         return None
     assert evidence.experiment.spec.table is not None
     columns = list(dict.fromkeys(trend.column.title for trend in found))
-    width = min(style.WIDTH, 1.0 + 2.2 * len(figure.x))
-    drawing, axes = style.new(len(columns), len(figure.x), 0.5 + 1.6 * len(columns), width, sharey="row", sharex="col")
     names = list(dict.fromkeys(trend.name for trend in found))
+    width = max(min(style.WIDTH, 1.0 + 2.2 * len(figure.x)), style.legend_width(names))
+    legend = style.legend_columns(names, width)
+    height = 0.5 + 1.6 * len(columns) + style.legend_height(names, legend) - style.legend_height(names[:1], legend)
+    drawing, axes = style.new(len(columns), len(figure.x), height, width, sharey="row", sharex="col")
     colours, markers = style.colours(names), style.markers(names)
     for trend in found:
         axis = axes[columns.index(trend.column.title), figure.x.index(trend.axis)]
@@ -41,11 +43,11 @@ def draw_trend(figure: TrendFigure, evidence: Evidence) -> Any | None:
         ticks = sorted(evidence.experiment.spec.axes[path])
         if is_logarithmic(ticks):
             axes[-1, j].set_xscale("log")
-        axes[-1, j].set_xticks(ticks, [_short(x) for x in ticks])
+        style.set_ticks(axes[-1, j], ticks, [_short(x) for x in ticks], (width - 1.0) / len(figure.x))
         axes[-1, j].minorticks_off()
     told = [axis.get_legend_handles_labels() for axis in axes.flat]
-    legend = {name: handle for handles, labels in told for handle, name in zip(handles, labels, strict=True)}
-    drawing.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=style.LEGEND_COLUMNS)
+    entries = {name: handle for handles, labels in told for handle, name in zip(handles, labels, strict=True)}
+    drawing.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=legend)
     counts = [len(point.values) for trend in found for point in trend.points if point.values]
     if counts:
         axes[0, 0].set_title(f"{evidence.experiment.profile}, {style.counted(counts)}", loc="left")
