@@ -81,6 +81,10 @@ def report(
     searches = [file for file in chosen if describes_search(file)]
     if searches and seeds is not None and not everything:
         raise StarError(f"--seeds {seeds}: {searches[0]} is a search, whose seeds are its own; leave the option out.")
+    if searches and spread is not None and not everything:
+        raise StarError(
+            f"--spread {spread}: {searches[0]} is a search, whose ± is a standard deviation; leave the option out."
+        )
     experiments = [read_experiment(file, profile, sets, seeds, name, home) for file in chosen if file not in searches]
     asked = [read_search(file, profile, sets, name) for file in searches]
     asked += [read_search(file, None, (), None, recorded=True) for found in begun.values() for file in found]

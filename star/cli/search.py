@@ -56,8 +56,8 @@ def run_search(search: Search, options: SearchOptions) -> int:
     with alone(search, home), answering():
         ledger = open_ledger(home)
         refuse_name(search, home, ledger)
-        study = Study(search, home)
         executor = make_executor(options.executor, home, options.slots)
+        study = Study(search, home)
         promote(study, options.promote)
         outcome, broken, behind = _searched(search, study, home, ledger, executor, options, target)
     if outcome.interrupted:

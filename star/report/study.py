@@ -117,14 +117,21 @@ class StudyReport:
         """Path of the report's folder below the folder of reports, with a slash at the end."""
         return f"{self.search.name}/{self.search.profile}/"
 
+    def _title(self, name: str) -> str:
+        """What the table calls a parameter: its last part in words, or its whole path if that is taken."""
+        title, taken = _words(name), {_words(other) for other in self.search.spec.space if other != name} | {"Trial"}
+        return name if title in taken else title
+
     def _report(self, chosen: Sequence[tuple[int, dict[str, object]]], seeds: Sequence[int], caption: str) -> Report:
         rows = [(f"trial {number}", self.search.run(point)) for number, point in chosen]
         columns = [Column(title="Trial", label=True)]
-        columns += [Column(title=_title(name), cell=name) for name in self.search.spec.space]
+        columns += [Column(title=self._title(name), cell=name) for name in self.search.spec.space]
         cells = {f"trial {number}": cells_of(point) for number, point in chosen}
         for objective in self.search.spec.objectives:
             better = "higher" if objective.direction == "maximize" else "lower"
             title = objective.title or objective.metric
+            if title in {column.title for column in columns}:
+                title = objective.metric
             shown = {"scale": objective.scale, "digits": objective.digits}
             columns.append(Column(title=title, metric=objective.metric, better=better, **shown))  # type: ignore[arg-type]
         note = "Trial 0 is the default." if chosen and chosen[0][0] == DEFAULT else None
@@ -143,10 +150,10 @@ class StudyReport:
         return build(Evidence(plan, self.ledger, self.reader), self.mlflow_ui)
 
 
+def _words(name: str) -> str:
+    return name.rsplit(".", 1)[-1].replace("_", " ")
+
+
 def cells_of(point: Mapping[str, Any]) -> dict[str, str | int | float]:
     """A point's cells in a table: parameter -> short text of its value."""
     return {name: short(value) for name, value in point.items()}
-
-
-def _title(name: str) -> str:
-    return name.rsplit(".", 1)[-1].replace("_", " ")

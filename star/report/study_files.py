@@ -10,7 +10,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from star.report import render
@@ -26,6 +25,7 @@ from star.spec.own_parts import DECLARED
 from star.spec.plugin_parts import Plugin
 from star.spec.points import EARLY, early_label, tidied
 from star.spec.profiles import profile_base
+from star.spec.yamldoc import dump
 
 
 def write_study(report: StudyReport, out: Path) -> Iterator[Path]:
@@ -119,6 +119,9 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
         for name, value in point.items():
             _put(spec, name, tidied(search.spec.space[name], value))
         rows.append({"label": f"trial {number}", "spec": spec, "cells": cells_of(point)})
+    # a parameter with a `when` may be in none of these rows
+    shown = [one for one in table.columns if one.cell is None or any(one.cell in row["cells"] for row in rows)]
+    table = table.model_copy(update={"columns": shown})
     content = {
         "experiment": f"{search.name}-best",
         "title": f"{search.spec.title}: the best trials",
@@ -134,7 +137,7 @@ def best_yaml(report: StudyReport, folder: Path) -> str:
         "table": table.model_dump(mode="json", exclude_defaults=True),
     }
     head = "# The best trials of a search, beside its default (trial 0). Written by `star-exp report`.\n"
-    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return head + dump(content)
 
 
 def _place(name: str, plugin: Plugin) -> str:

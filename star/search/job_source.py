@@ -83,7 +83,7 @@ class Trials:
         )
         self._default = segments.plan(default)
         refuse_missing(self._default)
-        segments.share(self._default)
+        segments.share(self._default, self.search.spec.space)
         self._begun: float = study.optuna.user_attrs.get("begun") or time.time()
         study.optuna.set_user_attr("begun", self._begun)
 

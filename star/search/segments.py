@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -52,15 +52,17 @@ class TrialSegments:
     def __init__(self, home: Home, ledger: Ledger, study: str, deliver: Callable[[Plan], None]) -> None:
         self.home, self.ledger, self.study, self.deliver = home, ledger, study, deliver
         self.shared: set[str] = set()
-        """Keys of the default's jobs that do not depend on its training: they belong to no trial alone."""
+        """Keys of the default's jobs that no field of the space decides: they belong to no trial alone."""
 
-    def share(self, plan: Plan) -> None:
-        """Note the jobs that trials share: those of the default that do not depend on its training."""
+    def share(self, plan: Plan, fields: Collection[str]) -> None:
+        """Note the jobs that trials share: those of the default that no field of the space, a dotted path, decides."""
+        sections = {name.partition(".")[0] for name in fields}
         for run in plan.runs:
-            training, pipeline = run.spec.training, run.spec.pipeline
-            if training is not None:
-                shared = {stage for stage in pipeline if training.stage not in needed_of([stage], pipeline)}
-                self.shared |= {key for stage, key in run.stages.items() if stage in shared}
+            pipeline = run.spec.pipeline
+            decided = {name for name, stage in pipeline.items() if sections & {*stage.sections_of(run.spec)}}
+            self.shared |= {
+                key for stage, key in run.stages.items() if not decided & {*needed_of([stage], pipeline, run.spec)}
+            }
 
     def plan(self, experiment: Experiment) -> Plan:
         """Plan the jobs that an experiment needs and the home does not hold yet."""

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from star.search.choosing import distribution, make_pruner, make_sampler
 from star.spec.builtin import given_fields
 from star.spec.diff import ABSENT, differences
 from star.spec.points import Point, Search, start_points
+from star.spec.search import Parameter, Pruner
 from star.sqlite_file import copy_to_read, url_of
 from star.words import shown
 
@@ -143,13 +144,19 @@ class Study:
             return
         make_sampler(search, 0)  # raises if it is not installed
         directions = [objective.direction for objective in search.spec.objectives]
-        self.optuna = optuna.create_study(
-            storage=open_storage(home), study_name=name, directions=directions, pruner=pruner, load_if_exists=True
-        )
         default = make_plan(
             search.experiment([("default", search.default)], search.spec.seeds, search.targets), home, None
         )
-        self._refuse_others({**identity(search), "default run": default.runs[0].key})
+        now, storage = {**identity(search), "default run": default.runs[0].key}, open_storage(home)
+        for _ in range(2):
+            self.optuna = optuna.create_study(
+                storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
+            )
+            if not self._others(now) or any(trial.state != TrialState.WAITING for trial in self.trials()):
+                break
+            optuna.delete_study(study_name=name, storage=storage)  # nothing has begun: it may become another
+        self._refuse_others(now)
+        self.optuna.set_user_attr("search", self.optuna.user_attrs.get("search", now))
         for point in start_points(search):
             if not self._has(point):
                 self.optuna.enqueue_trial(point)
@@ -204,19 +211,33 @@ class Study:
     def _has(self, point: Point) -> bool:
         return any(trial.params == point or trial.system_attrs.get("fixed_params") == point for trial in self.trials())
 
-    def _refuse_others(self, now: dict[str, Any]) -> None:
+    def _others(self, now: dict[str, Any]) -> list[str]:
+        """What was different when the study was begun."""
         before = self.optuna.user_attrs.get("search")
-        if before is None:
-            self.optuna.set_user_attr("search", now)
-            return
-        # a field newer than the study had its default; what else it changes shows in the default run's key
-        found = [str(one) for one in differences(before, now) if ABSENT not in (one.old, one.new)]
-        if found:
+        # a field of a run that is newer than the study had its default; what else it changes shows in the default run's key
+        return [
+            str(one)
+            for one in differences(_with_defaults(before) if before else now, now)
+            if ABSENT not in (one.old, one.new) or not one.path.startswith(("base.", "default run"))
+        ]
+
+    def _refuse_others(self, now: dict[str, Any]) -> None:
+        if found := self._others(now):
             more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
             raise SpecError(
                 f"{self.search.file}: the study {study_name(self.search)} was begun with other values: {'; '.join(found[:5])}{more}. "
                 "Its trials cannot be compared with new ones: give --name NAME to begin another, or undo the change."
             )
+
+
+def _with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study noted when it was begun, with fields of a search's parameters and pruner that are newer."""
+    parameter, pruner = (
+        {name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()}
+        for kind in (Parameter, Pruner)
+    )
+    space = {name: parameter | given for name, given in identity["space"].items()}
+    return {**identity, "space": space, "pruner": pruner | identity["pruner"]}
 
 
 def _existing(search: Search, home: Home, pruner: BasePruner) -> optuna.Study:

@@ -123,6 +123,10 @@ class _Checker:
                     ("pruner", "spec", section),
                     f"trials go on from these comparisons, which may only change {', '.join(legal)}",
                 )
+        for name in self.search.spec.space:
+            steps = ("pruner", "spec", *name.split("."))
+            if steps in self.doc.locations:
+                self._complain(steps, "is what the search varies; take it out here, or out of space")
         if pruner.min_steps is not None:
             training = default.training
             if training is None:

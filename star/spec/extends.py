@@ -53,7 +53,8 @@ def _read(path: Path, children: tuple[Path, ...]) -> Extended:
         return Extended(doc, (path.parent,))
     if not children and not any(name in own for name in NAMES) and any(name in parent.doc.value for name in NAMES):
         raise SpecError(
-            f"{doc.location((EXTENDS,))}: a file that extends another has a name of its own; give `experiment: NAME`."
+            f"{doc.location((EXTENDS,))}: a file that extends another has a name of its own; give "
+            f"`{next(name for name in NAMES if name in parent.doc.value)}: NAME`."
         )
     patch = LocatedYaml({key: value for key, value in own.items() if key not in (EXTENDS, ADD)}, doc.locations)
     whole = overlay(parent.doc, patch)
@@ -67,10 +68,11 @@ def _read(path: Path, children: tuple[Path, ...]) -> Extended:
 
 
 def _without_nulls(whole: dict[str, Any], own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """`whole` without what the other file has and `own` says null for. In `base`, null is a value of a run's field."""
+    """`whole` without what the other file has and `own` says null for. In `base`, and in a pruner's `spec`, null is a value of a
+    run's field."""
     kept = {}
     for key, value in whole.items():
-        if key in own and key in other and key != "base":
+        if key in own and key in other and key not in ("base", "spec"):
             if own[key] is None:
                 continue
             if isinstance(own[key], dict) and isinstance(other[key], dict):
@@ -80,10 +82,10 @@ def _without_nulls(whole: dict[str, Any], own: dict[str, Any], other: dict[str, 
 
 
 def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Path, ...]) -> Extended:
-    file = path.parent / given
+    file = path.parent / Path(given).expanduser()
     if not file.is_file():
         raise SpecError(
-            f"{location}: extends: {given!r} is no file beside {path.name}; give a path from {path.parent}."
+            f"{location}: extends: {given!r} is no file beside {path.name}; give a path from {path.parent.resolve()}."
         )
     line = (*children, path)
     if file.resolve() in [one.resolve() for one in line]:

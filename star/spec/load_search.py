@@ -42,6 +42,10 @@ def load_search(
         doc = overlay(doc, nested(("search",), name, SourceLocation(f"--name {name}")))
     spec = validated(SearchSpec, doc, str(path), recorded)
     kind = spec.declared.run_class()
+    if "seed" in (doc.value.get("base") or {}):
+        raise SpecError(
+            f"{doc.location(('base', 'seed'))}: base.seed: seeds belong to the search; write `seeds: [0, 1]`."
+        )
     base, presets = base_of(doc, extended.folders, kind, profile)
     changes = changes_of(sets, kind)
     for change in changes:

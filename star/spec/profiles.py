@@ -97,7 +97,8 @@ def _read_profile(folders: Sequence[Path], name: str, location: SourceLocation |
     is_path = name.endswith((".yaml", ".yml"))
     places = [Path(name)] if is_path else [folder / f"{name}.yaml" for folder in kept]
     if location is not None:  # a path in a file is relative to that file
-        places.append(Path(location.source).parent / name)
+        beside = Path(location.source).parent / name
+        places = [beside, *places] if is_path else [*places, beside]
     path = next(filter(os.path.isfile, places), None)
     if path is None:
         legal = sorted({found.stem for folder in kept for found in folder.glob("*.yaml")})

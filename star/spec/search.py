@@ -52,6 +52,10 @@ class Parameter(Section):
         if self.step is not None and self.log:
             raise FieldError("step", "a range in the logarithm has no even steps; leave one of log and step out")
         steps = 0.0 if self.step is None else (self.high - self.low) / self.step
+        if not isfinite(steps) or not isfinite(self.high - self.low):
+            raise FieldError(
+                "step" if self.step else "high", "makes more values than there are numbers; give a smaller range"
+            )
         if self.step is not None and abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
             ends = " or ".join(f"{self.low + (int(steps) + more) * self.step:g}" for more in (0, 1))
             raise FieldError("high", f"no step of {self.step:g} from {self.low:g} ends at {self.high:g}; give {ends}")

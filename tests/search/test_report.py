@@ -201,6 +201,28 @@ def test_a_value_of_a_step_is_written_as_it_was_run(tmp_path: Path, images: Path
     assert "mask_ratio: 0.35\n" in text and "0000003" not in text
 
 
+def test_parameters_of_one_name_are_told_apart(tmp_path: Path, images: Path) -> None:
+    """`batch size` twice, a parameter like an objective, a value that YAML would read as a number, and one with a `when`."""
+    space = """optim.batch_size: {low: 4, high: 16}
+  probe.batch_size: {low: 32, high: 64}
+  selfguided.inter_step: {choices: [true, false]}
+  selfguided.temperature: {low: 0.05, high: 1, log: true, when: {selfguided.inter_step: [true]}}"""
+    lab = SearchLab(tmp_path, (ALPHA, space), ("title: Probe %", "title: mask ratio"))
+    search = load_search(lab.file)
+    study = Study(search, Home(lab.path))
+    default = search.point_of(search.default) | {"selfguided.inter_step": False}
+    default.pop("selfguided.temperature", None)
+    study.add(default, [0.5])
+    report = StudyReport(search, study, Home(lab.path), None, open_reader("sqlite:///none"), "")
+    table = report.top.table
+    assert table is not None
+    titles = [column.title for column in table.columns]
+    assert titles[1:3] == ["optim.batch_size", "probe.batch_size"] and titles[-1] == "probe/accuracy"
+    (tmp_path / "best.yaml").write_text(best_yaml(report, tmp_path))
+    assert "temperature" not in (tmp_path / "best.yaml").read_text()
+    assert load(tmp_path / "best.yaml").variants
+
+
 def test_logarithmic_axes_have_numbers(tmp_path: Path, images: Path) -> None:
     from star.report.figures.study import contours, slices
 

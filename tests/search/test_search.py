@@ -18,8 +18,10 @@ from optuna.trial import TrialState
 from star.errors import SpecError
 from star.ledger.store import open_ledger
 from star.rundir import Home
-from star.search.study import PROMOTED, SAME_AS, WARM, counts
+from star.search.segments import TrialSegments
+from star.search.study import PROMOTED, SAME_AS, WARM, Study, counts
 from star.spec.load import load
+from star.spec.load_search import load_search
 from tests.helpers import ROOT, empty_tracking_store
 from tests.search.lab import SearchLab
 from tests.search.test_spec import ALPHA, BETA, PRUNER
@@ -247,6 +249,74 @@ def test_another_space_is_another_study(tmp_path: Path, images: Path) -> None:
     SearchLab(tmp_path, *FEW).run(total=1)
     with pytest.raises(SpecError, match="was begun with other values: space.selfguided.mim_weight.high: 4 -> 3"):
         SearchLab(tmp_path, ("high: 4", "high: 3"), *FEW).run(total=1)
+
+
+RATIO = "  selfguided.mask_ratio: {low: 0, high: 0.6}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        (RATIO, f"{RATIO}  optim.lr: {{low: 0.05, high: 0.2}}\n", "space.optim.lr: .absent. -> "),
+        (RATIO, "", "space.selfguided.mask_ratio: .*-> .absent."),
+        ("reduction: 3", "reduction: 3, spec: {probe: {epochs: 2}}", "pruner.spec.probe: .absent. -> "),
+    ],
+)
+def test_what_is_added_or_taken_away_is_another_study(
+    tmp_path: Path, images: Path, old: str, new: str, named: str
+) -> None:
+    SearchLab(tmp_path).run(total=1)
+    with pytest.raises(SpecError, match=named):
+        SearchLab(tmp_path, (old, new)).run(total=1)
+
+
+def test_a_study_of_an_older_version_lacks_fields_that_are_newer(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, *FEW)
+    lab.run(total=1)
+    study = Study(load_search(lab.file), Home(tmp_path))
+    old = study.optuna.user_attrs["search"]
+    del old["pruner"]["spec"], old["base"]["probe"], old["default run"]
+    for parameter in old["space"].values():
+        del parameter["when"]
+    study.optuna.set_user_attr("search", old)
+    Study(load_search(lab.file), Home(tmp_path))
+
+
+def test_a_study_of_which_nothing_has_begun_may_become_another(tmp_path: Path, images: Path) -> None:
+    Study(load_search(SearchLab(tmp_path, *FEW).file), Home(tmp_path))
+    lab = SearchLab(tmp_path, ("high: 4", "high: 3"), *FEW)
+    lab.run(total=2)
+    assert max(trial.params["selfguided.mim_weight"] for trial in lab.trials()) <= 3
+
+
+def test_what_the_space_decides_is_no_job_of_all_trials(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, (ALPHA, "tokenizer.lr: {low: 0.001, high: 0.01}"), *FEW)
+    said = lab.run(parallel=1, broken=["tokenizer"])
+    assert not any("all trials need it" in line for line in said)
+    assert [trial.state for trial in lab.trials()] == [TrialState.FAIL] * 4
+
+
+def test_commands_share_what_no_field_decides(tmp_path: Path, images: Path) -> None:
+    """Without a stage that can be ended early, too."""
+    (tmp_path / "a.py").write_text("")
+    file = tmp_path / "commands.yaml"
+    file.write_text(
+        """
+search: commands
+title: Two commands
+stages:
+  prep: {command: "python a.py --out {out}", gpu: false}
+  fit: {command: "python a.py --lr {lr} {prep}", parameters: {lr: 0.1}, after: [prep], results: [cost], gpu: false}
+space: {fit.lr: {low: 0.01, high: 1}}
+objectives: [{metric: fit/cost, direction: minimize}]
+trials: 2
+"""
+    )
+    search, home = load_search(file), Home(tmp_path)
+    segments = TrialSegments(home, open_ledger(home), "commands", lambda plan: None)
+    plan = segments.plan(search.experiment([("default", search.default)], search.spec.seeds, search.targets))
+    segments.share(plan, search.spec.space)
+    assert segments.shared == {plan.runs[0].stages["prep"]}
 
 
 def test_two_at_one_study_are_one_too_many(tmp_path: Path, images: Path) -> None:

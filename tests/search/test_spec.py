@@ -60,6 +60,17 @@ MISTAKES = {
         "min_steps: 10, spec: {optim: {lr: 1}}",
         r":11: pruner.spec.optim: .*may only change generate",
     ),
+    "a comparison that is blind to what varies": (
+        "min_steps: 10",
+        "min_steps: 10, spec: {probe: {epochs: 1}}",
+        r":11: pruner.spec.probe.epochs: is what the search varies",
+    ),
+    "more steps than numbers": (
+        ALPHA,
+        ALPHA.replace("4}", "4, step: 5.0e-324}"),
+        r":5: .*step: makes more values than",
+    ),
+    "a seed in the base": ("space:", "base: {seed: 3}\nspace:", r":4: base.seed: seeds belong to the search"),
     "a sampler": ("name: tpe", "name: tpee", r":12: sampler.name: 'tpee' is not legal.*did you mean tpe"),
     "seeds twice": ("seeds: [1, 2]", "seeds: [0, 1]", r":13: confirm.seeds: .*none is among the trials' own"),
     "a start outside": (
@@ -136,7 +147,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize("old, new, message", MISTAKES.values(), ids=list(MISTAKES))
 def test_mistakes_are_told_with_their_line(tmp_path: Path, old: str, new: str, message: str) -> None:
-    lab = SearchLab(tmp_path, (old, new))
+    more = [(ALPHA, "probe.epochs: {low: 1, high: 5}")] if "is what the search varies" in message else []
+    lab = SearchLab(tmp_path, (old, new), *more)
     with pytest.raises(SpecError, match=message):
         load_search(lab.file)
 
