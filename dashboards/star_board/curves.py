@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import OrderedDict
 from contextlib import suppress
@@ -51,8 +52,8 @@ class Curves:
                 for offset, line in read_metrics(folder.metrics, known.offset):
                     known.offset = offset
                     for name, value in numbers(line["metrics"]).items():
-                        known.curves.setdefault(name, {})[line["step"]] = value
-            except (OSError, DataError, ValueError, KeyError):  # a damaged line ends what can be read
+                        known.curves.setdefault(name, {})[operator.index(line["step"])] = value
+            except (OSError, DataError, ValueError, KeyError, TypeError):  # a damaged line ends what can be read
                 pass
             while len(self._files) > KEPT:
                 self._files.popitem(last=False)

@@ -20,7 +20,7 @@ from star.errors import LedgerError, NotFoundError
 from star.ledger.states import CANCELLED, DONE, ENDED, FAILED, LOST, QUEUED, RUNNING, Job, SchedulerInfo, row_state
 from star.ledger.store import Ledger, read_ledger
 from star.rundir import Home, JobDir
-from star.spec.builtin import needed
+from star.spec.builtin import builtin_stages, needed
 
 OVERLAP = 500
 """Transitions that are read again each time: PostgreSQL may commit a lower id after a higher one."""
@@ -153,7 +153,8 @@ class Model:
         speeds, at_once = self._speeds_now(), max(1, len(self._running))
         rest: float | None = 0.0
         for stage, flops in group.summary["flops_left"].items():
-            rest = None if rest is None or (flops and stage not in speeds) else rest + flops / speeds.get(stage, 1.0)
+            is_unknown = stage not in speeds if flops else stage not in builtin_stages()  # commands tell no FLOPs
+            rest = None if rest is None or is_unknown else rest + flops / speeds.get(stage, 1.0)
         is_moving = bool(group.summary["running"]) or (bool(group.summary["flops_left"]) and bool(self.at_work()))
         eta = rest / at_once if rest and is_moving else None
         spent = group.summary["spent"] + sum(max(0.0, time.time() - one) for one in group.summary["began"])
@@ -277,7 +278,7 @@ class Model:
             written = _written(f"{folder}/progress.json")
             if written != self._seen.get(job.key, 0):  # no file: nothing new
                 self._seen[job.key] = written
-                told[job.key] = JobDir(Path(folder)).read_progress() or {}
+                told[job.key] = _numbers_of(JobDir(Path(folder)).read_progress())
             # done, although its scheduler is gone or has not noticed yet; a damaged result is none
             if os.path.exists(f"{folder}/result.json") and JobDir(Path(folder)).read_result() is not None:
                 ended[job.key] = replace(job, state=DONE, finished=job.finished or time.time())
@@ -289,6 +290,15 @@ class Model:
             for row in (row for key in told for row in self._rows_of_job.get(key, ())):
                 row.group.dirty = True
             self._take(ended)
+
+
+def _numbers_of(told: Any) -> dict[str, Any]:
+    """A worker's progress; what it says of done, total and rate is a number, whoever wrote the file."""
+    found = dict(told) if isinstance(told, dict) else {}
+    for name in ("done", "total", "rate"):
+        if not isinstance(found.get(name, 0), int | float):
+            del found[name]
+    return found
 
 
 def _written(path: str) -> int:

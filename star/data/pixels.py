@@ -97,7 +97,7 @@ def _decoded(source: Path | bytes, channels: int, name: str, note: Note, least: 
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > IN_MEMORY and least is not None and image.format == "JPEG":
+            if width * height > IN_MEMORY and least is not None and image.format in ("JPEG", "MPO"):
                 image.draft(None, (max(least, width // 8), max(least, height // 8)))
                 if image.size != (width, height):
                     note("very large JPEGs are decoded at a fraction of their size")

@@ -124,7 +124,7 @@ def look_text(judgement: ClaimResult) -> str:
 
 def _part(part: Contrast) -> str:
     found = part.change
-    name = part.metric.split("/")[-1].replace("_", " ")
+    name = (part.metric.partition("/")[2].removeprefix("{extractor}/") or part.metric).replace("_", " ")
     if found is None:
         why = f"missing {'; '.join(part.missing)}" if part.missing else "not judged yet"
         return f"{name}: {part.text}: {why}"

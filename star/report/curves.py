@@ -42,7 +42,7 @@ def markdown(figure: CurvesFigure, evidence: Evidence) -> list[str]:
     steps = sorted({step for row in rows.values() for step in row})
     if not 0 < len(steps) <= WIDEST:
         return []
-    head = [step_name(figure.metric, evidence), *map(str, steps)]
+    head = [markup.plain(step_name(figure.metric, evidence)), *map(str, steps)]
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * len(steps) + "|"]
     for label, row in rows.items():
         cells = [_cell(row.get(step, []), figure.digits) for step in steps]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Sequence
 from copy import copy
 from functools import cache, cached_property
+from typing import Any
 
 from star.ledger.states import DONE, QUEUED, Job
 from star.ledger.store import Ledger
@@ -46,6 +47,8 @@ class Evidence:
         self._curves: dict[str, dict[str, dict[int, float]]] = {}
         self._numbers: dict[tuple[str, str], Samples] = {}
         self._blocks: dict[tuple[str, frozenset[str]], Block] = {}
+        self.rankings: dict[str, Any] = {}
+        """What `star.report.ranking` found, by the figure's name."""
         self._formulas = {
             name: parse_formula(text, self.experiment.spec.pipeline)
             for name, text in self.experiment.spec.metrics.items()
@@ -67,7 +70,7 @@ class Evidence:
     def up_to(self, seeds: Collection[int]) -> Evidence:
         """What was known with these seeds alone; rows without a seed stay."""
         found = copy(self)
-        found._numbers, found._blocks = {}, {}
+        found._numbers, found._blocks, found.rankings = {}, {}, {}
         found._by_label = {
             label: {seed: run for seed, run in runs.items() if seed in seeds or not run.spec.has_seed}
             for label, runs in self._by_label.items()

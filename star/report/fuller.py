@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def index_kept_back(out: Path, entries: int) -> str | None:
 def trials_kept_back(folder: Path, trials: int) -> str | None:
     """Why a search's report with `trials` trials must not replace the one in its folder; None if it may."""
     path = folder / "trials.csv"
-    before = max(0, path.read_text().count("\n") - 1) if path.is_file() else 0
+    before = sum(1 for _ in csv.DictReader(io.StringIO(path.read_text()))) if path.is_file() else 0
     return (
         None
         if trials >= before

@@ -73,7 +73,7 @@ def _markdown(reports: list[Report], studies: Sequence[StudyReport], others: dic
     for study in studies:
         lines += ["", *study_markdown(study, 2, study.folder)]
     lines += ["", "## Cost", "", COSTS_NOTE, "", *markup.markdown(_costs(reports))]
-    lines += ["", "## Missing", "", *(f"- {line}" for line in _missing(reports) or ["nothing"])]
+    lines += ["", "## Missing", "", *(f"- {markup.plain(line)}" for line in _missing(reports) or ["nothing"])]
     linked = [
         f"- [{markup.plain(title)}]({quote(path)}), {path.removesuffix('/report.md')}" for path, title in others.items()
     ]

@@ -63,6 +63,13 @@ class Ranking:
 
 def ranking(figure: RankingFigure, evidence: Evidence) -> Ranking | None:
     """The ranking that a figure shows; None while fewer than two of its rows are measured, or they were scored differently."""
+    if figure.name not in evidence.rankings:  # a figure, its table and its notes want it, and pairs are many
+        evidence.rankings[figure.name] = _ranking(figure, evidence)
+    found: Ranking | None = evidence.rankings[figure.name]
+    return found
+
+
+def _ranking(figure: RankingFigure, evidence: Evidence) -> Ranking | None:
     table = evidence.experiment.spec.table
     assert table is not None
     column = next(column for column in table.columns if column.title == figure.column)

@@ -161,7 +161,7 @@ def markdown(report: Report, level: int = 1, folder: str = "") -> list[str]:
         for grid in filter(None, [noise_grid(evidence, report.table), over_seeds(evidence, report.table)]):
             lines += ["", *markup.markdown(grid)]
     else:
-        lines += [f"{note}  " for note in (conditions(evidence), *versions(evidence))]
+        lines += [f"{markup.plain(note)}  " for note in (conditions(evidence), *versions(evidence))]
     if report.judgements:
         lines += ["", f"{below} Claims", "", *claims_markup.markdown(report.judgements)]
         lines += [

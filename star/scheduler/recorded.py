@@ -42,6 +42,10 @@ def recorded_plan(home: Home, name: str, profile: str) -> Plan | None:
         raise SpecError(
             f"{path}: was written by another version of star ({where}: {first['msg']}); {_remedy(home, found, name)}"
         ) from None
+    except (KeyError, TypeError, AttributeError):
+        raise SpecError(
+            f"{shown(path)}: is damaged; `star-exp run` of the experiment's file writes it again."
+        ) from None
 
 
 def names_of(home: Home) -> dict[tuple[str, str], bool]:

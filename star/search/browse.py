@@ -74,7 +74,16 @@ class StudyView:
         done = self.complete()
         if len(done) < FEWEST:
             return {}
-        return importances_of(done, [trial.values[0] for trial in done], parameters_of(done))
+        of = tuple((trial.number, trial.values[0]) for trial in done)
+        known = _IMPORTANCES.get(self.name)
+        if known is None or known[0] != of:
+            found = importances_of(done, [trial.values[0] for trial in done], parameters_of(done))
+            known = _IMPORTANCES[self.name] = of, found
+        return known[1]
+
+
+_IMPORTANCES: dict[str, tuple[object, dict[str, float]]] = {}
+"""Study -> the trials that they were last computed from, and importances: a page asks for them at each view."""
 
 
 def studies(home: Home) -> list[StudyView]:

@@ -223,6 +223,14 @@ def test_damaged_files_are_no_fault_of_the_board(odd: Odd) -> None:
         assert answer.json["series"][0]["y"] == [2.0]
         for path in (f"/jobs/{odd.key}", f"/runs/{odd.run}", "/runs"):
             assert odd.board.ask(path).status == 200
+        folder.metrics.write_bytes(b'{"time": 1, "step": 1, "metrics": {"loss": 2.0}}\n[]\n')
+        folder.progress.write_text('["a"]')
+        folder.job.write_text('{"stage": "train", "inputs": ["x"]}')
+        for path in (f"/jobs/{odd.key}", f"/runs/{odd.run}", f"/curves.json?run={odd.run}&metric=train/loss"):
+            assert odd.board.ask(path).status == 200
+        folder.job.unlink()
+        folder.metrics.write_bytes(b'{"time": 1, "step": "one", "metrics": {"loss": 2.0}}\n')
+        assert odd.board.ask(f"/curves.json?run={odd.run}&metric=train/loss").status == 200
         folder.metrics.unlink()  # computed again
         folder.metrics.write_text(
             '{"time": 1, "step": 1, "metrics": {"loss": NaN}}\n{"time": 1, "step": 2, "metrics": {"loss": 1}}\n'

@@ -22,7 +22,7 @@ from star.spec.load import load
 from star.words import number
 from star_board.board import address, ident
 from star_board.curves import numbers
-from star_board.model import Model
+from star_board.model import Model, _numbers_of
 from star_board.settings import read_token
 from star_board.views.experiments import _place
 from star_board.views.jobs import _begun
@@ -67,7 +67,12 @@ class Pages:
         (path / "own.yaml").write_text(OWN)
         (path / "fit.py").write_text("")
         self.own = self._add(path / "own.yaml", None)
-        self.fit = self._end(self.own, 0, "fit", {"score": 3.25, "much": 10**400, "word": "high", "gap": None})
+        self.fit = self._end(
+            self.own,
+            0,
+            "fit",
+            {"score": 3.25, "train/acc": 0.98, "test/acc": 0.61, "much": 10**400, "word": "high", "gap": None},
+        )
         self.board = BoardServer(path, "--experiments", str(path), cwd=path)
 
     def _add(self, file: Path, profile: str | None) -> Plan:
@@ -140,6 +145,8 @@ def test_an_own_experiment_is_shown_whole(pages: Pages) -> None:
     page = pages.board.ask(own).text
     assert "trials of a search" not in page and f"{own}/results" in page
     assert "sort=fit/score" in page and ">3.25<" in page and "val nll" not in page
+    for name, value in (("train/acc", "0.98"), ("test/acc", "0.61")):  # not one column of two that end alike
+        assert f"sort=fit/{name}" in page and f">{value}<" in page
     assert f"{own}/claims" in pages.board.ask("/claims").text
     values = pages.board.ask("/runs?sort=-fit/score").text
     assert values.index("trial run of A") < values.index("mask_ratio=0.1")
@@ -254,6 +261,33 @@ def test_odd_progress_is_no_promise(tmp_path: Path, told: dict[str, float]) -> N
     model.progress[key] = told
     found = describe(model, model.jobs[key])
     assert found["eta"] is None and (found["share"] is None or 0 <= found["share"] <= 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ("so far", {}),
+        ([1, 2], {}),
+        (None, {}),
+        ({"done": "3", "total": None, "rate": 1.0, "phase": "warm"}, {"rate": 1.0, "phase": "warm"}),
+    ],
+)
+def test_progress_of_any_file(told: object, kept: dict[str, object]) -> None:
+    assert _numbers_of(told) == kept
+
+
+def test_what_a_command_takes_is_not_known_in_advance(pages: Pages) -> None:
+    model = Model(pages.home, pages.ledger)
+    model.refresh()
+    own = model.summary(model.groups["own", pages.own.experiment.profile])
+    assert own["queued"] == 1 and own["rest"] is None and own["eta"] is None
+    many = model.summary(next(group for (name, _), group in model.groups.items() if name == "many"))
+    assert "dataset" in many["flops_left"]
+
+
+def test_a_key_with_a_null_byte_is_none(pages: Pages) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert pages.board.post("/do/retry", headers, key="a\0b").status == 404
 
 
 def _said(ledger: Ledger, ago: float) -> SchedulerInfo:

@@ -133,6 +133,8 @@ def _command(board: Board, verb: str, keys: list[str], experiment: str | None, f
         where = ["--home", str(board.home.path), "--out", str(board.settings.out)]
         return [*command, "run", str(_file(board, file)), *where, "--plain", "--detach"]
     named = [f"--experiment={experiment}"] if experiment else []
+    if any("\0" in one for one in (*keys, *named)):
+        raise NotFoundError(f"{verb}: no key and no name has a null byte.")
     if not keys and not named:
         raise NotFoundError(f"{verb}: no job, run or experiment is named.")
     return [*command, verb, "--home", str(board.home.path), *named, "--", *keys]

@@ -103,9 +103,7 @@ def _result_names(board: Board, rows: list[Row]) -> list[str]:
         jobs = (board.model.jobs.get(row.jobs.get(stage, "")) for row in rows)
         done = next((job for job in jobs if job is not None and job.state == "done"), None)
         found = board.curves.results(board.home.job(stage, done.key)) if done else {}
-        names += [
-            f"{stage}/{name}" for name in list(dict.fromkeys(one.rpartition("/")[2] for one in found))[:OWN_SHOWN]
-        ]
+        names += [f"{stage}/{name}" for name in list(found)[:OWN_SHOWN]]
     return names
 
 
@@ -116,12 +114,14 @@ def _place(value: float | None, sign: float) -> tuple[bool, float]:
 
 def result(board: Board, row: Row, name: str) -> float | None:
     """The result `stage/metric` of a run, by whichever network it was scored; None if there is none."""
-    stage, wanted = name.split("/")
+    stage, _, wanted = name.partition("/")
     key = row.jobs.get(stage)
     job = board.model.jobs.get(key or "")
     if key is None or job is None or job.state != "done":
         return None
     found = board.curves.results(board.home.job(stage, key))
+    if stage not in builtin_stages():
+        return found.get(wanted)
     return next((value for known, value in found.items() if known.rpartition("/")[2] == wanted), None)
 
 

@@ -36,14 +36,17 @@ def job(board: Board, request: Request) -> Response:
         folder = board.home.job(found.stage, found.key)
         result = folder.read_result() or {}
         told = result.get("provenance")
-        read = (read_json(folder.job) or {}).get("inputs")  # exact: what a training reads depends on its terms
+        asked = read_json(folder.job)
+        read = (
+            asked.get("inputs") if isinstance(asked, dict) else None
+        )  # exact: what a training reads depends on its terms
         with board.model.lock:
             now = board.model.jobs[found.key]
             used = board.model.users(found.key)
             keys = used[0].jobs if used else {}
             inputs = [
                 (name, keys[name], board.model.jobs.get(keys[name]))
-                for name in (_inputs(declared_of(board, now), keys) if read is None else read)
+                for name in (read if isinstance(read, dict) else _inputs(declared_of(board, now), keys))
                 if name in keys
             ]
             owner = board.model.schedulers.get(now.owner or "")
