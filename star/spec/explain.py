@@ -44,11 +44,14 @@ def _sentences(error: ValidationError, model: type[BaseModel], doc: LocatedYaml,
         loc: Loc = item["loc"]
         if item["type"] == "value_error" and hasattr(item["ctx"]["error"], "paths"):
             loc = _to_blame(loc, item["ctx"]["error"].paths, schema, doc, name)
+        is_key = loc[-1:] == ("[key]",)
+        loc = loc[:-1] if is_key else loc
         known = _known_part(schema, loc, keep_last=item["type"] == "extra_forbidden")
         written = _without_tags(schema, known)
         location = doc.location(written) or name
         path = ".".join(str(step) for step in written) or "the file"
-        lines.setdefault(known, f"{location}: {path}: {_complaint(item, schema, known)}")
+        said = _complaint_of_key(schema, known) if is_key else _complaint(item, schema, known)
+        lines.setdefault(known, f"{location}: {path}: {said}")
     return list(lines.values())
 
 
@@ -82,6 +85,11 @@ def _complaint(item: Any, schema: dict[str, Any], loc: Loc) -> str:
     as_text = re.search(target.get("pattern", ""), str(item["input"])) is not None
     quotes = _why_in_quotes(item["input"]) if kind == "string_type" and as_text else ""
     return f"{_not_legal(item['input'], target.get('enum', []))}; give {legal_values(target, schema)}{quotes}."
+
+
+def _complaint_of_key(schema: dict[str, Any], loc: Loc) -> str:
+    names = _section(_at(schema, loc[:-1]), schema).get("propertyNames", {})
+    return f"{_not_legal(loc[-1], [])} as a name; give {legal_values(names, schema)}."
 
 
 def _not_legal(value: Any, legal: Sequence[object]) -> str:
@@ -262,7 +270,8 @@ def _legal_of_type(part: dict[str, Any], schema: dict[str, Any]) -> str:
         entries = legal_values(part.get("items", {}), schema)
         return f"a list{_count(part)}" + (f"; each entry: {entries}" if entries != ANYTHING else "")
     words = {"string": "text", "boolean": "true or false", "null": "null", "object": "a mapping of keys to values"}
-    return words.get(str(kind), ANYTHING)
+    is_filled = part.get("minLength") == 1 or part.get("minProperties") == 1
+    return words.get(str(kind), ANYTHING) + (" that is not empty" if is_filled else "")
 
 
 def _count(part: dict[str, Any]) -> str:

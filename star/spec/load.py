@@ -18,6 +18,7 @@ from star.spec.extends import Extended
 from star.spec.file_kind import read_as
 from star.spec.graph import needed_of
 from star.spec.keys import Keys, run_key
+from star.spec.measure import parse_formula, parse_measure
 from star.spec.own_parts import refuse_declared, texts_of, with_declared, with_plugins
 from star.spec.profiles import Presets, base_of
 from star.spec.renames import OF_FILES, OF_ROWS, renamed, told
@@ -89,7 +90,7 @@ def load(
     notes += _told_of_idle(patches, runs)
     notes += dict.fromkeys(remark for variant in variants for run in variant.runs[:1] for remark in run.remarks())
     notes += _told_of_former(spec, extended, presets, patches)
-    notes += [*_told_of_directions(spec), *_told_of_figures(spec, variants)]
+    notes += [*_told_of_directions(spec), *_told_of_figures(spec, variants), *_told_of_points(spec, variants)]
     return Experiment(str(path), spec, presets.name, variants, written, tuple(notes), "given" if seeds else "file")
 
 
@@ -127,6 +128,24 @@ def _told_of_figures(spec: ExperimentSpec, variants: Sequence[Variant]) -> list[
     return notes
 
 
+def _told_of_points(spec: ExperimentSpec, variants: Sequence[Variant]) -> list[str]:
+    """Notes on columns and claims that read a curve where no row records it, such as a position that the probe leaves out."""
+    runs, notes = [one.runs[0] for one in variants if one.runs], []
+    named = [(f"column {one.title}", one.metric) for one in (spec.table.columns if spec.table else ()) if one.metric]
+    named += [(f"claim {claim.id}", one.metric) for claim in spec.claims for one in claim.that]
+    for where, metric in named:
+        text = spec.against[metric].value if metric in spec.against else metric
+        formula = spec.metrics.get(text)
+        parts = (
+            parse_formula(formula, spec.pipeline).measures.values() if formula else [parse_measure(text, spec.pipeline)]
+        )
+        for part in parts:
+            remedies = [run.not_recorded(part.name, part.at) for run in runs]
+            if remedies and all(remedies):
+                notes.append(f"{where}: no row records {part.name}{f'@{part.at}' if part.at else ''}; {remedies[0]}")
+    return list(dict.fromkeys(notes))
+
+
 def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, patches: Sequence[Change]) -> list[str]:
     parts = [presets.spec.base, *presets.spec.presets.values(), spec.base]
     parts += [*(row.spec for row in spec.rows), *(patch.doc.value for patch in patches)]
@@ -140,13 +159,14 @@ def _told_of_former(spec: ExperimentSpec, extended: Extended, presets: Presets, 
 
 
 def _refuse_varied(change: Change, rows: Sequence[Placed]) -> None:
-    steps = tuple(change.path.split("."))
-    for placed in rows:
-        if steps in placed.patch.locations:
-            who = f"{placed.row.label!r} sets it" if placed.row.label else "it is set"
-            raise SpecError(
-                f"--set {change.text}: {change.path} is what the rows vary ({who} at {placed.patch.locations[steps]}); change it there."
-            )
+    for path in change.fields:
+        steps = tuple(path.split("."))
+        for placed in rows:
+            if steps in placed.patch.locations:
+                who = f"{placed.row.label!r} sets it" if placed.row.label else "it is set"
+                raise SpecError(
+                    f"--set {change.text}: {path} is what the rows vary ({who} at {placed.patch.locations[steps]}); change it there."
+                )
 
 
 def _refuse_seeds(

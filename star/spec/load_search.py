@@ -51,10 +51,11 @@ def load_search(
     for change in changes:
         if change.path == "seed":
             raise SpecError(f"--set {change.text}: seeds belong to the search; write `seeds: [0, 1]` into the file.")
-        if change.path in spec.space:
-            raise SpecError(
-                f"--set {change.text}: {change.path} is what the search varies; take it out of space, or change its range."
-            )
+        for field in change.fields:
+            if field in spec.space:
+                raise SpecError(
+                    f"--set {change.text}: {field} is what the search varies; take it out of space, or change its range."
+                )
         if change.values is not None:
             raise SpecError(
                 f"--set {change.text}: a search chooses its points itself; put {change.path} into space with these as choices."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,19 @@ class Change:
     doc: LocatedYaml
     values: tuple[Any, ...] | None
     """The values of a sweep; None if this is none."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Each field that it sets, a dotted path, and its value: a section may be given whole."""
+        return dict(_leaves(self.doc.value, ""))
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, one in value.items():
+            yield from _leaves(one, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
 
 
 def parse_set(text: str, kind: type[Run]) -> Change:
@@ -65,11 +78,12 @@ def changes_of(sets: Sequence[str], kind: type[Run]) -> list[Change]:
     changes = [parse_set(text, kind) for text in sets]
     given: dict[str, Change] = {}
     for change in changes:
-        before = given.setdefault(change.path, change)
-        if before is not change and before.doc.value != change.doc.value and "{" not in change.text:
-            raise SpecError(
-                f"--set {change.text}: {change.path} is given twice, here and in --set {before.text}; keep one."
-            )
+        for path, value in change.fields.items():
+            before = given.setdefault(path, change)
+            if before is not change and before.fields[path] != value:
+                raise SpecError(
+                    f"--set {change.text}: {path} is given twice, here and in --set {before.text}; keep one."
+                )
     return changes
 
 

@@ -48,3 +48,16 @@ def test_an_index_lists_what_another_home_wrote_beside_it(tmp_path: Path) -> Non
     assert "](study/tiny/" not in other and "more_seeds" not in own
     assert "- [A study](more_seeds/study/tiny/report.md), more_seeds/study/tiny" in other
     assert '<a href="more_seeds/study/tiny/report.md">A study</a>' in (out / "index.html").read_text()
+
+
+def test_labels_are_text_where_runs_are_missing(tmp_path: Path) -> None:
+    report = build(filled(tmp_path).evidence)
+    assert report.table is not None
+    row = report.table.rows[0]
+    for cell in row.cells:
+        if cell.numbers:
+            cell.numbers.missing[0] = "not run"
+    object.__setattr__(row, "label", "*a* <b>x</b>")
+    list(write_index([report], tmp_path / "reports"))
+    text = (tmp_path / "reports" / "index.md").read_text()
+    assert "study: \\*a\\* \\<b>x" in text

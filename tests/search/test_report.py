@@ -12,12 +12,14 @@ import pytest
 
 from star.cli.report import write_studies
 from star.ledger.store import open_ledger
+from star.report.fuller import trials_kept_back
 from star.report.importance import importances
 from star.report.study import StudyReport, Verdict
 from star.report.study_files import best_yaml
 from star.report.study_text import outcome
 from star.rundir import Home
 from star.scheduler.plan import make_plan
+from star.search import browse
 from star.search.study import Study
 from star.spec.load import load
 from star.spec.load_search import load_search
@@ -117,6 +119,27 @@ def test_the_best_trials_are_an_experiment_of_the_same_runs(searched: SearchLab)
     plan = make_plan(experiment, home, open_ledger(home))
     assert {run.label.split()[0] for run in plan.runs} == {"trial"} and len(plan.runs) == 6
     assert plan.to_do == []  # all of it was computed by the search
+
+
+def test_a_report_of_fewer_trials_is_told_by_trials(tmp_path: Path) -> None:
+    """Why a trial failed may take two lines of the file."""
+    (tmp_path / "trials.csv").write_text('number,why\n0,\n1,"one line\nand another"\n')
+    assert trials_kept_back(tmp_path, 2) is None
+    assert "it has 2 trials" in (trials_kept_back(tmp_path, 1) or "")
+
+
+def test_importances_are_computed_once_for_all_views(searched: SearchLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    compute = browse.importances_of
+    monkeypatch.setattr(browse, "importances_of", lambda *given: asked.append(1) or compute(*given))
+    monkeypatch.setattr(browse, "_IMPORTANCES", {})
+    first, second = (browse.studies(Home(searched.path))[0].importances() for _ in range(2))
+    assert first == second and first and len(asked) == 1
+
+
+def test_a_reports_spread_is_no_searchs(searched: SearchLab) -> None:
+    said = searched.to_its_end("--spread", "interval", verb="report")
+    assert said.returncode == 2 and "is a search, whose ± is a standard deviation" in said.stderr
 
 
 def test_importances_find_what_matters(tmp_path: Path, images: Path) -> None:

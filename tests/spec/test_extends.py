@@ -176,3 +176,47 @@ def test_a_mistake_is_told(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(SpecError) as caught:
         load(tmp_path / "mine.yaml")
     assert says in str(caught.value)
+
+
+def test_a_pruners_null_is_a_value(tmp_path: Path) -> None:
+    """As in `base`: the comparisons are at no other size, whatever the search that this one extends says."""
+    profile = ROOT / "tests" / "profiles" / "tiny.yaml"
+    parent = (ROOT / "tests" / "tiny_search.yaml").read_text().replace("profile: tiny", f"profile: {profile}")
+    parent = parent.replace("reduction: 3", "reduction: 3, spec: {generate: {image_size: 14}}")
+    (tmp_path / "parent.yaml").write_text(parent)
+    child = "extends: parent.yaml\nsearch: other\npruner: {spec: {generate: {image_size: null}}}\n"
+    (tmp_path / "child.yaml").write_text(child)
+    assert load_search(tmp_path / "child.yaml").spec.pruner.spec == {"generate": {"image_size": None}}
+
+
+def test_a_search_without_a_name_is_asked_for_a_searchs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: {ROOT / 'tests' / 'tiny_search.yaml'}\ntrials: 3\n")
+    with pytest.raises(SpecError, match="give `search: NAME`"):
+        load_search(path)
+
+
+def test_the_other_file_may_be_at_home_and_its_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "first.yaml").write_text(ALONE)
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / "mine.yaml"
+    path.write_text(FIRST.format("~/first.yaml"))
+    assert load(path).variants
+    path.write_text(FIRST.format("~/none.yaml"))
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(SpecError, match=f"is no file beside mine.yaml; give a path from {path.parent}"):
+        load(Path("mine.yaml"))
+
+
+def test_a_profile_beside_the_file_comes_before_one_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = (ROOT / "tests" / "profiles" / "tiny.yaml").read_text()
+    for folder, steps in (("study", "31"), (".", "99")):
+        (tmp_path / folder / "profiles").mkdir(parents=True)
+        (tmp_path / folder / "profiles" / "mine.yaml").write_text(tiny.replace("steps: 30", f"steps: {steps}"))
+    text = TINY.read_text().replace("profile: tiny", "profile: profiles/mine.yaml")
+    (tmp_path / "study" / "e.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("study/e.yaml")).variants[0].runs[0].optim.steps == 31
