@@ -50,10 +50,11 @@ def parallelize(objective: Objective, parallel: str, ranks: Ranks) -> Callable[[
 
 @contextmanager
 def accumulating(learner: Callable[[Pass], StudentOutput], last: bool) -> Iterator[None]:
-    """A context for one micro-batch; ranks exchange gradients only if it is the last."""
+    """A context for one micro-batch: copies exchange gradients only in the last.
+
+    Shards do in each: until they do, every rank holds all gradients, and passes are made smaller where memory is short.
+    """
     if last or not hasattr(learner, "no_sync"):
-        if hasattr(learner, "set_requires_gradient_sync"):
-            learner.set_requires_gradient_sync(last)
         yield
         return
     with learner.no_sync():
