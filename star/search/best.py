@@ -59,7 +59,8 @@ def best(study: Study, top: int) -> list[tuple[int, Point]]:
         complete = [trial for trial in complete if trial.number in front]
     sign = -1.0 if objectives[0].direction == "maximize" else 1.0
     order = sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
-    default = [trial for trial in study.trials()[:1] if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    whole = [trial for trial in study.complete() if number_of(trial) == DEFAULT]
+    default = whole[-1:] or [trial for trial in study.trials()[:1] if trial.state == TrialState.PRUNED]
     chosen = [*default, *[trial for trial in order if number_of(trial) != DEFAULT][:top]]
     return [(number_of(trial), dict(trial.params)) for trial in chosen]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from star.errors import DataError, SpecError
-from star.ledger.states import Job
+from star.ledger.states import ENDED, QUEUED, Job
 from star.scheduler.plan import PlannedJob, PlannedRun
 from star.search.best import DEFAULT, Repeated, told
 from star.search.segments import TrialSegment, TrialSegments, is_training, refuse_missing
@@ -88,7 +88,8 @@ class Trials:
         study.optuna.set_user_attr("begun", self._begun)
 
     def resume(self) -> list[PlannedJob]:
-        """Jobs of the trials that were running when the search was last stopped, and of trials to be promoted."""
+        """Jobs of the trials that were running when the search was last stopped, of those to be promoted, and of failed ones whose
+        jobs were queued again."""
         jobs: list[PlannedJob] = []
         trials = self.study.trials()
         for frozen in trials:
@@ -96,16 +97,30 @@ class Trials:
                 trial, point = self.study.again(frozen)
                 jobs += self._enter(trial, point)
         done = {trial.user_attrs.get(PROMOTED) for trial in trials}
-        for number in self.study.optuna.user_attrs.get("promotions", []):
-            if number not in done:
-                point = dict(trials[number].params)
-                active = Active(None, number, point, self.search.run(point), [])
-                active.reached = max(trials[number].intermediate_values, default=0)
-                self._remember_rungs(active)
-                self.active[number] = active
-                self.say(f"promoted trial {number}: it goes on from where it was ended")
-                jobs += self._go_on(active)
+        promoted = [one for one in self.study.optuna.user_attrs.get("promotions", []) if one not in done]
+        retried = [one.number for one in trials if one.number not in done and self._is_retried(one)]
+        for number in dict.fromkeys([*promoted, *retried]):
+            point = dict(trials[number].params)
+            active = Active(None, number, point, self.search.run(point), [])
+            active.reached = max(trials[number].intermediate_values, default=0)
+            self._remember_rungs(active)
+            self.active[number] = active
+            why = "its failed job was queued again" if number in retried else "it goes on from where it was ended"
+            self.say(f"{'' if number in retried else 'promoted '}trial {number}: {why}")
+            jobs += self._go_on(active)
         return jobs
+
+    def _is_retried(self, trial: FrozenTrial) -> bool:
+        """Whether a trial failed by a job that `star-exp retry` has queued again since."""
+        if trial.state != TrialState.FAIL or RUN not in trial.user_attrs:
+            return False
+        point = dict(trial.params)
+        spec, label = self.search.run(point), f"trial {trial.number}"
+        parts = [self.search.early(label, step, self.search.run(point, step)) for step in self.search.rungs(spec)]
+        parts.append(self.search.experiment([(label, spec)], self.search.spec.seeds, self.search.targets))
+        keys = [key for part in parts for key in self.segments.plan(part).jobs]
+        states = {job.state for job in self.segments.ledger.jobs.of(keys).values()}
+        return QUEUED in states and not states & {*ENDED}
 
     def __call__(self, states: Mapping[str, Job]) -> Sequence[PlannedJob]:
         jobs: list[PlannedJob] = []

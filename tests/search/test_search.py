@@ -16,8 +16,11 @@ import pytest
 from optuna.trial import TrialState
 
 from star.errors import SpecError
+from star.ledger.states import FAILED
 from star.ledger.store import open_ledger
 from star.rundir import Home
+from star.scheduler.job_actions import retry
+from star.search.best import best
 from star.search.segments import TrialSegments
 from star.search.study import PROMOTED, SAME_AS, WARM, Study, counts
 from star.spec.load import load
@@ -346,3 +349,22 @@ def test_a_report_before_the_first_trial_says_so(tmp_path: Path, images: Path) -
     lab = SearchLab(tmp_path, *FEW)
     done = lab.to_its_end(verb="report")
     assert done.returncode == 2 and "has no trials yet; `star-exp search" in done.stderr
+
+
+def test_a_failed_trial_whose_job_is_queued_again_is_computed(tmp_path: Path, images: Path) -> None:
+    """The default too: without it nothing could be compared."""
+    lab = SearchLab(tmp_path, *FEW)
+    lab.run(total=2, parallel=1, broken=["probe"])
+    assert [trial.state for trial in lab.trials()] == [TrialState.FAIL] * 2
+    assert not any("queued again" in line for line in lab.run(total=2))  # nobody asked for that
+    ledger = open_ledger(Home(tmp_path))
+    retry(ledger, ledger.jobs.of_state(FAILED))
+    said = lab.run(total=4, parallel=1)
+    assert sum("its failed job was queued again" in line for line in said) == 2
+    kept = [trial for trial in lab.trials() if trial.state == TrialState.COMPLETE]
+    assert [trial.user_attrs.get(PROMOTED) for trial in kept] == [0, 1, None, None]
+    assert sum(counts(trial) for trial in lab.trials()) == 4
+    chosen = best(Study(load_search(lab.file), Home(tmp_path), begin=False), 3)
+    assert chosen[0][0] == 0 and len(chosen) == 4
+    lab.run(total=4)
+    assert len(lab.trials()) == 6
