@@ -144,6 +144,7 @@ def claims(
 ) -> None:
     """Judge the claims from tracked metrics, of a FILE, or of an experiment as it was run, by its NAME: supported,
     contradicted or undecided."""
+    files = tuple(dict.fromkeys(files))  # given twice is given once
     named = [file for file in files if is_name(file)]
     plans = plans_of(named, home, profile, sets, seeds, name)
     # searches are judged by their own reports

@@ -97,7 +97,8 @@ class FieldError(ValueError):
     The message names that of `path` and `others` which the user's own file has, before one of a profile or a preset.
     """
 
-    def __init__(self, path: str, message: str, *others: str) -> None:
+    def __init__(self, path: str | tuple[str, ...], message: str, *others: str) -> None:
         super().__init__(message)
-        self.path = tuple(path.split(".")) if path else ()
+        steps = path if isinstance(path, tuple) else path.split(".")  # a parameter of a search has dots in its name
+        self.path = tuple(steps) if path else ()
         self.paths = (self.path, *(tuple(one.split(".")) for one in others))

@@ -186,7 +186,7 @@ class SearchSpec(Section):
                 legal = self.space[other].choices if other in names[:i] else []
                 if any(value not in legal for value in values) or not values:
                     raise FieldError(
-                        "space",
-                        f"{name}: when: {other} must be a parameter above it, and have these values among its choices",
+                        ("space", name, "when"),
+                        f"{other} must be a parameter above it, and have these values among its choices",
                     )
         return self

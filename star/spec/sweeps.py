@@ -84,7 +84,7 @@ def changes_of(sets: Sequence[str], kind: type[Run]) -> list[Change]:
                 raise SpecError(
                     f"--set {change.text}: {path} is given twice, here and in --set {before.text}; keep one."
                 )
-    return changes
+    return [change for i, change in enumerate(changes) if change.fields not in [one.fields for one in changes[:i]]]
 
 
 def swept(doc: LocatedYaml, sweeps: Sequence[Change]) -> tuple[LocatedYaml, list[str]]:

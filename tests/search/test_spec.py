@@ -200,7 +200,7 @@ def test_conditional_parameters_are_there_with_their_choice(tmp_path: Path) -> N
 def test_a_condition_names_a_choice_above_it(tmp_path: Path) -> None:
     lab = SearchLab(tmp_path, (BETA, BETA.replace("2}", "2, when: {selfguided.inter_step: [true]}}")))
     with pytest.raises(
-        SpecError, match=":4: space: selfguided.contrastive_weight: when: selfguided.inter_step must be a parameter"
+        SpecError, match=":6: space.selfguided.contrastive_weight.when: selfguided.inter_step must be a parameter"
     ):
         load_search(lab.file)
 

@@ -427,6 +427,11 @@ def test_a_section_of_the_command_line_is_its_fields(sets: list[str], says: str)
     assert load(TINY, sets=["selfguided={ema_decay: 0.5}", "selfguided.temperature=0.2"]).variants[0].runs[0]
 
 
+def test_a_sweep_given_twice_is_given_once() -> None:
+    once, twice = (load(TINY, sets=["optim.lr=[0.1, 0.2]"] * times) for times in (1, 2))
+    assert [one.label for one in once.variants] == [one.label for one in twice.variants]
+
+
 def test_what_a_search_varies_is_not_given_in_a_section() -> None:
     with pytest.raises(SpecError, match="selfguided.mim_weight is what the search varies"):
         load_search(ROOT / "tests" / "tiny_search.yaml", sets=["selfguided={mim_weight: 3}"])
