@@ -81,7 +81,8 @@ def test_every_part_is_of_all_classes(spec: RunSpec, tmp_path: Path, monkeypatch
 
 
 def test_only_where_a_part_is_taken_the_key_is_another(spec: RunSpec) -> None:
-    """Fashion-MNIST comes in random order, and its keys stay; so do those of whole sets."""
+    """Fashion-MNIST comes in random order, and its keys stay, but where not all of the reference serves precision; so do those of
+    whole sets."""
     whole = {"score": {"num_reference": 160, "manifold_images": 160}, "floor": {"num_images": 120}}
     every = spec.model_copy(
         update={name: getattr(spec, name).model_copy(update=values) for name, values in whole.items()}

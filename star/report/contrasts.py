@@ -102,7 +102,8 @@ def _comparison(predicate: Compares, other: str, evidence: Evidence) -> Iterator
     names = [metric]
     if whole:
         both = [
-            {step for one in evidence.curve(row, metric).values() for step in one} for row in (predicate.row, other)
+            {step for one in evidence.curve(row, metric, finite=False).values() for step in one}
+            for row in (predicate.row, other)
         ]
         names = [f"{metric}@{step}" for step in sorted(both[0] & both[1])] or [f"{metric}@last"]
     for name in names:

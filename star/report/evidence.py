@@ -109,7 +109,9 @@ class Evidence:
                 found.sources.append(source)
         found.idle = bool(idle)
         if found.sources:  # other seeds of the row have it: this one ended early, or did not report it
-            found.missing |= dict.fromkeys(idle, "no such step" if "@" in metric else "no such number")
+            found.missing |= dict.fromkeys(
+                idle, "no such step" if "@" in (formula.text if formula else metric) else "no such number"
+            )
         return found
 
     def stages_of(self, metric: str) -> list[str]:

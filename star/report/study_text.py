@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from star.report import markup, render
 from star.report.grid import Grid, Head, Line, Mark, main_grid
 from star.report.study import StudyReport, Verdict
-from star.search.best import DEFAULT, told
+from star.search.best import DEFAULT, number_of, told
 from star.search.choosing import sampler_name
 from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, WARM, WHY, counts
 from star.words import counted
@@ -83,7 +83,8 @@ def outcome(report: StudyReport, quoted: Callable[[str], str] = str) -> str:
     if not report.search.spec.confirm:
         return "No trial is repeated on fresh seeds (`confirm`): the best of many is best partly by chance, so there is no winner."
     if not report.verdicts:
-        if report.trials and report.trials[DEFAULT].state == TrialState.FAIL:
+        is_retried = any(number_of(trial) == DEFAULT for trial in report.study.complete())
+        if report.trials and report.trials[DEFAULT].state == TrialState.FAIL and not is_retried:
             return "The default itself failed: there is nothing to compare the others with."
         if report.confirmed is not None and len(report.confirmed.experiment.variants) == 1:
             return "**No other trial is left to repeat beside the default: it is not beaten.**"

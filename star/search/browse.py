@@ -74,7 +74,7 @@ class StudyView:
         done = self.complete()
         if len(done) < FEWEST:
             return {}
-        of = tuple((trial.number, trial.values[0]) for trial in done)
+        of = tuple((trial.number, trial.values[0], *trial.params.items()) for trial in done)
         known = _IMPORTANCES.get(self.name)
         if known is None or known[0] != of:
             found = importances_of(done, [trial.values[0] for trial in done], parameters_of(done))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from star.errors import DataError, SpecError
 from star.ledger.states import ENDED, QUEUED, Job
@@ -16,6 +17,7 @@ from star.scheduler.plan import PlannedJob, PlannedRun
 from star.search.best import DEFAULT, Repeated, told
 from star.search.segments import TrialSegment, TrialSegments, is_training, refuse_missing
 from star.search.study import EARLY_HOURS, HOURS, IMPOSSIBLE, PROMOTED, RUN, SAME_AS, WHY, Study, counts
+from star.spec.experiment import Experiment
 from star.spec.points import Point
 from star.spec.run_base import Run
 
@@ -26,12 +28,16 @@ ALL_FAIL = 4
 """Failed trials after which the search stops if none is complete: the cause is then not their values."""
 
 
+FAILED_JOBS = "failed_jobs"
+"""Attribute of a study: number of a failed trial -> key of the job by which it failed."""
+
+
 @dataclass
 class Active:
     """A running trial."""
 
     trial: optuna.Trial | None
-    """None for a promoted trial, which was ended early and is not pruned again."""
+    """None for a trial that was ended early and is promoted, or that failed and is retried: it is not pruned again."""
     number: int
     point: Point
     spec: Run
@@ -83,9 +89,18 @@ class Trials:
         )
         self._default = segments.plan(default)
         refuse_missing(self._default)
-        segments.share(self._default, self.search.spec.space)
+        segments.share(self._default, segments.plan(self._others()), self.search.spec.space)
         self._begun: float = study.optuna.user_attrs.get("begun") or time.time()
         study.optuna.set_user_attr("begun", self._begun)
+
+    def _others(self) -> Experiment:
+        """The default with each field of the space, one at a time, at its ends or at its choices."""
+        point, rows = self.search.point_of(self.search.default), []
+        for name, parameter in self.search.spec.space.items():
+            for value in parameter.choices or (parameter.low, parameter.high):
+                with suppress(SpecError):
+                    rows.append((f"{name} {value}", self.search.run({**point, name: value})))
+        return self.search.experiment(rows, self.search.spec.seeds, self.search.targets)
 
     def resume(self) -> list[PlannedJob]:
         """Jobs of the trials that were running when the search was last stopped, of those to be promoted, and of failed ones whose
@@ -98,7 +113,7 @@ class Trials:
                 jobs += self._enter(trial, point)
         done = {trial.user_attrs.get(PROMOTED) for trial in trials}
         promoted = [one for one in self.study.optuna.user_attrs.get("promotions", []) if one not in done]
-        retried = [one.number for one in trials if one.number not in done and self._is_retried(one)]
+        retried = [number for number in self._retried() if number not in done]
         for number in dict.fromkeys([*promoted, *retried]):
             point = dict(trials[number].params)
             active = Active(None, number, point, self.search.run(point), [])
@@ -108,19 +123,33 @@ class Trials:
             why = "its failed job was queued again" if number in retried else "it goes on from where it was ended"
             self.say(f"{'' if number in retried else 'promoted '}trial {number}: {why}")
             jobs += self._go_on(active)
+            if number in retried:
+                jobs += self._queued_comparisons(active)
+                assert active.segment is not None  # what it took before it failed is counted already
+                active.hours -= math.fsum(self.segments.hours(active.segment, self._begun))
         return jobs
 
-    def _is_retried(self, trial: FrozenTrial) -> bool:
-        """Whether a trial failed by a job that `star-exp retry` has queued again since."""
-        if trial.state != TrialState.FAIL or RUN not in trial.user_attrs:
-            return False
-        point = dict(trial.params)
-        spec, label = self.search.run(point), f"trial {trial.number}"
-        parts = [self.search.early(label, step, self.search.run(point, step)) for step in self.search.rungs(spec)]
-        parts.append(self.search.experiment([(label, spec)], self.search.spec.seeds, self.search.targets))
-        keys = [key for part in parts for key in self.segments.plan(part).jobs]
-        states = {job.state for job in self.segments.ledger.jobs.of(keys).values()}
-        return QUEUED in states and not states & {*ENDED}
+    def _retried(self) -> list[int]:
+        """Trials that failed by a job that `star-exp retry` has queued again since."""
+        failed: dict[str, str] = self.study.optuna.user_attrs.get(FAILED_JOBS, {})
+        states = self.segments.ledger.jobs.of(list(filter(None, failed.values())))
+        return [int(number) for number, key in failed.items() if key in states and states[key].state not in ENDED]
+
+    def _queued_comparisons(self, active: Active) -> list[PlannedJob]:
+        """Jobs of a trial's comparisons that wait: nothing else would compute them."""
+        found: list[PlannedJob] = []
+        for step in self.search.rungs(active.spec):
+            part = self.search.early(f"trial {active.number}", step, self.search.run(active.point, step))
+            jobs = self.segments.plan(part).to_do
+            states = self.segments.ledger.jobs.of([job.key for job in jobs])
+            found += [job for job in jobs if job.key in states and states[job.key].state == QUEUED]
+        return found
+
+    def _note_failed(self, number: int, key: str) -> None:
+        """Note by which job a trial failed; none if its numbers are none, which is no fault to mend."""
+        self.study.optuna.set_user_attr(
+            FAILED_JOBS, {**self.study.optuna.user_attrs.get(FAILED_JOBS, {}), str(number): key}
+        )
 
     def __call__(self, states: Mapping[str, Job]) -> Sequence[PlannedJob]:
         jobs: list[PlannedJob] = []
@@ -242,6 +271,7 @@ class Trials:
         else:
             problem = "an objective is not a number"
         if not all(math.isfinite(value) for value in values):
+            self._note_failed(active.number, "")
             self._end(active, None, TrialState.FAIL, problem)
             return []
         if active.until is None:
@@ -266,6 +296,7 @@ class Trials:
         if active.segment is not None:
             active.hours += math.fsum(self.segments.hours(active.segment, self._begun))
             active.hours += self.segments.failed_hours(active.segment, job)
+        self._note_failed(active.number, job.key)
         self._end(active, None, TrialState.FAIL, why)
         trials = self.study.trials()
         failures = sum(trial.state == TrialState.FAIL and counts(trial) for trial in trials)

@@ -54,14 +54,23 @@ class TrialSegments:
         self.shared: set[str] = set()
         """Keys of the default's jobs that no field of the space decides: they belong to no trial alone."""
 
-    def share(self, plan: Plan, fields: Collection[str]) -> None:
-        """Note the jobs that trials share: those of the default that no field of the space, a dotted path, decides."""
+    def share(self, plan: Plan, others: Plan, fields: Collection[str]) -> None:
+        """Note the jobs that trials share: those of the default that no field of the space decides.
+
+        Args:
+            others: runs with other values of the fields, of which the default's jobs must be too.
+            fields: dotted paths.
+        """
         sections = {name.partition(".")[0] for name in fields}
         for run in plan.runs:
             pipeline = run.spec.pipeline
             decided = {name for name, stage in pipeline.items() if sections & {*stage.sections_of(run.spec)}}
+            same_seed = [other.stages for other in others.runs if other.seed == run.seed]
             self.shared |= {
-                key for stage, key in run.stages.items() if not decided & {*needed_of([stage], pipeline, run.spec)}
+                key
+                for stage, key in run.stages.items()
+                if not decided & {*needed_of([stage], pipeline, run.spec)}
+                and all(stages.get(stage) == key for stages in same_seed)
             }
 
     def plan(self, experiment: Experiment) -> Plan:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import SpecError
+from star.spec.base import at_home
 from star.spec.yamldoc import LocatedYaml, Path_, SourceLocation, nested, overlay, read, text_at_top, text_of
 
 EXTENDS, ADD = "extends", "add"
@@ -67,22 +68,28 @@ def _read(path: Path, children: tuple[Path, ...]) -> Extended:
     return Extended(replace(whole, anchors=doc.anchors), (path.parent, *parent.folders))
 
 
-def _without_nulls(whole: dict[str, Any], own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """`whole` without what the other file has and `own` says null for. In `base`, and in a pruner's `spec`, null is a value of a
-    run's field."""
+OF_RUNS = (("base",), ("pruner", "spec"))
+"""Where null is a value of a run's field."""
+
+
+def _without_nulls(whole: dict[str, Any], own: dict[str, Any], other: dict[str, Any], at: Path_ = ()) -> dict[str, Any]:
+    """`whole` without what the other file has and `own` says null for, but OF_RUNS."""
     kept = {}
     for key, value in whole.items():
-        if key in own and key in other and key not in ("base", "spec"):
+        if key in own and key in other and (*at, key) not in OF_RUNS:
             if own[key] is None:
                 continue
             if isinstance(own[key], dict) and isinstance(other[key], dict):
-                value = _without_nulls(value, own[key], other[key])
+                value = _without_nulls(value, own[key], other[key], (*at, key))
         kept[key] = value
     return kept
 
 
 def _parent(path: Path, location: SourceLocation, given: str, children: tuple[Path, ...]) -> Extended:
-    file = path.parent / Path(given).expanduser()
+    try:
+        file = path.parent / at_home(given)
+    except ValueError as error:
+        raise SpecError(f"{location}: extends: {error}.") from None
     if not file.is_file():
         raise SpecError(
             f"{location}: extends: {given!r} is no file beside {path.name}; give a path from {path.parent.resolve()}."

@@ -97,11 +97,12 @@ def load(
 def _told_of_idle(patches: Sequence[Change], runs: Sequence[tuple[Run, ...]]) -> list[str]:
     """Notes on changes of the command line that have no effect in any row, as far as sections know such fields."""
     notes = []
-    for patch in patches:
-        section, _, name = patch.path.partition(".")
+    for patch, path in ((one, path) for one in patches for path in one.fields):
+        section, _, name = path.partition(".")
         idle = [getattr(getattr(own[0], section, None), "idle", {}) for own in runs if own]
         if idle and all(name in one for one in idle):
-            notes.append(f"--set {patch.text} changes nothing: {idle[0][name]}")
+            where = "" if path == patch.path else f" at {path}"
+            notes.append(f"--set {patch.text} changes nothing{where}: {idle[0][name]}")
     return notes
 
 

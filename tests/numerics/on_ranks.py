@@ -69,6 +69,9 @@ def step(name: str, ranks: Ranks, parallel: str, micro: int, device: str) -> dic
         with accumulating(learner, last=part.stop == rows.stop):
             losses = objective.losses(batch, targets, part, learner)
             (losses["loss"] * ranks.world_size).backward()
+        if parallel == "fsdp":  # no rank holds a whole gradient between passes
+            assert all(hasattr(one.grad, "to_local") for one in learner.parameters() if one.grad is not None)
+            assert any(one.grad is not None for one in learner.parameters())
         for name, value in losses.items():
             found[name] = found.get(name, torch.zeros((), dtype=torch.float64, device=device)) + value.detach()
     found = {name: ranks.all_reduce(value) for name, value in found.items()}

@@ -164,6 +164,14 @@ def test_a_curve_is_compared_at_every_step(tmp_path: Path) -> None:
     )
 
 
+def test_a_curve_that_diverged_is_above_nothing(tmp_path: Path) -> None:
+    """Its first step alone would say so."""
+    above = f"kind: greater, metric: {CURVE}, row: 'a & b_1', than: [plain]"
+    gone = [{6: 0.9 + s, 37: math.nan, 49: math.nan} for s in SHIFTS]
+    found = curves_study(tmp_path, above, gone, [rising(s) for s in SHIFTS])
+    assert found.verdict == UNDECIDED and "not a number" in found.note
+
+
 def test_curves_that_cannot_tell_do_not(tmp_path: Path) -> None:
     """The step nearest to three quarters is the last one; a job that has not ended; seeds that agree to the last digit."""
     keeps = f"kind: no_decline_after, metric: {CURVE}, row: 'a & b_1', after: 3/4"

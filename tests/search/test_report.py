@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from optuna.trial import TrialState
 
 from star.cli.report import write_studies
 from star.ledger.store import open_ledger
@@ -20,7 +21,7 @@ from star.report.study_text import outcome
 from star.rundir import Home
 from star.scheduler.plan import make_plan
 from star.search import browse
-from star.search.study import Study
+from star.search.study import PROMOTED, Study
 from star.spec.load import load
 from star.spec.load_search import load_search
 from star.tracking.reader import open_reader
@@ -181,6 +182,19 @@ def test_a_trial_that_beats_the_default_is_told_though_another_has_the_larger_me
     report.__dict__["verdicts"] = [wide, Verdict("trial 7", 74.0, 70.0, Interval(4.0, 3.7, 4.3, 0.975))]
     told = outcome(report)
     assert "trial 7 (" in told and "beats the default beyond" in told
+
+
+def test_a_default_that_was_retried_did_not_fail(searched: SearchLab, tmp_path: Path) -> None:
+    lab = SearchLab(tmp_path)
+    search = load_search(lab.file)
+    study = Study(search, Home(tmp_path))
+    trial, point = study.ask()
+    study.tell(trial.number, None, TrialState.FAIL, why="probe failed")
+    report = StudyReport(search, study, Home(tmp_path), None, open_reader("sqlite:///none"), "")
+    assert "The default itself failed" in outcome(report)
+    study.add(point, [0.5], **{PROMOTED: 0})
+    report = StudyReport(search, study, Home(tmp_path), None, open_reader("sqlite:///none"), "")
+    assert "The default itself failed" not in outcome(report)
 
 
 def test_verdicts_are_strict_for_all_repeated_trials_those_to_come_too(

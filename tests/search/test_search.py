@@ -16,21 +16,24 @@ import pytest
 from optuna.trial import TrialState
 
 from star.errors import SpecError
-from star.ledger.states import FAILED
+from star.ledger.states import FAILED, QUEUED
 from star.ledger.store import open_ledger
 from star.rundir import Home
 from star.scheduler.job_actions import retry
+from star.scheduler.loop import Scheduler
+from star.scheduler.snapshot import take
 from star.search.best import best
 from star.search.segments import TrialSegments
-from star.search.study import PROMOTED, SAME_AS, WARM, Study, counts
+from star.search.study import HOURS, PROMOTED, SAME_AS, WARM, Study, counts
 from star.spec.load import load
 from star.spec.load_search import load_search
 from tests.helpers import ROOT, empty_tracking_store
-from tests.search.lab import SearchLab
+from tests.search.lab import BowlExecutor, SearchLab
 from tests.search.test_spec import ALPHA, BETA, PRUNER
 from tests.services import until
 
 CONFIRM = "confirm: {top: 2, seeds: [1, 2]}"
+FLOOR = 'metric: "floor/{extractor}/frechet_distance", direction: minimize'
 FEW = [(PRUNER + "\n", ""), (CONFIRM, "")]
 
 
@@ -318,7 +321,7 @@ trials: 2
     search, home = load_search(file), Home(tmp_path)
     segments = TrialSegments(home, open_ledger(home), "commands", lambda plan: None)
     plan = segments.plan(search.experiment([("default", search.default)], search.spec.seeds, search.targets))
-    segments.share(plan, search.spec.space)
+    segments.share(plan, plan, search.spec.space)
     assert segments.shared == {plan.runs[0].stages["prep"]}
 
 
@@ -368,3 +371,42 @@ def test_a_failed_trial_whose_job_is_queued_again_is_computed(tmp_path: Path, im
     assert chosen[0][0] == 0 and len(chosen) == 4
     lab.run(total=4)
     assert len(lab.trials()) == 6
+    hours = sum(trial.user_attrs[HOURS] for trial in lab.trials() if HOURS in trial.user_attrs)
+    own = [path for path in tmp_path.glob("jobs/*/result.json") if path.parent.name.split("-")[0] in ("train", "probe")]
+    assert hours == pytest.approx(len(own) * 3.6 / 3600, rel=0.01), "each job once"
+
+
+def test_whoever_finished_what_was_retried(tmp_path: Path, images: Path) -> None:
+    """A scheduler at work takes retried jobs: then none waits when the search goes on."""
+    lab = SearchLab(tmp_path, *FEW)
+    lab.run(total=1, parallel=1, broken=["probe"])
+    ledger = open_ledger(Home(tmp_path))
+    failed = ledger.jobs.of_state(FAILED)
+    retry(ledger, failed)
+    segments = TrialSegments(Home(tmp_path), ledger, "tiny-search", lambda plan: None)
+    search = load_search(lab.file)
+    plan = segments.plan(search.experiment([("trial 0", search.default)], search.spec.seeds, search.targets))
+    Scheduler(Home(tmp_path), ledger, BowlExecutor(()), take(Home(tmp_path)), print).run(plan, lambda states: None)
+    assert not ledger.jobs.of_state(QUEUED)
+    said = lab.run(total=1)
+    assert any("trial 0: its failed job was queued again" in line for line in said)
+    assert [trial.user_attrs.get(PROMOTED) for trial in lab.trials()] == [None, 0]
+
+
+def test_a_retried_comparison_is_computed_too(tmp_path: Path, images: Path) -> None:
+    lab = SearchLab(tmp_path, ("reduction: 3", "reduction: 3, spec: {probe: {epochs: 2}}"), (CONFIRM, ""))
+    lab.run(total=1, parallel=1, broken=["probe"])
+    ledger = open_ledger(Home(tmp_path))
+    retry(ledger, ledger.jobs.of_state(FAILED))
+    lab.run(total=1)
+    assert lab.trials()[1].user_attrs[PROMOTED] == 0
+    assert not ledger.jobs.of_state(QUEUED), "nothing waits for ever"
+
+
+def test_a_job_whose_key_holds_a_field_of_another_section_is_not_of_all_trials(tmp_path: Path, images: Path) -> None:
+    """The floor scores as many images as are sampled."""
+    goal = ("metric: probe/accuracy, direction: maximize, title: Probe %, scale: 100", FLOOR)
+    space = (f"{ALPHA}\n  {BETA}\n{RATIO}", "generate.num_images: {low: 40, high: 60}\n")
+    lab = SearchLab(tmp_path, space, goal, *FEW)
+    said = lab.run(parallel=1, broken=["floor"])
+    assert not any("all trials need it" in line for line in said)

@@ -220,3 +220,14 @@ def test_a_profile_beside_the_file_comes_before_one_of_the_current_folder(
     (tmp_path / "study" / "e.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     assert load(Path("study/e.yaml")).variants[0].runs[0].optim.steps == 31
+
+
+def test_a_user_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    path = child(tmp_path, "", Path("~nosuchuser/x.yaml"))
+    with pytest.raises(SpecError, match="mine.yaml:1: extends: ~nosuchuser/x.yaml: there is no user of that name"):
+        load(path)
+
+
+def test_an_entry_called_spec_can_be_taken_away(tmp_path: Path) -> None:
+    first = child(tmp_path, "metrics: {spec: '[probe/accuracy]', other: '[probe/accuracy]'}\n", name="first.yaml")
+    assert set(load(child(tmp_path, "metrics: {spec: null}\n", parent=first)).spec.metrics) == {"other"}
