@@ -397,10 +397,3 @@ def test_a_secret_that_is_missing_is_said(arguments: list[str], says: str) -> No
         [sys.executable, "-m", "star_services.with_secrets", *arguments], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_settings_of_the_docs_are_those_of_the_file() -> None:
-    page, text = (ROOT / "docs" / "services.md").read_text(), (ROOT / "docker-compose.yml").read_text()
-    (block,) = re.findall(r"```bash\n(STAR_HOST=.*?)```", page, re.DOTALL)
-    for name in re.findall(r"^(\w+)=", block, re.M):
-        assert f"${{{name}:" in text or re.search(rf"^ +{name}:$", text, re.M), name

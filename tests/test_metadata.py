@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -61,3 +62,10 @@ def test_another_system_is_refused_before_anything_is_set_up(system: str, said: 
         (tmp_path / name).symlink_to(ROOT / name)
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode and said in done.stdout and not (tmp_path / ".venv").exists()
+
+
+def test_the_compose_settings_of_the_docs_are_those_of_the_file() -> None:
+    page, text = (ROOT / "docs" / "services.md").read_text(), (ROOT / "docker-compose.yml").read_text()
+    (block,) = re.findall(r"```bash\n(STAR_HOST=.*?)```", page, re.DOTALL)
+    for name in re.findall(r"^(\w+)=", block, re.M):
+        assert f"${{{name}:" in text or re.search(rf"^ +{name}:$", text, re.M), name
